@@ -1,0 +1,49 @@
+# Every target does its own set-up. CPU only; `make help` lists the targets.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+
+.PHONY: help install demo up test test-fast check format clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer on PATH, or PYTHON=/path/to/python"; exit 1; }
+	@echo "installing into $(VENV) with $(PYTHON) (first time: a minute or two)"
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	@# torch first: later packages ask for a range, and would bring a CUDA build of several GB.
+	@$(PIP) torch
+	@$(PIP) --editable '.[dev]'
+	@touch $(STAMP)
+
+install: $(STAMP) ## make .venv with everything pinned
+
+demo: $(STAMP) ## edit the sample catalog end to end on this machine
+	@$(BIN)/python -m infra.demo
+
+up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) until Ctrl-C
+	@exec $(BIN)/python -m infra.up
+
+test: $(STAMP) ## all tests that need no GPU
+	@$(BIN)/python -m pytest -m "not gpu"
+
+test-fast: $(STAMP) ## the tests that break nothing
+	@$(BIN)/python -m pytest -m "not gpu and not slow"
+
+check: $(STAMP) ## lint, format, types, published schema
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/ace-catalog schema --check ace_tasks/catalog-row.schema.json
+
+format: $(STAMP) ## format and mend what can be mended
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## remove .venv, .local and out
+	rm -rf $(VENV) .local out

@@ -1,0 +1,231 @@
+"""What a run leaves behind: records, failures, and the key of every object it writes.
+
+Layout under an output URI (one function a key, below):
+
+    images/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>
+    records/<item_id[:2]>/<item_id>.json       the commit marker of an item
+    failures/<item_id[:2]>/<item_id>.json
+    runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
+                  summary.json, report.html
+
+Nothing here holds a credential: URIs, hashes, settings and counts only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ace_tasks.errors import StoreError
+from ace_tasks.specs import Resolved, TaskSpec, WorkItem
+from ace_tasks.store import Store, join_uri, split_uri
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+
+# ---------------------------------------------------------------- keys
+
+
+def image_key(row_id: str, item_id: str, sha256: str, extension: str) -> str:
+    """Ends in its own hash, so two racing writers never write one key."""
+    return f"images/{row_id}/{item_id[:16]}.{sha256[:8]}.{extension}"
+
+
+def record_key(item_id: str) -> str:
+    return f"records/{item_id[:2]}/{item_id}.json"
+
+
+def failure_key(item_id: str) -> str:
+    return f"failures/{item_id[:2]}/{item_id}.json"
+
+
+def plan_key(run_id: str) -> str:
+    return f"runs/{run_id}/plan.parquet"
+
+
+def rejects_key(run_id: str) -> str:
+    return f"runs/{run_id}/rejects.jsonl"
+
+
+def results_key(run_id: str, extension: Literal["parquet", "csv"]) -> str:
+    return f"runs/{run_id}/results.{extension}"
+
+
+def failures_key(run_id: str) -> str:
+    """The failed rows of a run, as a catalog that can be run again."""
+    return f"runs/{run_id}/failures.jsonl"
+
+
+def summary_key(run_id: str) -> str:
+    return f"runs/{run_id}/summary.json"
+
+
+def report_key(run_id: str) -> str:
+    return f"runs/{run_id}/report.html"
+
+
+def listed_item_ids(
+    store: Store, output_uri: str, kind: Literal["records", "failures"]
+) -> Iterator[str]:
+    """The item id of every record or failure under an output URI, from one listing."""
+    for each in store.list(join_uri(output_uri, f"{kind}/")):
+        yield split_uri(each.uri)[1].rpartition("/")[2].removesuffix(".json")
+
+
+# ---------------------------------------------------------------- records
+
+
+class _Stored(BaseModel):
+    # Readers of an old record must not break on a field a newer one adds.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
+
+
+class SourceRecord(_Stored):
+    """One input object as it was fetched."""
+
+    uri: str
+    etag: str | None
+    sha256: str
+    size_bytes: int
+    size_px: tuple[int, int] = Field(description="(width, height), upright.")
+
+
+class SourcesRecord(_Stored):
+    image: SourceRecord | None = None
+    mask: SourceRecord | None = None
+    reference: tuple[SourceRecord, ...] = ()
+
+
+class OutputRecord(_Stored):
+    uri: str
+    sha256: str = Field(description="Of the file.")
+    pixels_sha256: str = Field(description="Of size and pixels, whatever the file around them.")
+    size_px: tuple[int, int]
+    size_bytes: int
+    format: str
+
+
+class ModelRecord(_Stored):
+    variant: str
+    route: str
+    base: str
+    encoders: str
+    adapter: str | None = Field(description="Fingerprint of the adapter used.")
+    dtype: str
+    device: str
+
+
+class SamplingRecord(_Stored):
+    sampler: str
+    steps: int
+    guidance: float
+    seed: int
+    geometry: str
+    canvas_px: tuple[int, int] = Field(description="(width, height), references included.")
+    tokens: int
+
+
+class RunRecord(_Stored):
+    """Which run and which attempt made it."""
+
+    run_id: str
+    shard: int
+    attempt: str = Field(description="Unique to one computation; tells racers apart.")
+    replica: str
+    code_version: str
+    versions: dict[str, str]
+
+
+class Record(_Stored):
+    """Proof of one finished item. Its existence is what makes the item finished."""
+
+    schema_version: int = SCHEMA_VERSION
+    row_id: str
+    item_id: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    spec: TaskSpec = Field(description="The row as it was given.")
+    resolved: Resolved = Field(description="Every setting that decided the pixels.")
+    sources: SourcesRecord
+    output: OutputRecord
+    model: ModelRecord
+    sampling: SamplingRecord
+    run: RunRecord
+    timings_s: dict[str, float] = Field(description="Seconds by phase.")
+
+
+class Failure(_Stored):
+    """One failed item. A record, if one ever comes, beats it."""
+
+    schema_version: int = SCHEMA_VERSION
+    row_id: str
+    item_id: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    code: str
+    message: str
+    transient: bool = Field(description="Whether the next run tries again by itself.")
+    attempts: int
+    run_id: str
+    row: dict[str, Any] = Field(description="The spec, so that the item can be fed back.")
+
+
+# ---------------------------------------------------------------- outcomes
+
+
+class Done(BaseModel):
+    """An item that has a record; small enough to cross Ray by the million."""
+
+    model_config = ConfigDict(frozen=True)
+    item_id: str
+    output_uri: str
+    sha256: str
+    seconds: float
+    timings_s: dict[str, float] = {}
+    published_by_us: bool = True
+
+
+class Failed(BaseModel):
+    """An item that has none, and why."""
+
+    model_config = ConfigDict(frozen=True)
+    item_id: str
+    code: str
+    message: str
+    transient: bool
+    attempts: int = 1
+
+
+Outcome = Done | Failed
+
+
+def write_failure(
+    store: Store, output_uri: str, item: WorkItem, failed: Failed, run_id: str
+) -> None:
+    """Write an item's failure record.
+
+    The run's own results hold the failure too, so a store that is away now loses nothing but
+    what later runs would have known of it.
+    """
+    failure = Failure(
+        row_id=item.row_id,
+        item_id=item.item_id,
+        code=failed.code,
+        message=failed.message,
+        transient=failed.transient,
+        attempts=failed.attempts,
+        run_id=run_id,
+        row=item.spec.model_dump(mode="json", exclude_none=True),
+    )
+    try:
+        store.put(
+            join_uri(output_uri, failure_key(item.item_id)), failure.to_json(), "application/json"
+        )
+    except StoreError as error:
+        log.warning("failure record not written: %s", error)

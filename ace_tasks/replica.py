@@ -1,0 +1,371 @@
+"""The life of one item on one replica: fetch → build → generate → restore → publish.
+
+Several items are inside a replica at once, each on its own thread: they fetch and decode, or
+encode and upload, while one of them holds the GPU lock. Knows nothing of Ray; a test, a notebook
+or another engine can drive it.
+
+The life of a replica: `start` once, `run` per item, `cancel` on the way out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ace_tasks import __version__, images, lcu, masks
+from ace_tasks.errors import (
+    BadImage,
+    BucketMissing,
+    Cancelled,
+    FatalError,
+    Forbidden,
+    InternalError,
+    ItemError,
+    NotFound,
+    OutputRefused,
+    PreconditionFailed,
+    SourceChanged,
+    SourceMissing,
+    SourceUnavailable,
+    StoreError,
+    StoreUnavailable,
+    TooLarge,
+)
+from ace_tasks.images import Picture
+from ace_tasks.model.ace import AceModel
+from ace_tasks.model.variants import find_variant
+from ace_tasks.provenance import (
+    Done,
+    Failed,
+    ModelRecord,
+    Outcome,
+    OutputRecord,
+    Record,
+    RunRecord,
+    SamplingRecord,
+    SourceRecord,
+    SourcesRecord,
+    image_key,
+    record_key,
+    write_failure,
+)
+from ace_tasks.settings import ReplicaSettings
+from ace_tasks.specs import ImageFormat, Resolved, Source, WorkItem
+from ace_tasks.store import is_s3, join_uri, open_stores
+
+log = logging.getLogger(__name__)
+
+WAITING = "wait_gpu"  # the one phase in which an item is not itself at work
+_PACKAGES = ("torch", "diffusers", "transformers", "ray")
+
+
+@dataclass
+class Progress:
+    """Where one item stands: its phase, and the seconds of every phase so far."""
+
+    phase: str = "queued"
+    since: float = field(default_factory=time.monotonic)
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def in_phase(self, phase: str) -> Iterator[None]:
+        self.phase, self.since = phase, time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - self.since
+            self.timings_s[phase] = round(self.timings_s.get(phase, 0) + spent, 4)
+
+    def busy_s(self) -> float:
+        """Seconds this item has been at work itself, not waiting for the GPU."""
+        past = sum(seconds for phase, seconds in self.timings_s.items() if phase != WAITING)
+        running = self.phase != WAITING and self.phase not in self.timings_s
+        return past + (time.monotonic() - self.since if running else 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """The decoded inputs of an item, and what the record will say of them."""
+
+    image: Picture | None
+    mask: Picture | None
+    references: tuple[Picture, ...]
+    record: SourcesRecord
+
+
+class Replica:
+    """One model on one device. `run` is thread-safe, and returns failures as values."""
+
+    def __init__(self, settings: ReplicaSettings, run_id: str, name: str):
+        self.settings = settings
+        self.run_id = run_id
+        self.name = name
+        self.variant = find_variant(settings.variant)
+        self._gpu = threading.Lock()
+        self._cancelled = threading.Event()
+        self._in_flight: dict[str, Progress] = {}
+
+    def start(self) -> None:
+        """Open the stores and load the model. Raises FatalError."""
+        if self.settings.torch_threads:
+            torch.set_num_threads(self.settings.torch_threads)
+        self._source, self._output = open_stores(
+            self.settings.source_store, self.settings.output_store
+        )
+        self._model = AceModel.load(self.variant, self.settings.weights_dir, self.settings.device)
+        self._identity = self.variant.identity()
+        self._versions = {
+            name: importlib.metadata.version(name)
+            for name in _PACKAGES
+            if importlib.util.find_spec(name)
+        }
+
+    def run(self, item: WorkItem, shard: int, attempt: int = 1) -> Outcome:
+        """Edit one item and publish it.
+
+        An error about the item becomes `Failed`, and its failure record is written. Raises
+        FatalError when every further item would fail the same way, and Cancelled after `cancel`.
+        """
+        progress = self._in_flight[item.item_id] = Progress()
+        try:
+            return self._edit(item, shard, progress)
+        except (Cancelled, FatalError):
+            raise
+        except ItemError as error:
+            return self._fail(item, attempt, error)
+        except StoreUnavailable as error:
+            return self._fail(item, attempt, SourceUnavailable(str(error)))
+        except Exception as error:  # one bad item must not end its neighbours
+            log.exception("item %s (row %s)", item.item_id, item.row_id)
+            return self._fail(item, attempt, InternalError(f"{type(error).__name__}: {error}"))
+        finally:
+            del self._in_flight[item.item_id]
+
+    def cancel(self) -> None:
+        """Stop every item between two denoise steps, or before its next phase."""
+        self._cancelled.set()
+
+    def busy_s(self) -> dict[str, float]:
+        """item_id → seconds of own work, for every item inside."""
+        return {key: progress.busy_s() for key, progress in self._in_flight.copy().items()}
+
+    def phases(self) -> dict[str, str]:
+        """item_id → the phase it is in."""
+        return {key: progress.phase for key, progress in self._in_flight.copy().items()}
+
+    # ------------------------------------------------------------ phases
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled(f"{self.name} was cancelled")
+
+    def _edit(self, item: WorkItem, shard: int, progress: Progress) -> Done:
+        started = time.monotonic()
+        self._check_cancelled()
+        with progress.in_phase("fetch"):
+            fetched = self._fetch(item)
+        with progress.in_phase("build"):
+            model_inputs, geometry = self._build(item.resolved, fetched)
+        with contextlib.ExitStack() as gpu:
+            with progress.in_phase(WAITING):
+                gpu.enter_context(self._gpu)
+            with progress.in_phase("generate"):
+                canvas = self._model.generate(
+                    model_inputs,
+                    item.resolved.prompt,
+                    seed=item.resolved.seed,
+                    steps=item.resolved.steps,
+                    guidance=item.resolved.guidance,
+                    between_steps=self._check_cancelled,
+                )
+        with progress.in_phase("encode"):
+            pixels = lcu.restore(canvas, geometry)
+            format_, data = self._encode(item.resolved, fetched, pixels)
+        with progress.in_phase("publish"):
+            sha256 = hashlib.sha256(data).hexdigest()
+            key = image_key(item.row_id, item.item_id, sha256, images.EXTENSIONS[format_])
+            output = OutputRecord(
+                uri=join_uri(self.settings.output_uri, key),
+                sha256=sha256,
+                pixels_sha256=images.pixels_sha256(pixels),
+                size_px=(pixels.shape[1], pixels.shape[0]),
+                size_bytes=len(data),
+                format=format_,
+            )
+            record = self._record(item, shard, fetched, geometry, output, progress)
+            published = self._publish(record, data)
+        ours = published.run.attempt == record.run.attempt
+        return Done(
+            item_id=item.item_id,
+            output_uri=published.output.uri,
+            sha256=published.output.sha256,
+            seconds=round(time.monotonic() - started, 4),
+            timings_s=progress.timings_s,
+            published_by_us=ours,
+        )
+
+    def _fetch(self, item: WorkItem) -> Fetched:
+        sources = item.sources
+        image, image_record = self._fetch_one(sources.image) if sources.image else (None, None)
+        mask, mask_record = self._fetch_one(sources.mask) if sources.mask else (None, None)
+        references = [self._fetch_one(each) for each in sources.reference]
+        return Fetched(
+            image=image,
+            mask=mask,
+            references=tuple(picture for picture, _ in references),
+            record=SourcesRecord(
+                image=image_record,
+                mask=mask_record,
+                reference=tuple(record for _, record in references),
+            ),
+        )
+
+    def _fetch_one(self, source: Source) -> tuple[Picture, SourceRecord]:
+        if source.problem:
+            raise SourceMissing(f"{source.uri}: {source.problem}")
+        limits = self.settings.limits
+        if_match = source.etag if is_s3(source.uri) else None
+        try:
+            data = self._source.get(source.uri, if_match=if_match, max_bytes=limits.max_bytes)
+        except PreconditionFailed:
+            raise SourceChanged(f"{source.uri} changed after it was planned") from None
+        except TooLarge as error:
+            raise BadImage(str(error)) from None
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            raise SourceMissing(str(error)) from None
+        sha256 = hashlib.sha256(data).hexdigest()
+        if source.sha256 and source.sha256 != sha256:
+            raise SourceChanged(f"{source.uri} changed after it was planned")
+        try:
+            picture = images.decode(data, limits)
+        except BadImage as error:
+            raise BadImage(f"{source.uri}: {error}") from None
+        record = SourceRecord(
+            uri=source.uri,
+            etag=source.etag,
+            sha256=sha256,
+            size_bytes=len(data),
+            size_px=picture.size_px,
+        )
+        return picture, record
+
+    def _build(self, resolved: Resolved, fetched: Fetched) -> tuple[lcu.LCU, lcu.Geometry]:
+        mask: np.ndarray | None = None
+        if fetched.image is not None:
+            mask = masks.build(resolved.mask, fetched.image, fetched.mask)
+        return lcu.build(
+            lcu.Inputs(
+                image=fetched.image.rgb if fetched.image else None,
+                mask=mask,
+                references=tuple(each.rgb for each in fetched.references),
+                width=resolved.width or 0,
+                height=resolved.height or 0,
+                max_seq_len=resolved.max_seq_len,
+                repainting_scale=resolved.repainting_scale,
+                keep_pixels_rate=resolved.keep_pixels_rate,
+                use_change=self.variant.route == "fft",
+            )
+        )
+
+    def _encode(
+        self, resolved: Resolved, fetched: Fetched, pixels: np.ndarray
+    ) -> tuple[ImageFormat, bytes]:
+        format_: ImageFormat
+        if resolved.format == "source":
+            assert fetched.image is not None  # `resolve` gives PNG where there is no source
+            format_ = fetched.image.format
+        else:
+            format_ = resolved.format
+        profile = fetched.image.icc_profile if fetched.image else None
+        return format_, images.encode(pixels, format_, resolved.quality, profile)
+
+    # ------------------------------------------------------------ publishing
+
+    def _record(
+        self,
+        item: WorkItem,
+        shard: int,
+        fetched: Fetched,
+        geometry: lcu.Geometry,
+        output: OutputRecord,
+        progress: Progress,
+    ) -> Record:
+        resolved, identity = item.resolved, self._identity
+        return Record(
+            row_id=item.row_id,
+            item_id=item.item_id,
+            spec=item.spec,
+            resolved=resolved,
+            sources=fetched.record,
+            output=output,
+            model=ModelRecord(
+                variant=identity.variant,
+                route=identity.route,
+                base=identity.base,
+                encoders=identity.encoders,
+                adapter=identity.adapters[resolved.adapter] if resolved.adapter else None,
+                dtype=identity.dtype,
+                device=self.settings.device,
+            ),
+            sampling=SamplingRecord(
+                sampler=resolved.sampler,
+                steps=resolved.steps,
+                guidance=resolved.guidance,
+                seed=resolved.seed,
+                geometry=geometry.policy,
+                canvas_px=(geometry.canvas_w, geometry.canvas_h),
+                tokens=geometry.tokens,
+            ),
+            run=RunRecord(
+                run_id=self.run_id,
+                shard=shard,
+                attempt=uuid.uuid4().hex,
+                replica=f"{self.name}-{os.getpid()}",
+                code_version=__version__,
+                versions=self._versions,
+            ),
+            timings_s=dict(progress.timings_s),
+        )
+
+    def _publish(self, record: Record, data: bytes) -> Record:
+        """Picture first, then the record as the marker; returns the record that stands.
+
+        When another attempt was first, its record stands and our picture goes, unless both made
+        the same bytes and so share the key.
+        """
+        marker = join_uri(self.settings.output_uri, record_key(record.item_id))
+        try:
+            self._output.put(record.output.uri, data, images.MEDIA_TYPES[record.output.format])
+            if self._output.put_if_absent(marker, record.to_json(), "application/json"):
+                return record
+            standing = Record.model_validate_json(self._output.get(marker))
+            if standing.output.uri != record.output.uri:
+                self._output.delete(record.output.uri)
+            return standing
+        except (BucketMissing, Forbidden, NotFound) as error:
+            raise OutputRefused(f"cannot write outputs: {error}") from None
+
+    def _fail(self, item: WorkItem, attempt: int, error: ItemError) -> Failed:
+        failed = Failed(
+            item_id=item.item_id,
+            code=error.code,
+            message=str(error),
+            transient=error.transient,
+            attempts=attempt,
+        )
+        write_failure(self._output, self.settings.output_uri, item, failed, self.run_id)
+        return failed

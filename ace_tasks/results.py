@@ -1,0 +1,204 @@
+"""The tables and counts of a run: one result for every row of the catalog, exactly once."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow
+import pyarrow.parquet
+from pydantic import BaseModel, Field
+
+from ace_tasks.errors import AceError
+from ace_tasks.provenance import Done, Failed, record_key
+from ace_tasks.specs import WorkItem
+
+Status = Literal["done", "done_before", "failed", "failed_before", "rejected"]
+FAILED_STATUSES = frozenset({"failed", "failed_before", "rejected"})
+
+_COLUMNS = {
+    "line": pyarrow.int64(),
+    "row_id": pyarrow.string(),
+    "task": pyarrow.string(),
+    "status": pyarrow.string(),
+    "item_id": pyarrow.string(),
+    "record": pyarrow.string(),  # key under the output URI
+    "output_uri": pyarrow.string(),
+    "sha256": pyarrow.string(),
+    "seconds": pyarrow.float64(),
+    "same_as": pyarrow.string(),
+    "error_code": pyarrow.string(),
+    "error": pyarrow.string(),
+}
+SCHEMA = pyarrow.schema(list(_COLUMNS.items()))
+_BATCH_ROWS = 1000
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+class BrokenRun(AceError):
+    """Some input is accounted for twice, or not at all: a bug, never a result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one row."""
+
+    line: int
+    row_id: str | None
+    task: str | None
+    status: Status
+    item_id: str | None = None
+    output_uri: str | None = None
+    sha256: str | None = None
+    seconds: float | None = None
+    same_as: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, item: WorkItem, outcome: Done | Failed) -> Result:
+        """The result of an item this run edited."""
+        row: dict[str, Any] = {
+            "line": item.line,
+            "row_id": item.row_id,
+            "task": item.spec.task,
+            "item_id": item.item_id,
+        }
+        if isinstance(outcome, Failed):
+            return cls(status="failed", error_code=outcome.code, error=outcome.message, **row)
+        return cls(
+            status="done",
+            output_uri=outcome.output_uri,
+            sha256=outcome.sha256,
+            seconds=outcome.seconds,
+            **row,
+        )
+
+    def as_row(self) -> dict[str, Any]:
+        finished = self.status in {"done", "done_before"}
+        record = record_key(self.item_id) if finished and self.item_id else None
+        return {
+            "line": self.line,
+            "row_id": self.row_id,
+            "task": self.task,
+            "status": self.status,
+            "item_id": self.item_id,
+            "record": record,
+            "output_uri": self.output_uri,
+            "sha256": self.sha256,
+            "seconds": self.seconds,
+            "same_as": self.same_as,
+            "error_code": self.error_code,
+            "error": self.error,
+        }
+
+
+@dataclass(eq=False)
+class Tally:
+    """Counts of results so far."""
+
+    by_status: Counter[str] = field(default_factory=Counter)
+    by_error: Counter[str] = field(default_factory=Counter)
+
+    def add(self, result: Result) -> None:
+        self.by_status[result.status] += 1
+        if result.error_code:
+            self.by_error[result.error_code] += 1
+
+    @property
+    def total(self) -> int:
+        return self.by_status.total()
+
+    @property
+    def not_done(self) -> int:
+        return sum(self.by_status[status] for status in FAILED_STATUSES)
+
+
+class ResultsWriter:
+    """Streams results into a Parquet and a CSV file, and counts them."""
+
+    def __init__(self, parquet_path: Path, csv_path: Path):
+        self.tally = Tally()
+        self._parquet = pyarrow.parquet.ParquetWriter(parquet_path, SCHEMA, compression="zstd")
+        self._csv_file = csv_path.open("w", newline="")
+        self._csv = csv.DictWriter(self._csv_file, list(_COLUMNS))
+        self._csv.writeheader()
+        self._buffer: list[dict[str, Any]] = []
+
+    def __enter__(self) -> ResultsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._parquet.close()
+        self._csv_file.close()
+
+    def write(self, result: Result) -> None:
+        row = result.as_row()
+        self.tally.add(result)
+        self._csv.writerow(row | {"error": _no_formula(row["error"])})
+        self._buffer.append(row)
+        if len(self._buffer) >= _BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._parquet.write_table(pyarrow.Table.from_pylist(self._buffer, schema=SCHEMA))
+            self._buffer.clear()
+
+    def check_complete(self, expected: int) -> None:
+        """Raises BrokenRun unless every row of the catalog has one result."""
+        if self.tally.total != expected:
+            raise BrokenRun(
+                f"{expected} rows were read but {self.tally.total} are accounted for: "
+                f"{dict(self.tally.by_status)}"
+            )
+
+
+def _no_formula(text: str | None) -> str | None:
+    # Messages quote the catalog; a spreadsheet would run "=HYPERLINK(…)".
+    return f"'{text}" if text and text.startswith(_FORMULA_STARTS) else text
+
+
+class Summary(BaseModel):
+    """`summary.json`: written last, so its existence says the run came to its end."""
+
+    schema_version: int = 1
+    run_id: str
+    state: Literal["Completed", "FinishedWithFailures"]
+    catalog: str
+    output: str
+    variant: str
+    started_at: datetime
+    ended_at: datetime
+    rows: int = Field(description="Rows of the catalog, rejects included.")
+    done: int
+    done_before: int
+    failed: int
+    failed_before: int
+    rejected: int
+    shared: int = Field(description="Rows that share the picture of another row; counted above.")
+    by_error: dict[str, int]
+    replicas: int
+    deaths: int = Field(description="Replicas that died, whoever was at fault.")
+    seconds: float
+    items_per_second: float
+    busy_share: float | None = Field(
+        description="Share of the replicas' time spent in the denoise loop; None if none ran."
+    )
+    results: str
+    failures: str | None = Field(description="The failed rows, as a catalog to run again.")
+    rejects: str | None = Field(description="The rows that are no valid spec, and why.")
+
+    @property
+    def line(self) -> str:
+        """For a person: what happened."""
+        failed = self.failed + self.failed_before
+        parts = [f"{self.done} done", f"{self.done_before} done before"]
+        parts += [f"{failed} failed"] if failed else []
+        parts += [f"{self.rejected} rejected"] if self.rejected else []
+        return f"{', '.join(parts)}, of {self.rows} rows"

@@ -1,0 +1,122 @@
+"""Settings: where things are, and how much of each is allowed. The environment is read here only.
+
+Credentials are no settings: boto3 finds them by its own chain (environment, profile, role), so
+none passes through our objects, logs or records.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ace_tasks.errors import SettingsError
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoreSettings(_Model):
+    """One identity on one S3 store. Empty fields: boto3's own defaults and environment."""
+
+    endpoint_url: str | None = None
+    profile: str | None = None
+    connect_timeout_s: float = 5
+    read_timeout_s: float = 60
+    # boto3's "standard" mode: jittered exponential backoff, at most 20 s a wait.
+    max_attempts: int = 8
+    max_connections: int = 32
+
+
+class ImageLimits(_Model):
+    """What is refused before it is decoded."""
+
+    max_bytes: int = 64 * 2**20
+    max_px: int = 100_000_000
+    min_side_px: int = 16  # below one token of the model (ACE_SPEC 9.3)
+
+
+class ReplicaSettings(_Model):
+    """One replica: which model, where, and what it may use."""
+
+    variant: str
+    weights_dir: Path
+    device: Literal["cpu", "cuda"] = "cpu"
+    torch_threads: int | None = Field(
+        None, ge=1, description="CPU threads of one replica; torch's own choice if empty."
+    )
+    output_uri: str
+    source_store: StoreSettings = StoreSettings()
+    output_store: StoreSettings = StoreSettings()
+    limits: ImageLimits = ImageLimits()
+
+
+class PoolSettings(_Model):
+    """The pool of replicas and its dispatcher."""
+
+    replicas: int = Field(1, ge=1, description="How many actors; one a GPU.")
+    # Three hide fetch and upload behind the GPU when either takes less than one denoise.
+    items_in_flight: int = Field(3, ge=1, description="Items inside one replica at once.")
+    item_timeout_s: float = Field(900, gt=0)
+    start_timeout_s: float = Field(1800, gt=0, description="A cold node downloads 34 GB first.")
+    max_start_failures: int = Field(3, ge=1, description="In a row, before the run stops.")
+    deaths_alone_to_quarantine: int = Field(2, ge=1)
+    cancel_grace_s: float = Field(5, ge=0, description="For the step in progress to end.")
+    ray_address: str | None = Field(None, description="Empty: start Ray on this machine.")
+
+
+class Environment(BaseSettings):
+    """What the environment of a process says. Variables start with `ACE_`, Ray's aside."""
+
+    model_config = SettingsConfigDict(env_prefix="ACE_", extra="ignore", frozen=True)
+
+    weights_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".cache" / "ace-catalog" / "weights",
+        description="Where model files are kept on a node.",
+    )
+    allowed_buckets: Annotated[tuple[str, ...], NoDecode] | None = Field(
+        None,
+        description="Buckets a catalog may read from, comma-separated. Empty: an S3 catalog's "
+        "own bucket; any bucket for a local catalog.",
+    )
+    source_endpoint_url: str | None = None
+    source_profile: str | None = None
+    output_endpoint_url: str | None = None
+    output_profile: str | None = None
+    device: Literal["cpu", "cuda"] | None = Field(
+        None, description="Empty: cuda where Ray reports GPUs, else cpu."
+    )
+    ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
+
+    @field_validator("allowed_buckets", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(each.strip() for each in value.split(",") if each.strip()) or None
+        return value
+
+    @property
+    def source_store(self) -> StoreSettings:
+        return StoreSettings(endpoint_url=self.source_endpoint_url, profile=self.source_profile)
+
+    @property
+    def output_store(self) -> StoreSettings:
+        return StoreSettings(endpoint_url=self.output_endpoint_url, profile=self.output_profile)
+
+
+def read_environment() -> Environment:
+    """Raises SettingsError naming the variable at fault."""
+    try:
+        return Environment()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise SettingsError(f"environment: {first['loc'][0]}: {first['msg']}") from None
+
+
+def cpu_count() -> int:
+    """CPU cores this process may run on."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,60 @@
+"""Edit every row of a catalog file: the main flow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.states import State
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.run import MAX_SHARD_THREADS, edit_items, finish_run, open_run, plan_catalog
+from prefect.utilities.annotations import quote
+
+
+@flow(
+    name="edit-catalog",
+    flow_run_name="edit {catalog} with {variant}",
+    task_runner=ThreadPoolTaskRunner(max_workers=MAX_SHARD_THREADS),
+    validate_parameters=True,
+    persist_result=False,
+)
+def edit_catalog(
+    catalog: Annotated[
+        str, Field(description="The catalog: JSONL, CSV or Parquet, at s3:// or a local path.")
+    ],
+    output: Annotated[
+        str, Field(description="Where pictures and records go: s3://bucket/prefix.")
+    ],
+    variant: Annotated[str, Field(description="The model variant, such as toy.")],
+    strict: Annotated[
+        bool, Field(description="Stop before any GPU work if a row is no valid spec.")
+    ] = False,
+    max_failed: Annotated[
+        int, Field(ge=0, description="How many rejects and failures a completed run may have.")
+    ] = 0,
+    retry_failures: Annotated[
+        bool, Field(description="Try again what failed for good in an earlier run.")
+    ] = False,
+    replicas: Annotated[
+        int, Field(ge=0, description="Model replicas; 0: one for each GPU, or one on a CPU.")
+    ] = 0,
+    shard_size: Annotated[
+        int, Field(ge=1, le=10_000, description="Rows in one task run of the UI.")
+    ] = 32,
+    allow_unguarded_writes: Annotated[
+        bool,
+        Field(description="Go on with a store that ignores If-None-Match; runs may then collide."),
+    ] = False,
+) -> State[Any]:
+    """Edit every row of a catalog that is not edited yet.
+
+    Ends `Completed`, or `FinishedWithFailures` when more than `max_failed` rows have no picture.
+    """
+    with open_run(
+        catalog, output, variant, allow_unguarded_writes=allow_unguarded_writes
+    ) as run:
+        planned = plan_catalog(quote(run), strict, retry_failures)
+        edited = edit_items(run, planned, replicas=replicas, shard_size=shard_size)
+        return finish_run(run, planned, edited, max_failed)

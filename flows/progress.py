@@ -1,0 +1,160 @@
+"""What a person sees of a run: the moving progress artifact, tables, links, and a listener.
+
+Artifacts are Prefect's; text from a catalog is put into tables only after its Markdown is
+disarmed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from ace_tasks.engine import Status
+from ace_tasks.results import Result, Summary
+
+_UPDATE_EVERY_S = 2.0
+_TABLE_ROWS = 50
+_CELL_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The state of a run at one moment, in rows."""
+
+    total: int
+    accounted: int
+    failed: int
+    replicas: int
+    waiting_for: str
+
+
+_listener: ContextVar[Callable[[Moment], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Callable[[Moment], None]) -> Iterator[None]:
+    """Have every progress of flows run in this context told to `listener` as well."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+class Progress:
+    """A progress artifact that moves, at most every two seconds."""
+
+    def __init__(self, flow_name: str, total: int):
+        self._total = total
+        self._updated_at = time.monotonic()
+        self._started_at = time.monotonic()
+        self._finished_before = 0
+        self._artifact = create_progress_artifact(
+            progress=0.0, key=f"{flow_name}-progress", description=f"0 of {total} rows"
+        )
+
+    def tell(self, accounted: int, failed: int, status: Status, waiting_for: str) -> None:
+        """`accounted` and `failed`: rows with a result so far; `status` adds those in flight."""
+        moment = Moment(
+            total=self._total,
+            accounted=accounted,
+            failed=failed,
+            replicas=status.replicas_ready,
+            waiting_for=waiting_for,
+        )
+        if listener := _listener.get():
+            listener(moment)
+        if time.monotonic() - self._updated_at < _UPDATE_EVERY_S:
+            return
+        self._update(moment, status)
+
+    def end(self, accounted: int, failed: int, status: Status) -> None:
+        """The last word: whatever the clock says."""
+        moment = Moment(self._total, accounted, failed, status.replicas_ready, "")
+        if listener := _listener.get():
+            listener(moment)
+        self._update(moment, status)
+
+    def _update(self, moment: Moment, status: Status) -> None:
+        self._updated_at = time.monotonic()
+        edited = status.done + status.failed
+        rate = edited / max(self._updated_at - self._started_at, 1e-9)
+        left = moment.total - moment.accounted
+        eta = f", about {left / rate:.0f} s left" if edited and left else ""
+        update_progress_artifact(
+            artifact_id=self._artifact,
+            progress=100.0 * moment.accounted / max(moment.total, 1),
+            description=(
+                f"{moment.accounted} of {moment.total} rows, {moment.failed} failed, "
+                f"{moment.replicas} replicas, {rate:.2f} items/s{eta}"
+            ),
+        )
+
+
+def plain(value: Any) -> str:
+    """Catalog text for a Markdown table: one line, cut short, nothing in it active."""
+    text = " ".join(str(value).split())[:_CELL_CHARS]
+    for active in "\\`*_{}[]<>()#+!|~":
+        text = text.replace(active, f"\\{active}" if active not in "<>" else " ")
+    return text
+
+
+def publish_rejects(flow_name: str, rejects: Path, count: int) -> None:
+    """A table of the first rejects."""
+    if not count:
+        return
+    with rejects.open() as lines:
+        rows = [json.loads(line) for line in islice(lines, _TABLE_ROWS)]
+    create_table_artifact(
+        key=f"{flow_name}-rejects",
+        table=[
+            {
+                "line": row["line"],
+                "column": plain(row["field"] or ""),
+                "reason": plain(row["reason"]),
+            }
+            for row in rows
+        ],
+        description=f"{count} rows are no valid spec; the first {len(rows)}",
+    )
+
+
+def publish_results(
+    flow_name: str, summary: Summary, shown: Iterable[Result], report_uri: str, report_link: str
+) -> None:
+    """The result table and the link to the contact sheet."""
+    rows = [
+        {
+            "row": plain(each.row_id or f"line {each.line}"),
+            "task": each.task or "",
+            "status": each.status.replace("_", " "),
+            "error": plain(f"{each.error_code}: {each.error}") if each.error_code else "",
+            "output": each.output_uri or "",
+        }
+        for each in islice(shown, _TABLE_ROWS)
+    ]
+    create_table_artifact(
+        key=f"{flow_name}-results",
+        table=rows or [{"row": "none"}],
+        description=f"{summary.line}. All rows: {summary.results}",
+    )
+    create_link_artifact(
+        key=f"{flow_name}-report",
+        link=report_link,
+        link_text="contact sheet",
+        description=f"Before and after. The link opens for 7 days; the file stays at {report_uri}",
+    )
