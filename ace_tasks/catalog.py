@@ -86,7 +86,8 @@ def read_rows(path: Path) -> Iterator[Row | Reject]:
         if kind == ".parquet":
             yield from _read_parquet(path, packed)
         elif kind in readers:
-            with gzip.open(path) if packed else path.open("rb") as file:
+            with path.open("rb") as raw:
+                file: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
                 yield from readers[kind](path.name, file)
         else:
             raise CatalogError(f"{path.name}: {_ACCEPTED}")

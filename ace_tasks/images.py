@@ -56,8 +56,9 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> None:
         raise BadImage(
             f"accepted: sides of at least {limits.min_side_px} px; given {width}×{height}"
         )
-    if getattr(image, "n_frames", 1) > 1:
-        raise BadImage(f"accepted: a still picture; given an animation of {image.n_frames} frames")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise BadImage(f"accepted: a still picture; given an animation of {frames} frames")
     if image.mode not in _ACCEPTED_MODES:
         raise BadImage(
             f"accepted: 8-bit grey, RGB or palette, with or without alpha; given mode {image.mode}"
@@ -118,7 +119,7 @@ def pixels_sha256(rgb: np.ndarray) -> str:
     """Hash of size and pixels, whatever file they are wrapped in."""
     height, width = rgb.shape[:2]
     digest = hashlib.sha256(f"RGB {width} {height}\n".encode())
-    digest.update(np.ascontiguousarray(rgb))
+    digest.update(np.ascontiguousarray(rgb).data)
     return digest.hexdigest()
 
 

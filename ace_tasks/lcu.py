@@ -125,7 +125,7 @@ def _crop_aspect(pixels: np.ndarray) -> np.ndarray:
         new_h = int(_MAX_ASPECT * width)
     elif width / height > _MAX_ASPECT:
         new_w = int(_MAX_ASPECT * height)
-    top, left = int(round((height - new_h) / 2)), int(round((width - new_w) / 2))
+    top, left = round((height - new_h) / 2), round((width - new_w) / 2)  # half to even
     return pixels[top : top + new_h, left : left + new_w]
 
 

@@ -20,8 +20,9 @@ from typing import Any
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
     CredentialRetrievalError,
     NoCredentialsError,
     PartialCredentialsError,
@@ -158,9 +159,7 @@ class Store:
             modified=answer.get("LastModified"),
         )
 
-    def get(
-        self, uri: str, *, if_match: str | None = None, max_bytes: int | None = None
-    ) -> bytes:
+    def get(self, uri: str, *, if_match: str | None = None, max_bytes: int | None = None) -> bytes:
         """The whole object. `if_match`: the ETag it must still have.
 
         Raises NotFound, Forbidden, PreconditionFailed, TooLarge (before reading it) and

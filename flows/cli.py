@@ -1,70 +1,204 @@
-"""`ace-catalog`: the flows from a terminal, with a progress bar."""
+"""`ace-catalog`: the flows from a terminal, with a progress bar.
+
+Exit codes: 0 every row has its picture; 1 some rows have none; 2 the run could not go on.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-# Prefect reads it when it is imported; a terminal wants the bar, not the log.
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-
-from ace_tasks import provenance
+from ace_tasks import plan as planning
+from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import FatalError
+from ace_tasks.model.variants import find_variant
+from ace_tasks.settings import read_environment
 from ace_tasks.specs import row_schema
+from ace_tasks.store import open_stores
+
+# Prefect reads it when it is imported, in `edit`; a terminal wants the bar, not the log.
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
 EXIT_FAILURES, EXIT_FATAL = 1, 2
+_REJECTS_SHOWN = 20
 
 app = typer.Typer(
     help="Edit whole catalogs of pictures with ACE++.", no_args_is_help=True, add_completion=False
 )
-out = Console()
-err = Console(stderr=True)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
 
 Catalog = Annotated[str, typer.Argument(help="JSONL, CSV or Parquet, at s3:// or a local path.")]
-Output = Annotated[str, typer.Argument(help="Where pictures and records go: s3://bucket/prefix.")]
 VariantName = Annotated[str, typer.Option(help="The model variant, such as toy.")]
 
 
 @app.command()
 def edit(
     catalog: Catalog,
-    output: Output,
+    output: Annotated[
+        str, typer.Argument(help="Where pictures and records go: s3://bucket/prefix.")
+    ],
     variant: VariantName,
     strict: Annotated[bool, typer.Option(help="Stop if a row is no valid spec.")] = False,
     max_failed: Annotated[int, typer.Option(min=0, help="Failures a good run may have.")] = 0,
     retry_failures: Annotated[bool, typer.Option(help="Try what failed for good again.")] = False,
     replicas: Annotated[int, typer.Option(min=0, help="0: one a GPU, or one on a CPU.")] = 0,
-    shard_size: Annotated[int, typer.Option(min=1, max=10_000)] = 32,
+    shard_size: Annotated[int, typer.Option(min=1, max=10_000, help="Rows in a task run.")] = 32,
     allow_unguarded_writes: Annotated[
         bool, typer.Option(help="Go on with a store that ignores If-None-Match.")
     ] = False,
 ) -> None:
-    """Edit every row of a catalog that is not edited yet. Exit 1: some rows have no picture."""
-    from flows.edit_catalog import edit_catalog
+    """Edit every row of a catalog that is not edited yet."""
+    from flows.edit_catalog import edit_catalog  # Prefect and Ray: only when they are needed
 
-    with _bar() as listener:
-        from flows.progress import listening
+    with _progress_bar():
+        state = edit_catalog(
+            catalog=catalog,
+            output=output,
+            variant=variant,
+            strict=strict,
+            max_failed=max_failed,
+            retry_failures=retry_failures,
+            replicas=replicas,
+            shard_size=shard_size,
+            allow_unguarded_writes=allow_unguarded_writes,
+            return_state=True,
+        )
+    _report(state)
 
-        with listening(listener):
-            state = edit_catalog(
-                catalog=catalog,
-                output=output,
-                variant=variant,
-                strict=strict,
-                max_failed=max_failed,
-                retry_failures=retry_failures,
-                replicas=replicas,
-                shard_size=shard_size,
-                allow_unguarded_writes=allow_unguarded_writes,
-                return_state=True,
+
+@app.command()
+def plan(
+    catalog: Catalog,
+    variant: VariantName,
+    output: Annotated[
+        str, typer.Option(help="Also count what is finished under this s3://bucket/prefix.")
+    ] = "",
+) -> None:
+    """Check and identify a catalog; edits nothing, writes nothing."""
+    environment = read_environment()
+    sources, outputs = open_stores(environment.source_store, environment.output_store)
+    model = find_variant(variant).identity()
+    with tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch:
+        path, rejects = Path(scratch) / "plan.parquet", Path(scratch) / "rejects.jsonl"
+        with open_catalog(catalog, sources) as file:
+            specs = to_specs(read_rows(file), catalog, environment.allowed_buckets)
+            planning.build_plan(specs, model, sources, path, rejects)
+        counts = planning.count(path, rejects)
+        _print_rejects(rejects, counts.rejected)
+        table = Table("task", "rows")
+        for task, rows in sorted(counts.by_task.items()):
+            table.add_row(task, str(rows))
+        out.print(table)
+        line = f"{counts.planned} rows planned, {counts.rejected} rejected"
+        if counts.shared:
+            line += f", {counts.shared} share the picture of another row"
+        if output:
+            before = planning.finished(outputs, output.rstrip("/"), path, retry_failures=False)
+            line += f"; {len(before.records)} items done before, {len(before.failures)} failed"
+        out.print(line)
+    raise typer.Exit(EXIT_FAILURES if counts.rejected else 0)
+
+
+@app.command()
+def schema(
+    check: Annotated[
+        Path | None, typer.Option(help="Compare with this file instead; exit 1 if it differs.")
+    ] = None,
+    write: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+) -> None:
+    """Print the JSON Schema of a catalog row."""
+    text = json.dumps(row_schema(), indent=2, ensure_ascii=False) + "\n"
+    if check:
+        if not check.exists() or check.read_text() != text:
+            err.print(f"{check} is stale; run: ace-catalog schema --write {check}")
+            raise typer.Exit(EXIT_FAILURES)
+    elif write:
+        write.write_text(text)
+    else:
+        print(text, end="")
+
+
+@contextmanager
+def _progress_bar() -> Iterator[None]:
+    from flows.progress import Moment, listening
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Bar(*columns, console=err) as bar:
+        task = bar.add_task("planning", total=None, detail="")
+
+        def show(moment: Moment) -> None:
+            if bar.tasks[0].total is None:
+                out.print(moment.headline)
+            detail = f"{moment.failed} failed" if moment.failed else ""
+            if not moment.replicas and moment.accounted < moment.total:
+                detail = "replicas are starting"
+            bar.update(
+                task,
+                description="editing",
+                total=moment.total,
+                completed=moment.accounted,
+                detail=detail,
             )
-    _finish(state)
+
+        with listening(show):
+            yield
+
+
+def _report(state: Any) -> None:
+    """Print how a flow run ended, and exit with its code."""
+    message = str(state.message or state.name)
+    if state.is_completed() or state.name == "FinishedWithFailures":
+        summary = state.result(raise_on_failure=False)
+        out.print(f"[bold]{state.name}[/bold]: {escape(message)}")
+        for name in ("results", "failures", "rejects"):
+            if summary.get(name):
+                out.print(f"  {name:9}{escape(summary[name])}")
+        raise typer.Exit(0 if state.is_completed() else EXIT_FAILURES)
+    prefix = "Flow run encountered an exception: "
+    err.print(f"[red]stopped[/red]: {escape(message.removeprefix(prefix))}")
+    raise typer.Exit(EXIT_FATAL)
+
+
+def _print_rejects(path: Path, count: int) -> None:
+    if not count:
+        return
+    table = Table("line", "column", "reason")
+    with path.open() as lines:
+        for row in map(json.loads, islice(lines, _REJECTS_SHOWN)):
+            table.add_row(str(row["line"]), escape(row["field"] or ""), escape(row["reason"]))
+    out.print(table)
+    if count > _REJECTS_SHOWN:
+        out.print(f"… and {count - _REJECTS_SHOWN} more")
+
+
+def main() -> None:
+    """Entry point; a FatalError is one line, not a traceback."""
+    try:
+        app()
+    except FatalError as error:
+        err.print(f"[red]stopped[/red]: {escape(f'{type(error).__name__}: {error}')}")
+        raise SystemExit(EXIT_FATAL) from None
+
+
+if __name__ == "__main__":
+    main()

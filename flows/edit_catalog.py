@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.run import MAX_SHARD_THREADS, edit_items, finish_run, open_run, plan_catalog
-from prefect.utilities.annotations import quote
+from flows.run import MAX_SHARD_THREADS, edit_items, finish_run, open_run, plan_catalog, untracked
 
 
 @flow(
     name="edit-catalog",
     flow_run_name="edit {catalog} with {variant}",
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_SHARD_THREADS),
+    task_runner=ThreadPoolTaskRunner(max_workers=MAX_SHARD_THREADS),  # type: ignore[arg-type]
     validate_parameters=True,
     persist_result=False,
 )
@@ -24,9 +23,7 @@ def edit_catalog(
     catalog: Annotated[
         str, Field(description="The catalog: JSONL, CSV or Parquet, at s3:// or a local path.")
     ],
-    output: Annotated[
-        str, Field(description="Where pictures and records go: s3://bucket/prefix.")
-    ],
+    output: Annotated[str, Field(description="Where pictures and records go: s3://bucket/prefix.")],
     variant: Annotated[str, Field(description="The model variant, such as toy.")],
     strict: Annotated[
         bool, Field(description="Stop before any GPU work if a row is no valid spec.")
@@ -52,9 +49,7 @@ def edit_catalog(
 
     Ends `Completed`, or `FinishedWithFailures` when more than `max_failed` rows have no picture.
     """
-    with open_run(
-        catalog, output, variant, allow_unguarded_writes=allow_unguarded_writes
-    ) as run:
-        planned = plan_catalog(quote(run), strict, retry_failures)
+    with open_run(catalog, output, variant, allow_unguarded_writes=allow_unguarded_writes) as run:
+        planned = plan_catalog(untracked(run), strict, retry_failures)
         edited = edit_items(run, planned, replicas=replicas, shard_size=shard_size)
         return finish_run(run, planned, edited, max_failed)

@@ -39,7 +39,8 @@ class Moment:
     accounted: int
     failed: int
     replicas: int
-    waiting_for: str
+    headline: str  # what the plan says: how many rows are done, and to do
+    waiting_for: str = ""
 
 
 _listener: ContextVar[Callable[[Moment], None] | None] = ContextVar("listener", default=None)
@@ -58,13 +59,13 @@ def listening(listener: Callable[[Moment], None]) -> Iterator[None]:
 class Progress:
     """A progress artifact that moves, at most every two seconds."""
 
-    def __init__(self, flow_name: str, total: int):
+    def __init__(self, flow_name: str, total: int, headline: str):
         self._total = total
+        self._headline = headline
         self._updated_at = time.monotonic()
         self._started_at = time.monotonic()
-        self._finished_before = 0
         self._artifact = create_progress_artifact(
-            progress=0.0, key=f"{flow_name}-progress", description=f"0 of {total} rows"
+            progress=0.0, key=f"{flow_name}-progress", description=headline
         )
 
     def tell(self, accounted: int, failed: int, status: Status, waiting_for: str) -> None:
@@ -74,6 +75,7 @@ class Progress:
             accounted=accounted,
             failed=failed,
             replicas=status.replicas_ready,
+            headline=self._headline,
             waiting_for=waiting_for,
         )
         if listener := _listener.get():
@@ -84,7 +86,7 @@ class Progress:
 
     def end(self, accounted: int, failed: int, status: Status) -> None:
         """The last word: whatever the clock says."""
-        moment = Moment(self._total, accounted, failed, status.replicas_ready, "")
+        moment = Moment(self._total, accounted, failed, status.replicas_ready, self._headline)
         if listener := _listener.get():
             listener(moment)
         self._update(moment, status)
@@ -96,7 +98,7 @@ class Progress:
         left = moment.total - moment.accounted
         eta = f", about {left / rate:.0f} s left" if edited and left else ""
         update_progress_artifact(
-            artifact_id=self._artifact,
+            artifact_id=self._artifact,  # type: ignore[arg-type]  # sync here
             progress=100.0 * moment.accounted / max(moment.total, 1),
             description=(
                 f"{moment.accounted} of {moment.total} rows, {moment.failed} failed, "

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from ace_tasks import plan, provenance
@@ -44,9 +45,16 @@ from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
 from flows.progress import Progress, publish_rejects, publish_results
 
+T = TypeVar("T")
+
 _POLL_S = 0.5
 _SHARDS_AHEAD = 2  # the tail of one shard overlaps the head of the next
 MAX_SHARD_THREADS = 64
+
+
+def untracked(value: T) -> T:
+    """A task argument that Prefect passes on as it is: not walked, not stored, not hashed."""
+    return cast(T, quote(value))
 
 
 # ---------------------------------------------------------------- open
@@ -181,29 +189,45 @@ class Edited:
 def edit_items(run: Run, planned: Planned, *, replicas: int, shard_size: int) -> Edited:
     """Edit every planned item that is not done; account for every row of the catalog."""
     log = get_run_logger()
-    paths = [run.scratch / name for name in ("results.parquet", "results.csv", "failures.jsonl")]
-    progress = Progress(run.flow_name, planned.rows)
-    with ResultsWriter(paths[0], paths[1]) as results, paths[2].open("w") as failures:
-        edited = Edited(results, *paths)
-        book = _Book(edited, failures, {row.item.item_id for row in planned.read() if row.same_as})
+    parquet_path, csv_path = run.scratch / "results.parquet", run.scratch / "results.csv"
+    failures_path = run.scratch / "failures.jsonl"
+    shared_ids, to_do = _look_over(planned)
+    headline = (
+        f"{planned.rows} rows: {planned.counts.planned - to_do} done before, {to_do} to do"
+        + (f", {planned.counts.rejected} rejected" if planned.counts.rejected else "")
+    )
+    log.info(headline)
+    progress = Progress(run.flow_name, planned.rows, headline)
+    with ResultsWriter(parquet_path, csv_path) as results, failures_path.open("w") as failures:
+        edited = Edited(results, parquet_path, csv_path, failures_path)
+        book = _Book(edited, failures, shared_ids)
         for reject in _read_rejects(planned.rejects_path):
             book.reject(reject)
         groups = plan.shards(_to_do(planned, book), shard_size)
         first = next(groups, None)
-        if first is None:
-            log.info("nothing to edit: %d rows are finished", results.tally.total)
-        else:
+        if first is not None:
             with _open_pool(run, replicas) as (pool, settings):
                 edited.status, edited.replicas = pool.status, settings.replicas
                 feeding = math.ceil(settings.replicas * settings.items_in_flight / shard_size)
                 at_once = min(feeding + _SHARDS_AHEAD, MAX_SHARD_THREADS)
                 _edit_shards(chain([first], groups), pool, at_once, book, progress)
-        for row in planned.read():
+        for row in planned.read() if shared_ids else ():
             if row.same_as:
                 book.share(row)
         results.check_complete(planned.rows)
     progress.end(results.tally.total, results.tally.not_done, edited.status)
     return edited
+
+
+def _look_over(planned: Planned) -> tuple[set[str], int]:
+    """The item ids that several rows share, and how many rows are to do."""
+    shared: set[str] = set()
+    to_do = 0
+    for item_id, same_as in plan.read_ids(planned.path):
+        to_do += item_id not in planned.before.records and item_id not in planned.before.failures
+        if same_as:
+            shared.add(item_id)
+    return shared, to_do
 
 
 class _Book:
@@ -232,9 +256,7 @@ class _Book:
         original = self._shared[row.item.item_id]
         assert original is not None
         item = row.item
-        self.enter(
-            item, replace(original, line=item.line, row_id=item.row_id, same_as=row.same_as)
-        )
+        self.enter(item, replace(original, line=item.line, row_id=item.row_id, same_as=row.same_as))
 
     def reject(self, reject: dict[str, Any]) -> None:
         row = reject["row"] if isinstance(reject["row"], dict) else {}
@@ -342,7 +364,7 @@ def _edit_shards(
     entered = 0
     while True:
         for index, items in islice(numbered, shards_at_once - len(window)):
-            future = edit_shard.submit(index, quote(items), quote(pool))
+            future: Any = edit_shard.submit(index, untracked(items), untracked(pool))
             window[future.wrapped_future] = (future, items)
         if not window:
             return
@@ -381,9 +403,7 @@ def finish_run(run: Run, planned: Planned, edited: Edited, max_failed: int) -> S
         "application/vnd.apache.parquet",
     )
     run.upload(edited.csv_path, provenance.results_key(run.run_id, "csv"), "text/csv")
-    run.upload(
-        edited.failures_path, provenance.failures_key(run.run_id), "application/x-ndjson"
-    )
+    run.upload(edited.failures_path, provenance.failures_key(run.run_id), "application/x-ndjson")
     summary = _summary(run, planned, edited, max_failed)
     report_uri = _publish_report(run, planned, edited, summary)
     body = summary.model_dump_json(indent=1).encode()

@@ -6,7 +6,10 @@ The demo, `make up` and the tests all start their services here. Every process l
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -17,8 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +58,19 @@ def local_credentials(data_dir: Path) -> dict[str, str]:
 
 
 def _die_with_parent() -> None:
+    # Linux sends it when the *thread* that started the process ends: start from a lasting one.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def preferred_port(port: int) -> int:
+    """`port` if it is free, else any free one: addresses people remember, where possible."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return free_ports(1)[0]
+    return port
 
 
 @dataclass
@@ -68,9 +82,7 @@ class Service:
     log: Path
 
     @classmethod
-    def start(
-        cls, name: str, command: Sequence[str], env: Mapping[str, str], log: Path
-    ) -> Service:
+    def start(cls, name: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> Service:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             process = subprocess.Popen(
@@ -99,6 +111,7 @@ class Service:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self, timeout_s: float = 10) -> None:
+        """SIGTERM, then SIGKILL."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -123,7 +136,7 @@ def _answers(url: str, accept: Sequence[int] = (200,)) -> bool:
         return False
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
     """A console script of this environment, or of PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
@@ -137,12 +150,23 @@ class ObjectStore:
 
     def __init__(self, data_dir: Path, port: int | None = None):
         self.data_dir = data_dir
-        # master, volume and filer each want an HTTP and a gRPC port; S3 too.
-        self._ports = free_ports(8)
+        self.credentials = local_credentials(data_dir)
+        self._ports = self._remembered_ports()
         self._ports[0] = port or self._ports[0]
         self.endpoint_url = f"http://{HOST}:{self._ports[0]}"
-        self.credentials = local_credentials(data_dir)
         self.service: Service | None = None
+
+    def _remembered_ports(self) -> list[int]:
+        """S3, master, volume and filer each want an HTTP and a gRPC port.
+
+        The same ones each time if they are free: the master's own data lies in a folder named
+        after its port.
+        """
+        path = self.data_dir / "ports.json"
+        before = json.loads(path.read_text()) if path.exists() else free_ports(8)
+        ports = [preferred_port(each) for each in before]
+        path.write_text(json.dumps(ports))
+        return ports
 
     @property
     def env(self) -> dict[str, str]:
@@ -153,10 +177,11 @@ class ObjectStore:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
-    def start(self) -> ObjectStore:
+    def launch(self) -> None:
+        """Start the process; `wait` until it answers."""
         s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self._ports
         command = [
-            _script("weed"), "server", f"-dir={self.data_dir}", f"-ip={HOST}", f"-ip.bind={HOST}",
+            script("weed"), "server", f"-dir={self.data_dir}", f"-ip={HOST}", f"-ip.bind={HOST}",
             "-s3", f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", "-s3.port.iceberg=0", "-s3.port.lance=0",
             "-s3.autoCreateBucket=false", "-volume.preStopSeconds=0",
             f"-master.port={master}", f"-master.port.grpc={master_grpc}",
@@ -168,13 +193,21 @@ class ObjectStore:
         self.service = Service.start(
             "object store", command, os.environ | self.credentials, self.data_dir / "weed.log"
         )
+
+    def wait(self) -> None:
+        assert self.service
         # An anonymous request is refused once the gateway is up and knows its keys.
         self.service.wait_until(lambda: _answers(self.endpoint_url, accept=(200, 403)), 60)
+
+    def start(self) -> ObjectStore:
+        self.launch()
+        self.wait()
         return self
 
     def stop(self) -> None:
         if self.service:
-            self.service.stop()
+            # It would take 15 s to say goodbye; what it answered is in its files already.
+            self.service.stop(timeout_s=0.5)
 
     def kill(self) -> None:
         if self.service:
@@ -200,15 +233,23 @@ class PrefectServer:
             "DO_NOT_TRACK": "1",
         }
 
-    def start(self) -> PrefectServer:
+    def launch(self) -> None:
+        """Start the process; `wait` until it answers."""
         command = [
-            _script("prefect"), "server", "start", "--host", HOST, "--port", str(self.port),
+            script("prefect"), "server", "start", "--host", HOST, "--port", str(self.port),
             "--log-level", "WARNING",
         ]  # fmt: skip
         self.service = Service.start(
             "Prefect server", command, os.environ | self.env, self.data_dir / "server.log"
         )
+
+    def wait(self) -> None:
+        assert self.service
         self.service.wait_until(lambda: _answers(f"{self.ui_url}/api/health"), 90)
+
+    def start(self) -> PrefectServer:
+        self.launch()
+        self.wait()
         return self
 
     def stop(self) -> None:
@@ -216,3 +257,86 @@ class PrefectServer:
             self.service.stop()
 
 
+class LocalStack:
+    """Object store and Prefect server over one folder; attaches if they run already.
+
+    A context manager. `env` is what every client needs in its environment.
+    """
+
+    def __init__(self, data_dir: Path):
+        self.data_dir = data_dir
+        self.owned = False
+        self.env: dict[str, str] = {}
+        self.ui_url = ""
+        self._stop = contextlib.ExitStack()
+
+    def __enter__(self) -> LocalStack:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        addresses = self.data_dir / "stack.json"
+        lock = self._stop.enter_context((self.data_dir / "stack.lock").open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.owned = True
+        except BlockingIOError:
+            self._attach(addresses)
+            return self
+        try:
+            self._start()
+        except BaseException:
+            self._stop.close()
+            raise
+        addresses.write_text(json.dumps({"env": self._addresses(), "ui_url": self.ui_url}))
+        self._stop.callback(addresses.unlink, missing_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.close()
+
+    def _start(self) -> None:
+        store = ObjectStore(self.data_dir / "store", preferred_port(8333))
+        server = PrefectServer(self.data_dir / "prefect", preferred_port(4200))
+        for service in (store, server):  # both take seconds, so both start before we wait
+            self._stop.callback(service.stop)
+            service.launch()
+        for service in (store, server):
+            service.wait()
+        self.ui_url = server.ui_url
+        weights = {"ACE_WEIGHTS_DIR": str((self.data_dir / "weights").resolve())}
+        self.env = store.env | server.env | weights
+
+    def _addresses(self) -> dict[str, str]:
+        return {k: v for k, v in self.env.items() if k not in local_credentials(self._store_dir)}
+
+    def _attach(self, addresses: Path) -> None:
+        try:
+            content = json.loads(addresses.read_text())
+        except (OSError, ValueError):
+            raise ServiceFailed(f"the local stack in {self.data_dir} is just starting") from None
+        self.ui_url = content["ui_url"]
+        self.env = content["env"] | local_credentials(self._store_dir)
+
+    @property
+    def _store_dir(self) -> Path:
+        return self.data_dir / "store"
+
+    def run(self, *command: str) -> None:
+        """Run a console script of this environment against the stack; raises if it fails."""
+        subprocess.run(
+            [script(command[0]), *command[1:]], env=os.environ | self.env, cwd=ROOT, check=True
+        )
+
+    def serve_deployments(self) -> Service:
+        """Create the work pool, deploy all of prefect.yaml, and start a worker on the pool."""
+        quiet = {"PREFECT_LOGGING_LEVEL": "WARNING"}
+        self.env |= quiet
+        self.run("prefect", "--no-prompt", "work-pool", "create", WORK_POOL, "--type", "process",
+                 "--overwrite")  # fmt: skip
+        self.run("prefect", "--no-prompt", "deploy", "--all")
+        worker = Service.start(
+            "Prefect worker",
+            [script("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"],
+            os.environ | self.env | {"PREFECT_LOGGING_LEVEL": "INFO"},
+            self.data_dir / "worker.log",
+        )
+        self._stop.callback(worker.stop, timeout_s=30)
+        return worker

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -118,8 +119,9 @@ class AceModel:
         """A sample of the VAE's posterior (not its mode), (1, 16, H, W), scaled."""
         vae = self.parts.vae
         posterior = vae.encode(x_CHW[None].to(self.device, vae.dtype)).latent_dist
-        sample = posterior.mean + posterior.std * eps_BCHW.to(self.device, vae.dtype)
-        return (sample - vae.config.shift_factor) * vae.config.scaling_factor
+        sample: torch.Tensor = posterior.mean + posterior.std * eps_BCHW.to(self.device, vae.dtype)
+        shift, scale = float(vae.config.shift_factor), float(vae.config.scaling_factor)
+        return (sample - shift) * scale
 
     def condition(self, lcu: LCU, noise: Noise) -> torch.Tensor:
         """(1, N, D): packed edit, change on the 448-channel route, mask. The noise goes before."""
@@ -165,7 +167,7 @@ class AceModel:
         """Euler from noise to latents, (B, 16, H, W). Calls `between_steps` before each step."""
         x = start_BCHW.to(self.device, self.parts.transformer.dtype)
         levels = sigmas.tolist()
-        for sigma, next_sigma in zip(levels[:-1], levels[1:], strict=True):
+        for sigma, next_sigma in pairwise(levels):
             between_steps()
             v = self.velocity(x, condition_BND, text, sigma, guidance)
             x = sampling.euler_step(x, v, sigma, next_sigma)
@@ -175,7 +177,7 @@ class AceModel:
         """Latents → (H, W, 3) float32 in [0, 1]."""
         vae = self.parts.vae
         z = (x_BCHW / vae.config.scaling_factor + vae.config.shift_factor).to(vae.dtype)
-        pixels = vae.decode(z, return_dict=False)[0][0].float()
+        pixels: torch.Tensor = vae.decode(z, return_dict=False)[0][0].float()
         return ((pixels + 1) / 2).clamp(0, 1).permute(1, 2, 0)
 
     def to_uint8(self, pixels_HWC: torch.Tensor) -> np.ndarray:

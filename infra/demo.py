@@ -1,0 +1,71 @@
+"""The demo: the sample catalog through the real path, on this machine.
+
+make demo
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from ace_tasks.settings import StoreSettings
+from ace_tasks.store import Store, join_uri
+from infra.local_stack import ROOT, LocalStack, script
+from infra.sample.make import BUCKET, PREFIX
+
+OUTPUT = f"s3://{BUCKET}/edited"
+MIRROR = ROOT / "out" / "demo"
+_MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
+
+
+def upload_sample(store: Store) -> None:
+    """Put photographs, masks and catalogs into the store, those that are not there yet."""
+    store.create_bucket(BUCKET)
+    there = {each.uri: each.size_bytes for each in store.list(f"{PREFIX}/")}
+    sample = ROOT / "infra" / "sample"
+    for path in sorted(sample.rglob("*")):
+        uri = join_uri(PREFIX, path.relative_to(sample).as_posix())
+        wanted = path.suffix in {".jpg", ".png", ".jsonl", ".csv", ".parquet"}
+        if wanted and there.get(uri) != path.stat().st_size:
+            media_type = _MEDIA_TYPES.get(path.suffix, "application/octet-stream")
+            store.put(uri, path.read_bytes(), media_type)
+
+
+def mirror(store: Store, prefix: str, folder: Path) -> Path | None:
+    """Copy every object under a prefix to a folder, same keys; returns the newest report."""
+    shutil.rmtree(folder, ignore_errors=True)
+    reports = []
+    for each in store.list(f"{prefix}/"):
+        path = folder / each.uri.removeprefix(f"{prefix}/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.download(each.uri, path)
+        if path.name == "report.html":
+            reports.append((each.modified, path))
+    return max(reports)[1] if reports else None
+
+
+def main() -> int:
+    with LocalStack(ROOT / ".local") as stack:
+        os.environ.update(stack.env)
+        store = Store(StoreSettings())
+        upload_sample(store)
+        print(f"catalog    {PREFIX}/catalog.jsonl")
+        code = subprocess.call(
+            ["ace-catalog", "edit", f"{PREFIX}/catalog.jsonl", OUTPUT, "--variant", "toy"],
+            executable=script("ace-catalog"),
+            cwd=ROOT,
+        )
+        report = mirror(store, OUTPUT, MIRROR)
+    images = sum(path.is_file() for path in (MIRROR / "images").rglob("*"))
+    print(f"pictures   {OUTPUT}/images/ ({images} files), mirrored in {MIRROR / 'images'}")
+    print(f"records    {OUTPUT}/records/, mirrored in {MIRROR / 'records'}")
+    if report:
+        print(f"look at    {report}")
+    print("The toy model is random: it proves the path, and edits nothing well.")
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
