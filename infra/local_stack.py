@@ -319,23 +319,33 @@ class LocalStack:
     def _store_dir(self) -> Path:
         return self.data_dir / "store"
 
-    def run(self, *command: str) -> None:
-        """Run a console script of this environment against the stack; raises if it fails."""
-        subprocess.run(
-            [script(command[0]), *command[1:]], env=os.environ | self.env, cwd=ROOT, check=True
+    def run(self, *command: str) -> str:
+        """Run a console script of this environment against the stack; returns what it printed.
+
+        Raises ServiceFailed with that when it fails.
+        """
+        ended = subprocess.run(
+            [script(command[0]), *command[1:]],
+            env=os.environ | self.env,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+        if ended.returncode:
+            raise ServiceFailed(f"{' '.join(command)} failed:\n{ended.stdout}")
+        return ended.stdout
 
     def serve_deployments(self) -> Service:
         """Create the work pool, deploy all of prefect.yaml, and start a worker on the pool."""
-        quiet = {"PREFECT_LOGGING_LEVEL": "WARNING"}
-        self.env |= quiet
         self.run("prefect", "--no-prompt", "work-pool", "create", WORK_POOL, "--type", "process",
                  "--overwrite")  # fmt: skip
         self.run("prefect", "--no-prompt", "deploy", "--all")
         worker = Service.start(
             "Prefect worker",
             [script("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"],
-            os.environ | self.env | {"PREFECT_LOGGING_LEVEL": "INFO"},
+            os.environ | self.env,
             self.data_dir / "worker.log",
         )
         self._stop.callback(worker.stop, timeout_s=30)

@@ -1,0 +1,206 @@
+"""The store against a real SeaweedFS. If these break, records overwrite each other, or a wrong
+key looks like an outage and is retried for hours."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+
+from ace_tasks.errors import (
+    AceError,
+    BucketMissing,
+    CredentialsError,
+    Forbidden,
+    NoConditionalWrites,
+    NotFound,
+    OutputRefused,
+    PreconditionFailed,
+    StoreUnavailable,
+    TooLarge,
+)
+from ace_tasks.settings import StoreSettings
+from ace_tasks.store import Store, join_uri, open_stores, split_uri, translate
+from infra.local_stack import ObjectStore
+
+
+def test_bytes_come_back_with_identity(store: Store, prefix: str) -> None:
+    uri = join_uri(prefix, "a/b.bin")
+    etag = store.put(uri, b"hello", "application/octet-stream")
+    info = store.head(uri)
+    assert (info.size_bytes, info.etag) == (5, etag)
+    assert info.sha256 == hashlib.sha256(b"hello").hexdigest()
+    assert store.get(uri) == store.get(uri, if_match=etag) == b"hello"
+
+
+def test_a_changed_object_is_not_fetched_by_its_old_etag(store: Store, prefix: str) -> None:
+    uri = join_uri(prefix, "a")
+    old = store.put(uri, b"1", "text/plain")
+    store.put(uri, b"2", "text/plain")
+    with pytest.raises(PreconditionFailed):
+        store.get(uri, if_match=old)
+
+
+def test_of_many_writers_of_one_key_exactly_one_wins(store: Store, prefix: str) -> None:
+    uri = join_uri(prefix, "marker")
+    wins: list[int] = []
+    start = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        start.wait()
+        if store.put_if_absent(uri, str(number).encode(), "text/plain"):
+            wins.append(number)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wins) == 1
+    assert store.get(uri) == str(wins[0]).encode()
+
+
+def test_what_is_missing_says_so(store: Store, prefix: str) -> None:
+    with pytest.raises(NotFound, match="no such object"):
+        store.get(join_uri(prefix, "nothing"))
+    with pytest.raises(NotFound):
+        store.head(join_uri(prefix, "nothing"))
+    with pytest.raises(BucketMissing, match="'no-such-bucket'"):
+        store.get("s3://no-such-bucket/key")
+    with pytest.raises(OutputRefused):
+        store.check_output("s3://no-such-bucket/out")
+
+
+def test_a_large_object_is_refused_before_it_is_read(store: Store, prefix: str) -> None:
+    uri = join_uri(prefix, "large")
+    store.put(uri, b"x" * 1000, "text/plain")
+    with pytest.raises(TooLarge, match="at most 999 bytes; given 1000"):
+        store.get(uri, max_bytes=999)
+
+
+def test_listing_is_whole_and_in_key_order(store: Store, prefix: str) -> None:
+    for name in ("b", "a/2", "a/1"):
+        store.put(join_uri(prefix, name), name.encode(), "text/plain")
+    listed = [each.uri.removeprefix(f"{prefix}/") for each in store.list(f"{prefix}/")]
+    assert listed == ["a/1", "a/2", "b"]
+
+
+def test_files_stream_up_and_down(store: Store, prefix: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "up", tmp_path / "down"
+    source.write_bytes(b"z" * 20_000_000)  # more than one part
+    store.upload(source, join_uri(prefix, "file"), "application/octet-stream")
+    store.download(join_uri(prefix, "file"), target)
+    assert target.read_bytes() == source.read_bytes()
+    with pytest.raises(NotFound):
+        store.download(join_uri(prefix, "other"), target)
+
+
+def test_the_probe_leaves_nothing_behind(store: Store, prefix: str) -> None:
+    store.check_output(prefix)
+    assert list(store.list(prefix)) == []
+
+
+def test_a_store_without_conditional_writes_is_refused(
+    store: Store, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No such store is at hand, so one request header is dropped on its way to the real one."""
+    monkeypatch.setattr(
+        store, "put_if_absent", lambda uri, data, kind: bool(store.put(uri, data, kind))
+    )
+    with pytest.raises(NoConditionalWrites, match="If-None-Match"):
+        store.check_output(prefix)
+    store.check_output(prefix, unguarded=True)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("AWS_SECRET_ACCESS_KEY", "wrong-secret"), ("AWS_ACCESS_KEY_ID", "nobody")],
+)
+def test_wrong_keys_are_fatal_and_never_quoted(
+    object_store: ObjectStore,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(CredentialsError) as caught:
+        Store(StoreSettings()).get(join_uri(prefix, "a"))
+    secrets = [value, *object_store.credentials.values()]
+    assert not any(secret in str(caught.value) for secret in secrets)
+
+
+def test_an_unknown_profile_is_a_credentials_error(object_store: ObjectStore) -> None:
+    with pytest.raises(CredentialsError):
+        Store(StoreSettings(profile="no-such-profile"))
+
+
+def test_a_store_that_is_away_is_unavailable() -> None:
+    settings = StoreSettings(endpoint_url="http://127.0.0.1:9", max_attempts=1)
+    with pytest.raises(StoreUnavailable):
+        Store(settings).get("s3://bucket/key")
+
+
+def test_one_client_when_source_and_output_agree(object_store: ObjectStore) -> None:
+    source, output = open_stores(StoreSettings(), StoreSettings())
+    assert source is output
+    source, output = open_stores(StoreSettings(), StoreSettings(read_timeout_s=1))
+    assert source is not output
+
+
+def test_a_presigned_link_opens_without_credentials(store: Store, prefix: str) -> None:
+    import urllib.request
+
+    uri = join_uri(prefix, "page.html")
+    store.put(uri, b"<p>hello", "text/html")
+    with urllib.request.urlopen(store.presign(uri, 60)) as answer:
+        assert answer.read() == b"<p>hello"
+        assert answer.headers["Content-Type"].startswith("text/html")
+
+
+def test_local_files_answer_like_objects(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"hello")
+    assert store.get(str(path)) == b"hello"
+    assert store.head(str(path)).sha256 == hashlib.sha256(b"hello").hexdigest()
+    with pytest.raises(NotFound):
+        store.get(str(tmp_path / "b.bin"))
+    with pytest.raises(NotFound):
+        store.get(str(tmp_path))
+    with pytest.raises(TooLarge):
+        store.get(str(path), max_bytes=4)
+
+
+def _client_error(code: str, status: int) -> ClientError:
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "GetObject")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (_client_error("NoSuchKey", 404), NotFound),
+        (_client_error("404", 404), NotFound),
+        (_client_error("NoSuchBucket", 404), BucketMissing),
+        (_client_error("AccessDenied", 403), Forbidden),
+        (_client_error("403", 403), Forbidden),
+        (_client_error("ExpiredToken", 400), CredentialsError),
+        (_client_error("SignatureDoesNotMatch", 403), CredentialsError),
+        (_client_error("PreconditionFailed", 412), PreconditionFailed),
+        (_client_error("SlowDown", 503), StoreUnavailable),
+        (_client_error("InternalError", 500), StoreUnavailable),
+        (NoCredentialsError(), CredentialsError),
+        (EndpointConnectionError(endpoint_url="http://x"), StoreUnavailable),
+    ],
+)
+def test_every_foreign_error_becomes_ours(error: Exception, expected: type[AceError]) -> None:
+    assert type(translate(error, "s3://bucket/key")) is expected
+
+
+def test_uris_split_and_join() -> None:
+    assert split_uri("s3://bucket/a/b") == ("bucket", "a/b")
+    assert split_uri("s3://bucket") == ("bucket", "")
+    assert join_uri("s3://bucket/a/", "b") == "s3://bucket/a/b"
