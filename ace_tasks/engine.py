@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import GetTimeoutError, NodeDiedError, RayActorError, RayError
 
 from ace_tasks.errors import (
@@ -50,6 +51,8 @@ _TICK_S = 0.2  # how long the loop waits for Ray before it looks at the clock
 _STATUS_TIMEOUT_S = 5
 _SILENCE_S = 60  # nothing finished for so long: say what the run waits for
 _MAX_LOSSES = 10  # unblamed losses of one item, before it is given up as transient
+# Ray's memory monitor names itself in the message only; a crash's message speaks of memory, too.
+_MEMORY_MONITOR = ("running low on memory", "killed due to memory pressure", "NODE_OUT_OF_MEMORY")
 # 78 MB is Ray's smallest store; nothing of ours goes through it.
 _OBJECT_STORE_BYTES = 80 * 2**20
 
@@ -119,10 +122,14 @@ def ray_session(settings: PoolSettings) -> Iterator[None]:
         return
     on_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of its own good defaults
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if settings.ray_address:
         ray.init(address=settings.ray_address, **common)
     else:
+        # Ray binds to the loopback only where it knows no clusters; else its ports, token-guarded
+        # or not, listen on every network of this machine.
+        ray_constants.ENABLE_RAY_CLUSTER = False
         ray.init(
             address="local",
             num_cpus=max(cpu_count(), settings.replicas),
@@ -136,6 +143,7 @@ def ray_session(settings: PoolSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = True
 
 
 def gpus_in_cluster() -> int:
@@ -523,6 +531,6 @@ def _is_infrastructure(error: RayError, node_id: str) -> bool:
     """Whether an actor's death is its machine's: node lost, drained, preempted, out of memory."""
     if isinstance(error, NodeDiedError) or getattr(error, "preempted", False):
         return True
-    if "memory" in str(error).lower():  # Ray's memory monitor names itself in the message only
+    if any(phrase in str(error) for phrase in _MEMORY_MONITOR):
         return True
     return not any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())

@@ -136,6 +136,11 @@ def _answers(url: str, accept: Sequence[int] = (200,)) -> bool:
         return False
 
 
+def _body(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=2) as answer:
+        return str(answer.read().decode()).replace(" ", "")
+
+
 def script(name: str) -> str:
     """A console script of this environment, or of PATH."""
     beside = Path(sys.executable).with_name(name)
@@ -189,6 +194,8 @@ class ObjectStore:
             f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}",
             # Small volumes, many of them: each bucket takes some of its own.
             "-master.volumeSizeLimitMB=128", "-volume.max=400", "-master.telemetry=false",
+            # The only master: there is nobody to wait 10 s for after a restart.
+            "-master.electionTimeout=500ms",
         ]  # fmt: skip
         self.service = Service.start(
             "object store", command, os.environ | self.credentials, self.data_dir / "weed.log"
@@ -198,6 +205,9 @@ class ObjectStore:
         assert self.service
         # An anonymous request is refused once the gateway is up and knows its keys.
         self.service.wait_until(lambda: _answers(self.endpoint_url, accept=(200, 403)), 60)
+        # Until the volumes have reported to the master, reads of what is there answer 500.
+        status = f"http://{HOST}:{self._ports[2]}/dir/status"
+        self.service.wait_until(lambda: '"DataCenters":null' not in _body(status), 60)
 
     def start(self) -> ObjectStore:
         self.launch()

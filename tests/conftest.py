@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
@@ -44,8 +45,9 @@ def prefix(store: Store) -> str:
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A running Prefect server; its address is in the environment."""
     service = PrefectServer(tmp_path_factory.mktemp("prefect")).start()
-    os.environ.update(service.env)
-    yield service
+    os.environ.update(service.env)  # for child processes; this one has read its settings
+    with temporary_settings({PREFECT_API_URL: service.env["PREFECT_API_URL"]}):
+        yield service
     service.stop()
 
 

@@ -1,0 +1,107 @@
+"""Replicas that break on purpose: what the prompt says, happens inside the actor's process.
+
+They load no model, so that a test of the dispatcher can afford to lose many of them. Everything
+else about them is real: their own process, Ray's actors, the clock.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from ace_tasks.errors import BadImage, Cancelled, WeightsError
+from ace_tasks.provenance import Done, Failed, Outcome
+from ace_tasks.settings import ReplicaSettings
+from ace_tasks.specs import ModelIdentity, Sources, WorkItem, parse_spec, work_item
+
+MODEL = ModelIdentity(
+    variant="sleeping", route="fft", base="b", encoders="e", adapters={}, steps=1, guidance=1,
+    max_seq_len=16, width_px=64, height_px=64, dtype="float32",
+)  # fmt: skip
+
+
+def item(number: int, prompt: str = "sleep 0.01") -> WorkItem:
+    """A work item whose prompt is an order to SleepingReplica."""
+    row = {"id": f"row-{number}", "task": "reference", "prompt": prompt, "reference": "x.png"}
+    return work_item(number, parse_spec(row | {"seed": number}), Sources(), MODEL)
+
+
+class SleepingReplica:
+    """Prompts: `sleep S`, `bad`, `exit`, `hang`, `freeze`, `exit-once PATH`, `fatal`."""
+
+    def __init__(self, settings: ReplicaSettings, run_id: str, name: str):
+        self.name = name
+        self._gpu = threading.Lock()
+        self._cancelled = threading.Event()
+        self._since: dict[str, float] = {}
+
+    def start(self) -> None:
+        pass
+
+    def run(self, item: WorkItem, shard: int, attempt: int) -> Outcome:
+        order, _, detail = item.resolved.prompt.partition(" ")
+        with self._gpu:
+            self._since[item.item_id] = time.monotonic()
+            try:
+                return self._obey(order, detail, item, attempt)
+            finally:
+                del self._since[item.item_id]
+
+    def _obey(self, order: str, detail: str, item: WorkItem, attempt: int) -> Outcome:
+        if order == "exit" or (order == "exit-once" and _first_time(Path(detail))):
+            os._exit(3)
+        if order != "sleep":
+            detail = ""
+        if order == "hang":
+            while True:  # deaf to cancel, as a stuck driver call is
+                time.sleep(1)
+        if order == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if order == "fatal":
+            raise WeightsError("the weights are wrong")
+        if order == "bad":
+            error = BadImage("no picture")
+            return Failed(
+                item_id=item.item_id, code=error.code, message=str(error), transient=False
+            )
+        self._sleep(float(detail or 0))
+        return Done(
+            item_id=item.item_id,
+            output_uri=f"{self.name}-{os.getpid()}",
+            sha256="0",
+            seconds=0,
+            timings_s={"generate": float(detail or 0)},
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        if self._cancelled.wait(seconds):
+            raise Cancelled("cancelled")
+
+    def busy_s(self) -> dict[str, float]:
+        return {key: time.monotonic() - since for key, since in self._since.copy().items()}
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+
+class NeverStarts(SleepingReplica):
+    """Its process ends while it loads."""
+
+    def start(self) -> None:
+        os._exit(4)
+
+
+class WrongWeights(SleepingReplica):
+    def start(self) -> None:
+        raise WeightsError("transformer/model.safetensors: altered")
+
+
+def _first_time(path: Path) -> bool:
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

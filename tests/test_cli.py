@@ -1,0 +1,82 @@
+"""`ace-catalog` as an engineer runs it. If these break, a script around it takes a partial run for
+a good one, or the published schema is not the one rows are checked by."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ace_tasks.specs import row_schema
+from ace_tasks.store import Store, join_uri
+from infra.local_stack import script
+
+
+def ace(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [script("ace-catalog"), *arguments],
+        env=os.environ | {"COLUMNS": "200"} | env,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def catalog(store: Store, prefix: str, picture: Callable[..., bytes]) -> str:
+    image = join_uri(prefix, "in/a.png")
+    store.put(image, picture(), "image/png")
+    row = {"id": "a", "task": "edit", "image": image, "prompt": "p", "steps": 1}
+    text = json.dumps(row) + "\n" + json.dumps(row | {"id": "b", "steps": "many"}) + "\n"
+    store.put(join_uri(prefix, "catalog.jsonl"), text.encode(), "text/plain")
+    return join_uri(prefix, "catalog.jsonl")
+
+
+def test_schema_is_the_published_one(tmp_path: Path) -> None:
+    assert json.loads(ace("schema").stdout) == row_schema()
+    stale = tmp_path / "schema.json"
+    stale.write_text("{}")
+    assert ace("schema", "--check", str(stale)).returncode == 1
+    assert ace("schema", "--write", str(stale)).returncode == 0
+    assert ace("schema", "--check", str(stale)).returncode == 0
+
+
+def test_plan_says_what_is_wrong_and_writes_nothing(
+    catalog: str, store: Store, prefix: str
+) -> None:
+    before = [each.uri for each in store.list(prefix)]
+    run = ace("plan", catalog, "--variant", "toy", "--output", f"{prefix}/out")
+    assert run.returncode == 1, run.stderr
+    assert "1 rows planned, 1 rejected; 0 items done before, 0 failed" in run.stdout
+    assert "steps" in run.stdout
+    assert "'many'" in run.stdout
+    assert [each.uri for each in store.list(prefix)] == before
+
+
+def test_a_fatal_error_is_one_line_and_exit_code_2(prefix: str) -> None:
+    run = ace("plan", f"{prefix}/nothing.jsonl", "--variant", "toy")
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "no such catalog" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_edit_says_what_was_done_and_its_exit_code_tells(
+    catalog: str, prefix: str, prefect_server: Any, weights_dir: Path
+) -> None:
+    run = ace("edit", catalog, f"{prefix}/out", "--variant", "toy")
+    assert run.returncode == 1, run.stderr
+    assert "2 rows: 0 done before, 1 to do, 1 rejected" in run.stdout
+    assert "FinishedWithFailures: 1 done, 0 done before, 1 rejected, of 2 rows" in run.stdout
+    assert "results.csv" in run.stdout
+    again = ace("edit", catalog, f"{prefix}/out", "--variant", "toy", "--max-failed", "1")
+    assert again.returncode == 0, again.stderr
+    assert "2 rows: 1 done before, 0 to do, 1 rejected" in again.stdout
+    strict = ace("edit", catalog, f"{prefix}/out", "--variant", "toy", "--strict")
+    assert strict.returncode == 2
+    assert "strict is set" in strict.stderr

@@ -1,0 +1,236 @@
+"""The main flow on a real Prefect server, real Ray and a real store. If these break, a row is
+lost without a word, a picture is paid for twice, or a partial run looks complete."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+from ace_tasks import provenance
+from ace_tasks.engine import ray_session
+from ace_tasks.provenance import Record
+from ace_tasks.results import Summary
+from ace_tasks.settings import PoolSettings
+from ace_tasks.store import Store, join_uri
+from flows.edit_catalog import edit_catalog
+from flows.run import open_run, plan_catalog, untracked
+
+Make = Callable[..., bytes]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
+    with ray_session(PoolSettings(replicas=2)):  # one Ray for all flows of this file
+        yield
+
+
+@pytest.fixture
+def catalog(store: Store, prefix: str, picture: Make) -> Callable[..., str]:
+    """Upload pictures 0-9 and a catalog of rows; gives its URI."""
+    for number in range(10):
+        store.put(join_uri(prefix, f"in/{number}.png"), picture(seed=number), "image/png")
+
+    def write(rows: list[Any], name: str = "catalog.jsonl") -> str:
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        store.put(join_uri(prefix, name), "\n".join(lines).encode(), "text/plain")
+        return join_uri(prefix, name)
+
+    return write
+
+
+def good(prefix: str, number: int, **more: Any) -> dict[str, Any]:
+    image = join_uri(prefix, f"in/{number}.png")
+    row = {"id": f"good-{number}", "task": "edit", "image": image, "prompt": "p", "steps": 1}
+    return row | more
+
+
+def run(catalog: str, prefix: str, **parameters: Any) -> Any:
+    return edit_catalog(
+        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **parameters
+    )
+
+
+def read(store: Store, state: Any, key: Callable[..., str], prefix: str, *more: Any) -> bytes:
+    summary = Summary.model_validate(state.result(raise_on_failure=False))
+    return store.get(f"{prefix}/out/{key(summary.run_id, *more)}")
+
+
+def results(store: Store, state: Any, prefix: str) -> list[dict[str, str]]:
+    text = read(store, state, provenance.results_key, prefix, "csv").decode()
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+WRONG = {
+    "no task": {"id": "w0", "prompt": "p"},
+    "unknown task": {"id": "w1", "task": "paint", "prompt": "p"},
+    "no prompt": {"id": "w2", "task": "edit", "image": "s3://tests/x.png"},
+    "another bucket": {"id": "w3", "task": "edit", "prompt": "p", "image": "s3://other/x.png"},
+    "a local path": {"id": "w4", "task": "edit", "prompt": "p", "image": "/etc/passwd"},
+    "unknown column": {"id": "w5", "task": "edit", "prompt": "p", "image": "s3://tests/x", "x": 1},
+    "bad id": {"id": "../w6", "task": "edit", "prompt": "p", "image": "s3://tests/x.png"},
+    "used id": {"id": "good-0", "task": "edit", "prompt": "p", "image": "s3://tests/x.png"},
+    "no JSON": '{"id": "w8", "task"',
+    "steps no number": {"id": "w9", "task": "edit", "prompt": "p", "image": "s3://tests/x",
+                        "steps": "many"},
+}  # fmt: skip
+
+
+def test_ten_good_rows_and_ten_wrong_ones(
+    catalog: Callable[..., str], store: Store, prefix: str
+) -> None:
+    rows = [good(prefix, n) for n in range(10)]
+    uri = catalog([*rows, *WRONG.values()])
+    state = run(uri, prefix, shard_size=4)
+    assert (state.name, state.is_failed()) == ("FinishedWithFailures", True)
+    assert len(list(store.list(f"{prefix}/out/images/"))) == 10
+    rejects = read(store, state, provenance.rejects_key, prefix).decode().splitlines()
+    told = [json.loads(line) for line in rejects]
+    assert [each["line"] for each in told] == list(range(11, 21))
+    assert all(each["reason"] for each in told)
+    assert told[0]["row"] == WRONG["no task"]
+    assert told[8]["row"] == WRONG["no JSON"]
+    assert [each["field"] for each in told] == [
+        "task", "task", "prompt", "image", "image", "x", "id", "id", None, "steps",
+    ]  # fmt: skip
+    rows_told = results(store, state, prefix)
+    assert sorted(int(each["line"]) for each in rows_told) == list(range(1, 21))
+
+    # Once more, allowing ten: nothing is edited again, and the run is good.
+    state = run(uri, prefix, max_failed=10)
+    summary = Summary.model_validate(state.result())
+    assert (state.name, summary.done, summary.done_before) == ("Completed", 0, 10)
+
+
+def test_every_row_has_a_result_and_every_result_a_proof(
+    catalog: Callable[..., str], store: Store, prefix: str
+) -> None:
+    rows = [good(prefix, n) for n in range(3)]
+    rows.append(good(prefix, 0, id="twin"))  # the same request on the same bytes
+    state = run(catalog(rows), prefix)
+    told = {each["row_id"]: each for each in results(store, state, prefix)}
+    assert told.keys() == {"good-0", "good-1", "good-2", "twin"}
+    assert told["twin"]["output_uri"] == told["good-0"]["output_uri"]
+    assert told["twin"]["same_as"] == "good-0"
+    for each in told.values():
+        record = Record.model_validate_json(store.get(f"{prefix}/out/{each['record']}"))
+        assert record.output.uri == each["output_uri"]
+        assert record.output.sha256 == each["sha256"]
+    table = pyarrow.parquet.read_table(
+        io.BytesIO(read(store, state, provenance.results_key, prefix, "parquet"))
+    )
+    assert sorted(table.column("row_id").to_pylist()) == sorted(told)
+    summary = Summary.model_validate_json(read(store, state, provenance.summary_key, prefix))
+    assert (summary.rows, summary.done, summary.shared) == (4, 4, 1)
+    report = read(store, state, provenance.report_key, prefix)
+    assert report.count(b"<article") == 4
+
+
+def test_failures_are_kept_told_and_tried_again_only_when_asked(
+    catalog: Callable[..., str], store: Store, prefix: str
+) -> None:
+    broken = join_uri(prefix, "in/broken.png")
+    store.put(broken, b"<html>not found</html>", "image/png")
+    rows = [good(prefix, 0), good(prefix, 1, id="broken", image=broken),
+            good(prefix, 2, id="missing", image=join_uri(prefix, "in/none.png"))]  # fmt: skip
+    uri = catalog(rows)
+    state = run(uri, prefix)
+    assert state.name == "FinishedWithFailures"
+    codes = {each["row_id"]: each["error_code"] for each in results(store, state, prefix)}
+    assert codes == {"good-0": "", "broken": "bad_image", "missing": "source_missing"}
+    # The failure list is itself a catalog.
+    failed = read(store, state, provenance.failures_key, prefix).decode().splitlines()
+    assert {json.loads(line)["id"] for line in failed} == {"broken", "missing"}
+
+    state = run(uri, prefix)
+    summary = Summary.model_validate(state.result(raise_on_failure=False))
+    assert (summary.done_before, summary.failed, summary.failed_before) == (1, 0, 2)
+
+    # The missing picture comes: its row is another item now, and is edited by itself.
+    store.put(join_uri(prefix, "in/none.png"), store.get(join_uri(prefix, "in/3.png")), "image/png")
+    state = run(uri, prefix, retry_failures=True)
+    summary = Summary.model_validate(state.result(raise_on_failure=False))
+    assert (summary.done, summary.done_before, summary.failed) == (1, 1, 1)
+
+
+def test_strict_stops_before_any_work(
+    catalog: Callable[..., str], store: Store, prefix: str
+) -> None:
+    state = run(catalog([good(prefix, 0), WRONG["no task"]]), prefix, strict=True)
+    assert state.is_failed()
+    assert "1 of 2 rows are no valid spec" in state.message
+    assert not list(store.list(f"{prefix}/out/images/"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variant": "grand"}, "variant: accepted: toy, toy-lora; given 'grand'"),
+        ({"output": "out"}, "output: accepted: s3://bucket/prefix"),
+        ({"output": "s3://no-such-bucket/out"}, "no-such-bucket"),
+        ({"catalog": "s3://tests/no-such.jsonl"}, "no such catalog"),
+        ({"catalog": "no-such.csv"}, "no such catalog"),
+    ],
+)
+def test_what_cannot_run_says_why_at_once(
+    catalog: Callable[..., str], prefix: str, change: dict[str, str], message: str
+) -> None:
+    parameters = {"catalog": catalog([good(prefix, 0)]), "output": f"{prefix}/out"}
+    state = edit_catalog(**({"variant": "toy"} | parameters | change), return_state=True)
+    assert state.is_failed()
+    assert message in state.message
+
+
+def test_a_retried_flow_run_keeps_its_plan(
+    catalog: Callable[..., str], store: Store, prefix: str
+) -> None:
+    """Between a run and its Retry in the UI the catalog may change; the run is what was planned."""
+    uri = catalog([good(prefix, n) for n in range(3)] + [WRONG["no task"]])
+
+    @flow
+    def plans_twice() -> list[Any]:
+        found = []
+        for _ in range(2):
+            with open_run(uri, f"{prefix}/out", "toy", allow_unguarded_writes=False) as opened:
+                planned = plan_catalog(untracked(opened), False, False)
+                found.append((planned.counts, [row.item.item_id for row in planned.read()]))
+            catalog([good(prefix, 9)])
+        return found
+
+    first, second = plans_twice()
+    assert first == second
+    assert first[0].planned == 3
+
+
+def test_the_ui_has_a_progress_a_table_and_a_link(
+    catalog: Callable[..., str], prefix: str, store: Store
+) -> None:
+    rows = [good(prefix, 0, prompt="# not a *heading*"), WRONG["unknown task"]]
+    state = run(catalog(rows), prefix)
+    run_id = state.state_details.flow_run_id
+
+    async def artifacts() -> dict[str, Any]:
+        async with get_client() as client:
+            found = await client.read_artifacts(
+                artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+            )
+        return {each.key: each for each in found}
+
+    found = asyncio.run(artifacts())
+    assert found.keys() == {
+        f"edit-catalog-{k}" for k in ("progress", "results", "rejects", "report")
+    }
+    assert found["edit-catalog-progress"].data == 100.0
+    table = json.loads(found["edit-catalog-results"].data)
+    assert {row["status"] for row in table} == {"done", "rejected"}
+    assert "accepted" in json.loads(found["edit-catalog-rejects"].data)[0]["reason"]
+    assert "report.html" in found["edit-catalog-report"].data

@@ -1,0 +1,196 @@
+"""The dispatcher on real Ray actors that really die. If these break, one bad picture ends a batch
+of thousands, an innocent one is blamed, or a run hangs with its GPUs paid for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from ace_tasks.engine import Dispatcher, ray_session
+from ace_tasks.errors import Cancelled, PoolFailed
+from ace_tasks.provenance import Done, Failed, Outcome
+from ace_tasks.settings import PoolSettings, ReplicaSettings
+from ace_tasks.specs import WorkItem
+from tests.replicas import NeverStarts, SleepingReplica, WrongWeights, item
+
+REPLICA = ReplicaSettings(variant="toy", weights_dir=Path("unused"), output_uri="s3://unused")
+Open = Callable[..., AbstractContextManager[Dispatcher]]
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with ray_session(PoolSettings(replicas=4)):
+        yield
+
+
+@pytest.fixture
+def written() -> list[Failed]:
+    """Failures the dispatcher had to write down itself."""
+    return []
+
+
+@pytest.fixture
+def pool(ray_here: None, written: list[Failed]) -> Open:
+    @contextmanager
+    def open_pool(make: Any = SleepingReplica, **settings: Any) -> Iterator[Dispatcher]:
+        def on_failed(item: WorkItem, failed: Failed) -> None:
+            written.append(failed)
+
+        with Dispatcher(REPLICA, PoolSettings(**settings), "run", on_failed, make) as dispatcher:
+            yield dispatcher
+
+    return open_pool
+
+
+def failures(outcomes: list[Outcome]) -> dict[str, str]:
+    return {each.item_id: each.code for each in outcomes if isinstance(each, Failed)}
+
+
+def test_every_item_has_one_outcome_over_two_replicas(pool: Open) -> None:
+    items = [item(n) for n in range(60)]
+    with pool(replicas=2) as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert sorted(each.item_id for each in outcomes) == sorted(each.item_id for each in items)
+    assert len({each.output_uri for each in outcomes if isinstance(each, Done)}) == 2
+    assert (dispatcher.status.done, dispatcher.status.failed) == (60, 0)
+
+
+def test_many_shards_share_one_pool(pool: Open) -> None:
+    results: dict[int, list[Outcome]] = {}
+    with pool() as dispatcher:
+
+        def edit(shard: int) -> None:
+            items = [item(100 * shard + n) for n in range(5)]
+            results[shard] = dispatcher.edit(items, shard)
+
+        threads = [threading.Thread(target=edit, args=(shard,)) for shard in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert {shard: len(outcomes) for shard, outcomes in results.items()} == dict.fromkeys(
+        range(6), 5
+    )
+    pids = {o.output_uri for outcomes in results.values() for o in outcomes if isinstance(o, Done)}
+    assert len(pids) == 1  # no model was loaded twice
+
+
+def test_an_empty_shard_needs_no_replica(pool: Open) -> None:
+    with pool() as dispatcher:
+        assert dispatcher.edit([], 0) == []
+
+
+def test_a_failed_item_is_a_value(pool: Open) -> None:
+    items = [item(0), item(1, "bad"), item(2)]
+    with pool() as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert failures(outcomes) == {items[1].item_id: "bad_image"}
+
+
+def test_an_item_that_kills_its_process_is_quarantined_alone(
+    pool: Open, written: list[Failed]
+) -> None:
+    items = [item(n) for n in range(20)]
+    items[7] = item(7, "exit")
+    with pool(replicas=2) as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert failures(outcomes) == {items[7].item_id: "quarantined"}
+    assert len(outcomes) == 20
+    assert [each.item_id for each in written] == [items[7].item_id]
+    # Its first death was among neighbours and counted for nothing; then two alone.
+    assert dispatcher.status.deaths == 3
+
+
+def test_a_replica_that_dies_once_blames_nobody(
+    pool: Open, tmp_path: Path, written: list[Failed]
+) -> None:
+    items = [item(n) for n in range(12)]
+    items[3] = item(3, f"exit-once {tmp_path / 'died'}")
+    with pool(replicas=2) as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert (len(outcomes), failures(outcomes), written) == (12, {}, [])
+
+
+def test_killed_actors_are_replaced_and_their_items_run_again(pool: Open) -> None:
+    items = [item(n, "sleep 0.2") for n in range(30)]
+    with pool(replicas=2) as dispatcher:
+        killer = threading.Timer(3, lambda: [ray.kill(s.actor) for s in dispatcher._seats])
+        killer.start()
+        outcomes = dispatcher.edit(items, 0)
+        killer.join()
+    assert len(outcomes) == 30
+    assert failures(outcomes) == {}
+    assert dispatcher.status.deaths >= 1
+
+
+def test_items_that_hang_time_out_and_their_neighbours_do_not(
+    pool: Open, written: list[Failed]
+) -> None:
+    items = [item(n) for n in range(40)]
+    hanging = {4, 19, 33}
+    for number in hanging:
+        items[number] = item(number, "hang")
+    with pool(replicas=2, item_timeout_s=2) as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert failures(outcomes) == {items[n].item_id: "timeout" for n in hanging}
+    assert len(outcomes) == 40
+    assert len(written) == 3
+
+
+def test_a_frozen_process_is_found_out_by_running_its_items_alone(pool: Open) -> None:
+    """It cannot be asked whose fault it is, so each item is tried by itself."""
+    items = [item(0), item(1, "freeze"), item(2)]
+    with pool(item_timeout_s=2) as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert failures(outcomes) == {items[1].item_id: "timeout"}
+    assert len(outcomes) == 3
+
+
+def test_replicas_that_never_start_stop_the_run_with_the_reason(pool: Open) -> None:
+    with pool(NeverStarts, max_start_failures=2) as dispatcher, pytest.raises(PoolFailed) as caught:
+        dispatcher.edit([item(0)], 0)
+    assert "2 replicas in a row failed to start" in str(caught.value)
+
+
+def test_wrong_weights_stop_the_run_at_once(pool: Open) -> None:
+    with (
+        pool(WrongWeights, max_start_failures=100) as dispatcher,
+        pytest.raises(PoolFailed, match=r"WeightsError: transformer/model\.safetensors: altered"),
+    ):
+        dispatcher.edit([item(0)], 0)
+
+
+def test_a_fatal_error_in_an_item_stops_every_shard(pool: Open) -> None:
+    with pool() as dispatcher, pytest.raises(PoolFailed, match="the weights are wrong"):
+        dispatcher.edit([item(0, "sleep 0.1"), item(1, "fatal"), item(2, "sleep 60")], 0)
+    assert isinstance(dispatcher.error, PoolFailed)
+
+
+def test_cancel_stops_a_long_item_and_its_process(pool: Open) -> None:
+    started = time.monotonic()
+    with pool() as dispatcher:
+        threading.Timer(4, dispatcher.cancel).start()
+        with pytest.raises(Cancelled):
+            dispatcher.edit([item(0, "sleep 300"), item(1, "hang")], 0)
+    assert time.monotonic() - started < 60
+    assert dispatcher.error is None
+
+
+def test_waits_for_names_the_row_and_its_replica(pool: Open) -> None:
+    with pool() as dispatcher:
+        thread = threading.Thread(target=dispatcher.edit, args=([item(5, "sleep 2")], 0))
+        thread.start()
+        deadline = time.monotonic() + 60
+        while "row row-5" not in dispatcher.waits_for() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        line = dispatcher.waits_for()
+        thread.join()
+    assert "row row-5" in line
+    assert "replica-0" in line

@@ -1,0 +1,104 @@
+"""The local stack as `make up` runs it, and a deployment as the UI starts it. If these break, a
+newcomer's first run does not start, or services are left behind on the machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ace_tasks.settings import StoreSettings
+from ace_tasks.store import Store
+from infra.demo import mirror, upload_sample
+from infra.local_stack import ROOT, LocalStack, ObjectStore, free_ports, preferred_port
+from infra.sample.make import BUCKET, PREFIX
+
+
+def test_free_ports_are_distinct_and_a_taken_one_is_passed_over() -> None:
+    import socket
+
+    assert len(set(free_ports(20))) == 20
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert preferred_port(taken.getsockname()[1]) != taken.getsockname()[1]
+
+
+def test_the_store_keeps_its_data_over_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = ObjectStore(tmp_path / "store").start()
+    for name, value in service.env.items():
+        monkeypatch.setenv(name, value)
+    try:
+        Store(StoreSettings()).create_bucket("kept")
+        Store(StoreSettings()).put("s3://kept/a", b"1", "text/plain")
+        service.kill()
+        service.start()
+        assert Store(StoreSettings()).get("s3://kept/a") == b"1"
+    finally:
+        service.kill()
+
+
+@pytest.mark.slow
+def test_a_deployed_flow_runs_and_everything_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    with LocalStack(tmp_path / "stack") as stack:
+        for name, value in stack.env.items():
+            monkeypatch.setenv(name, value)
+        store = Store(StoreSettings())
+        upload_sample(store)
+        stack.serve_deployments()
+        output = f"s3://{BUCKET}/edited"
+        stack.run(
+            "prefect", "deployment", "run", "edit-catalog/edit-catalog", "--watch",
+            "-p", f"catalog={PREFIX}/catalog.csv", "-p", f"output={output}", "-p", "variant=toy",
+        )  # fmt: skip
+        report = mirror(store, output, tmp_path / "mirror")
+        assert report is not None
+        assert report.read_text().count("<article") == 14
+        children = set(psutil.Process().children(recursive=True))
+        with LocalStack(tmp_path / "stack") as attached:  # a second one joins the first
+            assert not attached.owned
+            assert attached.env == stack.env
+    _, alive = psutil.wait_procs(children - before, timeout=20)
+    assert alive == []
+
+
+@pytest.mark.slow
+def test_up_prints_the_address_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+    """`python -m infra.up` in a copy of its own, so that a stack in use here is left alone."""
+    code = (
+        "import infra.up, pathlib; "
+        f"infra.up.ROOT = pathlib.Path({str(tmp_path)!r}); raise SystemExit(infra.up.main())"
+    )
+    up = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"}, start_new_session=True,
+    )  # fmt: skip
+    assert up.stdout
+    try:
+        lines = []
+        for line in up.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        assert "Prefect UI     http://127.0.0.1:" in "".join(lines)
+        children = psutil.Process(up.pid).children(recursive=True)
+        assert len(children) >= 3  # store, server, worker
+        started = time.monotonic()
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+        assert time.monotonic() - started < 60
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert alive == []
+    finally:
+        up.kill()

@@ -1,0 +1,313 @@
+"""The life of an item on a real store with the real classes. If these break, a picture is
+published twice, a failure ends its neighbours, or a record does not say what made the picture."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ace_tasks import images
+from ace_tasks.catalog import Row, to_specs
+from ace_tasks.errors import Cancelled, OutputRefused
+from ace_tasks.model.variants import find_variant
+from ace_tasks.plan import _Heads
+from ace_tasks.provenance import Done, Failed, Failure, Record, failure_key, record_key
+from ace_tasks.replica import Replica
+from ace_tasks.settings import ReplicaSettings
+from ace_tasks.specs import WorkItem, work_item
+from ace_tasks.store import Store, join_uri
+
+Make = Callable[..., bytes]
+ANY_BUCKET = ("tests", "no-such-bucket")
+
+
+def new_replica(weights_dir: Path, output_uri: str, variant: str = "toy") -> Replica:
+    settings = ReplicaSettings(variant=variant, weights_dir=weights_dir, output_uri=output_uri)
+    replica = Replica(settings, "run-1", "replica-0")
+    replica.start()
+    return replica
+
+
+@pytest.fixture
+def replica(weights_dir: Path, prefix: str) -> Replica:
+    return new_replica(weights_dir, prefix)
+
+
+@pytest.fixture
+def planned(store: Store, prefix: str, picture: Make) -> Callable[..., WorkItem]:
+    """Upload a picture, a mask and a reference; plan one row over them."""
+    mask = np.zeros((64, 96), np.uint8)
+    mask[10:40, 20:70] = 255
+    out = io.BytesIO()
+    Image.fromarray(mask).save(out, "PNG")
+    for name, data in {
+        "image": picture(),
+        "mask": out.getvalue(),
+        "ref": picture(64, 64, 5),
+    }.items():
+        store.put(join_uri(prefix, f"in/{name}.png"), data, "image/png")
+
+    def plan(variant: str = "toy", **row: Any) -> WorkItem:
+        row = {"id": "row-1", "prompt": "a red mug", "steps": 2} | row
+        row = {k: f"{prefix}/{v}" if str(v).startswith("in/") else v for k, v in row.items()}
+        ((line, spec, _),) = to_specs([Row(1, row)], f"{prefix}/c.jsonl", ANY_BUCKET)  # type: ignore[misc]
+        return work_item(line, spec, _Heads(store).sources(spec), find_variant(variant).identity())
+
+    return plan
+
+
+FILL = {"task": "fill", "image": "in/image.png", "mask": "in/mask.png"}
+TASKS = [
+    FILL,
+    {"task": "edit", "image": "in/image.png"},
+    {"task": "reference", "reference": "in/ref.png", "width": 128, "height": 96},
+    {"task": "try_on", "image": "in/image.png", "mask": "in/mask.png", "reference": "in/ref.png"},
+]
+
+
+@pytest.mark.parametrize("variant", ["toy", "toy-lora"])
+@pytest.mark.parametrize("row", TASKS, ids=lambda row: row["task"])
+def test_each_task_is_published_with_its_record(
+    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str,
+    row: dict[str, Any], variant: str,
+) -> None:  # fmt: skip
+    item = planned(variant, **row)
+    done = new_replica(weights_dir, prefix, variant).run(item, 3)
+    assert isinstance(done, Done), done
+    data = store.get(done.output_uri)
+    record = Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+    assert hashlib.sha256(data).hexdigest() == record.output.sha256 == done.sha256
+    pixels = images.decode(data, images.ImageLimits())
+    assert images.pixels_sha256(pixels.rgb) == record.output.pixels_sha256
+    assert pixels.size_px == record.output.size_px
+    assert done.output_uri == join_uri(
+        prefix, f"images/row-1/{item.item_id[:16]}.{done.sha256[:8]}.png"
+    )
+    assert (record.row_id, record.item_id, record.spec) == ("row-1", item.item_id, item.spec)
+    assert record.sampling.seed == item.resolved.seed
+    assert record.run.shard == 3
+    sources = [record.sources.image, record.sources.mask, *record.sources.reference]
+    for planned_source, fetched in zip(
+        item.sources.each(), [each for each in sources if each], strict=True
+    ):
+        assert fetched.uri == planned_source.uri
+        assert hashlib.sha256(store.get(fetched.uri)).hexdigest() == fetched.sha256
+    assert {"fetch", "build", "wait_gpu", "generate", "encode"} <= record.timings_s.keys()
+
+
+def test_the_same_item_gives_the_same_pixels_anywhere(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str
+) -> None:
+    item = planned(**FILL)
+    elsewhere = planned(**FILL | {"id": "another-row"})
+    assert elsewhere.item_id == item.item_id
+    hashes = []
+    for place in ("a", "b"):
+        replica = new_replica(weights_dir, join_uri(prefix, place))
+        replica.run(planned(task="edit", image="in/ref.png"), 0)  # a neighbour before it
+        done = replica.run(item, 0)
+        assert isinstance(done, Done)
+        hashes.append(done.sha256)
+    assert hashes[0] == hashes[1]
+
+
+def bad_pictures(picture: Make) -> dict[str, bytes]:
+    good = picture(96, 64, kind="JPEG")
+    animation = io.BytesIO()
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
+    frames[0].save(animation, "WEBP", save_all=True, append_images=frames[1:])
+    return {
+        "truncated JPEG": good[: len(good) // 2],
+        "HTML": b"<html><body>404 Not Found</body></html>",
+        "zero bytes": b"",
+        "one pixel": picture(1, 1),
+        "fifteen pixels": picture(15, 64),
+        "animation": animation.getvalue(),
+        "CMYK": picture(64, 64, kind="JPEG", mode="CMYK"),
+        "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "a GIF": picture(64, 64, kind="GIF", mode="P"),
+        "random bytes": bytes(range(256)) * 10,
+        "PNG header only": picture()[:33],
+    }
+
+
+@pytest.mark.parametrize("kind", [
+    "truncated JPEG", "HTML", "zero bytes", "one pixel", "fifteen pixels", "animation", "CMYK",
+    "SVG", "a GIF", "random bytes", "PNG header only",
+])  # fmt: skip
+def test_a_bad_picture_is_a_failure_with_a_reason(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str,
+    picture: Make, kind: str,
+) -> None:  # fmt: skip
+    store.put(join_uri(prefix, "in/bad.jpg"), bad_pictures(picture)[kind], "image/jpeg")
+    item = planned(task="edit", image="in/bad.jpg")
+    failed = replica.run(item, 0)
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.transient) == ("bad_image", False)
+    assert "in/bad.jpg" in failed.message
+    written = Failure.model_validate_json(store.get(join_uri(prefix, failure_key(item.item_id))))
+    assert (written.code, written.message) == (failed.code, failed.message)
+    assert written.row["image"] == join_uri(prefix, "in/bad.jpg")
+    assert not list(store.list(join_uri(prefix, "records/")))
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "message"),
+    [
+        (FILL | {"mask": "in/ref.png"}, "bad_mask", "96×64; given 64×64"),
+        (FILL | {"mask": "alpha"}, "bad_mask", "alpha channel"),
+        (FILL | {"mask": {"box": [0, 0, 500, 20]}}, "bad_mask", "outside"),
+        (FILL | {"image": "in/nothing.png"}, "source_missing", "no such object"),
+        (FILL | {"image": "s3://no-such-bucket/a.png"}, "source_missing", "no such object"),
+    ],
+)
+def test_what_does_not_fit_is_a_failure_with_a_reason(
+    planned: Callable[..., WorkItem], replica: Replica,
+    row: dict[str, Any], code: str, message: str,
+) -> None:  # fmt: skip
+    failed = replica.run(planned(**row), 0)
+    assert isinstance(failed, Failed)
+    assert failed.code == code
+    assert message in failed.message
+
+
+def test_a_source_that_changed_after_planning_is_not_edited(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str, picture: Make
+) -> None:
+    item = planned(**FILL)
+    store.put(join_uri(prefix, "in/image.png"), picture(seed=9), "image/png")
+    failed = replica.run(item, 0)
+    assert isinstance(failed, Failed)
+    assert failed.code == "source_changed"
+
+
+def test_racing_attempts_publish_once(
+    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str
+) -> None:
+    """Two runs of one catalog: one record stands, both name the picture it names."""
+    item = planned(**FILL)
+    other_row = planned(**FILL | {"id": "row-2"})
+    replicas = [new_replica(weights_dir, prefix) for _ in range(2)]
+    outcomes: list[Any] = [None, None]
+    barrier = threading.Barrier(2)
+    for replica in replicas:  # meet just before publishing, whatever the scheduler does
+        publish = replica._publish
+        replica._publish = (  # type: ignore[method-assign]
+            lambda record, data, publish=publish: (barrier.wait(), publish(record, data))[1]
+        )
+
+    def run(number: int) -> None:
+        outcomes[number] = replicas[number].run((item, other_row)[number], 0)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes[0].output_uri == outcomes[1].output_uri
+    assert sorted(each.published_by_us for each in outcomes) == [False, True]
+    pictures = [each.uri for each in store.list(join_uri(prefix, "images/"))]
+    assert pictures == [outcomes[0].output_uri]  # the loser's own key is gone
+    assert len(list(store.list(join_uri(prefix, "records/")))) == 1
+
+
+def test_a_second_attempt_with_the_same_bytes_keeps_the_picture(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store
+) -> None:
+    item = planned(**FILL)
+    first, second = replica.run(item, 0), replica.run(item, 0)
+    assert isinstance(first, Done)
+    assert isinstance(second, Done)
+    assert (first.published_by_us, second.published_by_us) == (True, False)
+    assert store.head(second.output_uri).size_bytes > 0
+
+
+def test_a_lost_answer_is_still_our_success(
+    planned: Callable[..., WorkItem], replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record arrived, its answer did not, and the retry met its own record (412)."""
+    really = replica._output.put_if_absent
+
+    def lose_the_answer(uri: str, data: bytes, kind: str) -> bool:
+        really(uri, data, kind)
+        return really(uri, data, kind)
+
+    monkeypatch.setattr(replica._output, "put_if_absent", lose_the_answer)
+    done = replica.run(planned(**FILL), 0)
+    assert isinstance(done, Done)
+    assert done.published_by_us
+
+
+def test_cancel_stops_between_steps_and_publishes_nothing(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+) -> None:
+    steps: list[int] = []
+    check = replica._check_cancelled
+
+    def cancel_at_third_step() -> None:
+        steps.append(1)
+        if len(steps) == 4:  # one check before the first step
+            replica.cancel()
+        check()
+
+    replica._check_cancelled = cancel_at_third_step  # type: ignore[method-assign]
+    with pytest.raises(Cancelled):
+        replica.run(planned(**FILL, steps=50), 0)
+    assert len(steps) == 4
+    assert not list(store.list(join_uri(prefix, "images/")))
+    assert replica.busy_s() == {}
+
+
+def test_an_output_bucket_that_vanished_stops_the_run(
+    planned: Callable[..., WorkItem], weights_dir: Path
+) -> None:
+    replica = new_replica(weights_dir, "s3://bucket-that-is-gone/out")
+    with pytest.raises(OutputRefused):
+        replica.run(planned(**FILL), 0)
+
+
+def test_waiting_for_the_gpu_is_not_work(
+    planned: Callable[..., WorkItem], replica: Replica
+) -> None:
+    item = planned(**FILL)
+    with replica._gpu:
+        thread = threading.Thread(target=replica.run, args=(item, 0))
+        thread.start()
+        while replica.phases().get(item.item_id) != "wait_gpu":
+            assert thread.is_alive()
+        before = replica.busy_s()[item.item_id]
+        threading.Event().wait(0.3)
+        assert replica.busy_s()[item.item_id] == before
+    thread.join()
+
+
+def test_no_credential_is_in_what_a_replica_writes(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str, object_store: Any
+) -> None:
+    replica.run(planned(**FILL), 0)
+    replica.run(planned(**FILL | {"mask": "in/ref.png"}), 0)
+    for each in store.list(f"{prefix}/"):
+        data = store.get(each.uri)
+        assert not any(secret.encode() in data for secret in object_store.credentials.values())
+
+
+def test_formats_follow_the_source_unless_told(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str, picture: Make
+) -> None:
+    store.put(join_uri(prefix, "in/photo.jpg"), picture(kind="JPEG"), "image/jpeg")
+    for row, extension in (
+        ({"image": "in/photo.jpg"}, ".jpg"),
+        ({"image": "in/photo.jpg", "format": "webp"}, ".webp"),
+        ({"image": "in/image.png", "format": "avif"}, ".avif"),
+    ):
+        done = replica.run(planned(task="edit", **row), 0)
+        assert isinstance(done, Done)
+        assert done.output_uri.endswith(extension)

@@ -1,0 +1,111 @@
+"""The structure of the house. If these break, a plan costs seconds of torch imports on a machine
+without a GPU, or a library has leaked into rooms that must not know it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A file imports only from rungs above its own; each heavy library lives in the rooms named.
+LADDER = [
+    {"errors"},
+    {"specs", "settings"},
+    {"store", "images", "lcu"},
+    {"masks", "provenance", "model"},
+    {"catalog", "results"},
+    {"plan", "report", "replica"},
+    {"engine"},
+    {"training"},
+]
+HOMES = {
+    "ray": {"ace_tasks/engine.py", "ace_tasks/training/"},
+    "boto3": {"ace_tasks/store.py"},
+    "botocore": {"ace_tasks/store.py"},
+    "prefect": {"flows/"},
+    "pyarrow": {"ace_tasks/catalog.py", "ace_tasks/plan.py", "ace_tasks/results.py"},
+    "jinja2": {"ace_tasks/report.py"},
+    "diffusers": {"ace_tasks/model/"},
+    "transformers": {"ace_tasks/model/"},
+    "torch": {
+        "ace_tasks/model/",
+        "ace_tasks/lcu.py",
+        "ace_tasks/replica.py",
+        "ace_tasks/training/",
+    },
+}
+FILES = sorted(p for folder in ("ace_tasks", "flows") for p in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, wherever in the file; TYPE_CHECKING blocks do not count."""
+    names: set[str] = set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rung(room: str) -> int | None:
+    return next((n for n, rooms in enumerate(LADDER) if room in rooms), None)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    for module in imports(path):
+        home = HOMES.get(module.partition(".")[0])
+        assert home is None or any(name.startswith(place) for place in home), (
+            f"{name} imports {module}, which lives in {sorted(home)}"
+        )
+
+
+def test_every_room_stands_on_the_ladder_and_imports_downwards() -> None:
+    for path in FILES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] != "ace_tasks" or parts[1] == "__init__":
+            continue
+        own = rung(parts[1])
+        assert own is not None, f"{parts[1]} has no rung"
+        for module in imports(path):
+            bits = module.split(".")
+            if bits[0] == "flows":
+                pytest.fail(f"{path.name} imports {module}")
+            if bits[0] != "ace_tasks" or len(bits) < 2 or bits[1] == parts[1]:
+                continue
+            other = rung(bits[1])
+            # `replica` is made inside the actor only; `engine` may name it there.
+            assert other is None or other < own, f"{'/'.join(parts)} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("ace_tasks.specs", {"torch", "ray", "prefect", "boto3", "pyarrow", "PIL"}),
+        ("ace_tasks.engine", {"torch", "diffusers", "transformers", "prefect"}),
+        ("flows.edit_catalog", {"torch", "diffusers", "transformers"}),
+        ("flows.cli", {"torch", "diffusers", "transformers", "ray"}),
+    ],
+)
+def test_a_clean_interpreter_loads_no_more_than_it_needs(module: str, absent: set[str]) -> None:
+    code = f"import {module}, sys; print(*[m for m in {sorted(absent)} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == []
+
+
+def test_there_is_no_room_of_leftovers() -> None:
+    names = {path.stem for path in FILES}
+    assert not names & {"utils", "common", "base", "helpers", "misc", "registry"}
