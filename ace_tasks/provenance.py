@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ace_tasks.errors import StoreError
 from ace_tasks.specs import Resolved, TaskSpec, WorkItem
-from ace_tasks.store import Store, join_uri, split_uri
+from ace_tasks.store import ObjectInfo, Store, join_uri, split_uri
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,30 @@ def listed_item_ids(
     """The item id of every record or failure under an output URI, from one listing."""
     for each in store.list(join_uri(output_uri, f"{kind}/")):
         yield split_uri(each.uri)[1].rpartition("/")[2].removesuffix(".json")
+
+
+def orphan_pictures(store: Store, output_uri: str, before: datetime) -> Iterator[ObjectInfo]:
+    """Pictures that no record names, last written before `before`.
+
+    A crash between the two writes of a commit leaves one. A young picture may still get its
+    record, so `before` must lie further back than an item can take.
+    """
+    by_start = {item_id[:16]: item_id for item_id in listed_item_ids(store, output_uri, "records")}
+    pictures = [
+        each
+        for each in store.list(join_uri(output_uri, "images/"))
+        if each.modified is not None and each.modified < before
+    ]
+    for each in pictures:
+        start = each.uri.rpartition("/")[2].partition(".")[0]
+        item_id = by_start.get(start)
+        if item_id is None or _named_picture(store, output_uri, item_id) != each.uri:
+            yield each
+
+
+def _named_picture(store: Store, output_uri: str, item_id: str) -> str:
+    record = Record.model_validate_json(store.get(join_uri(output_uri, record_key(item_id))))
+    return record.output.uri
 
 
 # ---------------------------------------------------------------- records

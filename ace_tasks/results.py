@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import BaseModel, Field
 
-from ace_tasks.errors import AceError
+from ace_tasks.errors import AceError, SettingsError
 from ace_tasks.provenance import Done, Failed, record_key
 from ace_tasks.specs import WorkItem
 
@@ -140,7 +141,9 @@ class ResultsWriter:
     def write(self, result: Result) -> None:
         row = result.as_row()
         self.tally.add(result)
-        self._csv.writerow(row | {"error": _no_formula(row["error"])})
+        # A valid id holds no formula, though it may start with a dash; a rejected one may be one.
+        from_outside = ("row_id", "task", "error") if result.status == "rejected" else ("error",)
+        self._csv.writerow(row | {column: _no_formula(row[column]) for column in from_outside})
         self._buffer.append(row)
         if len(self._buffer) >= _BATCH_ROWS:
             self._flush()
@@ -162,6 +165,24 @@ class ResultsWriter:
 def _no_formula(text: str | None) -> str | None:
     # Messages quote the catalog; a spreadsheet would run "=HYPERLINK(…)".
     return f"'{text}" if text and text.startswith(_FORMULA_STARTS) else text
+
+
+def failed_rows(parquet: bytes, codes: Collection[str]) -> set[str]:
+    """Ids of the rows that failed, with one of `codes`, or whatever the code if that is empty.
+
+    `parquet` is a run's results.parquet. Raises SettingsError for a code that did not occur.
+    """
+    table = pyarrow.parquet.read_table(
+        pyarrow.BufferReader(parquet), columns=["row_id", "status", "error_code"]
+    )
+    failed = [each for each in table.to_pylist() if each["status"] in {"failed", "failed_before"}]
+    found = {each["error_code"] for each in failed}
+    if unknown := sorted(set(codes) - found):
+        raise SettingsError(
+            f"codes: accepted: those of the run, {', '.join(sorted(found)) or 'none'}; "
+            f"given {unknown[0]!r}"
+        )
+    return {each["row_id"] for each in failed if not codes or each["error_code"] in codes}
 
 
 class Summary(BaseModel):

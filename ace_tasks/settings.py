@@ -27,8 +27,11 @@ class StoreSettings(_Model):
     profile: str | None = None
     connect_timeout_s: float = 5
     read_timeout_s: float = 60
-    # boto3's "standard" mode: jittered exponential backoff, at most 20 s a wait.
-    max_attempts: int = 8
+    # boto3's own quick retries (jittered, "standard" mode), inside one try of ours.
+    max_attempts: int = 3
+    patience_s: float = Field(
+        180, ge=0, description="How long a store may be away before a call gives up."
+    )
     max_connections: int = 32
 
 
@@ -72,7 +75,9 @@ class PoolSettings(_Model):
 class Environment(BaseSettings):
     """What the environment of a process says. Variables start with `ACE_`, Ray's aside."""
 
-    model_config = SettingsConfigDict(env_prefix="ACE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ACE_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     weights_dir: Path = Field(
         default_factory=lambda: Path.home() / ".cache" / "ace-catalog" / "weights",
@@ -114,7 +119,9 @@ def read_environment() -> Environment:
         return Environment()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise SettingsError(f"environment: {first['loc'][0]}: {first['msg']}") from None
+        name = str(first["loc"][0])
+        variable = f"ACE_{name.upper()}" if name in Environment.model_fields else name
+        raise SettingsError(f"environment: {variable}: {first['msg']}") from None
 
 
 def cpu_count() -> int:

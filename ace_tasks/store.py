@@ -10,12 +10,15 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import logging
+import random
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -45,8 +48,13 @@ from ace_tasks.errors import (
 )
 from ace_tasks.settings import StoreSettings
 
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
 MAX_PRESIGN_S = 7 * 24 * 3600  # a limit of SigV4
-_CONFLICT_TRIES = 5
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+_START_PATIENCE_S = 5.0
 
 _CREDENTIAL_CODES = {
     "AuthorizationHeaderMalformed",
@@ -117,6 +125,7 @@ class Store:
     """S3 through one identity; reads local paths as well, so that local catalogs work."""
 
     def __init__(self, settings: StoreSettings):
+        self._patience_s = settings.patience_s
         try:
             self._client: Any = boto3.session.Session(profile_name=settings.profile).client(
                 "s3",
@@ -132,13 +141,26 @@ class Store:
         except BotoCoreError as error:
             raise translate(error, "s3") from None
 
-    @contextlib.contextmanager
-    def _translated(self, uri: str) -> Iterator[None]:
-        try:
-            yield
-        except (BotoCoreError, Boto3Error, ClientError) as error:
-            # `from None`: botocore's text may hold request details.
-            raise translate(error, uri) from None
+    def _call(self, uri: str, operation: Callable[[], T], patience_s: float | None = None) -> T:
+        """Run an S3 operation; again, with jittered backoff, while the store is away.
+
+        Raises our errors only; StoreUnavailable after `patience_s` (the settings' if None).
+        """
+        patience_s = self._patience_s if patience_s is None else patience_s
+        deadline = time.monotonic() + patience_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return operation()
+            except (BotoCoreError, Boto3Error, ClientError) as error:
+                translated = translate(error, uri)
+                waits = isinstance(translated, StoreUnavailable)
+                if not waits or time.monotonic() + pause_s > deadline:
+                    # `from None`: botocore's text may hold request details.
+                    raise translated from None
+            log.warning("%s; trying again", translated)
+            time.sleep(random.uniform(pause_s / 2, pause_s))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     # ------------------------------------------------------------ reading
 
@@ -147,8 +169,10 @@ class Store:
         if not is_s3(uri):
             return _head_local(uri)
         bucket, key = split_uri(uri)
-        with self._translated(uri):
-            answer = self._client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        answer = self._call(
+            uri,
+            lambda: self._client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED"),
+        )
         checksum = answer.get("ChecksumSHA256")
         whole = checksum and "-" not in checksum  # multipart checksums end in "-<parts>"
         return ObjectInfo(
@@ -169,114 +193,116 @@ class Store:
             return _get_local(uri, max_bytes)
         bucket, key = split_uri(uri)
         condition = {"IfMatch": f'"{if_match}"'} if if_match else {}
-        with self._translated(uri):
+
+        def read() -> bytes:
             answer = self._client.get_object(Bucket=bucket, Key=key, **condition)
             with contextlib.closing(answer["Body"]) as body:
                 _check_size(uri, answer["ContentLength"], max_bytes)
                 return bytes(body.read())
 
+        return self._call(uri, read)
+
     def download(self, uri: str, path: Path) -> None:
         """Stream an object into a file; memory stays flat whatever its size."""
         bucket, key = split_uri(uri)
-        with self._translated(uri):
-            self._client.download_file(bucket, key, str(path))
+        self._call(uri, lambda: self._client.download_file(bucket, key, str(path)))
 
     def list(self, prefix_uri: str) -> Iterator[ObjectInfo]:
         """Every object under a prefix, in key order."""
         bucket, prefix = split_uri(prefix_uri)
-        with self._translated(prefix_uri):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=prefix
-            )
-            for page in pages:
-                for each in page.get("Contents", ()):
-                    yield ObjectInfo(
-                        uri=f"s3://{bucket}/{each['Key']}",
-                        size_bytes=each["Size"],
-                        etag=each["ETag"].strip('"'),
-                        modified=each["LastModified"],
-                    )
+        request = {"Bucket": bucket, "Prefix": prefix}
+        while True:  # page by page, so that a retry repeats no key
+            page = self._call(prefix_uri, lambda: self._client.list_objects_v2(**request))
+            for each in page.get("Contents", ()):
+                yield ObjectInfo(
+                    uri=f"s3://{bucket}/{each['Key']}",
+                    size_bytes=each["Size"],
+                    etag=each["ETag"].strip('"'),
+                    modified=each["LastModified"],
+                )
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
     def presign(self, uri: str, expires_s: int = MAX_PRESIGN_S) -> str:
         """A link that opens the object without credentials until it expires."""
         bucket, key = split_uri(uri)
-        with self._translated(uri):
-            link = self._client.generate_presigned_url(
-                "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s
-            )
-        return str(link)
+        return self._call(
+            uri,
+            lambda: str(
+                self._client.generate_presigned_url(
+                    "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s
+                )
+            ),
+        )
 
     # ------------------------------------------------------------ writing
 
     def put(self, uri: str, data: bytes, content_type: str) -> str:
         """Write an object, whatever stood there; returns its ETag."""
         bucket, key = split_uri(uri)
-        with self._translated(uri):
-            answer = self._client.put_object(
+        answer = self._call(
+            uri,
+            lambda: self._client.put_object(
                 Bucket=bucket,
                 Key=key,
                 Body=data,
                 ContentType=content_type,
                 ChecksumAlgorithm="SHA256",
-            )
+            ),
+        )
         return str(answer["ETag"]).strip('"')
 
     def put_if_absent(self, uri: str, data: bytes, content_type: str) -> bool:
         """Write an object unless its key exists; True if this call wrote it.
 
         False can also mean that an earlier try of ours arrived and its answer was lost: read the
-        object to know. Raises StoreUnavailable if writers keep colliding.
+        object to know.
         """
         bucket, key = split_uri(uri)
-        for _ in range(_CONFLICT_TRIES):
-            try:
-                self._client.put_object(
+        try:
+            self._call(
+                uri,
+                lambda: self._client.put_object(
                     Bucket=bucket,
                     Key=key,
                     Body=data,
                     ContentType=content_type,
                     ChecksumAlgorithm="SHA256",
                     IfNoneMatch="*",
-                )
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] == 409:
-                    continue  # a race between two writers: S3 asks to try again
-                translated = translate(error, uri)
-                if isinstance(translated, PreconditionFailed):
-                    return False
-                raise translated from None
-            except BotoCoreError as error:
-                raise translate(error, uri) from None
-            return True
-        raise StoreUnavailable(uri, f"{_CONFLICT_TRIES} conflicting writes in a row (HTTP 409)")
+                ),
+            )
+        except PreconditionFailed:
+            return False
+        return True
 
     def upload(self, path: Path, uri: str, content_type: str) -> None:
         """Stream a file into an object."""
         bucket, key = split_uri(uri)
-        with self._translated(uri):
-            self._client.upload_file(
-                str(path),
-                bucket,
-                key,
-                ExtraArgs={"ContentType": content_type, "ChecksumAlgorithm": "SHA256"},
-            )
+        extra = {"ContentType": content_type, "ChecksumAlgorithm": "SHA256"}
+
+        def send() -> None:
+            with path.open("rb") as file:
+                self._client.upload_fileobj(file, bucket, key, ExtraArgs=extra)
+
+        self._call(uri, send)
 
     def delete(self, uri: str) -> None:
         """Delete an object; no error if there is none."""
         bucket, key = split_uri(uri)
-        with self._translated(uri):
-            self._client.delete_object(Bucket=bucket, Key=key)
+        self._call(uri, lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
     def create_bucket(self, bucket: str) -> None:
         """Create a bucket; no error if it is ours already."""
-        try:
-            self._client.create_bucket(Bucket=bucket)
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-                raise translate(error, f"s3://{bucket}") from None
-        except BotoCoreError as error:
-            raise translate(error, f"s3://{bucket}") from None
+
+        def create() -> None:
+            with contextlib.suppress(
+                self._client.exceptions.BucketAlreadyOwnedByYou,
+                self._client.exceptions.BucketAlreadyExists,
+            ):
+                self._client.create_bucket(Bucket=bucket)
+
+        self._call(f"s3://{bucket}", create)
 
     def check_output(self, prefix_uri: str, *, unguarded: bool = False) -> None:
         """Prove before any work that we can write here, and that If-None-Match is honoured.
@@ -285,7 +311,11 @@ class Store:
         `unguarded`, which accepts that two runs of one catalog may publish an item twice.
         """
         probe = join_uri(prefix_uri, f".probe-{uuid.uuid4().hex}")
+        bucket, _ = split_uri(prefix_uri)
+        look = {"Bucket": bucket, "MaxKeys": 1}
         try:
+            # A store that is away at the start is more likely a wrong address than an outage.
+            self._call(prefix_uri, lambda: self._client.list_objects_v2(**look), _START_PATIENCE_S)
             self.put_if_absent(probe, b"first", "text/plain")
             guarded = not self.put_if_absent(probe, b"second", "text/plain")
             self.delete(probe)

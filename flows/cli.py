@@ -1,6 +1,7 @@
 """`ace-catalog`: the flows from a terminal, with a progress bar.
 
-Exit codes: 0 every row has its picture; 1 some rows have none; 2 the run could not go on.
+Exit codes: 0 every row has its picture; 1 some rows have none; 2 the run could not go on;
+130 cancelled.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,17 +24,18 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ace_tasks import plan as planning
+from ace_tasks import provenance
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import FatalError
 from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import row_schema
-from ace_tasks.store import open_stores
+from ace_tasks.store import Store, open_stores
 
 # Prefect reads it when it is imported, in `edit`; a terminal wants the bar, not the log.
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
-EXIT_FAILURES, EXIT_FATAL = 1, 2
+EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
 _REJECTS_SHOWN = 20
 
 app = typer.Typer(
@@ -42,15 +45,14 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 Catalog = Annotated[str, typer.Argument(help="JSONL, CSV or Parquet, at s3:// or a local path.")]
+Output = Annotated[str, typer.Argument(help="Where pictures and records go: s3://bucket/prefix.")]
 VariantName = Annotated[str, typer.Option(help="The model variant, such as toy.")]
 
 
 @app.command()
 def edit(
     catalog: Catalog,
-    output: Annotated[
-        str, typer.Argument(help="Where pictures and records go: s3://bucket/prefix.")
-    ],
+    output: Output,
     variant: VariantName,
     strict: Annotated[bool, typer.Option(help="Stop if a row is no valid spec.")] = False,
     max_failed: Annotated[int, typer.Option(min=0, help="Failures a good run may have.")] = 0,
@@ -64,20 +66,61 @@ def edit(
     """Edit every row of a catalog that is not edited yet."""
     from flows.edit_catalog import edit_catalog  # Prefect and Ray: only when they are needed
 
-    with _progress_bar():
-        state = edit_catalog(
-            catalog=catalog,
-            output=output,
-            variant=variant,
-            strict=strict,
-            max_failed=max_failed,
-            retry_failures=retry_failures,
-            replicas=replicas,
-            shard_size=shard_size,
-            allow_unguarded_writes=allow_unguarded_writes,
-            return_state=True,
-        )
-    _report(state)
+    _run_flow(
+        edit_catalog,
+        catalog=catalog,
+        output=output,
+        variant=variant,
+        strict=strict,
+        max_failed=max_failed,
+        retry_failures=retry_failures,
+        replicas=replicas,
+        shard_size=shard_size,
+        allow_unguarded_writes=allow_unguarded_writes,
+    )
+
+
+@app.command()
+def retry(
+    output: Output,
+    failed_run: Annotated[str, typer.Argument(help="The run's id, as under runs/.")],
+    codes: Annotated[
+        str, typer.Option(help="Error codes to retry, comma-separated. Empty: all.")
+    ] = "",
+    max_failed: Annotated[int, typer.Option(min=0, help="Failures a good run may have.")] = 0,
+    replicas: Annotated[int, typer.Option(min=0, help="0: one a GPU, or one on a CPU.")] = 0,
+) -> None:
+    """Try the failed rows of a run again."""
+    from flows.retry_failed import retry_failed
+
+    _run_flow(
+        retry_failed,
+        output=output,
+        failed_run=failed_run,
+        codes=codes,
+        max_failed=max_failed,
+        replicas=replicas,
+    )
+
+
+@app.command()
+def sweep(
+    output: Output,
+    delete: Annotated[bool, typer.Option(help="Delete them; else only list them.")] = False,
+    older_than_hours: Annotated[
+        float, typer.Option(min=0, help="Leave younger ones: their record may still come.")
+    ] = 24,
+) -> None:
+    """Find pictures that no record names, as a crash between two writes leaves them."""
+    store = Store(read_environment().output_store)
+    before = datetime.now(UTC) - timedelta(hours=older_than_hours)
+    found = 0
+    for each in provenance.orphan_pictures(store, output.rstrip("/"), before):
+        found += 1
+        if delete:
+            store.delete(each.uri)
+        out.print(f"{'deleted' if delete else 'orphan'} {escape(each.uri)}")
+    out.print(f"{found} pictures without a record{' deleted' if delete else ''}")
 
 
 @app.command()
@@ -130,6 +173,17 @@ def schema(
         write.write_text(text)
     else:
         print(text, end="")
+
+
+def _run_flow(flow: Any, **parameters: Any) -> None:
+    """Run a flow under a progress bar, say how it ended, and exit with its code."""
+    try:
+        with _progress_bar():
+            state = flow(**parameters, return_state=True)
+    except KeyboardInterrupt:
+        err.print("cancelled; the same command goes on where it was")
+        raise typer.Exit(EXIT_CANCELLED) from None
+    _report(state)
 
 
 @contextmanager

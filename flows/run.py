@@ -10,7 +10,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -92,7 +92,7 @@ def open_run(
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
     output = output.rstrip("/")
-    found = find_variant(variant)
+    find_variant(variant)  # a wrong name is told before the store is asked
     outputs.check_output(output, unguarded=allow_unguarded_writes)
     with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
         yield Run(
@@ -100,7 +100,7 @@ def open_run(
             flow_name=flow_run.flow_name or "run",
             catalog=catalog,
             output=output,
-            variant=found,
+            variant=find_variant(variant),
             environment=environment,
             sources=sources,
             outputs=outputs,
@@ -129,15 +129,16 @@ class Planned:
 
 
 @task(name="plan", cache_policy=NO_CACHE, retries=0, persist_result=False)
-def plan_catalog(run: Run, strict: bool, retry_failures: bool) -> Planned:
+def plan_catalog(run: Run, strict: bool, retry_failures: bool, file: Path | None = None) -> Planned:
     """Read, check and identify the catalog; find what is done. A retried flow run keeps its plan.
 
+    `file`: rows to take instead of the catalog's, under the catalog's rules for sources.
     Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
     """
     path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
     if not _reload_plan(run, path, rejects_path):
-        with open_catalog(run.catalog, run.sources) as file:
-            specs = to_specs(read_rows(file), run.catalog, run.environment.allowed_buckets)
+        with nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows:
+            specs = to_specs(read_rows(rows), run.catalog, run.environment.allowed_buckets)
             plan.build_plan(specs, run.variant.identity(), run.sources, path, rejects_path)
         run.upload(rejects_path, provenance.rejects_key(run.run_id), "application/x-ndjson")
         run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")

@@ -1,0 +1,267 @@
+"""Chaos: break every part of a run at random moments, resume until it is done, re-read everything.
+
+    python -m tests.chaos --seed 1
+
+All parts are real: SeaweedFS, a Prefect server, a Ray cluster of several raylets on this machine,
+the toy model. Events come when the run has reached random shares of its items, so all of them hit
+a run at work. Replicas are not killed while an item runs alone: a death then is evidence against
+that item, and two would quarantine an innocent one. That is the rule, not a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+# Before Ray is imported, here and in the flow: everything on the loopback.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
+os.environ.update(LOOPBACK)
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from ace_tasks.provenance import Record, orphan_pictures  # noqa: E402
+from ace_tasks.settings import StoreSettings  # noqa: E402
+from ace_tasks.store import Store, join_uri  # noqa: E402
+from infra.local_stack import ROOT, ObjectStore, PrefectServer  # noqa: E402
+
+BUCKET = "chaos"
+OUTPUT = f"s3://{BUCKET}/out"
+CATALOG = f"s3://{BUCKET}/catalog.jsonl"
+REPLICAS, ITEMS_IN_FLIGHT = 2, 3
+_LIMIT_S = 1800
+
+
+@dataclass
+class Plan:
+    """What to break, and how often."""
+
+    seed: int = 1
+    items: int = 500
+    replica_kills: int = 10
+    node_kills: int = 2
+    store_kills: int = 2
+    flow_kills: int = 2
+
+    @property
+    def kills(self) -> int:
+        return self.replica_kills + self.node_kills + self.store_kills + self.flow_kills
+
+
+@dataclass
+class Outcome:
+    """What was left when the run was done."""
+
+    records: int = 0
+    pictures: int = 0
+    wrong: list[str] = field(default_factory=list)
+    orphans: int = 0
+    computed: int = 0
+    repeated: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    seconds: float = 0
+    last_line: str = ""
+
+
+class Harness:
+    """The services, the run, and the hand that breaks them."""
+
+    def __init__(self, plan: Plan, folder: Path):
+        self.plan = plan
+        self.folder = folder
+        self.random = random.Random(plan.seed)
+        self.object_store = ObjectStore(folder / "store")
+        self.prefect = PrefectServer(folder / "prefect")
+        self.flow: subprocess.Popen[bytes] | None = None
+        self.outcome = Outcome()
+
+    def run(self) -> Outcome:
+        started = time.monotonic()
+        with self._services() as env:
+            self.store = Store(StoreSettings())
+            self._upload()
+            self._break_until_done(env)
+            self._read_everything()
+        self.outcome.seconds = time.monotonic() - started
+        return self.outcome
+
+    @contextlib.contextmanager
+    def _services(self) -> Iterator[dict[str, str]]:
+        with contextlib.ExitStack() as stop:
+            stop.callback(self.object_store.kill)
+            self.object_store.start()
+            stop.callback(self.prefect.stop)
+            self.prefect.start()
+            # Raylets hand their environment on to the actors.
+            env = self.object_store.env | self.prefect.env | {
+                "ACE_WEIGHTS_DIR": str(self.folder / "weights"),
+                "PREFECT_LOGGING_LEVEL": "ERROR",
+            }  # fmt: skip
+            os.environ.update(env)
+            self.cluster = Cluster(
+                initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+            )
+            stop.callback(self.cluster.shutdown)
+            self.nodes = [self._add_node() for _ in range(REPLICAS)]
+            stop.callback(self._kill_flow)
+            yield env | {"RAY_ADDRESS": self.cluster.address}
+
+    def _add_node(self) -> Any:
+        return self.cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+
+    def _upload(self) -> None:
+        self.store.create_bucket(BUCKET)
+        rows = []
+        for number in range(self.plan.items):
+            noise = np.random.default_rng(number).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+            out = io.BytesIO()
+            Image.fromarray(noise).save(out, "PNG")
+            image = f"s3://{BUCKET}/in/{number}.png"
+            self.store.put(image, out.getvalue(), "image/png")
+            rows.append({"id": f"row-{number}", "task": "edit", "image": image, "prompt": "p",
+                         "steps": 2, "seed": number})  # fmt: skip
+        self.store.put(CATALOG, "\n".join(map(json.dumps, rows)).encode(), "text/plain")
+
+    # ------------------------------------------------------------ breaking
+
+    def _break_until_done(self, env: dict[str, str]) -> None:
+        events: list[tuple[str, Callable[[], bool]]] = [
+            *[("replica", self._kill_replica)] * self.plan.replica_kills,
+            *[("node", self._kill_node)] * self.plan.node_kills,
+            *[("store", self._kill_store)] * self.plan.store_kills,
+            *[("flow", self._kill_flow)] * self.plan.flow_kills,
+        ]
+        self.random.shuffle(events)
+        shares = sorted(self.random.uniform(0.03, 0.92) for _ in events)
+        agenda = [
+            (int(share * self.plan.items), *event)
+            for share, event in zip(shares, events, strict=True)
+        ]
+        deadline = time.monotonic() + _LIMIT_S
+        while True:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not done after {_LIMIT_S} s: {self.outcome}")
+            if self.flow is None:
+                self._start_flow(env)
+            assert self.flow
+            code = self.flow.poll()
+            if code == 0:
+                break
+            if code is not None:  # it ended by itself, as after an outage too long: go on
+                self.flow = None
+                continue
+            if agenda and self._records() >= agenda[0][0] and agenda[0][2]():
+                self.outcome.done[agenda[0][1]] += 1
+                agenda.pop(0)
+            time.sleep(0.3)
+        log = (self.folder / "flow.log").read_text().strip().splitlines()
+        self.outcome.last_line = log[-1] if log else ""
+        self.flow = None
+
+    def _start_flow(self, env: dict[str, str]) -> None:
+        self.outcome.runs += 1
+        (self.folder / "alone").unlink(missing_ok=True)
+        with (self.folder / "flow.log").open("ab") as log:
+            self.flow = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos_flow", CATALOG, OUTPUT, str(self.folder)],
+                env=os.environ | env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def _records(self) -> int:
+        return sum(1 for _ in self.store.list(join_uri(OUTPUT, "records/")))
+
+    def _nobody_runs_alone(self) -> bool:
+        try:
+            return (self.folder / "alone").read_text() == "0"
+        except FileNotFoundError:
+            return False
+
+    def _kill_replica(self) -> bool:
+        actors = [each for each in psutil.process_iter(["name", "cmdline"])
+                  if each.info["cmdline"] and each.info["cmdline"][0].startswith("ray::_Actor")]  # fmt: skip
+        if not actors or not self._nobody_runs_alone():
+            return False
+        self.random.choice(actors).kill()
+        return True
+
+    def _kill_node(self) -> bool:
+        if not self._nobody_runs_alone():
+            return False
+        node = self.nodes.pop(self.random.randrange(len(self.nodes)))
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.nodes.append(self._add_node())
+        return True
+
+    def _kill_store(self) -> bool:
+        self.object_store.kill()
+        time.sleep(self.random.uniform(2, 8))
+        self.object_store.start()
+        return True
+
+    def _kill_flow(self) -> bool:
+        if self.flow is not None and self.flow.poll() is None:
+            self.flow.kill()
+            self.flow.wait()
+            self.flow = None
+            return True
+        return False
+
+    # ------------------------------------------------------------ reading
+
+    def _read_everything(self) -> None:
+        outcome = self.outcome
+        named: set[str] = set()
+        for each in self.store.list(join_uri(OUTPUT, "records/")):
+            record = Record.model_validate_json(self.store.get(each.uri))
+            picture = self.store.get(record.output.uri)
+            if hashlib.sha256(picture).hexdigest() != record.output.sha256:
+                outcome.wrong.append(record.output.uri)
+            named.add(record.output.uri)
+            outcome.records += 1
+        outcome.pictures = len(named)
+        outcome.orphans = sum(1 for _ in orphan_pictures(self.store, OUTPUT, datetime.now(UTC)))
+        computed = (self.folder / "computed").read_text().split()
+        outcome.computed = len(computed)
+        outcome.repeated = len(computed) - len(set(computed))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    for name, default in vars(Plan()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    plan = Plan(**vars(parser.parse_args()))
+    with tempfile.TemporaryDirectory(prefix="ace-chaos-") as folder:
+        outcome = Harness(plan, Path(folder)).run()
+    bound = REPLICAS * ITEMS_IN_FLIGHT * plan.kills
+    print(
+        f"seed {plan.seed}: {outcome.records} records, {outcome.pictures} pictures, "
+        f"{len(outcome.wrong)} wrong, {outcome.orphans} orphans; "
+        f"{outcome.repeated} computed again (bound {bound}); "
+        f"broke {dict(outcome.done)} in {outcome.runs} runs, {outcome.seconds:.0f} s; "
+        f"last: {outcome.last_line}"
+    )
+    good = outcome.records == outcome.pictures == plan.items and not outcome.wrong
+    return 0 if good and outcome.repeated <= bound else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

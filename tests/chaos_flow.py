@@ -1,0 +1,68 @@
+"""The flow's process under chaos: the main flow, with a window for the harness to look through.
+
+    python -m tests.chaos_flow CATALOG OUTPUT FOLDER
+
+`FOLDER/alone` holds the number of items that wait to run alone or do; `FOLDER/computed` gets one
+line whenever a replica begins to compute an item.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import flows.run
+from ace_tasks.engine import Dispatcher
+from ace_tasks.settings import ReplicaSettings
+
+
+def make_counting_replica(log: Path, settings: ReplicaSettings, run_id: str, name: str) -> Any:
+    """The real replica, telling what it computes. Runs in the actor: torch stays there."""
+    from ace_tasks.replica import Fetched, Replica
+    from ace_tasks.specs import Resolved
+
+    class CountingReplica(Replica):
+        def _build(self, resolved: Resolved, fetched: Fetched) -> Any:
+            with log.open("a") as file:  # one short append: whole, whoever else writes
+                file.write(f"{resolved.seed}\n")
+            return super()._build(resolved, fetched)
+
+    return CountingReplica(settings, run_id, name)
+
+
+class WatchedDispatcher(Dispatcher):
+    folder: Path
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(
+            *arguments, make=functools.partial(make_counting_replica, self.folder / "computed")
+        )
+
+    def _publish_status(self) -> None:
+        super()._publish_status()
+        alone = len(self._suspects) + sum(seat.alone for seat in self._seats)
+        scratch = self.folder / f"alone.{os.getpid()}"
+        scratch.write_text(str(alone))
+        scratch.rename(self.folder / "alone")
+
+
+def main() -> int:
+    catalog, output, folder = sys.argv[1:]
+    WatchedDispatcher.folder = Path(folder)
+    flows.run.Dispatcher = WatchedDispatcher  # type: ignore[misc]
+    logging.getLogger("ace_tasks").setLevel(logging.INFO)
+    from flows.edit_catalog import edit_catalog
+
+    state = edit_catalog(
+        catalog=catalog, output=output, variant="toy", replicas=2, shard_size=25, return_state=True
+    )
+    print(state.name, state.message)
+    return 0 if state.is_completed() else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
