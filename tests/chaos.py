@@ -182,7 +182,7 @@ class Harness:
         (self.folder / "alone").unlink(missing_ok=True)
         with (self.folder / "flow.log").open("ab") as log:
             self.flow = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos_flow", CATALOG, OUTPUT, str(self.folder)],
+                [sys.executable, "-m", "tests.watched_flow", CATALOG, OUTPUT, str(self.folder)],
                 env=os.environ | env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 

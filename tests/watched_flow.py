@@ -1,6 +1,6 @@
-"""The flow's process under chaos: the main flow, with a window for the harness to look through.
+"""The main flow in a process of its own, with a window for a test to look through.
 
-    python -m tests.chaos_flow CATALOG OUTPUT FOLDER
+    python -m tests.watched_flow CATALOG OUTPUT FOLDER [REPLICAS]
 
 `FOLDER/alone` holds the number of items that wait to run alone or do; `FOLDER/computed` gets one
 line whenever a replica begins to compute an item.
@@ -51,14 +51,20 @@ class WatchedDispatcher(Dispatcher):
 
 
 def main() -> int:
-    catalog, output, folder = sys.argv[1:]
+    catalog, output, folder, *more = sys.argv[1:]
+    replicas = int(more[0]) if more else 2
     WatchedDispatcher.folder = Path(folder)
     flows.run.Dispatcher = WatchedDispatcher  # type: ignore[misc]
     logging.getLogger("ace_tasks").setLevel(logging.INFO)
     from flows.edit_catalog import edit_catalog
 
     state = edit_catalog(
-        catalog=catalog, output=output, variant="toy", replicas=2, shard_size=25, return_state=True
+        catalog=catalog,
+        output=output,
+        variant="toy",
+        replicas=replicas,
+        shard_size=25,
+        return_state=True,
     )
     print(state.name, state.message)
     return 0 if state.is_completed() else 1
