@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from ace_tasks.errors import BadImage
 from ace_tasks.settings import ImageLimits
@@ -56,13 +57,17 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> None:
         raise BadImage(
             f"accepted: sides of at least {limits.min_side_px} px; given {width}×{height}"
         )
-    frames = getattr(image, "n_frames", 1)
+    # A phone's MPO file is a JPEG with further views behind it; the first is the picture.
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise BadImage(f"accepted: a still picture; given an animation of {frames} frames")
     if image.mode not in _ACCEPTED_MODES:
         raise BadImage(
             f"accepted: 8-bit grey, RGB or palette, with or without alpha; given mode {image.mode}"
         )
+    # Pillow cuts 16-bit colour to 8 bits without a word; the mode does not tell.
+    if isinstance(image, PngImageFile) and ";16" in str(image.tile[0].args):
+        raise BadImage("accepted: 8 bits a channel; given a PNG of 16")
 
 
 def decode(data: bytes, limits: ImageLimits) -> Picture:
@@ -75,8 +80,8 @@ def decode(data: bytes, limits: ImageLimits) -> Picture:
             with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
                 _check_header(image, limits)
                 image.load()
-                icc_profile = image.info.get("icc_profile")
-                format_ = str(image.format).lower()
+                icc_profile = _rgb_profile(image.info.get("icc_profile"))
+                format_ = "jpeg" if image.format == "MPO" else str(image.format).lower()
                 upright = ImageOps.exif_transpose(image)
                 has_alpha = upright.has_transparency_data
                 rgba = upright.convert("RGBA") if has_alpha else None
@@ -89,21 +94,31 @@ def decode(data: bytes, limits: ImageLimits) -> Picture:
                     rgb = np.asarray(upright.convert("RGB"))
     except BadImage:
         raise
+    except Image.DecompressionBombError:  # Pillow's own limit, on the header as ours is
+        raise BadImage(f"accepted: at most {limits.max_px} pixels; given far more") from None
     except UnidentifiedImageError:
         raise BadImage(
             "accepted: a JPEG, PNG, WebP or AVIF file; the bytes are none of these"
         ) from None
     # Pillow's decoders raise many kinds on damaged files (OSError, SyntaxError, struct.error,
-    # ValueError, Image.DecompressionBombError …); all of them mean: no picture.
+    # ValueError …); all of them mean: no picture.
     except Exception as error:
         raise BadImage(f"damaged picture: {type(error).__name__}: {error}"[:200]) from None
     return Picture(rgb=rgb, alpha=alpha, format=format_, icc_profile=icc_profile)  # type: ignore[arg-type]
 
 
+def _rgb_profile(profile: bytes | None) -> bytes | None:
+    """The profile if it is of RGB data, as our pixels are: a grey picture's would not fit them."""
+    return profile if profile and profile[16:20] == b"RGB " else None
+
+
 def encode(
     rgb: np.ndarray, format_: ImageFormat, quality: int, icc_profile: bytes | None = None
 ) -> bytes:
-    """(H, W, 3) uint8 → file. PNG and WebP are lossless; `quality` is JPEG's and AVIF's."""
+    """(H, W, 3) uint8 → file. PNG and WebP are lossless; `quality` is JPEG's and AVIF's.
+
+    Raises BadImage for a picture the format cannot hold, such as WebP above 16383 px.
+    """
     options: dict[str, object] = {
         "png": {"compress_level": _PNG_LEVEL},
         "webp": {"lossless": True, "quality": 0, "method": 0},
@@ -111,7 +126,13 @@ def encode(
         "avif": {"quality": quality},
     }[format_]  # type: ignore[assignment]
     out = io.BytesIO()
-    Image.fromarray(rgb).save(out, format=format_.upper(), icc_profile=icc_profile, **options)
+    try:
+        Image.fromarray(rgb).save(out, format=format_.upper(), icc_profile=icc_profile, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        height, width = rgb.shape[:2]
+        raise BadImage(
+            f"a picture of {width}×{height} cannot be written as {format_}: {error}"[:200]
+        ) from None
     return out.getvalue()
 
 

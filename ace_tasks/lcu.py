@@ -48,7 +48,7 @@ class LCU:
     """The canvas the model is conditioned on; height and width are multiples of 16."""
 
     edit_CHW: torch.Tensor  # (3, H, W) float32
-    mask_1HW: torch.Tensor  # (1, H, W) float32, exactly 0 or 1
+    mask_1HW: torch.Tensor  # (1, H, W) float32, exactly 0 or 1 (grey in training)
     change_CHW: torch.Tensor | None  # (3, H, W) float32 on the 448-channel route
 
 
@@ -80,23 +80,15 @@ def build(inputs: Inputs) -> tuple[LCU, Geometry]:
         edit = torch.cat([*placed, edit], dim=2)
         mask = F.pad(mask, (slice_w, 0))
     height, width = edit.shape[1:]
-    # The budget counts the whole canvas, references included; it never enlarges.
-    scale = min(1.0, math.sqrt(inputs.max_seq_len / ((height / 16) * (width / 16))))
-    canvas_h = int(height * scale) // TOKEN_PX * TOKEN_PX
-    canvas_w = int(width * scale) // TOKEN_PX * TOKEN_PX
+    canvas_h, canvas_w, scale = fit_budget(height, width, inputs.max_seq_len)
     slice_w = int(slice_w * scale) // TOKEN_PX * TOKEN_PX
-    if not canvas_h or not canvas_w:
-        raise BadImage(
-            f"accepted: a canvas of at least {TOKEN_PX}×{TOKEN_PX} px within "
-            f"{inputs.max_seq_len} tokens; given {width}×{height}"
-        )
     if slice_w and slice_w + _SEAM_CROP_PX >= canvas_w:
         raise BadImage(
             f"the target is too narrow beside its references: {canvas_w - slice_w} px of a "
             f"{canvas_w} px canvas (accepted: more than {_SEAM_CROP_PX})"
         )
-    edit = _resize(edit, canvas_h, canvas_w, "nearest-exact")
-    mask = _resize(mask, canvas_h, canvas_w, "nearest-exact")
+    edit = resize(edit, canvas_h, canvas_w, "nearest-exact")
+    mask = resize(mask, canvas_h, canvas_w, "nearest-exact")
     change = edit * mask if inputs.use_change else None
     if inputs.use_change:
         edit = edit * (1 - mask)
@@ -110,11 +102,6 @@ def restore(canvas: np.ndarray, geometry: Geometry) -> np.ndarray:
         return canvas
     target = Image.fromarray(canvas[:, geometry.slice_w + _SEAM_CROP_PX :])
     return np.asarray(target.resize((geometry.out_w, geometry.out_h), Image.Resampling.BICUBIC))
-
-
-def _normalise(pixels: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 → (3, H, W) float32 in [-1, 1]."""
-    return (torch.tensor(pixels).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
 
 
 def _crop_aspect(pixels: np.ndarray) -> np.ndarray:
@@ -137,7 +124,7 @@ def _target(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     image = _crop_aspect(inputs.image)
     height, width = image.shape[:2]
     if inputs.mask is None:
-        return _normalise(image), torch.ones(1, height, width)
+        return normalise(image), torch.ones(1, height, width)
     if inputs.mask.shape != inputs.image.shape[:2]:
         given, wanted = inputs.mask.shape, inputs.image.shape[:2]
         raise BadMask(f"accepted: a mask of its picture's size {wanted} (height, width); "
@@ -150,25 +137,54 @@ def _target(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     mask = torch.tensor(inputs.mask > _MASK_THRESHOLD).float()[None]
     # Upstream's rule: a mask that selects nothing selects everything. The replica refuses such
     # items before they come here.
-    return _normalise(image), mask if mask.any() else torch.ones_like(mask)
+    return normalise(image), mask if mask.any() else torch.ones_like(mask)
 
 
 def _place_reference(pixels: np.ndarray, edit_h: int, inputs: Inputs) -> torch.Tensor:
-    """One reference → (3, edit_h, w): scaled to the target's height, or padded to it."""
-    reference = _normalise(_crop_aspect(pixels))
-    height, width = reference.shape[1:]
+    """One reference → (3, edit_h, w): at the target's height, or no larger than it is."""
+    reference = normalise(_crop_aspect(pixels))
     rate = inputs.keep_pixels_rate
-    if rate is None:
-        return _resize(reference, edit_h, int(width * (edit_h / height)), "bilinear")
-    if height >= rate * edit_h:
-        height, width = int(edit_h * rate), int(width * (int(edit_h * rate) / height))
-        reference = _resize(reference, height, width, "bilinear")
-    top = (edit_h - height) // 2
-    return F.pad(reference, (0, 0, top, edit_h - height - top))
+    height = edit_h if rate is None else min(reference.shape[1], int(edit_h * rate))
+    return place(reference, height, edit_h, "bilinear")
 
 
-def _resize(x_CHW: torch.Tensor, height: int, width: int, mode: str) -> torch.Tensor:
+# ---------------------------------------------------------------- steps shared with training
+
+
+def normalise(pixels: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, H, W) float32 in [-1, 1]."""
+    return (torch.tensor(pixels).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+
+
+def place(reference_CHW: torch.Tensor, height: int, canvas_h: int, mode: str) -> torch.Tensor:
+    """A reference scaled to `height` with its aspect kept, centred on a column of zeros."""
+    old_h, old_w = reference_CHW.shape[1:]
+    scaled = resize(reference_CHW, height, int(old_w * (height / old_h)), mode)
+    top = (canvas_h - height) // 2
+    return F.pad(scaled, (0, 0, top, canvas_h - height - top))
+
+
+def fit_budget(height: int, width: int, max_seq_len: int) -> tuple[int, int, float]:
+    """Height and width of a canvas in whole tokens, and the scale they come from.
+
+    The budget counts the whole canvas, references included; it never enlarges. Raises BadImage.
+    """
+    scale = min(1.0, math.sqrt(max_seq_len / ((height / TOKEN_PX) * (width / TOKEN_PX))))
+    canvas_h = int(height * scale) // TOKEN_PX * TOKEN_PX
+    canvas_w = int(width * scale) // TOKEN_PX * TOKEN_PX
+    if not canvas_h or not canvas_w:
+        raise BadImage(
+            f"accepted: a canvas of at least {TOKEN_PX}×{TOKEN_PX} px within "
+            f"{max_seq_len} tokens; given {width}×{height}"
+        )
+    return canvas_h, canvas_w, scale
+
+
+def resize(x_CHW: torch.Tensor, height: int, width: int, mode: str) -> torch.Tensor:
+    """`mode` is "nearest-exact" or "bilinear" (with antialias). Raises BadImage at zero size."""
     if not height or not width:
         raise BadImage(f"a reference shrinks to nothing: {width}×{height} px")
+    if x_CHW.shape[1:] == (height, width):
+        return x_CHW
     smooth = {"antialias": True, "align_corners": False} if mode == "bilinear" else {}
     return F.interpolate(x_CHW[None], size=(height, width), mode=mode, **smooth)[0]  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""FLUX weights in BFL's layout ↔ diffusers' FluxTransformer2DModel, at any width (ACE_SPEC 7).
+
+BFL fuses what diffusers keeps apart, so each of its linears is a stack of rows:
+
+    BFL                                diffusers
+    double_blocks.N.img_attn.qkv       transformer_blocks.N.attn.to_q | to_k | to_v
+    double_blocks.N.txt_attn.qkv       … .attn.add_q_proj | add_k_proj | add_v_proj
+    single_blocks.N.linear1            single_transformer_blocks.N.attn.to_q | to_k | to_v | proj_mlp
+    final_layer.adaLN_modulation.1     norm_out.linear, with shift and scale exchanged
+
+diffusers' own converter knows width 3072 only, takes 448 channels for flux-dev, and drops keys it
+does not expect. Here a key that is missing, surplus or misshapen is a WeightsError naming it: a
+model that loads in part still makes pictures, wrong ones.
+
+Pure functions on dicts of tensors. `config` is that of FluxTransformer2DModel. Results may be
+views of what was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ace_tasks.errors import WeightsError
+
+_PREFIX = "model.diffusion_model."  # of checkpoints saved by ComfyUI
+_LORA_PREFIX = "lora_unet_"
+_SINUSOID = 256  # width of the embedded time and guidance, before their linears
+_MLP_RATIO = 4
+# Token features: noise 64, edit 64, then the mask's 256; the 448-channel route has the change's
+# 64 before the mask (ACE_SPEC 1).
+_FILL_CHANNELS, _CHANGE_AT, _CHANGE_CHANNELS = 384, 128, 64
+
+
+@dataclass(frozen=True)
+class _Module:
+    """A module of BFL's, and those of diffusers' that its rows go to, from top to bottom."""
+
+    bfl: str
+    parts: Mapping[str, int]  # diffusers' name → rows
+    columns: int | None  # None: the scale of a norm, a vector
+    swapped: bool = False  # diffusers has the second half first
+
+    @property
+    def rows(self) -> int:
+        return sum(self.parts.values())
+
+    def parameters(self) -> Iterator[tuple[str, tuple[str, ...], tuple[int, ...]]]:
+        """(BFL's key, diffusers' keys, BFL's shape)."""
+        if self.columns is None:
+            yield f"{self.bfl}.scale", tuple(f"{name}.weight" for name in self.parts), (self.rows,)
+            return
+        for kind, shape in (("weight", (self.rows, self.columns)), ("bias", (self.rows,))):
+            yield f"{self.bfl}.{kind}", tuple(f"{name}.{kind}" for name in self.parts), shape
+
+    def split(self, value: Tensor) -> tuple[Tensor, ...]:
+        return (_swap(value),) if self.swapped else torch.split(value, [*self.parts.values()])
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        return _swap(parts[0]) if self.swapped else torch.cat(parts) if parts[1:] else parts[0]
+
+
+def from_bfl(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A BFL checkpoint → diffusers' state dict. Raises WeightsError naming the key at fault."""
+    prefix = _PREFIX if state and all(key.startswith(_PREFIX) for key in state) else ""
+    modules = list(_modules(config))
+    expected = {prefix + key: shape for m in modules for key, _, shape in m.parameters()}
+    _check(state, expected)
+    return {
+        target: part
+        for module in modules
+        for key, targets, _ in module.parameters()
+        for target, part in zip(targets, module.split(state[prefix + key]), strict=True)
+    }
+
+
+def to_bfl(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The inverse of `from_bfl`, without prefix. Raises WeightsError naming the key at fault."""
+    modules = list(_modules(config))
+    expected = {
+        target: (rows, *shape[1:])
+        for module in modules
+        for _, targets, shape in module.parameters()
+        for target, rows in zip(targets, module.parts.values(), strict=True)
+    }
+    _check(state, expected)
+    return {
+        key: module.join([state[target] for target in targets])
+        for module in modules
+        for key, targets, _ in module.parameters()
+    }
+
+
+def lora_from_comfy(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A LoRA in Kohya's and Comfy's layout → PEFT's, for `load_lora_adapter(…, prefix=None)`.
+
+    A fused linear's LoRA goes to its parts exactly: they share its `down`, and each has its rows
+    of `up`. alpha / rank is folded into lora_B, so the adapter's scale is 1. Every linear of every
+    block must be there (304 at full size), as in the released files. Raises WeightsError naming
+    the key at fault.
+    """
+    linears = {
+        _LORA_PREFIX + module.bfl.replace(".", "_"): module
+        for module in _modules(config)
+        if module.columns is not None and "_blocks." in module.bfl
+    }
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, module in linears.items():
+        down = state.get(f"{name}.lora_down.weight")
+        rank = max(1, down.shape[0]) if down is not None and down.ndim else 1
+        expected[f"{name}.lora_down.weight"] = (rank, module.columns or 0)
+        expected[f"{name}.lora_up.weight"] = (module.rows, rank)
+        expected[f"{name}.alpha"] = ()
+    _check(state, expected)
+    result = {}
+    for name, module in linears.items():
+        down, up = state[f"{name}.lora_down.weight"], state[f"{name}.lora_up.weight"]
+        scale = float(state[f"{name}.alpha"]) / down.shape[0]
+        for target, rows in zip(module.parts, module.split(up), strict=True):
+            result[f"{target}.lora_A.weight"] = down
+            result[f"{target}.lora_B.weight"] = rows * scale
+    return result
+
+
+def widen_to_448(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """diffusers' 384-channel weights → 448 channels that answer alike, whatever the change is.
+
+    64 zero columns go in before the mask's. Upstream copies columns 0-383 as they stand, which
+    puts the mask's weights on the change (ACE_SPEC 9.8). Raises WeightsError.
+    """
+    key = "x_embedder.weight"
+    if key not in state:
+        raise WeightsError(f"{key}: missing")
+    weight = state[key]
+    if weight.ndim != 2 or weight.shape[1] != _FILL_CHANNELS:
+        raise WeightsError(f"{key}: expected {_FILL_CHANNELS} columns, found {tuple(weight.shape)}")
+    before, mask = weight[:, :_CHANGE_AT], weight[:, _CHANGE_AT:]
+    change = weight.new_zeros(weight.shape[0], _CHANGE_CHANNELS)
+    return {**state, key: torch.cat([before, change, mask], dim=1)}
+
+
+def _check(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    for key, shape in expected.items():
+        if key not in state:
+            raise WeightsError(f"{key}: missing")
+        if tuple(state[key].shape) != shape:
+            raise WeightsError(f"{key}: expected shape {shape}, found {tuple(state[key].shape)}")
+    for key in state:
+        if key not in expected:
+            raise WeightsError(f"{key}: not a key of this layout")
+
+
+def _swap(value: Tensor) -> Tensor:
+    return torch.cat(value.chunk(2)[::-1])
+
+
+# ---------------------------------------------------------------- the table
+
+
+def _modules(config: Mapping[str, Any]) -> Iterator[_Module]:
+    """Every module with weights, in the order of BFL's model."""
+    width = config["attention_head_dim"] * config["num_attention_heads"]
+    in_channels = config["in_channels"]
+    out_channels = config.get("out_channels") or in_channels
+    yield _Module("img_in", {"x_embedder": width}, in_channels)
+    yield _Module("txt_in", {"context_embedder": width}, config["joint_attention_dim"])
+    embedders = {"time_in": ("timestep", _SINUSOID), "vector_in": ("text", None)}
+    if config["guidance_embeds"]:
+        embedders["guidance_in"] = ("guidance", _SINUSOID)
+    for bfl, (kind, columns) in embedders.items():
+        ours = f"time_text_embed.{kind}_embedder"
+        columns = columns or config["pooled_projection_dim"]
+        yield _Module(f"{bfl}.in_layer", {f"{ours}.linear_1": width}, columns)
+        yield _Module(f"{bfl}.out_layer", {f"{ours}.linear_2": width}, width)
+    for n in range(config["num_layers"]):
+        yield from _double_block(n, width, config["attention_head_dim"])
+    for n in range(config["num_single_layers"]):
+        yield from _single_block(n, width, config["attention_head_dim"])
+    yield _Module("final_layer.linear", {"proj_out": out_channels}, width)
+    modulation = {"norm_out.linear": 2 * width}
+    yield _Module("final_layer.adaLN_modulation.1", modulation, width, swapped=True)
+
+
+def _double_block(n: int, width: int, head: int) -> Iterator[_Module]:
+    bfl, ours = f"double_blocks.{n}", f"transformer_blocks.{n}"
+    streams = {
+        "img": ("norm1", ("to_q", "to_k", "to_v"), "to_out.0", "norm_{}", "ff"),
+        "txt": (
+            "norm1_context",
+            ("add_q_proj", "add_k_proj", "add_v_proj"),
+            "to_add_out",
+            "norm_added_{}",
+            "ff_context",
+        ),
+    }
+    for stream, (norm, qkv, out, qk_norm, ff) in streams.items():
+        theirs = f"{bfl}.{stream}"
+        yield _Module(f"{theirs}_mod.lin", {f"{ours}.{norm}.linear": 6 * width}, width)
+        parts = {f"{ours}.attn.{each}": width for each in qkv}
+        yield _Module(f"{theirs}_attn.qkv", parts, width)
+        for long, short in (("query", "q"), ("key", "k")):
+            part = {f"{ours}.attn.{qk_norm.format(short)}": head}
+            yield _Module(f"{theirs}_attn.norm.{long}_norm", part, None)
+        yield _Module(f"{theirs}_attn.proj", {f"{ours}.attn.{out}": width}, width)
+        hidden = _MLP_RATIO * width
+        yield _Module(f"{theirs}_mlp.0", {f"{ours}.{ff}.net.0.proj": hidden}, width)
+        yield _Module(f"{theirs}_mlp.2", {f"{ours}.{ff}.net.2": width}, hidden)
+
+
+def _single_block(n: int, width: int, head: int) -> Iterator[_Module]:
+    bfl, ours = f"single_blocks.{n}", f"single_transformer_blocks.{n}"
+    hidden = _MLP_RATIO * width
+    qkv = {f"{ours}.attn.{each}": width for each in ("to_q", "to_k", "to_v")}
+    yield _Module(f"{bfl}.linear1", {**qkv, f"{ours}.proj_mlp": hidden}, width)
+    yield _Module(f"{bfl}.linear2", {f"{ours}.proj_out": width}, width + hidden)
+    for long, short in (("query", "q"), ("key", "k")):
+        yield _Module(f"{bfl}.norm.{long}_norm", {f"{ours}.attn.norm_{short}": head}, None)
+    yield _Module(f"{bfl}.modulation.lin", {f"{ours}.norm.linear": 3 * width}, width)

@@ -1,0 +1,1 @@
+"""Training of ACE++ models: samples and loss as upstream has them."""

@@ -1,0 +1,295 @@
+"""Decoding and encoding, on files as users and attackers make them. If these break, pictures come
+out turned, discoloured or cut, or one bad file takes its process along."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from ace_tasks import images
+from ace_tasks.errors import BadImage
+from ace_tasks.settings import ImageLimits
+from ace_tasks.specs import ImageFormat
+
+LIMITS = ImageLimits()
+FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "WEBP": {"lossless": True, "exact": True},
+    "JPEG": {"quality": 100, "subsampling": 0},
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+}
+
+
+def _noise(width: int = 64, height: int = 48, channels: int = 3, seed: int = 0) -> np.ndarray:
+    shape = (height, width, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _file(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(out, format=kind, **options)
+    return out.getvalue()
+
+
+def _png(width: int, height: int, bits: int, colour: int, data: bytes) -> bytes:
+    """A PNG written by hand, for what Pillow does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def _refusal(data: bytes, limits: ImageLimits = LIMITS) -> str:
+    with pytest.raises(BadImage) as caught:
+        images.decode(data, limits)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---------------------------------------------------------------- orientation, colour, alpha
+
+
+def _corners() -> np.ndarray:
+    """Four flat colours, one a quarter, and wider than high: every turn and flip shows."""
+    quarters = np.array([[[250, 5, 5], [5, 250, 5]], [[5, 5, 250], [250, 250, 5]]], np.uint8)
+    return quarters.repeat(24, axis=0).repeat(32, axis=1)
+
+
+# EXIF's table: what is to be done with stored rows and columns.
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_pictures_are_turned_upright_by_exif(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = images.decode(_file(_corners(), kind, exif=exif, **LOSSLESS[kind]), LIMITS)
+    expected = UPRIGHT[orientation](_corners())
+    assert picture.size_px == (expected.shape[1], expected.shape[0])
+    assert np.abs(picture.rgb.astype(int) - expected).max() < 12  # JPEG and AVIF are not exact
+
+
+def test_alpha_is_turned_with_its_picture() -> None:
+    rgba = np.dstack([_corners(), _corners()[:, :, 0]])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = images.decode(_file(rgba, exif=exif), LIMITS)
+    assert picture.alpha is not None
+    assert np.array_equal(picture.alpha, np.rot90(rgba[:, :, 3], -1))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_colour_profile_survives_the_round_trip(format_: ImageFormat) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = images.decode(_file(_noise(), icc_profile=profile), LIMITS)
+    assert picture.icc_profile == profile
+    data = images.encode(picture.rgb, format_, 95, picture.icc_profile)
+    assert images.decode(data, LIMITS).icc_profile == profile
+    assert images.decode(images.encode(picture.rgb, format_, 95), LIMITS).icc_profile is None
+
+
+def test_a_grey_profile_is_not_put_on_colour_pixels() -> None:
+    """Viewers refuse or discolour an RGB file whose profile is for grey."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[16:20] = b"GRAY"
+    grey = Image.fromarray(_noise(channels=1)[:, :, 0])
+    assert images.decode(_file(grey, icc_profile=bytes(profile)), LIMITS).icc_profile is None
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_kept_aside_and_composited_on_white(mode: str) -> None:
+    image = Image.new("RGBA", (32, 32), (200, 0, 0, 255))
+    image.paste((200, 0, 0, 0), (0, 0, 16, 32))
+    image.paste((200, 0, 0, 127), (16, 0, 32, 16))
+    picture = images.decode(_file(image.convert(mode)), LIMITS)
+    assert picture.alpha is not None
+    assert picture.alpha[0, 0] == 0
+    assert picture.alpha[31, 31] == 255
+    assert picture.rgb[31, 0].tolist() == [255, 255, 255]
+    if mode == "RGBA":
+        assert picture.alpha[0, 31] == 127
+        assert picture.rgb[0, 31].tolist() == [228, 128, 128]
+
+
+def test_grey_palette_and_bilevel_pictures_become_rgb() -> None:
+    grey = _noise(channels=1)[:, :, 0]
+    picture = images.decode(_file(grey), LIMITS)
+    assert np.array_equal(picture.rgb, grey[:, :, None].repeat(3, axis=2))
+    assert picture.alpha is None
+    palette = Image.fromarray(_corners()).quantize(4)
+    assert np.array_equal(images.decode(_file(palette), LIMITS).rgb, _corners())
+    bilevel = Image.fromarray(grey).convert("1")
+    assert set(np.unique(images.decode(_file(bilevel), LIMITS).rgb)) == {0, 255}
+
+
+def test_a_phones_jpeg_with_further_views_is_its_first_picture() -> None:
+    first, second = Image.fromarray(_corners()), Image.fromarray(_noise())
+    data = _file(first, "MPO", save_all=True, append_images=[second], quality=100)
+    picture = images.decode(data, LIMITS)
+    assert picture.format == "jpeg"
+    assert (
+        np.abs(picture.rgb[4:-4:40, 4:-4:56].astype(int) - _corners()[4:-4:40, 4:-4:56]).max() < 6
+    )
+
+
+# ---------------------------------------------------------------- refused, in a sentence
+
+
+NO_PICTURES = {
+    "nothing": (b"", "accepted: a JPEG, PNG, WebP or AVIF file; given zero bytes"),
+    "a web page named .jpg": (b"<!doctype html><p>Not found", "the bytes are none of these"),
+    "the start of a JPEG": (b"\xff\xd8\xff", "the bytes are none of these"),
+    "GIF": (_file(_noise(), "GIF"), "the bytes are none of these"),
+    "TIFF": (_file(_noise(), "TIFF"), "the bytes are none of these"),
+    "BMP": (_file(_noise(), "BMP"), "the bytes are none of these"),
+    "CMYK": (_file(Image.new("CMYK", (32, 32)), "JPEG"), "given mode CMYK"),
+    "16-bit grey": (_file(Image.new("I;16", (32, 32))), "given mode I;16"),
+    "16-bit RGB": (_png(32, 32, 16, 2, b"\0" * 193 * 32), "8 bits a channel; given a PNG of 16"),
+    "16-bit RGBA": (_png(32, 32, 16, 6, b"\0" * 257 * 32), "8 bits a channel; given a PNG of 16"),
+    "too narrow": (_file(_noise(15, 40)), "accepted: sides of at least 16 px; given 15×40"),
+}
+
+
+@pytest.mark.parametrize("what", NO_PICTURES)
+def test_what_is_no_picture_we_take_is_refused(what: str) -> None:
+    data, sentence = NO_PICTURES[what]
+    assert sentence in _refusal(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF"])
+def test_animations_are_refused(kind: str) -> None:
+    frames = [Image.fromarray(_noise(seed=n)) for n in range(3)]
+    data = _file(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert _refusal(data) == "accepted: a still picture; given an animation of 3 frames"
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize("percent", range(0, 100, 10))
+def test_a_truncated_file_is_refused_wherever_it_ends(kind: str, percent: int) -> None:
+    data = _file(_noise(200, 150), kind)
+    assert images.decode(data, LIMITS).size_px == (200, 150)
+    _refusal(data[: len(data) * percent // 100])
+
+
+@pytest.mark.parametrize(
+    "size", [(10_001, 10_000), (14_000, 14_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
+)
+def test_a_tiny_file_of_huge_dimensions_is_refused_by_its_header(size: tuple[int, int]) -> None:
+    """Its pixels are not there; whoever tried to read them would say "damaged" instead."""
+    data = _png(*size, 8, 2, b"\0" * 100)
+    assert len(data) < 100
+    started = time.monotonic()
+    assert _refusal(data).startswith("accepted: at most 100000000 pixels; given ")
+    assert time.monotonic() - started < 1
+
+
+def test_the_pixel_limit_is_a_setting() -> None:
+    data = _file(_noise(64, 48))
+    assert images.decode(data, ImageLimits(max_px=64 * 48)).size_px == (64, 48)
+    message = _refusal(data, ImageLimits(max_px=64 * 48 - 1))
+    assert message == "accepted: at most 3071 pixels; given 64×48"
+
+
+def test_random_damage_is_a_refusal_or_a_picture_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    for kind in LOSSLESS:
+        whole = np.frombuffer(_file(_noise(), kind), np.uint8)
+        for _ in range(60):
+            data = whole.copy()
+            data[rng.integers(0, len(data), 6)] = rng.integers(0, 256, 6)
+            try:
+                picture = images.decode(data.tobytes(), LIMITS)
+            except BadImage:
+                continue
+            assert picture.rgb.dtype == np.uint8
+
+
+# ---------------------------------------------------------------- encoding
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_format_is_written_as_itself(format_: ImageFormat) -> None:
+    data = images.encode(_noise(), format_, 95)
+    picture = images.decode(data, LIMITS)
+    assert picture.format == format_
+    assert picture.size_px == (64, 48)
+    assert images.MEDIA_TYPES[format_] == f"image/{format_}"
+    assert images.EXTENSIONS[format_]
+
+
+@pytest.mark.parametrize("format_", ["png", "webp"])
+def test_png_and_webp_lose_nothing(format_: ImageFormat) -> None:
+    for rgb in (_noise(), np.zeros((16, 16, 3), np.uint8), _noise(17, 33, seed=4)):
+        data = images.encode(rgb, format_, 1)
+        assert np.array_equal(images.decode(data, LIMITS).rgb, rgb)
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "avif"])
+def test_quality_is_a_trade_of_bytes_for_pixels(format_: ImageFormat) -> None:
+    rgb = np.asarray(Image.fromarray(_noise(8, 6)).resize((128, 96), Image.Resampling.BICUBIC))
+
+    def error(data: bytes) -> float:
+        return float(np.abs(images.decode(data, LIMITS).rgb.astype(int) - rgb).mean())
+
+    low, high = images.encode(rgb, format_, 20), images.encode(rgb, format_, 95)
+    assert len(low) < len(high)
+    assert error(high) < error(low)
+    assert error(high) < 2
+
+
+@pytest.mark.parametrize(("format_", "width"), [("webp", 16_384), ("jpeg", 65_501)])
+def test_a_picture_beyond_its_format_is_a_sentence(format_: ImageFormat, width: int) -> None:
+    rgb = np.zeros((16, width, 3), np.uint8)
+    with pytest.raises(BadImage, match=f"{width}×16 cannot be written as {format_}"):
+        images.encode(rgb, format_, 90)
+    assert images.encode(rgb, "png", 90)
+
+
+def test_the_hash_of_pixels_does_not_depend_on_their_file() -> None:
+    rgb = _noise()
+    expected = images.pixels_sha256(rgb)
+    for format_ in ("png", "webp"):
+        data = images.encode(rgb, format_, 90)
+        assert images.pixels_sha256(images.decode(data, LIMITS).rgb) == expected
+    assert images.pixels_sha256(np.asfortranarray(rgb)) == expected
+
+
+def test_the_hash_of_pixels_tells_any_change() -> None:
+    rgb = _noise()
+    one_level = rgb.copy()
+    one_level[5, 7, 1] ^= 1
+    same_bytes = rgb.reshape(64, 48, 3)
+    hashes = {images.pixels_sha256(each) for each in (rgb, one_level, same_bytes, rgb[:, ::-1])}
+    assert len(hashes) == 4
+
+
+def test_a_thumbnail_is_a_small_jpeg_of_the_same_shape() -> None:
+    for pixels in (_noise(300, 100), _noise(300, 100, channels=1)[:, :, 0]):
+        picture = images.decode(images.thumbnail(pixels, 90), LIMITS)
+        assert (picture.format, picture.size_px) == ("jpeg", (90, 30))
