@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
-.PHONY: help install demo up test test-fast check format clean
+.PHONY: help install demo up test test-fast chaos check format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,10 @@ test: $(STAMP) ## all tests that need no GPU
 
 test-fast: $(STAMP) ## the tests that break nothing
 	@$(BIN)/python -m pytest -m "not gpu and not slow"
+
+SEED ?= 1
+chaos: $(STAMP) ## break every part of a run of 500 items at random, SEED=n; resume; re-read all
+	@$(BIN)/python -m tests.chaos --seed $(SEED)
 
 check: $(STAMP) ## lint, format, types, published schema
 	@$(BIN)/ruff check .
