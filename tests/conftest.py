@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import uuid
@@ -45,10 +46,11 @@ def prefix(store: Store) -> str:
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A running Prefect server; its address is in the environment."""
     service = PrefectServer(tmp_path_factory.mktemp("prefect")).start()
+    # Prefect sends its last logs at exit, and waits a minute for a server that is gone.
+    atexit.register(service.stop)
     os.environ.update(service.env)  # for child processes; this one has read its settings
     with temporary_settings({PREFECT_API_URL: service.env["PREFECT_API_URL"]}):
         yield service
-    service.stop()
 
 
 @pytest.fixture(scope="session")
