@@ -54,7 +54,12 @@ class Reject:
 
     def to_json(self) -> str:
         content = {"line": self.line, "field": self.field, "reason": self.reason, "row": self.row}
-        return json.dumps(content, ensure_ascii=False, default=str)
+        try:
+            return json.dumps(content, ensure_ascii=False, default=str, allow_nan=False)
+        except ValueError:  # Parquet and 1e999 bring numbers that JSON has no word for
+            assert isinstance(self.row, dict)
+            row = {k: v if isinstance(v, str | int | None) else str(v) for k, v in self.row.items()}
+            return json.dumps(content | {"row": row}, ensure_ascii=False)
 
 
 @contextmanager
@@ -184,11 +189,12 @@ def _not_utf8(number: int, row: dict[str, Any] | str) -> Reject:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
+    cells: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in cells:
             raise ValueError(f"key {key!r} stands twice")
-    return dict(pairs)
+        cells[key] = value
+    return cells
 
 
 def _no_constant(text: str) -> None:
@@ -209,6 +215,8 @@ def _read_jsonl(name: str, file: IO[bytes]) -> Iterator[Row | Reject]:
             continue
         try:
             cells = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+            if "\\u" in text:  # half of a surrogate pair is JSON, but no text that can be written
+                json.dumps(cells, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             yield Reject(number, None, f"no JSON: {error}"[:300], text.strip())
             continue
@@ -259,11 +267,11 @@ def _read_csv(name: str, file: IO[bytes]) -> Iterator[Row | Reject]:
 
 def _check_header(name: str, header: list[str]) -> list[str]:
     header = [column.strip() for column in header]
+    if not all(map(_is_utf8, header)):
+        raise CatalogError(f"{name}: the header is no UTF-8 text; it is {header}"[:300])
     if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
         raise CatalogError(f"{name}: columns must be separated by commas; the header is {header}")
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise CatalogError(f"{name}: column {twice[0]!r} stands twice in the header")
+    _check_unique(name, header)
     if "task" not in header:
         raise CatalogError(f"{name}: the header has no 'task' column; it is {header}"[:300])
     return header
@@ -271,14 +279,24 @@ def _check_header(name: str, header: list[str]) -> list[str]:
 
 def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Reject:
     row = dict(zip(header, cells, strict=False))
-    if len(cells) != len(header):
-        reason = f"accepted: {len(header)} cells, as the header; given {len(cells)}"
-        return Reject(number, None, reason, row)
-    if any(ord(c) in _ESCAPES for cell in cells for c in cell):
+    if not all(map(_is_utf8, cells)):
         readable = {k: v.encode(errors="surrogateescape").decode(errors="replace")
                     for k, v in row.items()}  # fmt: skip
         return _not_utf8(number, readable)
+    if len(cells) != len(header):
+        reason = f"accepted: {len(header)} cells, as the header; given {len(cells)}"
+        return Reject(number, None, reason, row)
     return Row(number, row)
+
+
+def _is_utf8(cell: str) -> bool:
+    return not any(ord(c) in _ESCAPES for c in cell)
+
+
+def _check_unique(name: str, columns: list[str]) -> None:
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise CatalogError(f"{name}: column {twice[0]!r} stands twice in the header")
 
 
 def _read_parquet(path: Path, packed: bool) -> Iterator[Row | Reject]:
@@ -288,6 +306,7 @@ def _read_parquet(path: Path, packed: bool) -> Iterator[Row | Reject]:
                 shutil.copyfileobj(file, unpacked)
         try:
             with pyarrow.parquet.ParquetFile(unpacked if packed else path) as parquet:
+                _check_unique(path.name, parquet.schema_arrow.names)
                 number = 0
                 for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
                     for cells in batch.to_pylist():

@@ -76,8 +76,11 @@ class StoreError(AceError):
     """About one object; `uri` names it."""
 
     def __init__(self, uri: str, message: str):
-        super().__init__(f"{uri}: {message}")
+        super().__init__(uri, message)  # its own arguments: pickle calls it with `args` again
         self.uri = uri
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.args[1]}"
 
 
 class NotFound(StoreError):
@@ -121,8 +124,11 @@ class BadRow(ItemError):
     code = "bad_row"
 
     def __init__(self, field: str | None, message: str):
-        super().__init__(message)
+        super().__init__(field, message)
         self.field = field
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class BadImage(ItemError):

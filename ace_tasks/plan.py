@@ -23,10 +23,10 @@ import pyarrow.parquet
 from ace_tasks.catalog import Reject, Spec
 from ace_tasks.errors import (
     BadRow,
-    BucketMissing,
     CatalogError,
     Forbidden,
     NotFound,
+    StoreError,
     StoreUnavailable,
 )
 from ace_tasks.provenance import Failure, failure_key, listed_item_ids, record_key
@@ -220,11 +220,14 @@ class _Heads:
     def _ask(self, uri: str) -> Source:
         try:
             info = self._store.head(uri)
-        except (NotFound, BucketMissing) as error:
-            # S3 answers a HEAD in a missing bucket and for a missing key alike.
-            return Source(uri=uri, problem=str(error).removeprefix(f"{uri}: "))
+        except StoreUnavailable:
+            raise
         except Forbidden:
             return Source(uri=uri, problem="access denied")
+        except StoreError as error:
+            # S3 answers a HEAD in a missing bucket and for a missing key alike; a local path may
+            # be one that the system cannot open, such as one too long.
+            return Source(uri=uri, problem=str(error).removeprefix(f"{uri}: "))
         return Source(uri=uri, etag=info.etag, size_bytes=info.size_bytes, sha256=info.sha256)
 
     def sources(self, spec: Spec) -> Sources:

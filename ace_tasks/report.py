@@ -72,7 +72,9 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
         after = _read(lambda: images.decode(outputs.get(result.output_uri or ""), limits))
     pictures = [("before", before.rgb if before else None)] if item.sources.image else []
     if item.resolved.mask is not None and before is not None:
-        mask = _read(lambda: masks.build(item.resolved.mask, before, mask_file))
+        mask = None
+        if mask_file or not item.sources.mask:
+            mask = _read(lambda: masks.build(item.resolved.mask, before, mask_file))
         pictures.append(("mask", mask))
     pictures += [("reference", each.rgb if each else None) for each in references]
     pictures.append(("after", after.rgb if after else None))

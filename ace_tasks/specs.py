@@ -36,6 +36,9 @@ PIXELS_VERSION = 1
 MAX_SEED = 2**32 - 1
 _GIVEN_CHARS = 80  # how much of a wrong value an error message quotes
 _CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f]")
+# What boto3 takes for a bucket; stores differ in what they allow of it.
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_MAX_KEY_BYTES = 1024  # S3 User Guide, "Creating object key names"
 
 
 class Frozen(BaseModel):
@@ -64,6 +67,13 @@ def check_uri(value: str) -> str:
             raise ValueError(f"accepted: s3://bucket/key or a local path; given scheme {scheme!r}")
         if not bucket or not key:
             raise ValueError("an S3 URI needs a bucket and a key: s3://bucket/key")
+        # A store answers these with a bare HTTP 400, as it does when our credentials are stale.
+        if not _BUCKET.fullmatch(bucket):
+            raise ValueError(f"accepted buckets: letters, digits, . _ -; given {quote(bucket)}")
+        if {".", ".."} & set(key.split("/")):
+            raise ValueError("an S3 key may not have '.' or '..' between its slashes")
+        if len(key.encode()) > _MAX_KEY_BYTES:
+            raise ValueError(f"accepted: S3 keys of at most {_MAX_KEY_BYTES} bytes")
     return value
 
 
@@ -74,9 +84,10 @@ def _number_to_text(value: Any) -> Any:
 
 RowId = Annotated[
     str,
-    BeforeValidator(_number_to_text),
+    # Next to `str`, or the pattern is missing from the JSON Schema.
     StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$"),
     AfterValidator(_check_row_id),
+    BeforeValidator(_number_to_text),
 ]
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=2048), AfterValidator(check_uri)]
 Point = tuple[float, float]
@@ -167,7 +178,11 @@ Mask = Annotated[
         ),
     ],
     BeforeValidator(_drop_nulls),
-    BeforeValidator(_parse_json_cell),
+    # "alpha" is text as a URI is: any of these, where the union above makes it one of them.
+    BeforeValidator(
+        _parse_json_cell,
+        json_schema_input_type=Box | Polygon | Ellipse | Literal["alpha", "auto"] | Uri,
+    ),
 ]
 
 
@@ -176,7 +191,10 @@ def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-References = Annotated[tuple[Uri, ...], BeforeValidator(_one_or_many)]
+_UriList = Annotated[tuple[Uri, ...], Field(min_length=1, max_length=8)]
+References = Annotated[
+    _UriList, BeforeValidator(_one_or_many, json_schema_input_type=Uri | _UriList)
+]
 Adapter = Literal["portrait", "subject", "local_editing"]
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 Control = Literal["none", "canny", "gray", "mosaic", "depth", "contour"]
@@ -240,9 +258,7 @@ class Reference(_Spec):
     task: Literal["reference"] = Field(
         description="Make a new picture of what the references show."
     )
-    reference: References = Field(
-        min_length=1, max_length=8, description="Reference picture: one URI or a list of them."
-    )
+    reference: References = Field(description="Reference picture: one URI or a list of them.")
     width: int | None = Field(
         None, ge=64, le=4096, description="Width in pixels; the variant's if empty."
     )
@@ -259,9 +275,7 @@ class TryOn(_Spec):
     )
     image: Uri = Field(description="The person or the scene.")
     mask: Mask = Field(description=_MASK_DESCRIPTION)
-    reference: References = Field(
-        min_length=1, max_length=8, description="Garment or object: one URI or a list of them."
-    )
+    reference: References = Field(description="Garment or object: one URI or a list of them.")
 
 
 TaskSpec = Annotated[Fill | Edit | Reference | TryOn, Field(discriminator="task")]
@@ -301,13 +315,16 @@ def parse_spec(row: dict[str, Any]) -> Fill | Edit | Reference | TryOn:
         known = any(unknown[0] in other.model_fields for other in TASKS.values())
         what = f"not a column of task {task!r}" if known else "unknown column"
         raise BadRow(unknown[0], f"{what} (accepted: {', '.join(model.model_fields)})")
+    for column, value in given.items():
+        if isinstance(value, bool):  # pydantic would read true as the number 1
+            raise BadRow(column, f"accepted: text or a number; given {quote(value)}")
     try:
         return model.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = str(first["loc"][0]) if first["loc"] else None
         message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
+        if first["type"] == "missing" and len(first["loc"]) == 1:
             raise BadRow(field, f"missing; task {task!r} needs it") from None
         if "given" not in message:
             message = f"{message}; given {quote(first['input'])}"

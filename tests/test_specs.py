@@ -1,0 +1,491 @@
+"""Specs and item identity. If these break, a wrong row reaches a GPU, a rerun of a finished
+catalog pays for everything again, or a changed request is answered with an old picture."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import jsonschema  # Prefect and Ray bring it
+import pytest
+from pydantic import ValidationError
+
+from ace_tasks import specs
+from ace_tasks.errors import BadRow
+from ace_tasks.specs import (
+    MAX_SEED,
+    TASKS,
+    ModelIdentity,
+    Resolved,
+    Source,
+    Sources,
+    WorkItem,
+    canonical_json,
+    item_id,
+    parse_spec,
+    resolve,
+    row_schema,
+    work_item,
+)
+from infra.sample.make import ROWS as SAMPLE
+
+COMMON = {"id", "task", "prompt", "seed", "steps", "guidance", "adapter", "format", "candidates"}
+# task → (columns it must have, columns it may have), COMMON aside
+COLUMNS: dict[str, tuple[set[str], set[str]]] = {
+    "fill": ({"image", "mask"}, set()),
+    "edit": ({"image"}, {"mask", "control"}),
+    "reference": ({"reference"}, {"width", "height"}),
+    "try_on": ({"image", "mask", "reference"}, set()),
+}
+FILL: dict[str, Any] = {
+    "id": "f",
+    "task": "fill",
+    "image": "s3://b/i.png",
+    "mask": "s3://b/m.png",
+    "prompt": "p",
+}
+EDIT: dict[str, Any] = {"id": "e", "task": "edit", "image": "s3://b/i.png", "prompt": "p"}
+REFERENCE = {"id": "r", "task": "reference", "reference": "s3://b/r.png", "prompt": "p"}
+TRY_ON = FILL | {"id": "t", "task": "try_on", "reference": "s3://b/r.png"}
+EXAMPLES = {"fill": FILL, "edit": EDIT, "reference": REFERENCE, "try_on": TRY_ON}
+ANY_COLUMN: dict[str, Any] = {
+    "image": "s3://b/i.png",
+    "mask": "alpha",
+    "reference": "s3://b/r.png",
+    "width": 512,
+    "height": 512,
+    "control": "canny",
+}
+LORA = ModelIdentity(
+    variant="flux-fill-lora",
+    route="lora",
+    base="base-1",
+    encoders="encoders-1",
+    adapters={"local_editing": "local-1", "subject": "subject-1"},
+    steps=28,
+    guidance=50,
+    max_seq_len=4096,
+    width_px=1024,
+    height_px=768,
+    dtype="bfloat16",
+)
+FFT = LORA.model_copy(update={"variant": "ace-fft", "route": "fft", "adapters": {}})
+
+
+def sources_of(row: dict[str, Any]) -> Sources:
+    """Sources with an identity each, as if the store had been asked."""
+
+    def source(uri: str) -> Source:
+        return Source(uri=uri, etag=f"etag of {uri}", size_bytes=len(uri))
+
+    spec = parse_spec(row)
+    mask = getattr(spec, "mask", None)
+    return Sources(
+        image=source(spec.image) if hasattr(spec, "image") else None,
+        mask=source(mask) if isinstance(mask, str) and mask not in {"alpha", "auto"} else None,
+        reference=tuple(source(each) for each in getattr(spec, "reference", ())),
+    )
+
+
+def item(row: dict[str, Any], model: ModelIdentity = LORA, line: int = 1) -> WorkItem:
+    return work_item(line, parse_spec(row), sources_of(row), model)
+
+
+# ---------------------------------------------------------------- columns
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_takes_its_columns_and_no_others(task: str) -> None:
+    must, may = COLUMNS[task]
+    fields = TASKS[task].model_fields
+    assert fields.keys() == COMMON | must | may
+    required = {name for name, field in fields.items() if field.is_required()}
+    assert required == {"id", "task", "prompt"} | must
+    for column in ANY_COLUMN.keys() - must - may:
+        with pytest.raises(BadRow, match=f"not a column of task '{task}'") as caught:
+            parse_spec(EXAMPLES[task] | {column: ANY_COLUMN[column]})
+        assert caught.value.field == column
+    for column in may:
+        assert getattr(parse_spec(EXAMPLES[task] | {column: ANY_COLUMN[column]}), column)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("empty", [None, "", "left out"])
+def test_a_missing_column_is_named(task: str, empty: str | None) -> None:
+    for column in ({"id", "task", "prompt"} | COLUMNS[task][0]) - {"task"}:
+        row: dict[str, Any] = EXAMPLES[task] | {column: empty}
+        if empty == "left out":
+            del row[column]
+        with pytest.raises(BadRow, match="missing; task") as caught:
+            parse_spec(row)
+        assert caught.value.field == column
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_spec_is_frozen_closed_and_described(task: str) -> None:
+    spec = parse_spec(EXAMPLES[task])
+    for name, field in type(spec).model_fields.items():
+        assert field.description, name
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(spec, name, getattr(spec, name))
+    with pytest.raises(ValidationError, match="not permitted"):
+        type(spec).model_validate(EXAMPLES[task] | {"colour": "red"})
+
+
+WRONG: dict[str, tuple[dict[str, Any], str, list[str]]] = {
+    # name: (row, the column at fault, what its message must say)
+    "no task": (FILL | {"task": None}, "task", ["missing", "fill, edit, reference, try_on"]),
+    "unknown task": (FILL | {"task": "paint"}, "task", ["fill, edit, reference", "'paint'"]),
+    "list as task": (FILL | {"task": ["fill"]}, "task", ["accepted", "['fill']"]),
+    "unknown column": (FILL | {"promt": "p"}, "promt", ["unknown column", "prompt"]),
+    "id with a slash": (FILL | {"id": "a/b"}, "id", ["[A-Za-z0-9._-]{1,128}", "'a/b'"]),
+    "id of a dot": (FILL | {"id": "."}, "id", ["'.'"]),
+    "id of two dots": (FILL | {"id": ".."}, "id", ["'..'", "given '..'"]),
+    "id too long": (FILL | {"id": "i" * 129}, "id", ["{1,128}", "iii…"]),
+    "id ends a line": (FILL | {"id": "a\n"}, "id", ["'a\\n'"]),
+    "id that is no text": (FILL | {"id": 1.5}, "id", ["string", "1.5"]),
+    "prompt too long": (FILL | {"prompt": "p" * 4001}, "prompt", ["4000", "ppp…"]),
+    "prompt is a list": (FILL | {"prompt": ["p"]}, "prompt", ["string", "['p']"]),
+    "http source": (FILL | {"image": "http://h/i"}, "image", ["s3://bucket/key", "'http'"]),
+    "file source": (FILL | {"image": "file:///i"}, "image", ["local path", "'file'"]),
+    "no key": (FILL | {"image": "s3://b"}, "image", ["s3://bucket/key", "'s3://b'"]),
+    "no bucket": (FILL | {"image": "s3:///i"}, "image", ["s3://bucket/key", "'s3:///i'"]),
+    "no such bucket name": (FILL | {"image": "s3://a b/i"}, "image", ["letters", "'a b'"]),
+    "key climbs": (FILL | {"image": "s3://b/../i"}, "image", ["'..'", "s3://b/../i"]),
+    "key too long": (FILL | {"image": "s3://b/" + "é" * 513}, "image", ["1024 bytes", "ééé…"]),
+    "zero byte": (FILL | {"image": "a\0b"}, "image", ["control characters", "'a\\x00b'"]),
+    "unknown mask": (FILL | {"mask": {"circle": 1}}, "mask", ['"polygon"', "{'circle': 1}"]),
+    "two shapes": (FILL | {"mask": {"box": 1, "ellipse": 2}}, "mask", ['"box"', "'ellipse': 2"]),
+    "short box": (FILL | {"mask": {"box": [0, 0, 1]}}, "mask", ["given", "[0, 0, 1]"]),
+    "inverted box": (FILL | {"mask": {"box": [9, 0, 1, 1]}}, "mask", ["left < right", "[9.0, "]),
+    "outside box": (FILL | {"mask": {"box": [-1, 0, 1, 1]}}, "mask", ["0 <= left", "[-1.0, "]),
+    "flat ellipse": (FILL | {"mask": {"ellipse": [0, 1, 1, 1]}}, "mask", ["top < bottom", "1.0]"]),
+    "two corners": (FILL | {"mask": {"polygon": [[0, 0], [1, 1]]}}, "mask", ["at least 3", "[[0"]),
+    "corner outside": (
+        FILL | {"mask": {"polygon": [[-1, 0], [1, 1], [0, 1]]}},
+        "mask",
+        ["negative", "-1"],
+    ),
+    "NaN corner": (FILL | {"mask": '{"box": [NaN, 0, 1, 1]}'}, "mask", ["finite", "nan"]),
+    "endless corner": (FILL | {"mask": {"box": [0, 0, 1, float("inf")]}}, "mask", ["finite"]),
+    "broken cell": (FILL | {"mask": '{"box": [0, 0'}, "mask", ["looks like JSON", '\'{"box"']),
+    "deep cell": (FILL | {"mask": "[" * 100_000}, "mask", ["looks like JSON", "[[["]),
+    "deep value": (FILL | {"mask": [[[[[[[[1]]]]]]]]}, "mask", ['"box"', "[[[["]),
+    "no references": (REFERENCE | {"reference": []}, "reference", ["at least 1", "[]"]),
+    "nine references": (REFERENCE | {"reference": ["a"] * 9}, "reference", ["at most 8", "['a'"]),
+    "number as reference": (REFERENCE | {"reference": ["a", 5]}, "reference", ["string", "5"]),
+    "seed below": (FILL | {"seed": -1}, "seed", ["or equal to 0", "-1"]),
+    "seed above": (FILL | {"seed": MAX_SEED + 1}, "seed", [str(MAX_SEED), str(MAX_SEED + 1)]),
+    "huge seed": (FILL | {"seed": 10**4000}, "seed", [str(MAX_SEED), "000…"]),
+    "seed of truth": (FILL | {"seed": True}, "seed", ["number", "True"]),
+    "steps in words": (FILL | {"steps": "many"}, "steps", ["integer", "'many'"]),
+    "half a step": (FILL | {"steps": 2.5}, "steps", ["integer", "2.5"]),
+    "no steps": (FILL | {"steps": 0}, "steps", ["or equal to 1", "given 0"]),
+    "no guidance": (FILL | {"guidance": "nan"}, "guidance", ["finite", "'nan'"]),
+    "strong guidance": (FILL | {"guidance": 101}, "guidance", ["100", "101"]),
+    "unknown adapter": (FILL | {"adapter": "style"}, "adapter", ["'portrait'", "'style'"]),
+    "unknown format": (FILL | {"format": "gif"}, "format", ["'avif'", "'gif'"]),
+    "unknown control": (EDIT | {"control": "sketch"}, "control", ["'canny'", "'sketch'"]),
+    "narrow": (REFERENCE | {"width": 63}, "width", ["64", "63"]),
+    "width on a fill": (FILL | {"width": 512}, "width", ["not a column of task 'fill'", "mask"]),
+    "many candidates": (FILL | {"candidates": 17}, "candidates", ["16", "17"]),
+}
+
+
+@pytest.mark.parametrize(("row", "column", "words"), WRONG.values(), ids=WRONG)
+def test_a_wrong_row_says_column_accepted_and_given(
+    row: dict[str, Any], column: str, words: list[str]
+) -> None:
+    with pytest.raises(BadRow) as caught:
+        parse_spec(row)
+    message = str(caught.value)
+    assert caught.value.field == column
+    assert [word for word in words if word not in message] == [], message
+    assert len(message) < 400
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "s3://b/m.png",
+        "masks/m.png",
+        "alpha",
+        "auto",
+        {"box": [0, 0, 10, 20]},
+        {"ellipse": [0.1, 0.1, 0.9, 0.9]},
+        {"polygon": [[0, 0], [1, 0], [1, 1]]},
+    ],
+    ids=str,
+)
+def test_every_kind_of_mask_is_taken(mask: Any) -> None:
+    given = parse_spec(FILL | {"mask": mask})
+    assert (
+        parse_spec(given.model_dump()) == given == parse_spec(json.loads(given.model_dump_json()))
+    )
+    if isinstance(mask, dict):
+        assert parse_spec(FILL | {"mask": json.dumps(mask)}) == given
+
+
+# ---------------------------------------------------------------- the published schema
+
+
+def test_the_published_schema_is_the_one_of_the_code() -> None:
+    """Else editors and validators check rows by another contract: `ace-catalog schema` writes it."""
+    text = files("ace_tasks").joinpath("catalog-row.schema.json").read_text(encoding="utf-8")
+    assert json.loads(text) == row_schema()
+
+
+def test_the_published_schema_takes_what_the_parser_takes() -> None:
+    validator = jsonschema.Draft202012Validator(row_schema())
+    masks = ["alpha", {"box": [0, 0, 1, 1]}, None]
+    good = [*SAMPLE, *EXAMPLES.values(), *(EDIT | {"mask": mask} for mask in masks)]
+    for row in good:
+        parse_spec(row)
+        assert [error.message for error in validator.iter_errors(row)] == []
+
+
+# Rules that JSON Schema cannot say.
+BEYOND_SCHEMA = {
+    *("id of a dot", "id of two dots", "id ends a line", "http source", "file source", "no key"),
+    *("no bucket", "no such bucket name", "key climbs", "key too long", "zero byte"),
+    *("inverted box", "outside box", "flat ellipse", "corner outside", "endless corner"),
+    # A text of JSON is for tables; in JSON it reads as the path of a mask.
+    *("NaN corner", "broken cell"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG.keys() - BEYOND_SCHEMA))
+def test_the_published_schema_refuses_what_the_parser_refuses(name: str) -> None:
+    assert not jsonschema.Draft202012Validator(row_schema()).is_valid(WRONG[name][0])
+
+
+# ---------------------------------------------------------------- identity
+
+# One request as JSONL, CSV and Parquet bring it.
+SAME: dict[str, list[dict[str, Any]]] = {
+    "numbers": [
+        REFERENCE | {"id": "7", "seed": 7, "steps": 4, "guidance": 30, "width": 512},
+        REFERENCE | {"id": "7", "seed": "7", "steps": "4", "guidance": "30", "width": "512"},
+        REFERENCE | {"id": 7, "seed": 7.0, "steps": 4, "guidance": 30.0, "width": 512.0},
+    ],
+    "empty cells": [
+        EDIT,
+        EDIT | {"mask": "", "seed": "", "control": "", "width": "", "reference": ""},
+        EDIT | {"mask": None, "seed": None, "control": None, "width": None, "reference": None},
+    ],
+    "a shape": [
+        FILL | {"mask": {"box": [0, 0, 10, 20.5]}},
+        FILL | {"mask": '{"box": [0, 0, 10, 20.5]}'},
+        FILL | {"mask": {"box": [0.0, 0.0, 10.0, 20.5], "ellipse": None, "polygon": None}},
+    ],
+    "references": [
+        REFERENCE | {"reference": ["s3://b/1", "s3://b/2"]},
+        REFERENCE | {"reference": '["s3://b/1", "s3://b/2"]'},
+        REFERENCE | {"reference": ("s3://b/1", "s3://b/2")},
+    ],
+    "one reference": [
+        REFERENCE | {"reference": ["s3://b/1"]},
+        REFERENCE | {"reference": '["s3://b/1"]'},
+        REFERENCE | {"reference": "s3://b/1"},
+    ],
+}
+
+
+@pytest.mark.parametrize("rows", SAME.values(), ids=SAME)
+def test_json_csv_and_parquet_say_the_same(rows: list[dict[str, Any]]) -> None:
+    first, *others = (parse_spec(row) for row in rows)
+    assert [first] * len(others) == others
+    assert len({item(row).item_id for row in rows}) == 1
+
+
+def test_an_item_is_the_same_whatever_its_row_line_and_column_order() -> None:
+    expected = item(TRY_ON).item_id
+    assert len(expected) == 64
+    assert item(TRY_ON | {"id": "other"}, line=99).item_id == expected
+    assert item(dict(reversed(TRY_ON.items()))).item_id == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "spelled_out"),
+    [
+        (FILL, {"steps": 28, "guidance": 50, "adapter": "local_editing", "candidates": 1}),
+        (EDIT, {"control": "none"}),
+        (REFERENCE, {"width": 1024, "height": 768, "format": "png", "adapter": "subject"}),
+    ],
+    ids=["fill", "edit", "reference"],
+)
+def test_a_default_written_out_is_the_same_item(
+    row: dict[str, Any], spelled_out: dict[str, Any]
+) -> None:
+    assert item(row | spelled_out).item_id == item(row).item_id
+
+
+def test_the_id_of_one_request_is_pinned() -> None:
+    """If it moves without PIXELS_VERSION, every catalog ever edited is edited again."""
+    assert item(FILL).item_id == "83d1dd5c6e48188afd85f15fa2e25f1417d7047d7ec661fcb4a26a20807b35d6"
+
+
+OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for it
+    "task": "edit",
+    "prompt": "another",
+    "mask": "alpha",
+    "control": "gray",
+    "repainting_scale": 0.25,
+    "keep_pixels_rate": 0.7,
+    "geometry": "other",
+    "width": 640,
+    "height": 640,
+    "sampler": "other",
+    "steps": 29,
+    "guidance": 50.5,
+    "max_seq_len": 4097,
+    "dtype": "float32",
+    "adapter": "subject",
+    "seed": 1,
+    "candidates": 2,
+    "format": "webp",
+    "quality": 94,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("name", Resolved.model_fields)
+def test_every_setting_is_part_of_the_id(name: str) -> None:
+    planned = item(FILL)
+    changed = planned.resolved.model_copy(update={name: OTHER[name]})
+    assert getattr(changed, name) != getattr(planned.resolved, name)
+    assert item_id(changed, planned.sources, LORA) != planned.item_id
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"base": "base-2"}, {"encoders": "encoders-2"}, {"adapters": {"local_editing": "local-2"}}],
+    ids=str,
+)
+def test_every_fingerprint_in_use_is_part_of_the_id(changed: dict[str, Any]) -> None:
+    planned = item(FILL)
+    model = LORA.model_copy(update=changed)
+    assert item_id(planned.resolved, planned.sources, model) != planned.item_id
+
+
+def test_an_adapter_out_of_use_and_the_variants_name_are_not() -> None:
+    adapters = LORA.adapters | {"subject": "subject-2", "portrait": "portrait-1"}
+    model = LORA.model_copy(update={"adapters": adapters, "variant": "renamed"})
+    assert item(FILL, model).item_id == item(FILL).item_id
+
+
+@pytest.mark.parametrize("which", ["image", "mask", "reference"])
+@pytest.mark.parametrize(
+    "change", [{"etag": "new"}, {"size_bytes": 1}, {"sha256": "00"}, {"problem": "gone"}], ids=str
+)
+def test_every_source_is_part_of_the_id(which: str, change: dict[str, Any]) -> None:
+    planned = item(TRY_ON)
+    source = getattr(planned.sources, which)
+    if which == "reference":
+        changed: Any = (source[0].model_copy(update=change),)
+    else:
+        changed = source.model_copy(update=change)
+    sources = planned.sources.model_copy(update={which: changed})
+    assert item_id(planned.resolved, sources, LORA) != planned.item_id
+
+
+def test_image_and_mask_are_not_interchangeable() -> None:
+    planned = item(FILL)
+    swapped = Sources(image=planned.sources.mask, mask=planned.sources.image)
+    assert item_id(planned.resolved, swapped, LORA) != planned.item_id
+
+
+def test_the_same_bytes_elsewhere_are_the_same_item() -> None:
+    """A checksum names the bytes; where they lie and how they were uploaded does not matter."""
+    spec = parse_spec(EDIT)
+    here = Source(uri="s3://b/i.png", etag="1", size_bytes=9, sha256="ab")
+    there = Source(uri="s3://c/j.png", etag="2-parts", size_bytes=9, sha256="ab")
+    items = [work_item(1, spec, Sources(image=each), LORA) for each in (here, there)]
+    assert items[0].item_id == items[1].item_id
+
+
+def test_pixels_version_makes_every_item_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = item(FILL).item_id
+    monkeypatch.setattr(specs, "PIXELS_VERSION", specs.PIXELS_VERSION + 1)
+    assert item(FILL).item_id != before
+
+
+def test_canonical_json_is_one_text_for_one_value() -> None:
+    assert canonical_json({"b": (1, None), "a": {"x": None, "é": "ü"}}) == (
+        '{"a":{"é":"ü"},"b":[1,null]}'.encode()
+    )
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical_json({"a": float("nan")})
+
+
+# ---------------------------------------------------------------- seeds and defaults
+
+
+def test_a_derived_seed_is_stable_in_range_and_of_the_content() -> None:
+    changes: list[dict[str, Any]] = [
+        {"prompt": "q"},
+        {"mask": "s3://b/other.png"},
+        {"image": "s3://b/other.png"},
+        {"mask": {"box": [0, 0, 1, 1]}},
+        {"mask": {"box": [0, 0, 2, 2]}},
+        {"steps": 3},
+    ]
+    seeds = [item(FILL | each).resolved.seed for each in [{}, *changes]]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+    assert item(FILL | {"id": "other"}, line=5).resolved.seed == seeds[0]
+
+
+@pytest.mark.parametrize("seed", [0, 7, MAX_SEED])
+def test_a_given_seed_is_used(seed: int) -> None:
+    assert item(FILL | {"seed": seed}).resolved.seed == seed
+
+
+@pytest.mark.parametrize(
+    ("row", "route", "expected"),
+    [
+        (FILL, LORA, (1.0, None, "local_editing", "file")),
+        (EDIT | {"mask": "alpha"}, LORA, (0.5, None, "local_editing", "alpha")),
+        (EDIT, LORA, (0.0, None, "local_editing", None)),
+        (REFERENCE, LORA, (1.0, None, "subject", None)),
+        (TRY_ON, LORA, (1.0, None, "subject", "file")),
+        (FILL, FFT, (1.0, 0.8, None, "file")),
+        (EDIT | {"mask": "alpha"}, FFT, (0.0, 0.8, None, "alpha")),
+        (EDIT, FFT, (0.0, 0.8, None, None)),
+        (REFERENCE, FFT, (1.0, 0.8, None, None)),
+        (TRY_ON, FFT, (1.0, 0.8, None, "file")),
+    ],
+)
+def test_a_task_becomes_the_settings_of_its_route(
+    row: dict[str, Any], route: ModelIdentity, expected: tuple[Any, ...]
+) -> None:
+    """Repainting scale, rate of kept pixels, adapter and mask, by task and route."""
+    resolved = resolve(parse_spec(row), sources_of(row), route)
+    assert (
+        resolved.repainting_scale,
+        resolved.keep_pixels_rate,
+        resolved.adapter,
+        resolved.mask,
+    ) == expected
+
+
+def test_the_models_defaults_fill_what_the_row_leaves_open() -> None:
+    resolved = item(REFERENCE).resolved
+    assert (resolved.steps, resolved.guidance, resolved.dtype) == (28, 50.0, "bfloat16")
+    assert (resolved.width, resolved.height, resolved.format) == (1024, 768, "png")
+    given = item(REFERENCE | {"steps": 2, "guidance": 0, "width": 64, "format": "avif"}).resolved
+    assert (given.steps, given.guidance, given.width, given.height) == (2, 0.0, 64, 768)
+    assert given.format == "avif"
+    edited = item(EDIT).resolved
+    assert (edited.width, edited.height, edited.format) == (None, None, "source")
+
+
+@pytest.mark.parametrize(("model", "accepted"), [(LORA, "local_editing, subject"), (FFT, "none")])
+def test_an_adapter_the_model_lacks_is_refused(model: ModelIdentity, accepted: str) -> None:
+    with pytest.raises(
+        BadRow, match=rf"'{model.variant}' .*accepted: {accepted}\); given"
+    ) as caught:
+        item(FILL | {"adapter": "portrait"}, model)
+    assert caught.value.field == "adapter"
