@@ -8,6 +8,7 @@
     │   ├── CredentialsError       the store refuses our credentials, or there are none
     │   ├── OutputRefused          the output bucket is missing or may not be written
     │   ├── NoConditionalWrites    the store ignores If-None-Match
+    │   ├── BrokenRun              a row accounted for twice, or not at all: a bug of ours
     │   └── PoolFailed             replicas fail to start, again and again
     ├── StoreError                 about one object; the caller decides
     │   ├── NotFound               no such object
@@ -65,6 +66,10 @@ class OutputRefused(FatalError):
 
 
 class NoConditionalWrites(FatalError):
+    pass
+
+
+class BrokenRun(FatalError):
     pass
 
 

@@ -97,7 +97,10 @@ def build_plan(
     Raises CatalogError when there is no row at all, StoreUnavailable when sources cannot be
     identified because the store is away.
     """
-    with tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch, rejects_path.open("w") as out:
+    with (
+        tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch,
+        rejects_path.open("w", encoding="utf-8") as out,
+    ):
         rows = _Scratch(Path(scratch) / "plan.sqlite")
         for each in _identified(specs, model, store):
             reject = each if isinstance(each, Reject) else rows.add(*each)
@@ -119,7 +122,7 @@ def count(plan_path: Path, rejects_path: Path) -> PlanCounts:
                 counts.by_task[each["values"]] = (
                     counts.by_task.get(each["values"], 0) + each["counts"]
                 )
-    with rejects_path.open() as lines:
+    with rejects_path.open(encoding="utf-8") as lines:
         counts.rejected = sum(1 for _ in lines)
     return counts
 

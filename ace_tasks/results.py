@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import BaseModel, Field
 
-from ace_tasks.errors import AceError, SettingsError
+from ace_tasks.errors import BrokenRun, SettingsError
 from ace_tasks.provenance import Done, Failed, record_key
 from ace_tasks.specs import WorkItem
 
@@ -38,10 +38,6 @@ _COLUMNS = {
 SCHEMA = pyarrow.schema(list(_COLUMNS.items()))
 _BATCH_ROWS = 1000
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-
-
-class BrokenRun(AceError):
-    """Some input is accounted for twice, or not at all: a bug, never a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +121,7 @@ class ResultsWriter:
     def __init__(self, parquet_path: Path, csv_path: Path):
         self.tally = Tally()
         self._parquet = pyarrow.parquet.ParquetWriter(parquet_path, SCHEMA, compression="zstd")
-        self._csv_file = csv_path.open("w", newline="")
+        self._csv_file = csv_path.open("w", newline="", encoding="utf-8")
         self._csv = csv.DictWriter(self._csv_file, list(_COLUMNS))
         self._csv.writeheader()
         self._buffer: list[dict[str, Any]] = []

@@ -486,7 +486,9 @@ def resolve(
         "mask": "file" if sources.mask else mask,
         "control": getattr(spec, "control", None) or "none",
         "repainting_scale": _repainting_scale(spec, model.route),
-        "keep_pixels_rate": _KEEP_PIXELS_RATE if model.route == "fft" else None,
+        "keep_pixels_rate": _KEEP_PIXELS_RATE
+        if sources.reference and model.route == "fft"
+        else None,
         "geometry": "reference",
         "width": (spec.width or model.width_px) if isinstance(spec, Reference) else None,
         "height": (spec.height or model.height_px) if isinstance(spec, Reference) else None,

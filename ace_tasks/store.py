@@ -28,6 +28,7 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
     TokenRetrievalError,
@@ -68,6 +69,7 @@ _CREDENTIAL_CODES = {
 }
 _CREDENTIAL_ERRORS = (
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
     CredentialRetrievalError,
     ProfileNotFound,
@@ -104,6 +106,8 @@ def translate(error: Exception, uri: str) -> AceError:
     """A botocore exception → ours. The message never quotes headers or credentials."""
     if isinstance(error, _CREDENTIAL_ERRORS):
         return CredentialsError(f"{uri}: no usable AWS credentials ({type(error).__name__})")
+    if isinstance(error, ParamValidationError):
+        return NotFound(uri, "no valid S3 address")
     if not isinstance(error, ClientError):
         return StoreUnavailable(uri, f"{type(error).__name__} after retries")
     code = str(error.response.get("Error", {}).get("Code", ""))
@@ -118,6 +122,8 @@ def translate(error: Exception, uri: str) -> AceError:
         return PreconditionFailed(uri, "the object is not the expected one (HTTP 412)")
     if status == 403:
         return Forbidden(uri, "access denied (HTTP 403)")
+    if status == 400:  # all a HEAD says of an expired token
+        return Forbidden(uri, f"refused (HTTP 400 {code}): expired credentials or a bad name")
     return StoreUnavailable(uri, f"HTTP {status} {code}".rstrip())
 
 

@@ -237,7 +237,7 @@ def _print_rejects(path: Path, count: int) -> None:
     if not count:
         return
     table = Table("line", "column", "reason")
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
         for row in map(json.loads, islice(lines, _REJECTS_SHOWN)):
             table.add_row(str(row["line"]), escape(row["field"] or ""), escape(row["reason"]))
     out.print(table)

@@ -119,7 +119,7 @@ def publish_rejects(flow_name: str, rejects: Path, count: int) -> None:
     """A table of the first rejects."""
     if not count:
         return
-    with rejects.open() as lines:
+    with rejects.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in islice(lines, _TABLE_ROWS)]
     create_table_artifact(
         key=f"{flow_name}-rejects",

@@ -87,7 +87,9 @@ def select_failed(run: Run, failed_run: str, codes: str) -> Path:
     if not ids:
         raise SettingsError(f"failed_run: no row failed in {failed_run}")
     failures = run.outputs.get(run.uri(provenance.failures_key(failed_run)))
-    lines = [line for line in failures.decode().splitlines() if json.loads(line)["id"] in ids]
+    lines = [
+        line for line in failures.decode().split("\n") if line and json.loads(line)["id"] in ids
+    ]
     file = run.scratch / "retry.jsonl"
-    file.write_text("\n".join(lines) + "\n")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file

@@ -199,7 +199,10 @@ def edit_items(run: Run, planned: Planned, *, replicas: int, shard_size: int) ->
     )
     log.info(headline)
     progress = Progress(run.flow_name, planned.rows, headline)
-    with ResultsWriter(parquet_path, csv_path) as results, failures_path.open("w") as failures:
+    with (
+        ResultsWriter(parquet_path, csv_path) as results,
+        failures_path.open("w", encoding="utf-8") as failures,
+    ):
         edited = Edited(results, parquet_path, csv_path, failures_path)
         book = _Book(edited, failures, shared_ids)
         for reject in _read_rejects(planned.rejects_path):
@@ -277,7 +280,7 @@ class _Book:
 
 
 def _read_rejects(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 

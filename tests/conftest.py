@@ -8,17 +8,23 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from ace_tasks.catalog import Row, to_specs
+from ace_tasks.model.variants import find_variant
+from ace_tasks.plan import _Heads
 from ace_tasks.settings import StoreSettings
-from ace_tasks.store import Store
+from ace_tasks.specs import WorkItem, work_item
+from ace_tasks.store import Store, join_uri
 from infra.local_stack import ObjectStore, PrefectServer
 
 BUCKET = "tests"
+BUCKETS = (BUCKET, "no-such-bucket")  # what the test catalogs may name
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +81,26 @@ def picture() -> Callable[..., bytes]:
         return out.getvalue()
 
     return make
+
+
+@pytest.fixture
+def planned(store: Store, prefix: str, picture: Callable[..., bytes]) -> Callable[..., WorkItem]:
+    """Upload a picture, a mask and a reference; plan one row over them."""
+    mask = np.zeros((64, 96), np.uint8)
+    mask[10:40, 20:70] = 255
+    out = io.BytesIO()
+    Image.fromarray(mask).save(out, "PNG")
+    for name, data in {
+        "image": picture(),
+        "mask": out.getvalue(),
+        "ref": picture(64, 64, 5),
+    }.items():
+        store.put(join_uri(prefix, f"in/{name}.png"), data, "image/png")
+
+    def plan(variant: str = "toy", **row: Any) -> WorkItem:
+        row = {"id": "row-1", "prompt": "a red mug", "steps": 2} | row
+        row = {k: f"{prefix}/{v}" if str(v).startswith("in/") else v for k, v in row.items()}
+        ((line, spec, _),) = to_specs([Row(1, row)], f"{prefix}/c.jsonl", BUCKETS)  # type: ignore[misc]
+        return work_item(line, spec, _Heads(store).sources(spec), find_variant(variant).identity())
+
+    return plan

@@ -10,23 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from ace_tasks import images
-from ace_tasks.catalog import Row, to_specs
 from ace_tasks.errors import Cancelled, OutputRefused
-from ace_tasks.model.variants import find_variant
-from ace_tasks.plan import _Heads
 from ace_tasks.provenance import Done, Failed, Failure, Record, failure_key, record_key
 from ace_tasks.replica import Replica
 from ace_tasks.settings import ReplicaSettings
-from ace_tasks.specs import WorkItem, work_item
+from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 
 Make = Callable[..., bytes]
-ANY_BUCKET = ("tests", "no-such-bucket")
 
 
 def new_replica(weights_dir: Path, output_uri: str, variant: str = "toy") -> Replica:
@@ -39,29 +34,6 @@ def new_replica(weights_dir: Path, output_uri: str, variant: str = "toy") -> Rep
 @pytest.fixture
 def replica(weights_dir: Path, prefix: str) -> Replica:
     return new_replica(weights_dir, prefix)
-
-
-@pytest.fixture
-def planned(store: Store, prefix: str, picture: Make) -> Callable[..., WorkItem]:
-    """Upload a picture, a mask and a reference; plan one row over them."""
-    mask = np.zeros((64, 96), np.uint8)
-    mask[10:40, 20:70] = 255
-    out = io.BytesIO()
-    Image.fromarray(mask).save(out, "PNG")
-    for name, data in {
-        "image": picture(),
-        "mask": out.getvalue(),
-        "ref": picture(64, 64, 5),
-    }.items():
-        store.put(join_uri(prefix, f"in/{name}.png"), data, "image/png")
-
-    def plan(variant: str = "toy", **row: Any) -> WorkItem:
-        row = {"id": "row-1", "prompt": "a red mug", "steps": 2} | row
-        row = {k: f"{prefix}/{v}" if str(v).startswith("in/") else v for k, v in row.items()}
-        ((line, spec, _),) = to_specs([Row(1, row)], f"{prefix}/c.jsonl", ANY_BUCKET)  # type: ignore[misc]
-        return work_item(line, spec, _Heads(store).sources(spec), find_variant(variant).identity())
-
-    return plan
 
 
 FILL = {"task": "fill", "image": "in/image.png", "mask": "in/mask.png"}

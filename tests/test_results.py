@@ -12,11 +12,11 @@ import pyarrow.parquet
 import pytest
 
 from ace_tasks import results
+from ace_tasks.errors import BrokenRun
 from ace_tasks.model.variants import find_variant
 from ace_tasks.provenance import Done, Failed, record_key
 from ace_tasks.results import (
     FAILED_STATUSES,
-    BrokenRun,
     Result,
     ResultsWriter,
     Status,

@@ -18,7 +18,7 @@ from ace_tasks.settings import ReplicaSettings, StoreSettings
 from ace_tasks.store import Store, join_uri
 from infra.local_stack import ObjectStore
 from tests.faults import FaultyStore
-from tests.test_replica import FILL, planned  # noqa: F401  # a fixture
+from tests.test_replica import FILL
 
 BODY = b"0123456789" * 10_000
 
@@ -79,7 +79,7 @@ def test_a_lost_answer_to_a_record_is_still_our_success(
     planned: Callable[..., Any],
     faulty: FaultyStore,
     weights_dir: Path,
-    prefix: str,  # noqa: F811
+    prefix: str,
 ) -> None:
     settings = ReplicaSettings(
         variant="toy",
