@@ -23,7 +23,16 @@ import pyarrow
 import pyarrow.parquet
 
 from ace_tasks.errors import BadRow, CatalogError, NotFound, StoreError
-from ace_tasks.specs import Edit, Fill, Reference, TryOn, parse_spec, quote
+from ace_tasks.specs import (
+    MAX_URI_CHARS,
+    Edit,
+    Fill,
+    Reference,
+    TryOn,
+    check_uri,
+    parse_spec,
+    quote,
+)
 from ace_tasks.store import Store, is_s3, split_uri
 
 MAX_ROW_BYTES = 2**20
@@ -67,6 +76,10 @@ def open_catalog(uri: str, store: Store) -> Iterator[Path]:
     """The catalog as a local file: itself, or a copy streamed from S3. Raises CatalogError."""
     with tempfile.TemporaryDirectory(prefix="ace-catalog-") as scratch:
         path = Path(uri)
+        try:
+            check_uri(uri)
+        except ValueError as error:
+            raise CatalogError(f"catalog: {error}") from None
         if is_s3(uri):
             path = Path(scratch) / PurePosixPath(split_uri(uri)[1]).name
             try:
@@ -153,7 +166,10 @@ def _absolute(
         return uri
     if is_s3(catalog_uri):
         raise BadRow(column, f"accepted in an S3 catalog: s3:// sources only; given {quote(uri)}")
-    return str((Path(catalog_uri).resolve().parent / uri).resolve())
+    path = str((Path(catalog_uri).resolve().parent / uri).resolve())
+    if len(path) > MAX_URI_CHARS:
+        raise BadRow(column, f"accepted: paths of at most {MAX_URI_CHARS} characters")
+    return path
 
 
 # ---------------------------------------------------------------- readers

@@ -21,11 +21,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 from ray._private import ray_constants
-from ray.exceptions import GetTimeoutError, NodeDiedError, RayActorError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    NodeDiedError,
+    RayActorError,
+    RayError,
+)
 
 from ace_tasks.errors import (
     Cancelled,
@@ -62,10 +68,14 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 
 @dataclass(frozen=True)
 class Stop:
-    """A FatalError or a Cancelled, as a value that crosses Ray whole."""
+    """Why an actor gave no answer, as a value that crosses Ray whole.
+
+    fatal: the run cannot go on; cancelled: it was told to stop; start: this actor cannot start,
+    another may.
+    """
 
     message: str
-    fatal: bool
+    kind: Literal["fatal", "cancelled", "start"]
 
 
 def make_replica(settings: ReplicaSettings, run_id: str, name: str) -> Replica:
@@ -88,7 +98,9 @@ class _Actor:
             self._replica = self._make()
             self._replica.start()
         except FatalError as error:
-            return Stop(f"{type(error).__name__}: {error}", fatal=True)
+            return Stop(f"{type(error).__name__}: {error}", "fatal")
+        except Exception as error:  # this node's disk, driver or memory; not the weights' fault
+            return Stop(f"{type(error).__name__}: {error}"[:500], "start")
         return str(ray.get_runtime_context().get_node_id())
 
     def run(self, item: WorkItem, shard: int, attempt: int) -> Outcome | Stop:
@@ -96,9 +108,9 @@ class _Actor:
         try:
             return self._replica.run(item, shard, attempt)
         except FatalError as error:
-            return Stop(f"{type(error).__name__}: {error}", fatal=True)
+            return Stop(f"{type(error).__name__}: {error}", "fatal")
         except Cancelled as error:
-            return Stop(str(error), fatal=False)
+            return Stop(str(error), "cancelled")
 
     def busy_s(self) -> dict[str, float]:
         return self._replica.busy_s() if self._replica else {}
@@ -112,8 +124,9 @@ class _Actor:
 
 
 @contextmanager
-def ray_session(settings: PoolSettings) -> Iterator[None]:
-    """Join the cluster at `ray_address`, or start Ray on this machine and end it afterwards.
+def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
+    """Join the cluster at `address`; or start Ray on this machine, with as many CPUs to share
+    out among replicas as told, and end it afterwards.
 
     `ray.init` replaces the SIGTERM handler for good, Prefect's included: ours puts it back.
     """
@@ -124,15 +137,15 @@ def ray_session(settings: PoolSettings) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of its own good defaults
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if settings.ray_address:
-        ray.init(address=settings.ray_address, **common)
+    if address:
+        ray.init(address=address, **common)
     else:
         # Ray binds to the loopback only where it knows no clusters; else its ports, token-guarded
         # or not, listen on every network of this machine.
         ray_constants.ENABLE_RAY_CLUSTER = False
         ray.init(
             address="local",
-            num_cpus=max(cpu_count(), settings.replicas),
+            num_cpus=cpus or cpu_count(),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             **common,
@@ -161,6 +174,7 @@ class _Shard:
     index: int
     left: int
     outcomes: list[Outcome] = field(default_factory=list)
+    unwritten: list[tuple[WorkItem, Failed]] = field(default_factory=list)
     finished: threading.Event = field(default_factory=threading.Event)
 
     def deliver(self, outcome: Outcome) -> None:
@@ -223,7 +237,9 @@ class Dispatcher:
         on_failed: Callable[[WorkItem, Failed], None],
         make: MakeReplica = make_replica,
     ):
-        """`on_failed` hears of failures no replica could write down: timeouts, quarantines."""
+        """`on_failed` writes down what no replica could: timeouts, quarantines. It is called in
+        the thread of the shard's `edit`, since it may wait for a store that is away.
+        """
         self._replica_settings = replica
         self._pool = pool
         self._run_id = run_id
@@ -267,6 +283,8 @@ class Dispatcher:
             if not self._loop.is_alive():
                 break
         self._shards.discard(mine)
+        for item, failed in mine.unwritten:
+            self._on_failed(item, failed)
         if mine.left:
             raise self.error or Cancelled("the run was cancelled")
         return mine.outcomes
@@ -351,22 +369,26 @@ class Dispatcher:
         ready, _ = ray.wait(list(refs), num_returns=1, timeout=_TICK_S)
         if ready:  # take all that is ready, not one a round
             ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        deaths: dict[str, tuple[_Seat, RayError]] = {}
         for ref in ready:
-            seat = refs[ref]
-            if seat in self._seats:  # not lost by an earlier ref of this round
-                self._handle(seat, ref)
+            try:
+                self._handle(refs[ref], ref, ray.get(ref))
+            except (RayActorError, NodeDiedError) as error:
+                deaths[refs[ref].name] = (refs[ref], error)
+            except RayError as error:
+                reason = _last_line(error)
+                raise PoolFailed(f"{refs[ref].name}: {type(error).__name__}: {reason}") from None
+        for seat, death in deaths.values():  # after the answers, which are paid for
+            self._on_death(seat, death)
 
-    def _handle(self, seat: _Seat, ref: Any) -> None:
-        try:
-            answer = ray.get(ref)
-        except (RayActorError, NodeDiedError) as error:
-            self._on_death(seat, error)
-            return
-        except RayError as error:
-            raise PoolFailed(f"{seat.name}: {type(error).__name__}: {error}"[:500]) from None
+    def _handle(self, seat: _Seat, ref: Any, answer: Any) -> None:
         self._last_news = time.monotonic()
         if isinstance(answer, Stop):
-            raise (PoolFailed if answer.fatal else Cancelled)(answer.message)
+            if answer.kind == "start":
+                self._remove(seat)
+                self._on_start_failure(seat, answer.message)
+                return
+            raise (PoolFailed if answer.kind == "fatal" else Cancelled)(answer.message)
         if ref is seat.starting:
             seat.node_id = answer
             self._start_failures = 0
@@ -392,23 +414,26 @@ class Dispatcher:
             transient=error.transient,
             attempts=job.attempts,
         )
-        self._on_failed(job.item, failed)
+        job.shard.unwritten.append((job.item, failed))
         self._finish(job, failed)
 
     # ------------------------------------------------------------ deaths and clocks
 
     def _on_death(self, seat: _Seat, error: RayError) -> None:
-        reason = str(error).strip().splitlines()[-1][:300]
+        reason = _last_line(error)
         self._remove(seat)
         if seat.node_id is None:
-            self._on_start_failure(seat, reason)
+            if not _is_infrastructure(error, None):
+                self._on_start_failure(seat, reason)
             return
         self.status.deaths += 1
         log.warning("%s died with %d items in flight: %s", seat.name, len(seat.in_flight), reason)
-        blameless = self._stopping.is_set() or _is_infrastructure(error, seat.node_id)
+        out_of_memory = _is_memory_kill(error)
+        blameless = out_of_memory or _is_infrastructure(error, seat.node_id)
         for job in seat.in_flight.values():
             if blameless:
-                self._requeue(job)
+                # Alone, an item has the memory its neighbours took.
+                self._requeue(job, self._suspects if out_of_memory else self._waiting)
             elif not seat.alone:
                 self._suspects.append(job)
             else:
@@ -417,6 +442,8 @@ class Dispatcher:
     def _on_start_failure(self, seat: _Seat, reason: str) -> None:
         self._start_failures += 1
         log.warning("%s failed to start: %s", seat.name, reason)
+        if any(each.node_id for each in self._seats):
+            return  # others work; this one is tried again
         if self._start_failures >= self._pool.max_start_failures:
             raise PoolFailed(
                 f"{self._start_failures} replicas in a row failed to start; the last: {reason}"
@@ -432,11 +459,11 @@ class Dispatcher:
             Quarantined(f"its replica died {job.deaths_alone} times while it ran alone: {reason}"),
         )
 
-    def _requeue(self, job: _Job) -> None:
+    def _requeue(self, job: _Job, line: deque[_Job]) -> None:
         """Blames nobody; but an item that keeps being lost goes to the next run."""
         job.losses += 1
         if job.losses < _MAX_LOSSES:
-            self._waiting.appendleft(job)
+            line.appendleft(job)
         else:
             self._give_up(job, ReplicaLost(f"lost with its replica {job.losses} times"))
 
@@ -464,8 +491,13 @@ class Dispatcher:
         try:
             status = seat.actor.busy_s.options(concurrency_group="control").remote()
             busy_s: dict[str, float] | None = ray.get(status, timeout=_STATUS_TIMEOUT_S)
-        except (GetTimeoutError, RayActorError):
-            busy_s = None  # its interpreter hangs, or it just died
+        except (ActorUnavailableError, GetTimeoutError):
+            busy_s = None  # its interpreter hangs
+        except (RayActorError, NodeDiedError) as error:
+            self._on_death(seat, error)
+            return
+        except RayError:
+            busy_s = None
         if busy_s is None:
             culprits = jobs if seat.alone or len(jobs) == 1 else []
         else:
@@ -479,7 +511,7 @@ class Dispatcher:
             elif busy_s is None:
                 self._suspects.append(job)
             else:
-                self._requeue(job)
+                self._requeue(job, self._waiting)
 
     def _remove(self, seat: _Seat) -> None:
         self._seats.remove(seat)
@@ -490,12 +522,12 @@ class Dispatcher:
         now = time.monotonic()
         held = [
             f"row {job.item.row_id} for {now - job.dispatched_at:.0f} s on {seat.name}"
-            for seat in self._seats
-            for job in seat.in_flight.values()
+            for seat in list(self._seats)
+            for job in list(seat.in_flight.values())  # callers are other threads
         ]
         held += [
             f"{seat.name} to start for {now - seat.started_at:.0f} s"
-            for seat in self._seats
+            for seat in list(self._seats)
             if seat.node_id is None
         ]
         return f"waiting for {', '.join(held) or 'work'}"
@@ -527,10 +559,22 @@ class Dispatcher:
                 shard.finished.set()
 
 
-def _is_infrastructure(error: RayError, node_id: str) -> bool:
-    """Whether an actor's death is its machine's: node lost, drained, preempted, out of memory."""
-    if isinstance(error, NodeDiedError) or getattr(error, "preempted", False):
+def _last_line(error: RayError) -> str:
+    """Ray's messages end with the cause."""
+    lines = str(error).strip().splitlines()
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def _is_memory_kill(error: RayError) -> bool:
+    return any(phrase in str(error) for phrase in _MEMORY_MONITOR)
+
+
+def _is_infrastructure(error: RayError, node_id: str | None) -> bool:
+    """Whether an actor's death is its machine's or the network's: lost, drained, preempted."""
+    if isinstance(error, NodeDiedError | ActorUnavailableError):
         return True
-    if any(phrase in str(error) for phrase in _MEMORY_MONITOR):
+    if getattr(error, "preempted", False) or _is_memory_kill(error):
         return True
+    if node_id is None:
+        return False
     return not any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())

@@ -24,6 +24,7 @@
     │   ├── SourceMissing          a source that is not there, or may not be read
     │   ├── SourceChanged          a source that changed between plan and fetch
     │   ├── SourceUnavailable      the store failed while a source was read (transient)
+    │   ├── OutputUnavailable      the store failed while a picture was published (transient)
     │   ├── TimedOut               longer than the item's time limit
     │   ├── ReplicaLost            lost with its machine time and again (transient)
     │   ├── Quarantined            ended its process twice while it ran alone
@@ -154,6 +155,11 @@ class SourceChanged(ItemError):
 
 class SourceUnavailable(ItemError):
     code = "source_unavailable"
+    transient = True
+
+
+class OutputUnavailable(ItemError):
+    code = "output_unavailable"
     transient = True
 
 

@@ -92,7 +92,7 @@ def decode(data: bytes, limits: ImageLimits) -> Picture:
                     rgb = np.asarray(flat.convert("RGB"))
                 else:
                     rgb = np.asarray(upright.convert("RGB"))
-    except BadImage:
+    except (BadImage, MemoryError):  # short memory is no fault of the picture
         raise
     except Image.DecompressionBombError:  # Pillow's own limit, on the header as ours is
         raise BadImage(f"accepted: at most {limits.max_px} pixels; given far more") from None

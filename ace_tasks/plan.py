@@ -11,7 +11,7 @@ import sqlite3
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,13 +24,20 @@ from ace_tasks.catalog import Reject, Spec
 from ace_tasks.errors import (
     BadRow,
     CatalogError,
-    Forbidden,
     NotFound,
     StoreError,
     StoreUnavailable,
 )
 from ace_tasks.provenance import Failure, failure_key, listed_item_ids, record_key
-from ace_tasks.specs import ModelIdentity, Source, Sources, WorkItem, work_item
+from ace_tasks.specs import (
+    PIXELS_VERSION,
+    ModelIdentity,
+    Source,
+    Sources,
+    WorkItem,
+    canonical_json,
+    work_item,
+)
 from ace_tasks.store import Store, join_uri
 
 _HEADS_IN_FLIGHT = 32
@@ -40,6 +47,7 @@ _BATCH_ROWS = 1000
 # but must pass over everything that ever was written there.
 _HEADS_AT_MOST = 2000
 
+_MADE_FOR = b"ace_catalog.made_for"
 SCHEMA = pyarrow.schema(
     [
         pyarrow.field("position", pyarrow.int64(), nullable=False),
@@ -94,6 +102,8 @@ def build_plan(
 ) -> None:
     """Identify every spec; write the sorted plan, and the rejects as JSON lines.
 
+    The plan remembers the model and the pixels' version it was made for: see `fits`.
+
     Raises CatalogError when there is no row at all, StoreUnavailable when sources cannot be
     identified because the store is away.
     """
@@ -108,7 +118,14 @@ def build_plan(
                 out.write(reject.to_json() + "\n")
         if not rows.count and not out.tell():
             raise CatalogError("the catalog has no rows")
-        _write_plan(rows, plan_path)
+        _write_plan(rows, plan_path, model)
+
+
+def fits(plan_path: Path, model: ModelIdentity) -> bool:
+    """Whether a plan was made for this model by code that makes the same pixels."""
+    with pyarrow.parquet.ParquetFile(plan_path) as parquet:
+        metadata = parquet.schema_arrow.metadata or {}
+    return bool(metadata.get(_MADE_FOR) == _made_for(model))
 
 
 def count(plan_path: Path, rejects_path: Path) -> PlanCounts:
@@ -179,7 +196,7 @@ def finished(store: Store, output_uri: str, plan_path: Path, retry_failures: boo
         }
     if retry_failures:
         return Finished(frozenset(records), {})
-    with ThreadPoolExecutor(_HEADS_IN_FLIGHT) as pool:
+    with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
         read = pool.map(lambda i: _read_failure(store, output_uri, i), sorted(failures))
         kept = {each.item_id: each for each in read if not each.transient}
     return Finished(frozenset(records), kept)
@@ -193,7 +210,7 @@ def _existing(store: Store, output_uri: str, key: Any, item_ids: set[str]) -> se
             return False
         return True
 
-    with ThreadPoolExecutor(_HEADS_IN_FLIGHT) as pool:
+    with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
         ordered = sorted(item_ids)
         return {i for i, found in zip(ordered, pool.map(exists, ordered), strict=True) if found}
 
@@ -206,7 +223,7 @@ def _read_failure(store: Store, output_uri: str, item_id: str) -> Failure:
 
 
 class _Heads:
-    """Source identities, each asked for once while it is remembered. Used by many threads."""
+    """Source identities, remembered for a while. Used by many threads, which may ask twice."""
 
     def __init__(self, store: Store):
         self._store = store
@@ -225,8 +242,6 @@ class _Heads:
             info = self._store.head(uri)
         except StoreUnavailable:
             raise
-        except Forbidden:
-            return Source(uri=uri, problem="access denied")
         except StoreError as error:
             # S3 answers a HEAD in a missing bucket and for a missing key alike; a local path may
             # be one that the system cannot open, such as one too long.
@@ -262,17 +277,16 @@ def _identified(
             return Reject(line, error.field, str(error), cells)
 
     window: OrderedDict[int, Future[Any] | Reject] = OrderedDict()
-    with ThreadPoolExecutor(_HEADS_IN_FLIGHT) as pool:
-        try:
+    try:
+        with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
             for number, each in enumerate(specs):
                 window[number] = each if isinstance(each, Reject) else pool.submit(identify, *each)
                 if len(window) >= 2 * _HEADS_IN_FLIGHT:
                     yield _result(window.popitem(last=False)[1])
             while window:
                 yield _result(window.popitem(last=False)[1])
-        except StoreUnavailable as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise CatalogError(f"sources cannot be identified: {error}") from None
+    except StoreUnavailable as error:
+        raise CatalogError(f"sources cannot be identified: {error}") from None
 
 
 def _result(each: Future[Any] | Reject) -> Any:
@@ -341,8 +355,13 @@ def _sort_key(item: WorkItem) -> str:
     )
 
 
-def _write_plan(rows: _Scratch, path: Path) -> None:
-    with pyarrow.parquet.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+def _made_for(model: ModelIdentity) -> bytes:
+    return canonical_json({"pixels_version": PIXELS_VERSION, "model": model.model_dump()})
+
+
+def _write_plan(rows: _Scratch, path: Path, model: ModelIdentity) -> None:
+    schema = SCHEMA.with_metadata({_MADE_FOR: _made_for(model)})
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         ordered = enumerate(rows.in_order())
         while chunk := list(islice(ordered, _BATCH_ROWS)):
             table = [
@@ -357,4 +376,4 @@ def _write_plan(rows: _Scratch, path: Path) -> None:
                 }
                 for position, (line, row_id, item_id, same_as, task, item) in chunk
             ]
-            writer.write_table(pyarrow.Table.from_pylist(table, schema=SCHEMA))
+            writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ace_tasks.errors import StoreError
-from ace_tasks.specs import Resolved, TaskSpec, WorkItem
+from ace_tasks.specs import WorkItem
 from ace_tasks.store import ObjectInfo, Store, join_uri, split_uri
 
 log = logging.getLogger(__name__)
@@ -81,24 +82,39 @@ def orphan_pictures(store: Store, output_uri: str, before: datetime) -> Iterator
     """Pictures that no record names, last written before `before`.
 
     A crash between the two writes of a commit leaves one. A young picture may still get its
-    record, so `before` must lie further back than an item can take.
+    record, so `before` must lie further back than an item can take. Each is looked at again just
+    before it is given, since a run may have gone on meanwhile.
     """
-    by_start = {item_id[:16]: item_id for item_id in listed_item_ids(store, output_uri, "records")}
-    pictures = [
-        each
-        for each in store.list(join_uri(output_uri, "images/"))
-        if each.modified is not None and each.modified < before
-    ]
-    for each in pictures:
+    with_record = {each[:16] for each in listed_item_ids(store, output_uri, "records")}
+    named = _NamedPictures(store, output_uri)
+    for each in store.list(join_uri(output_uri, "images/")):
+        if each.modified is None or each.modified >= before:
+            continue
         start = each.uri.rpartition("/")[2].partition(".")[0]
-        item_id = by_start.get(start)
-        if item_id is None or _named_picture(store, output_uri, item_id) != each.uri:
+        if start in with_record and _image_key(each.uri) in named.of(start):
+            continue
+        now = store.head(each.uri).modified
+        if now is not None and now < before and _image_key(each.uri) not in named.of(start):
             yield each
 
 
-def _named_picture(store: Store, output_uri: str, item_id: str) -> str:
-    record = Record.model_validate_json(store.get(join_uri(output_uri, record_key(item_id))))
-    return record.output.uri
+def _image_key(uri: str) -> str:
+    """`…/images/<row>/<file>` → `images/<row>/<file>`: the same wherever the output lies."""
+    return "/".join(uri.rsplit("/", 3)[-3:])
+
+
+@dataclass(frozen=True)
+class _NamedPictures:
+    """The pictures that records name, by the start of their item id; read afresh each time."""
+
+    store: Store
+    output_uri: str
+
+    def of(self, start: str) -> set[str]:
+        prefix = join_uri(self.output_uri, f"records/{start[:2]}/{start}")
+        records = [Record.model_validate_json(self.store.get(each.uri))
+                   for each in self.store.list(prefix)]  # fmt: skip
+        return {_image_key(record.output.uri) for record in records}
 
 
 # ---------------------------------------------------------------- records
@@ -175,8 +191,9 @@ class Record(_Stored):
     row_id: str
     item_id: str
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    spec: TaskSpec = Field(description="The row as it was given.")
-    resolved: Resolved = Field(description="Every setting that decided the pixels.")
+    # Plain, so that a record of another version can always be read.
+    spec: dict[str, Any] = Field(description="The row as it was given; a TaskSpec.")
+    resolved: dict[str, Any] = Field(description="Every setting that decided the pixels.")
     sources: SourcesRecord
     output: OutputRecord
     model: ModelRecord

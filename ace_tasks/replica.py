@@ -35,6 +35,7 @@ from ace_tasks.errors import (
     ItemError,
     NotFound,
     OutputRefused,
+    OutputUnavailable,
     PreconditionFailed,
     SourceChanged,
     SourceMissing,
@@ -90,7 +91,8 @@ class Progress:
 
     def busy_s(self) -> float:
         """Seconds this item has been at work itself, not waiting for the GPU."""
-        past = sum(seconds for phase, seconds in self.timings_s.items() if phase != WAITING)
+        timings = self.timings_s.copy()  # its own thread goes on writing
+        past = sum(seconds for phase, seconds in timings.items() if phase != WAITING)
         running = self.phase != WAITING and self.phase not in self.timings_s
         return past + (time.monotonic() - self.since if running else 0)
 
@@ -146,7 +148,7 @@ class Replica:
         except ItemError as error:
             return self._fail(item, attempt, error)
         except StoreUnavailable as error:
-            return self._fail(item, attempt, SourceUnavailable(str(error)))
+            return self._fail(item, attempt, OutputUnavailable(str(error)))
         except Exception as error:  # one bad item must not end its neighbours
             log.exception("item %s (row %s)", item.item_id, item.row_id)
             return self._fail(item, attempt, InternalError(f"{type(error).__name__}: {error}"))
@@ -160,10 +162,6 @@ class Replica:
     def busy_s(self) -> dict[str, float]:
         """item_id → seconds of own work, for every item inside."""
         return {key: progress.busy_s() for key, progress in self._in_flight.copy().items()}
-
-    def phases(self) -> dict[str, str]:
-        """item_id → the phase it is in."""
-        return {key: progress.phase for key, progress in self._in_flight.copy().items()}
 
     # ------------------------------------------------------------ phases
 
@@ -243,8 +241,8 @@ class Replica:
             raise SourceChanged(f"{source.uri} changed after it was planned") from None
         except TooLarge as error:
             raise BadImage(str(error)) from None
-        except StoreUnavailable:
-            raise
+        except StoreUnavailable as error:
+            raise SourceUnavailable(str(error)) from None
         except StoreError as error:
             raise SourceMissing(str(error)) from None
         sha256 = hashlib.sha256(data).hexdigest()
@@ -308,8 +306,8 @@ class Replica:
         return Record(
             row_id=item.row_id,
             item_id=item.item_id,
-            spec=item.spec,
-            resolved=resolved,
+            spec=item.spec.model_dump(mode="json", exclude_none=True),
+            resolved=resolved.model_dump(mode="json"),
             sources=fetched.record,
             output=output,
             model=ModelRecord(

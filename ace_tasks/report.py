@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ import jinja2
 import numpy as np
 
 from ace_tasks import images, masks
-from ace_tasks.errors import ItemError, StoreError
+from ace_tasks.errors import ItemError, StoreError, StoreUnavailable
 from ace_tasks.images import Picture
 from ace_tasks.results import Result
 from ace_tasks.settings import ImageLimits
@@ -50,12 +49,14 @@ def build_report(
     outputs: Store,
     limits: ImageLimits,
 ) -> bytes:
-    """HTML (UTF-8) of at most MAX_ITEMS entries out of `total`; a picture that cannot be read
-    is left blank."""
+    """HTML (UTF-8) of at most MAX_ITEMS entries out of `total`.
+
+    A picture that cannot be read is left blank; raises StoreUnavailable when a store is away.
+    """
     template = _environment.from_string(
         files("ace_tasks").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with sources.in_parallel(_THREADS) as pool:
         cards = list(
             pool.map(lambda entry: _card(entry, sources, outputs, limits), entries[:MAX_ITEMS])
         )
@@ -66,26 +67,27 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
     item, result = entry.item, entry.result
     before = _picture(item.sources.image, sources, limits)
     mask_file = _picture(item.sources.mask, sources, limits)
-    references = [_picture(each, sources, limits) for each in item.sources.reference]
-    after = None
-    if result.output_uri:
-        after = _read(lambda: images.decode(outputs.get(result.output_uri or ""), limits))
-    pictures = [("before", before.rgb if before else None)] if item.sources.image else []
+    # Each picture becomes a thumbnail at once: full-size ones may be large, and there are many.
+    pictures = [("before", _data_uri(before.rgb if before else None))] if item.sources.image else []
     if item.resolved.mask is not None and before is not None:
         mask = None
         if mask_file or not item.sources.mask:
             mask = _read(lambda: masks.build(item.resolved.mask, before, mask_file))
-        pictures.append(("mask", mask))
-    pictures += [("reference", each.rgb if each else None) for each in references]
-    pictures.append(("after", after.rgb if after else None))
+        pictures.append(("mask", _data_uri(mask)))
+    for each in item.sources.reference:
+        reference = _picture(each, sources, limits)
+        pictures.append(("reference", _data_uri(reference.rgb if reference else None)))
+    after = None
+    if result.output_uri:
+        after = _read(lambda: images.decode(outputs.get(result.output_uri or ""), limits))
+    pictures.append(("after", _data_uri(after.rgb if after else None)))
     return {
         "row_id": item.row_id,
         "task": item.spec.task,
         "prompt": item.spec.prompt,
         "status": result.status.replace("_", " "),
-        "failed": result.error_code is not None,
         "error": f"{result.error_code}: {result.error}" if result.error_code else None,
-        "pictures": [(label, _data_uri(pixels)) for label, pixels in pictures],
+        "pictures": pictures,
         "details": {
             "seed": item.resolved.seed,
             "steps": item.resolved.steps,
@@ -108,6 +110,8 @@ def _picture(source: Source | None, store: Store, limits: ImageLimits) -> Pictur
 def _read(read: Callable[[], T]) -> T | None:
     try:
         return read()
+    except StoreUnavailable:
+        raise
     except (ItemError, StoreError):
         return None
 

@@ -125,6 +125,7 @@ class ResultsWriter:
         self._csv = csv.DictWriter(self._csv_file, list(_COLUMNS))
         self._csv.writeheader()
         self._buffer: list[dict[str, Any]] = []
+        self._seen = bytearray()  # by line
 
     def __enter__(self) -> ResultsWriter:
         return self
@@ -135,6 +136,7 @@ class ResultsWriter:
         self._csv_file.close()
 
     def write(self, result: Result) -> None:
+        self._see(result.line)
         row = result.as_row()
         self.tally.add(result)
         # A valid id holds no formula, though it may start with a dash; a rejected one may be one.
@@ -143,6 +145,13 @@ class ResultsWriter:
         self._buffer.append(row)
         if len(self._buffer) >= _BATCH_ROWS:
             self._flush()
+
+    def _see(self, line: int) -> None:
+        if line >= len(self._seen):
+            self._seen.extend(bytes(line + _BATCH_ROWS - len(self._seen)))
+        if self._seen[line]:
+            raise BrokenRun(f"the row in line {line} is accounted for twice")
+        self._seen[line] = 1
 
     def _flush(self) -> None:
         if self._buffer:

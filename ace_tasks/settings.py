@@ -69,7 +69,6 @@ class PoolSettings(_Model):
     max_start_failures: int = Field(3, ge=1, description="In a row, before the run stops.")
     deaths_alone_to_quarantine: int = Field(2, ge=1)
     cancel_grace_s: float = Field(5, ge=0, description="For the step in progress to end.")
-    ray_address: str | None = Field(None, description="Empty: start Ray on this machine.")
 
 
 class Environment(BaseSettings):

@@ -34,6 +34,7 @@ from ace_tasks.errors import BadRow
 PIXELS_VERSION = 1
 
 MAX_SEED = 2**32 - 1
+MAX_URI_CHARS = 2048
 _GIVEN_CHARS = 80  # how much of a wrong value an error message quotes
 _CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f]")
 # What boto3 takes for a bucket; stores differ in what they allow of it.
@@ -89,7 +90,9 @@ RowId = Annotated[
     AfterValidator(_check_row_id),
     BeforeValidator(_number_to_text),
 ]
-Uri = Annotated[str, StringConstraints(min_length=1, max_length=2048), AfterValidator(check_uri)]
+Uri = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_URI_CHARS), AfterValidator(check_uri)
+]
 Point = tuple[float, float]
 Bounds = tuple[float, float, float, float]
 

@@ -12,9 +12,11 @@ import contextlib
 import hashlib
 import logging
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +45,7 @@ from ace_tasks.errors import (
     NotFound,
     OutputRefused,
     PreconditionFailed,
+    SettingsError,
     StoreError,
     StoreUnavailable,
     TooLarge,
@@ -67,6 +70,7 @@ _CREDENTIAL_CODES = {
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
+_PASSING = {408, 409, 429}  # timeout, a race of two writers, too many requests
 _CREDENTIAL_ERRORS = (
     NoCredentialsError,
     ParamValidationError,
@@ -122,8 +126,9 @@ def translate(error: Exception, uri: str) -> AceError:
         return PreconditionFailed(uri, "the object is not the expected one (HTTP 412)")
     if status == 403:
         return Forbidden(uri, "access denied (HTTP 403)")
-    if status == 400:  # all a HEAD says of an expired token
-        return Forbidden(uri, f"refused (HTTP 400 {code}): expired credentials or a bad name")
+    if 400 <= status < 500 and status not in _PASSING:
+        # A bare 400 is all that a HEAD says of an expired token.
+        return Forbidden(uri, f"refused (HTTP {status} {code}): a bad name or stale credentials?")
     return StoreUnavailable(uri, f"HTTP {status} {code}".rstrip())
 
 
@@ -132,6 +137,7 @@ class Store:
 
     def __init__(self, settings: StoreSettings):
         self._patience_s = settings.patience_s
+        self._abandoned = threading.Event()
         try:
             self._client: Any = boto3.session.Session(profile_name=settings.profile).client(
                 "s3",
@@ -146,6 +152,8 @@ class Store:
             )
         except BotoCoreError as error:
             raise translate(error, "s3") from None
+        except ValueError as error:  # an endpoint that is no URL
+            raise SettingsError(f"object store: {error}") from None
 
     def _call(self, uri: str, operation: Callable[[], T], patience_s: float | None = None) -> T:
         """Run an S3 operation; again, with jittered backoff, while the store is away.
@@ -161,12 +169,29 @@ class Store:
             except (BotoCoreError, Boto3Error, ClientError) as error:
                 translated = translate(error, uri)
                 waits = isinstance(translated, StoreUnavailable)
-                if not waits or time.monotonic() + pause_s > deadline:
+                over = self._abandoned.is_set() or time.monotonic() + pause_s > deadline
+                if not waits or over:
                     # `from None`: botocore's text may hold request details.
                     raise translated from None
             log.warning("%s; trying again", translated)
-            time.sleep(random.uniform(pause_s / 2, pause_s))
+            self._abandoned.wait(random.uniform(pause_s / 2, pause_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    @contextlib.contextmanager
+    def in_parallel(self, threads: int) -> Iterator[ThreadPoolExecutor]:
+        """A thread pool for calls on this store.
+
+        When its body fails or is cancelled, nothing more is begun and nobody waits on for a store
+        that is away: this store has no patience from then on.
+        """
+        pool = ThreadPoolExecutor(threads)
+        try:
+            yield pool
+        except BaseException:
+            self._abandoned.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        pool.shutdown()
 
     # ------------------------------------------------------------ reading
 
@@ -317,8 +342,8 @@ class Store:
         `unguarded`, which accepts that two runs of one catalog may publish an item twice.
         """
         probe = join_uri(prefix_uri, f".probe-{uuid.uuid4().hex}")
-        bucket, _ = split_uri(prefix_uri)
-        look = {"Bucket": bucket, "MaxKeys": 1}
+        bucket, key = split_uri(prefix_uri)
+        look = {"Bucket": bucket, "Prefix": key, "MaxKeys": 1}
         try:
             # A store that is away at the start is more likely a wrong address than an outage.
             self._call(prefix_uri, lambda: self._client.list_objects_v2(**look), _START_PATIENCE_S)
@@ -352,12 +377,20 @@ def _local_errors(uri: str) -> Iterator[None]:
 
 
 def _head_local(uri: str) -> ObjectInfo:
+    _check_regular(uri)
     with _local_errors(uri), Path(uri).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return ObjectInfo(uri=uri, size_bytes=file.tell(), etag=digest, sha256=digest)
 
 
+def _check_regular(uri: str) -> None:
+    with _local_errors(uri):
+        if not Path(uri).is_file():  # a pipe or a device would never end
+            raise NotFound(uri, "no such file")
+
+
 def _get_local(uri: str, max_bytes: int | None) -> bytes:
+    _check_regular(uri)
     with _local_errors(uri):
         _check_size(uri, Path(uri).stat().st_size, max_bytes)
         return Path(uri).read_bytes()

@@ -26,7 +26,7 @@ from rich.table import Table
 from ace_tasks import plan as planning
 from ace_tasks import provenance
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
-from ace_tasks.errors import FatalError
+from ace_tasks.errors import AceError
 from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import row_schema
@@ -246,10 +246,10 @@ def _print_rejects(path: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Entry point; a FatalError is one line, not a traceback."""
+    """Entry point; an error of ours is one line, not a traceback."""
     try:
         app()
-    except FatalError as error:
+    except AceError as error:
         err.print(f"[red]stopped[/red]: {escape(f'{type(error).__name__}: {error}')}")
         raise SystemExit(EXIT_FATAL) from None
 

@@ -7,6 +7,7 @@ disarmed.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from prefect.artifacts import (
 from ace_tasks.engine import Status
 from ace_tasks.results import Result, Summary
 
+log = logging.getLogger(__name__)
+
 _UPDATE_EVERY_S = 2.0
 _TABLE_ROWS = 50
 _CELL_CHARS = 200
@@ -40,7 +43,6 @@ class Moment:
     failed: int
     replicas: int
     headline: str  # what the plan says: how many rows are done, and to do
-    waiting_for: str = ""
 
 
 _listener: ContextVar[Callable[[Moment], None] | None] = ContextVar("listener", default=None)
@@ -56,6 +58,15 @@ def listening(listener: Callable[[Moment], None]) -> Iterator[None]:
         _listener.reset(token)
 
 
+@contextmanager
+def decoration(what: str) -> Iterator[None]:
+    """Artifacts are for people: a Prefect API that is away must not end a run that works."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s artifact not written: %s", what, type(error).__name__)
+
+
 class Progress:
     """A progress artifact that moves, at most every two seconds."""
 
@@ -64,32 +75,27 @@ class Progress:
         self._headline = headline
         self._updated_at = time.monotonic()
         self._started_at = time.monotonic()
-        self._artifact = create_progress_artifact(
-            progress=0.0, key=f"{flow_name}-progress", description=headline
-        )
+        self._artifact: Any = None
+        with decoration("progress"):
+            self._artifact = create_progress_artifact(
+                progress=0.0, key=f"{flow_name}-progress", description=headline
+            )
 
-    def tell(self, accounted: int, failed: int, status: Status, waiting_for: str) -> None:
+    def tell(self, accounted: int, failed: int, status: Status) -> None:
         """`accounted` and `failed`: rows with a result so far; `status` adds those in flight."""
-        moment = Moment(
-            total=self._total,
-            accounted=accounted,
-            failed=failed,
-            replicas=status.replicas_ready,
-            headline=self._headline,
-            waiting_for=waiting_for,
-        )
-        if listener := _listener.get():
-            listener(moment)
-        if time.monotonic() - self._updated_at < _UPDATE_EVERY_S:
-            return
-        self._update(moment, status)
+        moment = self._moment(accounted, failed, status)
+        if time.monotonic() - self._updated_at >= _UPDATE_EVERY_S:
+            self._update(moment, status)
 
     def end(self, accounted: int, failed: int, status: Status) -> None:
         """The last word: whatever the clock says."""
+        self._update(self._moment(accounted, failed, status), status)
+
+    def _moment(self, accounted: int, failed: int, status: Status) -> Moment:
         moment = Moment(self._total, accounted, failed, status.replicas_ready, self._headline)
         if listener := _listener.get():
             listener(moment)
-        self._update(moment, status)
+        return moment
 
     def _update(self, moment: Moment, status: Status) -> None:
         self._updated_at = time.monotonic()
@@ -97,14 +103,17 @@ class Progress:
         rate = edited / max(self._updated_at - self._started_at, 1e-9)
         left = moment.total - moment.accounted
         eta = f", about {left / rate:.0f} s left" if edited and left else ""
-        update_progress_artifact(
-            artifact_id=self._artifact,  # type: ignore[arg-type]  # sync here
-            progress=100.0 * moment.accounted / max(moment.total, 1),
-            description=(
-                f"{moment.accounted} of {moment.total} rows, {moment.failed} failed, "
-                f"{moment.replicas} replicas, {rate:.2f} items/s{eta}"
-            ),
-        )
+        if self._artifact is None:
+            return
+        with decoration("progress"):
+            update_progress_artifact(
+                artifact_id=self._artifact,  # type: ignore[arg-type]  # sync here
+                progress=100.0 * moment.accounted / max(moment.total, 1),
+                description=(
+                    f"{moment.accounted} of {moment.total} rows, {moment.failed} failed, "
+                    f"{moment.replicas} replicas, {rate:.2f} items/s{eta}"
+                ),
+            )
 
 
 def plain(value: Any) -> str:
@@ -121,42 +130,49 @@ def publish_rejects(flow_name: str, rejects: Path, count: int) -> None:
         return
     with rejects.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in islice(lines, _TABLE_ROWS)]
-    create_table_artifact(
-        key=f"{flow_name}-rejects",
-        table=[
-            {
-                "line": row["line"],
-                "column": plain(row["field"] or ""),
-                "reason": plain(row["reason"]),
-            }
-            for row in rows
-        ],
-        description=f"{count} rows are no valid spec; the first {len(rows)}",
-    )
+    table = [
+        {
+            "line": row["line"],
+            "column": plain(row["field"] or ""),
+            "reason": plain(row["reason"]),
+        }
+        for row in rows
+    ]
+    with decoration("rejects"):
+        create_table_artifact(
+            key=f"{flow_name}-rejects",
+            table=table,
+            description=f"{count} rows are no valid spec; the first {len(rows)}",
+        )
 
 
-def publish_results(
-    flow_name: str, summary: Summary, shown: Iterable[Result], report_uri: str, report_link: str
-) -> None:
-    """The result table and the link to the contact sheet."""
+def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -> None:
+    """The table of results, as far as it is short enough for a page."""
     rows = [
         {
             "row": plain(each.row_id or f"line {each.line}"),
-            "task": each.task or "",
+            "task": plain(each.task or ""),
             "status": each.status.replace("_", " "),
             "error": plain(f"{each.error_code}: {each.error}") if each.error_code else "",
             "output": each.output_uri or "",
         }
         for each in islice(shown, _TABLE_ROWS)
     ]
-    create_table_artifact(
-        key=f"{flow_name}-results",
-        table=rows or [{"row": "none"}],
-        description=f"{summary.line}. All rows: {summary.results}",
-    )
-    create_link_artifact(
-        key=f"{flow_name}-report",
-        link=report_link,
-        link_text="contact sheet",
-        description=f"Before and after. The link opens for 7 days; the file stays at {report_uri}",
-    )
+    with decoration("results"):
+        create_table_artifact(
+            key=f"{flow_name}-results",
+            table=rows or [{"row": "none"}],
+            description=f"{summary.line}. All rows: {summary.results}",
+        )
+
+
+def publish_report_link(flow_name: str, uri: str, link: str) -> None:
+    """A link to the contact sheet."""
+    with decoration("report"):
+        create_link_artifact(
+            key=f"{flow_name}-report",
+            link=link,
+            link_text="contact sheet",
+            description="Before and after. The link opens for 7 days, or as long as the "
+            f"credentials behind it, if that is less; the file stays at {uri}",
+        )

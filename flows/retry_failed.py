@@ -53,13 +53,19 @@ def retry_failed(
     shard_size: Annotated[
         int, Field(ge=1, le=10_000, description="Rows in one task run of the UI.")
     ] = 32,
+    allow_unguarded_writes: Annotated[
+        bool,
+        Field(description="Go on with a store that ignores If-None-Match; runs may then collide."),
+    ] = False,
 ) -> State[Any]:
     """Edit again what failed in an earlier run, with its catalog's rules and its variant.
 
     Rejected rows are not among them: they need their catalog mended.
     """
     summary = read_summary(output, failed_run)
-    with open_run(summary.catalog, output, summary.variant, allow_unguarded_writes=False) as run:
+    with open_run(
+        summary.catalog, output, summary.variant, allow_unguarded_writes=allow_unguarded_writes
+    ) as run:
         file = select_failed(run, failed_run, codes)
         planned = plan_catalog(untracked(run), False, True, file)
         edited = edit_items(run, planned, replicas=replicas, shard_size=shard_size)

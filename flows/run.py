@@ -23,11 +23,19 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
+from pydantic import ValidationError
 
 from ace_tasks import plan, provenance
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.engine import Dispatcher, Status, gpus_in_cluster, ray_session
-from ace_tasks.errors import Cancelled, CatalogError, FatalError, NotFound, SettingsError
+from ace_tasks.errors import (
+    AceError,
+    Cancelled,
+    CatalogError,
+    FatalError,
+    NotFound,
+    SettingsError,
+)
 from ace_tasks.model.variants import Variant, find_variant
 from ace_tasks.plan import PlanCounts, PlannedRow
 from ace_tasks.provenance import Outcome, Record
@@ -41,9 +49,9 @@ from ace_tasks.settings import (
     cpu_count,
     read_environment,
 )
-from ace_tasks.specs import WorkItem
+from ace_tasks.specs import WorkItem, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
-from flows.progress import Progress, publish_rejects, publish_results
+from flows.progress import Progress, publish_rejects, publish_report_link, publish_results
 
 T = TypeVar("T")
 
@@ -87,12 +95,16 @@ def open_run(
     catalog: str, output: str, variant: str, *, allow_unguarded_writes: bool
 ) -> Iterator[Run]:
     """Check everything a run needs before any work. Raises FatalError."""
+    output = output.rstrip("/")
     if not is_s3(output):
         raise SettingsError(f"output: accepted: s3://bucket/prefix; given {output!r}")
+    try:
+        check_uri(join_uri(output, "key"))
+    except ValueError as error:
+        raise SettingsError(f"output: {error}") from None
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
-    output = output.rstrip("/")
-    find_variant(variant)  # a wrong name is told before the store is asked
+    found = find_variant(variant)
     outputs.check_output(output, unguarded=allow_unguarded_writes)
     with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
         yield Run(
@@ -100,7 +112,7 @@ def open_run(
             flow_name=flow_run.flow_name or "run",
             catalog=catalog,
             output=output,
-            variant=find_variant(variant),
+            variant=found,
             environment=environment,
             sources=sources,
             outputs=outputs,
@@ -136,10 +148,12 @@ def plan_catalog(run: Run, strict: bool, retry_failures: bool, file: Path | None
     Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
     """
     path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
-    if not _reload_plan(run, path, rejects_path):
+    model = run.variant.identity()
+    # A retried run keeps its plan, unless the code that would carry it out makes other pixels.
+    if not (_reload_plan(run, path, rejects_path) and plan.fits(path, model)):
         with nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows:
             specs = to_specs(read_rows(rows), run.catalog, run.environment.allowed_buckets)
-            plan.build_plan(specs, run.variant.identity(), run.sources, path, rejects_path)
+            plan.build_plan(specs, model, run.sources, path, rejects_path)
         run.upload(rejects_path, provenance.rejects_key(run.run_id), "application/x-ndjson")
         run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     counts = plan.count(path, rejects_path)
@@ -316,11 +330,12 @@ def _to_do(planned: Planned, book: _Book) -> Iterator[WorkItem]:
 @contextmanager
 def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettings]]:
     """Ray, and the dispatcher on it. `replicas` 0: one a GPU, or one on a CPU."""
-    settings = PoolSettings(replicas=max(replicas, 1), ray_address=run.environment.ray_address)
-    with ray_session(settings):
+    with ray_session(run.environment.ray_address, cpus=max(cpu_count(), replicas)):
         gpus = gpus_in_cluster()
         device = run.environment.device or ("cuda" if gpus else "cpu")
-        wanted = replicas or (gpus if device == "cuda" else 1)
+        # Without a GPU yet, one waiting replica is what makes an autoscaler bring one.
+        wanted = replicas or (max(gpus, 1) if device == "cuda" else 1)
+        settings = PoolSettings(replicas=wanted)
         replica = ReplicaSettings(
             variant=run.variant.name,
             weights_dir=run.environment.weights_dir.resolve(),
@@ -334,7 +349,6 @@ def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettin
         def write_failure(item: WorkItem, failed: provenance.Failed) -> None:
             provenance.write_failure(run.outputs, run.output, item, failed, run.run_id)
 
-        settings = settings.model_copy(update={"replicas": wanted})
         with Dispatcher(replica, settings, run.run_id, write_failure) as pool:
             yield pool, settings
 
@@ -380,7 +394,7 @@ def _edit_shards(
             entered += _enter_outcomes(future, items, pool, book)
         in_window = pool.status.done + pool.status.failed - entered
         accounted = book.tally.total + in_window
-        progress.tell(accounted, book.tally.not_done, pool.status, pool.waits_for())
+        progress.tell(accounted, book.tally.not_done, pool.status)
 
 
 def _enter_outcomes(future: Any, items: list[WorkItem], pool: Dispatcher, book: _Book) -> int:
@@ -410,10 +424,10 @@ def finish_run(run: Run, planned: Planned, edited: Edited, max_failed: int) -> S
     run.upload(edited.failures_path, provenance.failures_key(run.run_id), "application/x-ndjson")
     summary = _summary(run, planned, edited, max_failed)
     report_uri = _publish_report(run, planned, edited, summary)
+    shown = [*edited.rejected_sample, *(entry.result for entry in edited.sample())]
+    publish_results(run.flow_name, summary, shown)
     body = summary.model_dump_json(indent=1).encode()
     run.outputs.put(run.uri(provenance.summary_key(run.run_id)), body, "application/json")
-    shown = [*edited.rejected_sample, *(entry.result for entry in edited.sample())]
-    publish_results(run.flow_name, summary, shown, report_uri, run.outputs.presign(report_uri))
     log.info("%s; contact sheet: %s", summary.line, report_uri)
     content = summary.model_dump(mode="json")
     if summary.state == "Completed":
@@ -455,9 +469,26 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
     )
 
 
-def _publish_report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> str:
-    entries = [_with_output(run, entry) for entry in edited.sample()]
-    html = build_report(
+def _publish_report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> str | None:
+    """Write the contact sheet and link it. It decorates a finished run, and never fails one."""
+    try:
+        html = _report(run, planned, edited, summary)
+        uri = run.uri(provenance.report_key(run.run_id))
+        run.outputs.put(uri, html, "text/html; charset=utf-8")
+        publish_report_link(run.flow_name, uri, run.outputs.presign(uri))
+    except (AceError, ValidationError) as error:
+        get_run_logger().warning("no contact sheet: %s", error)
+        return None
+    return uri
+
+
+def _report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> bytes:
+    # Hundreds of pictures are read; a store that is away is not worth waiting for each.
+    sources, outputs = open_stores(
+        *(each.model_copy(update={"patience_s": 0})
+          for each in (run.environment.source_store, run.environment.output_store))
+    )  # fmt: skip
+    return build_report(
         title=f"Edits of {run.catalog}",
         facts={
             "result": summary.line,
@@ -465,21 +496,18 @@ def _publish_report(run: Run, planned: Planned, edited: Edited, summary: Summary
             "run": summary.run_id,
             "ended": summary.ended_at.strftime("%Y-%m-%d %H:%M UTC"),
         },
-        entries=entries,
+        entries=[_with_output(run, outputs, entry) for entry in edited.sample()],
         total=planned.counts.planned,
-        sources=run.sources,
-        outputs=run.outputs,
+        sources=sources,
+        outputs=outputs,
         limits=ImageLimits(),
     )
-    uri = run.uri(provenance.report_key(run.run_id))
-    run.outputs.put(uri, html, "text/html; charset=utf-8")
-    return uri
 
 
-def _with_output(run: Run, entry: Entry) -> Entry:
+def _with_output(run: Run, outputs: Store, entry: Entry) -> Entry:
     """An item of an earlier run: its record says where the picture is."""
     if entry.result.status != "done_before":
         return entry
     uri = run.uri(provenance.record_key(entry.item.item_id))
-    record = Record.model_validate_json(run.outputs.get(uri))
+    record = Record.model_validate_json(outputs.get(uri))
     return replace(entry, result=replace(entry.result, output_uri=record.output.uri))

@@ -18,7 +18,7 @@ import flows.run
 from ace_tasks import provenance
 from ace_tasks.engine import Dispatcher, ray_session
 from ace_tasks.results import Summary
-from ace_tasks.settings import PoolSettings, ReplicaSettings
+from ace_tasks.settings import ReplicaSettings
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
@@ -28,7 +28,7 @@ Make = Callable[..., bytes]
 
 @pytest.fixture(scope="module", autouse=True)
 def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(PoolSettings(replicas=2)):
+    with ray_session(cpus=2):
         yield
 
 

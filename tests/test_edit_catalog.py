@@ -20,7 +20,6 @@ from ace_tasks import provenance
 from ace_tasks.engine import ray_session
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
-from ace_tasks.settings import PoolSettings
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.run import open_run, plan_catalog, untracked
@@ -30,7 +29,7 @@ Make = Callable[..., bytes]
 
 @pytest.fixture(scope="module", autouse=True)
 def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(PoolSettings(replicas=2)):  # one Ray for all flows of this file
+    with ray_session(cpus=2):  # one Ray for all flows of this file
         yield
 
 

@@ -26,7 +26,7 @@ Open = Callable[..., AbstractContextManager[Dispatcher]]
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    with ray_session(PoolSettings(replicas=4)):
+    with ray_session(cpus=4):
         yield
 
 
