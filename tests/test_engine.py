@@ -133,14 +133,14 @@ def test_killed_actors_are_replaced_and_their_items_run_again(pool: Open) -> Non
 def test_items_that_hang_time_out_and_their_neighbours_do_not(
     pool: Open, written: list[Failed]
 ) -> None:
-    items = [item(n) for n in range(40)]
-    hanging = {4, 19, 33}
+    items = [item(n) for n in range(100)]
+    hanging = {4, 39, 83}
     for number in hanging:
         items[number] = item(number, "hang")
     with pool(replicas=2, item_timeout_s=2) as dispatcher:
         outcomes = dispatcher.edit(items, 0)
     assert failures(outcomes) == {items[n].item_id: "timeout" for n in hanging}
-    assert len(outcomes) == 40
+    assert len(outcomes) == 100
     assert len(written) == 3
 
 

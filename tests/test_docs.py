@@ -1,0 +1,97 @@
+"""The documents against the code. If these break, a newcomer types a command that does not exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ace_tasks import provenance
+from ace_tasks.errors import item_error_codes
+from ace_tasks.settings import Environment
+from ace_tasks.specs import TASKS
+from flows.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def commands() -> list[str]:
+    """Every line after a `$` in the documents, without its comment."""
+    text = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
+    return [line.partition("#")[0].strip() for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_a_documented_command_exists(command: str) -> None:
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert arguments[0] in targets
+    elif program.endswith("ace-catalog"):
+        options = [each for each in arguments[1:] if each.startswith("--")]
+        shown = CliRunner().invoke(app, [arguments[0], "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0
+        assert all(option in shown.stdout for option in options)
+    else:
+        pytest.fail(f"no rule for {command!r}")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_column_table_is_the_specs() -> None:
+    told: dict[str, set[str]] = {task: set() for task in TASKS}
+    header, *rows = re.findall(r"^\| (?:`|column).*\|$", README, re.MULTILINE)
+    tasks = [cell.strip() for cell in header.split("|")[2:6]]
+    assert tasks == list(TASKS)
+    for row in rows:
+        cells = [cell.strip() for cell in row.split("|")]
+        columns = re.findall(r"`([a-z]+)`", cells[1])
+        for task, cell in zip(tasks, cells[2:6], strict=True):
+            if cell in {"yes", "optional"}:
+                told[task] |= set(columns)
+                for column in columns:
+                    assert TASKS[task].model_fields[column].is_required() == (cell == "yes")
+    assert told == {task: set(model.model_fields) for task, model in TASKS.items()}
+
+
+def test_environment_variables_are_read() -> None:
+    known = {f"ACE_{name.upper()}" for name in Environment.model_fields}
+    told = set(re.findall(r"\bACE_[A-Z_]+", README))
+    assert told
+    assert told <= known
+
+
+def test_every_room_and_transient_code_is_on_the_map() -> None:
+    rooms = {path.name for path in (ROOT / "ace_tasks").glob("*.py")} - {"__init__.py"}
+    assert {
+        room for room in rooms if f"`{room}`" not in ARCHITECTURE.replace("ace_tasks/", "")
+    } == set()
+    transient = {code for code, again in item_error_codes().items() if again}
+    assert {code for code in transient if f"`{code}`" not in ARCHITECTURE} == set()
+
+
+def test_the_layout_names_what_is_written() -> None:
+    keys = [provenance.summary_key("r"), provenance.rejects_key("r"), provenance.plan_key("r"),
+            provenance.failures_key("r"), provenance.report_key("r"),
+            provenance.results_key("r", "csv")]  # fmt: skip
+    for key in keys:
+        assert key.rpartition("/")[2] in README
+
+
+def test_prefect_yaml_deploys_every_flow() -> None:
+    text = (ROOT / "prefect.yaml").read_text()
+    entrypoints = set(re.findall(r"entrypoint: (flows/\w+\.py):", text))
+    flows = {f"flows/{path.name}" for path in (ROOT / "flows").glob("*.py")
+             if re.search(r"^@flow\(", path.read_text(), re.MULTILINE)}  # fmt: skip
+    assert entrypoints == flows
