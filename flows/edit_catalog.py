@@ -9,7 +9,9 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.run import MAX_SHARD_THREADS, edit_items, finish_run, open_run, plan_catalog, untracked
+from flows.edit import MAX_SHARD_THREADS, edit_items
+from flows.finish import finish_run
+from flows.run import open_run, plan_catalog, untracked
 
 
 @flow(

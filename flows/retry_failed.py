@@ -16,15 +16,9 @@ from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.results import Summary, failed_rows
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store, join_uri
-from flows.run import (
-    MAX_SHARD_THREADS,
-    Run,
-    edit_items,
-    finish_run,
-    open_run,
-    plan_catalog,
-    untracked,
-)
+from flows.edit import MAX_SHARD_THREADS, edit_items
+from flows.finish import finish_run
+from flows.run import Run, open_run, plan_catalog, untracked
 
 
 @flow(

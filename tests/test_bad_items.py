@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import flows.run
+import flows.edit
 from ace_tasks import provenance
 from ace_tasks.engine import Dispatcher, ray_session
 from ace_tasks.results import Summary
@@ -154,7 +154,7 @@ def make_deadly_replica(settings: ReplicaSettings, run_id: str, name: str) -> An
 def test_a_quarantined_item_kills_no_replica_in_the_next_run(
     store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flows.run, "Dispatcher", Deadly)
+    monkeypatch.setattr(flows.edit, "Dispatcher", Deadly)
     image = join_uri(prefix, "in/a.png")
     store.put(image, picture(), "image/png")
     rows = [
@@ -169,7 +169,7 @@ def test_a_quarantined_item_kills_no_replica_in_the_next_run(
     assert (nightly.done_before, nightly.failed_before, nightly.deaths) == (3, 1, 0)
 
     # Asked for by its code, on replicas that bear it, it is edited.
-    monkeypatch.setattr(flows.run, "Dispatcher", Dispatcher)
+    monkeypatch.setattr(flows.edit, "Dispatcher", Dispatcher)
     state = retry_failed(
         output=f"{prefix}/out", failed_run=nightly.run_id, codes="quarantined", return_state=True
     )

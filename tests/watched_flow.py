@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import flows.run
+import flows.edit
 from ace_tasks.engine import Dispatcher
 from ace_tasks.settings import ReplicaSettings
 
@@ -54,7 +54,7 @@ def main() -> int:
     catalog, output, folder, *more = sys.argv[1:]
     replicas = int(more[0]) if more else 2
     WatchedDispatcher.folder = Path(folder)
-    flows.run.Dispatcher = WatchedDispatcher  # type: ignore[misc]
+    flows.edit.Dispatcher = WatchedDispatcher  # type: ignore[misc]
     logging.getLogger("ace_tasks").setLevel(logging.INFO)
     from flows.edit_catalog import edit_catalog
 

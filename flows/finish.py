@@ -1,0 +1,124 @@
+"""Finish a run: results, contact sheet and, last, the summary; the state says how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import ValidationError
+
+from ace_tasks import provenance
+from ace_tasks.errors import AceError
+from ace_tasks.provenance import Record
+from ace_tasks.report import Entry, build_report
+from ace_tasks.results import Summary
+from ace_tasks.settings import ImageLimits
+from ace_tasks.store import Store, open_stores
+from flows.edit import Edited
+from flows.progress import publish_report_link, publish_results
+from flows.run import Planned, Run
+
+
+def finish_run(run: Run, planned: Planned, edited: Edited, max_failed: int) -> State[Any]:
+    """Publish results, contact sheet and, last, the summary; the state says how the run ended."""
+    log = get_run_logger()
+    run.upload(
+        edited.parquet_path,
+        provenance.results_key(run.run_id, "parquet"),
+        "application/vnd.apache.parquet",
+    )
+    run.upload(edited.csv_path, provenance.results_key(run.run_id, "csv"), "text/csv")
+    run.upload(edited.failures_path, provenance.failures_key(run.run_id), "application/x-ndjson")
+    summary = _summary(run, planned, edited, max_failed)
+    report_uri = _publish_report(run, planned, edited, summary)
+    shown = [*edited.rejected_sample, *(entry.result for entry in edited.sample())]
+    publish_results(run.flow_name, summary, shown)
+    body = summary.model_dump_json(indent=1).encode()
+    run.outputs.put(run.uri(provenance.summary_key(run.run_id)), body, "application/json")
+    log.info("%s; contact sheet: %s", summary.line, report_uri)
+    content = summary.model_dump(mode="json")
+    if summary.state == "Completed":
+        return Completed(message=summary.line, data=content)
+    where = f"; failures: {summary.failures}" if summary.failures else ""
+    return Failed(name="FinishedWithFailures", message=f"{summary.line}{where}", data=content)
+
+
+def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Summary:
+    tally, status = edited.results.tally, edited.status
+    ended_at = datetime.now(UTC)
+    seconds = (ended_at - run.started_at).total_seconds()
+    by_status = tally.by_status
+    failed = by_status["failed"] + by_status["failed_before"]
+    return Summary(
+        run_id=run.run_id,
+        state="FinishedWithFailures" if tally.not_done > max_failed else "Completed",
+        catalog=run.catalog,
+        output=run.output,
+        variant=run.variant.name,
+        started_at=run.started_at,
+        ended_at=ended_at,
+        rows=planned.rows,
+        done=by_status["done"],
+        done_before=by_status["done_before"],
+        failed=by_status["failed"],
+        failed_before=by_status["failed_before"],
+        rejected=by_status["rejected"],
+        shared=planned.counts.shared,
+        by_error=dict(tally.by_error),
+        replicas=edited.replicas,
+        deaths=status.deaths,
+        seconds=round(seconds, 3),
+        items_per_second=round(status.done / seconds, 4),
+        busy_share=round(status.busy_s / status.ready_s, 4) if status.ready_s else None,
+        results=run.uri(provenance.results_key(run.run_id, "csv")),
+        failures=run.uri(provenance.failures_key(run.run_id)) if failed else None,
+        rejects=run.uri(provenance.rejects_key(run.run_id)) if planned.counts.rejected else None,
+    )
+
+
+def _publish_report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> str | None:
+    """Write the contact sheet and link it. It decorates a finished run, and never fails one."""
+    try:
+        html = _report(run, planned, edited, summary)
+        uri = run.uri(provenance.report_key(run.run_id))
+        run.outputs.put(uri, html, "text/html; charset=utf-8")
+        publish_report_link(run.flow_name, uri, run.outputs.presign(uri))
+    except (AceError, ValidationError) as error:
+        get_run_logger().warning("no contact sheet: %s", error)
+        return None
+    return uri
+
+
+def _report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> bytes:
+    # Hundreds of pictures are read; a store that is away is not worth waiting for each.
+    sources, outputs = open_stores(
+        *(each.model_copy(update={"patience_s": 0})
+          for each in (run.environment.source_store, run.environment.output_store))
+    )  # fmt: skip
+    return build_report(
+        title=f"Edits of {run.catalog}",
+        facts={
+            "result": summary.line,
+            "variant": summary.variant,
+            "run": summary.run_id,
+            "ended": summary.ended_at.strftime("%Y-%m-%d %H:%M UTC"),
+        },
+        entries=[_with_output(run, outputs, entry) for entry in edited.sample()],
+        total=planned.counts.planned,
+        sources=sources,
+        outputs=outputs,
+        limits=ImageLimits(),
+    )
+
+
+def _with_output(run: Run, outputs: Store, entry: Entry) -> Entry:
+    """An item of an earlier run: its record says where the picture is."""
+    if entry.result.status != "done_before":
+        return entry
+    uri = run.uri(provenance.record_key(entry.item.item_id))
+    record = Record.model_validate_json(outputs.get(uri))
+    return replace(entry, result=replace(entry.result, output_uri=record.output.uri))
