@@ -211,8 +211,9 @@ class Harness:
             return False
 
     def _kill_replica(self) -> bool:
-        actors = [each for each in psutil.process_iter(["name", "cmdline"])
-                  if each.info["cmdline"] and each.info["cmdline"][0].startswith("ray::_Actor")]  # fmt: skip
+        # Our own raylets' workers only: another cluster may run on this machine.
+        family = psutil.Process().children(recursive=True)
+        actors = [each for each in family if _title(each).startswith("ray::_Actor")]
         if not actors or not self._nobody_runs_alone():
             return False
         self.random.choice(actors).kill()
@@ -257,6 +258,13 @@ class Harness:
         computed = (self.folder / "computed").read_text().split()
         outcome.computed = len(computed)
         outcome.repeated = len(computed) - len(set(computed))
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
 
 
 def main() -> int:
