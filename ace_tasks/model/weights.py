@@ -76,7 +76,6 @@ def load(variant: Variant, folder: Path, device: str) -> Parts:
     """Check every file's hash, then load every part strictly. Raises WeightsError."""
     verify(folder)
     dtype = getattr(torch, variant.dtype)
-    # transformers has stricter ideas of an answer's type than its stubs say; see _strict.
     return Parts(
         transformer=_strict(FluxTransformer2DModel, folder / "transformer", dtype, device),
         vae=_strict(AutoencoderKL, folder / "vae", dtype, device),
