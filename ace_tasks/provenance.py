@@ -159,6 +159,9 @@ class ModelRecord(_Stored):
     base: str
     encoders: str
     adapter: str | None = Field(description="Fingerprint of the adapter used.")
+    adapter_mode: str | None = Field(
+        None, description="resident or fused: two roundings of one picture. None: no adapter."
+    )
     dtype: str
     device: str
 
@@ -171,6 +174,7 @@ class SamplingRecord(_Stored):
     geometry: str
     canvas_px: tuple[int, int] = Field(description="(width, height), references included.")
     tokens: int
+    batch_size: int = Field(1, description="Items that shared the passes of the transformer.")
 
 
 class RunRecord(_Stored):

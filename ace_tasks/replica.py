@@ -1,7 +1,7 @@
 """The life of one item on one replica: fetch → build → generate → restore → publish.
 
 Several items are inside a replica at once, each on its own thread: they fetch and decode, or
-encode and upload, while one of them holds the GPU lock. Knows nothing of Ray; a test, a notebook
+encode and upload, while one (or a batch of one shape) is on the GPU. Knows nothing of Ray; a test, a notebook
 or another engine can drive it.
 
 The life of a replica: `start` once, `run` per item, `cancel` on the way out.
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from ace_tasks import __version__, images, lcu, masks
+from ace_tasks.batching import Batcher
 from ace_tasks.errors import (
     BadImage,
     BucketMissing,
@@ -45,8 +46,8 @@ from ace_tasks.errors import (
     TooLarge,
 )
 from ace_tasks.images import Picture
-from ace_tasks.model.ace import AceModel
-from ace_tasks.model.variants import find_variant
+from ace_tasks.model.ace import AceModel, Job
+from ace_tasks.model.sources import identify, open_variant
 from ace_tasks.provenance import (
     Done,
     Failed,
@@ -114,20 +115,27 @@ class Replica:
         self.settings = settings
         self.run_id = run_id
         self.name = name
-        self.variant = find_variant(settings.variant)
-        self._gpu = threading.Lock()
         self._cancelled = threading.Event()
         self._in_flight: dict[str, Progress] = {}
 
     def start(self) -> None:
         """Open the stores and load the model. Raises FatalError."""
-        if self.settings.torch_threads:
-            torch.set_num_threads(self.settings.torch_threads)
-        self._source, self._output = open_stores(
-            self.settings.source_store, self.settings.output_store
+        settings = self.settings
+        if settings.torch_threads:
+            torch.set_num_threads(settings.torch_threads)
+        self._source, self._output = open_stores(settings.source_store, settings.output_store)
+        self.variant = open_variant(settings.variant, settings.weights)
+        model = AceModel.load(
+            self.variant,
+            settings.weights,
+            settings.device,
+            adapter_mode=settings.adapter_mode,
+            planned=settings.planned_model,
         )
-        self._model = AceModel.load(self.variant, self.settings.weights_dir, self.settings.device)
-        self._identity = self.variant.identity()
+        self._gpu = Batcher(
+            lambda jobs: model.generate(jobs, self._check_cancelled), settings.batch_size
+        )
+        self._identity = identify(self.variant, settings.weights)
         self._versions = {
             name: importlib.metadata.version(name)
             for name in _PACKAGES
@@ -176,18 +184,23 @@ class Replica:
             fetched = self._fetch(item)
         with progress.in_phase("build"):
             model_inputs, geometry = self._build(item.resolved, fetched)
-        with contextlib.ExitStack() as gpu:
-            with progress.in_phase(WAITING):
-                gpu.enter_context(self._gpu)
-            with progress.in_phase("generate"):
-                canvas = self._model.generate(
-                    model_inputs,
-                    item.resolved.prompt,
-                    seed=item.resolved.seed,
-                    steps=item.resolved.steps,
-                    guidance=item.resolved.guidance,
-                    between_steps=self._check_cancelled,
-                )
+        resolved = item.resolved
+        ticket = self._gpu.submit(
+            Job(
+                model_inputs,
+                resolved.prompt,
+                seed=resolved.seed,
+                steps=resolved.steps,
+                guidance=resolved.guidance,
+                adapter=resolved.adapter,
+            )
+        )
+        with progress.in_phase(WAITING):
+            ticket.started.wait()
+        with progress.in_phase("generate"):
+            canvas = ticket.result()
+        # What this item cost the GPU, so that the sum over items is the time it was busy.
+        progress.timings_s["generate"] = round(progress.timings_s["generate"] / ticket.shared_by, 4)
         with progress.in_phase("encode"):
             pixels = lcu.restore(canvas, geometry)
             format_, data = self._encode(item.resolved, fetched, pixels)
@@ -202,7 +215,9 @@ class Replica:
                 size_bytes=len(data),
                 format=format_,
             )
-            record = self._record(item, shard, fetched, geometry, output, progress)
+            record = self._record(
+                item, shard, fetched, geometry, output, progress, ticket.shared_by
+            )
             published = self._publish(record, data)
         ours = published.run.attempt == record.run.attempt
         return Done(
@@ -301,6 +316,7 @@ class Replica:
         geometry: lcu.Geometry,
         output: OutputRecord,
         progress: Progress,
+        batch_size: int,
     ) -> Record:
         resolved, identity = item.resolved, self._identity
         return Record(
@@ -316,6 +332,7 @@ class Replica:
                 base=identity.base,
                 encoders=identity.encoders,
                 adapter=identity.adapters[resolved.adapter] if resolved.adapter else None,
+                adapter_mode=self.settings.adapter_mode if resolved.adapter else None,
                 dtype=identity.dtype,
                 device=self.settings.device,
             ),
@@ -327,6 +344,7 @@ class Replica:
                 geometry=geometry.policy,
                 canvas_px=(geometry.canvas_w, geometry.canvas_h),
                 tokens=geometry.tokens,
+                batch_size=batch_size,
             ),
             run=RunRecord(
                 run_id=self.run_id,

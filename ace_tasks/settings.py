@@ -43,11 +43,36 @@ class ImageLimits(_Model):
     min_side_px: int = 16  # below one token of the model (ACE_SPEC 9.3)
 
 
+class WeightsSettings(_Model):
+    """Where model files come from, and where a node keeps them."""
+
+    folder: Path = Field(description="Where a node keeps them.")
+    mirror: str | None = Field(
+        None,
+        description="A folder or s3:// prefix that holds a folder for each named variant; empty: "
+        "the model hub.",
+    )
+    store: StoreSettings = StoreSettings()
+    accept_license: bool = False
+
+
 class ReplicaSettings(_Model):
     """One replica: which model, where, and what it may use."""
 
-    variant: str
-    weights_dir: Path
+    variant: str = Field(description="A name, or the place of a variant.json.")
+    weights: WeightsSettings
+    planned_model: str | None = Field(
+        None, description="Fingerprint of the model the plan was made for; checked at the start."
+    )
+    # Both give the same picture but for rounding, so neither is part of an item's identity.
+    adapter_mode: Literal["resident", "fused"] = Field(
+        "resident",
+        description="resident: all adapters stay beside the weights, switched for each item. "
+        "fused: added into them from a pristine copy; no extra work a step, slower to switch.",
+    )
+    batch_size: int = Field(
+        1, ge=1, le=64, description="Items of one shape that share a pass of the transformer."
+    )
     device: Literal["cpu", "cuda"] = "cpu"
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of one replica; torch's own choice if empty."
@@ -62,7 +87,6 @@ class PoolSettings(_Model):
     """The pool of replicas and its dispatcher."""
 
     replicas: int = Field(1, ge=1, description="How many actors; one a GPU.")
-    # Three hide fetch and upload behind the GPU when either takes less than one denoise.
     items_in_flight: int = Field(3, ge=1, description="Items inside one replica at once.")
     item_timeout_s: float = Field(900, gt=0)
     start_timeout_s: float = Field(1800, gt=0, description="A cold node downloads 34 GB first.")
@@ -87,6 +111,20 @@ class Environment(BaseSettings):
         description="Buckets a catalog may read from, comma-separated. Empty: an S3 catalog's "
         "own bucket; any bucket for a local catalog.",
     )
+    weights_mirror: str | None = Field(
+        None,
+        description="A folder or s3:// prefix with a folder for each named variant. Empty: the "
+        "model hub.",
+    )
+    accept_license: bool = Field(
+        False, description="The licence of the variant's weights has been read and is accepted."
+    )
+    adapter_mode: Literal["resident", "fused"] = Field(
+        "resident", description="How LoRA adapters are held; see ReplicaSettings."
+    )
+    batch_size: int = Field(
+        1, ge=1, le=64, description="Items of one shape that share a pass of the transformer."
+    )
     source_endpoint_url: str | None = None
     source_profile: str | None = None
     output_endpoint_url: str | None = None
@@ -110,6 +148,15 @@ class Environment(BaseSettings):
     @property
     def output_store(self) -> StoreSettings:
         return StoreSettings(endpoint_url=self.output_endpoint_url, profile=self.output_profile)
+
+    def weights(self, accept_license: bool = False) -> WeightsSettings:
+        """Model files are read with the identity that reads sources."""
+        return WeightsSettings(
+            folder=self.weights_dir.resolve(),
+            mirror=self.weights_mirror,
+            store=self.source_store,
+            accept_license=accept_license or self.accept_license,
+        )
 
 
 def read_environment() -> Environment:

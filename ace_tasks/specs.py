@@ -31,7 +31,7 @@ from pydantic import (
 from ace_tasks.errors import BadRow
 
 # Raise by hand whenever a change of code changes published pixels: every item becomes a new one.
-PIXELS_VERSION = 1
+PIXELS_VERSION = 2  # 2: special tokens, cleaned prompts, guidance in float32
 
 MAX_SEED = 2**32 - 1
 MAX_URI_CHARS = 2048
@@ -390,6 +390,11 @@ class ModelIdentity(Frozen):
     width_px: int
     height_px: int
     dtype: Literal["float32", "bfloat16"]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all of it: the same model, whatever node it is on."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
 
 class Resolved(Frozen):

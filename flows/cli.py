@@ -27,7 +27,7 @@ from ace_tasks import plan as planning
 from ace_tasks import provenance
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import AceError
-from ace_tasks.model.variants import find_variant
+from ace_tasks.model.sources import check_license, identify, open_variant
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import row_schema
 from ace_tasks.store import Store, open_stores
@@ -46,7 +46,12 @@ err = Console(stderr=True, soft_wrap=True)
 
 Catalog = Annotated[str, typer.Argument(help="JSONL, CSV or Parquet, at s3:// or a local path.")]
 Output = Annotated[str, typer.Argument(help="Where pictures and records go: s3://bucket/prefix.")]
-VariantName = Annotated[str, typer.Option(help="The model variant, such as toy.")]
+VariantName = Annotated[
+    str, typer.Option(help="The model variant, such as toy, or the place of a variant.json.")
+]
+AcceptLicense = Annotated[
+    bool, typer.Option(help="I have read and accept the licence of the variant's weights (once).")
+]
 
 
 @app.command()
@@ -59,6 +64,7 @@ def edit(
     retry_failures: Annotated[bool, typer.Option(help="Try what failed for good again.")] = False,
     replicas: Annotated[int, typer.Option(min=0, help="0: one a GPU, or one on a CPU.")] = 0,
     shard_size: Annotated[int, typer.Option(min=1, max=10_000, help="Rows in a task run.")] = 32,
+    accept_license: AcceptLicense = False,
     allow_unguarded_writes: Annotated[
         bool, typer.Option(help="Go on with a store that ignores If-None-Match.")
     ] = False,
@@ -76,6 +82,7 @@ def edit(
         retry_failures=retry_failures,
         replicas=replicas,
         shard_size=shard_size,
+        accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     )
 
@@ -89,6 +96,7 @@ def retry(
     ] = "",
     max_failed: Annotated[int, typer.Option(min=0, help="Failures a good run may have.")] = 0,
     replicas: Annotated[int, typer.Option(min=0, help="0: one a GPU, or one on a CPU.")] = 0,
+    accept_license: AcceptLicense = False,
 ) -> None:
     """Try the failed rows of a run again."""
     from flows.retry_failed import retry_failed
@@ -100,6 +108,7 @@ def retry(
         codes=codes,
         max_failed=max_failed,
         replicas=replicas,
+        accept_license=accept_license,
     )
 
 
@@ -130,11 +139,15 @@ def plan(
     output: Annotated[
         str, typer.Option(help="Also count what is finished under this s3://bucket/prefix.")
     ] = "",
+    accept_license: AcceptLicense = False,
 ) -> None:
     """Check and identify a catalog; edits nothing, writes nothing."""
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
-    model = find_variant(variant).identity()
+    weights = environment.weights(accept_license)
+    found = open_variant(variant, weights)
+    check_license(found, weights)
+    model = identify(found, weights)
     with tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch:
         path, rejects = Path(scratch) / "plan.parquet", Path(scratch) / "rejects.jsonl"
         with open_catalog(catalog, sources) as file:

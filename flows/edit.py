@@ -31,6 +31,8 @@ from flows.run import Planned, Run, untracked
 
 _POLL_S = 0.5
 _SHARDS_AHEAD = 2  # the tail of one shard overlaps the head of the next
+# Two hide fetch and upload behind the GPU when either takes less than one denoise.
+_ITEMS_AROUND = 2
 MAX_SHARD_THREADS = 64
 
 
@@ -189,10 +191,14 @@ def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettin
         device = run.environment.device or ("cuda" if gpus else "cpu")
         # Without a GPU yet, one waiting replica is what makes an autoscaler bring one.
         wanted = replicas or (max(gpus, 1) if device == "cuda" else 1)
-        settings = PoolSettings(replicas=wanted)
+        batch_size = run.environment.batch_size
+        settings = PoolSettings(replicas=wanted, items_in_flight=batch_size + _ITEMS_AROUND)
         replica = ReplicaSettings(
-            variant=run.variant.name,
-            weights_dir=run.environment.weights_dir.resolve(),
+            variant=run.variant_name,
+            weights=run.weights,
+            planned_model=run.model.fingerprint,
+            adapter_mode=run.environment.adapter_mode,
+            batch_size=batch_size,
             device=device,
             torch_threads=max(1, cpu_count() // wanted) if device == "cpu" else None,
             output_uri=run.output,

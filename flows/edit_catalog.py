@@ -26,7 +26,9 @@ def edit_catalog(
         str, Field(description="The catalog: JSONL, CSV or Parquet, at s3:// or a local path.")
     ],
     output: Annotated[str, Field(description="Where pictures and records go: s3://bucket/prefix.")],
-    variant: Annotated[str, Field(description="The model variant, such as toy.")],
+    variant: Annotated[
+        str, Field(description="The model variant, such as toy, or the place of a variant.json.")
+    ],
     strict: Annotated[
         bool, Field(description="Stop before any GPU work if a row is no valid spec.")
     ] = False,
@@ -42,6 +44,10 @@ def edit_catalog(
     shard_size: Annotated[
         int, Field(ge=1, le=10_000, description="Rows in one task run of the UI.")
     ] = 32,
+    accept_license: Annotated[
+        bool,
+        Field(description="I have read and accept the licence of the variant's weights (once)."),
+    ] = False,
     allow_unguarded_writes: Annotated[
         bool,
         Field(description="Go on with a store that ignores If-None-Match; runs may then collide."),
@@ -51,7 +57,13 @@ def edit_catalog(
 
     Ends `Completed`, or `FinishedWithFailures` when more than `max_failed` rows have no picture.
     """
-    with open_run(catalog, output, variant, allow_unguarded_writes=allow_unguarded_writes) as run:
+    with open_run(
+        catalog,
+        output,
+        variant,
+        accept_license=accept_license,
+        allow_unguarded_writes=allow_unguarded_writes,
+    ) as run:
         planned = plan_catalog(untracked(run), strict, retry_failures)
         edited = edit_items(run, planned, replicas=replicas, shard_size=shard_size)
         return finish_run(run, planned, edited, max_failed)

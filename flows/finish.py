@@ -58,7 +58,7 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         state="FinishedWithFailures" if tally.not_done > max_failed else "Completed",
         catalog=run.catalog,
         output=run.output,
-        variant=run.variant.name,
+        variant=run.variant_name,
         started_at=run.started_at,
         ended_at=ended_at,
         rows=planned.rows,

@@ -47,6 +47,10 @@ def retry_failed(
     shard_size: Annotated[
         int, Field(ge=1, le=10_000, description="Rows in one task run of the UI.")
     ] = 32,
+    accept_license: Annotated[
+        bool,
+        Field(description="I have read and accept the licence of the variant's weights (once)."),
+    ] = False,
     allow_unguarded_writes: Annotated[
         bool,
         Field(description="Go on with a store that ignores If-None-Match; runs may then collide."),
@@ -58,7 +62,11 @@ def retry_failed(
     """
     summary = read_summary(output, failed_run)
     with open_run(
-        summary.catalog, output, summary.variant, allow_unguarded_writes=allow_unguarded_writes
+        summary.catalog,
+        output,
+        summary.variant,
+        accept_license=accept_license,
+        allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
         file = select_failed(run, failed_run, codes)
         planned = plan_catalog(untracked(run), False, True, file)

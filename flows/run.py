@@ -22,10 +22,11 @@ from prefect.utilities.annotations import quote
 from ace_tasks import plan, provenance
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import CatalogError, NotFound, SettingsError
-from ace_tasks.model.variants import Variant, find_variant
+from ace_tasks.model.sources import check_license, identify, open_variant
+from ace_tasks.model.variants import Variant
 from ace_tasks.plan import PlanCounts, PlannedRow
-from ace_tasks.settings import Environment, read_environment
-from ace_tasks.specs import check_uri
+from ace_tasks.settings import Environment, WeightsSettings, read_environment
+from ace_tasks.specs import ModelIdentity, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
 from flows.progress import publish_rejects
 
@@ -45,7 +46,10 @@ class Run:
     flow_name: str
     catalog: str
     output: str
+    variant_name: str  # as it was asked for: a name, or a place
     variant: Variant
+    model: ModelIdentity
+    weights: WeightsSettings
     environment: Environment
     sources: Store
     outputs: Store
@@ -61,7 +65,12 @@ class Run:
 
 @contextmanager
 def open_run(
-    catalog: str, output: str, variant: str, *, allow_unguarded_writes: bool
+    catalog: str,
+    output: str,
+    variant: str,
+    *,
+    accept_license: bool,
+    allow_unguarded_writes: bool,
 ) -> Iterator[Run]:
     """Check everything a run needs before any work. Raises FatalError."""
     output = output.rstrip("/")
@@ -73,7 +82,9 @@ def open_run(
         raise SettingsError(f"output: {error}") from None
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
-    found = find_variant(variant)
+    weights = environment.weights(accept_license)
+    found = open_variant(variant, weights)
+    check_license(found, weights)
     outputs.check_output(output, unguarded=allow_unguarded_writes)
     with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
         yield Run(
@@ -81,7 +92,10 @@ def open_run(
             flow_name=flow_run.flow_name or "run",
             catalog=catalog,
             output=output,
+            variant_name=variant,
             variant=found,
+            model=identify(found, weights),
+            weights=weights,
             environment=environment,
             sources=sources,
             outputs=outputs,
@@ -114,7 +128,7 @@ def plan_catalog(run: Run, strict: bool, retry_failures: bool, file: Path | None
     Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
     """
     path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
-    model = run.variant.identity()
+    model = run.model
     # A retried run keeps its plan, unless the code that would carry it out makes other pixels.
     if not (_reload_plan(run, path, rejects_path) and plan.fits(path, model)):
         with nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows:

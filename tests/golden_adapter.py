@@ -13,7 +13,8 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 
 from ace_tasks import lcu
 from ace_tasks.model import keymap, sampling
-from ace_tasks.model.ace import AceModel, Noise, Text
+from ace_tasks.model.ace import AceModel, Noise
+from ace_tasks.model.text import Text
 from ace_tasks.model.variants import find_variant
 from ace_tasks.model.weights import Parts
 from ace_tasks.training import sample as training

@@ -16,11 +16,13 @@ import ray
 from ace_tasks.engine import Dispatcher, ray_session
 from ace_tasks.errors import Cancelled, PoolFailed
 from ace_tasks.provenance import Done, Failed, Outcome
-from ace_tasks.settings import PoolSettings, ReplicaSettings
+from ace_tasks.settings import PoolSettings, ReplicaSettings, WeightsSettings
 from ace_tasks.specs import WorkItem
 from tests.replicas import NeverStarts, SleepingReplica, WrongWeights, item
 
-REPLICA = ReplicaSettings(variant="toy", weights_dir=Path("unused"), output_uri="s3://unused")
+REPLICA = ReplicaSettings(
+    variant="toy", weights=WeightsSettings(folder=Path("unused")), output_uri="s3://unused"
+)
 Open = Callable[..., AbstractContextManager[Dispatcher]]
 
 

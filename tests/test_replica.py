@@ -17,7 +17,7 @@ from ace_tasks import images
 from ace_tasks.errors import Cancelled, OutputRefused
 from ace_tasks.provenance import Done, Failed, Failure, Record, failure_key, record_key
 from ace_tasks.replica import Replica
-from ace_tasks.settings import ReplicaSettings
+from ace_tasks.settings import ReplicaSettings, WeightsSettings
 from ace_tasks.specs import Resolved, WorkItem, parse_spec
 from ace_tasks.store import Store, join_uri
 
@@ -25,7 +25,9 @@ Make = Callable[..., bytes]
 
 
 def new_replica(weights_dir: Path, output_uri: str, variant: str = "toy") -> Replica:
-    settings = ReplicaSettings(variant=variant, weights_dir=weights_dir, output_uri=output_uri)
+    settings = ReplicaSettings(
+        variant=variant, weights=WeightsSettings(folder=weights_dir), output_uri=output_uri
+    )
     replica = Replica(settings, "run-1", "replica-0")
     replica.start()
     return replica

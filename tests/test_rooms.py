@@ -19,9 +19,11 @@ LADDER = [
     {"store", "images", "lcu"},
     {"masks", "provenance", "model"},
     {"catalog", "results"},
-    {"plan", "report", "replica"},
+    {"plan", "report", "batching"},
+    {"replica"},
     {"engine"},
     {"training"},
+    {"evaluation"},
 ]
 HOMES = {
     "ray": {"ace_tasks/engine.py", "ace_tasks/training/"},
@@ -30,6 +32,7 @@ HOMES = {
     "prefect": {"flows/"},
     "pyarrow": {"ace_tasks/catalog.py", "ace_tasks/plan.py", "ace_tasks/results.py"},
     "jinja2": {"ace_tasks/report.py"},
+    "huggingface_hub": {"ace_tasks/model/"},
     "diffusers": {"ace_tasks/model/"},
     "transformers": {"ace_tasks/model/"},
     "torch": {

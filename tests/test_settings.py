@@ -15,6 +15,7 @@ from ace_tasks.settings import (
     PoolSettings,
     ReplicaSettings,
     StoreSettings,
+    WeightsSettings,
     cpu_count,
     read_environment,
 )
@@ -114,7 +115,9 @@ def test_a_pool_that_could_not_work_is_refused(wrong: dict[str, int]) -> None:
         StoreSettings(),
         ImageLimits(),
         PoolSettings(),
-        ReplicaSettings(variant="toy", weights_dir=Path("/w"), output_uri="s3://b/out"),
+        ReplicaSettings(
+            variant="toy", weights=WeightsSettings(folder=Path("/w")), output_uri="s3://b/out"
+        ),
         Environment(),
     ],
     ids=lambda each: type(each).__name__,

@@ -14,7 +14,7 @@ import pytest
 from ace_tasks.errors import CredentialsError, StoreUnavailable
 from ace_tasks.provenance import Done
 from ace_tasks.replica import Replica
-from ace_tasks.settings import ReplicaSettings, StoreSettings
+from ace_tasks.settings import ReplicaSettings, StoreSettings, WeightsSettings
 from ace_tasks.store import Store, join_uri
 from infra.local_stack import ObjectStore
 from tests.faults import FaultyStore
@@ -83,7 +83,7 @@ def test_a_lost_answer_to_a_record_is_still_our_success(
 ) -> None:
     settings = ReplicaSettings(
         variant="toy",
-        weights_dir=weights_dir,
+        weights=WeightsSettings(folder=weights_dir),
         output_uri=prefix,
         output_store=StoreSettings(endpoint_url=faulty.endpoint_url),
     )

@@ -1,29 +1,46 @@
-"""ACE++ on diffusers' classes: text, VAE and the denoise loop (ACE_SPEC 3-6).
+"""ACE++ on diffusers' classes: VAE, the denoise loop, and back to pixels (ACE_SPEC 3-5).
 
 The loop is our own: FluxFillPipeline cannot be given masked latents, encodes twice and shifts
 the generator. One CPU generator an item, drawn from in a fixed order, so that a picture depends
 on its item alone.
 
-Legend: B batch, C channels, H W latent height and width, N image tokens, T text tokens, D features.
+Legend: B batch, C channels, H W latent height and width, N image tokens, D features.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from ace_tasks.errors import WeightsError
 from ace_tasks.lcu import LCU
-from ace_tasks.model import sampling, weights
+from ace_tasks.model import sampling, sources, weights
+from ace_tasks.model.adapters import Adapters, Mode
+from ace_tasks.model.text import Text, TextEncoder
 from ace_tasks.model.variants import Variant
+from ace_tasks.settings import WeightsSettings
 
-_CLIP_TOKENS = 77
-_CACHED_PROMPTS = 256  # 4 MB each at T5-XXL's width
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One picture to make: the canvas and the settings that decide its pixels."""
+
+    lcu: LCU
+    prompt: str
+    seed: int
+    steps: int
+    guidance: float
+    adapter: str | None = None
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Jobs of one shape may share a batch."""
+        return (*self.lcu.mask_1HW.shape, self.steps, self.adapter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,75 +62,63 @@ class Noise:
         return cls(eps_edit, eps_change, torch.randn(shape, generator=generator))
 
 
-@dataclass(frozen=True, eq=False)
-class Text:
-    """An encoded prompt."""
-
-    hidden_BTD: torch.Tensor
-    pooled_BD: torch.Tensor
-
-
 class AceModel:
-    """One loaded variant. Not thread-safe: its owner holds a lock around `generate`."""
+    """One loaded variant. Not thread-safe: one thread owns it."""
 
-    def __init__(self, variant: Variant, parts: weights.Parts, device: str):
+    def __init__(
+        self, variant: Variant, parts: weights.Parts, device: str, adapter_mode: Mode = "resident"
+    ):
         self.variant = variant
         self.parts = parts
         self.device = device
-        self._texts: OrderedDict[str, Text] = OrderedDict()
+        self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode)
+        self.text = TextEncoder(variant, parts, device)
 
     @classmethod
-    def load(cls, variant: Variant, weights_dir: Path, device: str) -> AceModel:
-        """Make or find the variant's files on this node and load them. Raises WeightsError."""
-        return cls(
-            variant, weights.load(variant, weights.ensure(variant, weights_dir), device), device
-        )
+    def load(
+        cls,
+        variant: Variant,
+        settings: WeightsSettings,
+        device: str,
+        *,
+        adapter_mode: Mode = "resident",
+        planned: str | None = None,
+    ) -> AceModel:
+        """Fetch or find the variant's files on this node and load them.
+
+        `planned`: fingerprint of the model that a plan was made for; another one is an error, for
+        its pictures would be filed under the wrong identity. Raises WeightsError.
+        """
+        folder = weights.ensure(variant, settings)
+        found = sources.identify(variant, settings).fingerprint
+        if planned not in (None, found):
+            raise WeightsError(f"{folder}: other weights than the run was planned for")
+        return cls(variant, weights.load(variant, folder, device), device, adapter_mode)
 
     @torch.inference_mode()
     def generate(
-        self,
-        lcu: LCU,
-        prompt: str,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-        between_steps: Callable[[], None] = lambda: None,
-    ) -> np.ndarray:
-        """The whole canvas, (H, W, 3) uint8. `between_steps` may raise to stop early."""
-        noise = Noise.draw(lcu, seed)
-        condition = self.condition(lcu, noise)
-        text = self.encode_text(prompt)
-        sigmas = sampling.sigmas(steps, condition.shape[1])
-        x = self.denoise(noise.start, condition, text, sigmas, guidance, between_steps)
-        return self.to_uint8(self.decode(x))
+        self, jobs: Sequence[Job], between_steps: Callable[[], None] = lambda: None
+    ) -> list[np.ndarray]:
+        """The whole canvas of each job, (H, W, 3) uint8. All jobs have one shape.
 
-    def encode_text(self, prompt: str) -> Text:
-        """Both encoders; one instruction over a whole catalog is encoded once."""
-        if prompt in self._texts:
-            self._texts.move_to_end(prompt)
-            return self._texts[prompt]
-        parts = self.parts
-        t5_ids = parts.t5_tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.variant.text_tokens,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids.to(self.device)
-        clip_ids = parts.clip_tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=_CLIP_TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids.to(self.device)
-        # No attention mask: padding is attended, as upstream does.
-        text = Text(parts.t5(t5_ids)[0], parts.clip(clip_ids).pooler_output)
-        self._texts[prompt] = text
-        if len(self._texts) > _CACHED_PROMPTS:
-            self._texts.popitem(last=False)
-        return text
+        Only the transformer sees them together; the rest is done for each alone. `between_steps`
+        may raise to stop early. Raises ValueError for jobs of several shapes.
+        """
+        if len({job.shape for job in jobs}) != 1:
+            raise ValueError("accepted: jobs of one shape (canvas, steps, adapter)")
+        self.adapters.select(jobs[0].adapter)
+        noises = [Noise.draw(job.lcu, job.seed) for job in jobs]
+        conditions = [self.condition(job.lcu, n) for job, n in zip(jobs, noises, strict=True)]
+        condition = torch.cat(conditions)
+        x = self.denoise(
+            torch.cat([noise.start for noise in noises]),
+            condition,
+            Text.join([self.text.encode(job.prompt) for job in jobs]),
+            sampling.sigmas(jobs[0].steps, condition.shape[1]),
+            torch.tensor([job.guidance for job in jobs], dtype=torch.float32),
+            between_steps,
+        )
+        return [self.to_uint8(self.decode(each[None])) for each in x]
 
     def encode_image(self, x_CHW: torch.Tensor, eps_BCHW: torch.Tensor) -> torch.Tensor:
         """A sample of the VAE's posterior (not its mode), (1, 16, H, W), scaled."""
@@ -138,21 +143,27 @@ class AceModel:
         condition_BND: torch.Tensor,
         text: Text,
         sigma: float,
-        guidance: float,
+        guidance: float | torch.Tensor,
     ) -> torch.Tensor:
-        """The transformer's v = noise - x0 at one noise level, (B, 16, H, W)."""
+        """The transformer's v = noise - x0 at one noise level, (B, 16, H, W).
+
+        Guidance: one number, or (B,). Time reaches the embedder as bf16(1000 · bf16(sigma)) in
+        bf16, as upstream's FFT route has it, since the model scales it after the cast.
+        """
         b, _, h, w = x_BCHW.shape
         dtype = self.parts.transformer.dtype
-        (v_BND,) = self.parts.transformer(
-            hidden_states=torch.cat([sampling.pack(x_BCHW), condition_BND], dim=-1),
-            encoder_hidden_states=text.hidden_BTD.to(dtype),
-            pooled_projections=text.pooled_BD.to(dtype),
-            timestep=torch.full((b,), sigma, device=self.device, dtype=dtype),
-            img_ids=sampling.position_ids(h, w).to(self.device, dtype),
-            txt_ids=torch.zeros(text.hidden_BTD.shape[1], 3, device=self.device, dtype=dtype),
-            guidance=torch.full((b,), guidance, device=self.device, dtype=torch.float32),
-            return_dict=False,
-        )
+        exact = torch.as_tensor(guidance, dtype=torch.float32).expand(b).to(self.device)
+        with _exact_guidance(self.parts.transformer, exact):
+            (v_BND,) = self.parts.transformer(
+                hidden_states=torch.cat([sampling.pack(x_BCHW), condition_BND], dim=-1),
+                encoder_hidden_states=text.hidden_BTD.to(dtype),
+                pooled_projections=text.pooled_BD.to(dtype),
+                timestep=torch.full((b,), sigma, device=self.device, dtype=dtype),
+                img_ids=sampling.position_ids(h, w).to(self.device, dtype),
+                txt_ids=torch.zeros(text.hidden_BTD.shape[1], 3, device=self.device, dtype=dtype),
+                guidance=exact,
+                return_dict=False,
+            )
         return sampling.unpack(v_BND, h, w)
 
     def denoise(
@@ -161,7 +172,7 @@ class AceModel:
         condition_BND: torch.Tensor,
         text: Text,
         sigmas: torch.Tensor,
-        guidance: float,
+        guidance: float | torch.Tensor,
         between_steps: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
         """Euler from noise to latents, (B, 16, H, W). Calls `between_steps` before each step."""
@@ -182,6 +193,23 @@ class AceModel:
 
     def to_uint8(self, pixels_HWC: torch.Tensor) -> np.ndarray:
         """Truncate on the FFT route, round on the LoRA route, as upstream does."""
-        levels = pixels_HWC * 255
+        levels: torch.Tensor = pixels_HWC * 255
         levels = levels if self.variant.route == "fft" else levels.round()
         return levels.to(torch.uint8).cpu().numpy()
+
+
+@contextmanager
+def _exact_guidance(transformer: torch.nn.Module, guidance_B: torch.Tensor) -> Iterator[None]:
+    """Feed the embedder 1000 · guidance in float32. diffusers casts before it scales, and in bf16
+    a guidance of 50 would arrive as 49.92 (ACE_SPEC 4).
+    """
+
+    def put_in(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        timestep, _rounded, pooled = args
+        return timestep, guidance_B * 1000, pooled
+
+    hook = transformer.get_submodule("time_text_embed").register_forward_pre_hook(put_in)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -69,7 +69,7 @@ def from_bfl(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str
     prefix = _PREFIX if state and all(key.startswith(_PREFIX) for key in state) else ""
     modules = list(_modules(config))
     expected = {prefix + key: shape for m in modules for key, _, shape in m.parameters()}
-    _check(state, expected)
+    check(state, expected)
     return {
         target: part
         for module in modules
@@ -87,7 +87,7 @@ def to_bfl(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, 
         for _, targets, shape in module.parameters()
         for target, rows in zip(targets, module.parts.values(), strict=True)
     }
-    _check(state, expected)
+    check(state, expected)
     return {
         key: module.join([state[target] for target in targets])
         for module in modules
@@ -103,11 +103,7 @@ def lora_from_comfy(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> d
     block must be there (304 at full size), as in the released files. Raises WeightsError naming
     the key at fault.
     """
-    linears = {
-        _LORA_PREFIX + module.bfl.replace(".", "_"): module
-        for module in _modules(config)
-        if module.columns is not None and "_blocks." in module.bfl
-    }
+    linears = _lora_modules(config)
     expected: dict[str, tuple[int, ...]] = {}
     for name, module in linears.items():
         down = state.get(f"{name}.lora_down.weight")
@@ -115,7 +111,7 @@ def lora_from_comfy(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> d
         expected[f"{name}.lora_down.weight"] = (rank, module.columns or 0)
         expected[f"{name}.lora_up.weight"] = (module.rows, rank)
         expected[f"{name}.alpha"] = ()
-    _check(state, expected)
+    check(state, expected)
     result = {}
     for name, module in linears.items():
         down, up = state[f"{name}.lora_down.weight"], state[f"{name}.lora_up.weight"]
@@ -124,6 +120,11 @@ def lora_from_comfy(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> d
             result[f"{target}.lora_A.weight"] = down
             result[f"{target}.lora_B.weight"] = rows * scale
     return result
+
+
+def lora_linears(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """What a LoRA of this layout adapts: Comfy's name → (rows, columns) of the linear."""
+    return {name: (m.rows, m.columns or 0) for name, m in _lora_modules(config).items()}
 
 
 def widen_to_448(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -143,7 +144,16 @@ def widen_to_448(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**state, key: torch.cat([before, change, mask], dim=1)}
 
 
-def _check(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _lora_modules(config: Mapping[str, Any]) -> dict[str, _Module]:
+    return {
+        _LORA_PREFIX + module.bfl.replace(".", "_"): module
+        for module in _modules(config)
+        if module.columns is not None and "_blocks." in module.bfl
+    }
+
+
+def check(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises WeightsError, `KEY: …`, for the first key that is missing, misshapen or surplus."""
     for key, shape in expected.items():
         if key not in state:
             raise WeightsError(f"{key}: missing")

@@ -1,27 +1,40 @@
-"""Named model variants, as data: parameters, recipe, fingerprints. Loads no torch.
+"""Named model variants, as data: parameters, files, fingerprints. Loads no torch.
 
 Planning needs a model's identity and nothing else; so this file stays light, and `weights`
 does the heavy half.
+
+A variant is made of exactly one of: a `recipe` (random weights, built in seconds), files on the
+`hub`, or a `home` (a folder that holds its `variant.json`; see `sources.open_variant`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.specs import Frozen, ModelIdentity, canonical_json
 
+# Folders of a variant, as FLUX.1-Fill-dev has them; CLIP's come first, T5's are the second ones.
+BASE_FOLDERS = ("transformer", "vae")
+ENCODER_FOLDERS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+ADAPTER_FOLDER = "adapters"
+
+
+def adapter_file(name: str) -> str:
+    return f"{ADAPTER_FOLDER}/{name}.safetensors"
+
 
 class ToyRecipe(Frozen):
-    """Random, seeded weights in the real classes: what `weights` builds, and what is hashed.
+    """Random, seeded weights in the real classes: what `toy` builds, and what is hashed.
 
     Raise `version` when the builder changes what it builds from the same numbers.
     """
 
-    version: int = 1
+    version: int = 2
     seed: int
     in_channels: Literal[384, 448]
     blocks: int = 1
@@ -34,15 +47,55 @@ class ToyRecipe(Frozen):
     vae_widths: tuple[int, int, int, int] = (8, 16, 16, 16)
 
 
+class Transformer(Frozen):
+    """How the transformer's files are to be read, and what they must hold."""
+
+    layout: Literal["diffusers", "bfl"] = Field(
+        "diffusers", description="bfl: one checkpoint in Black Forest Labs' key layout."
+    )
+    channels: Literal[384, 448] = Field(
+        description="Of the files. 384 on the fft route: zero columns are put in for the change."
+    )
+    config: dict[str, Any] | None = Field(
+        None, description="FluxTransformer2DModel's arguments; empty: transformer/config.json."
+    )
+    parameters: int | None = Field(None, description="How many, as loaded; checked if given.")
+
+
+class HubFile(Frozen):
+    """One file of a variant, and where it is published."""
+
+    path: str = Field(description="In the variant's folder.")
+    repo: str = Field(description="owner/name on the model hub.")
+    revision: str = Field(description="Commit, branch or tag.")
+    remote: str = Field(description="Path in the repository.")
+    sha256: str | None = Field(
+        None, description="Empty: what the hub states for that revision is taken down at the fetch."
+    )
+
+
+class License(Frozen):
+    """A licence that a person must accept before the weights are used."""
+
+    id: str
+    name: str
+    where: str
+
+
 class Variant(Frozen):
     """A model by name. All variants go through the same classes, loader and denoise loop."""
 
-    name: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     summary: str
     route: Literal["lora", "fft"] = Field(
         description="lora: 384 channels, FLUX.1-Fill-dev with adapters; fft: 448 channels."
     )
-    recipe: ToyRecipe
+    recipe: ToyRecipe | None = None
+    transformer: Transformer | None = None
+    hub: tuple[HubFile, ...] = ()
+    home: str | None = Field(None, description="Where its variant.json was found.")
+    license: License | None = None
+    adapters: dict[str, int] = Field(default={}, description="Adapter name → rank.")
     steps: int
     guidance: float
     max_seq_len: int = Field(description="Token budget of a canvas, references included.")
@@ -51,20 +104,28 @@ class Variant(Frozen):
     height_px: int
     dtype: Literal["float32", "bfloat16"]
 
-    def identity(self) -> ModelIdentity:
-        """What planning needs; fingerprints come from the recipe, so nothing is built for it."""
+    def identity(self, hashes: Mapping[str, str] | None = None) -> ModelIdentity:
+        """What planning needs. `hashes`: file → SHA-256 of a variant with files; a recipe needs
+        none, so nothing is built to plan with it.
+        """
 
-        def fingerprint(part: str) -> str:
-            return hashlib.sha256(
-                canonical_json([part, self.recipe.model_dump(), self.text_tokens])
-            ).hexdigest()
+        def fingerprint(part: str, *folders: str) -> str:
+            files = {k: v for k, v in (hashes or {}).items() if k.split("/")[0] in folders}
+            content = self.recipe or self.transformer
+            shape = content.model_dump() if content else None
+            return _digest([part, shape, files, self.text_tokens])
+
+        def adapter(name: str) -> str:
+            if self.recipe:
+                return _digest([name, self.recipe.model_dump(), self.adapters[name]])
+            return (hashes or {})[adapter_file(name)]
 
         return ModelIdentity(
             variant=self.name,
             route=self.route,
-            base=fingerprint("base"),
-            encoders=fingerprint("encoders"),
-            adapters={},
+            base=fingerprint("base", *BASE_FOLDERS),
+            encoders=fingerprint("encoders", *ENCODER_FOLDERS),
+            adapters={name: adapter(name) for name in self.adapters},
             steps=self.steps,
             guidance=self.guidance,
             max_seq_len=self.max_seq_len,
@@ -74,7 +135,82 @@ class Variant(Frozen):
         )
 
 
-_TOY = {
+def _digest(content: Any) -> str:
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+# ---------------------------------------------------------------- the published weights
+
+_FLUX_LICENSE = License(
+    id="flux-1-dev-non-commercial",
+    name="FLUX.1 [dev] Non-Commercial License",
+    where="LICENSE.md of black-forest-labs/FLUX.1-Fill-dev on the model hub",
+)
+_FILL = ("black-forest-labs/FLUX.1-Fill-dev", "358293da0354175698b67ec8299acf928313a78a")
+_ACE = ("ali-vilab/ACE_Plus", "main")
+
+_FILL_TRANSFORMER = (
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model-00001-of-00003.safetensors",
+    "transformer/diffusion_pytorch_model-00002-of-00003.safetensors",
+    "transformer/diffusion_pytorch_model-00003-of-00003.safetensors",
+    "transformer/diffusion_pytorch_model.safetensors.index.json",
+)
+_FILL_REST = (
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "text_encoder_2/config.json",
+    "text_encoder_2/model-00001-of-00002.safetensors",
+    "text_encoder_2/model-00002-of-00002.safetensors",
+    "text_encoder_2/model.safetensors.index.json",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "tokenizer_2/special_tokens_map.json",
+    "tokenizer_2/spiece.model",
+    "tokenizer_2/tokenizer.json",
+    "tokenizer_2/tokenizer_config.json",
+)
+_ADAPTERS = {
+    "portrait": (64, "portrait/comfyui_portrait_lora64.safetensors"),
+    "subject": (16, "subject/comfyui_subject_lora16.safetensors"),
+    "local_editing": (16, "local_editing/comfyui_local_lora16.safetensors"),
+}
+# FLUX.1's geometry (black-forest-labs/flux, util.py): 19 + 38 blocks, 24 heads of 128.
+FLUX_CONFIG = {
+    "patch_size": 1,
+    "out_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+    "axes_dims_rope": (16, 56, 56),
+}
+_PARAMETERS_384 = 11_902_391_360
+_PARAMETERS_448 = _PARAMETERS_384 + 3072 * 64
+
+
+def _hub(place: tuple[str, str], path: str, remote: str | None = None) -> HubFile:
+    return HubFile(path=path, repo=place[0], revision=place[1], remote=remote or path)
+
+
+_ACE_PLUS: dict[str, Any] = {
+    "license": _FLUX_LICENSE,
+    "steps": 28,
+    "guidance": 50.0,
+    "max_seq_len": 4096,
+    "text_tokens": 512,
+    "width_px": 1024,
+    "height_px": 1024,
+    "dtype": "bfloat16",
+}
+_TOY: dict[str, Any] = {
     "steps": 4,
     "guidance": 50.0,
     "max_seq_len": 1024,
@@ -96,17 +232,49 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant(
             name="toy-lora",
-            summary="Random seeded weights, 384 channels; proves the other route.",
+            summary="Random seeded weights, 384 channels, three adapters; proves the other route.",
             route="lora",
             recipe=ToyRecipe(seed=2, in_channels=384),
+            adapters={"portrait": 8, "subject": 4, "local_editing": 4},
             **_TOY,
+        ),
+        Variant(
+            name="flux-fill-lora",
+            summary="FLUX.1-Fill-dev with ACE++'s portrait, subject and local editing LoRAs.",
+            route="lora",
+            transformer=Transformer(channels=384, parameters=_PARAMETERS_384),
+            hub=(
+                *(_hub(_FILL, path) for path in (*_FILL_TRANSFORMER, *_FILL_REST)),
+                *(_hub(_ACE, adapter_file(n), remote) for n, (_, remote) in _ADAPTERS.items()),
+            ),
+            adapters={name: rank for name, (rank, _) in _ADAPTERS.items()},
+            **_ACE_PLUS,
+        ),
+        Variant(
+            name="ace-fft",
+            summary="ACE++ fully fine-tuned: 448 channels, one model for every task.",
+            route="fft",
+            transformer=Transformer(
+                layout="bfl",
+                channels=448,
+                config=FLUX_CONFIG | {"in_channels": 448},
+                parameters=_PARAMETERS_448,
+            ),
+            hub=(
+                _hub(_ACE, "transformer/ace_plus_fft.safetensors", "ace_plus_fft.safetensors"),
+                *(_hub(_FILL, path) for path in _FILL_REST),
+            ),
+            **_ACE_PLUS,
         ),
     )
 }
 
 
 def find_variant(name: str) -> Variant:
-    """Raises SettingsError listing the names."""
+    """A variant that ships with this project. Raises SettingsError listing the names."""
     if name not in VARIANTS:
-        raise SettingsError(f"variant: accepted: {', '.join(VARIANTS)}; given {name!r}")
+        raise SettingsError(
+            f"variant: accepted: {', '.join(VARIANTS)}, or a folder, s3:// prefix or "
+            f"hf://owner/name with a variant.json; given {name!r}"
+        )
     return VARIANTS[name]

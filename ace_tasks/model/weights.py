@@ -1,44 +1,45 @@
-"""Model files on a node: made or found once, checked by SHA-256, loaded strictly.
+"""Model files on a node: fetched or made once, checked by SHA-256, loaded strictly.
 
 A variant's folder has diffusers' layout, as FLUX.1-Fill-dev has:
 
     transformer/ vae/ text_encoder/ (CLIP) text_encoder_2/ (T5) tokenizer/ tokenizer_2/
+    adapters/NAME.safetensors   LoRAs in Comfy's layout
     sha256.json   file → hash, written last; a folder without it is not there
 
+`transformer/` may hold a checkpoint in Black Forest Labs' layout instead (`Variant.transformer`).
 Safetensors only: a pickle is never opened.
+
+    python -m ace_tasks.model.weights verify VARIANT     prove that a set of weights works
+    python -m ace_tasks.model.weights pin FOLDER         write its sha256.json
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import shutil
-import string
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from ace_tasks.errors import WeightsError
-from ace_tasks.model.variants import ToyRecipe, Variant
+from ace_tasks.model import keymap, sources, toy
+from ace_tasks.model.sources import MANIFEST, hash_file
+from ace_tasks.model.text import add_special_tokens
+from ace_tasks.model.variants import Transformer, Variant, adapter_file
+from ace_tasks.settings import WeightsSettings
 
-_MANIFEST = "sha256.json"
-_CLIP_TOKENS = 77
-_EXTRA_IDS = 8
+_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+_CHANNELS = {"lora": 384, "fft": 448}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,58 +52,89 @@ class Parts:
     t5: T5EncoderModel
     clip_tokenizer: CLIPTokenizer
     t5_tokenizer: T5Tokenizer
+    # Adapter name → PEFT's keys for the transformer.
+    adapters: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
-def ensure(variant: Variant, weights_dir: Path) -> Path:
-    """The variant's folder on this node, made if it is not there; one maker at a time.
+# ---------------------------------------------------------------- files
 
-    However many replicas ask, one builds while the others wait; a half-written folder is never
-    seen, because it gets its name last.
+
+def ensure(variant: Variant, settings: WeightsSettings) -> Path:
+    """The variant's folder on this node, fetched or made if it is not there; one at a time.
+
+    However many replicas ask, one works while the others wait. A half-written folder is never
+    seen, because it gets its name last; what a cut fetch has is kept for the next try. Raises
+    WeightsError, and SettingsError for a licence that nobody accepted.
     """
-    folder = weights_dir / f"{variant.name}-{variant.identity().base[:12]}"
-    weights_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(weights_dir / f"{folder.name}.lock"):
-        if not (folder / _MANIFEST).exists():
-            with tempfile.TemporaryDirectory(dir=weights_dir) as scratch:
-                made = Path(scratch) / folder.name
-                _build_toy(variant, made)
-                (made / _MANIFEST).write_text(json.dumps(_hashes(made), indent=1))
-                shutil.rmtree(folder, ignore_errors=True)
-                made.rename(folder)
+    sources.check_license(variant, settings)
+    folder = sources.node_folder(variant, settings)
+    if (folder / MANIFEST).exists():
+        return folder
+    if folder.parent != settings.folder:  # a local folder of its owner's
+        raise WeightsError(f"{folder / MANIFEST}: missing (write it: weights pin {folder})")
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    with _locked(settings.folder / f"{folder.name}.lock"):
+        if not (folder / MANIFEST).exists():
+            part = settings.folder / f"{folder.name}.part"
+            hashes = _build(variant, part) if variant.recipe else _fetch(variant, settings, part)
+            (part / MANIFEST).write_text(json.dumps(hashes, indent=1))
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
     return folder
 
 
-def load(variant: Variant, folder: Path, device: str) -> Parts:
-    """Check every file's hash, then load every part strictly. Raises WeightsError."""
-    verify(folder)
-    dtype = getattr(torch, variant.dtype)
-    return Parts(
-        transformer=_strict(FluxTransformer2DModel, folder / "transformer", dtype, device),
-        vae=_strict(AutoencoderKL, folder / "vae", dtype, device),
-        clip=_strict(CLIPTextModel, folder / "text_encoder", dtype, device),
-        t5=_strict(T5EncoderModel, folder / "text_encoder_2", dtype, device),
-        clip_tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        t5_tokenizer=T5Tokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
-    )
+def _build(variant: Variant, part: Path) -> dict[str, str]:
+    shutil.rmtree(part, ignore_errors=True)
+    toy.build(variant, part)
+    return hash_folder(part)
 
 
-def verify(folder: Path) -> None:
-    """Raises WeightsError naming the first file that is missing, surplus or altered."""
+def _fetch(variant: Variant, settings: WeightsSettings, part: Path) -> dict[str, str]:
+    source = sources.find_source(variant, settings)
+    hashes = source.manifest()
+    for path, sha256 in sorted(hashes.items()):
+        goal = part / path
+        if goal.exists() and hash_file(goal) == sha256:
+            continue
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        coming = goal.with_name(f"{goal.name}.coming")
+        source.fetch(path, coming)
+        if (found := hash_file(coming)) != sha256:
+            coming.unlink()
+            raise WeightsError(f"{path}: fetched with SHA-256 {found}, expected {sha256}")
+        coming.rename(goal)
+    for left in part.rglob(".hub"):
+        shutil.rmtree(left)
+    return hashes
+
+
+def verify(folder: Path) -> dict[str, str]:
+    """File → hash, as listed. Raises WeightsError naming the first file that is missing, surplus,
+    altered or a pickle.
+    """
+    path = folder / MANIFEST
     try:
-        expected: dict[str, str] = json.loads((folder / _MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / _MANIFEST}: unreadable ({type(error).__name__})") from None
-    found = _hashes(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            raise WeightsError(f"{folder / name}: missing")
-        if name not in expected:
-            raise WeightsError(f"{folder / name}: not in {_MANIFEST}")
-        if found[name] != expected[name]:
-            raise WeightsError(
-                f"{folder / name}: altered; expected SHA-256 {expected[name]}, "
-                f"found {found[name]} (delete the folder to have it made again)"
-            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
+    expected = sources.read_manifest(data, str(path))
+    for name in expected:
+        if Path(name).suffix in _PICKLES:
+            raise WeightsError(f"{folder / name}: a pickle; accepted: safetensors")
+    if problem := sources.unlisted(expected, hash_folder(folder)):
+        raise WeightsError(f"{folder}/{problem}")
+    return expected
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """File → SHA-256 of everything in a folder but its list and hidden files."""
+    return {
+        path.relative_to(folder).as_posix(): hash_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name != MANIFEST
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
 
 
 @contextlib.contextmanager
@@ -112,18 +144,121 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    hashes = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != _MANIFEST:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            hashes[path.relative_to(folder).as_posix()] = digest
-    return hashes
+# ---------------------------------------------------------------- loading
+
+
+def load(variant: Variant, folder: Path, device: str) -> Parts:
+    """Check every file's hash, then load every part strictly. Raises WeightsError."""
+    verify(folder)
+    dtype = getattr(torch, variant.dtype)
+    transformer = load_transformer(variant, folder / "transformer", dtype, device)
+    t5 = _strict(T5EncoderModel, folder / "text_encoder_2", dtype, device)
+    t5_tokenizer = _tokenizer(T5Tokenizer, folder / "tokenizer_2")
+    add_special_tokens(t5_tokenizer, t5, variant.route)
+    return Parts(
+        transformer=transformer,
+        vae=_strict(AutoencoderKL, folder / "vae", dtype, device),
+        clip=_strict(CLIPTextModel, folder / "text_encoder", dtype, device),
+        t5=t5,
+        clip_tokenizer=_tokenizer(CLIPTokenizer, folder / "tokenizer"),
+        t5_tokenizer=t5_tokenizer,
+        adapters={
+            name: _adapter(folder / adapter_file(name), rank, transformer.config)
+            for name, rank in variant.adapters.items()
+        },
+    )
+
+
+def load_transformer(
+    variant: Variant, folder: Path, dtype: torch.dtype, device: str
+) -> FluxTransformer2DModel:
+    """From either layout, at any width. Raises WeightsError naming file and key."""
+    channels = _CHANNELS[variant.route]
+    how = variant.transformer or Transformer(channels=channels)  # type: ignore[arg-type]
+    config = {**(how.config or _read_config(folder)), "in_channels": how.channels}
+    state, files = _read_folder(folder, device)
+    with _naming(files, _where(folder)):
+        if how.layout == "bfl":
+            state = keymap.from_bfl(state, config)
+        if how.channels != channels:
+            config["in_channels"] = channels
+            state = keymap.widen_to_448(state)
+        with torch.device("meta"):
+            model = FluxTransformer2DModel.from_config(config)
+        keymap.check(state, {key: tuple(v.shape) for key, v in model.state_dict().items()})
+    cast = {key: value.to(dtype) for key, value in state.items()}
+    model.load_state_dict(cast, strict=True, assign=True)
+    count = sum(value.numel() for value in model.parameters())
+    if how.parameters not in (None, count):
+        raise WeightsError(f"{folder}: expected {how.parameters} parameters, found {count}")
+    return model.eval().requires_grad_(False)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder / 'config.json'}: {type(error).__name__}: {error}") from None
+    if not isinstance(config, dict):
+        raise WeightsError(f"{folder / 'config.json'}: accepted: an object")
+    return config
+
+
+def _read_folder(folder: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Path]]:
+    """Every tensor of a folder's safetensors files, and the file each is in."""
+    state: dict[str, Tensor] = {}
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        for key, value in _read_file(path, device).items():
+            if key in state:
+                raise WeightsError(f"{path}: {key}: also in {files[key].name}")
+            state[key], files[key] = value, path
+    if not state:
+        raise WeightsError(f"{folder}: no safetensors file")
+    return state, files
+
+
+def _read_file(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    try:
+        return load_file(path, device=device)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: no whole safetensors file: {error}") from None
+
+
+@contextlib.contextmanager
+def _naming(files: Mapping[str, Path], otherwise: Path) -> Iterator[None]:
+    """Puts the file before an error that names a key."""
+    try:
+        yield
+    except WeightsError as error:
+        key = str(error).partition(": ")[0]
+        raise WeightsError(f"{files.get(key, otherwise)}: {error}") from None
+
+
+def _where(folder: Path) -> Path:
+    """The folder's only safetensors file, or the folder."""
+    found = list(folder.glob("*.safetensors"))
+    return found[0] if len(found) == 1 else folder
+
+
+def _adapter(path: Path, rank: int, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    state = _read_file(path)
+    with _naming({}, path):
+        adapter = keymap.lora_from_comfy(state, config)
+    for key, value in adapter.items():
+        if key.endswith(".lora_A.weight") and value.shape[0] != rank:
+            raise WeightsError(f"{path}: {key}: expected rank {rank}, found {value.shape[0]}")
+    return adapter
 
 
 def _strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
     """from_pretrained, but a missing, surplus or misshapen key is an error that names it."""
+    for path in sorted(folder.glob("*.safetensors")):  # from_pretrained does not say which is bad
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path}: no whole safetensors file: {error}") from None
     try:
         model, info = kind.from_pretrained(
             folder,
@@ -133,107 +268,22 @@ def _strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{folder}: {type(error).__name__}: {error}"[:500]) from None
+        raise WeightsError(f"{_where(folder)}: {type(error).__name__}: {error}"[:500]) from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(problem):
-            raise WeightsError(f"{folder}: {problem.replace('_', ' ')}: {sorted(info[problem])[0]}")
-    return model.to(device).eval()
+            key = sorted(info[problem])[0]
+            raise WeightsError(f"{_where(folder)}: {key}: {problem.removesuffix('_keys')}")
+    return model.to(device).eval().requires_grad_(False)
 
 
-# ---------------------------------------------------------------- toy
+def _tokenizer(kind: Any, folder: Path) -> Any:
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # its readers raise whatever they meet
+        raise WeightsError(f"{folder}: {type(error).__name__}: {error}"[:500]) from None
 
 
-def _build_toy(variant: Variant, folder: Path) -> None:
-    recipe = variant.recipe
-    clip_tokenizer, t5_tokenizer = _toy_tokenizers()
-    parts: dict[str, torch.nn.Module] = {
-        "transformer": FluxTransformer2DModel(
-            in_channels=recipe.in_channels,
-            out_channels=64,
-            num_layers=recipe.blocks,
-            num_single_layers=recipe.single_blocks,
-            attention_head_dim=recipe.head_dim,
-            num_attention_heads=recipe.heads,
-            joint_attention_dim=recipe.text_dim,
-            pooled_projection_dim=recipe.pooled_dim,
-            guidance_embeds=True,
-            axes_dims_rope=recipe.rope_axes,
-        ),
-        "vae": AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=recipe.vae_widths,
-            layers_per_block=1,
-            latent_channels=16,
-            norm_num_groups=4,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            mid_block_add_attention=False,
-            scaling_factor=0.3611,
-            shift_factor=0.1159,
-        ),
-        "text_encoder": CLIPTextModel(_toy_clip_config(recipe, len(clip_tokenizer))),
-        "text_encoder_2": T5EncoderModel(_toy_t5_config(recipe, len(t5_tokenizer))),
-    }
-    generator = torch.Generator().manual_seed(recipe.seed)
-    for name, part in parts.items():
-        _randomise(part, generator)
-        part.save_pretrained(folder / name, safe_serialization=True)  # type: ignore[operator]
-    clip_tokenizer.save_pretrained(folder / "tokenizer")
-    t5_tokenizer.save_pretrained(folder / "tokenizer_2")
+if __name__ == "__main__":
+    from ace_tasks.model.verify import main
 
-
-def _randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Gaussian weights of variance 1 / fan-in: signals keep their size, whatever the class."""
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if value.ndim >= 2:
-                fan_in = value[0].numel()
-                value.normal_(0, fan_in**-0.5, generator=generator)
-            elif name.endswith("bias"):
-                value.normal_(0, 0.02, generator=generator)
-            else:
-                value.fill_(1)  # scales of norms
-
-
-def _toy_clip_config(recipe: ToyRecipe, vocab: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=vocab,
-        hidden_size=recipe.pooled_dim,
-        intermediate_size=2 * recipe.pooled_dim,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=_CLIP_TOKENS,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-
-
-def _toy_t5_config(recipe: ToyRecipe, vocab: int) -> T5Config:
-    return T5Config(
-        vocab_size=vocab,
-        d_model=recipe.text_dim,
-        d_kv=16,
-        d_ff=2 * recipe.text_dim,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-
-
-def _toy_tokenizers() -> tuple[CLIPTokenizer, T5Tokenizer]:
-    """One token a character: no training, no files, any prompt."""
-    characters = [c for c in string.printable if not c.isspace()]
-    clip_vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
-    for piece in [*characters, *(f"{c}</w>" for c in characters)]:
-        clip_vocab[piece] = len(clip_vocab)
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    pieces += [(c, -3.0) for c in characters]
-    pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(_EXTRA_IDS))]
-    return (
-        CLIPTokenizer(vocab=clip_vocab, merges=[], model_max_length=_CLIP_TOKENS),
-        T5Tokenizer(vocab=pieces, extra_ids=_EXTRA_IDS),
-    )
+    main()

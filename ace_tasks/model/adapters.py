@@ -1,0 +1,103 @@
+"""LoRA adapters of one transformer: all held at once, one in use.
+
+Two ways, one picture but for rounding:
+
+- `resident`: PEFT computes the adapter beside each linear. A switch costs nothing, a step about
+  1.2 times as much (some 990 small products).
+- `fused`: the adapter is added into the weights, always from a pristine copy in host memory. A
+  step costs nothing more, a switch moves 23 GB. Adding to and taking from the weights in place
+  drifts instead: 20 cycles in bf16 changed 5 % of a layer's weights.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+
+Mode = Literal["resident", "fused"]
+_NOTHING_SURE = object()  # while weights are being changed
+
+
+class Adapters:
+    """Chooses among the adapters of a transformer. `states`: name → PEFT's keys, scale 1."""
+
+    def __init__(
+        self,
+        transformer: FluxTransformer2DModel,
+        states: Mapping[str, Mapping[str, Tensor]],
+        mode: Mode,
+    ):
+        self.mode = mode
+        self.names = frozenset(states)
+        self._selected: object = None
+        self._chooser: _Resident | _Fused
+        self._chooser = (_Resident if mode == "resident" else _Fused)(transformer, states)
+
+    def select(self, name: str | None) -> None:
+        """Use this adapter from now on; None: the plain weights. Raises KeyError."""
+        if name is not None and name not in self.names:
+            raise KeyError(f"no adapter {name!r}; there are {sorted(self.names)}")
+        if name == self._selected:
+            return
+        self._selected = _NOTHING_SURE  # if what follows fails, the next call does it again
+        self._chooser.select(name)
+        self._selected = name
+
+
+class _Resident:
+    def __init__(
+        self, transformer: FluxTransformer2DModel, states: Mapping[str, Mapping[str, Tensor]]
+    ):
+        self._transformer = transformer
+        device, dtype = transformer.device, transformer.dtype
+        for name, state in states.items():
+            placed = {key: value.to(device, dtype) for key, value in state.items()}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "already found a peft_config": several is the aim
+                transformer.load_lora_adapter(placed, adapter_name=name, prefix=None)
+        if states:
+            transformer.disable_adapters()
+            transformer.requires_grad_(False)
+
+    def select(self, name: str | None) -> None:
+        if name is None:
+            self._transformer.disable_adapters()
+            return
+        self._transformer.enable_adapters()
+        self._transformer.set_adapters(name)
+        self._transformer.requires_grad_(False)  # PEFT makes the chosen one trainable
+
+
+class _Fused:
+    def __init__(
+        self, transformer: FluxTransformer2DModel, states: Mapping[str, Mapping[str, Tensor]]
+    ):
+        self._weights: dict[str, Tensor] = dict(transformer.named_parameters())
+        self._pairs = {name: _pairs(state) for name, state in states.items()}
+        adapted = {key for pairs in self._pairs.values() for key in pairs}
+        self._pristine = {key: self._weights[key].detach().to("cpu", copy=True) for key in adapted}
+
+    @torch.inference_mode()
+    def select(self, name: str | None) -> None:
+        pairs = self._pairs[name] if name else {}
+        for key, pristine in self._pristine.items():
+            weight = self._weights[key]
+            weight.copy_(pristine)
+            if key in pairs:
+                down, up = (each.to(weight.device, torch.float32) for each in pairs[key])
+                weight.copy_(weight.float() + up @ down)  # in float32, rounded once
+
+
+def _pairs(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """PEFT's keys → weight's name → (down, up)."""
+    suffix = ".lora_A.weight"
+    return {
+        key.replace(suffix, ".weight"): (state[key], state[key.replace(suffix, ".lora_B.weight")])
+        for key in state
+        if key.endswith(suffix)
+    }

@@ -1,0 +1,143 @@
+"""Random, seeded weights in the real classes: the toy variants, built in seconds.
+
+They prove the whole path, from the files of a node to the record of a picture, and edit nothing.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from safetensors.torch import save_file
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from ace_tasks.model import keymap
+from ace_tasks.model.variants import ToyRecipe, Variant, adapter_file
+
+_CLIP_TOKENS = 77
+_EXTRA_IDS = 8
+_SPARE_ROWS = 28  # T5's embedding has more rows than tokens, as the real one: room for added ones
+
+
+def build(variant: Variant, folder: Path) -> None:
+    """Write a toy variant's folder: diffusers' layout, LoRAs in Comfy's."""
+    recipe = variant.recipe
+    assert recipe is not None
+    clip_tokenizer, t5_tokenizer = _toy_tokenizers()
+    parts: dict[str, torch.nn.Module] = {
+        "transformer": FluxTransformer2DModel(
+            in_channels=recipe.in_channels,
+            out_channels=64,
+            num_layers=recipe.blocks,
+            num_single_layers=recipe.single_blocks,
+            attention_head_dim=recipe.head_dim,
+            num_attention_heads=recipe.heads,
+            joint_attention_dim=recipe.text_dim,
+            pooled_projection_dim=recipe.pooled_dim,
+            guidance_embeds=True,
+            axes_dims_rope=recipe.rope_axes,
+        ),
+        "vae": AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=recipe.vae_widths,
+            layers_per_block=1,
+            latent_channels=16,
+            norm_num_groups=4,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            mid_block_add_attention=False,
+            scaling_factor=0.3611,
+            shift_factor=0.1159,
+        ),
+        "text_encoder": CLIPTextModel(_toy_clip_config(recipe, len(clip_tokenizer))),
+        "text_encoder_2": T5EncoderModel(_toy_t5_config(recipe, len(t5_tokenizer) + _SPARE_ROWS)),
+    }
+    generator = torch.Generator().manual_seed(recipe.seed)
+    for name, part in parts.items():
+        _randomise(part, generator)
+        part.save_pretrained(folder / name, safe_serialization=True)  # type: ignore[operator]
+    clip_tokenizer.save_pretrained(folder / "tokenizer")
+    t5_tokenizer.save_pretrained(folder / "tokenizer_2")
+    for name, rank in variant.adapters.items():
+        path = folder / adapter_file(name)
+        path.parent.mkdir(exist_ok=True)
+        save_file(_lora(parts["transformer"], rank, generator), path)
+
+
+def _lora(
+    transformer: torch.nn.Module, rank: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """A LoRA on every linear of every block, in Comfy's layout, strong enough to be seen."""
+    lora = {}
+    for name, (rows, columns) in keymap.lora_linears(transformer.config).items():  # type: ignore[arg-type]
+        down = torch.randn(rank, columns, generator=generator) * columns**-0.5
+        lora[f"{name}.lora_down.weight"] = down
+        lora[f"{name}.lora_up.weight"] = torch.randn(rows, rank, generator=generator) * 0.3
+        lora[f"{name}.alpha"] = torch.tensor(float(rank))
+    return lora
+
+
+def _randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Gaussian weights of variance 1 / fan-in: signals keep their size, whatever the class."""
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.ndim >= 2:
+                fan_in = value[0].numel()
+                value.normal_(0, fan_in**-0.5, generator=generator)
+            elif name.endswith("bias"):
+                value.normal_(0, 0.02, generator=generator)
+            else:
+                value.fill_(1)  # scales of norms
+
+
+def _toy_clip_config(recipe: ToyRecipe, vocab: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=vocab,
+        hidden_size=recipe.pooled_dim,
+        intermediate_size=2 * recipe.pooled_dim,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=_CLIP_TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+
+
+def _toy_t5_config(recipe: ToyRecipe, vocab: int) -> T5Config:
+    return T5Config(
+        vocab_size=vocab,
+        d_model=recipe.text_dim,
+        d_kv=16,
+        d_ff=2 * recipe.text_dim,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+
+
+def _toy_tokenizers() -> tuple[CLIPTokenizer, T5Tokenizer]:
+    """One token a character: no training, no files, any prompt."""
+    characters = [c for c in string.printable if not c.isspace()]
+    clip_vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    for piece in [*characters, *(f"{c}</w>" for c in characters)]:
+        clip_vocab[piece] = len(clip_vocab)
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(c, -3.0) for c in characters]
+    pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(_EXTRA_IDS))]
+    return (
+        CLIPTokenizer(vocab=clip_vocab, merges=[], model_max_length=_CLIP_TOKENS),
+        T5Tokenizer(vocab=pieces, extra_ids=_EXTRA_IDS),
+    )

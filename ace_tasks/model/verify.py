@@ -1,0 +1,113 @@
+"""Prove that a set of weights works, without a catalog: what `python -m ace_tasks.model.weights`
+runs. Exit code 0: it works; 2: one line says what does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from ace_tasks import lcu
+from ace_tasks.errors import AceError, WeightsError
+from ace_tasks.model import sources, weights
+from ace_tasks.model.ace import AceModel, Job
+from ace_tasks.settings import WeightsSettings, read_environment
+
+_EXIT_FATAL = 2
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    try:
+        if arguments.command == "pin":
+            pin(arguments.folder)
+        else:
+            settings = read_environment().weights(arguments.accept_license)
+            verify(arguments.variant, settings, arguments.device)
+    except AceError as error:
+        print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(_EXIT_FATAL) from None
+
+
+def pin(folder: Path) -> None:
+    """Write a folder's sha256.json. Raises WeightsError if there is nothing to list."""
+    hashes = weights.hash_folder(folder)
+    if not hashes:
+        raise WeightsError(f"{folder}: no files")
+    (folder / sources.MANIFEST).write_text(json.dumps(hashes, indent=1))
+    print(f"{folder / sources.MANIFEST}: {len(hashes)} files")
+
+
+def verify(name: str, settings: WeightsSettings, device: str) -> None:
+    """Files, hashes, keys, parameters, and one step with every adapter. Raises WeightsError and SettingsError."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    variant = sources.open_variant(name, settings)
+    folder = weights.ensure(variant, settings)
+    print(f"files       {len(weights.verify(folder))} in {folder}, hashes as listed")
+    model = AceModel(variant, weights.load(variant, folder, device), device)
+    count = sum(
+        p.numel() for n, p in model.parts.transformer.named_parameters() if "lora_" not in n
+    )
+    print(f"transformer every key in its place, {count:,} parameters")
+    identity = sources.identify(variant, settings)
+    for adapter, fingerprint in identity.adapters.items():
+        print(f"adapter     {adapter}, rank {variant.adapters[adapter]}, {fingerprint[:12]}")
+    print(f"model       {identity.fingerprint[:12]} ({variant.route}, {variant.dtype})")
+    for adapter_name in (None, *identity.adapters):
+        seconds = _one_step(model, adapter_name)
+        print(f"one step    {adapter_name or 'no adapter'} on {device}: {seconds:.2f} s")
+
+
+def _one_step(model: AceModel, adapter: str | None) -> float:
+    """Make a picture from nothing in one step; seconds. Raises WeightsError unless it is finite."""
+    unit, _ = lcu.build(
+        lcu.Inputs(
+            image=None,
+            mask=None,
+            references=(),
+            width=model.variant.width_px,
+            height=model.variant.height_px,
+            max_seq_len=model.variant.max_seq_len,
+            repainting_scale=1.0,
+            keep_pixels_rate=None,
+            use_change=model.variant.route == "fft",
+        )
+    )
+    started = time.monotonic()
+    decoded: list[torch.Tensor] = []
+    hook = model.parts.vae.decoder.register_forward_hook(lambda *given: decoded.append(given[-1]))
+    try:
+        job = Job(unit, "a red mug", seed=0, steps=1, guidance=model.variant.guidance,
+                  adapter=adapter)  # fmt: skip
+        model.generate([job])
+    finally:
+        hook.remove()
+    if not torch.isfinite(decoded[0]).all():
+        raise WeightsError(f"one step with {adapter or 'no adapter'} gives numbers that are none")
+    return time.monotonic() - started
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ace_tasks.model.weights", description="Model files on this machine."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("verify", help="fetch if need be, check, load, and run one step")
+    check.add_argument("variant", help="a name, or the place of a variant.json")
+    check.add_argument("--device", choices=("cpu", "cuda"), default=_device())
+    check.add_argument("--accept-license", action="store_true")
+    listing = commands.add_parser("pin", help="write a folder's sha256.json")
+    listing.add_argument("folder", type=Path)
+    return parser
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
