@@ -132,6 +132,12 @@ class Environment(BaseSettings):
     device: Literal["cpu", "cuda"] | None = Field(
         None, description="Empty: cuda where Ray reports GPUs, else cpu."
     )
+    torch_threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of one replica without a GPU. Empty: all cores. Pictures are the "
+        "same to the bit only for the same number.",
+    )
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @field_validator("allowed_buckets", mode="before")

@@ -200,7 +200,7 @@ def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettin
             adapter_mode=run.environment.adapter_mode,
             batch_size=batch_size,
             device=device,
-            torch_threads=max(1, cpu_count() // wanted) if device == "cpu" else None,
+            torch_threads=_torch_threads(run) if device == "cpu" else None,
             output_uri=run.output,
             source_store=run.environment.source_store,
             output_store=run.environment.output_store,
@@ -211,6 +211,13 @@ def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettin
 
         with Dispatcher(replica, settings, run.run_id, write_failure) as pool:
             yield pool, settings
+
+
+def _torch_threads(run: Run) -> int:
+    """Not shared out among replicas: on a CPU the number of threads decides the last bit of a sum,
+    and a picture may not depend on how many replicas there are.
+    """
+    return run.environment.torch_threads or cpu_count()
 
 
 @task(

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from ace_tasks import provenance
 from ace_tasks.errors import item_error_codes
+from ace_tasks.model import verify
+from ace_tasks.model.variants import VARIANTS
 from ace_tasks.settings import Environment
 from ace_tasks.specs import TASKS
 from flows.cli import app
@@ -38,6 +40,10 @@ def test_a_documented_command_exists(command: str) -> None:
         shown = CliRunner().invoke(app, [arguments[0], "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0
         assert all(option in shown.stdout for option in options)
+    elif arguments[:2] == ["-m", "ace_tasks.model.weights"]:
+        given = verify.parse(arguments[2:])
+        if given.command == "verify":
+            assert given.variant in VARIANTS
     else:
         pytest.fail(f"no rule for {command!r}")
 
@@ -51,7 +57,8 @@ def test_links_lead_somewhere(name: str) -> None:
 
 def test_the_column_table_is_the_specs() -> None:
     told: dict[str, set[str]] = {task: set() for task in TASKS}
-    header, *rows = re.findall(r"^\| (?:`|column).*\|$", README, re.MULTILINE)
+    table = README[README.index("| column |") :].partition("\n\n")[0]
+    header, _, *rows = table.splitlines()
     tasks = [cell.strip() for cell in header.split("|")[2:6]]
     assert tasks == list(TASKS)
     for row in rows:
@@ -63,6 +70,16 @@ def test_the_column_table_is_the_specs() -> None:
                 for column in columns:
                     assert TASKS[task].model_fields[column].is_required() == (cell == "yes")
     assert told == {task: set(model.model_fields) for task, model in TASKS.items()}
+
+
+def test_the_models_told_are_those_there_are() -> None:
+    table = README[README.index("| variant |") :].partition("\n\n")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines()]
+    assert {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)} == set(
+        VARIANTS
+    )
+    adapters = set(re.findall(r"`([a-z_]+)`", table)) & set(VARIANTS["flux-fill-lora"].adapters)
+    assert adapters == set(VARIANTS["flux-fill-lora"].adapters)
 
 
 def test_environment_variables_are_read() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from ace_tasks import images
 from ace_tasks.errors import Cancelled, OutputRefused
 from ace_tasks.provenance import Done, Failed, Failure, Record, failure_key, record_key
-from ace_tasks.replica import Replica
+from ace_tasks.replica import Progress, Replica
 from ace_tasks.settings import ReplicaSettings, WeightsSettings
 from ace_tasks.specs import Resolved, WorkItem, parse_spec
 from ace_tasks.store import Store, join_uri
@@ -258,16 +259,76 @@ def _waits_for_the_gpu(replica: Replica, item: WorkItem) -> bool:
 def test_waiting_for_the_gpu_is_not_work(
     planned: Callable[..., WorkItem], replica: Replica
 ) -> None:
-    item = planned(**FILL)
-    with replica._gpu:
-        thread = threading.Thread(target=replica.run, args=(item, 0))
-        thread.start()
-        while not _waits_for_the_gpu(replica, item):
-            assert thread.is_alive()
-        before = replica.busy_s()[item.item_id]
-        threading.Event().wait(0.3)
-        assert replica.busy_s()[item.item_id] == before
-    thread.join()
+    first, second = planned(**FILL), planned(**FILL, seed=2)
+    go = threading.Event()
+    check = replica._check_cancelled
+
+    def hold_the_gpu() -> None:
+        if threading.current_thread().name == "gpu":
+            assert go.wait(20)
+        check()
+
+    replica._check_cancelled = hold_the_gpu  # type: ignore[method-assign]
+    threads = [threading.Thread(target=replica.run, args=(i, 0)) for i in (first, second)]
+    threads[0].start()
+    while replica._in_flight.get(first.item_id, Progress()).phase != "generate":
+        assert threads[0].is_alive()
+    threads[1].start()
+    while not _waits_for_the_gpu(replica, second):
+        assert threads[1].is_alive()
+    before = replica.busy_s()
+    threading.Event().wait(0.3)
+    after = replica.busy_s()
+    assert after[second.item_id] == before[second.item_id]
+    assert after[first.item_id] >= before[first.item_id] + 0.3
+    go.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_the_time_of_a_shared_batch_is_shared(
+    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str
+) -> None:
+    """Else four items that shared four seconds would have kept a GPU busy for sixteen."""
+    settings = ReplicaSettings(
+        variant="toy-lora",
+        weights=WeightsSettings(folder=weights_dir),
+        output_uri=prefix,
+        batch_size=4,
+        adapter_mode="fused",
+    )
+    replica = Replica(settings, "run-1", "replica-0")
+    replica.start()
+    items = [planned("toy-lora", **FILL, seed=n) for n in range(5)]
+    held = threading.Barrier(2)
+    check = replica._check_cancelled
+    waited = threading.Event()
+
+    def hold_the_first() -> None:
+        if threading.current_thread().name == "gpu" and not waited.is_set():
+            waited.set()
+            held.wait(20)
+        check()
+
+    replica._check_cancelled = hold_the_first  # type: ignore[method-assign]
+    with ThreadPoolExecutor(5) as threads:
+        outcomes = [threads.submit(replica.run, items[0], 0)]
+        assert waited.wait(20)
+        outcomes += [threads.submit(replica.run, item, 0) for item in items[1:]]
+        while len(replica._gpu._queue) < 4:
+            assert not any(each.done() for each in outcomes)
+        held.wait(20)
+    records = [
+        Record.model_validate_json(store.get(join_uri(prefix, record_key(each.item_id))))
+        for each in items
+    ]
+    assert [each.sampling.batch_size for each in records] == [1, 4, 4, 4, 4]
+    assert {(each.model.adapter_mode, each.resolved["adapter"]) for each in records} == {
+        ("fused", "local_editing")
+    }
+    times = [each.timings_s["generate"] for each in records[1:]]
+    walls = [outcome.result().seconds for outcome in outcomes[1:]]
+    assert sum(times) < 1.2 * max(walls)
 
 
 def test_no_credential_is_in_what_a_replica_writes(

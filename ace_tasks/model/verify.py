@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from ace_tasks import lcu
-from ace_tasks.errors import AceError, WeightsError
+from ace_tasks.errors import AceError, SettingsError, WeightsError
 from ace_tasks.model import sources, weights
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.settings import WeightsSettings, read_environment
@@ -24,7 +25,7 @@ _EXIT_FATAL = 2
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    arguments = parse(sys.argv[1:])
     try:
         if arguments.command == "pin":
             pin(arguments.folder)
@@ -37,16 +38,20 @@ def main() -> None:
 
 
 def pin(folder: Path) -> None:
-    """Write a folder's sha256.json. Raises WeightsError if there is nothing to list."""
-    hashes = weights.hash_folder(folder)
-    if not hashes:
-        raise WeightsError(f"{folder}: no files")
-    (folder / sources.MANIFEST).write_text(json.dumps(hashes, indent=1))
+    """Write a folder's sha256.json. Raises WeightsError for a pickle, or nothing to list."""
+    hashes = sources.hash_folder(folder)
+    sources.check_manifest(hashes, str(folder))
+    with sources.disk_errors(folder):
+        (folder / sources.MANIFEST).write_text(json.dumps(hashes, indent=1))
     print(f"{folder / sources.MANIFEST}: {len(hashes)} files")
 
 
 def verify(name: str, settings: WeightsSettings, device: str) -> None:
-    """Files, hashes, keys, parameters, and one step with every adapter. Raises WeightsError and SettingsError."""
+    """Files, hashes, keys, parameters, and one step with every adapter. Raises WeightsError and
+    SettingsError.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device: accepted: cpu; given cuda, but torch finds no GPU")
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     variant = sources.open_variant(name, settings)
@@ -95,7 +100,8 @@ def _one_step(model: AceModel, adapter: str | None) -> float:
     return time.monotonic() - started
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, read."""
     parser = argparse.ArgumentParser(
         prog="python -m ace_tasks.model.weights", description="Model files on this machine."
     )
@@ -106,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--accept-license", action="store_true")
     listing = commands.add_parser("pin", help="write a folder's sha256.json")
     listing.add_argument("folder", type=Path)
-    return parser
+    return parser.parse_args(arguments)
 
 
 def _device() -> str:

@@ -1,0 +1,103 @@
+"""The thread that owns the model. If these break, items wait for ever, a bad item takes its batch
+down, or two items are on the GPU at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from ace_tasks.batching import Batcher, Ticket
+from ace_tasks.errors import Cancelled
+from ace_tasks.lcu import LCU
+from ace_tasks.model.ace import Job
+
+
+def job(name: str, side: int = 16, adapter: str | None = None) -> Job:
+    unit = LCU(torch.zeros(3, side, side), torch.zeros(1, side, side), None)
+    return Job(unit, name, seed=0, steps=1, guidance=1.0, adapter=adapter)
+
+
+class Gpu:
+    """Stands for the model: holds every batch until told, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.go = threading.Event()
+        self.inside = 0
+
+    def generate(self, jobs: Sequence[Job]) -> list[np.ndarray]:
+        self.inside += 1
+        assert self.inside == 1, "two batches at once"
+        try:
+            self.batches.append([each.prompt for each in jobs])
+            assert self.go.wait(20)
+            for each in jobs:
+                if each.prompt.startswith("bad"):
+                    raise RuntimeError(each.prompt)
+                if each.prompt.startswith("cancel"):
+                    raise Cancelled(each.prompt)
+                if each.prompt.startswith("exit"):
+                    raise SystemExit(each.prompt)
+            return [np.full((1, 1, 3), len(each.prompt), np.uint8) for each in jobs]
+        finally:
+            self.inside -= 1
+
+
+def submit(gpu: Gpu, size: int, *names: str | Job) -> list[Ticket]:
+    """The first is alone on the GPU while the others queue behind it."""
+    batcher = Batcher(gpu.generate, size)
+    first = batcher.submit(job("first", side=8))
+    assert first.started.wait(20)
+    tickets = [batcher.submit(job(each) if isinstance(each, str) else each) for each in names]
+    gpu.go.set()
+    return tickets
+
+
+def test_what_waits_and_fits_goes_together_oldest_first() -> None:
+    gpu = Gpu()
+    tickets = submit(gpu, 3, "a", job("wide", 32), "b", job("other", adapter="subject"), "c", "d")
+    assert [int(ticket.result()[0, 0, 0]) for ticket in tickets] == [1, 4, 1, 5, 1, 1]
+    assert gpu.batches == [["first"], ["a", "b", "c"], ["wide"], ["other"], ["d"]]
+    assert [ticket.shared_by for ticket in tickets] == [3, 1, 3, 1, 3, 1]
+
+
+def test_one_bad_item_does_not_take_its_batch_down() -> None:
+    gpu = Gpu()
+    tickets = submit(gpu, 4, "a", "bad", "c", "d")
+    with pytest.raises(RuntimeError, match="bad"):
+        tickets[1].result()
+    assert all(tickets[n].result().shape == (1, 1, 3) for n in (0, 2, 3))
+    assert gpu.batches[1:] == [["a", "bad", "c", "d"], ["a"], ["bad"], ["c"], ["d"]]
+    assert [ticket.shared_by for ticket in tickets] == [1, 1, 1, 1]
+
+
+def test_a_cancel_is_not_tried_again() -> None:
+    gpu = Gpu()
+    for ticket in submit(gpu, 4, "a", "cancel", "c"):
+        with pytest.raises(Cancelled):
+            ticket.result()
+    assert len(gpu.batches) == 2
+
+
+def test_whatever_is_raised_nobody_waits_for_ever() -> None:
+    gpu = Gpu()
+    broken, after = submit(gpu, 1, "exit", "after")
+    with pytest.raises(SystemExit):
+        broken.result()
+    assert after.result().shape == (1, 1, 3)
+
+
+def test_many_threads_each_get_their_own() -> None:
+    gpu = Gpu()
+    gpu.go.set()
+    batcher = Batcher(gpu.generate, 4)
+    names = ["x" * (1 + n % 200) for n in range(400)]
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda name: batcher.submit(job(name)).result()[0, 0, 0], names))
+    assert [int(each) for each in found] == [len(name) for name in names]
+    assert max(map(len, gpu.batches)) <= 4
