@@ -1,0 +1,327 @@
+"""Scores of edits in the procedural world: measured against the exact answer, not judged.
+
+An edit succeeds when all of its parts do, each over that part of the picture which it is about:
+
+    colour      the paint's own colour is nearest to the right one of the palette, and near
+    pattern     of all patterns, tones and offsets, the right one explains the paint best, and well
+    shape       of all products, the right one's silhouette fits best, and well
+    background  the right background is the nearest, and near
+    kept        what was not to change is as it was
+    detail      edges lie where the answer's do: a control picture has been redrawn, not copied
+
+The limits stand between what mild blur and noise make of the answer, and what copying the input
+or filling the mask with a mean colour reaches; `tests/test_evaluation.py` holds both ends.
+
+Legend: H height, W width, N pixels of a region, J candidates. Pictures are uint8 RGB, errors are
+in grey levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from ace_tasks.training.controls import gradients
+from ace_tasks.training.draws import empty
+from ace_tasks.training.selections import dilated
+from ace_tasks.training.tasks import Example
+from ace_tasks.training.world import (
+    BACKGROUNDS,
+    PALETTE,
+    PATTERNS,
+    PRODUCTS,
+    TONES,
+    Rendered,
+    Scene,
+    marks,
+    render,
+    shading,
+    texture,
+)
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "inpaint": ("colour", "pattern", "background", "kept"),
+    "recolour": ("colour", "pattern", "kept"),
+    "background": ("colour", "pattern", "background", "kept"),
+    "remove": ("background", "kept"),
+    "add": ("colour", "pattern", "shape", "background", "kept"),
+    "control": ("colour", "pattern", "background", "detail"),
+    "reference": ("colour", "pattern", "shape", "background"),
+    "try_on": ("colour", "pattern", "background", "kept"),
+}
+
+MAX_COLOUR_ERROR = 60.0  # distance in RGB; the nearest two of the palette are 94 apart
+MAX_UNEXPLAINED = 42.0  # RMS of what paint and marks leave
+MIN_CONTRAST = 55.0  # distance in RGB of marks to paint
+MIN_EXPLAINED = 0.35  # share of the variance
+MAX_BACKGROUND_ERROR = 18.0  # RMS
+MAX_KEPT_ERROR = 12.0  # mean absolute
+MAX_KEPT_PRODUCT_ERROR = 26.0  # the same inside a product, whose every edge a blur changes
+MIN_SHAPE = 0.65  # intersection over union
+MIN_DETAIL = 0.75  # correlation
+
+_FEW = 0.01  # a region below this share of a picture says nothing
+_NEAREST = 1.05  # as near as the nearest, but for this factor
+_MIXED = 0.3  # of a mark's colour
+_SOLID = 250  # coverage: away from edges, which belong to two things
+_OFFSETS = (0.0, 0.2, 0.4, 0.6, 0.8)  # periods by which a pattern may lie otherwise
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One output's scores. PSNR in dB, infinite when equal; None for a task without a mask."""
+
+    task: str
+    parts: dict[str, bool]
+    psnr: float
+    psnr_in_mask: float | None
+    ssim: float
+
+    @property
+    def success(self) -> bool:
+        return all(self.parts.values())
+
+
+def score(example: Example, output: np.ndarray) -> Scores:
+    """Measures an output of the target's size and type."""
+    assert output.shape == example.target.shape, (output.shape, example.target.shape)
+    assert output.dtype == np.uint8, output.dtype
+    mask = None if example.mask is None else example.mask > 0
+    case = _Case(example, output)
+    return Scores(
+        task=example.task,
+        parts={part: getattr(case, part)() for part in PARTS[example.task]},
+        psnr=psnr(example.target, output),
+        psnr_in_mask=None if mask is None else psnr(example.target, output, mask),
+        ssim=ssim(example.target, output),
+    )
+
+
+# ---------------------------------------------------------------- paint
+
+
+@dataclass(frozen=True, eq=False)
+class PaintFit:
+    """What the paint of a region looks like: its own colour and its marks."""
+
+    colour_RGB: np.ndarray
+    pattern: str
+    tone: str
+    unexplained: float  # RMS, grey levels
+
+
+def fit_paint(
+    output: np.ndarray, scene: Scene, region_HW: np.ndarray, offsets: tuple[float, ...] = _OFFSETS
+) -> PaintFit:
+    """Explains a region (bool) of the scene's product as colour + marks · contrast, unshaded.
+
+    Every pattern is tried at every offset by least squares. Where two explain alike (a checked
+    area is its own negative), marks are the less colourful side: they are white or black.
+    """
+    size_px = len(output)
+    y_N3 = output[region_HW] / shading(scene, size_px)[region_HW][:, None]
+    names, marks_JN = _candidate_marks(scene, size_px, region_HW, offsets)
+    mean_3, mean_J = y_N3.mean(axis=0), marks_JN.mean(axis=1)
+    centred_JN, variance_J = marks_JN - mean_J[:, None], marks_JN.var(axis=1) + 1e-6
+    contrast_J3 = centred_JN @ (y_N3 - mean_3) / len(y_N3) / variance_J[:, None]
+    colour_J3 = mean_3 - contrast_J3 * mean_J[:, None]
+    total = y_N3.var(axis=0).sum()
+    explained_J = (contrast_J3**2).sum(axis=1) * variance_J
+    explained_J[np.ptp(colour_J3 + contrast_J3, axis=1) > np.ptp(colour_J3, axis=1)] = 0
+    explained_J[variance_J < 0.03] = 0  # all mark or all paint here
+    best = int(explained_J.argmax())
+    if (
+        explained_J[best] < MIN_EXPLAINED * total
+        or np.linalg.norm(contrast_J3[best]) < MIN_CONTRAST
+    ):
+        return PaintFit(mean_3, "plain", "white", float(np.sqrt(total / 3)))
+    tone = "white" if contrast_J3[best].sum() > 0 else "black"
+    left = float(np.sqrt(max(0.0, total - explained_J[best]) / 3))
+    return PaintFit(colour_J3[best], names[best], tone, left)
+
+
+def _colour_error(fit: PaintFit, name: str) -> float:
+    """Distance to a colour of the palette, or to what little of the marks a blur mixes into it."""
+    colour = np.asarray(PALETTE[name], np.float64)
+    if fit.pattern == "plain":
+        return float(np.linalg.norm(fit.colour_RGB - colour))
+    towards = np.asarray(TONES[fit.tone]) - colour
+    share = (fit.colour_RGB - colour) @ towards / (towards @ towards)
+    mixed = colour + np.clip(share, 0, _MIXED) * towards
+    return float(np.linalg.norm(fit.colour_RGB - mixed))
+
+
+def _candidate_marks(
+    scene: Scene, size_px: int, region_HW: np.ndarray, offsets: tuple[float, ...]
+) -> tuple[list[str], np.ndarray]:
+    """Names of patterns (J) and their marks (J, N) in a region, each at every offset."""
+    u, v, pixel = texture(scene, size_px)
+    u_N, v_N = (np.broadcast_to(each, region_HW.shape)[region_HW] for each in (u, v))
+    du, dv = (each.reshape(-1, 1) for each in np.meshgrid(offsets, offsets))
+    names = [name for name in PATTERNS if name != "plain"]
+    fields = [marks(name, u_N + du, v_N + dv, pixel) for name in names]
+    return list(np.repeat(names, len(du))), np.concatenate(fields)
+
+
+# ---------------------------------------------------------------- the parts
+
+
+@lru_cache(maxsize=32)
+def _rendered(scene: Scene, size_px: int) -> Rendered:
+    return render(scene, size_px)
+
+
+def _inside(region_HW: np.ndarray) -> np.ndarray:
+    """A region (bool) without its rim, where a blur mixes it with what lies beside."""
+    rim_px = max(1, len(region_HW) // 64)
+    inside: np.ndarray = dilated(np.where(region_HW, 0, 255).astype(np.uint8), rim_px) == 0
+    return inside
+
+
+def _foreground(picture: np.ndarray, backdrop: np.ndarray) -> np.ndarray:
+    """How much each pixel differs from the empty background, (H, W) in [0, 1]; noise does not."""
+    distance = np.linalg.norm(picture.astype(np.float32) - backdrop, axis=2)
+    share: np.ndarray = np.clip((distance - 30) / 60, 0, 1)
+    return share
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """An output beside its example; each part of a score is a method."""
+
+    example: Example
+    output: np.ndarray
+
+    @property
+    def scene(self) -> Scene:
+        return self.example.truth.after
+
+    def render(self, scene: Scene) -> Rendered:
+        return _rendered(scene, len(self.output))
+
+    @property
+    def answer(self) -> Rendered:
+        return self.render(self.scene)
+
+    @cached_property
+    def fit(self) -> PaintFit:
+        """Of all the paint; of what is masked of it, where the rest shows how its marks lie."""
+        region, mask = _inside(self.answer.painted >= _SOLID), self.example.mask
+        if self.example.task != "inpaint" or mask is None:
+            return fit_paint(self.output, self.scene, region)
+        return fit_paint(self.output, self.scene, region & (mask > 0), offsets=(0.0,))
+
+    def colour(self) -> bool:
+        errors = {name: _colour_error(self.fit, name) for name in PALETTE}
+        right = errors[self.scene.paint.colour]
+        return right == min(errors.values()) and right <= MAX_COLOUR_ERROR
+
+    def pattern(self) -> bool:
+        paint = self.scene.paint
+        same = (self.fit.pattern, self.fit.tone) == (paint.pattern, paint.tone)
+        return same and self.fit.unexplained <= MAX_UNEXPLAINED
+
+    def shape(self) -> bool:
+        backdrop = self.render(empty(self.scene)).picture
+        mask = self.example.mask
+        region = np.ones(backdrop.shape[:2], bool) if mask is None else mask > 0
+        seen, fits = _foreground(self.output, backdrop)[region], {}
+        for kind in PRODUCTS:
+            picture = self.render(replace(self.scene, kind=kind)).picture
+            wanted = _foreground(picture, backdrop)[region]
+            fits[kind] = np.minimum(seen, wanted).sum() / np.maximum(seen, wanted).sum()
+        right = fits[str(self.scene.kind)]
+        return bool(right == max(fits.values()) and right >= MIN_SHAPE)
+
+    def background(self) -> bool:
+        """Over what of it the product leaves free, and the mask (if any) gave away."""
+        region, mask = _inside(~self.answer.footprint), self.example.mask
+        if mask is not None:
+            region &= mask > 0
+        if region.mean() < _FEW:
+            return True
+        errors = {}
+        for name in BACKGROUNDS:
+            candidate = self.render(empty(replace(self.scene, background=name)))
+            errors[name] = _rms(self.output[region], candidate.picture[region])
+        right = errors[self.scene.background]
+        return right <= min(errors.values()) * _NEAREST and right <= MAX_BACKGROUND_ERROR
+
+    def kept(self) -> bool:
+        """Outside the mask; for a new colour, outside the paint."""
+        mask, limit = self.example.mask, MAX_KEPT_ERROR
+        assert mask is not None
+        if self.example.task == "recolour":
+            mask = self.answer.painted
+        elif self.example.task == "background":
+            limit = MAX_KEPT_PRODUCT_ERROR
+        region = _inside(mask == 0)
+        error = np.abs(self.output[region].astype(np.float32) - self.example.target[region])
+        return bool(error.mean() <= limit)
+
+    def detail(self) -> bool:
+        return edge_correlation(self.example.target, self.output) >= MIN_DETAIL
+
+
+# ---------------------------------------------------------------- pictures against pictures
+
+
+def edge_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of the two pictures' luma gradients, in [-1, 1]; 0 where one is flat."""
+    luma = np.array((0.299, 0.587, 0.114), np.float32)
+    first, second = (np.concatenate(gradients(each @ luma)).ravel() for each in (a, b))
+    norms = np.linalg.norm(first) * np.linalg.norm(second)
+    return float(first @ second / norms) if norms else 0.0
+
+
+def _rms(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)))
+
+
+def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, of all pixels or of those in a mask (bool)."""
+    error = _rms(a, b) if mask is None else _rms(a[mask], b[mask])
+    return float(20 * np.log10(255 / error)) if error else float("inf")
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean structural similarity (Wang et al. 2004): 7×7 uniform windows, mean over channels.
+
+    As scikit-image's `structural_similarity` with its defaults.
+    """
+    x, y = (each.astype(np.float64) for each in (a, b))
+    n, c1, c2 = 49, (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_x, mean_y = _window_mean(x), _window_mean(y)
+    unbiased = n / (n - 1)
+    var_x = unbiased * (_window_mean(x * x) - mean_x**2)
+    var_y = unbiased * (_window_mean(y * y) - mean_y**2)
+    covariance = unbiased * (_window_mean(x * y) - mean_x * mean_y)
+    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return float((numerator / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
+
+
+def _window_mean(x_HWC: np.ndarray, width: int = 7) -> np.ndarray:
+    """Means over all whole windows, (H-6, W-6, C)."""
+    rows, columns = (side - width + 1 for side in x_HWC.shape[:2])
+    sums: np.ndarray = np.sum([x_HWC[n : n + rows] for n in range(width)], axis=0)
+    sums = np.sum([sums[:, n : n + columns] for n in range(width)], axis=0)
+    return sums / width**2
+
+
+# ---------------------------------------------------------------- baselines
+
+
+def copy_input(example: Example) -> np.ndarray:
+    """The picture as it was given; the first reference where there is none."""
+    return (example.references[0] if example.image is None else example.image).copy()
+
+
+def mean_fill(example: Example) -> np.ndarray:
+    """The mask filled with the mean colour outside it; everything, without a mask."""
+    output = copy_input(example)
+    inside = np.ones(output.shape[:2], bool) if example.mask is None else example.mask > 0
+    known = inside if inside.all() else ~inside
+    output[inside] = np.rint(output[known].mean(axis=0)).astype(np.uint8)
+    return output

@@ -1,0 +1,161 @@
+"""Small models of the real classes, to be trained here: `mini`, and the still smaller `nano`.
+
+Same channels, same conditioning, same classes as ACE++; only widths, depths and words are few.
+T5 learns with the transformer, since FLUX gives text no positions of its own: tokens must come
+contextualised. Prompts are words of the world's grammar; other words fall apart into letters.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from ace_tasks.model.text import CLIP_TOKENS, SPECIAL_TOKENS
+
+_WORD, _LETTER = -2.0, -10.0  # log-probabilities: a whole word always beats its letters
+
+
+class SmallSettings(BaseModel):
+    """Sizes of the trained parts, the VAE aside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = 448
+    blocks: int = 2
+    single_blocks: int = 4
+    heads: int = 4  # 4 × 64 ran faster than 8 × 32 on a CPU
+    head_dim: int = 64
+    rope_axes: tuple[int, int, int] = (8, 28, 28)
+    text_dim: int = 128
+    text_layers: int = 2
+    text_tokens: int = 32
+    pooled_dim: int = 64
+    seed: int = 2
+
+
+def make_transformer(settings: SmallSettings) -> FluxTransformer2DModel:
+    return FluxTransformer2DModel(
+        in_channels=settings.channels,
+        out_channels=64,
+        num_layers=settings.blocks,
+        num_single_layers=settings.single_blocks,
+        attention_head_dim=settings.head_dim,
+        num_attention_heads=settings.heads,
+        joint_attention_dim=settings.text_dim,
+        pooled_projection_dim=settings.pooled_dim,
+        guidance_embeds=True,
+        axes_dims_rope=settings.rope_axes,
+    )
+
+
+def make_tokenizers(words: Sequence[str]) -> tuple[CLIPTokenizer, T5Tokenizer]:
+    """T5: one token a word, letters for what it does not know. CLIP: one token a letter."""
+    characters = [c for c in string.printable if not c.isspace()]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", _LETTER)]
+    known = {"▁", *(piece for piece, _ in pieces)}
+    for piece, score in [
+        *((f"▁{word}", _WORD) for word in words),
+        *((c, _LETTER) for c in characters),
+    ]:
+        if piece not in known:
+            known.add(piece)
+            pieces.append((piece, score))
+    clip_vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    for piece in [*characters, *(f"{c}</w>" for c in characters)]:
+        clip_vocab[piece] = len(clip_vocab)
+    return (
+        CLIPTokenizer(vocab=clip_vocab, merges=[], model_max_length=CLIP_TOKENS),
+        T5Tokenizer(vocab=pieces, extra_ids=0),
+    )
+
+
+def make_clip(settings: SmallSettings, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.pooled_dim,
+            intermediate_size=2 * settings.pooled_dim,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=CLIP_TOKENS,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+
+
+def make_t5(settings: SmallSettings, tokenizer: T5Tokenizer) -> T5EncoderModel:
+    """With rows for the special tokens that every loader of ours adds."""
+    rows = len(tokenizer) + max(map(len, SPECIAL_TOKENS.values()))
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=rows,
+            d_model=settings.text_dim,
+            d_kv=settings.text_dim // 4,
+            d_ff=2 * settings.text_dim,
+            num_layers=settings.text_layers,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            is_encoder_decoder=False,
+            use_cache=False,
+            dropout_rate=0.0,
+        )
+    )
+
+
+class Trained(nn.Module):
+    """All that learns together: the transformer and both text encoders."""
+
+    def __init__(self, settings: SmallSettings, words: Sequence[str]):
+        super().__init__()
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.clip_tokenizer, self.t5_tokenizer = make_tokenizers(words)
+        self.transformer = make_transformer(settings)
+        self.clip = make_clip(settings, self.clip_tokenizer)
+        self.t5 = make_t5(settings, self.t5_tokenizer)
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T) ids for T5 and (B, 77) for CLIP."""
+        how: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        t5 = self.t5_tokenizer(list(prompts), max_length=self.settings.text_tokens, **how)
+        clip = self.clip_tokenizer(list(prompts), max_length=CLIP_TOKENS, **how)
+        return t5.input_ids, clip.input_ids
+
+    def forward(
+        self,
+        tokens_BND: torch.Tensor,
+        sigma_B: torch.Tensor,
+        guidance_B: torch.Tensor,
+        t5_ids: torch.Tensor,
+        clip_ids: torch.Tensor,
+        image_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """The velocity (B, N, 64) for packed noise and condition (B, N, channels)."""
+        (velocity,) = self.transformer(
+            hidden_states=tokens_BND,
+            encoder_hidden_states=self.t5(t5_ids)[0],
+            pooled_projections=self.clip(clip_ids).pooler_output,
+            timestep=sigma_B,
+            guidance=guidance_B,
+            img_ids=image_ids,
+            txt_ids=torch.zeros(t5_ids.shape[1], 3, device=tokens_BND.device),
+            return_dict=False,
+        )
+        out: torch.Tensor = velocity
+        return out
