@@ -33,8 +33,8 @@ HOMES = {
     "pyarrow": {"ace_tasks/catalog.py", "ace_tasks/plan.py", "ace_tasks/results.py"},
     "jinja2": {"ace_tasks/report.py"},
     "huggingface_hub": {"ace_tasks/model/"},
-    "diffusers": {"ace_tasks/model/"},
-    "transformers": {"ace_tasks/model/"},
+    "diffusers": {"ace_tasks/model/", "ace_tasks/training/"},
+    "transformers": {"ace_tasks/model/", "ace_tasks/training/"},
     "torch": {
         "ace_tasks/model/",
         "ace_tasks/lcu.py",
