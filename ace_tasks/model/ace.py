@@ -24,6 +24,7 @@ from ace_tasks.model.adapters import Adapters, Mode
 from ace_tasks.model.text import Text, TextEncoder
 from ace_tasks.model.variants import Variant
 from ace_tasks.settings import WeightsSettings
+from ace_tasks.specs import ModelIdentity
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,7 @@ class AceModel:
         self.variant = variant
         self.parts = parts
         self.device = device
+        self.identity: ModelIdentity | None = None  # of what was loaded from files
         self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode)
         self.text = TextEncoder(variant, parts, device)
 
@@ -90,10 +92,12 @@ class AceModel:
         its pictures would be filed under the wrong identity. Raises WeightsError.
         """
         folder = weights.ensure(variant, settings)
-        found = sources.identify(variant, settings).fingerprint
-        if planned not in (None, found):
+        identity = sources.identify_folder(variant, folder)
+        if planned not in (None, identity.fingerprint):
             raise WeightsError(f"{folder}: other weights than the run was planned for")
-        return cls(variant, weights.load(variant, folder, device), device, adapter_mode)
+        model = cls(variant, weights.load(variant, folder, device), device, adapter_mode)
+        model.identity = identity
+        return model
 
     @torch.inference_mode()
     def generate(

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +23,15 @@ from typing import Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from ace_tasks.errors import SettingsError, StoreError, WeightsError
-from ace_tasks.model.variants import HubFile, Variant, adapter_file, find_variant
+from ace_tasks.model.variants import (
+    ADAPTER_FOLDER,
+    BASE_FOLDERS,
+    ENCODER_FOLDERS,
+    HubFile,
+    Variant,
+    adapter_file,
+    find_variant,
+)
 from ace_tasks.settings import WeightsSettings
 from ace_tasks.specs import ModelIdentity, canonical_json
 from ace_tasks.store import Store, is_s3, join_uri
@@ -29,6 +39,9 @@ from ace_tasks.store import Store, is_s3, join_uri
 MANIFEST = "sha256.json"
 DEFINITION = "variant.json"
 _HUB = "hf://"
+_FOLDERS = (*BASE_FOLDERS, *ENCODER_FOLDERS, ADAPTER_FOLDER)
+_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _Manifest = TypeAdapter(dict[str, str])
 
 
@@ -56,8 +69,9 @@ def open_variant(name: str, settings: WeightsSettings) -> Variant:
     """
     if "/" not in name:
         return find_variant(name)
-    home = name.rstrip("/")
-    place = _place(home, settings)
+    place = _place(name.rstrip("/"), settings)
+    # A replica may work in another folder than the one that a relative path was meant from.
+    home = str(place.path) if isinstance(place, Folder) else name.rstrip("/")
     with tempfile.TemporaryDirectory(prefix="ace-variant-") as scratch:
         path = Path(scratch) / DEFINITION
         place.fetch(DEFINITION, path)
@@ -65,11 +79,13 @@ def open_variant(name: str, settings: WeightsSettings) -> Variant:
             found = Variant.model_validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(str(each) for each in first["loc"])
-            raise WeightsError(f"{home}/{DEFINITION}: {field}: {first['msg']}") from None
-    if found.recipe or not found.transformer:
+            told = [*map(str, first["loc"]), first["msg"]]
+            raise WeightsError(f"{home}/{DEFINITION}: {': '.join(told)}") from None
+    if not found.transformer:
         raise WeightsError(f"{home}/{DEFINITION}: a variant with files needs `transformer`")
-    return found.model_copy(update={"home": home, "hub": ()})
+    if surplus := sorted({"recipe", "hub", "home"} & found.model_fields_set):
+        raise WeightsError(f"{home}/{DEFINITION}: {surplus[0]}: the files are where this one is")
+    return found.model_copy(update={"home": home})
 
 
 def find_source(variant: Variant, settings: WeightsSettings) -> Source:
@@ -81,11 +97,23 @@ def find_source(variant: Variant, settings: WeightsSettings) -> Source:
     return HubFiles(variant.hub)
 
 
+def pin_hint(folder: Path) -> str:
+    return f" (write it: python -m ace_tasks.model.weights pin {folder})"
+
+
 def identify(variant: Variant, settings: WeightsSettings) -> ModelIdentity:
-    """The variant's fingerprints; loads no weights. Raises WeightsError."""
+    """The variant's fingerprints as planning needs them; loads no weights. Raises WeightsError."""
+    return _identity(variant, {} if variant.recipe else node_manifest(variant, settings))
+
+
+def identify_folder(variant: Variant, folder: Path) -> ModelIdentity:
+    """The fingerprints of what lies in a node's folder. Raises WeightsError."""
+    return _identity(variant, Folder(folder).manifest())
+
+
+def _identity(variant: Variant, hashes: Mapping[str, str]) -> ModelIdentity:
     if variant.recipe:
         return variant.identity()
-    hashes = node_manifest(variant, settings)
     missing = [path for path in _needed(variant) if path not in hashes]
     if missing:
         raise WeightsError(f"variant {variant.name!r}: no file {missing[0]} in its {MANIFEST}")
@@ -112,21 +140,36 @@ def node_manifest(variant: Variant, settings: WeightsSettings) -> dict[str, str]
     """What this node has of it, else what its source states."""
     local = node_folder(variant, settings) / MANIFEST
     if local.exists():
-        return read_manifest(local.read_bytes(), str(local))
+        return Folder(local.parent).manifest()
     return find_source(variant, settings).manifest()
 
 
 def read_manifest(data: bytes, where: str) -> dict[str, str]:
-    """Raises WeightsError unless it is an object of file → hash, with no path that leads out."""
+    """Raises WeightsError unless it is an object of file → hash; and see `check_manifest`."""
     try:
         manifest = _Manifest.validate_json(data, strict=True)
     except ValidationError:
         raise WeightsError(f"{where}: unreadable; accepted: an object of file → SHA-256") from None
-    for path in manifest:
-        parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts or "\\" in path:
-            raise WeightsError(f"{where}: not a path inside the folder: {path!r}")
+    check_manifest(manifest, where)
     return manifest
+
+
+def check_manifest(manifest: Mapping[str, str], where: str) -> None:
+    """Raises WeightsError for no files at all, a path that leads out, a hidden file, a pickle, and
+    what is no SHA-256; so they are refused before gigabytes of them are fetched.
+    """
+    if not manifest:
+        raise WeightsError(f"{where}: lists no files")
+    for path, sha256 in manifest.items():
+        pure = PurePosixPath(path)
+        plain = str(pure) == path and path.isprintable() and "\\" not in path
+        hidden = any(each.startswith(".") for each in pure.parts)
+        if not plain or not pure.name or pure.is_absolute() or hidden:
+            raise WeightsError(f"{where}: not a path inside the folder, or hidden: {path!r}")
+        if pure.suffix.lower() in _PICKLES:
+            raise WeightsError(f"{where}: {path}: a pickle; accepted: safetensors")
+        if not _SHA256.fullmatch(sha256):
+            raise WeightsError(f"{where}: {path}: accepted: a SHA-256 in hex; given {sha256!r}")
 
 
 # ---------------------------------------------------------------- licences
@@ -142,10 +185,11 @@ def check_license(variant: Variant, settings: WeightsSettings) -> None:
         return
     accepted = settings.folder / "licenses" / f"{terms.id}.json"
     if settings.accept_license:
-        accepted.parent.mkdir(parents=True, exist_ok=True)
         note = {"license": terms.name, "accepted_at": datetime.now(UTC).isoformat()}
         if not accepted.exists():
-            accepted.write_text(json.dumps(note))
+            with disk_errors(accepted):
+                accepted.parent.mkdir(parents=True, exist_ok=True)
+                accepted.write_text(json.dumps(note))
     elif not accepted.exists():
         raise SettingsError(
             f"variant {variant.name!r} is under the {terms.name} ({terms.where}); read it, then "
@@ -166,7 +210,7 @@ def _place(where: str, settings: WeightsSettings) -> Source:
         raise SettingsError(
             f"accepted: a folder, s3://bucket/prefix or hf://owner/name[@revision]; given {where!r}"
         )
-    return Folder(Path(where).expanduser())
+    return Folder(Path(where).expanduser().absolute())
 
 
 @dataclass(frozen=True)
@@ -189,7 +233,7 @@ class Folder:
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
-            hint = f" (write it: weights pin {self.path})" if name == MANIFEST else ""
+            hint = pin_hint(self.path) if name == MANIFEST else ""
             raise WeightsError(f"{self.path / name}: {error.strerror}{hint}") from None
 
 
@@ -240,6 +284,7 @@ class HubFiles:
         places = {(each.repo, each.revision) for each in self.files}
         for repo, revision in sorted(places):
             stated |= self._stated(repo, revision)
+        check_manifest(stated, ", ".join(f"{_HUB}{repo}@{rev}" for repo, rev in sorted(places)))
         return stated
 
     def fetch(self, path: str, to: Path) -> None:
@@ -264,7 +309,9 @@ class HubFiles:
 
 
 def _hub_repository(where: str) -> tuple[HubFile, ...]:
-    """Every file of `hf://owner/name[@revision]`, as one variant's folder."""
+    """`hf://owner/name[@revision]` as one variant's folder: its parts, and nothing that lies
+    beside them, for repositories hold pictures, licences, and the weights a second time.
+    """
     from huggingface_hub import HfApi
 
     repo, _, revision = where.removeprefix(_HUB).partition("@")
@@ -274,7 +321,7 @@ def _hub_repository(where: str) -> tuple[HubFile, ...]:
     return tuple(
         HubFile(path=name, repo=repo, revision=revision, remote=name)
         for name in names
-        if not name.startswith(".") and name != MANIFEST
+        if name == DEFINITION or (name.split("/")[0] in _FOLDERS and "/." not in name)
     )
 
 
@@ -288,8 +335,7 @@ def _hash_remote(file: HubFile) -> str:
 def _download(file: HubFile, to: Path) -> None:
     from huggingface_hub import hf_hub_download
 
-    # Beside its goal: the same disk, and what a cut download left is gone on with.
-    scratch = to.parent / ".hub"
+    scratch = to.parent / ".hub"  # beside its goal: the same disk
     with _hub_errors(f"{file.repo}@{file.revision}: {file.remote}"):
         got = hf_hub_download(file.repo, file.remote, revision=file.revision, local_dir=scratch)
     Path(got).rename(to)
@@ -299,21 +345,70 @@ def _download(file: HubFile, to: Path) -> None:
 def _hub_errors(what: str) -> Iterator[None]:
     """The hub client's errors → ours, without the addresses and headers they quote."""
     from huggingface_hub import errors
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     try:
         yield
     except errors.GatedRepoError:
         hint = "accept its licence on the hub and set HF_TOKEN"
         raise WeightsError(f"{what}: the hub asks for access; {hint}") from None
-    except (errors.HfHubHTTPError, errors.HFValidationError, HTTPError, OSError) as error:
-        raise WeightsError(f"{what}: the hub gave no answer: {type(error).__name__}") from None
+    except errors.RepositoryNotFoundError:
+        hint = "or it is private and HF_TOKEN is not set or has no right to it"
+        raise WeightsError(f"{what}: no such repository, {hint}") from None
+    except errors.RevisionNotFoundError:
+        raise WeightsError(f"{what}: no such revision") from None
+    except errors.RemoteEntryNotFoundError:
+        raise WeightsError(f"{what}: no such file") from None
+    except Exception as error:  # httpx's, JSON's, the disk's, whatever stands in for the hub
+        raise WeightsError(f"{what}: {_told_by_hub(error)}") from None
+
+
+def _told_by_hub(error: BaseException) -> str:
+    """In words of ours: theirs quote addresses and request ids."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status:
+        hint = "; is HF_TOKEN right?" if status in {401, 403} else ""
+        return f"the hub answers HTTP {status}{hint}"
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return f"cannot be fetched: {error.strerror}"
+    if error.__cause__:
+        return _told_by_hub(error.__cause__)
+    return f"the hub gave no answer: {type(error).__name__}"
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """A full, closed or missing disk → WeightsError."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(f"{error.filename or where}: {error.strerror or error}") from None
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 (hex)."""
-    with path.open("rb") as file:
+    """SHA-256 (hex). Raises WeightsError."""
+    with disk_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """File → SHA-256 of everything in a folder but its list and hidden files.
+
+    Links to folders are followed: what loads must be listed. Raises WeightsError.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    named: dict[str, Path] = {}
+    with disk_errors(folder):
+        for top, _, names in os.walk(folder, onerror=stop, followlinks=True):
+            paths = [Path(top) / name for name in names]
+            named |= {path.relative_to(folder).as_posix(): path for path in paths}
+    return {
+        name: hash_file(path)
+        for name, path in sorted(named.items())
+        if name != MANIFEST and not any(part.startswith(".") for part in name.split("/"))
+    }
 
 
 def unlisted(expected: Mapping[str, str], found: Mapping[str, str]) -> str | None:

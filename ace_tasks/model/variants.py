@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.specs import Frozen, ModelIdentity, canonical_json
@@ -77,7 +77,7 @@ class HubFile(Frozen):
 class License(Frozen):
     """A licence that a person must accept before the weights are used."""
 
-    id: str
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")  # names a file on the machine
     name: str
     where: str
 
@@ -95,14 +95,20 @@ class Variant(Frozen):
     hub: tuple[HubFile, ...] = ()
     home: str | None = Field(None, description="Where its variant.json was found.")
     license: License | None = None
-    adapters: dict[str, int] = Field(default={}, description="Adapter name → rank.")
-    steps: int
-    guidance: float
-    max_seq_len: int = Field(description="Token budget of a canvas, references included.")
-    text_tokens: int = Field(description="Length of the T5 sequence, padding included.")
-    width_px: int = Field(description="Default size of pictures made without a source.")
-    height_px: int
+    adapters: dict[str, PositiveInt] = Field(default={}, description="Adapter name → rank.")
+    steps: PositiveInt
+    guidance: float = Field(allow_inf_nan=False)
+    max_seq_len: PositiveInt = Field(description="Token budget of a canvas, references included.")
+    text_tokens: PositiveInt = Field(description="Length of the T5 sequence, padding included.")
+    width_px: int = Field(ge=16, description="Default size of pictures made without a source.")
+    height_px: int = Field(ge=16)
     dtype: Literal["float32", "bfloat16"]
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        if self.route == "lora" and self.transformer and self.transformer.channels != 384:
+            raise ValueError("route lora takes a transformer of 384 channels")
+        return self
 
     def identity(self, hashes: Mapping[str, str] | None = None) -> ModelIdentity:
         """What planning needs. `hashes`: file → SHA-256 of a variant with files; a recipe needs

@@ -52,8 +52,9 @@ def verify(name: str, settings: WeightsSettings, device: str) -> None:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device: accepted: cpu; given cuda, but torch finds no GPU")
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    for chatter in (diffusers_logging, transformers_logging):
+        chatter.disable_progress_bar()
+        chatter.set_verbosity_error()  # a table of keys, where one line of ours names the first
     variant = sources.open_variant(name, settings)
     folder = weights.ensure(variant, settings)
     print(f"files       {len(weights.verify(folder))} in {folder}, hashes as listed")

@@ -33,13 +33,17 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 from ace_tasks.errors import WeightsError
 from ace_tasks.model import keymap, sources, toy
-from ace_tasks.model.sources import MANIFEST, hash_file
+from ace_tasks.model.sampling import VAE_FACTOR
+from ace_tasks.model.sources import MANIFEST, Folder, hash_file, hash_folder
 from ace_tasks.model.text import add_special_tokens
 from ace_tasks.model.variants import Transformer, Variant, adapter_file
 from ace_tasks.settings import WeightsSettings
 
-_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _CHANNELS = {"lora": 384, "fft": 448}
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
+_T5_SPARE_ROWS = 127  # its embeddings are padded to a multiple of 128 (32128 for 32100 tokens)
+_ALIGNMENT_BYTES = 64  # of torch's allocator on a CPU; on a GPU it is 512
+_LATENT_CHANNELS = 16  # FLUX's VAE; packed 2 × 2 they are the 64 of a token
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +75,21 @@ def ensure(variant: Variant, settings: WeightsSettings) -> Path:
     if (folder / MANIFEST).exists():
         return folder
     if folder.parent != settings.folder:  # a local folder of its owner's
-        raise WeightsError(f"{folder / MANIFEST}: missing (write it: weights pin {folder})")
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(settings.folder / f"{folder.name}.lock"):
-        if not (folder / MANIFEST).exists():
-            part = settings.folder / f"{folder.name}.part"
-            hashes = _build(variant, part) if variant.recipe else _fetch(variant, settings, part)
-            (part / MANIFEST).write_text(json.dumps(hashes, indent=1))
-            shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
+        raise WeightsError(f"{folder / MANIFEST}: missing{sources.pin_hint(folder)}")
+    with sources.disk_errors(folder):
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(settings.folder / f"{folder.name}.lock"):
+            if not (folder / MANIFEST).exists():
+                _make(variant, settings, folder)
     return folder
+
+
+def _make(variant: Variant, settings: WeightsSettings, folder: Path) -> None:
+    part = folder.with_name(f"{folder.name}.part")
+    hashes = _build(variant, part) if variant.recipe else _fetch(variant, settings, part)
+    (part / MANIFEST).write_text(json.dumps(hashes, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
 
 
 def _build(variant: Variant, part: Path) -> dict[str, str]:
@@ -92,19 +101,22 @@ def _build(variant: Variant, part: Path) -> dict[str, str]:
 def _fetch(variant: Variant, settings: WeightsSettings, part: Path) -> dict[str, str]:
     source = sources.find_source(variant, settings)
     hashes = source.manifest()
+    coming = part / ".coming"  # whole files only are beside it
+    shutil.rmtree(coming, ignore_errors=True)  # a killed process leaves half a file under any name
     for path, sha256 in sorted(hashes.items()):
-        goal = part / path
+        goal, arrived = part / path, coming / path
         if goal.exists() and hash_file(goal) == sha256:
             continue
         goal.parent.mkdir(parents=True, exist_ok=True)
-        coming = goal.with_name(f"{goal.name}.coming")
-        source.fetch(path, coming)
-        if (found := hash_file(coming)) != sha256:
-            coming.unlink()
+        arrived.parent.mkdir(parents=True, exist_ok=True)
+        source.fetch(path, arrived)
+        if (found := hash_file(arrived)) != sha256:
+            arrived.unlink()
             raise WeightsError(f"{path}: fetched with SHA-256 {found}, expected {sha256}")
-        coming.rename(goal)
-    for left in part.rglob(".hub"):
-        shutil.rmtree(left)
+        arrived.rename(goal)
+    shutil.rmtree(coming, ignore_errors=True)
+    for path in hash_folder(part).keys() - hashes.keys():  # of an earlier list
+        (part / path).unlink()
     return hashes
 
 
@@ -112,29 +124,10 @@ def verify(folder: Path) -> dict[str, str]:
     """File → hash, as listed. Raises WeightsError naming the first file that is missing, surplus,
     altered or a pickle.
     """
-    path = folder / MANIFEST
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}") from None
-    expected = sources.read_manifest(data, str(path))
-    for name in expected:
-        if Path(name).suffix in _PICKLES:
-            raise WeightsError(f"{folder / name}: a pickle; accepted: safetensors")
+    expected = Folder(folder).manifest()
     if problem := sources.unlisted(expected, hash_folder(folder)):
         raise WeightsError(f"{folder}/{problem}")
     return expected
-
-
-def hash_folder(folder: Path) -> dict[str, str]:
-    """File → SHA-256 of everything in a folder but its list and hidden files."""
-    return {
-        path.relative_to(folder).as_posix(): hash_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.name != MANIFEST
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
 
 
 @contextlib.contextmanager
@@ -152,21 +145,48 @@ def load(variant: Variant, folder: Path, device: str) -> Parts:
     verify(folder)
     dtype = getattr(torch, variant.dtype)
     transformer = load_transformer(variant, folder / "transformer", dtype, device)
-    t5 = _strict(T5EncoderModel, folder / "text_encoder_2", dtype, device)
-    t5_tokenizer = _tokenizer(T5Tokenizer, folder / "tokenizer_2")
-    add_special_tokens(t5_tokenizer, t5, variant.route)
-    return Parts(
+    parts = Parts(
         transformer=transformer,
         vae=_strict(AutoencoderKL, folder / "vae", dtype, device),
         clip=_strict(CLIPTextModel, folder / "text_encoder", dtype, device),
-        t5=t5,
+        t5=_strict(T5EncoderModel, folder / "text_encoder_2", dtype, device),
         clip_tokenizer=_tokenizer(CLIPTokenizer, folder / "tokenizer"),
-        t5_tokenizer=t5_tokenizer,
+        t5_tokenizer=_tokenizer(T5Tokenizer, folder / "tokenizer_2"),
         adapters={
             name: _adapter(folder / adapter_file(name), rank, transformer.config)
             for name, rank in variant.adapters.items()
         },
     )
+    with _naming({}, _where(folder / "text_encoder_2")):
+        add_special_tokens(parts.t5_tokenizer, parts.t5, variant.route)
+    _check_fit(parts, folder)
+    return parts
+
+
+def _check_fit(parts: Parts, folder: Path) -> None:
+    """Each part may be whole, and yet another model's: then no item would come out right."""
+    transformer, vae = parts.transformer.config, parts.vae.config
+    clip, t5 = parts.clip.config, parts.t5.config
+    wanted = (
+        ("text_encoder", "hidden_size", clip.hidden_size, transformer.pooled_projection_dim),
+        ("text_encoder_2", "d_model", t5.d_model, transformer.joint_attention_dim),
+        ("vae", "latent_channels", vae.latent_channels, _LATENT_CHANNELS),
+        ("vae", "pixels a latent", 2 ** (len(vae.block_out_channels) - 1), VAE_FACTOR),
+    )
+    for part, name, found, expected in wanted:
+        if found != expected:
+            path = folder / part / "config.json"
+            raise WeightsError(f"{path}: {name}: expected {expected}, found {found}")
+    for name in ("scaling_factor", "shift_factor"):
+        if not isinstance(vae[name], int | float):
+            raise WeightsError(f"{folder / 'vae' / 'config.json'}: {name}: accepted: a number")
+    for part, tokenizer, encoder, spare_rows in (
+        ("tokenizer", parts.clip_tokenizer, parts.clip, 0),
+        ("tokenizer_2", parts.t5_tokenizer, parts.t5, _T5_SPARE_ROWS),
+    ):
+        rows, tokens = encoder.get_input_embeddings().num_embeddings, len(tokenizer)
+        if not 0 <= rows - tokens <= spare_rows:
+            raise WeightsError(f"{folder / part}: {tokens} tokens, but {rows} embeddings")
 
 
 def load_transformer(
@@ -176,32 +196,56 @@ def load_transformer(
     channels = _CHANNELS[variant.route]
     how = variant.transformer or Transformer(channels=channels)  # type: ignore[arg-type]
     config = {**(how.config or _read_config(folder)), "in_channels": how.channels}
+    model = _empty_transformer(config | {"in_channels": channels}, folder)
     state, files = _read_folder(folder, device)
     with _naming(files, _where(folder)):
         if how.layout == "bfl":
-            state = keymap.from_bfl(state, config)
+            state = keymap.from_bfl(state, {**model.config, "in_channels": how.channels})
         if how.channels != channels:
-            config["in_channels"] = channels
             state = keymap.widen_to_448(state)
-        with torch.device("meta"):
-            model = FluxTransformer2DModel.from_config(config)
         keymap.check(state, {key: tuple(v.shape) for key, v in model.state_dict().items()})
-    cast = {key: value.to(dtype) for key, value in state.items()}
-    model.load_state_dict(cast, strict=True, assign=True)
+    placed = {key: _aligned(state.pop(key).to(dtype)) for key in list(state)}
+    model.load_state_dict(placed, strict=True, assign=True)
     count = sum(value.numel() for value in model.parameters())
     if how.parameters not in (None, count):
-        raise WeightsError(f"{folder}: expected {how.parameters} parameters, found {count}")
+        raise WeightsError(f"{_where(folder)}: expected {how.parameters} parameters, found {count}")
     return model.eval().requires_grad_(False)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _aligned(value: Tensor) -> Tensor:
+    """At an address where an allocation of its own would begin. A tensor of a file begins where
+    the header happens to end, and CPU kernels round otherwise there: the last bit of a picture
+    would depend on the layout that its weights came in.
+    """
+    return value if value.data_ptr() % _ALIGNMENT_BYTES == 0 else value.clone()
+
+
+def _empty_transformer(config: Mapping[str, Any], folder: Path) -> FluxTransformer2DModel:
+    """On the meta device: shapes without numbers. Raises WeightsError for what is no config."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / 'config.json'}: {type(error).__name__}: {error}") from None
-    if not isinstance(config, dict):
-        raise WeightsError(f"{folder / 'config.json'}: accepted: an object")
-    return config
+        with torch.device("meta"):
+            return FluxTransformer2DModel.from_config(dict(config))
+    except Exception as error:  # whatever a wrong number meets on its way
+        raise WeightsError(f"{folder}: its config is no transformer's: {_line(error)}") from None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Raises WeightsError unless there is one. Its readers take one that is missing for defaults,
+    or ask the hub.
+    """
+    return _read_json(folder / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise WeightsError(f"{path}: no JSON") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: accepted: a JSON object")
+    return content
 
 
 def _read_folder(folder: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Path]]:
@@ -253,34 +297,59 @@ def _adapter(path: Path, rank: int, config: Mapping[str, Any]) -> dict[str, Tens
 
 def _strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
     """from_pretrained, but a missing, surplus or misshapen key is an error that names it."""
+    where = _where(folder)
+    _read_config(folder)
     for path in sorted(folder.glob("*.safetensors")):  # from_pretrained does not say which is bad
         try:
             with safe_open(path, framework="pt") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path}: no whole safetensors file: {error}") from None
+    for path in folder.glob("*.index.json"):
+        if outside := [each for each in _shards(path) if not (folder / each).is_file()]:
+            raise WeightsError(f"{path}: {outside[0]}: no file of this folder")
     try:
         model, info = kind.from_pretrained(
             folder,
             torch_dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # so that `info` names them: they are refused below
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{_where(folder)}: {type(error).__name__}: {error}"[:500]) from None
+    except Exception as error:  # its readers raise whatever they meet
+        raise WeightsError(f"{where}: {_line(error)}") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(problem):
-            key = sorted(info[problem])[0]
-            raise WeightsError(f"{_where(folder)}: {key}: {problem.removesuffix('_keys')}")
+        if found := info.get(problem):
+            key = sorted(each if isinstance(each, str) else each[0] for each in found)[0]
+            raise WeightsError(f"{where}: {key}: {problem.removesuffix('_keys')}")
     return model.to(device).eval().requires_grad_(False)
 
 
+def _shards(index: Path) -> set[str]:
+    """The files that an index names: plain names, or it could bring in what no hash was seen of."""
+    shards = _read_json(index).get("weight_map")
+    names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
+    if not names or any(name != Path(name).name for name in names):
+        raise WeightsError(f"{index}: accepted: key → file of the same folder")
+    return names
+
+
 def _tokenizer(kind: Any, folder: Path) -> Any:
+    for path in sorted({*folder.glob("*.json"), folder / "tokenizer_config.json"}):
+        _read_json(path)  # from_pretrained does not say which is bad or not there
+    if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
+        # transformers makes an empty one, and every prompt means the same.
+        raise WeightsError(f"{folder}: no vocabulary ({' or '.join(map('+'.join, _VOCABULARIES))})")
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # its readers raise whatever they meet
-        raise WeightsError(f"{folder}: {type(error).__name__}: {error}"[:500]) from None
+        raise WeightsError(f"{folder}: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    """Another library's error, on one line of a person's length."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""The command that proves a set of weights before a catalog is sent to them. If these break, a
+night's run is the first to find out that the weights are cut, or give noise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ace_tasks.model import verify
+from tests.releases import BFL_TRANSFORMER, TRANSFORMER, make_release, pin, redefine
+
+ROOT = Path(__file__).parents[1]
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`python -m ace_tasks.model.weights …` in a process of its own: code, stdout, stderr."""
+    monkeypatch.setenv("ACE_WEIGHTS_DIR", str(tmp_path / "node"))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        ended = subprocess.run(
+            [sys.executable, "-m", "ace_tasks.model.weights", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=200,
+        )
+        return ended.returncode, ended.stdout, ended.stderr
+
+    return run
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The same in this process, which has torch already."""
+    monkeypatch.setenv("ACE_WEIGHTS_DIR", str(tmp_path / "node"))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["weights", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            verify.main()
+        except SystemExit as ended:
+            code = ended.code
+        else:
+            code = 0
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def spoil(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    state = load_file(path)
+    change(state)
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def test_a_folder_as_published_is_pinned_and_proved(command: Command, tmp_path: Path) -> None:
+    """What a person does with an own mirror: two commands."""
+    folder = make_release(tmp_path / "tiny", "toy", "bfl")
+    (folder / "sha256.json").unlink()
+    assert command("pin", folder) == (0, f"{folder}/sha256.json: 12 files\n", "")
+    code, told, complaint = command("verify", folder)
+    assert (code, complaint) == (0, "")
+    lines = [line.split(maxsplit=1) for line in told.splitlines()]
+    assert [key for key, _ in lines] == ["files", "transformer", "model", "one"]
+    parameters = sum(value.numel() for value in load_file(folder / BFL_TRANSFORMER).values())
+    assert f"{parameters:,} parameters" in told
+
+
+def test_a_fault_is_one_line_and_exit_code_2(command: Command, tmp_path: Path) -> None:
+    """transformers would print a table of its own about such a file."""
+    folder = make_release(tmp_path / "tiny", "toy")
+    path = folder / "text_encoder_2" / "model.safetensors"
+    spoil(path, lambda state: state.update(more=torch.zeros(2)))
+    pin(folder)
+    code, _, complaint = command("verify", folder)
+    assert code == 2
+    assert complaint == f"failed: WeightsError: {path}: more: unexpected\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "adapters"), [("toy", 0), ("toy-lora", 3)]
+)  # a step without, and one with each
+def test_every_toy_is_proved_with_every_adapter(here: Command, name: str, adapters: int) -> None:
+    code, told, _ = here("verify", name)
+    assert code == 0
+    starts = [line.split()[0] for line in told.splitlines()]
+    assert starts.count("one") == 1 + adapters
+    assert starts.count("adapter") == adapters
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        TRANSFORMER,
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+        "adapters/subject.safetensors",
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(here: Command, tmp_path: Path, name: str) -> None:
+    """Whole files, correct hashes, every key in its place; and every picture black."""
+    folder = make_release(tmp_path / "tiny", "toy-lora")
+
+    def break_one(state: dict[str, torch.Tensor]) -> None:
+        key = max(state, key=lambda each: state[each].numel())
+        state[key][:] = torch.nan
+
+    spoil(folder / name, break_one)
+    pin(folder)
+    code, _, complaint = here("verify", folder)
+    assert code == 2
+    adapter = "subject" if name.startswith("adapters") else "no adapter"
+    assert complaint.splitlines()[-1].startswith(f"failed: WeightsError: one step with {adapter} ")
+
+
+def test_a_licence_is_asked_for_and_accepted_once(here: Command, tmp_path: Path) -> None:
+    folder = make_release(tmp_path / "tiny", "toy")
+    redefine(folder, license={"id": "strict-1", "name": "Strict Licence", "where": "LICENSE.md"})
+    code, told, complaint = here("verify", folder)
+    assert (code, told) == (2, "")
+    assert "is under the Strict Licence (LICENSE.md)" in complaint
+    assert here("verify", folder, "--accept-license")[0] == 0
+    assert here("verify", folder)[0] == 0
+
+
+def test_what_cannot_be_done_is_told_in_a_line(
+    here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    pickled = make_release(tmp_path / "tiny", "toy")
+    (pickled / "vae" / "model.bin").write_bytes(b"\x80\x04.")
+    for arguments, message in (
+        (("verify", "grand"), "SettingsError: variant: accepted: toy, toy-lora"),
+        (("verify", tmp_path / "none"), "WeightsError: "),
+        (("verify", "toy", "--device", "cuda"), "SettingsError: device: accepted: cpu; given cuda"),
+        (("pin", empty), f"WeightsError: {empty}: lists no files"),
+        (("pin", tmp_path / "none"), f"WeightsError: {tmp_path}/none: No such file"),
+        (("pin", pickled), f"WeightsError: {pickled}: vae/model.bin: a pickle"),
+    ):
+        code, told, complaint = here(*arguments)
+        assert (code, told) == (2, "")
+        assert complaint.startswith(f"failed: {message}")
+        assert complaint.count("\n") == 1
