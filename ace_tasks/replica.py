@@ -47,7 +47,7 @@ from ace_tasks.errors import (
 )
 from ace_tasks.images import Picture
 from ace_tasks.model.ace import AceModel, Job
-from ace_tasks.model.sources import identify, open_variant
+from ace_tasks.model.sources import open_variant
 from ace_tasks.provenance import (
     Done,
     Failed,
@@ -135,7 +135,8 @@ class Replica:
         self._gpu = Batcher(
             lambda jobs: model.generate(jobs, self._check_cancelled), settings.batch_size
         )
-        self._identity = identify(self.variant, settings.weights)
+        assert model.identity is not None
+        self._identity = model.identity
         self._versions = {
             name: importlib.metadata.version(name)
             for name in _PACKAGES

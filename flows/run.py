@@ -46,7 +46,7 @@ class Run:
     flow_name: str
     catalog: str
     output: str
-    variant_name: str  # as it was asked for: a name, or a place
+    variant_name: str  # its name, or its place
     variant: Variant
     model: ModelIdentity
     weights: WeightsSettings
@@ -85,6 +85,8 @@ def open_run(
     weights = environment.weights(accept_license)
     found = open_variant(variant, weights)
     check_license(found, weights)
+    # Accepted here is accepted for the run, whatever machines its replicas are on.
+    weights = weights.model_copy(update={"accept_license": True})
     outputs.check_output(output, unguarded=allow_unguarded_writes)
     with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
         yield Run(
@@ -92,7 +94,7 @@ def open_run(
             flow_name=flow_run.flow_name or "run",
             catalog=catalog,
             output=output,
-            variant_name=variant,
+            variant_name=found.home or found.name,
             variant=found,
             model=identify(found, weights),
             weights=weights,

@@ -173,7 +173,10 @@ def test_strict_stops_before_any_work(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variant": "grand"}, "variant: accepted: toy, toy-lora; given 'grand'"),
+        (
+            {"variant": "grand"},
+            "variant: accepted: toy, toy-lora, flux-fill-lora, ace-fft, or a folder",
+        ),
         ({"output": "out"}, "output: accepted: s3://bucket/prefix"),
         ({"output": "s3://no-such-bucket/out"}, "no-such-bucket"),
         ({"catalog": "s3://tests/no-such.jsonl"}, "no such catalog"),
