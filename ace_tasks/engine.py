@@ -13,8 +13,10 @@ about, counts against the item; two such and it is quarantined. A timeout blames
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -35,6 +37,7 @@ from ray.exceptions import (
 
 from ace_tasks.errors import (
     Cancelled,
+    DeviceLost,
     FatalError,
     ItemError,
     PoolFailed,
@@ -53,6 +56,7 @@ log = logging.getLogger(__name__)
 
 MakeReplica = Callable[[ReplicaSettings, str, str], "Replica"]
 
+EXIT_DEVICE_LOST = 70
 _TICK_S = 0.2  # how long the loop waits for Ray before it looks at the clock
 _STATUS_TIMEOUT_S = 5
 _SILENCE_S = 60  # nothing finished for so long: say what the run waits for
@@ -111,6 +115,9 @@ class _Actor:
             return Stop(f"{type(error).__name__}: {error}", "fatal")
         except Cancelled as error:
             return Stop(str(error), "cancelled")
+        except DeviceLost as error:  # its death is judged like any other
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(EXIT_DEVICE_LOST)
 
     def busy_s(self) -> dict[str, float]:
         return self._replica.busy_s() if self._replica else {}
@@ -253,6 +260,8 @@ class Dispatcher:
         self._start_failures = 0
         self._shards: set[_Shard] = set()
         self.error: FatalError | None = None  # why the pool ended by itself, if it did
+        # Items that share a pass take its time together.
+        self._item_timeout_s = pool.item_timeout_s * replica.batch_size
         self._stopping = threading.Event()
         self._loop = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._last_news = self._last_look = time.monotonic()
@@ -476,8 +485,7 @@ class Dispatcher:
                     waited = f"not started after {self._pool.start_timeout_s:g} s"
                     self._on_start_failure(seat, waited)
             elif any(
-                now - job.dispatched_at > self._pool.item_timeout_s
-                for job in seat.in_flight.values()
+                now - job.dispatched_at > self._item_timeout_s for job in seat.in_flight.values()
             ):
                 self._on_overdue(seat)
         if now - self._last_news > _SILENCE_S and self._seats:
@@ -486,7 +494,7 @@ class Dispatcher:
 
     def _on_overdue(self, seat: _Seat) -> None:
         """Someone is late: end the actor, blame who worked too long, requeue the others free."""
-        limit_s = self._pool.item_timeout_s
+        limit_s = self._item_timeout_s
         jobs = list(seat.in_flight.values())
         try:
             status = seat.actor.busy_s.options(concurrency_group="control").remote()
@@ -504,11 +512,13 @@ class Dispatcher:
             culprits = [job for job in jobs if busy_s.get(job.item.item_id, 0) > limit_s]
             if not culprits:  # waiting for the GPU is nobody's fault
                 return
+            if len(culprits) > 1:  # a batch: who of them it is shows alone
+                culprits = []
         self._remove(seat)
         for job in jobs:
             if job in culprits:
                 self._give_up(job, TimedOut(f"still at work after {limit_s:g} s"))
-            elif busy_s is None:
+            elif busy_s is None or busy_s.get(job.item.item_id, 0) > limit_s:
                 self._suspects.append(job)
             else:
                 self._requeue(job, self._waiting)

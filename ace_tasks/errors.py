@@ -9,7 +9,8 @@
     │   ├── OutputRefused          the output bucket is missing or may not be written
     │   ├── NoConditionalWrites    the store ignores If-None-Match
     │   ├── BrokenRun              a row accounted for twice, or not at all: a bug of ours
-    │   └── PoolFailed             replicas fail to start, again and again
+    │   ├── PoolFailed             replicas fail to start, again and again
+    │   └── TrainingFailed         a training's workers fail, again and again
     ├── StoreError                 about one object; the caller decides
     │   ├── NotFound               no such object
     │   ├── BucketMissing          no such bucket
@@ -21,6 +22,7 @@
     │   ├── BadRow                 the row is no valid spec, or asks for what is not there
     │   ├── BadImage               bytes that are no picture we take
     │   ├── BadMask                a mask that does not fit its picture
+    │   ├── BadOutput              the model made numbers that are no picture
     │   ├── SourceMissing          a source that is not there, or may not be read
     │   ├── SourceChanged          a source that changed between plan and fetch
     │   ├── SourceUnavailable      the store failed while a source was read (transient)
@@ -29,6 +31,8 @@
     │   ├── ReplicaLost            lost with its machine time and again (transient)
     │   ├── Quarantined            ended its process twice while it ran alone
     │   └── InternalError          an exception nobody foresaw (transient)
+    ├── WeightsUnavailable         model files cannot be reached or kept just now; another node may
+    ├── DeviceLost                 the GPU answers no more; its process must end
     └── Cancelled                  the run was cancelled; the item stays undone, nobody is blamed
 
 Nothing below the border of a library lets that library's exceptions out: `store` translates
@@ -75,6 +79,10 @@ class BrokenRun(FatalError):
 
 
 class PoolFailed(FatalError):
+    pass
+
+
+class TrainingFailed(FatalError):
     pass
 
 
@@ -145,6 +153,10 @@ class BadMask(ItemError):
     code = "bad_mask"
 
 
+class BadOutput(ItemError):
+    code = "bad_output"
+
+
 class SourceMissing(ItemError):
     code = "source_missing"
 
@@ -179,6 +191,14 @@ class Quarantined(ItemError):
 class InternalError(ItemError):
     code = "internal_error"
     transient = True
+
+
+class WeightsUnavailable(AceError):
+    """A node's disk, or the place that model files come from, says no: not the weights' fault."""
+
+
+class DeviceLost(AceError):
+    """After an illegal access or a broken GPU every further call in this process fails."""
 
 
 class Cancelled(AceError):

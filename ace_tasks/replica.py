@@ -30,6 +30,7 @@ from ace_tasks.errors import (
     BadImage,
     BucketMissing,
     Cancelled,
+    DeviceLost,
     FatalError,
     Forbidden,
     InternalError,
@@ -48,6 +49,7 @@ from ace_tasks.errors import (
 from ace_tasks.images import Picture
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
+from ace_tasks.model.variants import Variant
 from ace_tasks.provenance import (
     Done,
     Failed,
@@ -78,15 +80,17 @@ class Progress:
     """Where one item stands: its phase, and the seconds of every phase so far."""
 
     phase: str = "queued"
+    running: bool = False
     since: float = field(default_factory=time.monotonic)
     timings_s: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def in_phase(self, phase: str) -> Iterator[None]:
-        self.phase, self.since = phase, time.monotonic()
+        self.phase, self.since, self.running = phase, time.monotonic(), True
         try:
             yield
         finally:
+            self.running = False
             spent = time.monotonic() - self.since
             self.timings_s[phase] = round(self.timings_s.get(phase, 0) + spent, 4)
 
@@ -94,8 +98,8 @@ class Progress:
         """Seconds this item has been at work itself, not waiting for the GPU."""
         timings = self.timings_s.copy()  # its own thread goes on writing
         past = sum(seconds for phase, seconds in timings.items() if phase != WAITING)
-        running = self.phase != WAITING and self.phase not in self.timings_s
-        return past + (time.monotonic() - self.since if running else 0)
+        at_work = self.running and self.phase != WAITING
+        return past + (time.monotonic() - self.since if at_work else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +128,11 @@ class Replica:
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
         self._source, self._output = open_stores(settings.source_store, settings.output_store)
-        self.variant = open_variant(settings.variant, settings.weights)
+        self.variant = (
+            Variant.model_validate_json(settings.variant_json)
+            if settings.variant_json
+            else open_variant(settings.variant, settings.weights)
+        )
         model = AceModel.load(
             self.variant,
             settings.weights,
@@ -147,12 +155,13 @@ class Replica:
         """Edit one item and publish it.
 
         An error about the item becomes `Failed`, and its failure record is written. Raises
-        FatalError when every further item would fail the same way, and Cancelled after `cancel`.
+        FatalError when every further item would fail the same way, Cancelled after `cancel`, and
+        DeviceLost when this process can make no more pictures.
         """
         progress = self._in_flight[item.item_id] = Progress()
         try:
             return self._edit(item, shard, progress)
-        except (Cancelled, FatalError):
+        except (Cancelled, DeviceLost, FatalError):
             raise
         except ItemError as error:
             return self._fail(item, attempt, error)
@@ -165,8 +174,9 @@ class Replica:
             del self._in_flight[item.item_id]
 
     def cancel(self) -> None:
-        """Stop every item between two denoise steps, or before its next phase."""
+        """Stop every item between two denoise steps, or before its next phase; for good."""
         self._cancelled.set()
+        self._gpu.close()
 
     def busy_s(self) -> dict[str, float]:
         """item_id → seconds of own work, for every item inside."""
@@ -196,12 +206,15 @@ class Replica:
                 adapter=resolved.adapter,
             )
         )
-        with progress.in_phase(WAITING):
-            ticket.started.wait()
-        with progress.in_phase("generate"):
-            canvas = ticket.result()
+        made = False
+        while not made:
+            with progress.in_phase(WAITING):
+                ticket.wait_for_turn()
+            with progress.in_phase("generate"):
+                made = ticket.wait_for_pass()
+        canvas = ticket.result()
         # What this item cost the GPU, so that the sum over items is the time it was busy.
-        progress.timings_s["generate"] = round(progress.timings_s["generate"] / ticket.shared_by, 4)
+        progress.timings_s["generate"] = round(ticket.gpu_s, 4)
         with progress.in_phase("encode"):
             pixels = lcu.restore(canvas, geometry)
             format_, data = self._encode(item.resolved, fetched, pixels)

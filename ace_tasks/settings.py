@@ -54,6 +54,9 @@ class WeightsSettings(_Model):
     )
     store: StoreSettings = StoreSettings()
     accept_license: bool = False
+    key: str | None = Field(
+        None, description="Tells the planned files from others, so that a node need not ask."
+    )
 
 
 class ReplicaSettings(_Model):
@@ -61,6 +64,9 @@ class ReplicaSettings(_Model):
 
     variant: str = Field(description="A name, or the place of a variant.json.")
     weights: WeightsSettings
+    variant_json: str | None = Field(
+        None, description="The variant as the flow opened it; its place is not asked again."
+    )
     planned_model: str | None = Field(
         None, description="Fingerprint of the model the plan was made for; checked at the start."
     )
@@ -88,8 +94,9 @@ class PoolSettings(_Model):
 
     replicas: int = Field(1, ge=1, description="How many actors; one a GPU.")
     items_in_flight: int = Field(3, ge=1, description="Items inside one replica at once.")
-    item_timeout_s: float = Field(900, gt=0)
-    start_timeout_s: float = Field(1800, gt=0, description="A cold node downloads 34 GB first.")
+    item_timeout_s: float = Field(900, gt=0, description="Times the batch size.")
+    # A cold node fetches 34 GB first, and its other replicas wait for it.
+    start_timeout_s: float = Field(4 * 3600, gt=0)
     max_start_failures: int = Field(3, ge=1, description="In a row, before the run stops.")
     deaths_alone_to_quarantine: int = Field(2, ge=1)
     cancel_grace_s: float = Field(5, ge=0, description="For the step in progress to end.")
@@ -159,10 +166,17 @@ class Environment(BaseSettings):
         """Model files are read with the identity that reads sources."""
         return WeightsSettings(
             folder=self.weights_dir.resolve(),
-            mirror=self.weights_mirror,
+            mirror=_absolute(self.weights_mirror),
             store=self.source_store,
             accept_license=accept_license or self.accept_license,
         )
+
+
+def _absolute(place: str | None) -> str | None:
+    """A replica may work in another folder than the one that a relative path was meant from."""
+    if place is None or "://" in place:
+        return place
+    return str(Path(place).expanduser().absolute())
 
 
 def read_environment() -> Environment:

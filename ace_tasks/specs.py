@@ -198,7 +198,7 @@ _UriList = Annotated[tuple[Uri, ...], Field(min_length=1, max_length=8)]
 References = Annotated[
     _UriList, BeforeValidator(_one_or_many, json_schema_input_type=Uri | _UriList)
 ]
-Adapter = Literal["portrait", "subject", "local_editing"]
+Adapter = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 Control = Literal["none", "canny", "gray", "mosaic", "depth", "contour"]
 

@@ -195,6 +195,7 @@ def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettin
         settings = PoolSettings(replicas=wanted, items_in_flight=batch_size + _ITEMS_AROUND)
         replica = ReplicaSettings(
             variant=run.variant_name,
+            variant_json=run.variant.model_dump_json(),
             weights=run.weights,
             planned_model=run.model.fingerprint,
             adapter_mode=run.environment.adapter_mode,

@@ -22,7 +22,7 @@ from prefect.utilities.annotations import quote
 from ace_tasks import plan, provenance
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import CatalogError, NotFound, SettingsError
-from ace_tasks.model.sources import check_license, identify, open_variant
+from ace_tasks.model.sources import check_license, for_replicas, identify, open_variant
 from ace_tasks.model.variants import Variant
 from ace_tasks.plan import PlanCounts, PlannedRow
 from ace_tasks.settings import Environment, WeightsSettings, read_environment
@@ -85,8 +85,7 @@ def open_run(
     weights = environment.weights(accept_license)
     found = open_variant(variant, weights)
     check_license(found, weights)
-    # Accepted here is accepted for the run, whatever machines its replicas are on.
-    weights = weights.model_copy(update={"accept_license": True})
+    weights = for_replicas(found, weights)
     outputs.check_output(output, unguarded=allow_unguarded_writes)
     with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
         yield Run(

@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/lfs/"):
             self._send_lfs(path.removeprefix("/lfs/"))
             return
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(tree|paths-info)/([^/]+)", path)
+        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(tree|paths-info|revision)/([^/]+)", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if not api and not file:
             self._send(404, b"")
@@ -95,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(*refusal)
         elif api and hub.broken is not None:
             self._send(200, hub.broken.encode())
+        elif api and api[2] == "revision":
+            self._send(200, json.dumps({"id": repo, "sha": COMMIT, "siblings": []}).encode())
         elif api:
             known = hub.repositories[repo]
             asked = known if api[2] == "tree" else parse_qs(body)["paths"]

@@ -6,13 +6,20 @@ else about them is real: their own process, Ray's actors, the clock.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from pathlib import Path
 
-from ace_tasks.errors import BadImage, Cancelled, WeightsError
+from ace_tasks.errors import (
+    BadImage,
+    Cancelled,
+    DeviceLost,
+    WeightsError,
+    WeightsUnavailable,
+)
 from ace_tasks.provenance import Done, Failed, Outcome
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.specs import ModelIdentity, Sources, WorkItem, parse_spec, work_item
@@ -30,7 +37,8 @@ def item(number: int, prompt: str = "sleep 0.01") -> WorkItem:
 
 
 class SleepingReplica:
-    """Prompts: `sleep S`, `bad`, `exit`, `hang`, `freeze`, `exit-once PATH`, `fatal`."""
+    """Prompts: `sleep S`, `bad`, `exit`, `hang`, `freeze`, `exit-once PATH`,
+    `device-lost-once PATH`, `fatal`."""
 
     def __init__(self, settings: ReplicaSettings, run_id: str, name: str):
         self.name = name
@@ -53,6 +61,8 @@ class SleepingReplica:
     def _obey(self, order: str, detail: str, item: WorkItem, attempt: int) -> Outcome:
         if order == "exit" or (order == "exit-once" and _first_time(Path(detail))):
             os._exit(3)
+        if order == "device-lost-once" and _first_time(Path(detail)):
+            raise DeviceLost("AcceleratorError: an illegal memory access was encountered")
         if order != "sleep":
             detail = ""
         if order == "hang":
@@ -60,6 +70,7 @@ class SleepingReplica:
                 time.sleep(1)
         if order == "freeze":
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(1)  # the signal takes a moment; an answer must not get out before it
         if order == "fatal":
             raise WeightsError("the weights are wrong")
         if order == "bad":
@@ -85,6 +96,31 @@ class SleepingReplica:
 
     def cancel(self) -> None:
         self._cancelled.set()
+
+
+class BatchingReplica(SleepingReplica):
+    """Items in it share one pass, as on a GPU with batches: whoever hangs, all are at work."""
+
+    def __init__(self, settings: ReplicaSettings, run_id: str, name: str):
+        super().__init__(settings, run_id, name)
+        self._gpu = contextlib.nullcontext()  # type: ignore[assignment]
+        self._hung = threading.Event()
+
+    def _obey(self, order: str, detail: str, item: WorkItem, attempt: int) -> Outcome:
+        if order == "hang":
+            self._hung.set()
+        outcome = super()._obey(order, detail, item, attempt)
+        while self._hung.is_set():  # for its mate, for ever
+            time.sleep(1)
+        return outcome
+
+
+class FullDisk(SleepingReplica):
+    """The second node's disk is full."""
+
+    def start(self) -> None:
+        if self.name != "replica-0":
+            raise WeightsUnavailable("/weights: No space left on device")
 
 
 class NeverStarts(SleepingReplica):

@@ -4,6 +4,7 @@ down, or two items are on the GPU at once."""
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from ace_tasks.batching import Batcher, Ticket
-from ace_tasks.errors import Cancelled
+from ace_tasks.errors import Cancelled, DeviceLost
 from ace_tasks.lcu import LCU
 from ace_tasks.model.ace import Job
 
@@ -52,7 +53,7 @@ def submit(gpu: Gpu, size: int, *names: str | Job) -> list[Ticket]:
     """The first is alone on the GPU while the others queue behind it."""
     batcher = Batcher(gpu.generate, size)
     first = batcher.submit(job("first", side=8))
-    assert first.started.wait(20)
+    first.wait_for_turn()
     tickets = [batcher.submit(job(each) if isinstance(each, str) else each) for each in names]
     gpu.go.set()
     return tickets
@@ -90,6 +91,105 @@ def test_whatever_is_raised_nobody_waits_for_ever() -> None:
     with pytest.raises(SystemExit):
         broken.result()
     assert after.result().shape == (1, 1, 3)
+
+
+def test_after_close_nobody_waits_and_nothing_is_taken() -> None:
+    gpu = Gpu()
+    batcher = Batcher(gpu.generate, 2)
+    running = batcher.submit(job("running"))
+    running.wait_for_turn()
+    queued = [batcher.submit(job("queued")) for _ in range(3)]
+    batcher.close()
+    for ticket in queued:
+        with pytest.raises(Cancelled):
+            ticket.result()
+    with pytest.raises(Cancelled):
+        batcher.submit(job("late"))
+    gpu.go.set()
+    assert running.result().shape == (1, 1, 3)
+    deadline = threading.Event()
+    while any(t.name == "gpu" and t.is_alive() and t._target.__self__ is batcher  # type: ignore[attr-defined]
+              for t in threading.enumerate() if hasattr(t, "_target")):  # fmt: skip
+        assert not deadline.wait(0.05)
+
+
+class Tensors:
+    """Stands for what a failed pass holds on the GPU."""
+
+
+def test_a_failed_pass_lets_go_of_its_memory_before_the_next() -> None:
+    """Else the rescue of a batch that was too large runs out of memory as well."""
+    alive: list[int] = []
+    held: weakref.ref[Tensors] | None = None
+
+    def generate(jobs: Sequence[Job]) -> list[np.ndarray]:
+        nonlocal held
+        alive.append(int(held is not None and held() is not None))
+        tensors = Tensors()
+        held = weakref.ref(tensors)
+        if len(jobs) > 1 or jobs[0].prompt == "bad":
+            raise torch.OutOfMemoryError("full")
+        return [np.zeros((1, 1, 3), np.uint8)]
+
+    gate = threading.Event()
+    batcher = Batcher(lambda jobs: (gate.wait(20), generate(jobs))[1], 3)
+    tickets = [batcher.submit(job(name, side=side)) for name, side in
+               (("first", 8), ("a", 16), ("bad", 16), ("c", 16), ("after", 32))]  # fmt: skip
+    gate.set()
+    for ticket in (tickets[0], tickets[1], tickets[3], tickets[4]):
+        assert ticket.result().shape == (1, 1, 3)
+    with pytest.raises(torch.OutOfMemoryError):
+        tickets[2].result()
+    assert len(alive) == 6
+    assert not any(alive)
+
+
+def test_while_its_mates_run_alone_an_item_waits() -> None:
+    """Waiting is not work: it must not run into the time limit of items."""
+    order: list[str] = []
+    gates = {name: threading.Event() for name in ("a", "b")}
+
+    def generate(jobs: Sequence[Job]) -> list[np.ndarray]:
+        if len(jobs) > 1:
+            raise RuntimeError("together")
+        order.append(jobs[0].prompt)
+        assert jobs[0].prompt == "first" or gates[jobs[0].prompt].wait(20)
+        return [np.zeros((1, 1, 3), np.uint8)]
+
+    start = threading.Event()
+    batcher = Batcher(lambda jobs: (start.wait(20), generate(jobs))[1], 2)
+    batcher.submit(job("first", side=8))
+    tickets = [batcher.submit(job(name)) for name in ("a", "b")]
+    start.set()
+    tickets[0].wait_for_turn()
+    while order != ["first", "a"]:
+        pass
+    assert not tickets[1].wait_for_pass()  # its batch failed, and it is not done
+    assert tickets[1]._state == "waiting"
+    gates["a"].set()
+    tickets[1].wait_for_turn()
+    gates["b"].set()
+    assert all(ticket.result().shape == (1, 1, 3) for ticket in tickets)
+
+
+def test_a_lost_device_is_told_as_such_and_not_tried_again() -> None:
+    passes: list[int] = []
+
+    def generate(jobs: Sequence[Job]) -> list[np.ndarray]:
+        passes.append(len(jobs))
+        if len(passes) > 1:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access")
+        return [np.zeros((1, 1, 3), np.uint8)] * len(jobs)
+
+    gate = threading.Event()
+    batcher = Batcher(lambda jobs: (gate.wait(20), generate(jobs))[1], 2)
+    batcher.submit(job("first", side=8))
+    tickets = [batcher.submit(job(name)) for name in ("a", "b")]
+    gate.set()
+    for ticket in tickets:
+        with pytest.raises(DeviceLost, match="illegal memory access"):
+            ticket.result()
+    assert passes == [1, 2]
 
 
 def test_many_threads_each_get_their_own() -> None:

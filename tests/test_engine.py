@@ -18,7 +18,14 @@ from ace_tasks.errors import Cancelled, PoolFailed
 from ace_tasks.provenance import Done, Failed, Outcome
 from ace_tasks.settings import PoolSettings, ReplicaSettings, WeightsSettings
 from ace_tasks.specs import WorkItem
-from tests.replicas import NeverStarts, SleepingReplica, WrongWeights, item
+from tests.replicas import (
+    BatchingReplica,
+    FullDisk,
+    NeverStarts,
+    SleepingReplica,
+    WrongWeights,
+    item,
+)
 
 REPLICA = ReplicaSettings(
     variant="toy", weights=WeightsSettings(folder=Path("unused")), output_uri="s3://unused"
@@ -144,6 +151,38 @@ def test_items_that_hang_time_out_and_their_neighbours_do_not(
     assert failures(outcomes) == {items[n].item_id: "timeout" for n in hanging}
     assert len(outcomes) == 100
     assert len(written) == 3
+
+
+def test_one_that_hangs_in_a_batch_does_not_take_its_mates_with_it(
+    pool: Open, written: list[Failed]
+) -> None:
+    """All of a batch are late together; who is to blame shows when each runs alone."""
+    items = [item(n, "sleep 0.5") for n in range(8)]
+    items[2] = item(2, "hang")
+    with pool(BatchingReplica, item_timeout_s=3) as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert failures(outcomes) == {items[2].item_id: "timeout"}
+    assert len(outcomes) == 8
+    assert len(written) == 1
+
+
+def test_a_lost_gpu_ends_its_process_and_blames_nobody(
+    pool: Open, tmp_path: Path, written: list[Failed]
+) -> None:
+    """Else a sick GPU fails the whole catalog in milliseconds an item."""
+    items = [item(n) for n in range(12)]
+    items[3] = item(3, f"device-lost-once {tmp_path / 'lost'}")
+    with pool(replicas=2) as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert (len(outcomes), failures(outcomes), written) == (12, {}, [])
+    assert dispatcher.status.deaths == 1
+
+
+def test_a_node_with_a_full_disk_does_not_stop_the_others(pool: Open) -> None:
+    items = [item(n, "sleep 0.3") for n in range(20)]
+    with pool(FullDisk, replicas=2, max_start_failures=2) as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert (len(outcomes), failures(outcomes)) == (20, {})
 
 
 def test_a_frozen_process_is_found_out_by_running_its_items_alone(pool: Open) -> None:

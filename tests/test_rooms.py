@@ -38,6 +38,7 @@ HOMES = {
     "torch": {
         "ace_tasks/model/",
         "ace_tasks/lcu.py",
+        "ace_tasks/batching.py",
         "ace_tasks/replica.py",
         "ace_tasks/training/",
     },

@@ -124,7 +124,7 @@ def test_weights_that_are_no_numbers_are_refused(here: Command, tmp_path: Path, 
     code, _, complaint = here("verify", folder)
     assert code == 2
     adapter = "subject" if name.startswith("adapters") else "no adapter"
-    assert complaint.splitlines()[-1].startswith(f"failed: WeightsError: one step with {adapter} ")
+    assert complaint.splitlines()[-1].startswith(f"failed: WeightsError: one step with {adapter}: ")
 
 
 def test_a_licence_is_asked_for_and_accepted_once(here: Command, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_what_cannot_be_done_is_told_in_a_line(
         (("verify", tmp_path / "none"), "WeightsError: "),
         (("verify", "toy", "--device", "cuda"), "SettingsError: device: accepted: cpu; given cuda"),
         (("pin", empty), f"WeightsError: {empty}: lists no files"),
-        (("pin", tmp_path / "none"), f"WeightsError: {tmp_path}/none: No such file"),
+        (("pin", tmp_path / "none"), f"WeightsUnavailable: {tmp_path}/none: No such file"),
         (("pin", pickled), f"WeightsError: {pickled}: vae/model.bin: a pickle"),
     ):
         code, told, complaint = here(*arguments)

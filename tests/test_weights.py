@@ -19,7 +19,7 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ace_tasks.errors import WeightsError
+from ace_tasks.errors import WeightsError, WeightsUnavailable
 from ace_tasks.model import weights
 from ace_tasks.model.sources import check_manifest, hash_folder, open_variant, read_manifest
 from ace_tasks.model.variants import find_variant
@@ -167,7 +167,7 @@ def test_a_folder_without_its_list_of_hashes_is_made_again(tmp_path: Path) -> No
 
 def test_a_node_without_a_place_to_write_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(WeightsError, match=r"/file/weights: Not a directory"):
+    with pytest.raises(WeightsUnavailable, match=r"/file/weights: Not a directory"):
         weights.ensure(find_variant("toy"), WeightsSettings(folder=tmp_path / "file" / "weights"))
 
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from ace_tasks.errors import WeightsError
+from ace_tasks.errors import BadOutput, WeightsError
 from ace_tasks.lcu import LCU
 from ace_tasks.model import sampling, sources, weights
 from ace_tasks.model.adapters import Adapters, Mode
@@ -95,7 +95,14 @@ class AceModel:
         identity = sources.identify_folder(variant, folder)
         if planned not in (None, identity.fingerprint):
             raise WeightsError(f"{folder}: other weights than the run was planned for")
-        model = cls(variant, weights.load(variant, folder, device), device, adapter_mode)
+        try:
+            parts = weights.load(variant, folder, device)
+        except WeightsError as error:
+            hint = f"; a node's copy: delete {folder} to have it again"
+            raise WeightsError(
+                f"{error}{hint if folder.parent == settings.folder else ''}"
+            ) from None
+        model = cls(variant, parts, device, adapter_mode)
         model.identity = identity
         return model
 
@@ -106,10 +113,12 @@ class AceModel:
         """The whole canvas of each job, (H, W, 3) uint8. All jobs have one shape.
 
         Only the transformer sees them together; the rest is done for each alone. `between_steps`
-        may raise to stop early. Raises ValueError for jobs of several shapes.
+        may raise to stop early. Raises ValueError for jobs of several shapes, and BadOutput when
+        the model's numbers are none.
         """
         if len({job.shape for job in jobs}) != 1:
             raise ValueError("accepted: jobs of one shape (canvas, steps, adapter)")
+        between_steps()
         self.adapters.select(jobs[0].adapter)
         noises = [Noise.draw(job.lcu, job.seed) for job in jobs]
         conditions = [self.condition(job.lcu, n) for job, n in zip(jobs, noises, strict=True)]
@@ -163,8 +172,9 @@ class AceModel:
                 encoder_hidden_states=text.hidden_BTD.to(dtype),
                 pooled_projections=text.pooled_BD.to(dtype),
                 timestep=torch.full((b,), sigma, device=self.device, dtype=dtype),
-                img_ids=sampling.position_ids(h, w).to(self.device, dtype),
-                txt_ids=torch.zeros(text.hidden_BTD.shape[1], 3, device=self.device, dtype=dtype),
+                # Not in bf16, which upstream can afford: several references pass column 256.
+                img_ids=sampling.position_ids(h, w).to(self.device),
+                txt_ids=torch.zeros(text.hidden_BTD.shape[1], 3, device=self.device),
                 guidance=exact,
                 return_dict=False,
             )
@@ -193,6 +203,8 @@ class AceModel:
         vae = self.parts.vae
         z = (x_BCHW / vae.config.scaling_factor + vae.config.shift_factor).to(vae.dtype)
         pixels: torch.Tensor = vae.decode(z, return_dict=False)[0][0].float()
+        if not torch.isfinite(pixels).all():  # it would be published as black
+            raise BadOutput("the model made numbers that are no picture (NaN or infinite)")
         return ((pixels + 1) / 2).clamp(0, 1).permute(1, 2, 0)
 
     def to_uint8(self, pixels_HWC: torch.Tensor) -> np.ndarray:

@@ -110,7 +110,8 @@ def lora_from_comfy(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> d
         rank = max(1, down.shape[0]) if down is not None and down.ndim else 1
         expected[f"{name}.lora_down.weight"] = (rank, module.columns or 0)
         expected[f"{name}.lora_up.weight"] = (module.rows, rank)
-        expected[f"{name}.alpha"] = ()
+        alpha = state.get(f"{name}.alpha")  # some exporters write a number, some a list of one
+        expected[f"{name}.alpha"] = (1,) if alpha is not None and alpha.shape == (1,) else ()
     check(state, expected)
     result = {}
     for name, module in linears.items():

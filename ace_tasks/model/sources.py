@@ -22,7 +22,13 @@ from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from ace_tasks.errors import SettingsError, StoreError, WeightsError
+from ace_tasks.errors import (
+    SettingsError,
+    StoreError,
+    StoreUnavailable,
+    WeightsError,
+    WeightsUnavailable,
+)
 from ace_tasks.model.variants import (
     ADAPTER_FOLDER,
     BASE_FOLDERS,
@@ -41,6 +47,7 @@ DEFINITION = "variant.json"
 _HUB = "hf://"
 _FOLDERS = (*BASE_FOLDERS, *ENCODER_FOLDERS, ADAPTER_FOLDER)
 _PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _Manifest = TypeAdapter(dict[str, str])
 
@@ -72,6 +79,8 @@ def open_variant(name: str, settings: WeightsSettings) -> Variant:
     place = _place(name.rstrip("/"), settings)
     # A replica may work in another folder than the one that a relative path was meant from.
     home = str(place.path) if isinstance(place, Folder) else name.rstrip("/")
+    if home.startswith(_HUB):
+        home = _at_commit(home)
     with tempfile.TemporaryDirectory(prefix="ace-variant-") as scratch:
         path = Path(scratch) / DEFINITION
         place.fetch(DEFINITION, path)
@@ -86,6 +95,12 @@ def open_variant(name: str, settings: WeightsSettings) -> Variant:
     if surplus := sorted({"recipe", "hub", "home"} & found.model_fields_set):
         raise WeightsError(f"{home}/{DEFINITION}: {surplus[0]}: the files are where this one is")
     return found.model_copy(update={"home": home})
+
+
+def _at_commit(where: str) -> str:
+    """A run's replicas may start hours apart: they shall mean the same files."""
+    repo, _, revision = where.removeprefix(_HUB).partition("@")
+    return f"{_HUB}{repo}@{_commit(repo, revision or 'main')}"
 
 
 def find_source(variant: Variant, settings: WeightsSettings) -> Source:
@@ -128,12 +143,25 @@ def node_folder(variant: Variant, settings: WeightsSettings) -> Path:
     """Where a node keeps the variant's files; a local folder stays where it is."""
     if variant.recipe:
         key = variant.identity().base
+    elif local := _local_folder(variant, settings):
+        return local
     else:
-        source = find_source(variant, settings)
-        if isinstance(source, Folder):
-            return source.path
-        key = source.key
+        key = settings.key or find_source(variant, settings).key
     return settings.folder / f"{variant.name}-{key[:12]}"
+
+
+def for_replicas(variant: Variant, settings: WeightsSettings) -> WeightsSettings:
+    """What a run's replicas get once its licence is accepted: no node asks for that again, and
+    one that has the files asks nobody for them. Raises WeightsError.
+    """
+    remote = not variant.recipe and not _local_folder(variant, settings)
+    key = find_source(variant, settings).key if remote else None
+    return settings.model_copy(update={"accept_license": True, "key": key})
+
+
+def _local_folder(variant: Variant, settings: WeightsSettings) -> Path | None:
+    where = variant.home or (join_uri(settings.mirror, variant.name) if settings.mirror else _HUB)
+    return None if "://" in where else Path(where)
 
 
 def node_manifest(variant: Variant, settings: WeightsSettings) -> dict[str, str]:
@@ -221,7 +249,7 @@ class Folder:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(str(self.path).encode()).hexdigest()
+        return str(self.path)
 
     def manifest(self) -> dict[str, str]:
         return read_manifest(self._read(MANIFEST), str(self.path / MANIFEST))
@@ -262,6 +290,8 @@ class Bucket:
 def _store_errors() -> Iterator[None]:
     try:
         yield
+    except StoreUnavailable as error:
+        raise WeightsUnavailable(str(error)) from None
     except StoreError as error:
         raise WeightsError(str(error)) from None
 
@@ -276,7 +306,13 @@ class HubFiles:
 
     @property
     def key(self) -> str:
-        listed = [each.model_dump() for each in self.files]
+        """Of commits, not of branches: files of another commit are other files."""
+        places = sorted({(each.repo, each.revision) for each in self.files})
+        commits = {place: _commit(*place) for place in places}
+        listed = [
+            each.model_dump() | {"revision": commits[each.repo, each.revision]}
+            for each in self.files
+        ]
         return hashlib.sha256(canonical_json(listed)).hexdigest()
 
     def manifest(self) -> dict[str, str]:
@@ -306,6 +342,16 @@ class HubFiles:
             each.path: each.lfs.sha256 for each in listed if isinstance(each, RepoFile) and each.lfs
         }
         return {e.path: e.sha256 or large.get(e.remote) or _hash_remote(e) for e in files}
+
+
+def _commit(repo: str, revision: str) -> str:
+    """What a branch or tag stands for now; a commit stands for itself, and asks nobody."""
+    from huggingface_hub import HfApi
+
+    if _COMMIT.fullmatch(revision):
+        return revision
+    with _hub_errors(f"{repo}@{revision}"):
+        return str(HfApi().repo_info(repo, revision=revision).sha)
 
 
 def _hub_repository(where: str) -> tuple[HubFile, ...]:
@@ -359,7 +405,7 @@ def _hub_errors(what: str) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError:
         raise WeightsError(f"{what}: no such file") from None
     except Exception as error:  # httpx's, JSON's, the disk's, whatever stands in for the hub
-        raise WeightsError(f"{what}: {_told_by_hub(error)}") from None
+        raise WeightsUnavailable(f"{what}: {_told_by_hub(error)}") from None
 
 
 def _told_by_hub(error: BaseException) -> str:
@@ -377,15 +423,16 @@ def _told_by_hub(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """A full, closed or missing disk → WeightsError."""
+    """A full, closed or missing disk → WeightsUnavailable."""
     try:
         yield
     except OSError as error:
-        raise WeightsError(f"{error.filename or where}: {error.strerror or error}") from None
+        told = f"{error.filename or where}: {error.strerror or error}"
+        raise WeightsUnavailable(told) from None
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 (hex). Raises WeightsError."""
+    """SHA-256 (hex). Raises WeightsUnavailable."""
     with disk_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -393,8 +440,13 @@ def hash_file(path: Path) -> str:
 def hash_folder(folder: Path) -> dict[str, str]:
     """File → SHA-256 of everything in a folder but its list and hidden files.
 
-    Links to folders are followed: what loads must be listed. Raises WeightsError.
+    Links to folders are followed: what loads must be listed. Raises WeightsUnavailable.
     """
+    return {name: hash_file(path) for name, path in list_folder(folder).items()}
+
+
+def list_folder(folder: Path) -> dict[str, Path]:
+    """What `hash_folder` hashes, in order of name."""
 
     def stop(error: OSError) -> None:
         raise error
@@ -405,7 +457,7 @@ def hash_folder(folder: Path) -> dict[str, str]:
             paths = [Path(top) / name for name in names]
             named |= {path.relative_to(folder).as_posix(): path for path in paths}
     return {
-        name: hash_file(path)
+        name: path
         for name, path in sorted(named.items())
         if name != MANIFEST and not any(part.startswith(".") for part in name.split("/"))
     }

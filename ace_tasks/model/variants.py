@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.specs import Frozen, ModelIdentity, canonical_json
+from ace_tasks.specs import Adapter, Frozen, ModelIdentity, canonical_json
 
 # Folders of a variant, as FLUX.1-Fill-dev has them; CLIP's come first, T5's are the second ones.
 BASE_FOLDERS = ("transformer", "vae")
@@ -95,7 +95,7 @@ class Variant(Frozen):
     hub: tuple[HubFile, ...] = ()
     home: str | None = Field(None, description="Where its variant.json was found.")
     license: License | None = None
-    adapters: dict[str, PositiveInt] = Field(default={}, description="Adapter name → rank.")
+    adapters: dict[Adapter, PositiveInt] = Field(default={}, description="Adapter name → rank.")
     steps: PositiveInt
     guidance: float = Field(allow_inf_nan=False)
     max_seq_len: PositiveInt = Field(description="Token budget of a canvas, references included.")
@@ -116,9 +116,14 @@ class Variant(Frozen):
         """
 
         def fingerprint(part: str, *folders: str) -> str:
-            files = {k: v for k, v in (hashes or {}).items() if k.split("/")[0] in folders}
+            declared = {file.path for file in self.hub}  # a mirror may hold more
+            files = {
+                path: sha256
+                for path, sha256 in (hashes or {}).items()
+                if path.split("/")[0] in folders and (not declared or path in declared)
+            }
             content = self.recipe or self.transformer
-            shape = content.model_dump() if content else None
+            shape = content.model_dump(exclude={"parameters"}) if content else None
             return _digest([part, shape, files, self.text_tokens])
 
         def adapter(name: str) -> str:

@@ -115,7 +115,7 @@ def _fetch(variant: Variant, settings: WeightsSettings, part: Path) -> dict[str,
             raise WeightsError(f"{path}: fetched with SHA-256 {found}, expected {sha256}")
         arrived.rename(goal)
     shutil.rmtree(coming, ignore_errors=True)
-    for path in hash_folder(part).keys() - hashes.keys():  # of an earlier list
+    for path in sources.list_folder(part).keys() - hashes.keys():  # of an earlier list
         (part / path).unlink()
     return hashes
 
@@ -311,7 +311,7 @@ def _strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
     try:
         model, info = kind.from_pretrained(
             folder,
-            torch_dtype=dtype,
+            **{"torch_dtype" if kind is AutoencoderKL else "dtype": dtype},
             use_safetensors=True,
             local_files_only=True,
             ignore_mismatched_sizes=True,  # so that `info` names them: they are refused below

@@ -1,11 +1,12 @@
 """Seconds a step of the denoise loop, rung by rung: what each way of holding adapters, compiling
 and attending costs.
 
-    python -m tests.benchmarks.ladder --geometry full --device cuda     28 steps of FLUX's 11.9 B
-    python -m tests.benchmarks.ladder                                   a small one, on any machine
+    python -m tests.benchmarks.ladder --geometry full --device cuda --tokens 4096 --steps 28
+    python -m tests.benchmarks.ladder              a small geometry, on any machine
 
-Weights are random: speed does not depend on them. Every round runs every rung once, so that a
-noisy neighbour hits all alike; ratios are medians over rounds of pairs within one round.
+Weights are random: speed does not depend on them. Of the small geometry every round runs every
+rung once, so that a noisy neighbour hits all alike, and ratios are medians over rounds. Of the
+full one a GPU holds one at a time: rung after rung, and ratios are of medians.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ RANK = 16
 
 @dataclass
 class Rung:
-    """One way of working. `prepare` brings a model to it, `each` runs before every item."""
+    """One way of working."""
 
     name: str
     mode: str | None  # how its adapters are held; None: there are none
@@ -192,7 +193,10 @@ def table(found: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> st
             continue
         times = result["times"]
         seconds = statistics.median(times) / arguments.batch
-        ratio = statistics.median(b / a for a, b in zip(base, times, strict=True)) if base else 0
+        if arguments.geometry == "full":
+            ratio = statistics.median(times) / statistics.median(base) if base else 0
+        else:
+            ratio = statistics.median(b / a for a, b in zip(base or times, times, strict=True))
         work = TFLOP_28_STEPS.get(arguments.tokens)
         known = work and arguments.geometry == "full" and arguments.steps == 28
         rate = f"{work / seconds:.0f}" if known else "–"  # type: ignore[operator]
