@@ -202,7 +202,8 @@ def test_a_retried_flow_run_keeps_its_plan(
     def plans_twice() -> list[Any]:
         found = []
         for _ in range(2):
-            with open_run(uri, f"{prefix}/out", "toy", allow_unguarded_writes=False) as opened:
+            options = {"accept_license": False, "allow_unguarded_writes": False}
+            with open_run(uri, f"{prefix}/out", "toy", **options) as opened:
                 planned = plan_catalog(untracked(opened), False, False)
                 found.append((planned.counts, [row.item.item_id for row in planned.read()]))
             catalog([good(prefix, 9)])
