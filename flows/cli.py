@@ -1,7 +1,7 @@
 """`ace-catalog`: the flows from a terminal, with a progress bar.
 
-Exit codes: 0 every row has its picture; 1 some rows have none; 2 the run could not go on;
-130 cancelled.
+Exit codes: 0 every row has its picture, or the training is done; 1 some rows have none, or it is
+not done yet; 2 the run could not go on; 130 cancelled.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def edit(
 
     _run_flow(
         edit_catalog,
+        "editing",
         catalog=catalog,
         output=output,
         variant=variant,
@@ -103,12 +104,39 @@ def retry(
 
     _run_flow(
         retry_failed,
+        "editing",
         output=output,
         failed_run=failed_run,
         codes=codes,
         max_failed=max_failed,
         replicas=replicas,
         accept_license=accept_license,
+    )
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Such as mini, or a file that ends in .json.")],
+    output: Annotated[str, typer.Argument(help="Where the variant goes: s3://bucket/prefix.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share each step.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each; 0: a share.")] = 0,
+    stop_after_minutes: Annotated[
+        float, typer.Option(min=0, help="Then stop; the same command goes on. 0: until done.")
+    ] = 0,
+    photos: Annotated[str, typer.Option(help="A folder of photographs for the VAE.")] = "",
+) -> None:
+    """Train a small model by a recipe, from nothing to a variant."""
+    from flows.train_ace import train_ace
+
+    _run_flow(
+        train_ace,
+        "training",
+        recipe=recipe,
+        output=output,
+        workers=workers,
+        threads=threads,
+        stop_after_minutes=stop_after_minutes,
+        photos=photos,
     )
 
 
@@ -188,10 +216,10 @@ def schema(
         print(text, end="")
 
 
-def _run_flow(flow: Any, **parameters: Any) -> None:
+def _run_flow(flow: Any, doing: str, **parameters: Any) -> None:
     """Run a flow under a progress bar, say how it ended, and exit with its code."""
     try:
-        with _progress_bar():
+        with _progress_bar(doing):
             state = flow(**parameters, return_state=True)
     except KeyboardInterrupt:
         err.print("cancelled; the same command goes on where it was")
@@ -200,7 +228,7 @@ def _run_flow(flow: Any, **parameters: Any) -> None:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[None]:
+def _progress_bar(doing: str) -> Iterator[None]:
     from flows.progress import Moment, listening
 
     columns = (
@@ -212,16 +240,18 @@ def _progress_bar() -> Iterator[None]:
     )
     with Bar(*columns, console=err) as bar:
         task = bar.add_task("planning", total=None, detail="")
+        told: set[str] = set()
 
         def show(moment: Moment) -> None:
-            if bar.tasks[0].total is None:
+            if moment.headline not in told:  # one a run, or one a stage of a training
+                told.add(moment.headline)
                 out.print(moment.headline)
             detail = f"{moment.failed} failed" if moment.failed else ""
             if not moment.replicas and moment.accounted < moment.total:
                 detail = "replicas are starting"
             bar.update(
                 task,
-                description="editing",
+                description=doing,
                 total=moment.total,
                 completed=moment.accounted,
                 detail=detail,
@@ -237,10 +267,10 @@ def _report(state: Any) -> None:
     if state.is_completed() or state.name == "FinishedWithFailures":
         summary = state.result(raise_on_failure=False)
         out.print(f"[bold]{state.name}[/bold]: {escape(message)}")
-        for name in ("results", "failures", "rejects"):
+        for name in ("results", "failures", "rejects", "variant", "samples"):
             if summary.get(name):
                 out.print(f"  {name:9}{escape(summary[name])}")
-        raise typer.Exit(0 if state.is_completed() else EXIT_FAILURES)
+        raise typer.Exit(0 if state.name == "Completed" else EXIT_FAILURES)
     prefix = "Flow run encountered an exception: "
     err.print(f"[red]stopped[/red]: {escape(message.removeprefix(prefix))}")
     raise typer.Exit(EXIT_FATAL)

@@ -36,7 +36,7 @@ _CELL_CHARS = 200
 
 @dataclass(frozen=True)
 class Moment:
-    """The state of a run at one moment, in rows."""
+    """The state of a run at one moment, in rows; or of a training's stage, in steps."""
 
     total: int
     accounted: int
@@ -56,6 +56,11 @@ def listening(listener: Callable[[Moment], None]) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+def tell_listener(moment: Moment) -> None:
+    if listener := _listener.get():
+        listener(moment)
 
 
 @contextmanager
@@ -93,8 +98,7 @@ class Progress:
 
     def _moment(self, accounted: int, failed: int, status: Status) -> Moment:
         moment = Moment(self._total, accounted, failed, status.replicas_ready, self._headline)
-        if listener := _listener.get():
-            listener(moment)
+        tell_listener(moment)
         return moment
 
     def _update(self, moment: Moment, status: Status) -> None:

@@ -67,6 +67,19 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For small trainings: two threads only get in each other's way over such small numbers, and
+    how many there are decides a sum's last bit.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., bytes]:
     """Make a file of noise: picture(width, height, seed, kind, mode)."""

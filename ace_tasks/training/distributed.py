@@ -1,37 +1,47 @@
-"""A recipe's stages on Ray Train: as many workers as told, one model, checkpoints on S3.
+"""A recipe's stages on Ray: the VAE on one worker, latents on every core, the denoiser on as many
+workers as told.
 
 Each worker takes its share of a step's batch (`Batches`), DDP averages their gradients, and the
 first of them writes checkpoints and metrics. A worker that dies makes Ray start all of them again,
-from the last checkpoint; a run that is cut goes on from it, too, on whatever machine.
+from the last checkpoint; a run that is cut goes on from it, too, on whatever machine (`keeping`).
+
+The work folder lies on this machine, or on a file system that all machines of a cluster share.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import tempfile
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
+import ray
 import ray.train
-from pydantic import BaseModel, ConfigDict, Field
-from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, prepare_model
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer, get_device, prepare_model
 
-from ace_tasks.errors import NotFound
+from ace_tasks.errors import AceError, TrainingFailed
 from ace_tasks.settings import StoreSettings
-from ace_tasks.store import Store, join_uri
-from ace_tasks.training.recipe import Recipe, train_denoiser, train_vae
+from ace_tasks.training import latents, vae
+from ace_tasks.training.keeping import Kept, Stage
+from ace_tasks.training.loop import OnLog
+from ace_tasks.training.recipe import (
+    LATENTS,
+    Recipe,
+    Until,
+    Worker,
+    encode_chunk,
+    never,
+    train_denoiser,
+    train_vae,
+)
 
-log = logging.getLogger(__name__)
-
-METRICS = "metrics-{stage}.jsonl"
-_DONE = "done"
-_CHECKPOINTS = {"vae": "vae.pt", "denoise": "denoiser.pt"}
+_TICK_S = 1
 
 
 class FitSettings(BaseModel):
@@ -40,126 +50,150 @@ class FitSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
-    stage: str
+    stage: Stage
     work: Path = Field(description="Scratch of the workers' machines; latents lie there.")
     uri: str | None = Field(None, description="s3:// prefix for checkpoints; empty: scratch only.")
     store: StoreSettings = StoreSettings()
+    photos: Path | None = Field(None, description="Photographs for the VAE.")
     workers: int = Field(1, ge=1)
     gpu: bool = False
     threads: int = Field(1, ge=1, description="CPU threads of a worker.")
     stop_after_s: float | None = None
-    max_failures: int = 3
+    max_failures: int = Field(3, ge=0, description="How often workers are started again.")
+
+    @model_validator(mode="after")
+    def _one_for_the_vae(self) -> Self:
+        if self.stage == "vae" and self.workers > 1:
+            raise ValueError("the VAE is trained by one worker")
+        return self
+
+    @property
+    def kept(self) -> Kept:
+        return Kept(self.work, self.uri, self.store)
 
 
-def fit(settings: FitSettings, photos: list[np.ndarray]) -> bool:
-    """Run one stage; True when it came to its last step. Raises what a worker raised for good."""
+def fit(settings: FitSettings) -> bool:
+    """Run one stage; True when it came to its last step. Raises TrainingFailed, or our error that
+    a worker met. Call it beside the main thread: there, Ray Train takes over Ctrl-C for good.
+    """
     resources = {"GPU": 1} if settings.gpu else {"CPU": settings.threads}
+    logs = (settings.work / "ray").resolve()
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"settings": settings.model_dump_json(), "photos": photos},
+        train_loop_config={"settings": settings.model_dump_json()},
         scaling_config=ScalingConfig(
             num_workers=settings.workers, use_gpu=settings.gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=f"{settings.recipe.name}-{settings.stage}-{time.time_ns()}",
-            storage_path=str((settings.work / "ray").resolve()),
+            storage_path=str(logs),
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
     )
-    result = trainer.fit()
-    if result.error:
-        raise result.error
-    return bool(result.metrics and result.metrics[_DONE])
+    try:
+        return bool(trainer.fit().return_value)
+    except TrainingFailedError as error:
+        raise _reason(error) from None
+    finally:
+        shutil.rmtree(logs, ignore_errors=True)  # nothing of ours is in it
 
 
-def read_metrics(work: Path, stage: str) -> list[dict[str, float]]:
-    """Every logged step so far, in order; a training that went back to a checkpoint wrote some
-    steps twice, and the last counts.
+def _reason(error: TrainingFailedError) -> AceError:
+    """What a worker met, if it is an error of ours; else its last line."""
+    met = list(getattr(error, "worker_failures", {}).values()) or [error]
+    for each in met:
+        cause: BaseException | None = each
+        while cause is not None:
+            if isinstance(cause, AceError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    lines = str(met[0]).strip().splitlines() or [type(met[0]).__name__]
+    return TrainingFailed(f"a worker failed: {lines[-1][:500]}")
+
+
+def encode(recipe: Recipe, work: Path, until: Until = never) -> bool:
+    """Make what is missing of the latents, a chunk on each core; True when all are there.
+
+    Told to stop, it waits for the chunks in the making.
     """
-    path = work / METRICS.format(stage=stage)
-    if not path.exists():
-        return []
-    steps = {}
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(ValueError):  # the last line may be half-written
-            numbers = json.loads(line)
-            steps[numbers["step"]] = numbers
-    return [steps[step] for step in sorted(steps)]
+    one = ray.remote(num_cpus=1)(encode_chunk)
+    to_do = latents.missing(work / LATENTS, recipe.data)
+    running: list[Any] = []
+    cores = int(ray.cluster_resources()["CPU"])
+    while (to_do and not until()) or running:
+        while to_do and len(running) < cores and not until():
+            running.append(one.remote(recipe, work, to_do.pop(0)))
+        ended, running = ray.wait(running, timeout=_TICK_S)
+        ray.get(ended)
+    return not latents.missing(work / LATENTS, recipe.data)
 
 
 # ---------------------------------------------------------------- inside a worker
 
 
-def _work(config: dict[str, Any]) -> None:
-    import torch
-
+def _work(config: dict[str, Any]) -> bool:
     settings = FitSettings.model_validate_json(config["settings"])
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings.threads)
+    device = str(get_device())
     ends_at = time.monotonic() + settings.stop_after_s if settings.stop_after_s else None
 
     def until() -> bool:
         return ends_at is not None and time.monotonic() > ends_at
 
-    settings.work.mkdir(parents=True, exist_ok=True)
-    with _kept(settings, rank) as on_log:
+    with _kept(settings, main=rank == 0) as on_log:
         if settings.stage == "vae":
-            done = train_vae(settings.recipe, settings.work, config["photos"], on_log, until)
+            photos = vae.load_photos(settings.photos) if settings.photos else []
+            args = settings.recipe, settings.work, photos, on_log, until
+            return train_vae(*args, device=device)
+        if workers == 1:
+            worker = Worker(device=device)
         else:
-            done = train_denoiser(
-                settings.recipe,
-                settings.work,
-                on_log,
-                until if workers == 1 else _together(until),
-                rank=rank,
-                workers=workers,
-                wrap=prepare_model if workers > 1 else lambda model: model,
-            )
-    # Ray keeps the metrics of checkpoints only. Ours are elsewhere; this one is empty.
-    with tempfile.TemporaryDirectory() as empty:
-        ray.train.report({_DONE: done}, checkpoint=Checkpoint.from_directory(empty))
+            until = _together(until, device)
+            worker = Worker(rank, workers, device, prepare_model, _first_ones)
+        return train_denoiser(settings.recipe, settings.work, on_log, until, worker)
 
 
-def _together(until: Callable[[], bool]) -> Callable[[], bool]:
+def _together(until: Until, device: str) -> Until:
     """Workers stop at the same step: when any of them would."""
-    import torch
-    import torch.distributed
 
     def agreed() -> bool:
-        word = torch.tensor(float(until()))
+        word = torch.tensor(float(until()), device=device)
         torch.distributed.all_reduce(word, op=torch.distributed.ReduceOp.MAX)
         return bool(word.item())
 
     return agreed
 
 
-@contextlib.contextmanager
-def _kept(settings: FitSettings, rank: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Fetch the stage's checkpoint and metrics, give a log to write to, and put both back: on the
+def _first_ones(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The first worker's state, for all: the others may have an older one, or none."""
+    box = [state]
+    torch.distributed.broadcast_object_list(box)
+    return box[0]
+
+
+@contextmanager
+def _kept(settings: FitSettings, main: bool) -> Iterator[OnLog]:
+    """Fetch the stage's checkpoint and metrics, give a log to write to, and put both to S3: on the
     way, whenever the checkpoint is a new one, and in the end.
     """
-    names = (_CHECKPOINTS[settings.stage], METRICS.format(stage=settings.stage))
-    store = Store(settings.store) if settings.uri and rank == 0 else None
-    if store and settings.uri:
-        for name in names:
-            _fetch(store, join_uri(settings.uri, name), settings.work / name)
-    checkpoint = settings.work / names[0]
-    sent = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    kept, stage = settings.kept, settings.stage
+    settings.work.mkdir(parents=True, exist_ok=True)
+    if main:
+        kept.fetch(stage)
+    checkpoint, metrics = kept.checkpoint(stage), kept.metrics(stage)
+    sent = _written_at(checkpoint)
 
     def send() -> None:
         nonlocal sent
-        if not (store and settings.uri and checkpoint.exists()):
-            return
-        if (written := checkpoint.stat().st_mtime_ns) != sent:
-            for name in names:
-                uri = join_uri(settings.uri, name)
-                store.upload(settings.work / name, uri, "application/octet-stream")
-            sent = written
+        if main and (now := _written_at(checkpoint)) != sent:
+            kept.send(stage)
+            sent = now
 
     def on_log(step: int, numbers: dict[str, float]) -> None:
-        with (settings.work / names[1]).open("a") as file:
-            line = {"step": step, **{k: round(v, 6) for k, v in numbers.items()}}
+        line = {"step": step, **{k: round(v, 6) for k, v in numbers.items()}}
+        with metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
         send()
 
@@ -167,13 +201,5 @@ def _kept(settings: FitSettings, rank: int) -> Iterator[Callable[[int, dict[str,
     send()
 
 
-def _fetch(store: Store, uri: str, to: Path) -> None:
-    """What lies here already is this machine's own, and as new."""
-    if to.exists():
-        return
-    coming = to.with_name(f"{to.name}.fetched")
-    try:
-        store.download(uri, coming)
-    except NotFound:
-        return
-    coming.rename(to)
+def _written_at(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0

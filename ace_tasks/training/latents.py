@@ -1,7 +1,8 @@
 """The training set as latents: drawn and encoded once, kept in chunks, read many times.
 
 A chunk is a function of the settings and its number, so several processes can make them and a cut
-one goes on where it was. Two shapes occur: a picture alone, and a reference left of it.
+one goes on where it was. Shapes are a picture alone, or with a reference left of it, whose width
+is drawn in whole tokens; for each size of picture.
 
 Legend: B batch, C channels, H W latent height and width, T text tokens, N image tokens.
 """
@@ -12,19 +13,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ace_tasks.model import sampling
 from ace_tasks.training import sample
 from ace_tasks.training.small import Trained
 from ace_tasks.training.tasks import ALL_TASKS, STAGE_1_TASKS, Example, draw_example
 
-CHUNK = 256
 _TOKEN_PX = 16
+
+
+# Whole tokens, and more than upstream cuts at the seam.
+SizePx = Annotated[int, Field(ge=32, multiple_of=_TOKEN_PX)]
 
 
 class DataSettings(BaseModel):
@@ -32,10 +37,12 @@ class DataSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sizes_px: tuple[int, ...] = (64, 128)  # in turn; the smaller teaches as much for a quarter
-    examples: int = 20_000
-    full_references: float = 0.7
-    empty_prompts: float = 0.1  # the paper's unconditional share
+    # In turn; the smaller teaches as much for a quarter.
+    sizes_px: tuple[SizePx, ...] = Field((64, 128), min_length=1)
+    examples: int = Field(20_000, ge=1)
+    chunk: int = Field(256, ge=1, description="Examples in a file.")
+    full_references: float = Field(0.7, ge=0, le=1)
+    empty_prompts: float = Field(0.1, ge=0, le=1)  # the paper's unconditional share
     seed: int = 3
 
 
@@ -102,14 +109,22 @@ def encode(
     )  # fmt: skip
 
 
+def encode_nothing(words: Trained) -> Latents:
+    """An example of the smallest shape, all zeros: to try a model with."""
+    t5, clip = words.tokens([""])
+    latent = np.zeros((1, 16, 2, 2), np.float16)
+    mask = np.zeros((1, 64, 2, 2), np.uint8)
+    return Latents(
+        latent, latent, latent, mask, t5.numpy(), clip.numpy(), np.ones(1, bool)
+    )  # fmt: skip
+
+
 def make_chunk(
     folder: Path, chunk: int, settings: DataSettings, vae: AutoencoderKL, words: Trained
 ) -> None:
-    """Write one chunk, unless it is there."""
-    path = folder / f"chunk-{chunk:05}.npz"
-    if path.exists():
-        return
-    numbers = range(chunk * CHUNK, min(settings.examples, (chunk + 1) * CHUNK))
+    """Write one chunk: whole or not at all."""
+    size = settings.chunk
+    numbers = range(chunk * size, min(settings.examples, (chunk + 1) * size))
     groups: dict[str, list[Latents]] = {}
     for number in numbers:
         size_px = settings.sizes_px[number % len(settings.sizes_px)]
@@ -122,21 +137,32 @@ def make_chunk(
         for field in fields(Latents)
     }
     folder.mkdir(parents=True, exist_ok=True)
-    coming = folder / f"{path.name}.{os.getpid()}"
+    path = chunk_path(folder, chunk)
+    coming = folder / f"{path.name}.{os.getpid()}"  # another may make the same one
     with coming.open("wb") as file:
         np.savez(file, **arrays)
     coming.rename(path)
 
 
 def chunks(settings: DataSettings) -> int:
-    return -(-settings.examples // CHUNK)
+    return -(-settings.examples // settings.chunk)
+
+
+def chunk_path(folder: Path, chunk: int) -> Path:
+    return folder / f"chunk-{chunk:05}.npz"
+
+
+def missing(folder: Path, settings: DataSettings) -> list[int]:
+    """The chunks still to be made."""
+    numbers = range(chunks(settings))
+    return [number for number in numbers if not chunk_path(folder, number).exists()]
 
 
 def load(folder: Path, settings: DataSettings) -> list[Latents]:
     """Every shape there is, smallest first."""
     groups: dict[str, list[Latents]] = {}
     for chunk in range(chunks(settings)):
-        with np.load(folder / f"chunk-{chunk:05}.npz") as arrays:
+        with np.load(chunk_path(folder, chunk)) as arrays:
             for shape in {key.partition(":")[0] for key in arrays.files}:
                 part = Latents(*(arrays[f"{shape}:{field.name}"] for field in fields(Latents)))
                 groups.setdefault(shape, []).append(part)

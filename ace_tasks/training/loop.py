@@ -21,6 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 # Of one step: the loss to descend, and numbers worth a curve.
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
 OnLog = Callable[[int, dict[str, float]], None]
+# The first worker's value, whatever the others give.
+Share = Callable[[dict[str, Any] | None], dict[str, Any] | None]
 
 
 class LoopSettings(BaseModel):
@@ -44,6 +46,14 @@ class LoopSettings(BaseModel):
             return self.lr * (step + 1) / self.warmup_steps
         share = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def saved_step(checkpoint: Path) -> int:
+    """How far a checkpoint is; 0 if there is none."""
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return int(state["step"])
 
 
 class Loop:
@@ -70,11 +80,16 @@ class Loop:
         average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(model, multi_avg_fn=average)
 
-    def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one."""
-        if not self.checkpoint.exists():
+    def resume(self, share: Share = lambda state: state) -> bool:
+        """Go on from the checkpoint, if there is one. Of several workers the first reads it, and
+        `share` gives its state to the others, so that all are at the same step.
+        """
+        state = None
+        if self.main and self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        state = share(state)
+        if state is None:
             return False
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])

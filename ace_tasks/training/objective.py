@@ -10,14 +10,16 @@ Legend: B batch, C channels, H W latent height and width, N image tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from ace_tasks.errors import SettingsError
 from ace_tasks.model import sampling
 from ace_tasks.training.latents import Latents
 from ace_tasks.training.sample import GUIDANCE
@@ -38,6 +40,16 @@ class ObjectiveSettings(BaseModel):
     )
     seed: int = 4
 
+    def share(self, workers: int) -> int:
+        """Examples of a step for each of several workers. Raises SettingsError unless the shares
+        are equal, for only then is their mean that of the batch.
+        """
+        if self.batch % workers:
+            raise SettingsError(
+                f"workers: accepted: a divisor of the batch of {self.batch}; given {workers}"
+            )
+        return self.batch // workers
+
 
 class Batches:
     """The batch of a step: a function of step and settings, shared out among workers."""
@@ -46,12 +58,15 @@ class Batches:
         self, shapes: Sequence[Latents], settings: ObjectiveSettings, steps: int,
         rank: int = 0, workers: int = 1,
     ):  # fmt: skip
+        settings.share(workers)
         self.shapes = shapes
         self.settings = settings
         self.stage_2_from = settings.stage_1_share * steps
         self.rank, self.workers = rank, workers
         self._first_stage = [np.flatnonzero(each.stage_1_B) for each in shapes]
         self._all = [np.arange(len(each)) for each in shapes]
+        if self.stage_2_from and not any(map(len, self._first_stage)):
+            raise SettingsError("data: no example of a task without references for the first stage")
 
     def take(self, step: int) -> tuple[Latents, Tensor, Tensor]:
         """This worker's share: latents, noise (B, 16, H, W), sigma (B,)."""
@@ -82,7 +97,7 @@ def loss(
     x_t = (1 - level) * x0 + level * noise
     packed = torch.cat([sampling.pack(each) for each in (x_t, edit, change, mask)], dim=-1)
     height, width = x0.shape[2:]
-    with torch.autocast(device, torch.bfloat16):
+    with torch.autocast(x0.device.type, torch.bfloat16):
         v = model(
             packed,
             sigma,
@@ -91,19 +106,33 @@ def loss(
             sampling.position_ids(height, width).to(device),
         )
     error = (v.float() - sampling.pack(noise - x0)).square().mean(dim=-1)
-    return weigh(error, sampling.pack(mask).mean(dim=-1), width, batch.reference_w, settings)
+    mask_BN = sampling.pack(mask).mean(dim=-1)
+    return weigh(error, mask_BN, width, batch.reference_w, settings, _mean_over_workers)
+
+
+def _mean_over_workers(value: Tensor) -> Tensor:
+    if not torch.distributed.is_initialized():
+        return value
+    value = value.clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()
 
 
 def weigh(
-    error_BN: Tensor, mask_BN: Tensor, width: int, reference_w: int, settings: ObjectiveSettings
-) -> tuple[Tensor, dict[str, float]]:
-    """Token errors → the loss. Widths in latents; the reference stands left."""
+    error_BN: Tensor, mask_BN: Tensor, width: int, reference_w: int, settings: ObjectiveSettings,
+    mean: Callable[[Tensor], Tensor] = lambda value: value,
+) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
+    """Token errors → the loss. Widths in latents; the reference stands left.
+
+    `mean`: of a number over all workers. With their denominators alike, the mean of their losses
+    is the loss of the whole batch.
+    """
     columns = torch.arange(width // 2, device=error_BN.device).repeat(
         error_BN.shape[1] * 2 // width
     )
     of_target = columns >= reference_w // 2
     weights = 1 + (settings.mask_weight - 1) * mask_BN[:, of_target]
-    target = (error_BN[:, of_target] * weights).sum() / weights.sum()
+    target = (error_BN[:, of_target] * weights).sum() / mean(weights.sum())
     reference = error_BN[:, ~of_target].mean() if reference_w else error_BN.new_zeros(())
     numbers = {"target": target.item()}
     if reference_w:

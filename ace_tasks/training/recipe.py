@@ -11,26 +11,33 @@ one; the exported `training.json` says settings, code version, and what the data
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
+import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import AutoencoderKL
-from pydantic import BaseModel, ConfigDict, ValidationError
+from diffusers.utils import logging as diffusers_logging
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from ace_tasks import __version__
-from ace_tasks.errors import SettingsError
+from ace_tasks.errors import AceError, SettingsError
 from ace_tasks.model import sources
 from ace_tasks.model.variants import Transformer, Variant
+from ace_tasks.specs import canonical_json
 from ace_tasks.training import latents, objective, vae
 from ace_tasks.training.grammar import VOCABULARY
 from ace_tasks.training.latents import DataSettings
-from ace_tasks.training.loop import Loop, LoopSettings, OnLog
+from ace_tasks.training.loop import Loop, LoopSettings, OnLog, Share, saved_step
 from ace_tasks.training.objective import Batches, ObjectiveSettings
 from ace_tasks.training.sample import GUIDANCE
 from ace_tasks.training.small import SmallSettings, Trained
@@ -38,20 +45,28 @@ from ace_tasks.training.vae import Pictures, VaeSettings
 
 Until = Callable[[], bool]
 
+VAE, VAE_CHECKPOINT = "vae", "vae.pt"
+LATENTS = "latents"
+CHECKPOINT = "denoiser.pt"
+STORY = "training.json"
+_PHOTOS = "photos.json"  # beside the VAE: what it saw
+# How often is written down decides no weight.
+_LOOP_WORDS = {"checkpoint_every_s": True, "log_every_steps": True}
+
 
 class Recipe(BaseModel):
     """Everything that decides a trained model, photographs and library versions aside."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     summary: str
     vae: VaeSettings = VaeSettings()
     small: SmallSettings = SmallSettings()
     data: DataSettings = DataSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     loop: LoopSettings = LoopSettings(steps=100_000, lr=1e-3)
-    sampling_steps: int = 8
+    sampling_steps: int = Field(8, ge=1)
 
     @classmethod
     def read(cls, name: str) -> Recipe:
@@ -60,99 +75,167 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise SettingsError(f"recipe {name!r}: {error.strerror}") from None
+            committed = ", ".join(sorted(each.stem for each in path.parent.glob("*.json")))
+            hint = "" if name.endswith(".json") else f"; accepted: {committed}, or a file of .json"
+            raise SettingsError(f"recipe {name!r}: {error.strerror}{hint}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise SettingsError(f"recipe {name!r}: {where}: {first['msg']}") from None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what decides the weights; names and words do not."""
+        words: Any = {"name": True, "summary": True, "sampling_steps": True}
+        words |= {"loop": _LOOP_WORDS, "vae": {"loop": _LOOP_WORDS}}
+        content = self.model_dump(mode="json", exclude=words)
+        return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def never() -> bool:
     return False
 
 
+def alone(model: nn.Module) -> nn.Module:
+    return model
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of several processes that train one model; the only one unless told."""
+
+    rank: int = 0
+    count: int = 1
+    device: str = "cpu"
+    wrap: Callable[[nn.Module], nn.Module] = alone  # makes it one of several workers' (DDP)
+    share: Share = lambda state: state
+
+
+def check(recipe: Recipe, workers: int = 1) -> None:
+    """Build and try every part once, so that what cannot be is known before hours of work.
+
+    Raises SettingsError.
+    """
+    side = recipe.vae.crop_px
+    try:
+        recipe.objective.share(workers)
+        model = Trained(recipe.small, VOCABULARY)
+        _variant(recipe, model)
+        with torch.inference_mode():
+            vae.make(recipe.vae)(torch.zeros(1, 3, side, side))
+            nothing = latents.encode_nothing(model)
+            noise, sigma = torch.zeros(nothing.target_BCHW.shape), torch.ones(1)
+            objective.loss(model, nothing, noise, sigma, recipe.objective)
+    except AceError as error:
+        raise SettingsError(f"recipe {recipe.name!r}: {error}") from None
+    except Exception as error:  # whatever a wrong number meets on its way
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SettingsError(f"recipe {recipe.name!r}: makes no model: {line}") from None
+
+
 # ---------------------------------------------------------------- the stages
 
 
 def train_vae(
-    recipe: Recipe, work: Path, photos: list[np.ndarray], on_log: OnLog, until: Until = never
-) -> bool:
+    recipe: Recipe, work: Path, photos: list[np.ndarray], on_log: OnLog, until: Until = never,
+    *, device: str = "cpu",
+) -> bool:  # fmt: skip
     """True when it is done; False when it was told to stop before."""
     settings = recipe.vae
-    model = vae.make(settings)
+    model = vae.make(settings).to(device)
     pictures = Pictures(settings, photos)
-    loop = Loop(model, settings.loop, work / "vae.pt")
+    loop = Loop(model, settings.loop, work / VAE_CHECKPOINT)
     loop.resume()
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        return vae.loss(model, pictures.batch(step), generator, settings)
+        return vae.loss(model, pictures.batch(step).to(device), generator, settings)
 
     loop.run(loss, on_log, until)
     if loop.step < settings.loop.steps:
         return False
     model.load_state_dict(_average(loop))
-    vae.settle(model.eval(), settings).save_pretrained(work / "vae")
+    coming = work / f"{VAE}.coming"
+    shutil.rmtree(coming, ignore_errors=True)
+    vae.settle(model.eval(), settings).save_pretrained(coming)
+    seen = [hashlib.sha256(photo.tobytes()).hexdigest() for photo in photos]
+    (coming / _PHOTOS).write_text(json.dumps(seen, indent=1))
+    coming.rename(work / VAE)
     return True
 
 
-def encode(recipe: Recipe, work: Path, processes: int = 1) -> Path:
-    """All chunks of latents. One process a core: each works on one thread."""
-    folder = work / "latents"
-    with ProcessPoolExecutor(processes) as pool:
-        numbers = range(latents.chunks(recipe.data))
-        jobs = [pool.submit(_encode_chunk, recipe, work, folder, number) for number in numbers]
-        for job in jobs:
-            job.result()
-    return folder
-
-
-def _encode_chunk(recipe: Recipe, work: Path, folder: Path, number: int) -> None:
+def encode_chunk(recipe: Recipe, work: Path, number: int) -> None:
+    """One chunk of latents; on one thread, so that it is the same whoever makes it."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    model = AutoencoderKL.from_pretrained(work / "vae", local_files_only=True).eval()
-    words = Trained(recipe.small, VOCABULARY)
-    latents.make_chunk(folder, number, recipe.data, model, words)
+    try:
+        words = Trained(recipe.small, VOCABULARY)
+        latents.make_chunk(work / LATENTS, number, recipe.data, load_vae(work), words)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def load_vae(work: Path) -> AutoencoderKL:
+    model = AutoencoderKL.from_pretrained(work / VAE, local_files_only=True).eval()
+    model.register_to_config(_name_or_path="")  # where it lies is nobody's business after export
+    return model
 
 
 def train_denoiser(
-    recipe: Recipe, work: Path, on_log: OnLog, until: Until = never,
-    *, rank: int = 0, workers: int = 1, wrap: Callable[[nn.Module], nn.Module] = lambda m: m,
-) -> bool:  # fmt: skip
-    """Both stages of the paper's training. `wrap` makes it one of several workers' (DDP)."""
-    model = Trained(recipe.small, VOCABULARY)
-    shapes = latents.load(work / "latents", recipe.data)
-    batches = Batches(shapes, recipe.objective, recipe.loop.steps, rank, workers)
-    loop = Loop(model, recipe.loop, work / "denoiser.pt", main=rank == 0)
-    loop.resume()
-    wrapped = wrap(model)
+    recipe: Recipe, work: Path, on_log: OnLog, until: Until = never, worker: Worker = Worker()
+) -> bool:
+    """Both stages of the paper's training; True when it is done."""
+    model = Trained(recipe.small, VOCABULARY).to(worker.device)
+    shapes = latents.load(work / LATENTS, recipe.data)
+    batches = Batches(shapes, recipe.objective, recipe.loop.steps, worker.rank, worker.count)
+    loop = Loop(model, recipe.loop, work / CHECKPOINT, main=worker.rank == 0)
+    loop.resume(worker.share)
+    wrapped = worker.wrap(model)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        return objective.loss(wrapped, *batches.take(step), recipe.objective)
+        return objective.loss(wrapped, *batches.take(step), recipe.objective, worker.device)
 
     loop.run(loss, on_log, until)
     return loop.step >= recipe.loop.steps
 
 
 def export(recipe: Recipe, work: Path, folder: Path) -> Variant:
-    """The averaged weights as a variant's folder, in half precision."""
+    """The averaged weights as a variant's folder, in half precision; the same bytes each time.
+
+    Raises SettingsError if nothing is trained yet.
+    """
+    step = saved_step(work / CHECKPOINT)
+    if not step:
+        raise SettingsError(f"recipe {recipe.name!r}: nothing is trained yet")
+    for chatter in (diffusers_logging, transformers_logging):
+        chatter.disable_progress_bar()
+        chatter.set_verbosity_error()
     model = Trained(recipe.small, VOCABULARY)
-    loop = Loop(model, recipe.loop, work / "denoiser.pt")
+    loop = Loop(model, recipe.loop, work / CHECKPOINT)
     loop.resume()
     model.load_state_dict(_average(loop))
-    half = torch.bfloat16
+    coming = folder.with_name(f"{folder.name}.coming")
+    shutil.rmtree(coming, ignore_errors=True)
+    _save_parts(model, load_vae(work), coming)
+    variant = _variant(recipe, model)
+    definition = variant.model_dump_json(indent=1, exclude_none=True, exclude_defaults=True)
+    (coming / sources.DEFINITION).write_text(definition)
+    story = _story(recipe, work, step) | _fingerprints(variant, coming)
+    (coming / STORY).write_text(json.dumps(story, indent=1))
+    (coming / sources.MANIFEST).write_text(json.dumps(sources.hash_folder(coming), indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    coming.rename(folder)
+    return variant
+
+
+def _save_parts(model: Trained, trained_vae: AutoencoderKL, folder: Path) -> None:
+    half = torch.bfloat16  # what autocast trained with
     model.transformer.to(half).save_pretrained(folder / "transformer")
     model.clip.to(half).save_pretrained(folder / "text_encoder")
     model.t5.to(half).save_pretrained(folder / "text_encoder_2")
     model.clip_tokenizer.save_pretrained(folder / "tokenizer")
     model.t5_tokenizer.save_pretrained(folder / "tokenizer_2")
-    small_vae = AutoencoderKL.from_pretrained(work / "vae", local_files_only=True)
-    small_vae.to(half).save_pretrained(folder / "vae")
-    variant = _variant(recipe, model)
-    definition = variant.model_dump_json(indent=1, exclude_none=True, exclude_defaults=True)
-    (folder / sources.DEFINITION).write_text(definition)
-    (folder / "training.json").write_text(json.dumps(_story(recipe, loop), indent=1))
-    (folder / sources.MANIFEST).write_text(json.dumps(sources.hash_folder(folder), indent=1))
-    return variant
+    trained_vae.to(half).save_pretrained(folder / "vae")
 
 
 def _variant(recipe: Recipe, model: Trained) -> Variant:
@@ -174,14 +257,24 @@ def _variant(recipe: Recipe, model: Trained) -> Variant:
     )
 
 
-def _story(recipe: Recipe, loop: Loop) -> dict[str, object]:
+def _story(recipe: Recipe, work: Path, step: int) -> dict[str, Any]:
+    """What a person needs to make these weights again; no clock, so that they are equal then."""
+    photos = work / VAE / _PHOTOS
     return {
         "recipe": recipe.model_dump(mode="json"),
-        "steps_done": loop.step,
+        "recipe_fingerprint": recipe.fingerprint,
+        "steps_done": step,
+        "photos_sha256": json.loads(photos.read_text()) if photos.exists() else None,
         "code_version": __version__,
         "torch": torch.__version__,
-        "exported_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
     }
+
+
+def _fingerprints(variant: Variant, folder: Path) -> dict[str, str]:
+    identity = variant.identity(sources.hash_folder(folder))
+    return {"base": identity.base, "encoders": identity.encoders}
 
 
 def _average(loop: Loop) -> dict[str, torch.Tensor]:

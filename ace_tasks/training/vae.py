@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from ace_tasks.training.loop import LoopSettings
@@ -34,8 +34,8 @@ class VaeSettings(BaseModel):
     widths: tuple[int, int, int, int] = (16, 32, 64, 64)
     layers: int = 1
     groups: int = 8
-    sizes_px: tuple[int, ...] = (64, 128)  # pictures are drawn at these sizes in turn,
-    crop_px: int = 32  # and trained on in crops of this one,
+    sizes_px: tuple[int, ...] = Field((64, 128), min_length=1)  # pictures are drawn at these
+    crop_px: int = Field(32, ge=8, multiple_of=8)  # in turn, and trained on in crops of this one,
     full_from: float = 0.8  # but whole in the last part, which a trial found worth 3 dB
     batch: int = 48
     pool: int = 2000
@@ -45,6 +45,12 @@ class VaeSettings(BaseModel):
     edge_weight: float = 0.5
     seed: int = 1
     loop: LoopSettings = LoopSettings(steps=9_000, lr=1.5e-3, ema_decay=0.999)
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> Self:
+        if any(size % 8 or size < self.crop_px for size in self.sizes_px):
+            raise ValueError(f"sizes_px: accepted: multiples of 8 from {self.crop_px} px on")
+        return self
 
 
 def make(settings: VaeSettings) -> AutoencoderKL:
@@ -116,8 +122,9 @@ class Pictures:
 
 def _shrunk(photo: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarray:
     """The photograph at a random smaller size, at least `side` on each edge."""
-    short = min(photo.shape[:2])
-    scale = float(np.exp(rng.uniform(math.log(side / short), math.log(min(1.0, 4 * side / short)))))
+    smallest = side / min(photo.shape[:2])
+    largest = max(smallest, min(1.0, 4 * smallest))  # enlarged only if it must be
+    scale = float(np.exp(rng.uniform(math.log(smallest), math.log(largest))))
     size = [max(side, round(edge * scale)) for edge in (photo.shape[1], photo.shape[0])]
     return np.asarray(Image.fromarray(photo).resize((size[0], size[1]), Image.Resampling.BICUBIC))
 
@@ -159,15 +166,20 @@ def psnr(y: Tensor, x: Tensor) -> float:
 
 @torch.inference_mode()
 def settle(vae: AutoencoderKL, settings: VaeSettings, pictures: int = 256) -> AutoencoderKL:
-    """Measure shift and scale, so that latents have mean 0 and spread 1 (FLUX: 0.1159, 0.3611)."""
-    latents = []
+    """Measure shift and scale, so that latents, which are samples of the posterior, have mean 0 and
+    spread 1 (FLUX: 0.1159, 0.3611).
+    """
+    means, variances = [], []
     for index in range(pictures):
         size_px = settings.sizes_px[index % len(settings.sizes_px)]
         example = draw_example(settings.seed, 10**7 + index, size_px)
         x = torch.tensor(example.target).permute(2, 0, 1)[None].float() / 127.5 - 1
-        latents.append(vae.encode(x).latent_dist.mean.flatten())
-    z = torch.cat(latents)
-    vae.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
+        posterior = vae.encode(x.to(vae.device)).latent_dist
+        means.append(posterior.mean.flatten())
+        variances.append(posterior.var.flatten())
+    z = torch.cat(means)
+    spread = math.sqrt(z.var().item() + torch.cat(variances).mean().item())
+    vae.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / spread)
     return vae
 
 

@@ -1,0 +1,71 @@
+"""Train a small ACE++ from nothing to a variant that catalogs can be edited with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.run import untracked
+from flows.training import (
+    encode_latents,
+    export_variant,
+    finished,
+    fit_denoiser,
+    fit_vae,
+    open_training,
+    show_samples,
+    stopped,
+)
+
+
+@flow(
+    name="train-ace",
+    flow_run_name="train {recipe}",
+    # Stages run beside the main thread, which is the one that a cancel interrupts.
+    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]
+    validate_parameters=True,
+    persist_result=False,
+)
+def train_ace(
+    recipe: Annotated[
+        str, Field(description="A committed recipe, such as mini, or a file that ends in .json.")
+    ],
+    output: Annotated[
+        str,
+        Field(
+            description="s3://bucket/prefix for the variant; checkpoints, metrics and samples lie "
+            "beside it."
+        ),
+    ],
+    workers: Annotated[
+        int, Field(ge=1, description="Processes that share each step of the denoiser; one a GPU.")
+    ] = 1,
+    threads: Annotated[
+        int, Field(ge=0, description="CPU threads of each; 0: the cores shared out among them.")
+    ] = 0,
+    stop_after_minutes: Annotated[
+        float,
+        Field(ge=0, description="Stop after as many; the same run then goes on. 0: until done."),
+    ] = 0,
+    photos: Annotated[
+        str,
+        Field(description="A local folder of photographs that the VAE learns from, too. Or empty."),
+    ] = "",
+) -> State[Any]:
+    """Train a recipe: VAE, latents, denoiser; then export, upload and show the variant.
+
+    Ends `Completed` with the variant; or `NotDoneYet`, a completed state, too, when it was told to
+    stop before: start it again with the same recipe and output, and it goes on.
+    """
+    with open_training(recipe, output, workers, threads, stop_after_minutes, photos) as training:
+        with training.cluster():
+            for stage in (fit_vae, encode_latents, fit_denoiser):
+                if not stage.submit(untracked(training)).result():
+                    return stopped(training)
+        variant = export_variant(untracked(training))
+        samples = show_samples(untracked(training), untracked(variant))
+        return finished(training, variant, samples)
