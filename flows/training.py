@@ -192,8 +192,12 @@ def _locked(work: Path) -> Iterator[None]:
 @task(name="vae", **_STEP)
 def fit_vae(training: Training) -> bool:
     """The small VAE; True when it is done."""
+    from ace_tasks.training.recipe import take_vae
+
     if training.kept.has_vae():
         return True
+    if take_vae(training.recipe, training.work):
+        return training.kept.has_vae()
     return training.fit("vae") and training.kept.has_vae()
 
 

@@ -62,6 +62,11 @@ class Recipe(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     summary: str
     vae: VaeSettings = VaeSettings()
+    vae_from: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9-]+$",
+        description="A folder beside this file with the VAE as `vae` made it; it is not made again.",
+    )
     small: SmallSettings = SmallSettings()
     data: DataSettings = DataSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
@@ -160,6 +165,17 @@ def train_vae(
     vae.settle(model.eval(), settings).save_pretrained(coming)
     seen = [hashlib.sha256(photo.tobytes()).hexdigest() for photo in photos]
     (coming / _PHOTOS).write_text(json.dumps(seen, indent=1))
+    coming.rename(work / VAE)
+    return True
+
+
+def take_vae(recipe: Recipe, work: Path) -> bool:
+    """Put the VAE that the recipe comes with into the work folder; False if it has none."""
+    if recipe.vae_from is None:
+        return False
+    coming = work / f"{VAE}.coming"
+    shutil.rmtree(coming, ignore_errors=True)
+    shutil.copytree(Path(__file__).with_name(recipe.vae_from), coming)
     coming.rename(work / VAE)
     return True
 
