@@ -98,6 +98,7 @@ def _inputs(case: dict[str, Any]) -> lcu.Inputs:
         repainting_scale=params["repainting_scale"],
         keep_pixels_rate=params["keep_pixels_rate"] if params["keep_pixels"] else None,
         use_change=params["use_change"],
+        policy="reference",
     )
 
 

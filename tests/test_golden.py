@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from ace_tasks import lcu
+from ace_tasks.lcu import reference
 from ace_tasks.model import sampling
 from ace_tasks.model.ace import AceModel
 from tests import golden_adapter
@@ -62,11 +63,14 @@ def _mask_by_columns(patch: pytest.MonkeyPatch) -> None:
 
 def _nearest(patch: pytest.MonkeyPatch) -> None:
     right = lcu.resize
-    patch.setattr(lcu, "resize", lambda x, h, w, mode: right(x, h, w, mode.removesuffix("-exact")))
+    for place in (lcu, reference):  # training's, inference's
+        patch.setattr(
+            place, "resize", lambda x, h, w, mode: right(x, h, w, mode.removesuffix("-exact"))
+        )
 
 
 def _threshold_included(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lcu, "_MASK_THRESHOLD", lcu._MASK_THRESHOLD - 1)
+    patch.setattr(reference, "MASK_THRESHOLD", lcu.MASK_THRESHOLD - 1)
 
 
 def _posterior_mode(patch: pytest.MonkeyPatch) -> None:
@@ -81,7 +85,7 @@ def _no_shift(patch: pytest.MonkeyPatch) -> None:
 
 
 def _seam_kept(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lcu, "_SEAM_CROP_PX", 0)
+    patch.setattr(reference, "_SEAM_CROP_PX", 0)
 
 
 def _rounding_swapped(patch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ def _inputs(**given: Any) -> lcu.Inputs:
         "repainting_scale": 1.0,
         "keep_pixels_rate": None,
         "use_change": False,
+        "policy": "reference",
     }
     return lcu.Inputs(**(defaults | given))
 

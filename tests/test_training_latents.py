@@ -105,8 +105,8 @@ def test_inference_builds_the_canvas_that_training_saw(task: str) -> None:
         example.row(), max_seq_len=4096, reference_h=64, modify_mode=True,
         repainting_scale=example.repainting_scale,
     )  # fmt: skip
-    unit, seam_px = canvas(example, use_change=True)
-    assert seam_px == 64 * len(example.references)
+    unit, geometry = canvas(example, use_change=True)
+    assert geometry.slice_w == 64 * len(example.references)
     assert torch.equal(unit.edit_CHW, built.edit_CHW)
     assert torch.equal(unit.mask_1HW, built.mask_1HW)
     assert unit.change_CHW is not None

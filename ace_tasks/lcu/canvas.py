@@ -1,0 +1,102 @@
+"""The model's canvas: what goes in, what comes out, and the steps that every policy shares.
+
+Legend: C channels, H height, W width; floats are in [-1, 1] with 0 as mid grey; masks are 0 or 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ace_tasks.errors import BadImage
+
+TOKEN_PX = 16  # one token is 2×2 latents of 8×8 pixels
+MAX_ASPECT = 4  # of what a model was trained on
+MASK_THRESHOLD = 128  # strictly above it is repainted
+
+Policy = Literal["catalog", "reference"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the model shall see. Arrays are uint8: image and references (H, W, 3), mask (H, W)."""
+
+    image: np.ndarray | None
+    mask: np.ndarray | None
+    references: tuple[np.ndarray, ...]
+    width: int  # of the target, where there is no image
+    height: int
+    max_seq_len: int
+    repainting_scale: float  # 1 erases the masked area, 0 keeps it
+    keep_pixels_rate: float | None  # None: references always take the target's height
+    use_change: bool  # 448 channels: masked content goes to channels of its own
+    policy: Policy = "catalog"
+
+
+@dataclass(frozen=True, eq=False)
+class LCU:
+    """The canvas the model is conditioned on; height and width are multiples of 16."""
+
+    edit_CHW: torch.Tensor  # (3, H, W) float32
+    mask_1HW: torch.Tensor  # (1, H, W) float32, exactly 0 or 1 (grey in training)
+    change_CHW: torch.Tensor | None  # (3, H, W) float32 on the 448-channel route
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How to find the target in the canvas again; all in pixels."""
+
+    policy: Policy
+    canvas_h: int
+    canvas_w: int
+    slice_w: int  # the seam right of the references, or where upstream takes it to be; else 0
+    out_h: int
+    out_w: int
+    target: tuple[int, int, int, int] | None = None  # left, top, right, bottom; reference: None
+
+    @property
+    def tokens(self) -> int:
+        return (self.canvas_h // TOKEN_PX) * (self.canvas_w // TOKEN_PX)
+
+
+def normalise(pixels: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, H, W) float32 in [-1, 1]."""
+    return (torch.tensor(pixels).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+
+
+def split(edit_CHW: torch.Tensor, mask_1HW: torch.Tensor, use_change: bool) -> LCU:
+    """The canvas as one, or with its masked content in a part of its own."""
+    if not use_change:
+        return LCU(edit_CHW, mask_1HW, None)
+    return LCU(edit_CHW * (1 - mask_1HW), mask_1HW, edit_CHW * mask_1HW)
+
+
+def fit_budget(height: int, width: int, max_seq_len: int) -> tuple[int, int, float]:
+    """Height and width of a canvas in whole tokens, and the scale they come from.
+
+    The budget counts the whole canvas, references included; it never enlarges. Raises BadImage.
+    """
+    scale = min(1.0, math.sqrt(max_seq_len / ((height / TOKEN_PX) * (width / TOKEN_PX))))
+    canvas_h = int(height * scale) // TOKEN_PX * TOKEN_PX
+    canvas_w = int(width * scale) // TOKEN_PX * TOKEN_PX
+    if not canvas_h or not canvas_w:
+        raise BadImage(
+            f"accepted: a canvas of at least {TOKEN_PX}×{TOKEN_PX} px within "
+            f"{max_seq_len} tokens; given {width}×{height}"
+        )
+    return canvas_h, canvas_w, scale
+
+
+def resize(x_CHW: torch.Tensor, height: int, width: int, mode: str) -> torch.Tensor:
+    """`mode` is "nearest-exact" or "bilinear" (with antialias). Raises BadImage at zero size."""
+    if not height or not width:
+        raise BadImage(f"a reference shrinks to nothing: {width}×{height} px")
+    if x_CHW.shape[1:] == (height, width):
+        return x_CHW
+    smooth = {"antialias": True, "align_corners": False} if mode == "bilinear" else {}
+    return F.interpolate(x_CHW[None], size=(height, width), mode=mode, **smooth)[0]  # type: ignore[arg-type]
