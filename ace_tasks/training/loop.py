@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 # Of one step: the loss to descend, and numbers worth a curve.
-Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
+Loss = Callable[[int], tuple[Tensor, Mapping[str, float | Tensor]]]
 OnLog = Callable[[int, dict[str, float]], None]
 # The first worker's value, whatever the others give.
 Share = Callable[[dict[str, Any] | None], dict[str, Any] | None]
@@ -76,6 +76,7 @@ class Loop:
             betas=(0.9, 0.999),
             eps=1e-6,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
         average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(model, multi_avg_fn=average)
@@ -129,7 +130,8 @@ class Loop:
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
         self.step += 1
-        return {**numbers, "loss": value.item(), "lr": lr, "grad_norm": norm.item()}
+        told = {name: float(number) for name, number in numbers.items()}
+        return {**told, "loss": value.item(), "lr": lr, "grad_norm": norm.item()}
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -42,7 +42,7 @@ class SmallSettings(BaseModel):
     rope_axes: tuple[int, int, int] = (8, 28, 28)
     text_dim: int = 128
     text_layers: int = 2
-    text_tokens: int = 32
+    text_tokens: int = 24
     pooled_dim: int = 64
     seed: int = 2
 
