@@ -37,7 +37,7 @@ HOMES = {
     "transformers": {"ace_tasks/model/", "ace_tasks/training/"},
     "torch": {
         "ace_tasks/model/",
-        "ace_tasks/lcu.py",
+        "ace_tasks/lcu/",
         "ace_tasks/batching.py",
         "ace_tasks/replica.py",
         "ace_tasks/training/",
