@@ -1,7 +1,7 @@
 """Bytes ↔ pixels. The one room that decodes and encodes pictures.
 
 Pixels are numpy arrays of uint8: `rgb` is (H, W, 3), a mask or alpha channel (H, W), already
-turned upright by EXIF orientation. Pictures come from catalogs, so they are hostile until
+turned upright by EXIF orientation, in the space of the picture's own colour profile. Pictures come from catalogs, so they are hostile until
 decoded: format, size and pixel count are checked on the header, before any pixel is read.
 """
 
@@ -16,12 +16,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
+from ace_tasks import colour
 from ace_tasks.errors import BadImage
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
 
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
-_ACCEPTED_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}
+_ACCEPTED_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"}
 _PNG_LEVEL = 1  # 90 ms a megapixel against 213 ms at the default, some percent larger
 
 MEDIA_TYPES: dict[str, str] = {
@@ -40,7 +41,9 @@ class Picture:
     rgb: np.ndarray  # (H, W, 3) uint8
     alpha: np.ndarray | None  # (H, W) uint8; None when the file has no transparency
     format: ImageFormat
-    icc_profile: bytes | None
+    icc_profile: bytes | None  # of RGB data; None: sRGB
+    straight: np.ndarray | None = None  # with alpha: the colours as the file has them
+    converted: tuple[str, ...] = ()  # what of the file could not be kept as it was
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -63,11 +66,8 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> None:
         raise BadImage(f"accepted: a still picture; given an animation of {frames} frames")
     if image.mode not in _ACCEPTED_MODES:
         raise BadImage(
-            f"accepted: 8-bit grey, RGB or palette, with or without alpha; given mode {image.mode}"
+            f"accepted: grey, RGB or palette, with or without alpha, and CMYK; given {image.mode}"
         )
-    # Pillow cuts 16-bit colour to 8 bits without a word; the mode does not tell.
-    if isinstance(image, PngImageFile) and ";16" in str(image.tile[0].args):
-        raise BadImage("accepted: 8 bits a channel; given a PNG of 16")
 
 
 def decode(data: bytes, limits: ImageLimits) -> Picture:
@@ -79,19 +79,9 @@ def decode(data: bytes, limits: ImageLimits) -> Picture:
             warnings.simplefilter("ignore")  # Pillow warns of what we check ourselves
             with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
                 _check_header(image, limits)
+                deep = _is_deep(image)  # before loading, which forgets it
                 image.load()
-                icc_profile = _rgb_profile(image.info.get("icc_profile"))
-                format_ = "jpeg" if image.format == "MPO" else str(image.format).lower()
-                upright = ImageOps.exif_transpose(image)
-                has_alpha = upright.has_transparency_data
-                rgba = upright.convert("RGBA") if has_alpha else None
-                alpha = np.asarray(rgba.getchannel("A")) if rgba else None
-                if rgba:
-                    flat = Image.new("RGBA", rgba.size, "white")
-                    flat.alpha_composite(rgba)
-                    rgb = np.asarray(flat.convert("RGB"))
-                else:
-                    rgb = np.asarray(upright.convert("RGB"))
+                return _upright(image, deep)
     except (BadImage, MemoryError):  # short memory is no fault of the picture
         raise
     except Image.DecompressionBombError:  # Pillow's own limit, on the header as ours is
@@ -104,30 +94,76 @@ def decode(data: bytes, limits: ImageLimits) -> Picture:
     # ValueError …); all of them mean: no picture.
     except Exception as error:
         raise BadImage(f"damaged picture: {type(error).__name__}: {error}"[:200]) from None
-    return Picture(rgb=rgb, alpha=alpha, format=format_, icc_profile=icc_profile)  # type: ignore[arg-type]
 
 
-def _rgb_profile(profile: bytes | None) -> bytes | None:
-    """The profile if it is of RGB data, as our pixels are: a grey picture's would not fit them."""
-    return profile if profile and profile[16:20] == b"RGB " else None
+def _is_deep(image: Image.Image) -> bool:
+    """16 bits a channel. Pillow cuts colour to 8 when it loads it, and the mode does not tell."""
+    return image.mode == "I;16" or (
+        isinstance(image, PngImageFile) and ";16" in str(image.tile[0].args)
+    )
+
+
+def _upright(image: Image.Image, deep: bool) -> Picture:
+    """A loaded file → its pixels."""
+    profile = image.info.get("icc_profile")
+    format_ = "jpeg" if image.format == "MPO" else str(image.format).lower()
+    converted = ["16 bits a channel to 8"] if deep else []
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "I;16":
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if upright.mode == "CMYK":
+        upright = colour.cmyk_to_srgb(upright, profile)
+        converted.append("CMYK to sRGB")
+    usable = colour.usable(profile)
+    if profile and profile[16:20] == b"RGB " and not usable:
+        converted.append("a colour profile that cannot be used, to none")
+    alpha = straight = None
+    if upright.has_transparency_data:
+        rgba = np.asarray(upright.convert("RGBA"))
+        straight, alpha = rgba[..., :3], rgba[..., 3]
+        rgb = on_white(straight, alpha)
+    else:
+        rgb = np.asarray(upright.convert("RGB"))
+    return Picture(
+        rgb=rgb,
+        alpha=alpha,
+        format=format_,  # type: ignore[arg-type]
+        icc_profile=profile if usable else None,
+        straight=straight,
+        converted=tuple(converted),
+    )
+
+
+def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Straight colours (H, W, 3) and alpha (H, W) → the colours seen on white."""
+    seen = Image.new("RGBA", (rgb.shape[1], rgb.shape[0]), "white")
+    seen.alpha_composite(Image.fromarray(np.dstack([rgb, alpha])))
+    return np.asarray(seen.convert("RGB"))
 
 
 def encode(
-    rgb: np.ndarray, format_: ImageFormat, quality: int, icc_profile: bytes | None = None
+    rgb: np.ndarray,
+    format_: ImageFormat,
+    quality: int,
+    icc_profile: bytes | None = None,
+    alpha: np.ndarray | None = None,
 ) -> bytes:
     """(H, W, 3) uint8 → file. PNG and WebP are lossless; `quality` is JPEG's and AVIF's.
 
-    Raises BadImage for a picture the format cannot hold, such as WebP above 16383 px.
+    `alpha` (H, W) uint8 is for formats that have it; see `has_alpha`. Raises BadImage for a
+    picture the format cannot hold, such as WebP above 16383 px.
     """
     options: dict[str, object] = {
         "png": {"compress_level": _PNG_LEVEL},
-        "webp": {"lossless": True, "quality": 0, "method": 0},
+        "webp": {"lossless": True, "quality": 0, "method": 0, "exact": True},
         "jpeg": {"quality": quality, "subsampling": 0},
         "avif": {"quality": quality},
     }[format_]  # type: ignore[assignment]
     out = io.BytesIO()
+    pixels = rgb if alpha is None else np.dstack([rgb, alpha])
     try:
-        Image.fromarray(rgb).save(out, format=format_.upper(), icc_profile=icc_profile, **options)
+        image = Image.fromarray(pixels)
+        image.save(out, format=format_.upper(), icc_profile=icc_profile, **options)
     except (OSError, ValueError, RuntimeError) as error:
         height, width = rgb.shape[:2]
         raise BadImage(
@@ -136,11 +172,22 @@ def encode(
     return out.getvalue()
 
 
-def pixels_sha256(rgb: np.ndarray) -> str:
+def has_alpha(format_: ImageFormat) -> bool:
+    return format_ != "jpeg"
+
+
+def is_lossless(format_: ImageFormat) -> bool:
+    return format_ in {"png", "webp"}
+
+
+def pixels_sha256(rgb: np.ndarray, alpha: np.ndarray | None = None) -> str:
     """Hash of size and pixels, whatever file they are wrapped in."""
     height, width = rgb.shape[:2]
-    digest = hashlib.sha256(f"RGB {width} {height}\n".encode())
-    digest.update(np.ascontiguousarray(rgb).data)
+    mode = "RGB" if alpha is None else "RGBA"
+    digest = hashlib.sha256(f"{mode} {width} {height}\n".encode())
+    for plane in (rgb, alpha):
+        if plane is not None:
+            digest.update(np.ascontiguousarray(plane).data)
     return digest.hexdigest()
 
 

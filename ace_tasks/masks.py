@@ -13,9 +13,8 @@ from PIL import Image, ImageDraw
 
 from ace_tasks.errors import BadMask
 from ace_tasks.images import Picture
+from ace_tasks.paste import THRESHOLD
 from ace_tasks.specs import Box, Ellipse, Polygon, Shape
-
-THRESHOLD = 128  # strictly above it is repainted (ACE_SPEC 2.3)
 
 
 def build(

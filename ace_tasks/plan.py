@@ -30,8 +30,10 @@ from ace_tasks.errors import (
 )
 from ace_tasks.provenance import Failure, failure_key, listed_item_ids, record_key
 from ace_tasks.specs import (
+    DEFAULT_PIXELS,
     PIXELS_VERSION,
     ModelIdentity,
+    PixelSettings,
     Source,
     Sources,
     WorkItem,
@@ -99,10 +101,11 @@ def build_plan(
     store: Store,
     plan_path: Path,
     rejects_path: Path,
+    pixels: PixelSettings = DEFAULT_PIXELS,
 ) -> None:
     """Identify every spec; write the sorted plan, and the rejects as JSON lines.
 
-    The plan remembers the model and the pixels' version it was made for: see `fits`.
+    The plan remembers the model, the settings and the pixels' version it was made for: see `fits`.
 
     Raises CatalogError when there is no row at all, StoreUnavailable when sources cannot be
     identified because the store is away.
@@ -112,20 +115,20 @@ def build_plan(
         rejects_path.open("w", encoding="utf-8") as out,
     ):
         rows = _Scratch(Path(scratch) / "plan.sqlite")
-        for each in _identified(specs, model, store):
+        for each in _identified(specs, model, store, pixels):
             reject = each if isinstance(each, Reject) else rows.add(*each)
             if reject:
                 out.write(reject.to_json() + "\n")
         if not rows.count and not out.tell():
             raise CatalogError("the catalog has no rows")
-        _write_plan(rows, plan_path, model)
+        _write_plan(rows, plan_path, _made_for(model, pixels))
 
 
-def fits(plan_path: Path, model: ModelIdentity) -> bool:
-    """Whether a plan was made for this model by code that makes the same pixels."""
+def fits(plan_path: Path, model: ModelIdentity, pixels: PixelSettings = DEFAULT_PIXELS) -> bool:
+    """Whether a plan was made for this model and settings, by code that makes the same pixels."""
     with pyarrow.parquet.ParquetFile(plan_path) as parquet:
         metadata = parquet.schema_arrow.metadata or {}
-    return bool(metadata.get(_MADE_FOR) == _made_for(model))
+    return bool(metadata.get(_MADE_FOR) == _made_for(model, pixels))
 
 
 def count(plan_path: Path, rejects_path: Path) -> PlanCounts:
@@ -263,6 +266,7 @@ def _identified(
     specs: Iterable[tuple[int, Spec, dict[str, Any]] | Reject],
     model: ModelIdentity,
     store: Store,
+    pixels: PixelSettings,
 ) -> Iterator[tuple[WorkItem, dict[str, Any]] | Reject]:
     """Work items in catalog order, their sources asked for in parallel, a window at a time."""
     heads = _Heads(store)
@@ -272,7 +276,7 @@ def _identified(
     ) -> tuple[WorkItem, dict[str, Any]] | Reject:
         try:
             check_available(spec)
-            return work_item(line, spec, heads.sources(spec), model), cells
+            return work_item(line, spec, heads.sources(spec), model, pixels), cells
         except BadRow as error:
             return Reject(line, error.field, str(error), cells)
 
@@ -355,12 +359,13 @@ def _sort_key(item: WorkItem) -> str:
     )
 
 
-def _made_for(model: ModelIdentity) -> bytes:
-    return canonical_json({"pixels_version": PIXELS_VERSION, "model": model.model_dump()})
+def _made_for(model: ModelIdentity, pixels: PixelSettings) -> bytes:
+    content = {"model": model.model_dump(), "pixels": pixels.model_dump()}
+    return canonical_json({"pixels_version": PIXELS_VERSION, **content})
 
 
-def _write_plan(rows: _Scratch, path: Path, model: ModelIdentity) -> None:
-    schema = SCHEMA.with_metadata({_MADE_FOR: _made_for(model)})
+def _write_plan(rows: _Scratch, path: Path, made_for: bytes) -> None:
+    schema = SCHEMA.with_metadata({_MADE_FOR: made_for})
     with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         ordered = enumerate(rows.in_order())
         while chunk := list(islice(ordered, _BATCH_ROWS)):

@@ -136,6 +136,7 @@ class SourceRecord(_Stored):
     sha256: str
     size_bytes: int
     size_px: tuple[int, int] = Field(description="(width, height), upright.")
+    converted: tuple[str, ...] = Field((), description="What could not be kept as it was.")
 
 
 class SourcesRecord(_Stored):
@@ -151,6 +152,7 @@ class OutputRecord(_Stored):
     size_px: tuple[int, int]
     size_bytes: int
     format: str
+    lossless: bool = Field(False, description="Whether the file holds these very pixels.")
 
 
 class ModelRecord(_Stored):
@@ -175,6 +177,21 @@ class SamplingRecord(_Stored):
     canvas_px: tuple[int, int] = Field(description="(width, height), references included.")
     tokens: int
     batch_size: int = Field(1, description="Items that shared the passes of the transformer.")
+
+
+class PasteRecord(_Stored):
+    """How much of the original is in a picture of which a part was repainted. Levels of 0-255,
+    before the file format's own loss."""
+
+    window_px: tuple[int, int, int, int] = Field(
+        description="What the model saw of the picture: left, top, right, bottom."
+    )
+    feather_px: int = Field(description="Beyond it, outside the mask, nothing differs at all.")
+    outside_max: int = Field(description="Largest difference outside the mask.")
+    outside_mean: float = Field(description="Over all pixels outside the mask.")
+    model_outside_mean: float = Field(
+        description="Of the model's own answer in its window, had it been taken whole."
+    )
 
 
 class RunRecord(_Stored):
@@ -202,6 +219,7 @@ class Record(_Stored):
     output: OutputRecord
     model: ModelRecord
     sampling: SamplingRecord
+    paste: PasteRecord | None = None
     run: RunRecord
     timings_s: dict[str, float] = Field(description="Seconds by phase.")
 

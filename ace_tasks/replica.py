@@ -21,10 +21,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
-from ace_tasks import __version__, images, lcu, masks
+from ace_tasks import __version__, images, pixels
 from ace_tasks.batching import Batcher
 from ace_tasks.errors import (
     BadImage,
@@ -50,12 +49,14 @@ from ace_tasks.images import Picture
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
+from ace_tasks.pixels import Finished, Pictures, Prepared
 from ace_tasks.provenance import (
     Done,
     Failed,
     ModelRecord,
     Outcome,
     OutputRecord,
+    PasteRecord,
     Record,
     RunRecord,
     SamplingRecord,
@@ -100,16 +101,6 @@ class Progress:
         past = sum(seconds for phase, seconds in timings.items() if phase != WAITING)
         at_work = self.running and self.phase != WAITING
         return past + (time.monotonic() - self.since if at_work else 0)
-
-
-@dataclass(frozen=True, eq=False)
-class Fetched:
-    """The decoded inputs of an item, and what the record will say of them."""
-
-    image: Picture | None
-    mask: Picture | None
-    references: tuple[Picture, ...]
-    record: SourcesRecord
 
 
 class Replica:
@@ -192,13 +183,13 @@ class Replica:
         started = time.monotonic()
         self._check_cancelled()
         with progress.in_phase("fetch"):
-            fetched = self._fetch(item)
-        with progress.in_phase("build"):
-            model_inputs, geometry = self._build(item.resolved, fetched)
+            pictures, sources = self._fetch(item)
         resolved = item.resolved
+        with progress.in_phase("build"):
+            prepared = pixels.prepare(resolved, pictures, use_change=self.variant.route == "fft")
         ticket = self._gpu.submit(
             Job(
-                model_inputs,
+                prepared.unit,
                 resolved.prompt,
                 seed=resolved.seed,
                 steps=resolved.steps,
@@ -216,21 +207,12 @@ class Replica:
         # What this item cost the GPU, so that the sum over items is the time it was busy.
         progress.timings_s["generate"] = round(ticket.gpu_s, 4)
         with progress.in_phase("encode"):
-            pixels = lcu.restore(canvas, geometry)
-            format_, data = self._encode(item.resolved, fetched, pixels)
+            finished = pixels.finish(resolved, pictures, prepared, canvas)
+            format_, data = _encode(resolved, pictures, finished)
         with progress.in_phase("publish"):
-            sha256 = hashlib.sha256(data).hexdigest()
-            key = image_key(item.row_id, item.item_id, sha256, images.EXTENSIONS[format_])
-            output = OutputRecord(
-                uri=join_uri(self.settings.output_uri, key),
-                sha256=sha256,
-                pixels_sha256=images.pixels_sha256(pixels),
-                size_px=(pixels.shape[1], pixels.shape[0]),
-                size_bytes=len(data),
-                format=format_,
-            )
+            output = self._output_record(item, finished, format_, data)
             record = self._record(
-                item, shard, fetched, geometry, output, progress, ticket.shared_by
+                item, shard, sources, prepared, finished, output, progress, ticket.shared_by
             )
             published = self._publish(record, data)
         ours = published.run.attempt == record.run.attempt
@@ -243,20 +225,16 @@ class Replica:
             published_by_us=ours,
         )
 
-    def _fetch(self, item: WorkItem) -> Fetched:
+    def _fetch(self, item: WorkItem) -> tuple[Pictures, SourcesRecord]:
         sources = item.sources
         image, image_record = self._fetch_one(sources.image) if sources.image else (None, None)
         mask, mask_record = self._fetch_one(sources.mask) if sources.mask else (None, None)
         references = [self._fetch_one(each) for each in sources.reference]
-        return Fetched(
-            image=image,
-            mask=mask,
-            references=tuple(picture for picture, _ in references),
-            record=SourcesRecord(
-                image=image_record,
-                mask=mask_record,
-                reference=tuple(record for _, record in references),
-            ),
+        pictures = Pictures(image, mask, tuple(picture for picture, _ in references))
+        return pictures, SourcesRecord(
+            image=image_record,
+            mask=mask_record,
+            reference=tuple(record for _, record in references),
         )
 
     def _fetch_one(self, source: Source) -> tuple[Picture, SourceRecord]:
@@ -287,58 +265,46 @@ class Replica:
             sha256=sha256,
             size_bytes=len(data),
             size_px=picture.size_px,
+            converted=picture.converted,
         )
         return picture, record
 
-    def _build(self, resolved: Resolved, fetched: Fetched) -> tuple[lcu.LCU, lcu.Geometry]:
-        mask: np.ndarray | None = None
-        if fetched.image is not None:
-            mask = masks.build(resolved.mask, fetched.image, fetched.mask)
-        return lcu.build(
-            lcu.Inputs(
-                image=fetched.image.rgb if fetched.image else None,
-                mask=mask,
-                references=tuple(each.rgb for each in fetched.references),
-                width=resolved.width or 0,
-                height=resolved.height or 0,
-                max_seq_len=resolved.max_seq_len,
-                repainting_scale=resolved.repainting_scale,
-                keep_pixels_rate=resolved.keep_pixels_rate,
-                use_change=self.variant.route == "fft",
-            )
-        )
-
-    def _encode(
-        self, resolved: Resolved, fetched: Fetched, pixels: np.ndarray
-    ) -> tuple[ImageFormat, bytes]:
-        format_: ImageFormat
-        if resolved.format == "source":
-            assert fetched.image is not None  # `resolve` gives PNG where there is no source
-            format_ = fetched.image.format
-        else:
-            format_ = resolved.format
-        profile = fetched.image.icc_profile if fetched.image else None
-        return format_, images.encode(pixels, format_, resolved.quality, profile)
-
     # ------------------------------------------------------------ publishing
+
+    def _output_record(
+        self, item: WorkItem, finished: Finished, format_: ImageFormat, data: bytes
+    ) -> OutputRecord:
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = image_key(item.row_id, item.item_id, sha256, images.EXTENSIONS[format_])
+        height, width = finished.rgb.shape[:2]
+        return OutputRecord(
+            uri=join_uri(self.settings.output_uri, key),
+            sha256=sha256,
+            pixels_sha256=images.pixels_sha256(finished.rgb, finished.alpha),
+            size_px=(width, height),
+            size_bytes=len(data),
+            format=format_,
+            lossless=images.is_lossless(format_),
+        )
 
     def _record(
         self,
         item: WorkItem,
         shard: int,
-        fetched: Fetched,
-        geometry: lcu.Geometry,
+        sources: SourcesRecord,
+        prepared: Prepared,
+        finished: Finished,
         output: OutputRecord,
         progress: Progress,
         batch_size: int,
     ) -> Record:
-        resolved, identity = item.resolved, self._identity
+        resolved, identity, geometry = item.resolved, self._identity, prepared.geometry
         return Record(
             row_id=item.row_id,
             item_id=item.item_id,
             spec=item.spec.model_dump(mode="json", exclude_none=True),
             resolved=resolved.model_dump(mode="json"),
-            sources=fetched.record,
+            sources=sources,
             output=output,
             model=ModelRecord(
                 variant=identity.variant,
@@ -360,6 +326,7 @@ class Replica:
                 tokens=geometry.tokens,
                 batch_size=batch_size,
             ),
+            paste=_paste_record(prepared, finished),
             run=RunRecord(
                 run_id=self.run_id,
                 shard=shard,
@@ -399,3 +366,31 @@ class Replica:
         )
         write_failure(self._output, self.settings.output_uri, item, failed, self.run_id)
         return failed
+
+
+def _encode(
+    resolved: Resolved, pictures: Pictures, finished: Finished
+) -> tuple[ImageFormat, bytes]:
+    format_: ImageFormat
+    if resolved.format == "source":
+        assert pictures.image is not None  # `resolve` gives PNG where there is no source
+        format_ = pictures.image.format
+    else:
+        format_ = resolved.format
+    rgb, alpha = finished.rgb, finished.alpha
+    if alpha is not None and not images.has_alpha(format_):
+        rgb, alpha = images.on_white(rgb, alpha), None
+    return format_, images.encode(rgb, format_, resolved.quality, finished.icc_profile, alpha)
+
+
+def _paste_record(prepared: Prepared, finished: Finished) -> PasteRecord | None:
+    window, difference = prepared.window, finished.difference
+    if window is None or difference is None:
+        return None
+    return PasteRecord(
+        window_px=(window.left, window.top, window.right, window.bottom),
+        feather_px=prepared.feather_px,
+        outside_max=difference.outside_max,
+        outside_mean=difference.outside_mean,
+        model_outside_mean=difference.model_outside_mean,
+    )

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from ace_tasks.errors import BrokenRun, SettingsError
 from ace_tasks.provenance import Done, Failed, record_key
-from ace_tasks.specs import WorkItem
+from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, WorkItem
 
 Status = Literal["done", "done_before", "failed", "failed_before", "rejected"]
 FAILED_STATUSES = frozenset({"failed", "failed_before", "rejected"})
@@ -199,6 +199,7 @@ class Summary(BaseModel):
     catalog: str
     output: str
     variant: str
+    pixels: PixelSettings = DEFAULT_PIXELS
     started_at: datetime
     ended_at: datetime
     rows: int = Field(description="Rows of the catalog, rejects included.")

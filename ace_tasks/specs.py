@@ -31,7 +31,8 @@ from pydantic import (
 from ace_tasks.errors import BadRow
 
 # Raise by hand whenever a change of code changes published pixels: every item becomes a new one.
-PIXELS_VERSION = 2  # 2: special tokens, cleaned prompts, guidance in float32
+# 2: special tokens, cleaned prompts, guidance in float32; 3: paste-back, alpha and profile kept.
+PIXELS_VERSION = 3
 
 MAX_SEED = 2**32 - 1
 MAX_URI_CHARS = 2048
@@ -397,6 +398,38 @@ class ModelIdentity(Frozen):
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
 
+class PasteSettings(Frozen):
+    """How a model's answer comes back into the picture it repaints a part of."""
+
+    feather_px: int = Field(
+        8, ge=0, le=256, description="Width of the blend outside the mask, as the model sees it."
+    )
+    crop_to_mask: bool = Field(
+        True,
+        description="Show the model a window round a mask that is small in a large picture.",
+    )
+    context: float = Field(
+        0.5, ge=0, le=4, description="Margin of such a window, in sides of the mask."
+    )
+    min_gain: float = Field(
+        1.25, ge=1, description="How much sharper a window must be to be worth less context."
+    )
+
+
+class PixelSettings(Frozen):
+    """What a run decides for all its rows."""
+
+    geometry: Literal["catalog", "reference"] = Field(
+        "catalog",
+        description="catalog: sizes are kept, what is outside a mask stays. reference: as ACE++'s "
+        "own code does it.",
+    )
+    paste: PasteSettings = PasteSettings()
+
+
+DEFAULT_PIXELS = PixelSettings()
+
+
 class Resolved(Frozen):
     """Every setting that can change a published pixel or its encoding, defaults filled in."""
 
@@ -406,7 +439,8 @@ class Resolved(Frozen):
     control: Control
     repainting_scale: float
     keep_pixels_rate: float | None
-    geometry: Literal["reference"]
+    geometry: Literal["catalog", "reference"]
+    paste: PasteSettings | None = Field(description="None: the model's answer is taken whole.")
     width: int | None
     height: int | None
     sampler: Literal["flow_match_euler"] = "flow_match_euler"
@@ -483,7 +517,10 @@ def canonical_json(value: Any) -> bytes:
 
 
 def resolve(
-    spec: Fill | Edit | Reference | TryOn, sources: Sources, model: ModelIdentity
+    spec: Fill | Edit | Reference | TryOn,
+    sources: Sources,
+    model: ModelIdentity,
+    pixels: PixelSettings = DEFAULT_PIXELS,
 ) -> Resolved:
     """Fill in every default. Raises BadRow when the model has not what the row asks for."""
     mask = getattr(spec, "mask", None)
@@ -497,7 +534,8 @@ def resolve(
         "keep_pixels_rate": _KEEP_PIXELS_RATE
         if sources.reference and model.route == "fft"
         else None,
-        "geometry": "reference",
+        "geometry": pixels.geometry,
+        "paste": pixels.paste if mask is not None and pixels.geometry == "catalog" else None,
         "width": (spec.width or model.width_px) if isinstance(spec, Reference) else None,
         "height": (spec.height or model.height_px) if isinstance(spec, Reference) else None,
         "steps": spec.steps or model.steps,
@@ -522,8 +560,10 @@ def _identities(sources: Sources) -> dict[str, Any]:
 
 
 def _derived_seed(settings: dict[str, Any], sources: Sources) -> int:
-    mask = settings["mask"]
-    content = settings | {"mask": mask.model_dump() if isinstance(mask, BaseModel) else mask}
+    content = {
+        key: value.model_dump() if isinstance(value, BaseModel) else value
+        for key, value in settings.items()
+    }
     digest = hashlib.sha256(canonical_json([content, _identities(sources)])).digest()
     return int.from_bytes(digest[:4], "big")
 
@@ -541,10 +581,14 @@ def item_id(resolved: Resolved, sources: Sources, model: ModelIdentity) -> str:
 
 
 def work_item(
-    line: int, spec: Fill | Edit | Reference | TryOn, sources: Sources, model: ModelIdentity
+    line: int,
+    spec: Fill | Edit | Reference | TryOn,
+    sources: Sources,
+    model: ModelIdentity,
+    pixels: PixelSettings = DEFAULT_PIXELS,
 ) -> WorkItem:
     """Resolve a spec and identify it. Raises BadRow."""
-    resolved = resolve(spec, sources, model)
+    resolved = resolve(spec, sources, model, pixels)
     return WorkItem(
         item_id=item_id(resolved, sources, model),
         line=line,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from ace_tasks.specs import PasteSettings, PixelSettings
 from flows.edit import MAX_SHARD_THREADS, edit_items
 from flows.finish import finish_run
 from flows.run import open_run, plan_catalog, untracked
+
+_PASTE = PasteSettings()
 
 
 @flow(
@@ -29,6 +32,19 @@ def edit_catalog(
     variant: Annotated[
         str, Field(description="The model variant, such as toy, or the place of a variant.json.")
     ],
+    geometry: Annotated[
+        Literal["catalog", "reference"],
+        Field(
+            description="catalog: sizes are kept, and all outside a mask. reference: as ACE++'s "
+            "own code does it."
+        ),
+    ] = "catalog",
+    feather_px: Annotated[
+        int, Field(ge=0, le=256, description="Width of the blend at a mask's edge.")
+    ] = _PASTE.feather_px,
+    crop_to_mask: Annotated[
+        bool, Field(description="Work on a window where the mask is small in a large picture.")
+    ] = _PASTE.crop_to_mask,
     strict: Annotated[
         bool, Field(description="Stop before any GPU work if a row is no valid spec.")
     ] = False,
@@ -61,6 +77,10 @@ def edit_catalog(
         catalog,
         output,
         variant,
+        PixelSettings(
+            geometry=geometry,
+            paste=PasteSettings(feather_px=feather_px, crop_to_mask=crop_to_mask),
+        ),
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:

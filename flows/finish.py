@@ -59,6 +59,7 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         catalog=run.catalog,
         output=run.output,
         variant=run.variant_name,
+        pixels=run.pixels,
         started_at=run.started_at,
         ended_at=ended_at,
         rows=planned.rows,

@@ -56,7 +56,7 @@ def retry_failed(
         Field(description="Go on with a store that ignores If-None-Match; runs may then collide."),
     ] = False,
 ) -> State[Any]:
-    """Edit again what failed in an earlier run, with its catalog's rules and its variant.
+    """Edit again what failed in an earlier run, with its catalog's rules, variant and settings.
 
     Rejected rows are not among them: they need their catalog mended.
     """
@@ -65,6 +65,7 @@ def retry_failed(
         summary.catalog,
         output,
         summary.variant,
+        summary.pixels,
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:

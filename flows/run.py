@@ -26,7 +26,7 @@ from ace_tasks.model.sources import check_license, for_replicas, identify, open_
 from ace_tasks.model.variants import Variant
 from ace_tasks.plan import PlanCounts, PlannedRow
 from ace_tasks.settings import Environment, WeightsSettings, read_environment
-from ace_tasks.specs import ModelIdentity, check_uri
+from ace_tasks.specs import DEFAULT_PIXELS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
 from flows.progress import publish_rejects
 
@@ -49,6 +49,7 @@ class Run:
     variant_name: str  # its name, or its place
     variant: Variant
     model: ModelIdentity
+    pixels: PixelSettings
     weights: WeightsSettings
     environment: Environment
     sources: Store
@@ -68,6 +69,7 @@ def open_run(
     catalog: str,
     output: str,
     variant: str,
+    pixels: PixelSettings = DEFAULT_PIXELS,
     *,
     accept_license: bool,
     allow_unguarded_writes: bool,
@@ -96,6 +98,7 @@ def open_run(
             variant_name=found.home or found.name,
             variant=found,
             model=identify(found, weights),
+            pixels=pixels,
             weights=weights,
             environment=environment,
             sources=sources,
@@ -131,10 +134,10 @@ def plan_catalog(run: Run, strict: bool, retry_failures: bool, file: Path | None
     path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
     model = run.model
     # A retried run keeps its plan, unless the code that would carry it out makes other pixels.
-    if not (_reload_plan(run, path, rejects_path) and plan.fits(path, model)):
+    if not (_reload_plan(run, path, rejects_path) and plan.fits(path, model, run.pixels)):
         with nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows:
             specs = to_specs(read_rows(rows), run.catalog, run.environment.allowed_buckets)
-            plan.build_plan(specs, model, run.sources, path, rejects_path)
+            plan.build_plan(specs, model, run.sources, path, rejects_path, run.pixels)
         run.upload(rejects_path, provenance.rejects_key(run.run_id), "application/x-ndjson")
         run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     counts = plan.count(path, rejects_path)

@@ -17,6 +17,7 @@ from ace_tasks.specs import (
     MAX_SEED,
     TASKS,
     ModelIdentity,
+    PasteSettings,
     Resolved,
     Source,
     Sources,
@@ -324,7 +325,7 @@ def test_a_default_written_out_is_the_same_item(
 
 def test_the_id_of_one_request_is_pinned() -> None:
     """If it moves without PIXELS_VERSION, every catalog ever edited is edited again."""
-    assert item(FILL).item_id == "7b71854f9ae04686bad18660dd06eef34ec7c4828b21c06512ec18a8790bbdf2"
+    assert item(FILL).item_id == "d1fe6f241b69604e06df7878d3490e8e46e45d88da9dc7f6c9915698c36673a3"
 
 
 OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for it
@@ -335,6 +336,7 @@ OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for 
     "repainting_scale": 0.25,
     "keep_pixels_rate": 0.7,
     "geometry": "other",
+    "paste": PasteSettings(feather_px=9),
     "width": 640,
     "height": 640,
     "sampler": "other",

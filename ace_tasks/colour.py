@@ -1,0 +1,69 @@
+"""ICC profiles: a model knows sRGB only, a picture keeps the profile it came with.
+
+Through LittleCMS, as Pillow ships it: relative colorimetric with black point compensation, the
+usual choice for pictures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from ace_tasks.errors import BadImage
+
+_INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
+
+
+def usable(profile: bytes | None) -> bool:
+    """Whether it is a profile of RGB data, as our pixels are, and whole."""
+    if not profile or profile[16:20] != b"RGB ":
+        return False
+    try:
+        _transform(profile, "to", "RGB")
+        _transform(profile, "from", "RGB")
+    except BadImage:
+        return False
+    return True
+
+
+def to_srgb(rgb: np.ndarray, profile: bytes | None) -> np.ndarray:
+    """(H, W, 3) uint8 in a profile's space → sRGB. None: it is sRGB. Raises BadImage."""
+    return rgb if profile is None else _apply(_transform(profile, "to", "RGB"), rgb)
+
+
+def from_srgb(rgb: np.ndarray, profile: bytes | None) -> np.ndarray:
+    """(H, W, 3) uint8 in sRGB → a profile's space. Raises BadImage."""
+    return rgb if profile is None else _apply(_transform(profile, "from", "RGB"), rgb)
+
+
+def cmyk_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """A CMYK picture → sRGB, by its profile if it has one that can be used."""
+    if profile and profile[16:20] == b"CMYK":
+        with contextlib.suppress(BadImage):
+            converted = ImageCms.applyTransform(image, _transform(profile, "to", "CMYK"))
+            assert converted is not None
+            return converted
+    return image.convert("RGB")
+
+
+def _apply(transform: ImageCms.ImageCmsTransform, rgb: np.ndarray) -> np.ndarray:
+    converted = ImageCms.applyTransform(Image.fromarray(rgb), transform)
+    assert converted is not None
+    return np.asarray(converted)
+
+
+@functools.lru_cache(maxsize=32)  # one camera, one profile: a catalog has few
+def _transform(profile: bytes, way: str, mode: str) -> ImageCms.ImageCmsTransform:
+    try:
+        theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        ends = (theirs, srgb, mode, "RGB") if way == "to" else (srgb, theirs, "RGB", mode)
+        return ImageCms.buildTransform(
+            *ends, renderingIntent=_INTENT, flags=ImageCms.Flags.BLACKPOINTCOMPENSATION
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise BadImage(f"its colour profile cannot be used: {error}"[:200]) from None

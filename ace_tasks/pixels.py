@@ -1,0 +1,150 @@
+"""The pixels of one item, before the model and after it: pictures → canvas → finished picture.
+
+Pure: no store, no Ray, no model. `prepare` on the way in, `finish` on the way out.
+
+    picture → window → sRGB → canvas … canvas → window → picture's profile → paste → alpha
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ace_tasks import colour, lcu, masks, paste
+from ace_tasks.images import Picture
+from ace_tasks.lcu.catalog import lay_out
+from ace_tasks.paste import Difference, Window
+from ace_tasks.specs import Resolved
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """An item's decoded sources."""
+
+    image: Picture | None
+    mask: Picture | None
+    references: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the model sees of an item, and how its answer goes back into the picture."""
+
+    unit: lcu.LCU
+    geometry: lcu.Geometry
+    window: Window | None  # None: there is no picture to go back into
+    mask: np.ndarray | None  # (H, W) uint8 of the whole picture
+    feather_px: int = 0  # in the picture's own pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """An item's picture, in the colour space of its source."""
+
+    rgb: np.ndarray  # (H, W, 3) uint8
+    alpha: np.ndarray | None  # (H, W) uint8
+    icc_profile: bytes | None
+    difference: Difference | None  # of a picture that was repainted in a part
+
+
+def prepare(resolved: Resolved, pictures: Pictures, *, use_change: bool) -> Prepared:
+    """Raises BadImage and BadMask."""
+    references = tuple(colour.to_srgb(each.rgb, each.icc_profile) for each in pictures.references)
+    image, mask, window, feather_px = pictures.image, None, None, 0
+    shown = shown_mask = None
+    if image is not None:
+        mask = masks.build(resolved.mask, image, pictures.mask)
+        window = paste.whole(*image.size_px)
+        if mask is not None and resolved.paste:
+            window, feather_px = _window(resolved, mask, references)
+        shown = colour.to_srgb(window.cut(image.rgb), image.icc_profile)
+        shown_mask = None if mask is None else window.cut(mask)
+    unit, geometry = lcu.build(
+        lcu.Inputs(
+            image=shown,
+            mask=shown_mask,
+            references=references,
+            width=resolved.width or 0,
+            height=resolved.height or 0,
+            max_seq_len=resolved.max_seq_len,
+            repainting_scale=resolved.repainting_scale,
+            keep_pixels_rate=resolved.keep_pixels_rate,
+            use_change=use_change,
+            policy=resolved.geometry,
+        )
+    )
+    return Prepared(unit, geometry, window, mask, feather_px)
+
+
+def finish(
+    resolved: Resolved, pictures: Pictures, prepared: Prepared, canvas: np.ndarray
+) -> Finished:
+    """The model's canvas (H, W, 3) uint8 → the picture to publish. Raises BadImage."""
+    made = lcu.restore(canvas, prepared.geometry)
+    image = pictures.image
+    if image is None:
+        return Finished(made, None, None, None)
+    made = colour.from_srgb(made, image.icc_profile)
+    if made.shape != image.rgb.shape and prepared.window == paste.whole(*image.size_px):
+        # Policy `reference` gives back another size, which the source's alpha would not fit.
+        return Finished(made, None, image.icc_profile, None)
+    window, mask = prepared.window, prepared.mask
+    assert window is not None
+    if resolved.paste is None or mask is None:
+        alpha, rgb = image.alpha, made
+        if alpha is not None and image.straight is not None:
+            rgb = _unflattened(made, alpha)
+        return Finished(rgb, alpha, image.icc_profile, None)
+    return _pasted(resolved, image, window, mask, prepared.feather_px, made)
+
+
+def _window(
+    resolved: Resolved, mask: np.ndarray, references: tuple[np.ndarray, ...]
+) -> tuple[Window, int]:
+    assert resolved.paste is not None
+    beside = [(each.shape[1], each.shape[0]) for each in references]
+
+    def scale_of(size: tuple[int, int]) -> float:
+        return lay_out(size, beside, resolved.max_seq_len, resolved.keep_pixels_rate).scale
+
+    window = paste.choose_window(mask, scale_of, resolved.paste)
+    return window, paste.feather_at(resolved.paste, scale_of(window.size))
+
+
+def _pasted(
+    resolved: Resolved,
+    image: Picture,
+    window: Window,
+    mask: np.ndarray,
+    feather_px: int,
+    made: np.ndarray,
+) -> Finished:
+    """The original, and in the window's mask and feather the model's answer."""
+    weights = paste.feathered(window.cut(mask), feather_px)
+    original = window.cut(image.rgb)
+    blended = paste.blend(original, made, weights)
+    outside = mask.size - int((mask > paste.THRESHOLD).sum())
+    difference = paste.difference(original, blended, made, window.cut(mask), outside)
+    if image.alpha is None:
+        rgb = image.rgb.copy()
+        window.cut(rgb)[:] = blended
+        return Finished(rgb, None, image.icc_profile, difference)
+    # What is transparent stays so, unless it was the very thing to be painted.
+    assert image.straight is not None
+    alpha, rgb = image.alpha.copy(), image.straight.copy()
+    if resolved.mask == "alpha":
+        painted = np.round(255 * weights).astype(np.uint8)
+        window.cut(alpha)[:] = np.maximum(window.cut(alpha), painted)
+    touched = weights > 0
+    window.cut(rgb)[touched] = _unflattened(blended, window.cut(alpha))[touched]
+    return Finished(rgb, alpha, image.icc_profile, difference)
+
+
+def _unflattened(flat: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours as seen on white → those that, at this alpha, are seen so on white."""
+    opacity = np.maximum(alpha, 1)[..., None].astype(np.float32) / 255
+    straight = 255 - (255 - flat.astype(np.float32)) / opacity
+    return np.where(alpha[..., None] > 0, np.clip(np.round(straight), 0, 255), flat).astype(
+        np.uint8
+    )

@@ -1,0 +1,242 @@
+"""One item's pixels, before the model and after it, on every kind of picture a catalog holds.
+
+If these break, catalogs lose colour profiles, orientation or transparency, or change where nobody
+asked for it.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from ace_tasks import colour, images, pixels
+from ace_tasks.images import Picture
+from ace_tasks.model.variants import find_variant
+from ace_tasks.pixels import Finished, Pictures, Prepared
+from ace_tasks.settings import ImageLimits
+from ace_tasks.specs import PixelSettings, Resolved, Source, Sources, parse_spec, resolve
+
+MODEL = find_variant("toy").identity().model_copy(update={"max_seq_len": 1024})
+BOX = {"box": [40, 30, 80, 60]}
+
+
+def _noise(width: int, height: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def _decoded(array: np.ndarray, kind: str = "PNG", **options: Any) -> Picture:
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, kind, **options)
+    return images.decode(out.getvalue(), ImageLimits())
+
+
+def _resolved(pixel_settings: PixelSettings = PixelSettings(), **row: Any) -> Resolved:  # noqa: B008
+    spec = parse_spec({"id": "a", "prompt": "red", **row})
+    source = Source(uri="a", sha256="0" * 64)
+    given = Sources(
+        image=source if "image" in row else None,
+        reference=(source,) if "reference" in row else (),
+    )
+    return resolve(spec, given, MODEL, pixel_settings)
+
+
+def _answered(prepared: Prepared, answer: int | None = None) -> np.ndarray:
+    """A model that repaints its mask in one grey, and gives the rest back as it saw it."""
+    unit = prepared.unit
+    assert unit.change_CHW is not None
+    shown = unit.edit_CHW + unit.change_CHW
+    if answer is not None:
+        grey = answer / 127.5 - 1
+        shown = shown * (1 - unit.mask_1HW) + grey * unit.mask_1HW
+    return ((shown + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+def _run(resolved: Resolved, pictures: Pictures, answer: int | None = None) -> Finished:
+    prepared = pixels.prepare(resolved, pictures, use_change=True)
+    return pixels.finish(resolved, pictures, prepared, _answered(prepared, answer))
+
+
+def _p3() -> bytes:
+    """A wide-gamut RGB profile: sRGB's with red and green moved out."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = int.from_bytes(profile[128:132], "big")
+    moved = {b"rXYZ": (0.5151, 0.2412, -0.0011), b"gXYZ": (0.2919, 0.6922, 0.0419),
+             b"bXYZ": (0.1572, 0.0666, 0.7841)}  # fmt: skip
+    for number in range(tags):
+        at = 132 + 12 * number
+        where = int.from_bytes(profile[at + 4 : at + 8], "big")
+        for index, value in enumerate(moved.get(bytes(profile[at : at + 4]), ())):
+            fixed = round(value * 65536).to_bytes(4, "big", signed=True)
+            profile[where + 8 + 4 * index : where + 12 + 4 * index] = fixed
+    return bytes(profile)
+
+
+P3 = _p3()
+
+
+# ---------------------------------------------------------------- size and place
+
+
+@pytest.mark.parametrize("size", [(20, 300), (97, 64), (333, 1000), (1600, 100), (2000, 1500)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_size_stays_and_so_does_all_outside_the_mask(
+    size: tuple[int, int], masked: bool
+) -> None:
+    width, height = size
+    picture = _decoded(_noise(width, height))
+    box = [0.3, 0.4, 0.5, 0.6]
+    row = {"task": "fill", "image": "a", "mask": {"box": box}} if masked else {
+        "task": "edit", "image": "a"}  # fmt: skip
+    out = _run(_resolved(**row), Pictures(picture, None, ()), answer=90 if masked else None)
+    assert out.rgb.shape == (height, width, 3)
+    if not masked:
+        assert out.difference is None
+        return
+    mask = np.zeros((height, width), bool)
+    mask[round(0.4 * height) : round(0.6 * height), round(0.3 * width) : round(0.5 * width)] = True
+    changed = (out.rgb != picture.rgb).any(axis=2)
+    prepared = pixels.prepare(_resolved(**row), Pictures(picture, None, ()), use_change=True)
+    rows, columns = np.nonzero(mask)
+    y, x = np.mgrid[:height, :width]
+    away = np.maximum(
+        np.maximum(rows.min() - y, y - rows.max()), np.maximum(columns.min() - x, x - columns.max())
+    )
+    assert not changed[away > prepared.feather_px].any()
+    assert changed[mask].mean() > 0.9
+    assert out.difference is not None
+    # This model gives back what it saw: only scaling can differ, and only in the feather.
+    scaled = prepared.feather_px > 8
+    assert (out.difference.outside_max > 0) == scaled
+    assert (out.difference.model_outside_mean > 0) == scaled
+
+
+def test_a_window_is_where_it_is_said_to_be() -> None:
+    picture = _decoded(_noise(3000, 2000))
+    resolved = _resolved(task="edit", image="a", mask={"box": [1000, 700, 1100, 800]})
+    prepared = pixels.prepare(resolved, Pictures(picture, None, ()), use_change=True)
+    assert prepared.window is not None
+    assert prepared.window.size[0] < 1000
+    out = _run(resolved, Pictures(picture, None, ()))  # the model gives all of it back
+    assert np.array_equal(out.rgb, picture.rgb)  # at full resolution: not one bit
+
+
+def test_a_reference_makes_a_picture_of_the_size_asked_for() -> None:
+    resolved = _resolved(task="reference", reference="r", width=100, height=70)
+    picture = _decoded(_noise(64, 64))
+    out = _run(resolved, Pictures(None, None, (picture,)), answer=10)
+    assert out.rgb.shape == (70, 100, 3)
+    assert (out.rgb == 10).all()
+    assert out.alpha is None
+
+
+def test_policy_reference_takes_the_models_answer_whole() -> None:
+    settings = PixelSettings(geometry="reference")
+    resolved = _resolved(settings, task="fill", image="a", mask=BOX)
+    assert resolved.paste is None
+    picture = _decoded(_noise(100, 90))
+    out = _run(resolved, Pictures(picture, None, ()), answer=90)
+    assert out.rgb.shape == (80, 96, 3)  # upstream's floor to whole tokens
+    assert out.difference is None
+
+
+# ---------------------------------------------------------------- colour
+
+
+def test_the_wide_profile_is_a_real_one() -> None:
+    red = np.full((1, 1, 3), (255, 0, 0), np.uint8)
+    grey = np.full((1, 1, 3), 128, np.uint8)
+    assert colour.usable(P3)
+    assert colour.from_srgb(red, P3)[0, 0].tolist() != [255, 0, 0]  # sRGB's red lies inside
+    assert np.abs(colour.to_srgb(grey, P3).astype(int) - 128).max() <= 1
+
+
+def test_a_wide_picture_stays_wide_and_the_model_sees_srgb() -> None:
+    rgb = np.full((64, 96, 3), (180, 60, 60), np.uint8)
+    picture = _decoded(rgb, icc_profile=P3)
+    resolved = _resolved(task="edit", image="a", mask=BOX)
+    prepared = pixels.prepare(resolved, Pictures(picture, None, ()), use_change=True)
+    shown = _answered(prepared)[0, 0]
+    expected = colour.to_srgb(rgb, P3)[0, 0]
+    assert shown.tolist() == expected.tolist() != [180, 60, 60]
+    out = pixels.finish(resolved, Pictures(picture, None, ()), prepared, _answered(prepared))
+    assert out.icc_profile == P3
+    assert np.array_equal(out.rgb[:10], rgb[:10])
+    assert np.abs(out.rgb.astype(int) - rgb).max() <= 1  # there and back
+    whole = _run(_resolved(task="edit", image="a"), Pictures(picture, None, ()))
+    assert whole.icc_profile == P3
+    assert np.abs(whole.rgb.astype(int) - rgb).max() <= 1
+
+
+def test_references_are_shown_in_srgb_too() -> None:
+    rgb = np.full((64, 64, 3), (180, 60, 60), np.uint8)
+    resolved = _resolved(task="reference", reference="r", width=64, height=64)
+    given = Pictures(None, None, (_decoded(rgb, icc_profile=P3),))
+    shown = _answered(pixels.prepare(resolved, given, use_change=True))
+    assert shown[32, 32].tolist() == colour.to_srgb(rgb, P3)[0, 0].tolist()
+
+
+# ---------------------------------------------------------------- alpha
+
+
+def _cutout() -> np.ndarray:
+    rgba = _noise(96, 64, 4)
+    rgba[:, :, 3] = 255
+    rgba[:, :20, 3] = 0
+    rgba[:, 20:24, 3] = 100
+    return rgba
+
+
+def test_a_cutout_keeps_its_alpha_and_its_pixels_outside_the_mask() -> None:
+    rgba = _cutout()
+    out = _run(_resolved(task="fill", image="a", mask=BOX), Pictures(_decoded(rgba), None, ()), 90)
+    assert out.alpha is not None
+    assert np.array_equal(out.alpha, rgba[:, :, 3])
+    assert np.array_equal(out.rgb[:, :30], rgba[:, :30, :3])  # what is transparent, too
+    assert (out.rgb[40:50, 50:70] == 90).all()
+
+
+def test_what_is_transparent_becomes_the_painted_background() -> None:
+    rgba = _cutout()
+    out = _run(
+        _resolved(task="fill", image="a", mask="alpha"), Pictures(_decoded(rgba), None, ()), 90
+    )
+    assert out.alpha is not None
+    assert (out.alpha[:, :24] == 255).all()
+    assert (out.rgb[:, :20] == 90).all()
+    assert np.array_equal(out.rgb[:, 40:], rgba[:, 40:, :3])
+
+
+def test_a_whole_picture_edit_keeps_the_alpha_and_the_look() -> None:
+    rgba = _cutout()
+    picture = _decoded(rgba)
+    out = _run(_resolved(task="edit", image="a"), Pictures(picture, None, ()))
+    assert out.alpha is not None
+    assert np.array_equal(out.alpha, rgba[:, :, 3])
+    seen = images.on_white(out.rgb, out.alpha)
+    assert np.abs(seen.astype(int) - picture.rgb).max() <= 2  # as it was seen on white
+
+
+@pytest.mark.parametrize("format_", ["png", "webp", "avif"])
+def test_alpha_survives_the_file(format_: images.ImageFormat) -> None:
+    rgba = _cutout()
+    data = images.encode(rgba[:, :, :3], format_, 90, None, rgba[:, :, 3])
+    back = images.decode(data, ImageLimits())
+    assert back.alpha is not None
+    assert np.abs(back.alpha.astype(int) - rgba[:, :, 3]).max() <= (2 if format_ == "avif" else 0)
+    if images.is_lossless(format_):
+        assert back.straight is not None
+        assert np.array_equal(back.straight, rgba[:, :, :3])
+
+
+# ---------------------------------------------------------------- what a hostile mask may do
+
+
+def test_a_mask_of_another_size_is_refused_before_the_model() -> None:
+    mask = _decoded(np.full((64, 95), 255, np.uint8))
+    resolved = _resolved(task="fill", image="a", mask=BOX).model_copy(update={"mask": "file"})
+    with pytest.raises(pixels.masks.BadMask, match="accepted: a mask of its picture's size"):
+        pixels.prepare(resolved, Pictures(_decoded(_noise(96, 64)), mask, ()), use_change=True)
