@@ -11,8 +11,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ace_tasks import evaluation
-from ace_tasks.evaluation import PARTS, copy_input, mean_fill, psnr, score, ssim
+from ace_tasks.evaluation import PARTS, score, scoring
+from ace_tasks.evaluation.baselines import copy_input, inpaint, mean_fill
+from ace_tasks.evaluation.metrics import mean_error, psnr, ssim
 from ace_tasks.training import world
 from ace_tasks.training.tasks import ALL_TASKS, Example, examples
 from ace_tasks.training.world import PALETTE, PATTERNS, Paint, Scene, render
@@ -98,6 +99,13 @@ def test_doing_nothing_filling_and_noise_fail(baseline: Spoil) -> None:
     assert max(rates.values()) <= 0.05, rates
 
 
+def test_classical_inpainting_can_remove_from_a_smooth_background_and_nothing_else() -> None:
+    """It is the floor for removing: half of it needs no model."""
+    rates = {task: rate(task, inpaint, 20) for task in ALL_TASKS}
+    assert 0.2 <= rates.pop("remove") <= 0.8
+    assert max(rates.values()) <= 0.05, rates
+
+
 @pytest.mark.parametrize("baseline", [wrong_colour, wrong_pattern])
 def test_a_wrong_colour_or_pattern_fails(baseline: Spoil) -> None:
     rates = {task: rate(task, baseline, 20) for task in ALL_TASKS if task != "remove"}
@@ -152,8 +160,8 @@ def test_a_pattern_may_lie_otherwise_where_nothing_shows_how() -> None:
     shifted = render(scene, 64).picture.copy()
     shifted[:, :-3] = shifted[:, 3:]
     inside = region & np.roll(region, -3, axis=1)
-    assert evaluation.fit_paint(shifted, scene, inside).pattern == "checked"
-    assert evaluation.fit_paint(shifted, scene, inside, offsets=(0.0,)).unexplained > 42
+    assert scoring.fit_paint(shifted, scene, inside).pattern == "checked"
+    assert scoring.fit_paint(shifted, scene, inside, offsets=(0.0,)).unexplained > 42
 
 
 def test_a_paint_fit_recovers_what_was_rendered() -> None:
@@ -162,7 +170,7 @@ def test_a_paint_fit_recovers_what_was_rendered() -> None:
             for tone in world.TONES if pattern != "plain" else ("white",):
                 scene = Scene("shirt", Paint(colour, pattern, tone), "studio")
                 made = render(scene, 64)
-                fit = evaluation.fit_paint(made.picture, scene, made.painted > 250)
+                fit = scoring.fit_paint(made.picture, scene, made.painted > 250)
                 assert (fit.pattern, fit.tone) == (pattern, tone)
                 assert np.linalg.norm(fit.colour_RGB - rgb) < 15
 
@@ -193,7 +201,19 @@ def test_psnr_in_the_mask_ignores_the_rest() -> None:
     assert score(held_out("control")[0], held_out("control")[0].target).psnr_in_mask is None
 
 
+def test_the_error_outside_the_mask_is_of_the_outside_only() -> None:
+    example = held_out("inpaint")[0]
+    assert example.mask is not None
+    output = np.where(example.mask[:, :, None] > 0, 0, np.minimum(example.target, 250) + 5)
+    off = score(example, output.astype(np.uint8)).outside_error
+    assert off == pytest.approx(5, abs=0.5)
+    assert score(held_out("control")[0], held_out("control")[0].target).outside_error is None
+    assert mean_error(example.target, example.target // 2, np.zeros((64, 64), bool)) == 0
+
+
 def test_an_output_of_another_size_is_refused() -> None:
     example = held_out("add")[0]
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"\(64, 64, 3\).*given .*\(32, 64, 3\)"):
         score(example, example.target[:32])
+    with pytest.raises(ValueError, match=r"given .*float64"):
+        score(example, example.target / 255)

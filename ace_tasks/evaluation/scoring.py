@@ -6,7 +6,7 @@ An edit succeeds when all of its parts do, each over that part of the picture wh
     pattern     of all patterns, tones and offsets, the right one explains the paint best, and well
     shape       of all products, the right one's silhouette fits best, and well
     background  the right background is the nearest, and near
-    kept        what was not to change is as it was
+    kept        what was not to change is as it was (outside the mask)
     detail      edges lie where the answer's do: a control picture has been redrawn, not copied
 
 The limits stand between what mild blur and noise make of the answer, and what copying the input
@@ -23,7 +23,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ace_tasks.training.controls import gradients
+from ace_tasks.evaluation.metrics import edge_correlation, mean_error, psnr, rms, ssim
 from ace_tasks.training.draws import empty
 from ace_tasks.training.selections import dilated
 from ace_tasks.training.tasks import Example
@@ -40,6 +40,10 @@ from ace_tasks.training.world import (
     shading,
     texture,
 )
+
+# Raise it when a score, or an example of the world, comes out otherwise than before: results of
+# another version are no part of an evaluation.
+SCORES_VERSION = 1
 
 PARTS: dict[str, tuple[str, ...]] = {
     "inpaint": ("colour", "pattern", "background", "kept"),
@@ -71,13 +75,17 @@ _OFFSETS = (0.0, 0.2, 0.4, 0.6, 0.8)  # periods by which a pattern may lie other
 
 @dataclass(frozen=True)
 class Scores:
-    """One output's scores. PSNR in dB, infinite when equal; None for a task without a mask."""
+    """One output's scores. PSNR in dB, infinite when equal; None for a task without a mask.
+
+    `outside_error`: mean absolute error outside the mask, in grey levels.
+    """
 
     task: str
     parts: dict[str, bool]
     psnr: float
     psnr_in_mask: float | None
     ssim: float
+    outside_error: float | None
 
     @property
     def success(self) -> bool:
@@ -85,9 +93,10 @@ class Scores:
 
 
 def score(example: Example, output: np.ndarray) -> Scores:
-    """Measures an output of the target's size and type."""
-    assert output.shape == example.target.shape, (output.shape, example.target.shape)
-    assert output.dtype == np.uint8, output.dtype
+    """Measures an output. Raises ValueError unless it has the target's size and type."""
+    wanted, given = ((each.shape, str(each.dtype)) for each in (example.target, output))
+    if given != wanted:
+        raise ValueError(f"accepted: a picture like the answer, {wanted}; given {given}")
     mask = None if example.mask is None else example.mask > 0
     case = _Case(example, output)
     return Scores(
@@ -96,6 +105,7 @@ def score(example: Example, output: np.ndarray) -> Scores:
         psnr=psnr(example.target, output),
         psnr_in_mask=None if mask is None else psnr(example.target, output, mask),
         ssim=ssim(example.target, output),
+        outside_error=None if mask is None else mean_error(example.target, output, ~mask),
     )
 
 
@@ -245,7 +255,7 @@ class _Case:
         errors = {}
         for name in BACKGROUNDS:
             candidate = self.render(empty(replace(self.scene, background=name)))
-            errors[name] = _rms(self.output[region], candidate.picture[region])
+            errors[name] = rms(self.output[region], candidate.picture[region])
         right = errors[self.scene.background]
         return right <= min(errors.values()) * _NEAREST and right <= MAX_BACKGROUND_ERROR
 
@@ -258,70 +268,7 @@ class _Case:
         elif self.example.task == "background":
             limit = MAX_KEPT_PRODUCT_ERROR
         region = _inside(mask == 0)
-        error = np.abs(self.output[region].astype(np.float32) - self.example.target[region])
-        return bool(error.mean() <= limit)
+        return mean_error(self.example.target, self.output, region) <= limit
 
     def detail(self) -> bool:
         return edge_correlation(self.example.target, self.output) >= MIN_DETAIL
-
-
-# ---------------------------------------------------------------- pictures against pictures
-
-
-def edge_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Cosine of the two pictures' luma gradients, in [-1, 1]; 0 where one is flat."""
-    luma = np.array((0.299, 0.587, 0.114), np.float32)
-    first, second = (np.concatenate(gradients(each @ luma)).ravel() for each in (a, b))
-    norms = np.linalg.norm(first) * np.linalg.norm(second)
-    return float(first @ second / norms) if norms else 0.0
-
-
-def _rms(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)))
-
-
-def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, of all pixels or of those in a mask (bool)."""
-    error = _rms(a, b) if mask is None else _rms(a[mask], b[mask])
-    return float(20 * np.log10(255 / error)) if error else float("inf")
-
-
-def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean structural similarity (Wang et al. 2004): 7×7 uniform windows, mean over channels.
-
-    As scikit-image's `structural_similarity` with its defaults.
-    """
-    x, y = (each.astype(np.float64) for each in (a, b))
-    n, c1, c2 = 49, (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mean_x, mean_y = _window_mean(x), _window_mean(y)
-    unbiased = n / (n - 1)
-    var_x = unbiased * (_window_mean(x * x) - mean_x**2)
-    var_y = unbiased * (_window_mean(y * y) - mean_y**2)
-    covariance = unbiased * (_window_mean(x * y) - mean_x * mean_y)
-    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return float((numerator / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
-
-
-def _window_mean(x_HWC: np.ndarray, width: int = 7) -> np.ndarray:
-    """Means over all whole windows, (H-6, W-6, C)."""
-    rows, columns = (side - width + 1 for side in x_HWC.shape[:2])
-    sums: np.ndarray = np.sum([x_HWC[n : n + rows] for n in range(width)], axis=0)
-    sums = np.sum([sums[:, n : n + columns] for n in range(width)], axis=0)
-    return sums / width**2
-
-
-# ---------------------------------------------------------------- baselines
-
-
-def copy_input(example: Example) -> np.ndarray:
-    """The picture as it was given; the first reference where there is none."""
-    return (example.references[0] if example.image is None else example.image).copy()
-
-
-def mean_fill(example: Example) -> np.ndarray:
-    """The mask filled with the mean colour outside it; everything, without a mask."""
-    output = copy_input(example)
-    inside = np.ones(output.shape[:2], bool) if example.mask is None else example.mask > 0
-    known = inside if inside.all() else ~inside
-    output[inside] = np.rint(output[known].mean(axis=0)).astype(np.uint8)
-    return output

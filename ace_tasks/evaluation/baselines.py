@@ -1,0 +1,53 @@
+"""What needs no model: the floor that a success rate is to be read against."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+
+from ace_tasks.errors import SettingsError
+from ace_tasks.training.tasks import Example
+
+_RADIUS_PX = 3  # as OpenCV's own examples have it
+
+
+def copy_input(example: Example) -> np.ndarray:
+    """The picture as it was given; the first reference where there is none."""
+    return (example.references[0] if example.image is None else example.image).copy()
+
+
+def mean_fill(example: Example) -> np.ndarray:
+    """The mask filled with the mean colour outside it; everything, without a mask."""
+    output = copy_input(example)
+    inside = np.ones(output.shape[:2], bool) if example.mask is None else example.mask > 0
+    known = inside if inside.all() else ~inside
+    output[inside] = np.rint(output[known].mean(axis=0)).astype(np.uint8)
+    return output
+
+
+def inpaint(example: Example) -> np.ndarray:
+    """The mask filled from around it (Telea 2004, fast marching); the input, without a mask."""
+    import cv2  # an extra; see `check`
+
+    picture = copy_input(example)
+    if example.mask is None:
+        return picture
+    filled: np.ndarray = cv2.inpaint(picture, example.mask, _RADIUS_PX, cv2.INPAINT_TELEA)
+    return filled
+
+
+BASELINES: dict[str, Callable[[Example], np.ndarray]] = {
+    "copy_input": copy_input,
+    "mean_fill": mean_fill,
+    "inpaint": inpaint,
+}
+
+
+def check() -> None:
+    """Raises SettingsError where what they need is not installed."""
+    if importlib.util.find_spec("cv2") is None:
+        raise SettingsError(
+            "the baselines need OpenCV: install ace-catalog with its extra `evaluate`"
+        )

@@ -1,0 +1,64 @@
+"""Where an evaluation is written: a prefix on S3, or a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ace_tasks.errors import NotFound, OutputRefused, SettingsError
+from ace_tasks.specs import check_uri
+from ace_tasks.store import Store, is_s3, join_uri
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """`uri`: s3://bucket/prefix, or a local path."""
+
+    uri: str
+    store: Store
+
+    def check(self) -> None:
+        """Prove before any work that we can write here.
+
+        Raises SettingsError, OutputRefused, CredentialsError and StoreUnavailable.
+        """
+        if "://" in self.uri and not is_s3(self.uri):
+            raise SettingsError(
+                f"output: accepted: s3://bucket/prefix, or a folder; given {self.uri!r}"
+            )
+        if not is_s3(self.uri):
+            try:
+                Path(self.uri).mkdir(parents=True, exist_ok=True)
+                self.write(".probe", b"", "text/plain")
+                (Path(self.uri) / ".probe").unlink()
+            except OSError as error:
+                raise OutputRefused(f"cannot write under {self.uri}: {error.strerror}") from None
+            return
+        try:
+            check_uri(self.join("key"))
+        except ValueError as error:
+            raise SettingsError(f"output: {error}") from None
+        self.store.check_output(self.uri, unguarded=True)  # two runs write the same
+
+    def join(self, key: str) -> str:
+        return join_uri(self.uri, key)
+
+    def read(self, key: str) -> bytes | None:
+        """None if it is not there."""
+        try:
+            return self.store.get(self.join(key))
+        except NotFound:
+            return None
+
+    def write(self, key: str, data: bytes, content_type: str) -> str:
+        """Whole or not at all; returns where."""
+        uri = self.join(key)
+        if is_s3(uri):
+            self.store.put(uri, data, content_type)
+            return uri
+        path = Path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coming = path.with_name(f"{path.name}.coming")
+        coming.write_bytes(data)
+        coming.rename(path)
+        return uri

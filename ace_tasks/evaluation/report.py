@@ -1,0 +1,161 @@
+"""From the scores of single pictures to the table of an evaluation.
+
+evaluation.json   a `Report`: what was measured on what, and every number
+evaluation.md     its table, for people
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from ace_tasks.evaluation.measure import Kept
+from ace_tasks.evaluation.scoring import PARTS, Scores
+from ace_tasks.specs import ModelIdentity
+
+Kind = Literal["model", "baseline"]
+OVERALL = "overall"
+
+
+# ---------------------------------------------------------------- one line of the table
+
+
+class Line(Kept):
+    """One contender on one task, or on all of them alike (`task` "overall").
+
+    Means of single pictures: PSNR in dB, of the mask where there is one; `outside_error` in grey
+    levels, outside the mask. `success_se` is the standard error of Agresti and Coull's estimate
+    (1998: two successes and two failures more), so that none or all of a few is no certainty.
+    """
+
+    contender: str
+    kind: Kind
+    task: str
+    examples: int
+    success: float = Field(description="Share of the pictures all of whose parts are right.")
+    success_se: float
+    psnr: float
+    psnr_in_mask: float | None
+    ssim: float
+    outside_error: float | None
+    parts: dict[str, float] = Field(description="Share of the pictures, part by part.")
+
+
+def lines(contender: str, kind: Kind, scores: Mapping[str, Sequence[Scores]]) -> list[Line]:
+    """One contender's, task by task, and over all of them. `scores`: at least one a task."""
+    each = [_line(contender, kind, task, found) for task, found in scores.items()]
+    return [*each, _overall(each)]
+
+
+def _line(contender: str, kind: Kind, task: str, scores: Sequence[Scores]) -> Line:
+    n, right = len(scores), sum(each.success for each in scores)
+    share = (right + 2) / (n + 4)
+    return Line(
+        contender=contender,
+        kind=kind,
+        task=task,
+        examples=n,
+        success=right / n,
+        success_se=math.sqrt(share * (1 - share) / (n + 4)),
+        psnr=float(np.mean([each.psnr for each in scores])),
+        psnr_in_mask=_mean(each.psnr_in_mask for each in scores),
+        ssim=float(np.mean([each.ssim for each in scores])),
+        outside_error=_mean(each.outside_error for each in scores),
+        parts={part: float(np.mean([s.parts[part] for s in scores])) for part in PARTS[task]},
+    )
+
+
+def _overall(tasks: Sequence[Line]) -> Line:
+    """Every task has the same weight."""
+    return Line(
+        contender=tasks[0].contender,
+        kind=tasks[0].kind,
+        task=OVERALL,
+        examples=sum(each.examples for each in tasks),
+        success=float(np.mean([each.success for each in tasks])),
+        success_se=math.hypot(*(each.success_se for each in tasks)) / len(tasks),
+        psnr=float(np.mean([each.psnr for each in tasks])),
+        psnr_in_mask=_mean(each.psnr_in_mask for each in tasks),
+        ssim=float(np.mean([each.ssim for each in tasks])),
+        outside_error=_mean(each.outside_error for each in tasks),
+        parts={},
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those there are."""
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
+
+
+# ---------------------------------------------------------------- the whole of it
+
+
+class Contender(Kept):
+    """Who was measured."""
+
+    name: str
+    kind: Kind
+    fingerprint: str = Field(description="SHA-256 (hex) of a model's identity; a baseline's name.")
+    scores: str = Field(description="Where each picture's scores are, below the output.")
+    seconds: float = Field(description="Of making and measuring its pictures.")
+
+
+class Report(Kept):
+    """What `evaluation.json` holds."""
+
+    schema_version: Literal[1] = 1
+    variant: str = Field(description="Its name, or its place.")
+    model: ModelIdentity
+    tasks: tuple[str, ...]
+    examples: int = Field(description="Of each task.")
+    seed: int
+    size_px: int
+    device: str
+    contenders: list[Contender]
+    versions: dict[str, str]
+    lines: list[Line]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: the model over all tasks, and the best baseline."""
+        overall = [each for each in self.lines if each.task == OVERALL]
+        model, *others = sorted(overall, key=lambda each: (each.kind == "baseline", -each.success))
+        told = (
+            f"{self.variant}: {_share(model)} of {model.examples} pictures right, "
+            f"PSNR {model.psnr:.1f} dB"
+        )
+        return (
+            f"{told}; best baseline, {others[0].contender}: {_share(others[0])}" if others else told
+        )
+
+
+def table(report: Report) -> list[dict[str, str]]:
+    """Its lines for people, task by task, the model first."""
+    tasks = [OVERALL, *report.tasks]
+    ordered = sorted(report.lines, key=lambda each: tasks.index(each.task))
+    return [
+        {
+            "task": each.task,
+            "contender": each.contender + (" (baseline)" if each.kind == "baseline" else ""),
+            "success": _share(each),
+            "PSNR": _number(each.psnr, 2),
+            "PSNR in mask": _number(each.psnr_in_mask, 2),
+            "SSIM": _number(each.ssim, 3),
+            "outside error": _number(each.outside_error, 2),
+            "parts": ", ".join(f"{part} {100 * share:.0f}" for part, share in each.parts.items()),
+        }
+        for each in ordered
+    ]
+
+
+def _share(each: Line) -> str:
+    return f"{100 * each.success:.1f} ± {100 * each.success_se:.1f} %"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
