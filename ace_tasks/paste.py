@@ -71,7 +71,7 @@ def choose_window(
     rows = np.flatnonzero((mask_HW > THRESHOLD).any(axis=1))
     columns = np.flatnonzero((mask_HW > THRESHOLD).any(axis=0))
     box = Window(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    least = max(_MIN_MARGIN_PX, settings.feather_px, round(settings.context * max(box.size)))
+    least = max(_MIN_MARGIN_PX, round(settings.context * max(box.size)))
     margin, too_much = least, max(width, height)
     while too_much - margin > 1:  # bisection: the largest that needs no scaling
         middle = (margin + too_much) // 2
@@ -81,21 +81,23 @@ def choose_window(
     return window if scale_of(window.size) >= settings.min_gain * scale else everything
 
 
-def feathered(mask_HW: np.ndarray, feather_px: int) -> np.ndarray:
-    """Weights (H, W) float32 of the model's answer: 1 in the mask, 0 from `feather_px` on."""
+def feathered(mask_HW: np.ndarray, width_px: int) -> np.ndarray:
+    """Weights (H, W) float32 of the model's answer: 1 in the mask, 0 beyond `width_px`."""
     outside = np.where(mask_HW > THRESHOLD, 0, 255).astype(np.uint8)
     if not outside.any():
         return np.ones(mask_HW.shape, np.float32)
     distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    near = np.clip(1 - distance / (feather_px + 1), 0, 1)
+    near = np.clip(1 - distance / (width_px + 1), 0, 1)
     weights = near * near * (3 - 2 * near)  # no edge where it starts or ends
-    weights[distance > feather_px] = 0
+    weights[distance > width_px] = 0
     return np.asarray(weights, np.float32)
 
 
-def feather_at(settings: PasteSettings, scale: float) -> int:
-    """The feather in the picture's pixels: where a model saw it smaller, wider in proportion."""
-    return math.ceil(settings.feather_px / scale)
+def feather_px(settings: PasteSettings, window: Window) -> int:
+    """The feather in the picture's pixels. A share, since it hides what the model sees in its own
+    pixels, which are as many of the picture's as the window is large.
+    """
+    return math.ceil(settings.feather * max(window.size))
 
 
 def blend(original: np.ndarray, made: np.ndarray, weights_HW: np.ndarray) -> np.ndarray:

@@ -109,7 +109,7 @@ def _window(
         return lay_out(size, beside, resolved.max_seq_len, resolved.keep_pixels_rate).scale
 
     window = paste.choose_window(mask, scale_of, resolved.paste)
-    return window, paste.feather_at(resolved.paste, scale_of(window.size))
+    return window, paste.feather_px(resolved.paste, window)
 
 
 def _pasted(

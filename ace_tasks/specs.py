@@ -388,6 +388,11 @@ class ModelIdentity(Frozen):
     steps: int
     guidance: float
     max_seq_len: int = Field(description="Token budget of a canvas, references included.")
+    keep_pixels_rate: float | None = Field(
+        None,
+        description="References are no higher than this share of the target, and no larger than "
+        "they are; None: as high as the target.",
+    )
     width_px: int
     height_px: int
     dtype: Literal["float32", "bfloat16"]
@@ -401,8 +406,11 @@ class ModelIdentity(Frozen):
 class PasteSettings(Frozen):
     """How a model's answer comes back into the picture it repaints a part of."""
 
-    feather_px: int = Field(
-        8, ge=0, le=256, description="Width of the blend outside the mask, as the model sees it."
+    feather: float = Field(
+        0.01,
+        ge=0,
+        le=0.25,
+        description="Width of the blend outside the mask, in longer sides of what the model sees.",
     )
     crop_to_mask: bool = Field(
         True,
@@ -476,7 +484,6 @@ _TASK_ADAPTER: dict[str, Adapter] = {
     "reference": "subject",
     "try_on": "subject",
 }
-_KEEP_PIXELS_RATE = 0.8  # upstream's FFT examples (ACE_SPEC 1)
 _JPEG_QUALITY = 95
 
 
@@ -531,9 +538,7 @@ def resolve(
         "mask": "file" if sources.mask else mask,
         "control": getattr(spec, "control", None) or "none",
         "repainting_scale": _repainting_scale(spec, model.route),
-        "keep_pixels_rate": _KEEP_PIXELS_RATE
-        if sources.reference and model.route == "fft"
-        else None,
+        "keep_pixels_rate": model.keep_pixels_rate if sources.reference else None,
         "geometry": pixels.geometry,
         "paste": pixels.paste if mask is not None and pixels.geometry == "catalog" else None,
         "width": (spec.width or model.width_px) if isinstance(spec, Reference) else None,

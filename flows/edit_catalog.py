@@ -39,9 +39,14 @@ def edit_catalog(
             "own code does it."
         ),
     ] = "catalog",
-    feather_px: Annotated[
-        int, Field(ge=0, le=256, description="Width of the blend at a mask's edge.")
-    ] = _PASTE.feather_px,
+    feather: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=0.25,
+            description="Width of the blend at a mask's edge, in sides of the picture.",
+        ),
+    ] = _PASTE.feather,
     crop_to_mask: Annotated[
         bool, Field(description="Work on a window where the mask is small in a large picture.")
     ] = _PASTE.crop_to_mask,
@@ -79,7 +84,7 @@ def edit_catalog(
         variant,
         PixelSettings(
             geometry=geometry,
-            paste=PasteSettings(feather_px=feather_px, crop_to_mask=crop_to_mask),
+            paste=PasteSettings(feather=feather, crop_to_mask=crop_to_mask),
         ),
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,

@@ -248,9 +248,9 @@ def _baselines(model: Contender, weights: WeightsSettings) -> list[Contender]:
 
 def _device(environment: Environment) -> str:
     """Of this process: what is set, else its GPU if it has one."""
-    from ace_tasks.model.verify import _device as found  # loads torch
+    from ace_tasks.model.verify import best_device  # loads torch
 
-    return environment.device or found()
+    return environment.device or best_device()
 
 
 # ---------------------------------------------------------------- the step

@@ -53,7 +53,7 @@ def main() -> int:
         upload_sample(store)
         print(f"catalog    {PREFIX}/catalog.jsonl")
         code = subprocess.call(
-            ["ace-catalog", "edit", f"{PREFIX}/catalog.jsonl", OUTPUT, "--variant", "toy"],
+            ["ace-catalog", "edit", f"{PREFIX}/catalog.jsonl", OUTPUT, "--variant", "mini"],
             executable=script("ace-catalog"),
             cwd=ROOT,
         )
@@ -63,7 +63,7 @@ def main() -> int:
     print(f"records    {OUTPUT}/records/, mirrored in {MIRROR / 'records'}")
     if report:
         print(f"look at    {report}")
-    print("The toy model is random: it proves the path, and edits nothing well.")
+    print("mini knows the small drawn world of its training; photographs are foreign to it.")
     return code
 
 

@@ -137,13 +137,13 @@ def make_deadly_replica(settings: ReplicaSettings, run_id: str, name: str) -> An
     import os
 
     from ace_tasks.replica import Replica
-    from ace_tasks.specs import Resolved
+    from ace_tasks.specs import WorkItem
 
     class DeadlyReplica(Replica):
-        def _build(self, resolved: Resolved, fetched: Any) -> Any:
-            if resolved.prompt == "die":
+        def _fetch(self, item: WorkItem) -> Any:
+            if item.resolved.prompt == "die":
                 os._exit(1)
-            return super()._build(resolved, fetched)
+            return super()._fetch(item)
 
     return DeadlyReplica(settings, run_id, name)
 

@@ -150,6 +150,7 @@ def test_equal_pictures_blend_to_themselves() -> None:
         assert np.array_equal(out, picture)
 
 
-def test_the_feather_is_as_wide_as_the_model_saw_it() -> None:
-    assert paste.feather_at(PASTE, 1.0) == 8
-    assert paste.feather_at(PASTE, 0.25) == 32
+def test_the_feather_is_a_share_of_what_the_model_sees() -> None:
+    assert paste.feather_px(PASTE, paste.whole(1024, 800)) == 11
+    assert paste.feather_px(PASTE, paste.whole(64, 64)) == 1
+    assert paste.feather_px(PASTE.model_copy(update={"feather": 0.0}), paste.whole(64, 64)) == 0

@@ -109,7 +109,8 @@ def test_the_size_stays_and_so_does_all_outside_the_mask(
     assert changed[mask].mean() > 0.9
     assert out.difference is not None
     # This model gives back what it saw: only scaling can differ, and only in the feather.
-    scaled = prepared.feather_px > 8
+    (left, top, right, bottom) = prepared.geometry.target or (0, 0, 0, 0)
+    scaled = prepared.window is not None and prepared.window.size != (right - left, bottom - top)
     assert (out.difference.outside_max > 0) == scaled
     assert (out.difference.model_outside_mean > 0) == scaled
 

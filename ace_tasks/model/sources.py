@@ -92,7 +92,7 @@ def open_variant(name: str, settings: WeightsSettings) -> Variant:
             raise WeightsError(f"{home}/{DEFINITION}: {': '.join(told)}") from None
     if not found.transformer:
         raise WeightsError(f"{home}/{DEFINITION}: a variant with files needs `transformer`")
-    if surplus := sorted({"recipe", "hub", "home"} & found.model_fields_set):
+    if surplus := sorted({"recipe", "hub", "home", "shipped"} & found.model_fields_set):
         raise WeightsError(f"{home}/{DEFINITION}: {surplus[0]}: the files are where this one is")
     return found.model_copy(update={"home": home})
 
@@ -104,7 +104,9 @@ def _at_commit(where: str) -> str:
 
 
 def find_source(variant: Variant, settings: WeightsSettings) -> Source:
-    """Where its files are: its own folder, else the mirror, else the hub."""
+    """Where its files are: its own folder or this package, else the mirror, else the hub."""
+    if variant.shipped_folder:
+        return Folder(variant.shipped_folder)
     if variant.home:
         return _place(variant.home, settings)
     if settings.mirror:
@@ -160,6 +162,8 @@ def for_replicas(variant: Variant, settings: WeightsSettings) -> WeightsSettings
 
 
 def _local_folder(variant: Variant, settings: WeightsSettings) -> Path | None:
+    if variant.shipped_folder:
+        return variant.shipped_folder
     where = variant.home or (join_uri(settings.mirror, variant.name) if settings.mirror else _HUB)
     return None if "://" in where else Path(where)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -94,12 +95,16 @@ class Variant(Frozen):
     transformer: Transformer | None = None
     hub: tuple[HubFile, ...] = ()
     home: str | None = Field(None, description="Where its variant.json was found.")
+    shipped: bool = Field(False, description="Its files come with this package.")
     license: License | None = None
     adapters: dict[Adapter, PositiveInt] = Field(default={}, description="Adapter name → rank.")
     steps: PositiveInt
     guidance: float = Field(allow_inf_nan=False)
     max_seq_len: PositiveInt = Field(description="Token budget of a canvas, references included.")
     text_tokens: PositiveInt = Field(description="Length of the T5 sequence, padding included.")
+    keep_pixels_rate: float | None = Field(
+        None, gt=0, le=1, description="How high references may be beside the target; see lcu."
+    )
     width_px: int = Field(ge=16, description="Default size of pictures made without a source.")
     height_px: int = Field(ge=16)
     dtype: Literal["float32", "bfloat16"]
@@ -109,6 +114,11 @@ class Variant(Frozen):
         if self.route == "lora" and self.transformer and self.transformer.channels != 384:
             raise ValueError("route lora takes a transformer of 384 channels")
         return self
+
+    @property
+    def shipped_folder(self) -> Path | None:
+        """Where its files lie, if they come with this package."""
+        return _SHIPPED / self.name if self.shipped else None
 
     def identity(self, hashes: Mapping[str, str] | None = None) -> ModelIdentity:
         """What planning needs. `hashes`: file → SHA-256 of a variant with files; a recipe needs
@@ -140,6 +150,7 @@ class Variant(Frozen):
             steps=self.steps,
             guidance=self.guidance,
             max_seq_len=self.max_seq_len,
+            keep_pixels_rate=self.keep_pixels_rate,
             width_px=self.width_px,
             height_px=self.height_px,
             dtype=self.dtype,
@@ -203,6 +214,7 @@ FLUX_CONFIG = {
     "guidance_embeds": True,
     "axes_dims_rope": (16, 56, 56),
 }
+_KEEP_PIXELS_RATE = 0.8  # upstream's FFT examples (ACE_SPEC 1)
 _PARAMETERS_384 = 11_902_391_360
 _PARAMETERS_448 = _PARAMETERS_384 + 3072 * 64
 
@@ -231,14 +243,24 @@ _TOY: dict[str, Any] = {
     "dtype": "float32",
 }
 
+_SHIPPED = Path(__file__).with_name("shipped")
+
+
+def _shipped(name: str) -> Variant:
+    variant = Variant.model_validate_json((_SHIPPED / name / "variant.json").read_bytes())
+    return variant.model_copy(update={"shipped": True})
+
+
 VARIANTS: dict[str, Variant] = {
     each.name: each
     for each in (
+        _shipped("mini"),
         Variant(
             name="toy",
             summary="Random seeded weights, 448 channels; proves the path, edits nothing.",
             route="fft",
             recipe=ToyRecipe(seed=1, in_channels=448),
+            keep_pixels_rate=_KEEP_PIXELS_RATE,
             **_TOY,
         ),
         Variant(
@@ -275,6 +297,7 @@ VARIANTS: dict[str, Variant] = {
                 _hub(_ACE, "transformer/ace_plus_fft.safetensors", "ace_plus_fft.safetensors"),
                 *(_hub(_FILL, path) for path in _FILL_REST),
             ),
+            keep_pixels_rate=_KEEP_PIXELS_RATE,
             **_ACE_PLUS,
         ),
     )

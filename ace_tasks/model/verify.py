@@ -104,12 +104,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("verify", help="fetch if need be, check, load, and run one step")
     check.add_argument("variant", help="a name, or the place of a variant.json")
-    check.add_argument("--device", choices=("cpu", "cuda"), default=_device())
+    check.add_argument("--device", choices=("cpu", "cuda"), default=best_device())
     check.add_argument("--accept-license", action="store_true")
     listing = commands.add_parser("pin", help="write a folder's sha256.json")
     listing.add_argument("folder", type=Path)
     return parser.parse_args(arguments)
 
 
-def _device() -> str:
+def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"

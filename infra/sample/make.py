@@ -1,4 +1,4 @@
-"""Draw the sample's masks and write its catalog as JSONL, CSV and Parquet.
+"""Draw the sample's pictures and masks, and write its catalog as JSONL, CSV and Parquet.
 
     python -m infra.sample.make
 
@@ -12,25 +12,37 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 from PIL import Image, ImageDraw
+
+from ace_tasks.training.tasks import Example, draw_example
 
 HERE = Path(__file__).parent
 BUCKET = "ace-demo"
 PREFIX = f"s3://{BUCKET}/sample"
 
-# Outlines in fractions of the picture, drawn by hand over each photograph.
-SUIT = [(0.05, 0.82), (0.10, 0.52), (0.22, 0.40), (0.26, 0.52), (0.42, 0.58), (0.58, 0.50),
-        (0.68, 0.55), (0.70, 0.67), (0.60, 0.74), (0.55, 0.85), (0.56, 0.99), (0.07, 0.99)]  # fmt: skip
-TOWER = [(0.30, 0.05), (0.34, 0.05), (0.41, 0.20), (0.50, 0.27), (0.49, 0.42), (0.55, 0.58),
-         (0.57, 0.80), (0.44, 0.92), (0.12, 0.78), (0.11, 0.62), (0.16, 0.42), (0.14, 0.27)]  # fmt: skip
-MASKS: dict[str, tuple[str, str, Any]] = {
-    "suit": ("astronaut", "polygon", SUIT),
-    "tower": ("china", "polygon", TOWER),
-    "espresso": ("coffee", "ellipse", (0.335, 0.22, 0.645, 0.49)),
-    "bloom": ("flower", "ellipse", (0.26, 0.19, 0.70, 0.85)),
-    "eye": ("chelsea", "ellipse", (0.30, 0.28, 0.455, 0.50)),
+# Held-back examples of the world that `mini` was trained on: (row id, task, number).
+WORLD = [
+    ("fill-hole", "inpaint", 4),
+    ("fill-person", "inpaint", 1),
+    ("fill-without-lamp", "remove", 2),
+    ("fill-with-bag", "add", 3),
+    ("edit-purple-shirt", "recolour", 1),
+    ("edit-pink-chair", "recolour", 0),
+    ("edit-mug-at-night", "background", 5),
+    ("edit-from-gray", "control", 3),
+    ("reference-bag", "reference", 3),
+    ("reference-lamp", "reference", 2),
+    ("try-on-stripes", "try_on", 1),
+    ("try-on-checks", "try_on", 2),
+    ("try-on-dots", "try_on", 4),
+]
+WORLD_SEED, WORLD_SIDE_PX = 2026, 64
+# Drawn by hand over the photograph, in fractions of it.
+MASKS: dict[str, tuple[str, tuple[float, float, float, float]]] = {
+    "espresso": ("coffee", (0.335, 0.22, 0.645, 0.49)),
 }
 
 
@@ -42,52 +54,51 @@ def mask(name: str) -> str:
     return f"{PREFIX}/masks/{name}.png"
 
 
-ROWS: list[dict[str, Any]] = [
-    {"id": "fill-espresso", "task": "fill", "image": photo("coffee"), "mask": mask("espresso"),
-     "prompt": "a cup of green tea with a floating leaf"},
-    {"id": "fill-patch", "task": "fill", "image": photo("astronaut"),
-     "mask": {"ellipse": [0.255, 0.68, 0.41, 0.83]},
-     "prompt": "plain orange fabric without a patch"},
-    {"id": "fill-rocket", "task": "fill", "image": photo("rocket"),
-     "mask": {"box": [290, 120, 352, 424]}, "prompt": "an empty launch pad at night"},
-    {"id": "fill-eye", "task": "fill", "image": photo("chelsea"), "mask": mask("eye"),
-     "prompt": "a bright blue cat eye", "seed": 7},
-    {"id": "edit-bloom", "task": "edit", "image": photo("flower"), "mask": mask("bloom"),
-     "prompt": "the flower is deep violet"},
-    {"id": "edit-tower", "task": "edit", "image": photo("china"), "mask": mask("tower"),
-     "prompt": "the pavilion is covered with snow"},
-    {"id": "edit-saucer", "task": "edit", "image": photo("coffee"),
+def world_row(row_id: str, task: str, number: int) -> tuple[dict[str, Any], Example]:
+    """A row of the catalog over the pictures of an example, and the example."""
+    example = draw_example(WORLD_SEED, number, WORLD_SIDE_PX, split="test", tasks=[task])
+    row: dict[str, Any] = {"id": row_id, "task": example.spec, "prompt": example.prompt}
+    for column, pixels in pictures(example).items():
+        if pixels is not None:
+            row[column] = f"{PREFIX}/world/{row_id}-{column}.png"
+    return row, example
+
+
+def pictures(example: Example) -> dict[str, np.ndarray | None]:
+    reference = example.references[0] if example.references else None
+    return {"image": example.image, "mask": example.mask, "reference": reference}
+
+
+# What `mini` never learnt: photographs. They show the window, the paste-back and the mask kinds.
+PHOTO_ROWS: list[dict[str, Any]] = [
+    {"id": "photo-espresso", "task": "fill", "image": photo("coffee"), "mask": mask("espresso"),
+     "prompt": "a cyan mug"},
+    {"id": "photo-rocket", "task": "fill", "image": photo("rocket"),
+     "mask": {"box": [290, 120, 352, 424]}, "prompt": "remove the lamp"},
+    {"id": "photo-saucer", "task": "edit", "image": photo("coffee"),
      "mask": {"polygon": [[0.13, 0.30], [0.80, 0.30], [0.80, 0.98], [0.13, 0.98]]},
-     "prompt": "the saucer is cobalt blue", "guidance": 30},
-    {"id": "edit-cat", "task": "edit", "image": photo("chelsea"),
-     "prompt": "an oil painting of the cat", "steps": 6},
-    {"id": "reference-bloom", "task": "reference", "reference": photo("flower"),
-     "prompt": "the same flower in a white vase on a wooden table"},
-    {"id": "reference-cup", "task": "reference", "reference": photo("coffee"), "width": 512,
-     "height": 384, "prompt": "the same cup on a marble counter, product photo"},
-    {"id": "reference-two", "task": "reference", "reference": [photo("coffee"), photo("flower")],
-     "prompt": "the cup beside the flower"},
-    {"id": "try-on-brick", "task": "try_on", "image": photo("astronaut"), "mask": mask("suit"),
-     "reference": photo("brick"), "prompt": "the suit is made of this pattern"},
-    {"id": "try-on-bloom", "task": "try_on", "image": photo("astronaut"), "mask": mask("suit"),
-     "reference": photo("flower"), "prompt": "the suit shows this flower as a print"},
-    {"id": "try-on-gravel", "task": "try_on", "image": photo("china"), "mask": mask("tower"),
-     "reference": photo("gravel"), "prompt": "the pavilion is built of this stone",
-     "format": "png"},
+     "prompt": "make the mug cyan", "format": "webp"},
 ]  # fmt: skip
+ROWS: list[dict[str, Any]] = [*(world_row(*each)[0] for each in WORLD), *PHOTO_ROWS]
+
+
+def draw_world(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for row_id, task, number in WORLD:
+        _, example = world_row(row_id, task, number)
+        for column, pixels in pictures(example).items():
+            if pixels is not None:
+                path = folder / f"{row_id}-{column}.png"
+                Image.fromarray(pixels).save(path, optimize=True)
 
 
 def draw_masks(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for name, (of, kind, outline) in MASKS.items():
+    for name, (of, (left, top, right, bottom)) in MASKS.items():
         width, height = Image.open(HERE / "photos" / f"{of}.jpg").size
         canvas = Image.new("L", (width, height), 0)
-        draw = ImageDraw.Draw(canvas)
-        if kind == "ellipse":
-            left, top, right, bottom = outline
-            draw.ellipse((left * width, top * height, right * width, bottom * height), fill=255)
-        else:
-            draw.polygon([(x * width, y * height) for x, y in outline], fill=255)
+        bounds = (left * width, top * height, right * width, bottom * height)
+        ImageDraw.Draw(canvas).ellipse(bounds, fill=255)
         canvas.save(folder / f"{name}.png", optimize=True)
 
 
@@ -109,5 +120,6 @@ def write_catalogs(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    draw_world(HERE / "world")
     draw_masks(HERE / "masks")
     write_catalogs(HERE)
