@@ -132,7 +132,41 @@ def to_specs(
             yield Reject(row.line, error.field, str(error), row.cells)
 
 
+def to_examples(
+    rows: Iterable[Row | Reject], catalog_uri: str, allowed_buckets: tuple[str, ...] | None
+) -> Iterator[tuple[int, Spec, str, dict[str, Any]] | Reject]:
+    """As `to_specs`, with one more column: `target`, the picture that a training shall teach.
+
+    (line, spec, absolute URI of the target, the row's cells), or a Reject.
+    """
+    for row in rows:
+        if isinstance(row, Reject):
+            yield row
+            continue
+        try:
+            cells = dict(row.cells)
+            given = _target(cells.pop("target", None))
+            spec = _with_absolute_uris(parse_spec(cells), catalog_uri, allowed_buckets)
+            target = _absolute("target", given, catalog_uri, allowed_buckets)
+            yield row.line, spec, target, row.cells
+        except BadRow as error:
+            yield Reject(row.line, error.field, str(error), row.cells)
+
+
 # ---------------------------------------------------------------- sources
+
+
+def _target(cell: Any) -> str:
+    if cell is None or cell == "":
+        raise BadRow("target", "missing; a training needs the wanted picture")
+    if not isinstance(cell, str) or len(cell) > MAX_URI_CHARS:
+        raise BadRow(
+            "target", f"accepted: a URI of at most {MAX_URI_CHARS} characters; given {quote(cell)}"
+        )
+    try:
+        return check_uri(cell)
+    except ValueError as error:
+        raise BadRow("target", str(error)) from None
 
 
 def _with_absolute_uris(

@@ -1,11 +1,12 @@
 """`ace-catalog`: the flows from a terminal, with a progress bar.
 
-Exit codes: 0 every row has its picture, or the training is done; 1 some rows have none, or it is
-not done yet; 2 the run could not go on; 130 cancelled.
+Exit codes: 0 every row has its picture, or the training or evaluation is done; 1 some rows have
+none, or it is not done yet; 2 the run could not go on; 130 cancelled.
 """
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import tempfile
@@ -34,9 +35,16 @@ from ace_tasks.store import Store, open_stores
 
 # Prefect reads it when it is imported, in `edit`; a terminal wants the bar, not the log.
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own, over ours
 
 EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
 _REJECTS_SHOWN = 20
+
+
+class Geometry(enum.StrEnum):
+    CATALOG = "catalog"
+    REFERENCE = "reference"
+
 
 app = typer.Typer(
     help="Edit whole catalogs of pictures with ACE++.", no_args_is_help=True, add_completion=False
@@ -59,6 +67,16 @@ def edit(
     catalog: Catalog,
     output: Output,
     variant: VariantName,
+    geometry: Annotated[
+        Geometry, typer.Option(help="catalog: sizes kept. reference: as ACE++'s own code.")
+    ] = Geometry.CATALOG,
+    feather: Annotated[
+        float,
+        typer.Option(min=0, max=0.25, help="Width of the blend at a mask's edge, in sides."),
+    ] = 0.01,
+    crop_to_mask: Annotated[
+        bool, typer.Option(help="Work on a window where a mask is small in a large picture.")
+    ] = True,
     strict: Annotated[bool, typer.Option(help="Stop if a row is no valid spec.")] = False,
     max_failed: Annotated[int, typer.Option(min=0, help="Failures a good run may have.")] = 0,
     retry_failures: Annotated[bool, typer.Option(help="Try what failed for good again.")] = False,
@@ -78,6 +96,9 @@ def edit(
         catalog=catalog,
         output=output,
         variant=variant,
+        geometry=geometry.value,
+        feather=feather,
+        crop_to_mask=crop_to_mask,
         strict=strict,
         max_failed=max_failed,
         retry_failures=retry_failures,
@@ -124,8 +145,15 @@ def train(
         float, typer.Option(min=0, help="Then stop; the same command goes on. 0: until done.")
     ] = 0,
     photos: Annotated[str, typer.Option(help="A folder of photographs for the VAE.")] = "",
+    start_from: Annotated[
+        str, typer.Option(help="A variant to start from: a name, a folder or s3://….")
+    ] = "",
+    catalog: Annotated[
+        str, typer.Option(help="Learn from this catalog, whose column `target` has the answers.")
+    ] = "",
+    accept_license: AcceptLicense = False,
 ) -> None:
-    """Train a small model by a recipe, from nothing to a variant."""
+    """Train a variant by a recipe: from nothing, or from another variant."""
     from flows.train_ace import train_ace
 
     _run_flow(
@@ -137,6 +165,39 @@ def train(
         threads=threads,
         stop_after_minutes=stop_after_minutes,
         photos=photos,
+        start_from=start_from,
+        catalog=catalog,
+        accept_license=accept_license,
+    )
+
+
+@app.command()
+def evaluate(
+    variant: Annotated[str, typer.Argument(help="Such as toy, or the place of a variant.json.")],
+    output: Annotated[str, typer.Argument(help="Where tables go: s3://bucket/prefix or a folder.")],
+    examples: Annotated[int, typer.Option(min=1, max=10_000, help="Of each task.")] = 64,
+    tasks: Annotated[
+        str, typer.Option(help="Comma-separated, as in add,recolour. Empty: all.")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Which examples.")] = 1,
+    size_px: Annotated[int, typer.Option(min=0, help="Side; 0: the variant's.")] = 0,
+    baselines: Annotated[bool, typer.Option(help="Also measure what needs no training.")] = True,
+    accept_license: AcceptLicense = False,
+) -> None:
+    """Measure a variant on held-back examples with exact answers, beside baselines."""
+    from flows.evaluate import evaluate as evaluate_flow
+
+    _run_flow(
+        evaluate_flow,
+        "measuring",
+        variant=variant,
+        output=output,
+        examples=examples,
+        tasks=tasks,
+        seed=seed,
+        size_px=size_px,
+        baselines=baselines,
+        accept_license=accept_license,
     )
 
 
@@ -267,13 +328,23 @@ def _report(state: Any) -> None:
     if state.is_completed() or state.name == "FinishedWithFailures":
         summary = state.result(raise_on_failure=False)
         out.print(f"[bold]{state.name}[/bold]: {escape(message)}")
-        for name in ("results", "failures", "rejects", "variant", "samples"):
+        _print_table(summary.get("table", []))
+        for name in ("results", "failures", "rejects", "variant", "evaluation", "samples"):
             if summary.get(name):
-                out.print(f"  {name:9}{escape(summary[name])}")
+                out.print(f"  {name:11}{escape(summary[name])}")
         raise typer.Exit(0 if state.name == "Completed" else EXIT_FAILURES)
     prefix = "Flow run encountered an exception: "
     err.print(f"[red]stopped[/red]: {escape(message.removeprefix(prefix))}")
     raise typer.Exit(EXIT_FATAL)
+
+
+def _print_table(rows: list[dict[str, str]]) -> None:
+    if not rows:
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(escape, row.values()))
+    out.print(table)
 
 
 def _print_rejects(path: Path, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Train a small ACE++ from nothing to a variant that catalogs can be edited with."""
+"""Train a variant that catalogs can be edited with: from nothing, or from another variant."""
 
 from __future__ import annotations
 
@@ -55,13 +55,33 @@ def train_ace(
         str,
         Field(description="A local folder of photographs that the VAE learns from, too. Or empty."),
     ] = "",
+    start_from: Annotated[
+        str,
+        Field(
+            description="Start from this variant instead of what the recipe says: a name, a folder "
+            "or s3://… with a variant.json."
+        ),
+    ] = "",
+    catalog: Annotated[
+        str,
+        Field(
+            description="Learn from this catalog instead of what the recipe says: an edit catalog "
+            "with a column `target`, the wanted picture."
+        ),
+    ] = "",
+    accept_license: Annotated[
+        bool, Field(description="I have read and accept the licence of that variant's weights.")
+    ] = False,
 ) -> State[Any]:
     """Train a recipe: VAE, latents, denoiser; then export, upload and show the variant.
 
     Ends `Completed` with the variant; or `NotDoneYet`, a completed state, too, when it was told to
     stop before: start it again with the same recipe and output, and it goes on.
     """
-    with open_training(recipe, output, workers, threads, stop_after_minutes, photos) as training:
+    with open_training(
+        recipe, output, workers, threads, stop_after_minutes, photos,
+        start_from, catalog, accept_license,
+    ) as training:  # fmt: skip
         with training.cluster():
             for stage in (fit_vae, encode_latents, fit_denoiser):
                 if not stage.submit(untracked(training)).result():

@@ -13,9 +13,10 @@ Torch is loaded by the steps that need it, so that deploying and describing the 
 from __future__ import annotations
 
 import fcntl
+import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,16 +27,20 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from ace_tasks.catalog import open_catalog
 from ace_tasks.engine import gpus_in_cluster, ray_session
 from ace_tasks.errors import NotFound, SettingsError
+from ace_tasks.model.sources import hash_file
 from ace_tasks.settings import Environment, cpu_count, read_environment
 from ace_tasks.store import Store, is_s3, join_uri
 from flows.watch import Metrics, StageView, show_sheet, upload_picture, watching
 
 if TYPE_CHECKING:
     from ace_tasks.model.variants import Variant
+    from ace_tasks.settings import WeightsSettings
     from ace_tasks.training.keeping import Kept, Stage
     from ace_tasks.training.recipe import Recipe
+    from ace_tasks.training.start import Start
 
 NOT_DONE = "NotDoneYet"
 _SAMPLES_A_TASK = 2
@@ -52,6 +57,8 @@ class Training:
 
     flow_name: str
     recipe: Recipe
+    start: Start | None
+    weights: WeightsSettings
     kept: Kept
     variant_uri: str
     environment: Environment
@@ -71,6 +78,10 @@ class Training:
     def uri(self) -> str:
         assert self.kept.uri
         return self.kept.uri
+
+    @property
+    def rejects_uri(self) -> str:
+        return join_uri(self.uri, "rejects.jsonl")
 
     @contextmanager
     def cluster(self) -> Iterator[None]:
@@ -133,8 +144,9 @@ class Training:
 
 @contextmanager
 def open_training(
-    recipe: str, output: str, workers: int, threads: int, stop_after_minutes: float, photos: str
-) -> Iterator[Training]:
+    recipe: str, output: str, workers: int, threads: int, stop_after_minutes: float, photos: str,
+    start_from: str = "", catalog: str = "", accept_license: bool = False,
+) -> Iterator[Training]:  # fmt: skip
     """Check everything a training needs before any work. Raises FatalError."""
     try:
         from ace_tasks.training import distributed  # noqa: F401
@@ -143,24 +155,35 @@ def open_training(
             f"training needs {error.name}: install ace-catalog with its extra `train`"
         ) from None
     from ace_tasks.training.keeping import Kept
-    from ace_tasks.training.recipe import Recipe, check
+    from ace_tasks.training.recipe import Recipe, check, open_start
+    from ace_tasks.training.stages import LATENTS
 
-    found = Recipe.read(recipe)
+    found = Recipe.read(recipe).given(start_from, catalog)
     check(found, workers)
     if not is_s3(output):
         raise SettingsError(f"output: accepted: s3://bucket/prefix; given {output!r}")
     if photos and not Path(photos).is_dir():
         raise SettingsError(f"photos: accepted: a folder on this machine; given {photos!r}")
     environment = read_environment()
+    weights = environment.weights(accept_license)
     outputs = Store(environment.output_store)
     outputs.check_output(output.rstrip("/"), unguarded=True)  # no two runs write one key
-    mark = found.fingerprint[:_FINGERPRINT_LETTERS]
-    work = environment.weights_dir.resolve() / "training" / f"{found.name}-{mark}"
-    variant_uri = join_uri(output, found.name)
-    with _locked(work):
+    start = open_start(found, weights)
+    with ExitStack() as held:
+        with _catalog_of(found, environment) as catalog_file:
+            given = [start.base, start.encoders] if start else []
+            given += [hash_file(catalog_file)] if catalog_file else []
+            mark = found.fingerprint_from(*given)[:_FINGERPRINT_LETTERS]
+            work = environment.weights_dir.resolve() / "training" / f"{found.name}-{mark}"
+            held.enter_context(_locked(work))
+            if catalog_file:
+                _plan_rows(found, catalog_file, environment, work / LATENTS)
+        variant_uri = join_uri(output, found.name)
         yield Training(
             flow_name=flow_run.flow_name or "train",
             recipe=found,
+            start=start,
+            weights=weights,
             kept=Kept(work, join_uri(variant_uri, f"training-{mark}"), environment.output_store),
             variant_uri=variant_uri,
             environment=environment,
@@ -169,6 +192,33 @@ def open_training(
             threads=threads or max(1, cpu_count() // workers),
             photos=Path(photos).resolve() if photos else None,
             stop_after_s=60 * stop_after_minutes or None,
+        )
+
+
+@contextmanager
+def _catalog_of(recipe: Recipe, environment: Environment) -> Iterator[Path | None]:
+    """The file of the catalog that it learns from, here. Raises CatalogError, SettingsError."""
+    from ace_tasks.training.rows import CatalogData
+
+    if not isinstance(recipe.data, CatalogData):
+        yield None
+        return
+    if not recipe.data.catalog:
+        raise SettingsError(f"recipe {recipe.name!r} learns from a catalog: say which (catalog)")
+    with open_catalog(recipe.data.catalog, Store(environment.source_store)) as path:
+        yield path
+
+
+def _plan_rows(recipe: Recipe, catalog: Path, environment: Environment, folder: Path) -> None:
+    from ace_tasks.training import rows
+
+    assert isinstance(recipe.data, rows.CatalogData)
+    assert recipe.data.catalog
+    planned = rows.plan(catalog, recipe.data.catalog, environment.allowed_buckets, folder)
+    if recipe.objective.stage_1_share and not planned.without_references:
+        raise SettingsError(
+            f"recipe {recipe.name!r}: its first stage learns without references, but every row of "
+            "the catalog has one; accepted: objective.stage_1_share 0"
         )
 
 
@@ -191,9 +241,12 @@ def _locked(work: Path) -> Iterator[None]:
 
 @task(name="vae", **_STEP)
 def fit_vae(training: Training) -> bool:
-    """The small VAE; True when it is done."""
-    from ace_tasks.training.recipe import take_vae
+    """The small VAE, or all files of the variant that it starts from; True when they are here."""
+    from ace_tasks.training.stages import take_vae
 
+    if training.start:
+        training.start.begin(training.work, training.weights)
+        return True
     if training.kept.has_vae():
         return True
     if take_vae(training.recipe, training.work):
@@ -206,20 +259,41 @@ def encode_latents(training: Training) -> bool:
     """The training set as latents; True when all chunks are there."""
     from ace_tasks.training import latents
     from ace_tasks.training.distributed import encode
-    from ace_tasks.training.recipe import LATENTS
+    from ace_tasks.training.stages import LATENTS
 
     if training.kept.steps_done("denoise") >= training.steps("denoise"):
         return True  # nobody reads them any more
     recipe, folder = training.recipe, training.work / LATENTS
-    total = latents.chunks(recipe.data)
+    total = latents.chunks(folder, recipe.data)
 
     def look() -> tuple[int, Metrics]:
         return total - len(latents.missing(folder, recipe.data)), []
 
-    if not latents.missing(folder, recipe.data):
-        return True
-    with watching(training.view("encode", "chunks", total), look):
-        return encode(recipe, training.work, training.over)
+    done = not latents.missing(folder, recipe.data)
+    if not done:
+        sources = training.environment.source_store
+        with watching(training.view("encode", "chunks", total), look):
+            done = encode(recipe, training.work, training.over, sources, training.gpu)
+    if done:
+        _tell_rejects(training)
+    return done
+
+
+def _tell_rejects(training: Training) -> None:
+    """Rows of a catalog that nothing can be learnt from: to the log, and with line, column and
+    reason to a file beside the checkpoints.
+    """
+    from ace_tasks.training import rows
+    from ace_tasks.training.stages import LATENTS
+
+    if found := rows.rejects(training.work / LATENTS):
+        content = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in found)
+        training.outputs.put(training.rejects_uri, content.encode(), "application/x-ndjson")
+        first = found[0]
+        get_run_logger().warning(
+            "%s rows of the catalog are left out, the first in line %s (%s: %s); all: %s",
+            len(found), first["line"], first["field"], first["reason"], training.rejects_uri,
+        )  # fmt: skip
 
 
 @task(name="denoise", **_STEP)
@@ -235,8 +309,8 @@ def fit_denoiser(training: Training) -> bool:
 def export_variant(training: Training) -> Variant:
     """The variant's folder, here and on S3."""
     from ace_tasks.model.sources import MANIFEST
+    from ace_tasks.training.export import export
     from ace_tasks.training.keeping import send_folder
-    from ace_tasks.training.recipe import export
 
     folder = training.work / "variant"
     variant = export(training.recipe, training.work, folder)
@@ -251,13 +325,19 @@ def export_variant(training: Training) -> Variant:
 
 @task(name="samples", **_STEP)
 def show_samples(training: Training, variant: Variant) -> str:
-    """A sheet of what the variant makes of held-back examples; its URI."""
+    """A sheet of what the variant makes of held-back examples of the world; its URI. Of a catalog
+    nothing is held back: none.
+    """
     from ace_tasks.model.ace import AceModel
     from ace_tasks.model.sources import open_variant
     from ace_tasks.training.preview import preview
+    from ace_tasks.training.rows import CatalogData
     from ace_tasks.training.sheet import sheet
     from ace_tasks.training.tasks import ALL_TASKS, draw_example
 
+    if isinstance(training.recipe.data, CatalogData):
+        return ""
+    lora = training.recipe.lora
     weights = training.environment.weights()
     model = AceModel.load(open_variant(str(training.work / "variant"), weights), weights, "cpu")
     examples = [
@@ -265,7 +345,7 @@ def show_samples(training: Training, variant: Variant) -> str:
         for name in ALL_TASKS
         for number in range(_SAMPLES_A_TASK)
     ]
-    outputs = [preview(model, each) for each in examples]
+    outputs = [preview(model, each, adapter=lora.name if lora else None) for each in examples]
     uri = join_uri(training.uri, "samples.png")
     show_sheet(
         training.flow_name, upload_picture(training.outputs, uri, sheet(examples, outputs)), uri
@@ -278,11 +358,10 @@ def show_samples(training: Training, variant: Variant) -> str:
 
 def stopped(training: Training) -> State[Any]:
     """Told to stop before the end."""
-    told = {stage: training.kept.steps_done(stage) for stage in ("vae", "denoise")}  # type: ignore[arg-type]
-    line = (
-        f"stopped as told, not done yet: VAE at step {told['vae']} of {training.steps('vae')}, "
-        f"denoiser at {told['denoise']} of {training.steps('denoise')}; the same run goes on"
-    )
+    stages: tuple[Stage, ...] = ("denoise",) if training.start else ("vae", "denoise")
+    told = {stage: training.kept.steps_done(stage) for stage in stages}
+    where = ", ".join(f"{stage} at step {told[stage]} of {training.steps(stage)}" for stage in told)
+    line = f"stopped as told, not done yet: {where}; the same run goes on"
     get_run_logger().info(line)
     return Completed(name=NOT_DONE, message=line, data={"steps": told})
 
@@ -290,4 +369,8 @@ def stopped(training: Training) -> State[Any]:
 def finished(training: Training, variant: Variant, samples: str) -> State[Any]:
     line = f"{variant.name} is trained: {training.variant_uri}"
     get_run_logger().info(line)
-    return Completed(message=line, data={"variant": training.variant_uri, "samples": samples})
+    data = {"variant": training.variant_uri, "samples": samples}
+    with suppress(NotFound):
+        training.outputs.head(training.rejects_uri)
+        data["rejects"] = training.rejects_uri
+    return Completed(message=line, data=data)

@@ -29,7 +29,7 @@ def make_release(folder: Path, base: str = "toy", layout: str = "diffusers", **r
     transformer: dict[str, Any] = {"layout": layout, "channels": changed.in_channels}
     if layout == "bfl":
         transformer["config"] = to_bfl(folder)
-    known = built.model_dump(mode="json", exclude={"recipe", "hub", "home", "license"})
+    known = built.model_dump(mode="json", exclude={"recipe", "hub", "home", "shipped", "license"})
     define(folder, known | _SMALL | {"name": f"tiny-{base}", "transformer": transformer})
     pin(folder)
     return folder

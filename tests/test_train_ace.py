@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,11 +24,12 @@ from ace_tasks.model.ace import AceModel
 from ace_tasks.model.sources import MANIFEST, open_variant
 from ace_tasks.settings import StoreSettings, WeightsSettings
 from ace_tasks.store import Store, join_uri
-from ace_tasks.training.keeping import Kept
+from ace_tasks.training.keeping import Kept, send_folder
 from ace_tasks.training.recipe import Recipe
 from flows.train_ace import train_ace
 from infra.local_stack import ROOT
-from tests.tiny_training import tiny_recipe, write_recipe
+from tests.releases import make_release
+from tests.tiny_training import go_on_from, tiny_recipe, write_recipe
 
 # Each is written down and uploaded, a tenth of a second: far from done when the first are.
 STEPS = 150
@@ -180,6 +182,42 @@ def check_another_machine(path: Path, prefix: str, store: Store, folder: Path) -
     assert not list(folder.rglob("chunk-*"))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_lora_from_a_variant_and_a_catalog_in_the_store(
+    machine: Path, server: None, store: Store, prefix: str, tmp_path: Path,
+    picture: Callable[..., bytes],
+) -> None:  # fmt: skip
+    """Its rows with nothing to learn from are told; the others make an adapter that edits."""
+    base = make_release(tmp_path / "base", "toy-lora")
+    send_folder(store, base, join_uri(prefix, "base"), MANIFEST)
+    for name, seed in (("image", 1), ("target", 2)):
+        store.put(join_uri(prefix, f"in/{name}.png"), picture(64, 64, seed), "image/png")
+    rows = [
+        {"id": f"row-{n}", "task": "edit", "image": f"{prefix}/in/{image}.png",
+         "target": f"{prefix}/in/target.png", "prompt": f"mug {n}"}
+        for n, image in enumerate(("image", "gone", "target"))
+    ]  # fmt: skip
+    catalog = join_uri(prefix, "pairs.jsonl")
+    text = "".join(json.dumps(each) + "\n" for each in [*rows, {"id": "row-3", "task": "paint"}])
+    store.put(catalog, text.encode(), "application/x-ndjson")
+    recipe = go_on_from("toy", lora={"name": "shop", "rank": 2}, name="shop")
+    path = write_recipe(tmp_path / "shop.json", recipe)
+    state = run(path, prefix, start_from=join_uri(prefix, "base"), catalog=catalog, workers=2)
+    assert state.name == "Completed", state.message
+    rejects = [json.loads(line) for line in store.get(state.result()["rejects"]).splitlines()]
+    assert [(each["line"], each["field"]) for each in rejects] == [(2, "image"), (4, "target")]
+    settings = WeightsSettings(folder=tmp_path / "elsewhere", store=StoreSettings())
+    variant = open_variant(state.result()["variant"], settings)
+    assert variant.adapters == {"portrait": 8, "subject": 4, "local_editing": 4, "shop": 2}
+    model = AceModel.load(variant, settings, "cpu")
+    model.adapters.select("shop")
+    story = json.loads(store.get(join_uri(prefix, "shop/training.json")))
+    assert story["catalog"]["rows"] == 3
+    assert story["started_from"]["variant"] == "tiny-toy-lora"
+    assert story["recipe"]["start_from"] == join_uri(prefix, "base")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -187,6 +225,10 @@ def check_another_machine(path: Path, prefix: str, store: Store, folder: Path) -
         ({"output": "out"}, "output: accepted: s3://bucket/prefix"),
         ({"output": "s3://no-such-bucket/out"}, "no-such-bucket"),
         ({"photos": "no/such/folder"}, "photos: accepted: a folder"),
+        ({"start_from": "grand"}, "accepted: .*toy-lora"),
+        ({"start_from": "flux-fill-lora"}, "Non-Commercial License"),
+        ({"catalog": "s3://tests/no-such.jsonl"}, "no such catalog"),
+        ({"recipe": "flux-lora", "start_from": "toy-lora"}, "say which"),
         ({"workers": 3}, "workers: accepted: a divisor of the batch of 4; given 3"),
     ],
 )

@@ -23,7 +23,8 @@ from ace_tasks.training import latents
 from ace_tasks.training.distributed import FitSettings, _kept, _reason, encode, fit
 from ace_tasks.training.keeping import Kept, read_metrics
 from ace_tasks.training.loop import saved_step
-from ace_tasks.training.recipe import Recipe, encode_chunk, train_denoiser, train_vae
+from ace_tasks.training.recipe import Recipe
+from ace_tasks.training.stages import encode_chunk, train_denoiser, train_vae
 from tests.tiny_training import tiny_recipe
 
 RECIPE = tiny_recipe(steps=24)

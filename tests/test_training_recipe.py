@@ -19,9 +19,11 @@ from ace_tasks.model import sources, verify, weights
 from ace_tasks.model.ace import AceModel
 from ace_tasks.settings import WeightsSettings
 from ace_tasks.training import latents, recipe
+from ace_tasks.training.export import export
 from ace_tasks.training.loop import saved_step
 from ace_tasks.training.preview import preview
-from ace_tasks.training.recipe import Recipe, check, encode_chunk, export, train_denoiser, train_vae
+from ace_tasks.training.recipe import Recipe, check
+from ace_tasks.training.stages import Until, encode_chunk, train_denoiser, train_vae
 from ace_tasks.training.tasks import ALL_TASKS, draw_example
 from tests.tiny_training import tiny_recipe, write_recipe
 
@@ -33,7 +35,7 @@ RECIPE = tiny_recipe()
 PHOTOS = [np.full((40, 50, 3), 90, np.uint8)]
 
 
-def stopping_at(path: Path, step: int) -> recipe.Until:
+def stopping_at(path: Path, step: int) -> Until:
     """Tells a stage to stop when its checkpoint, written after every step, is so far."""
     return lambda: saved_step(path) >= step
 
@@ -82,7 +84,8 @@ def test_another_process_makes_the_same_chunk(work: Path, tmp_path: Path) -> Non
     shutil.copytree(work / "vae", tmp_path / "vae")
     path = write_recipe(tmp_path / "tiny.json", RECIPE)
     code = (
-        "import sys, pathlib, torch; from ace_tasks.training.recipe import *;"
+        "import sys, pathlib, torch; from ace_tasks.training.recipe import Recipe;"
+        "from ace_tasks.training.stages import encode_chunk;"
         "torch.set_num_threads(2);"
         f"encode_chunk(Recipe.read({str(path)!r}), pathlib.Path({str(tmp_path)!r}), 1);"
         "assert torch.get_num_threads() == 2"

@@ -10,26 +10,26 @@ import torch
 
 from ace_tasks.model import text
 from ace_tasks.training.grammar import VOCABULARY
-from ace_tasks.training.small import SmallSettings, Trained
+from ace_tasks.training.small import SmallSettings, Trained, Words
 from tests.tiny_training import tiny_recipe
 
 SETTINGS = tiny_recipe().small
 
 
 @pytest.fixture(scope="module")
-def trained() -> Trained:
-    return Trained(SETTINGS, VOCABULARY)
+def words() -> Words:
+    return Words.make(SETTINGS, VOCABULARY)
 
 
 @pytest.mark.parametrize("word", VOCABULARY)
-def test_every_word_of_the_world_is_one_token(trained: Trained, word: str) -> None:
+def test_every_word_of_the_world_is_one_token(words: Words, word: str) -> None:
     for phrase in (word, f"a {word} mug"):
-        tokens = trained.t5_tokenizer.tokenize(phrase)
+        tokens = words.t5.tokenize(phrase)
         assert tokens == [f"▁{each}" for each in phrase.split()]
 
 
-def test_other_words_fall_apart_into_letters_and_come_back(trained: Trained) -> None:
-    tokenizer = trained.t5_tokenizer
+def test_other_words_fall_apart_into_letters_and_come_back(words: Words) -> None:
+    tokenizer = words.t5
     for phrase in ("Zebra crossing", "it's 3.5 EUR off, <b>{x}</b>", "xredx"):
         ids = tokenizer(phrase).input_ids
         assert tokenizer.decode(ids, skip_special_tokens=True) == phrase
@@ -38,33 +38,44 @@ def test_other_words_fall_apart_into_letters_and_come_back(trained: Trained) -> 
     assert tokenizer.tokenize("mugs") == ["▁mug", "s"]
 
 
-def test_no_printable_character_is_unknown(trained: Trained) -> None:
+def test_no_printable_character_is_unknown(words: Words) -> None:
     printable = "".join(c for c in string.printable if not c.isspace())
-    for tokenizer in (trained.t5_tokenizer, trained.clip_tokenizer):
+    for tokenizer in (words.t5, words.clip):
         for phrase in (printable, " ".join(printable)):
             assert tokenizer.unk_token not in tokenizer.tokenize(phrase)
 
 
-def test_t5_has_rows_for_every_special_token_and_ids_stay(trained: Trained) -> None:
+def test_t5_has_rows_for_every_special_token_and_ids_stay(words: Words) -> None:
     """Special tokens come in when the variant is loaded, after it was trained without them."""
     prompts = ["", *(f"a {word} mug" for word in VOCABULARY)]
-    before, _ = trained.tokens(prompts)
-    loaded = Trained(SETTINGS, VOCABULARY)
-    text.add_special_tokens(loaded.t5_tokenizer, loaded.t5, "fft")
+    before, _ = words.tokens(prompts)
+    loaded = Words.make(SETTINGS, VOCABULARY)
+    t5 = Trained.make(SETTINGS, loaded).t5
+    assert t5 is not None
+    text.add_special_tokens(loaded.t5, t5, "fft")
     after, _ = loaded.tokens(prompts)
     assert torch.equal(before, after)
-    assert loaded.t5.get_input_embeddings().num_embeddings == len(loaded.t5_tokenizer)
+    assert t5.get_input_embeddings().num_embeddings == len(loaded.t5)
 
 
-def test_prompts_have_fixed_lengths(trained: Trained) -> None:
-    t5, clip = trained.tokens(["", "a red mug", "word " * 100])
+def test_prompts_have_fixed_lengths(words: Words) -> None:
+    t5, clip = words.tokens(["", "a red mug", "word " * 100])
     assert t5.shape == (3, SETTINGS.text_tokens)
     assert clip.shape == (3, text.CLIP_TOKENS)
-    assert (t5[0, 1:] == trained.t5_tokenizer.pad_token_id).all()
+    assert (t5[0, 1:] == words.t5.pad_token_id).all()
 
 
-def test_the_prompt_reaches_the_velocity_by_both_encoders(trained: Trained) -> None:
-    ids, clip = trained.tokens(["a red mug", "a blue mug"])
+def test_prompts_are_cleaned_as_they_will_be_for_the_loaded_model(words: Words) -> None:
+    clean, _ = words.tokens(["a <red> mug"])
+    dirty, _ = words.tokens(["  a &lt;red&gt;\n mug"])
+    assert torch.equal(clean, dirty)
+    as_it_is = Words(words.clip, words.t5, words.text_tokens, clean=False)
+    assert not torch.equal(as_it_is.tokens(["a &lt;red&gt; mug"])[0], clean)
+
+
+def test_the_prompt_reaches_the_velocity_by_both_encoders(words: Words) -> None:
+    trained = Trained.make(SETTINGS, words)
+    ids, clip = words.tokens(["a red mug", "a blue mug"])
     tokens = torch.zeros(1, 4, SETTINGS.channels)
     one, grid = torch.ones(1), torch.zeros(4, 3)
     with torch.inference_mode():
@@ -76,8 +87,23 @@ def test_the_prompt_reaches_the_velocity_by_both_encoders(trained: Trained) -> N
     assert not torch.equal(red, other_clip)
 
 
-def test_the_same_seed_makes_the_same_weights() -> None:
-    one, other = (Trained(SETTINGS, VOCABULARY).state_dict() for _ in range(2))
+def test_what_encoders_said_stands_for_them(words: Words) -> None:
+    """Without encoders of its own the model takes hidden states in the place of tokens."""
+    trained = Trained.make(SETTINGS, words)
+    ids, clip = words.tokens(["a red mug"])
+    tokens, one, grid = torch.zeros(1, 4, SETTINGS.channels), torch.ones(1), torch.zeros(4, 3)
+    with torch.inference_mode():
+        assert trained.t5 is not None
+        assert trained.clip is not None
+        said = trained.t5(ids)[0], trained.clip(clip).pooler_output
+        alone = Trained(trained.transformer)
+        expected = trained(tokens, one, one, ids, clip, grid)
+        assert torch.equal(alone(tokens, one, one, *said, grid), expected)
+
+
+def test_the_same_seed_makes_the_same_weights(words: Words) -> None:
+    one, other = (Trained.make(SETTINGS, words).state_dict() for _ in range(2))
     assert all(torch.equal(one[key], other[key]) for key in one)
-    third = Trained(SmallSettings(**SETTINGS.model_dump() | {"seed": 9}), VOCABULARY).state_dict()
+    other_seed = SmallSettings(**SETTINGS.model_dump() | {"seed": 9})
+    third = Trained.make(other_seed, words).state_dict()
     assert any(not torch.equal(one[key], third[key]) for key in one)

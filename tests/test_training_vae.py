@@ -12,7 +12,8 @@ from PIL import Image
 
 from ace_tasks.evaluation import score
 from ace_tasks.training import vae
-from ace_tasks.training.recipe import Recipe, load_vae, take_vae, train_vae
+from ace_tasks.training.recipe import Recipe
+from ace_tasks.training.stages import load_vae, take_vae, train_vae
 from ace_tasks.training.tasks import draw_example, examples
 from ace_tasks.training.vae import Pictures, VaeSettings
 from tests.tiny_training import tiny_recipe

@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ace_tasks.training.recipe import Recipe
+from ace_tasks.model.ace import AceModel
+from ace_tasks.model.adapters import Mode
+from ace_tasks.model.sources import open_variant
+from ace_tasks.settings import WeightsSettings
+from ace_tasks.training import latents
+from ace_tasks.training.export import export
+from ace_tasks.training.recipe import Recipe, open_start
+from ace_tasks.training.stages import LATENTS, encode_chunk, train_denoiser, train_vae
+from ace_tasks.training.start import Start
 
 _OFTEN = {"log_every_steps": 1, "checkpoint_every_s": 0, "warmup_steps": 2}
 _TINY: dict[str, Any] = {
@@ -48,3 +56,51 @@ def tiny_recipe(vae_steps: int = 6, steps: int = 10, **changes: Any) -> Recipe:
 def write_recipe(path: Path, recipe: Recipe) -> Path:
     path.write_text(recipe.model_dump_json())
     return path
+
+
+def go_on_from(place: Path | str, steps: int = 10, **changes: Any) -> Recipe:
+    """A recipe that starts from a variant."""
+    known = {k: v for k, v in _TINY.items() if k not in {"vae", "small", "sampling_steps"}}
+    content = json.loads(json.dumps(known | {"start_from": str(place)} | changes))
+    content["loop"]["steps"] = steps
+    return Recipe.model_validate(content)
+
+
+def quiet(step: int, numbers: dict[str, float]) -> None:
+    pass
+
+
+def encode_all(recipe: Recipe, work: Path) -> None:
+    for number in latents.missing(work / LATENTS, recipe.data):
+        encode_chunk(recipe, work, number)
+
+
+def train_from_nothing(recipe: Recipe, work: Path) -> Path:
+    """All stages; the variant's folder."""
+    assert train_vae(recipe, work, [], quiet)
+    encode_all(recipe, work)
+    assert train_denoiser(recipe, work, quiet)
+    export(recipe, work, work / "variant")
+    return work / "variant"
+
+
+def begin(recipe: Recipe, work: Path) -> Start:
+    """What the flow does first with a recipe that starts from a variant."""
+    settings = WeightsSettings(folder=work / "weights")
+    start = open_start(recipe, settings)
+    assert start
+    return start.begin(work, settings)
+
+
+def go_on(recipe: Recipe, work: Path) -> Path:
+    """All stages of a training from a variant; the new variant's folder."""
+    begin(recipe, work)
+    encode_all(recipe, work)
+    assert train_denoiser(recipe, work, quiet)
+    export(recipe, work, work / "variant")
+    return work / "variant"
+
+
+def load_variant(folder: Path, mode: Mode = "resident") -> AceModel:
+    settings = WeightsSettings(folder=folder.parent)
+    return AceModel.load(open_variant(str(folder), settings), settings, "cpu", adapter_mode=mode)

@@ -30,9 +30,9 @@ from ace_tasks.settings import StoreSettings
 from ace_tasks.training import latents, vae
 from ace_tasks.training.keeping import Kept, Stage
 from ace_tasks.training.loop import OnLog
-from ace_tasks.training.recipe import (
+from ace_tasks.training.recipe import Recipe
+from ace_tasks.training.stages import (
     LATENTS,
-    Recipe,
     Until,
     Worker,
     encode_chunk,
@@ -40,6 +40,7 @@ from ace_tasks.training.recipe import (
     train_denoiser,
     train_vae,
 )
+from ace_tasks.training.start import Start
 
 _TICK_S = 1
 
@@ -111,18 +112,28 @@ def _reason(error: TrainingFailedError) -> AceError:
     return TrainingFailed(f"a worker failed: {lines[-1][:500]}")
 
 
-def encode(recipe: Recipe, work: Path, until: Until = never) -> bool:
-    """Make what is missing of the latents, a chunk on each core; True when all are there.
+def encode(
+    recipe: Recipe,
+    work: Path,
+    until: Until = never,
+    sources: StoreSettings | None = None,
+    gpu: bool = False,
+) -> bool:
+    """Make what is missing of the latents, a chunk on each core; True when all are there. A variant
+    to start from, whose encoders do not learn, is too large for that: a chunk on each GPU.
 
     Told to stop, it waits for the chunks in the making.
     """
-    one = ray.remote(num_cpus=1)(encode_chunk)
+    kind = "GPU" if gpu and recipe.start_from and not Start.read(work).learn_text else "CPU"
+    how: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(kind == "GPU")}
+    one = ray.remote(**how)(encode_chunk)
+    device = "cuda" if kind == "GPU" else "cpu"
     to_do = latents.missing(work / LATENTS, recipe.data)
     running: list[Any] = []
-    cores = int(ray.cluster_resources()["CPU"])
+    at_once = int(ray.cluster_resources()[kind])
     while (to_do and not until()) or running:
-        while to_do and len(running) < cores and not until():
-            running.append(one.remote(recipe, work, to_do.pop(0)))
+        while to_do and len(running) < at_once and not until():
+            running.append(one.remote(recipe, work, to_do.pop(0), sources, device))
         ended, running = ray.wait(running, timeout=_TICK_S)
         ray.get(ended)
     return not latents.missing(work / LATENTS, recipe.data)

@@ -23,7 +23,7 @@ from ace_tasks.errors import NotFound
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from ace_tasks.training.loop import saved_step
-from ace_tasks.training.recipe import CHECKPOINT, VAE, VAE_CHECKPOINT
+from ace_tasks.training.stages import CHECKPOINT, VAE, VAE_CHECKPOINT
 
 Stage = Literal["vae", "denoise"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

@@ -1,8 +1,9 @@
 """The training set as latents: drawn and encoded once, kept in chunks, read many times.
 
 A chunk is a function of the settings and its number, so several processes can make them and a cut
-one goes on where it was. Shapes are a picture alone, or with a reference left of it, whose width
-is drawn in whole tokens; for each size of picture.
+one goes on where it was. Examples are grouped by shape: height, width, and where the seam is. In
+the world these are few: a picture alone, or with a reference left of it, whose width is drawn in
+whole tokens, for each size of picture.
 
 Legend: B batch, C channels, H W latent height and width, T text tokens, N image tokens.
 """
@@ -10,10 +11,10 @@ Legend: B batch, C channels, H W latent height and width, T text tokens, N image
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ace_tasks.model import sampling
 from ace_tasks.training import sample
-from ace_tasks.training.small import Trained
+from ace_tasks.training.small import Words
 from ace_tasks.training.tasks import ALL_TASKS, STAGE_1_TASKS, Example, draw_example
 
 _TOKEN_PX = 16
@@ -45,6 +46,31 @@ class DataSettings(BaseModel):
     empty_prompts: float = Field(0.1, ge=0, le=1)  # the paper's unconditional share
     seed: int = 3
 
+    def count(self, folder: Path) -> int:
+        return self.examples
+
+
+class Chunked(Protocol):
+    """Data that are encoded in chunks: the world's, or a catalog's."""
+
+    @property
+    def chunk(self) -> int:
+        """Examples in a file."""
+
+    def count(self, folder: Path) -> int:
+        """All examples there are; a catalog's plan lies in the latents' folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """What makes latents of a canvas and its prompt."""
+
+    vae: AutoencoderKL
+    words: Words
+    use_change: bool = True  # the masked content has channels of its own: 448
+    # Told every prompt and its tokens (T,), those for T5 first.
+    on_prompt: Callable[[str, np.ndarray, np.ndarray], None] = lambda prompt, t5, clip: None
+
 
 @dataclass(frozen=True, eq=False)
 class Latents:
@@ -52,64 +78,94 @@ class Latents:
 
     target_BCHW: np.ndarray  # float16, 16 channels
     edit_BCHW: np.ndarray
-    change_BCHW: np.ndarray
+    change_BCHW: np.ndarray  # no channels on the 384-channel route
     mask_BCHW: np.ndarray  # uint8, 64 channels, 0 or 1
-    t5_BT: np.ndarray  # int16
-    clip_BT: np.ndarray
+    t5_BT: np.ndarray  # integers; or, filled in by `Texts`, what encoders said: (B, T, D)
+    clip_BT: np.ndarray  # likewise (B, D)
     stage_1_B: np.ndarray  # bool: of a task of the first stage
+    # Latent columns of the reference. None, in the world: what the canvas is wider than high.
+    seam: int | None = None
 
     def __len__(self) -> int:
         return len(self.target_BCHW)
 
     @property
     def reference_w(self) -> int:
-        """Latent columns of the reference: the canvas is as high as the target is wide."""
+        """Latent columns of the reference, which stands left."""
         height, width = self.target_BCHW.shape[2:]
-        return int(width - height)
+        return int(width - height) if self.seam is None else self.seam
 
     @property
     def shape(self) -> str:
-        return "x".join(f"{each:03}" for each in self.target_BCHW.shape[2:])
+        """Examples of one shape may share a batch."""
+        sizes = self.target_BCHW.shape[2:]
+        return "x".join(
+            f"{each:03}" for each in (*sizes, *([] if self.seam is None else [self.seam]))
+        )
 
     def take(self, index: np.ndarray) -> Latents:
-        return Latents(*(getattr(self, each.name)[index] for each in fields(self)))
+        return self.of({name: getattr(self, name)[index] for name in ARRAYS}, self.seam)
 
     @classmethod
     def join(cls, parts: Sequence[Latents]) -> Latents:
-        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+        """Of one shape."""
+        arrays = {name: np.concatenate([getattr(each, name) for each in parts]) for name in ARRAYS}
+        return cls.of(arrays, parts[0].seam)
+
+    @classmethod
+    def of(cls, arrays: dict[str, Any], seam: int | None) -> Latents:
+        return cls(**arrays, seam=seam)
 
 
-@torch.inference_mode()
-def encode(
-    example: Example, number: int, settings: DataSettings, vae: AutoencoderKL, words: Trained
-) -> Latents:
-    """One example, by upstream's rules for samples; B = 1."""
+ARRAYS = ("target_BCHW", "edit_BCHW", "change_BCHW", "mask_BCHW", "t5_BT", "clip_BT", "stage_1_B")
+
+
+def encode(example: Example, number: int, settings: DataSettings, encoder: Encoder) -> Latents:
+    """One example of the world, by upstream's rules for samples; B = 1."""
     rng = np.random.default_rng([settings.seed, number, 1])
     height = len(example.target)
     full = rng.random() < settings.full_references
-    sampled = sample.build(
+    built = sample.build(
         example.row(),
         max_seq_len=4 * (height // _TOKEN_PX) ** 2,
         # A whole number of tokens wide: the seam stays where it is.
         reference_h=height if full else _TOKEN_PX * int(rng.integers(height // 32, height // 16)),
-        repainting_scale=example.repainting_scale,
-        modify_mode=True,
+        repainting_scale=example.scale(encoder.use_change),
+        modify_mode=encoder.use_change,
     )
-    pictures = torch.stack([sampled.target_CHW, sampled.edit_CHW, sampled.change_CHW])
-    posterior = vae.encode(pictures).latent_dist
-    eps = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(number))
-    z = (posterior.mean + posterior.std * eps - vae.config.shift_factor) * vae.config.scaling_factor
     prompt = "" if rng.random() < settings.empty_prompts else example.prompt
-    t5, clip = words.tokens([prompt])
-    half = z.to(torch.float16).numpy()
-    mask = sampling.mask_latents(sampled.mask_1HW[None]).round().to(torch.uint8).numpy()
+    return encode_canvas(built, prompt, number, example.task in STAGE_1_TASKS, encoder)
+
+
+@torch.inference_mode()
+def encode_canvas(
+    built: sample.Sample, prompt: str, number: int, stage_1: bool, encoder: Encoder
+) -> Latents:
+    """A canvas and its prompt; B = 1. `number` seeds the VAE's samples."""
+    vae = encoder.vae
+    changes = [built.change_CHW] if encoder.use_change else []
+    pictures = torch.stack([built.target_CHW, built.edit_CHW, *changes])
+    posterior = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist
+    eps = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(number))
+    z = posterior.mean + posterior.std * eps.to(vae.device, vae.dtype)
+    z = (z - vae.config.shift_factor) * vae.config.scaling_factor
+    half = z.to("cpu", torch.float16).numpy()
+    change = half[2:] if encoder.use_change else half[:1, :0]
+    mask = sampling.mask_latents(built.mask_1HW[None]).round().to(torch.uint8).numpy()
+    t5, clip = encoder.words.tokens([prompt])
+    encoder.on_prompt(prompt, t5[0].numpy(), clip[0].numpy())
     return Latents(
-        half[:1], half[1:2], half[2:], mask, t5.numpy().astype(np.int16),
-        clip.numpy().astype(np.int16), np.array([example.task in STAGE_1_TASKS]),
+        half[:1], half[1:2], change, mask,
+        _small(t5, len(encoder.words.t5)), _small(clip, len(encoder.words.clip)),
+        np.array([stage_1]),
     )  # fmt: skip
 
 
-def encode_nothing(words: Trained) -> Latents:
+def _small(ids: torch.Tensor, vocabulary: int) -> np.ndarray:
+    return ids.numpy().astype(np.int16 if vocabulary <= 2**15 else np.int32)
+
+
+def encode_nothing(words: Words) -> Latents:
     """An example of the smallest shape, all zeros: to try a model with."""
     t5, clip = words.tokens([""])
     latent = np.zeros((1, 16, 2, 2), np.float16)
@@ -119,22 +175,32 @@ def encode_nothing(words: Trained) -> Latents:
     )  # fmt: skip
 
 
-def make_chunk(
-    folder: Path, chunk: int, settings: DataSettings, vae: AutoencoderKL, words: Trained
-) -> None:
-    """Write one chunk: whole or not at all."""
-    size = settings.chunk
-    numbers = range(chunk * size, min(settings.examples, (chunk + 1) * size))
-    groups: dict[str, list[Latents]] = {}
-    for number in numbers:
+def make_chunk(folder: Path, chunk: int, settings: DataSettings, encoder: Encoder) -> None:
+    """Draw, encode and write one chunk of the world."""
+
+    def made(number: int) -> Latents:
         size_px = settings.sizes_px[number % len(settings.sizes_px)]
         example = draw_example(settings.seed, number, size_px, tasks=ALL_TASKS)
-        found = encode(example, number, settings, vae, words)
-        groups.setdefault(found.shape, []).append(found)
+        return encode(example, number, settings, encoder)
+
+    write_chunk(folder, chunk, map(made, numbers_of(chunk, folder, settings)))
+
+
+def numbers_of(chunk: int, folder: Path, settings: Chunked) -> range:
+    """The examples of a chunk."""
+    size = settings.chunk
+    return range(chunk * size, min(settings.count(folder), (chunk + 1) * size))
+
+
+def write_chunk(folder: Path, chunk: int, examples: Iterable[Latents]) -> None:
+    """Write one chunk: whole or not at all."""
+    groups: dict[str, list[Latents]] = {}
+    for each in examples:
+        groups.setdefault(each.shape, []).append(each)
     arrays = {
-        f"{shape}:{field.name}": getattr(Latents.join(group), field.name)
+        f"{shape}:{name}": getattr(Latents.join(group), name)
         for shape, group in groups.items()
-        for field in fields(Latents)
+        for name in ARRAYS
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = chunk_path(folder, chunk)
@@ -144,26 +210,27 @@ def make_chunk(
     coming.rename(path)
 
 
-def chunks(settings: DataSettings) -> int:
-    return -(-settings.examples // settings.chunk)
+def chunks(folder: Path, settings: Chunked) -> int:
+    return -(-settings.count(folder) // settings.chunk)
 
 
 def chunk_path(folder: Path, chunk: int) -> Path:
     return folder / f"chunk-{chunk:05}.npz"
 
 
-def missing(folder: Path, settings: DataSettings) -> list[int]:
+def missing(folder: Path, settings: Chunked) -> list[int]:
     """The chunks still to be made."""
-    numbers = range(chunks(settings))
+    numbers = range(chunks(folder, settings))
     return [number for number in numbers if not chunk_path(folder, number).exists()]
 
 
-def load(folder: Path, settings: DataSettings) -> list[Latents]:
+def load(folder: Path, settings: Chunked) -> list[Latents]:
     """Every shape there is, smallest first."""
     groups: dict[str, list[Latents]] = {}
-    for chunk in range(chunks(settings)):
+    for chunk in range(chunks(folder, settings)):
         with np.load(chunk_path(folder, chunk)) as arrays:
             for shape in {key.partition(":")[0] for key in arrays.files}:
-                part = Latents(*(arrays[f"{shape}:{field.name}"] for field in fields(Latents)))
+                seam = int(shape.split("x")[2]) if shape.count("x") == 2 else None
+                part = Latents.of({name: arrays[f"{shape}:{name}"] for name in ARRAYS}, seam)
                 groups.setdefault(shape, []).append(part)
     return [Latents.join(groups[shape]) for shape in sorted(groups)]

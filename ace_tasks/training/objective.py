@@ -11,6 +11,7 @@ Legend: B batch, C channels, H W latent height and width, N image tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,14 @@ import torch
 import torch.distributed
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.model import sampling
 from ace_tasks.training.latents import Latents
 from ace_tasks.training.sample import GUIDANCE
+from ace_tasks.training.texts import Texts
 
 
 class ObjectiveSettings(BaseModel):
@@ -56,20 +60,29 @@ class Batches:
 
     def __init__(
         self, shapes: Sequence[Latents], settings: ObjectiveSettings, steps: int,
-        rank: int = 0, workers: int = 1,
+        rank: int = 0, workers: int = 1, texts: Texts | None = None,
     ):  # fmt: skip
+        """`texts`: what encoders that do not learn said of the prompts."""
         settings.share(workers)
         self.shapes = shapes
         self.settings = settings
         self.stage_2_from = settings.stage_1_share * steps
-        self.rank, self.workers = rank, workers
+        self.rank, self.workers, self.texts = rank, workers, texts
         self._first_stage = [np.flatnonzero(each.stage_1_B) for each in shapes]
         self._all = [np.arange(len(each)) for each in shapes]
+        if not shapes:
+            raise SettingsError("data: no example to learn from")
         if self.stage_2_from and not any(map(len, self._first_stage)):
-            raise SettingsError("data: no example of a task without references for the first stage")
+            raise SettingsError(
+                "data: no example of a task without references for the first stage; with none, "
+                "objective.stage_1_share is 0"
+            )
 
     def take(self, step: int) -> tuple[Latents, Tensor, Tensor]:
-        """This worker's share: latents, noise (B, 16, H, W), sigma (B,)."""
+        """This worker's share: latents, noise (B, 16, H, W), sigma (B,).
+
+        Of a shape with fewer examples than a batch, some are in it twice, at other noise levels.
+        """
         rng = np.random.default_rng([self.settings.seed, step])
         rows = self._first_stage if step < self.stage_2_from else self._all
         counts = np.array([len(each) for each in rows], dtype=float)
@@ -80,14 +93,18 @@ class Batches:
         noise = torch.randn(len(index), channels, height, width, generator=generator)
         sigma = torch.sigmoid(torch.randn(len(index), generator=generator))  # logit-normal(0, 1)
         mine = slice(self.rank, None, self.workers)
-        return self.shapes[shape].take(index[mine]), noise[mine], sigma[mine]
+        batch = self.shapes[shape].take(index[mine])
+        return self.texts.fill(batch) if self.texts else batch, noise[mine], sigma[mine]
 
 
 def loss(
     model: Any, batch: Latents, noise: Tensor, sigma: Tensor, settings: ObjectiveSettings,
     device: str = "cpu",
-) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
-    """The loss of a batch, and its two halves. `model`: a `Trained`, or one in DDP."""
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    """The loss of a batch, and its two halves. `model`: a `Trained`, or one in DDP.
+
+    On the device "meta" all of it is done but the numbers: what fits, and what learns.
+    """
     x0, edit, change, mask = (
         torch.as_tensor(each).to(device, torch.float32)
         for each in (batch.target_BCHW, batch.edit_BCHW, batch.change_BCHW, batch.mask_BCHW)
@@ -97,17 +114,42 @@ def loss(
     x_t = (1 - level) * x0 + level * noise
     packed = torch.cat([sampling.pack(each) for each in (x_t, edit, change, mask)], dim=-1)
     height, width = x0.shape[2:]
-    with torch.autocast(x0.device.type, torch.bfloat16):
+    with _half_precision(x0.device.type), _attention(x0.device.type):
         v = model(
             packed,
             sigma,
             torch.full_like(sigma, GUIDANCE),
-            *(torch.as_tensor(ids).to(device, torch.long) for ids in (batch.t5_BT, batch.clip_BT)),
+            *(_text(each).to(device) for each in (batch.t5_BT, batch.clip_BT)),
             sampling.position_ids(height, width).to(device),
         )
     error = (v.float() - sampling.pack(noise - x0)).square().mean(dim=-1)
     mask_BN = sampling.pack(mask).mean(dim=-1)
     return weigh(error, mask_BN, width, batch.reference_w, settings, _mean_over_workers)
+
+
+def _text(ids_or_hidden: np.ndarray) -> Tensor:
+    text = torch.as_tensor(ids_or_hidden)
+    return text.float() if text.is_floating_point() else text.long()
+
+
+def _half_precision(device: str) -> AbstractContextManager[Any]:
+    return nullcontext() if device == "meta" else torch.autocast(device, torch.bfloat16)
+
+
+def _attention(device: str) -> AbstractContextManager[Any]:
+    """On a CPU the default kernel's backward pass takes four times as long in bfloat16."""
+    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+
+
+def recompute(block: Any, *args: Any) -> Any:
+    """A block of the transformer whose inner values are computed anew for the backward pass, which
+    happens outside of `loss`: under the kernel that it was.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), _attention(args[0].device.type)
+
+    return checkpoint(block.__call__, *args, use_reentrant=False, context_fn=contexts)
 
 
 def _mean_over_workers(value: Tensor) -> Tensor:
@@ -121,22 +163,21 @@ def _mean_over_workers(value: Tensor) -> Tensor:
 def weigh(
     error_BN: Tensor, mask_BN: Tensor, width: int, reference_w: int, settings: ObjectiveSettings,
     mean: Callable[[Tensor], Tensor] = lambda value: value,
-) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """Token errors → the loss. Widths in latents; the reference stands left.
 
     `mean`: of a number over all workers. With their denominators alike, the mean of their losses
     is the loss of the whole batch.
     """
-    columns = torch.arange(width // 2, device=error_BN.device).repeat(
-        error_BN.shape[1] * 2 // width
-    )
-    of_target = columns >= reference_w // 2
-    weights = 1 + (settings.mask_weight - 1) * mask_BN[:, of_target]
-    target = (error_BN[:, of_target] * weights).sum() / mean(weights.sum())
-    reference = error_BN[:, ~of_target].mean() if reference_w else error_BN.new_zeros(())
-    numbers = {"target": target.item()}
+    # Found on the CPU: a GPU would be waited for.
+    of_target = torch.arange(error_BN.shape[1]) % (width // 2) >= reference_w // 2
+    inside, outside = (each.nonzero()[:, 0].to(error_BN.device) for each in (of_target, ~of_target))
+    weights = 1 + (settings.mask_weight - 1) * mask_BN[:, inside]
+    target = (error_BN[:, inside] * weights).sum() / mean(weights.sum())
+    reference = error_BN[:, outside].mean() if reference_w else error_BN.new_zeros(())
+    numbers = {"target": target.detach()}
     if reference_w:
-        numbers["reference"] = reference.item()
+        numbers["reference"] = reference.detach()
     if settings.form == "area":
         return error_BN.mean(), numbers
     return settings.target_weight * target + settings.reference_weight * reference, numbers

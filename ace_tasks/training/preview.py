@@ -12,12 +12,20 @@ from ace_tasks.training.tasks import Example
 
 
 def preview(
-    model: AceModel, example: Example, *, seed: int = 0, steps: int | None = None
+    model: AceModel,
+    example: Example,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    adapter: str | None = None,
 ) -> np.ndarray:
-    """The model's answer, uint8 (H, W, 3), of the target's size. `steps` None: the variant's."""
+    """The model's answer, uint8 (H, W, 3), of the target's size. `steps` None: the variant's;
+    `adapter` None: the plain weights.
+    """
     variant = model.variant
     unit, geometry = canvas(example, use_change=variant.route == "fft")
-    job = Job(unit, example.prompt, seed, steps or variant.steps, variant.guidance)
+    steps = steps or variant.steps
+    job = Job(unit, example.prompt, seed, steps, variant.guidance, adapter)
     (picture,) = model.generate([job])
     return lcu.restore(picture, geometry)
 
@@ -33,7 +41,7 @@ def canvas(example: Example, *, use_change: bool) -> tuple[lcu.LCU, lcu.Geometry
             width=width,
             height=height,
             max_seq_len=sys.maxsize,
-            repainting_scale=example.repainting_scale,
+            repainting_scale=example.scale(use_change),
             keep_pixels_rate=None,  # references at the target's full height
             use_change=use_change,
         )

@@ -48,6 +48,7 @@ class Sample:
     edit_CHW: torch.Tensor
     change_CHW: torch.Tensor
     mask_1HW: torch.Tensor
+    reference_px: int = 0  # width of what stands left of the target; 0 without a reference
 
     def condition(self, use_change: bool) -> lcu.LCU:
         """As the model takes it. Upstream trains with masks in bfloat16."""
@@ -79,20 +80,23 @@ def build(
     edit = edit * (1 - repainting_scale * mask)
     edit = lcu.resize(edit, height, width, "nearest-exact")
     mask = lcu.resize(mask, height, width, "nearest-exact")
+    reference_w = 0
     if example.reference is not None:
         assert reference_h is not None
         reference = lcu.normalise(example.reference)
         placed = lcu.place(reference, reference_h, height, "nearest-exact")
         target, edit = (torch.cat([placed, each], dim=2) for each in (target, edit))
-        mask = F.pad(mask, (placed.shape[2], 0))
+        reference_w = placed.shape[2]
+        mask = F.pad(mask, (reference_w, 0))
     height, width = target.shape[1:]
     canvas_h, canvas_w, _ = lcu.fit_budget(height, width, max_seq_len)
     target, edit, mask = (
         lcu.resize(each, canvas_h, canvas_w, "nearest-exact") for each in (target, edit, mask)
     )
+    reference_px = round(reference_w * canvas_w / width)
     if modify_mode:
-        return Sample(target, edit * (1 - mask), edit * mask, mask)
-    return Sample(target, edit, edit, mask)
+        return Sample(target, edit * (1 - mask), edit * mask, mask, reference_px)
+    return Sample(target, edit, edit, mask, reference_px)
 
 
 def noisy(x0: torch.Tensor, eps: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -1,15 +1,17 @@
-"""Small models of the real classes, to be trained here: `mini`, and the still smaller `nano`.
+"""What learns: the transformer, and text encoders that may learn with it.
 
-Same channels, same conditioning, same classes as ACE++; only widths, depths and words are few.
-T5 learns with the transformer, since FLUX gives text no positions of its own: tokens must come
-contextualised. Prompts are words of the world's grammar; other words fall apart into letters.
+The small models that are made here, such as `mini`, have the channels, the conditioning and the
+classes of ACE++; only widths, depths and words are few. Their T5 learns, too, since FLUX gives
+text no positions of its own: tokens must come contextualised. Prompts are words of the world's
+grammar; other words fall apart into letters.
 """
 
 from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -24,7 +26,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from ace_tasks.model.text import CLIP_TOKENS, SPECIAL_TOKENS
+from ace_tasks.model.text import CLIP_TOKENS, SPECIAL_TOKENS, clean_prompt
 
 _WORD, _LETTER = -2.0, -10.0  # log-probabilities: a whole word always beats its letters
 
@@ -118,43 +120,80 @@ def make_t5(settings: SmallSettings, tokenizer: T5Tokenizer) -> T5EncoderModel:
     )
 
 
-class Trained(nn.Module):
-    """All that learns together: the transformer and both text encoders."""
+@dataclass(frozen=True, eq=False)
+class Words:
+    """Prompts → tokens, as the variant will have them when it is loaded."""
 
-    def __init__(self, settings: SmallSettings, words: Sequence[str]):
-        super().__init__()
-        torch.manual_seed(settings.seed)
-        self.settings = settings
-        self.clip_tokenizer, self.t5_tokenizer = make_tokenizers(words)
-        self.transformer = make_transformer(settings)
-        self.clip = make_clip(settings, self.clip_tokenizer)
-        self.t5 = make_t5(settings, self.t5_tokenizer)
+    clip: CLIPTokenizer
+    t5: T5Tokenizer
+    text_tokens: int
+    clean: bool = True  # as the 448-channel route does
+
+    @classmethod
+    def make(cls, settings: SmallSettings, vocabulary: Sequence[str]) -> Self:
+        return cls(*make_tokenizers(vocabulary), settings.text_tokens)
 
     def tokens(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T) ids for T5 and (B, 77) for CLIP."""
         how: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        t5 = self.t5_tokenizer(list(prompts), max_length=self.settings.text_tokens, **how)
-        clip = self.clip_tokenizer(list(prompts), max_length=CLIP_TOKENS, **how)
+        texts = [clean_prompt(each) if self.clean else each for each in prompts]
+        t5 = self.t5(texts, max_length=self.text_tokens, **how)
+        clip = self.clip(texts, max_length=CLIP_TOKENS, **how)
         return t5.input_ids, clip.input_ids
+
+
+class Trained(nn.Module):
+    """The transformer, and the text encoders if they learn with it; without them it takes what
+    they said in the place of tokens.
+    """
+
+    def __init__(
+        self,
+        transformer: FluxTransformer2DModel,
+        clip: CLIPTextModel | None = None,
+        t5: T5EncoderModel | None = None,
+    ):
+        super().__init__()
+        self.transformer, self.clip, self.t5 = transformer, clip, t5
+
+    @classmethod
+    def make(cls, settings: SmallSettings, words: Words) -> Self:
+        """From nothing, to learn in all its parts."""
+        torch.manual_seed(settings.seed)
+        transformer = make_transformer(settings)
+        clip = make_clip(settings, words.clip)
+        return cls(transformer, clip, make_t5(settings, words.t5))
+
+    def train(self, mode: bool = True) -> Self:
+        """Encoders drop nothing out: what a step sees is a function of its number."""
+        super().train(mode)
+        for encoder in (self.clip, self.t5):
+            if encoder is not None:
+                encoder.eval()
+        return self
 
     def forward(
         self,
         tokens_BND: torch.Tensor,
         sigma_B: torch.Tensor,
         guidance_B: torch.Tensor,
-        t5_ids: torch.Tensor,
-        clip_ids: torch.Tensor,
+        t5: torch.Tensor,
+        clip: torch.Tensor,
         image_ids: torch.Tensor,
     ) -> torch.Tensor:
-        """The velocity (B, N, 64) for packed noise and condition (B, N, channels)."""
+        """The velocity (B, N, 64) for packed noise and condition (B, N, channels).
+
+        `t5` and `clip`: ids (B, T) for encoders that learn; else hidden (B, T, D) and pooled (B, D).
+        """
+        hidden_BTD = t5 if self.t5 is None else self.t5(t5)[0]
         (velocity,) = self.transformer(
             hidden_states=tokens_BND,
-            encoder_hidden_states=self.t5(t5_ids)[0],
-            pooled_projections=self.clip(clip_ids).pooler_output,
+            encoder_hidden_states=hidden_BTD,
+            pooled_projections=clip if self.clip is None else self.clip(clip).pooler_output,
             timestep=sigma_B,
             guidance=guidance_B,
             img_ids=image_ids,
-            txt_ids=torch.zeros(t5_ids.shape[1], 3, device=tokens_BND.device),
+            txt_ids=torch.zeros(hidden_BTD.shape[1], 3, device=tokens_BND.device),
             return_dict=False,
         )
         out: torch.Tensor = velocity

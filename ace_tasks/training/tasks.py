@@ -82,6 +82,13 @@ class Example:
     def repainting_scale(self) -> float:
         return TASKS[self.task].repainting_scale
 
+    def scale(self, use_change: bool) -> float:
+        """How much of the masked content is erased. 384 channels have no change that could carry
+        what is kept: it stays in the canvas by half, as `specs` has it for their route.
+        """
+        halved = not use_change and self.spec == "edit" and self.mask is not None
+        return 0.5 if halved else self.repainting_scale
+
     def row(self) -> sample.Example:
         """As the training's sample builder takes it; it knows one reference at most."""
         from ace_tasks.training import sample
