@@ -186,7 +186,7 @@ class Replica:
             pictures, sources = self._fetch(item)
         resolved = item.resolved
         with progress.in_phase("build"):
-            prepared = pixels.prepare(resolved, pictures, use_change=self.variant.route == "fft")
+            prepared = self._prepare(resolved, pictures)
         ticket = self._gpu.submit(
             Job(
                 prepared.unit,
@@ -236,6 +236,9 @@ class Replica:
             mask=mask_record,
             reference=tuple(record for _, record in references),
         )
+
+    def _prepare(self, resolved: Resolved, pictures: Pictures) -> Prepared:
+        return pixels.prepare(resolved, pictures, use_change=self.variant.route == "fft")
 
     def _fetch_one(self, source: Source) -> tuple[Picture, SourceRecord]:
         if source.problem:

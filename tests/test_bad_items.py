@@ -137,13 +137,13 @@ def make_deadly_replica(settings: ReplicaSettings, run_id: str, name: str) -> An
     import os
 
     from ace_tasks.replica import Replica
-    from ace_tasks.specs import WorkItem
+    from ace_tasks.specs import Resolved
 
     class DeadlyReplica(Replica):
-        def _fetch(self, item: WorkItem) -> Any:
-            if item.resolved.prompt == "die":
+        def _prepare(self, resolved: Resolved, pictures: Any) -> Any:
+            if resolved.prompt == "die":
                 os._exit(1)
-            return super()._fetch(item)
+            return super()._prepare(resolved, pictures)
 
     return DeadlyReplica(settings, run_id, name)
 

@@ -22,14 +22,15 @@ from ace_tasks.settings import ReplicaSettings
 
 def make_counting_replica(log: Path, settings: ReplicaSettings, run_id: str, name: str) -> Any:
     """The real replica, telling what it computes. Runs in the actor: torch stays there."""
-    from ace_tasks.replica import Fetched, Replica
+    from ace_tasks.pixels import Pictures
+    from ace_tasks.replica import Replica
     from ace_tasks.specs import Resolved
 
     class CountingReplica(Replica):
-        def _build(self, resolved: Resolved, fetched: Fetched) -> Any:
+        def _prepare(self, resolved: Resolved, pictures: Pictures) -> Any:
             with log.open("a") as file:  # one short append: whole, whoever else writes
                 file.write(f"{resolved.seed}\n")
-            return super()._build(resolved, fetched)
+            return super()._prepare(resolved, pictures)
 
     return CountingReplica(settings, run_id, name)
 
