@@ -408,7 +408,7 @@ def test_a_folder_will_do_and_the_command_prints_the_table(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variant": "grand"}, "variant: accepted: toy"),
+        ({"variant": "grand"}, "variant: accepted: mini"),
         ({"variant": "ace-fft"}, "accept_license"),
         ({"tasks": "add,sing"}, "tasks: accepted: inpaint"),
         ({"size_px": 100}, "size_px: accepted: a multiple of 16, at least 64; given 100"),

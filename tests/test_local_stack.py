@@ -17,7 +17,7 @@ from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
 from infra.demo import mirror, upload_sample
 from infra.local_stack import ROOT, LocalStack, ObjectStore, free_ports, preferred_port
-from infra.sample.make import BUCKET, PREFIX
+from infra.sample.make import BUCKET, PREFIX, ROWS
 
 
 def test_free_ports_are_distinct_and_a_taken_one_is_passed_over() -> None:
@@ -64,7 +64,7 @@ def test_a_deployed_flow_runs_and_everything_stops(
         )  # fmt: skip
         report = mirror(store, output, tmp_path / "mirror")
         assert report is not None
-        assert report.read_text().count("<article") == 14
+        assert report.read_text().count("<article") == len(ROWS)
         children = set(psutil.Process().children(recursive=True))
         with LocalStack(tmp_path / "stack") as attached:  # a second one joins the first
             assert not attached.owned
