@@ -175,7 +175,7 @@ def test_strict_stops_before_any_work(
     [
         (
             {"variant": "grand"},
-            "variant: accepted: toy, toy-lora, flux-fill-lora, ace-fft, or a folder",
+            "variant: accepted: mini, toy, toy-lora, flux-fill-lora, ace-fft, or a folder",
         ),
         ({"output": "out"}, "output: accepted: s3://bucket/prefix"),
         ({"output": "s3://no-such-bucket/out"}, "no-such-bucket"),

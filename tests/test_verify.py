@@ -146,7 +146,7 @@ def test_what_cannot_be_done_is_told_in_a_line(
     pickled = make_release(tmp_path / "tiny", "toy")
     (pickled / "vae" / "model.bin").write_bytes(b"\x80\x04.")
     for arguments, message in (
-        (("verify", "grand"), "SettingsError: variant: accepted: toy, toy-lora"),
+        (("verify", "grand"), "SettingsError: variant: accepted: mini, toy, toy-lora"),
         (("verify", tmp_path / "none"), "WeightsError: "),
         (("verify", "toy", "--device", "cuda"), "SettingsError: device: accepted: cpu; given cuda"),
         (("pin", empty), f"WeightsError: {empty}: lists no files"),
