@@ -19,12 +19,12 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ace_tasks.model import sampling
 from ace_tasks.training import sample
 from ace_tasks.training.small import Words
-from ace_tasks.training.tasks import ALL_TASKS, STAGE_1_TASKS, Example, draw_example
+from ace_tasks.training.tasks import ALL_TASKS, STAGE_1_TASKS, TASKS, Example, draw_example
 
 _TOKEN_PX = 16
 
@@ -44,7 +44,22 @@ class DataSettings(BaseModel):
     chunk: int = Field(256, ge=1, description="Examples in a file.")
     full_references: float = Field(0.7, ge=0, le=1)
     empty_prompts: float = Field(0.1, ge=0, le=1)  # the paper's unconditional share
+    task_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None, description="How often these tasks are drawn among the others. Empty: see `TASKS`."
+    )
     seed: int = 3
+
+    @field_validator("task_weights")
+    @classmethod
+    def _known_tasks(cls, weights: dict[str, float] | None) -> dict[str, float] | None:
+        for name in weights or {}:
+            if name not in ALL_TASKS:
+                raise ValueError(f"accepted: {', '.join(ALL_TASKS)}; given {name!r}")
+        if not any(
+            {**{name: TASKS[name].weight for name in ALL_TASKS}, **(weights or {})}.values()
+        ):
+            raise ValueError("accepted: some weight above 0")
+        return weights
 
     def count(self, folder: Path) -> int:
         return self.examples
@@ -180,7 +195,7 @@ def make_chunk(folder: Path, chunk: int, settings: DataSettings, encoder: Encode
 
     def made(number: int) -> Latents:
         size_px = settings.sizes_px[number % len(settings.sizes_px)]
-        example = draw_example(settings.seed, number, size_px, tasks=ALL_TASKS)
+        example = draw_example(settings.seed, number, size_px, weights=settings.task_weights)
         return encode(example, number, settings, encoder)
 
     write_chunk(folder, chunk, map(made, numbers_of(chunk, folder, settings)))

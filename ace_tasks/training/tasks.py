@@ -17,7 +17,7 @@ its mask or picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -252,14 +252,16 @@ def draw_example(
     *,
     split: Split = "train",
     tasks: Sequence[str] = ALL_TASKS,
+    weights: Mapping[str, float] | None = None,
 ) -> Example:
     """Example `index` of an endless sequence; the same in every process.
 
-    The task is drawn by weight among `tasks`. Splits share neither what they show nor seeds.
+    The task is drawn by weight among `tasks`; `weights` has those that differ from the world's.
+    Splits share neither what they show nor seeds.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    weights = np.array([TASKS[name].weight for name in tasks])
-    name = tasks[int(rng.choice(len(tasks), p=weights / weights.sum()))]
+    share = np.array([(weights or {}).get(name, TASKS[name].weight) for name in tasks])
+    name = tasks[int(rng.choice(len(tasks), p=share / share.sum()))]
     return TASKS[name].make(_Draw(rng, size_px, split))
 
 
