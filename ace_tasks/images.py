@@ -23,6 +23,7 @@ from ace_tasks.specs import ImageFormat
 
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 _ACCEPTED_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"}
+_QUALITY = 95  # of JPEG and AVIF, where none is asked for
 _PNG_LEVEL = 1  # 90 ms a megapixel against 213 ms at the default, some percent larger
 
 MEDIA_TYPES: dict[str, str] = {
@@ -144,20 +145,24 @@ def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def encode(
     rgb: np.ndarray,
     format_: ImageFormat,
-    quality: int,
+    quality: int | None,
     icc_profile: bytes | None = None,
     alpha: np.ndarray | None = None,
 ) -> bytes:
-    """(H, W, 3) uint8 → file. PNG and WebP are lossless; `quality` is JPEG's and AVIF's.
+    """(H, W, 3) uint8 → file. PNG is lossless, and WebP without a `quality` (1-100).
 
     `alpha` (H, W) uint8 is for formats that have it; see `has_alpha`. Raises BadImage for a
     picture the format cannot hold, such as WebP above 16383 px.
     """
     options: dict[str, object] = {
         "png": {"compress_level": _PNG_LEVEL},
-        "webp": {"lossless": True, "quality": 0, "method": 0, "exact": True},
-        "jpeg": {"quality": quality, "subsampling": 0},
-        "avif": {"quality": quality},
+        "webp": (
+            {"lossless": True, "quality": 0, "method": 0, "exact": True}
+            if quality is None
+            else {"quality": quality}
+        ),
+        "jpeg": {"quality": quality or _QUALITY, "subsampling": 0},
+        "avif": {"quality": quality or _QUALITY},
     }[format_]  # type: ignore[assignment]
     out = io.BytesIO()
     pixels = rgb if alpha is None else np.dstack([rgb, alpha])
@@ -176,8 +181,8 @@ def has_alpha(format_: ImageFormat) -> bool:
     return format_ != "jpeg"
 
 
-def is_lossless(format_: ImageFormat) -> bool:
-    return format_ in {"png", "webp"}
+def is_lossless(format_: ImageFormat, quality: int | None) -> bool:
+    return format_ == "png" or (format_ == "webp" and quality is None)
 
 
 def pixels_sha256(rgb: np.ndarray, alpha: np.ndarray | None = None) -> str:

@@ -287,7 +287,7 @@ class Replica:
             size_px=(width, height),
             size_bytes=len(data),
             format=format_,
-            lossless=images.is_lossless(format_),
+            lossless=images.is_lossless(format_, item.resolved.quality),
         )
 
     def _record(

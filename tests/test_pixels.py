@@ -224,11 +224,11 @@ def test_a_whole_picture_edit_keeps_the_alpha_and_the_look() -> None:
 @pytest.mark.parametrize("format_", ["png", "webp", "avif"])
 def test_alpha_survives_the_file(format_: images.ImageFormat) -> None:
     rgba = _cutout()
-    data = images.encode(rgba[:, :, :3], format_, 90, None, rgba[:, :, 3])
+    data = images.encode(rgba[:, :, :3], format_, None, None, rgba[:, :, 3])
     back = images.decode(data, ImageLimits())
     assert back.alpha is not None
     assert np.abs(back.alpha.astype(int) - rgba[:, :, 3]).max() <= (2 if format_ == "avif" else 0)
-    if images.is_lossless(format_):
+    if images.is_lossless(format_, None):
         assert back.straight is not None
         assert np.array_equal(back.straight, rgba[:, :, :3])
 

@@ -11,11 +11,13 @@ import jsonschema  # Prefect and Ray bring it
 import pytest
 from pydantic import ValidationError
 
-from ace_tasks import specs
 from ace_tasks.errors import BadRow
 from ace_tasks.specs import (
     MAX_SEED,
+    PRESETS,
     TASKS,
+    AutoMask,
+    MaskSteps,
     ModelIdentity,
     PasteSettings,
     Resolved,
@@ -24,6 +26,7 @@ from ace_tasks.specs import (
     WorkItem,
     canonical_json,
     item_id,
+    items,
     parse_spec,
     resolve,
     row_schema,
@@ -32,12 +35,14 @@ from ace_tasks.specs import (
 from infra.sample.make import ROWS as SAMPLE
 
 COMMON = {"id", "task", "prompt", "seed", "steps", "guidance", "adapter", "format", "candidates"}
+COMMON |= {"quality", "preset"}
+MASK_STEPS = {"mask_label", "mask_grow", "mask_blur", "mask_invert"}
 # task → (columns it must have, columns it may have), COMMON aside
 COLUMNS: dict[str, tuple[set[str], set[str]]] = {
-    "fill": ({"image", "mask"}, set()),
-    "edit": ({"image"}, {"mask", "control"}),
+    "fill": ({"image", "mask"}, MASK_STEPS),
+    "edit": ({"image"}, {"mask", "control"} | MASK_STEPS),
     "reference": ({"reference"}, {"width", "height"}),
-    "try_on": ({"image", "mask", "reference"}, set()),
+    "try_on": ({"image", "mask", "reference"}, MASK_STEPS),
 }
 FILL: dict[str, Any] = {
     "id": "f",
@@ -57,6 +62,10 @@ ANY_COLUMN: dict[str, Any] = {
     "width": 512,
     "height": 512,
     "control": "canny",
+    "mask_label": "shirt",
+    "mask_grow": -3,
+    "mask_blur": 1.5,
+    "mask_invert": True,
 }
 LORA = ModelIdentity(
     variant="flux-fill-lora",
@@ -327,7 +336,7 @@ def test_a_default_written_out_is_the_same_item(
 
 def test_the_id_of_one_request_is_pinned() -> None:
     """If it moves without PIXELS_VERSION, every catalog ever edited is edited again."""
-    assert item(FILL).item_id == "b7a7142f6030c803ecf194e0a8e37ff0c4e18358a5ed22b62d81d7152041c15f"
+    assert item(FILL).item_id == "98d3bc303e5f1f70630e8a921395e3a0b8c51db0fabd6eae8f03b58fb501b00b"
 
 
 OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for it
@@ -351,6 +360,10 @@ OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for 
     "candidates": 2,
     "format": "webp",
     "quality": 94,
+    "mask_steps": MaskSteps(invert=True),
+    "auto_mask": AutoMask(method="border"),
+    "control_model": "0" * 64,
+    "preset": PRESETS["white-1000"],
 }
 
 
@@ -412,7 +425,7 @@ def test_the_same_bytes_elsewhere_are_the_same_item() -> None:
 
 def test_pixels_version_makes_every_item_new(monkeypatch: pytest.MonkeyPatch) -> None:
     before = item(FILL).item_id
-    monkeypatch.setattr(specs, "PIXELS_VERSION", specs.PIXELS_VERSION + 1)
+    monkeypatch.setattr(items, "PIXELS_VERSION", items.PIXELS_VERSION + 1)
     assert item(FILL).item_id != before
 
 

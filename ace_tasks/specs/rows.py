@@ -1,0 +1,178 @@
+"""The four tasks: what a catalog row may ask for. Frozen models, told apart by `task`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ace_tasks.errors import BadRow
+from ace_tasks.specs.columns import (
+    MAX_SEED,
+    Adapter,
+    Control,
+    Flag,
+    Frozen,
+    ImageFormat,
+    Label,
+    Mask,
+    Name,
+    References,
+    RowId,
+    Uri,
+    quote,
+)
+
+_MASK_DESCRIPTION = (
+    'A URI of a picture of the same size (white = repaint), {"box": [...]}, {"polygon": [...]}, '
+    '{"ellipse": [...]}, "alpha" or "auto".'
+)
+
+
+class _Spec(Frozen):
+    id: RowId = Field(description="Names the row; unique in a catalog; part of the picture's key.")
+    prompt: str = Field(
+        min_length=1, max_length=4000, description="What to do, or what shall be seen."
+    )
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Noise seed; derived from the row's content if empty."
+    )
+    steps: int | None = Field(
+        None, ge=1, le=200, description="Denoise steps; the variant's if empty."
+    )
+    guidance: float | None = Field(
+        None, ge=0, le=100, description="Distilled guidance; the variant's if empty."
+    )
+    adapter: Adapter | None = Field(
+        None, description="LoRA adapter; chosen by task if empty. LoRA route only."
+    )
+    format: ImageFormat | None = Field(
+        None, description="Output format; the source's if empty, PNG where there is no source."
+    )
+    quality: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Of JPEG, AVIF and WebP; the run's if empty. WebP without any is lossless.",
+    )
+    preset: Name | None = Field(
+        None, description="Size and background a marketplace wants; the run's if empty."
+    )
+    candidates: int | None = Field(
+        None, ge=1, le=16, description="How many pictures to try, keeping the best."
+    )
+
+
+class _Masked(_Spec):
+    mask_label: Label | None = Field(
+        None, description='What mask "auto" selects, as the segmentation model calls it.'
+    )
+    mask_grow: int | None = Field(
+        None, ge=-1024, le=1024, description="Grow the mask by so many pixels; negative: shrink."
+    )
+    mask_blur: float | None = Field(
+        None, ge=0, le=256, description="Smooth the mask's outline over so many pixels."
+    )
+    mask_invert: Flag | None = Field(None, description="Repaint what the mask leaves out.")
+
+
+class Fill(_Masked):
+    """Repaint the masked area."""
+
+    task: Literal["fill"] = Field(description="Repaint the masked area from the prompt.")
+    image: Uri = Field(description="The picture to repaint.")
+    mask: Mask = Field(description=_MASK_DESCRIPTION)
+
+
+class Edit(_Masked):
+    """Change the picture, or its masked area, as told."""
+
+    task: Literal["edit"] = Field(description="Change the picture, or its masked area, as told.")
+    image: Uri = Field(description="The picture to edit.")
+    mask: Mask | None = Field(None, description=_MASK_DESCRIPTION + " Empty: the whole picture.")
+    control: Control | None = Field(
+        None, description="Replace the source by a control map before editing."
+    )
+
+
+class Reference(_Spec):
+    """Make a new picture of what the references show."""
+
+    task: Literal["reference"] = Field(
+        description="Make a new picture of what the references show."
+    )
+    reference: References = Field(description="Reference picture: one URI or a list of them.")
+    width: int | None = Field(
+        None, ge=64, le=4096, description="Width in pixels; the variant's if empty."
+    )
+    height: int | None = Field(
+        None, ge=64, le=4096, description="Height in pixels; the variant's if empty."
+    )
+
+
+class TryOn(_Masked):
+    """Put the garment or object of the reference into the masked area."""
+
+    task: Literal["try_on"] = Field(
+        description="Put the garment or object of the reference into the masked area."
+    )
+    image: Uri = Field(description="The person or the scene.")
+    mask: Mask = Field(description=_MASK_DESCRIPTION)
+    reference: References = Field(description="Garment or object: one URI or a list of them.")
+
+
+_FLAGS = frozenset({"mask_invert"})
+
+TaskSpec = Annotated[Fill | Edit | Reference | TryOn, Field(discriminator="task")]
+TASKS: dict[str, type[Fill | Edit | Reference | TryOn]] = {
+    "fill": Fill,
+    "edit": Edit,
+    "reference": Reference,
+    "try_on": TryOn,
+}
+_spec_adapter: TypeAdapter[Fill | Edit | Reference | TryOn] = TypeAdapter(TaskSpec)
+
+
+def row_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of one catalog row."""
+    schema = _spec_adapter.json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "ace-catalog row",
+        **schema,
+    }
+
+
+def parse_spec(row: dict[str, Any]) -> Fill | Edit | Reference | TryOn:
+    """A row as read from a catalog → its spec. Empty cells (None, "") count as not given.
+
+    Raises BadRow naming the column, what is accepted and what was given.
+    """
+    given = {str(k): v for k, v in row.items() if v is not None and v != ""}
+    task = given.get("task")
+    if task is None:
+        raise BadRow("task", f"missing (accepted: {', '.join(TASKS)})")
+    if not isinstance(task, str) or task not in TASKS:
+        raise BadRow("task", f"accepted: {', '.join(TASKS)}; given {quote(task)}")
+    model = TASKS[task]
+    unknown = sorted(given.keys() - model.model_fields.keys())
+    if unknown:
+        known = any(unknown[0] in other.model_fields for other in TASKS.values())
+        what = f"not a column of task {task!r}" if known else "unknown column"
+        raise BadRow(unknown[0], f"{what} (accepted: {', '.join(model.model_fields)})")
+    for column, value in given.items():
+        if (
+            isinstance(value, bool) and column not in _FLAGS
+        ):  # pydantic would read true as the number 1
+            raise BadRow(column, f"accepted: text or a number; given {quote(value)}")
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else None
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing" and len(first["loc"]) == 1:
+            raise BadRow(field, f"missing; task {task!r} needs it") from None
+        if "given" not in message:
+            message = f"{message}; given {quote(first['input'])}"
+        raise BadRow(field, message) from None

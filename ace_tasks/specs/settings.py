@@ -1,0 +1,91 @@
+"""What a run decides for all its rows, as far as it can change a published pixel."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ace_tasks.specs.columns import Control, Frozen
+
+
+class PasteSettings(Frozen):
+    """How a model's answer comes back into the picture it repaints a part of."""
+
+    feather: float = Field(
+        0.01,
+        ge=0,
+        le=0.25,
+        description="Width of the blend outside the mask, in longer sides of what the model sees.",
+    )
+    crop_to_mask: bool = Field(
+        True,
+        description="Show the model a window round a mask that is small in a large picture.",
+    )
+    context: float = Field(
+        0.5, ge=0, le=4, description="Margin of such a window, in sides of the mask."
+    )
+    min_gain: float = Field(
+        1.25, ge=1, description="How much sharper a window must be to be worth less context."
+    )
+
+
+class MaskRules(Frozen):
+    """Masks that are mistakes more often than meant."""
+
+    allow_empty: bool = Field(
+        False, description="A mask that selects nothing: the picture is published as it is."
+    )
+    allow_full: bool = Field(False, description="A mask that selects everything is meant.")
+
+
+class AutoMask(Frozen):
+    """How the mask "auto" is made."""
+
+    method: Literal["grabcut", "border", "model"] = Field(
+        description="grabcut: what stands out in the middle. border: all that has not the colour "
+        "of the picture's rim. model: what a segmentation model calls by the row's label."
+    )
+    model: str | None = Field(None, description="Fingerprint (SHA-256) of that model's files.")
+
+
+class Preset(Frozen):
+    """A size and a background that a marketplace wants: the picture is fitted in and padded."""
+
+    name: str
+    width_px: int = Field(ge=16, le=8192)
+    height_px: int = Field(ge=16, le=8192)
+    margin: float = Field(0.0, ge=0, lt=0.5, description="Free on each side, in shorter sides.")
+    background: tuple[int, int, int] = Field((255, 255, 255), description="sRGB, 0-255.")
+
+
+PRESETS = {
+    each.name: each
+    for each in (
+        Preset(name="white-2000", width_px=2000, height_px=2000),
+        Preset(name="white-1000", width_px=1000, height_px=1000),
+        Preset(name="portrait-1200x1600", width_px=1200, height_px=1600),
+    )
+}
+
+
+class PixelSettings(Frozen):
+    """What a run decides for all its rows."""
+
+    geometry: Literal["catalog", "reference"] = Field(
+        "catalog",
+        description="catalog: sizes are kept, what is outside a mask stays. reference: as ACE++'s "
+        "own code does it.",
+    )
+    paste: PasteSettings = PasteSettings()
+    masks: MaskRules = MaskRules()
+    auto_mask: AutoMask | None = Field(None, description='None: the mask "auto" is refused.')
+    control_models: dict[Control, str] = Field(
+        {}, description="Control that needs a model → fingerprint of that model's files."
+    )
+    quality: int | None = Field(None, ge=1, le=100, description="Of rows that say none.")
+    preset: str | None = Field(None, description="Of rows that name none.")
+    candidates: int = Field(1, ge=1, le=16, description="Of rows that say none.")
+
+
+DEFAULT_PIXELS = PixelSettings()
