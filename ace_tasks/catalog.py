@@ -183,7 +183,8 @@ def _with_absolute_uris(
             changes[column] = tuple(
                 _absolute(column, each, catalog_uri, allowed_buckets) for each in value
             )
-    return spec.model_copy(update=changes)
+    given = {column: getattr(spec, column) for column in changes}
+    return spec if given == changes else spec.model_copy(update=changes)
 
 
 def _absolute(

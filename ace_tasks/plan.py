@@ -1,53 +1,39 @@
-"""Specs → an ordered plan of identified items, and what of it is already done.
+"""Specs → an ordered plan of identified items.
 
-A plan is a Parquet file, sorted so that a replica rarely switches adapter or shape, and built
-through a scratch SQLite file: uniqueness, order and duplicates of a million rows cost disk, not
-memory.
+A plan is a Parquet file, sorted so that a replica rarely switches adapter or shape. The rows of a
+million and who used which id first lie in scratch files; memory holds their order only.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections import OrderedDict
+from array import array
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
 from ace_tasks.catalog import Reject, Spec
-from ace_tasks.errors import (
-    BadRow,
-    CatalogError,
-    NotFound,
-    StoreError,
-    StoreUnavailable,
-)
-from ace_tasks.provenance import Failure, failure_key, listed_item_ids, record_key
+from ace_tasks.errors import BadRow, CatalogError
+from ace_tasks.identify import Checked, identified
 from ace_tasks.specs import (
     DEFAULT_PIXELS,
     PIXELS_VERSION,
     ModelIdentity,
     PixelSettings,
-    Source,
-    Sources,
     WorkItem,
     canonical_json,
-    work_item,
 )
-from ace_tasks.store import Store, join_uri
+from ace_tasks.store import Store
 
-_HEADS_IN_FLIGHT = 32
-_KNOWN_SOURCES = 100_000  # references repeat over a catalog: remember that many heads
 _BATCH_ROWS = 1000
-# Up to so many planned items are asked for one by one; a listing answers 1000 keys a request,
-# but must pass over everything that ever was written there.
-_HEADS_AT_MOST = 2000
 
 _MADE_FOR = b"ace_catalog.made_for"
 SCHEMA = pyarrow.schema(
@@ -95,8 +81,19 @@ def check_available(spec: Spec) -> None:
         )
 
 
+def _available(specs: Iterable[Checked | Reject]) -> Iterator[Checked | Reject]:
+    for each in specs:
+        if not isinstance(each, Reject):
+            try:
+                check_available(each[1])
+            except BadRow as error:
+                yield Reject(each[0], error.field, str(error), each[2])
+                continue
+        yield each
+
+
 def build_plan(
-    specs: Iterable[tuple[int, Spec, dict[str, Any]] | Reject],
+    specs: Iterable[Checked | Reject],
     model: ModelIdentity,
     store: Store,
     plan_path: Path,
@@ -113,9 +110,10 @@ def build_plan(
     with (
         tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch,
         rejects_path.open("w", encoding="utf-8") as out,
+        ExitStack() as held,
     ):
-        rows = _Scratch(Path(scratch) / "plan.sqlite")
-        for each in _identified(specs, model, store, pixels):
+        rows = held.enter_context(closing(_Scratch(Path(scratch))))
+        for each in identified(_available(specs), model, store, pixels):
             reject = each if isinstance(each, Reject) else rows.add(*each)
             if reject:
                 out.write(reject.to_json() + "\n")
@@ -170,184 +168,82 @@ def shards(items: Iterable[WorkItem], size: int) -> Iterator[list[WorkItem]]:
         yield shard
 
 
-# ---------------------------------------------------------------- what is done
-
-
-@dataclass(frozen=True, eq=False)
-class Finished:
-    """What earlier runs left under an output URI, for the items of one plan."""
-
-    records: frozenset[str]
-    failures: dict[str, Failure]  # only those that a run does not try again by itself
-
-
-def finished(store: Store, output_uri: str, plan_path: Path, retry_failures: bool) -> Finished:
-    """Which planned items have a record, or a failure that would repeat.
-
-    One listing, or one HEAD an item when there are few. A record beats a failure.
-    """
-    item_ids = {item_id for item_id, _ in read_ids(plan_path)}
-    if len(item_ids) <= _HEADS_AT_MOST:
-        records = _existing(store, output_uri, record_key, item_ids)
-        failures = _existing(store, output_uri, failure_key, item_ids - records)
-    else:
-        records = {i for i in listed_item_ids(store, output_uri, "records") if i in item_ids}
-        failures = {
-            i
-            for i in listed_item_ids(store, output_uri, "failures")
-            if i in item_ids and i not in records
-        }
-    if retry_failures:
-        return Finished(frozenset(records), {})
-    with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
-        read = pool.map(lambda i: _read_failure(store, output_uri, i), sorted(failures))
-        kept = {each.item_id: each for each in read if not each.transient}
-    return Finished(frozenset(records), kept)
-
-
-def _existing(store: Store, output_uri: str, key: Any, item_ids: set[str]) -> set[str]:
-    def exists(item_id: str) -> bool:
-        try:
-            store.head(join_uri(output_uri, key(item_id)))
-        except NotFound:
-            return False
-        return True
-
-    with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
-        ordered = sorted(item_ids)
-        return {i for i, found in zip(ordered, pool.map(exists, ordered), strict=True) if found}
-
-
-def _read_failure(store: Store, output_uri: str, item_id: str) -> Failure:
-    return Failure.model_validate_json(store.get(join_uri(output_uri, failure_key(item_id))))
-
-
-# ---------------------------------------------------------------- identifying
-
-
-class _Heads:
-    """Source identities, remembered for a while. Used by many threads, which may ask twice."""
-
-    def __init__(self, store: Store):
-        self._store = store
-        self._known: OrderedDict[str, Source] = OrderedDict()
-
-    def source(self, uri: str) -> Source:
-        known = self._known.get(uri)
-        if known is None:
-            known = self._known[uri] = self._ask(uri)
-            while len(self._known) > _KNOWN_SOURCES:
-                self._known.popitem(last=False)
-        return known
-
-    def _ask(self, uri: str) -> Source:
-        try:
-            info = self._store.head(uri)
-        except StoreUnavailable:
-            raise
-        except StoreError as error:
-            # S3 answers a HEAD in a missing bucket and for a missing key alike; a local path may
-            # be one that the system cannot open, such as one too long.
-            return Source(uri=uri, problem=str(error).removeprefix(f"{uri}: "))
-        return Source(uri=uri, etag=info.etag, size_bytes=info.size_bytes, sha256=info.sha256)
-
-    def sources(self, spec: Spec) -> Sources:
-        mask = getattr(spec, "mask", None)
-        mask_uri = mask if isinstance(mask, str) and mask not in {"alpha", "auto"} else None
-        image = getattr(spec, "image", None)
-        return Sources(
-            image=self.source(image) if image else None,
-            mask=self.source(mask_uri) if mask_uri else None,
-            reference=tuple(self.source(each) for each in getattr(spec, "reference", ())),
-        )
-
-
-def _identified(
-    specs: Iterable[tuple[int, Spec, dict[str, Any]] | Reject],
-    model: ModelIdentity,
-    store: Store,
-    pixels: PixelSettings,
-) -> Iterator[tuple[WorkItem, dict[str, Any]] | Reject]:
-    """Work items in catalog order, their sources asked for in parallel, a window at a time."""
-    heads = _Heads(store)
-
-    def identify(
-        line: int, spec: Spec, cells: dict[str, Any]
-    ) -> tuple[WorkItem, dict[str, Any]] | Reject:
-        try:
-            check_available(spec)
-            return work_item(line, spec, heads.sources(spec), model, pixels), cells
-        except BadRow as error:
-            return Reject(line, error.field, str(error), cells)
-
-    window: OrderedDict[int, Future[Any] | Reject] = OrderedDict()
-    try:
-        with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
-            for number, each in enumerate(specs):
-                window[number] = each if isinstance(each, Reject) else pool.submit(identify, *each)
-                if len(window) >= 2 * _HEADS_IN_FLIGHT:
-                    yield _result(window.popitem(last=False)[1])
-            while window:
-                yield _result(window.popitem(last=False)[1])
-    except StoreUnavailable as error:
-        raise CatalogError(f"sources cannot be identified: {error}") from None
-
-
-def _result(each: Future[Any] | Reject) -> Any:
-    return each if isinstance(each, Reject) else each.result()
-
-
 # ---------------------------------------------------------------- scratch and writing
 
 
 class _Scratch:
-    """Rows of the plan on disk, until their order is known."""
+    """Rows of the plan on disk, until their order is known: 40 bytes of memory a row.
 
-    def __init__(self, path: Path):
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.executescript(
+    The rows lie in one file as they came; SQLite knows which ids are taken.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = (folder / "rows").open("w+b")
+        self._ids = sqlite3.connect(folder / "ids.sqlite", isolation_level=None)
+        self._ids.executescript(
             """
-            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
-            CREATE TABLE rows (row_id TEXT PRIMARY KEY, line INT, item_id TEXT, same_as TEXT,
-                               task TEXT, sort_key TEXT, item TEXT) WITHOUT ROWID;
-            CREATE TABLE firsts (item_id TEXT PRIMARY KEY, row_id TEXT) WITHOUT ROWID;
+            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -64000;
+            CREATE TABLE rows (row_id TEXT PRIMARY KEY, line INT) WITHOUT ROWID;
+            CREATE TABLE firsts (item_id BLOB PRIMARY KEY, row_id TEXT) WITHOUT ROWID;
             BEGIN;
             """
         )
-        self.count = 0
+        self._keys: dict[str, int] = {}  # sort key → number, as they came
+        self._of_key, self._lines, self._starts = array("l"), array("q"), array("q", [0])
+
+    @property
+    def count(self) -> int:
+        return len(self._lines)
+
+    def close(self) -> None:
+        self._file.close()
+        self._ids.close()
 
     def add(self, item: WorkItem, cells: dict[str, Any]) -> Reject | None:
         """Keep a row; a Reject if its id is taken."""
-        taken = self._db.execute("SELECT line FROM rows WHERE row_id = ?", (item.row_id,))
-        if first := taken.fetchone():
-            reason = f"accepted: an id used once; {item.row_id!r} stands in line {first[0]} too"
+        try:
+            self._ids.execute("INSERT INTO rows VALUES (?, ?)", (item.row_id, item.line))
+        except sqlite3.IntegrityError:
+            taken = self._ids.execute("SELECT line FROM rows WHERE row_id = ?", (item.row_id,))
+            (line,) = taken.fetchone()
+            reason = f"accepted: an id used once; {item.row_id!r} stands in line {line} too"
             return Reject(item.line, "id", reason, cells)
-        first = self._db.execute(
-            "SELECT row_id FROM firsts WHERE item_id = ?", (item.item_id,)
-        ).fetchone()
-        if not first:
-            self._db.execute("INSERT INTO firsts VALUES (?, ?)", (item.item_id, item.row_id))
-        self._db.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                item.row_id,
-                item.line,
-                item.item_id,
-                first[0] if first else None,
-                item.spec.task,
-                _sort_key(item),
-                item.model_dump_json(),
-            ),
-        )
-        self.count += 1
+        row = (item.row_id, item.item_id, self._first(item), item.spec.task, item.model_dump_json())
+        written = self._file.write("\t".join(row).encode())
+        self._of_key.append(self._keys.setdefault(_sort_key(item), len(self._keys)))
+        self._lines.append(item.line)
+        self._starts.append(self._starts[-1] + written)
         return None
 
-    def in_order(self) -> Iterator[tuple[Any, ...]]:
-        self._db.execute("COMMIT")
-        yield from self._db.execute(
-            "SELECT line, row_id, item_id, same_as, task, item FROM rows ORDER BY sort_key, line"
-        )
-        self._db.close()
+    def _first(self, item: WorkItem) -> str:
+        """The row whose picture this one shares; empty if it is the first that asks for it."""
+        key = bytes.fromhex(item.item_id)
+        try:
+            self._ids.execute("INSERT INTO firsts VALUES (?, ?)", (key, item.row_id))
+        except sqlite3.IntegrityError:
+            first = self._ids.execute("SELECT row_id FROM firsts WHERE item_id = ?", (key,))
+            return str(first.fetchone()[0])
+        return ""
+
+    def in_order(self) -> Iterator[dict[str, Any]]:
+        """By sort key, then line: rows of `SCHEMA`."""
+        rank = {number: place for place, (_, number) in enumerate(sorted(self._keys.items()))}
+        of_key = np.fromiter((rank[number] for number in self._of_key), np.int64, self.count)
+        lines = np.frombuffer(self._lines, np.int64) if self.count else of_key
+        for position, number in enumerate(np.lexsort((lines, of_key)).tolist()):
+            start = self._starts[number]
+            self._file.seek(start)
+            text = self._file.read(self._starts[number + 1] - start).decode()
+            row_id, item_id, same_as, task, item = text.split("\t", 4)
+            yield {
+                "position": position,
+                "line": self._lines[number],
+                "row_id": row_id,
+                "item_id": item_id,
+                "same_as": same_as or None,
+                "task": task,
+                "item": item,
+            }
 
 
 def _sort_key(item: WorkItem) -> str:
@@ -367,18 +263,6 @@ def _made_for(model: ModelIdentity, pixels: PixelSettings) -> bytes:
 def _write_plan(rows: _Scratch, path: Path, made_for: bytes) -> None:
     schema = SCHEMA.with_metadata({_MADE_FOR: made_for})
     with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        ordered = enumerate(rows.in_order())
+        ordered = rows.in_order()
         while chunk := list(islice(ordered, _BATCH_ROWS)):
-            table = [
-                {
-                    "position": position,
-                    "line": line,
-                    "row_id": row_id,
-                    "item_id": item_id,
-                    "same_as": same_as,
-                    "task": task,
-                    "item": item,
-                }
-                for position, (line, row_id, item_id, same_as, task, item) in chunk
-            ]
-            writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
+            writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))

@@ -25,7 +25,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ace_tasks import plan as planning
-from ace_tasks import provenance
+from ace_tasks import provenance, resume
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import AceError
 from ace_tasks.model.sources import check_license, identify, open_variant
@@ -252,7 +252,7 @@ def plan(
         if counts.shared:
             line += f", {counts.shared} share the picture of another row"
         if output:
-            before = planning.finished(outputs, output.rstrip("/"), path, retry_failures=False)
+            before = resume.finished(outputs, output.rstrip("/"), path, retry_failures=False)
             line += f"; {len(before.records)} items done before, {len(before.failures)} failed"
         out.print(line)
     raise typer.Exit(EXIT_FAILURES if counts.rejected else 0)

@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
-from ace_tasks import plan, provenance
+from ace_tasks import plan, provenance, resume
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import CatalogError, NotFound, SettingsError
 from ace_tasks.model.sources import check_license, for_replicas, identify, open_variant
@@ -114,7 +114,7 @@ class Planned:
     path: Path
     rejects_path: Path
     counts: PlanCounts
-    before: plan.Finished
+    before: resume.Finished
 
     @property
     def rows(self) -> int:
@@ -147,7 +147,7 @@ def plan_catalog(run: Run, strict: bool, retry_failures: bool, file: Path | None
             f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "
             f"strict is set; see {run.uri(provenance.rejects_key(run.run_id))}"
         )
-    before = plan.finished(run.outputs, run.output, path, retry_failures)
+    before = resume.finished(run.outputs, run.output, path, retry_failures)
     return Planned(path, rejects_path, counts, before)
 
 

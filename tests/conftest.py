@@ -16,8 +16,8 @@ from PIL import Image
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ace_tasks.catalog import Row, to_specs
+from ace_tasks.identify import Identities
 from ace_tasks.model.variants import find_variant
-from ace_tasks.plan import _Heads
 from ace_tasks.settings import StoreSettings
 from ace_tasks.specs import WorkItem, work_item
 from ace_tasks.store import Store, join_uri
@@ -114,6 +114,8 @@ def planned(store: Store, prefix: str, picture: Callable[..., bytes]) -> Callabl
         row = {"id": "row-1", "prompt": "a red mug", "steps": 2} | row
         row = {k: f"{prefix}/{v}" if str(v).startswith("in/") else v for k, v in row.items()}
         ((line, spec, _),) = to_specs([Row(1, row)], f"{prefix}/c.jsonl", BUCKETS)  # type: ignore[misc]
-        return work_item(line, spec, _Heads(store).sources(spec), find_variant(variant).identity())
+        return work_item(
+            line, spec, Identities(store).sources(spec), find_variant(variant).identity()
+        )
 
     return plan

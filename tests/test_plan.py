@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from ace_tasks import plan
+from ace_tasks import plan, resume
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import CatalogError
 from ace_tasks.model.variants import find_variant
@@ -164,7 +164,7 @@ def test_a_source_of_many_rows_is_asked_for_a_few_times_only(build: Build, image
     counting = Counting(StoreSettings())
     built = build([edit(str(n), image, seed=n) for n in range(500)], through=counting)
     assert built.counts.planned == 500
-    assert 1 <= counting.heads <= plan._HEADS_IN_FLIGHT
+    assert counting.heads == 1
 
 
 def test_the_same_catalog_as_jsonl_csv_and_parquet_is_the_same_items(
@@ -361,9 +361,9 @@ def test_what_is_done_and_what_would_fail_again_is_found(
     monkeypatch: pytest.MonkeyPatch,
     heads_at_most: int,
 ) -> None:
-    monkeypatch.setattr(plan, "_HEADS_AT_MOST", heads_at_most)
+    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = left_behind
-    found = plan.finished(store, output, built.path, retry_failures=False)
+    found = resume.finished(store, output, built.path, retry_failures=False)
     items = built.items
     assert found.records == {items["done"].item_id, items["both"].item_id}
     assert found.failures.keys() == {items["bad"].item_id}
@@ -378,9 +378,9 @@ def test_failures_are_tried_again_when_asked_for(
     monkeypatch: pytest.MonkeyPatch,
     heads_at_most: int,
 ) -> None:
-    monkeypatch.setattr(plan, "_HEADS_AT_MOST", heads_at_most)
+    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = left_behind
-    found = plan.finished(store, output, built.path, retry_failures=True)
+    found = resume.finished(store, output, built.path, retry_failures=True)
     assert found.records == {built.items["done"].item_id, built.items["both"].item_id}
     assert found.failures == {}
 
@@ -392,7 +392,7 @@ def test_nothing_is_done_where_nothing_is(
     monkeypatch: pytest.MonkeyPatch,
     heads_at_most: int,
 ) -> None:
-    monkeypatch.setattr(plan, "_HEADS_AT_MOST", heads_at_most)
+    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = left_behind
-    found = plan.finished(store, join_uri(output, "empty"), built.path, retry_failures=False)
+    found = resume.finished(store, join_uri(output, "empty"), built.path, retry_failures=False)
     assert (found.records, found.failures) == (frozenset(), {})

@@ -336,7 +336,7 @@ def test_a_default_written_out_is_the_same_item(
 
 def test_the_id_of_one_request_is_pinned() -> None:
     """If it moves without PIXELS_VERSION, every catalog ever edited is edited again."""
-    assert item(FILL).item_id == "98d3bc303e5f1f70630e8a921395e3a0b8c51db0fabd6eae8f03b58fb501b00b"
+    assert item(FILL).item_id == "fcb3796c1cc39e590c3ede8fae28debefce348e54b9e4c24b8e185a01b72c897"
 
 
 OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for it

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ace_tasks.errors import BadRow
 from ace_tasks.specs.columns import Adapter, Control, Frozen, Shape, quote
@@ -229,17 +229,20 @@ def _preset(name: str | None) -> Preset | None:
 
 def canonical_json(value: Any) -> bytes:
     """UTF-8, sorted keys, no spaces, None dropped at every level."""
+    return _CANONICAL.encode(_without_none(value)).encode()
 
-    def clean(each: Any) -> Any:
-        if isinstance(each, dict):
-            return {k: clean(v) for k, v in each.items() if v is not None}
-        if isinstance(each, list | tuple):
-            return [clean(v) for v in each]
-        return each
 
-    return json.dumps(
-        clean(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    ).encode()
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+)
+
+
+def _without_none(each: Any) -> Any:
+    if isinstance(each, dict):
+        return {k: _without_none(v) for k, v in each.items() if v is not None}
+    if isinstance(each, list | tuple):
+        return [_without_none(v) for v in each]
+    return each
 
 
 def resolve(
@@ -276,8 +279,10 @@ def resolve(
         "quality": spec.quality or pixels.quality,
         "preset": _preset(spec.preset or pixels.preset),
     }
-    seed = spec.seed if spec.seed is not None else _derived_seed(settings, sources)
-    return Resolved(seed=seed, **settings)
+    resolved = Resolved(seed=spec.seed or 0, **settings)
+    if spec.seed is None:
+        return resolved.model_copy(update={"seed": _derived_seed(resolved, sources)})
+    return resolved
 
 
 def _identities(sources: Sources) -> dict[str, Any]:
@@ -288,12 +293,10 @@ def _identities(sources: Sources) -> dict[str, Any]:
     }
 
 
-def _derived_seed(settings: dict[str, Any], sources: Sources) -> int:
-    content = {
-        key: value.model_dump() if isinstance(value, BaseModel) else value
-        for key, value in settings.items()
-    }
-    digest = hashlib.sha256(canonical_json([content, _identities(sources)])).digest()
+def _derived_seed(resolved: Resolved, sources: Sources) -> int:
+    settings = _settings(resolved)
+    del settings["seed"]
+    digest = _digest([settings, _without_none(_identities(sources))])
     return int.from_bytes(digest[:4], "big")
 
 
@@ -302,11 +305,19 @@ def item_id(resolved: Resolved, sources: Sources, model: ModelIdentity) -> str:
     adapter = model.adapters[resolved.adapter] if resolved.adapter else None
     content = {
         "pixels_version": PIXELS_VERSION,
-        "settings": resolved.model_dump(mode="json"),
         "sources": _identities(sources),
         "model": {"base": model.base, "encoders": model.encoders, "adapter": adapter},
     }
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+    return _digest(_without_none(content) | {"settings": _settings(resolved)}).hex()
+
+
+def _settings(resolved: Resolved) -> dict[str, Any]:
+    return resolved.model_dump(mode="json", exclude_none=True)
+
+
+def _digest(content: Any) -> bytes:
+    """Of what has no None left: as of `canonical_json`, in half the time."""
+    return hashlib.sha256(_CANONICAL.encode(content).encode()).digest()
 
 
 def work_item(

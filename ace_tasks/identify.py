@@ -1,0 +1,124 @@
+"""Who a row's sources are: asked of the store, many at once, before any of them is fetched."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from itertools import islice
+from typing import Any
+
+from ace_tasks.catalog import Reject, Spec
+from ace_tasks.errors import BadRow, CatalogError, StoreError, StoreUnavailable
+from ace_tasks.specs import ModelIdentity, PixelSettings, Source, Sources, WorkItem, work_item
+from ace_tasks.store import Store
+
+_IN_FLIGHT = 32
+_WINDOW = 1024  # rows whose sources are asked for together, while the rows before are worked on
+_KNOWN = 100_000  # references repeat over a catalog: remember that many sources
+
+Checked = tuple[int, Spec, dict[str, Any]]
+"""Line, spec, and the row's cells as they were."""
+
+
+def identified(
+    specs: Iterable[Checked | Reject], model: ModelIdentity, store: Store, pixels: PixelSettings
+) -> Iterator[tuple[WorkItem, dict[str, Any]] | Reject]:
+    """Work items in catalog order. Raises CatalogError when the store is away."""
+    identities = Identities(store)
+    try:
+        with store.in_parallel(_IN_FLIGHT) as pool:
+            for window in _asked_ahead(specs, identities, pool):
+                for each in window:
+                    if isinstance(each, Reject):
+                        yield each
+                        continue
+                    line, spec, cells = each
+                    try:
+                        yield work_item(line, spec, identities.sources(spec), model, pixels), cells
+                    except BadRow as error:
+                        yield Reject(line, error.field, str(error), cells)
+    except StoreUnavailable as error:
+        raise CatalogError(f"sources cannot be identified: {error}") from None
+
+
+def _asked_ahead(
+    specs: Iterable[Checked | Reject], identities: Identities, pool: Executor
+) -> Iterator[list[Checked | Reject]]:
+    """The rows in windows; the next window's sources are asked for while one is worked on."""
+    iterator = iter(specs)
+    asked: deque[tuple[list[Checked | Reject], Iterator[Source]]] = deque()
+    while window := list(islice(iterator, _WINDOW)):
+        asked.append((window, identities.ask(window, pool)))
+        if len(asked) > 1:
+            yield identities.answered(*asked.popleft())
+    while asked:
+        yield identities.answered(*asked.popleft())
+
+
+class Identities:
+    """Sources as the store knows them, remembered for a while."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._known: OrderedDict[str, Source] = OrderedDict()
+        self._asked: set[str] = set()
+
+    def ask(self, rows: Iterable[Checked | Reject], pool: Executor) -> Iterator[Source]:
+        """Have the unknown sources of some rows asked for; their answers, as they come."""
+        uris = {uri for row in rows if not isinstance(row, Reject) for uri in _uris(row[1])}
+        new = [uri for uri in uris if uri not in self._known and uri not in self._asked]
+        self._asked.update(new)
+        return pool.map(self._ask, new)
+
+    def answered(
+        self, rows: list[Checked | Reject], answers: Iterator[Source]
+    ) -> list[Checked | Reject]:
+        """Wait for them. Raises StoreUnavailable."""
+        for source in answers:
+            self._asked.discard(source.uri)
+            self._keep(source)
+        return rows
+
+    def sources(self, spec: Spec) -> Sources:
+        image = getattr(spec, "image", None)
+        mask = _mask_uri(spec)
+        return Sources(
+            image=self.source(image) if image else None,
+            mask=self.source(mask) if mask else None,
+            reference=tuple(map(self.source, getattr(spec, "reference", ()))),
+        )
+
+    def source(self, uri: str) -> Source:
+        """As it is known; one that was forgotten since is asked for again."""
+        known = self._known.get(uri)
+        if known is None:
+            known = self._ask(uri)
+            self._keep(known)
+        return known
+
+    def _keep(self, source: Source) -> None:
+        self._known[source.uri] = source
+        while len(self._known) > _KNOWN:
+            self._known.popitem(last=False)
+
+    def _ask(self, uri: str) -> Source:
+        try:
+            info = self._store.head(uri)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            # S3 answers a HEAD in a missing bucket and for a missing key alike; a local path may
+            # be one that the system cannot open, such as one too long.
+            return Source(uri=uri, problem=str(error).removeprefix(f"{uri}: "))
+        return Source(uri=uri, etag=info.etag, size_bytes=info.size_bytes, sha256=info.sha256)
+
+
+def _mask_uri(spec: Spec) -> str | None:
+    mask = getattr(spec, "mask", None)
+    return mask if isinstance(mask, str) and mask not in {"alpha", "auto"} else None
+
+
+def _uris(spec: Spec) -> Iterator[str]:
+    yield from (each for each in (getattr(spec, "image", None), _mask_uri(spec)) if each)
+    yield from getattr(spec, "reference", ())
