@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
+# Some machines set it. Each of the hundreds of processes here would compile torch, Ray and Prefect
+# anew, ten seconds of a core.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo up test test-fast chaos check format clean
 
 help: ## list the targets
@@ -29,11 +33,16 @@ demo: $(STAMP) ## edit the sample catalog end to end on this machine
 up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) until Ctrl-C
 	@exec $(BIN)/python -m infra.up
 
+# Whole files at a time, each worker with services of its own. More of them than two cores: many
+# tests wait for something to end or to come back.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+
 test: $(STAMP) ## all tests that need no GPU
-	@$(BIN)/python -m pytest -m "not gpu"
+	@$(PYTEST) -m "not gpu"
 
 test-fast: $(STAMP) ## the tests that break nothing
-	@$(BIN)/python -m pytest -m "not gpu and not slow"
+	@$(PYTEST) -m "not gpu and not slow"
 
 SEED ?= 1
 chaos: $(STAMP) ## break every part of a run of 500 items at random, SEED=n; resume; re-read all

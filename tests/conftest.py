@@ -1,4 +1,7 @@
-"""The real parts tests run on: SeaweedFS, a Prefect server, Ray; each started once, on free ports."""
+"""The real parts tests run on: SeaweedFS, a Prefect server, Ray; each started once, on free ports.
+
+Once a worker, where pytest-xdist has several: no two of them share a service or a folder.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,19 @@ from ace_tasks.specs import WorkItem, work_item
 from ace_tasks.store import Store, join_uri
 from infra.local_stack import ObjectStore, PrefectServer
 
+# Before torch is imported, here and in every child process. Such small numbers are added up no
+# faster by two threads, workers get in each other's way, and the number decides the last bits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ACE_TORCH_THREADS", "1")
+
 BUCKET = "tests"
 BUCKETS = (BUCKET, "no-such-bucket")  # what the test catalogs may name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: a long file that comes last has all workers wait for it."""
+    slow = {each.path for each in items if each.get_closest_marker("slow")}
+    items.sort(key=lambda each: each.path not in slow)
 
 
 @pytest.fixture(scope="session")

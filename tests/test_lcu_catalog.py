@@ -101,7 +101,11 @@ def test_any_layout_keeps_its_promises(
         assert more.tokens > budget
 
 
-@pytest.mark.parametrize("case", _cases(60)[::2])
+# Larger pictures prove no more, and take minutes.
+SOME = [case for case in _cases(120) if case[0][0] * case[0][1] <= 1_600_000][:30]
+
+
+@pytest.mark.parametrize("case", SOME)
 def test_a_perfect_model_gives_the_picture_back(
     case: tuple[tuple[int, int], list[tuple[int, int]], int, float | None],
 ) -> None:
