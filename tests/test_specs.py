@@ -24,6 +24,7 @@ from ace_tasks.specs import (
     Source,
     Sources,
     WorkItem,
+    candidate_seeds,
     canonical_json,
     item_id,
     items,
@@ -336,7 +337,7 @@ def test_a_default_written_out_is_the_same_item(
 
 def test_the_id_of_one_request_is_pinned() -> None:
     """If it moves without PIXELS_VERSION, every catalog ever edited is edited again."""
-    assert item(FILL).item_id == "98d3bc303e5f1f70630e8a921395e3a0b8c51db0fabd6eae8f03b58fb501b00b"
+    assert item(FILL).item_id == "5a5f31eed44a8c3e242d7760b0d5aa6ab7de59131ce452f77118c46b99c35811"
 
 
 OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for it
@@ -358,6 +359,7 @@ OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for 
     "adapter": "subject",
     "seed": 1,
     "candidates": 2,
+    "scores_version": 9,
     "format": "webp",
     "quality": 94,
     "mask_steps": MaskSteps(invert=True),
@@ -453,6 +455,19 @@ def test_a_derived_seed_is_stable_in_range_and_of_the_content() -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed <= MAX_SEED for seed in seeds)
     assert item(FILL | {"id": "other"}, line=5).resolved.seed == seeds[0]
+
+
+def test_whoever_asks_for_more_candidates_keeps_the_first_ones() -> None:
+    """Else eight candidates would not hold the picture that was there before."""
+    one, eight = (item(FILL | {"candidates": n}).resolved for n in (1, 8))
+    assert one.seed == eight.seed
+    assert one.scores_version is None  # how to choose is nothing to one picture
+    seeds = candidate_seeds(eight.seed, 8)
+    assert seeds[0] == one.seed
+    assert len(set(seeds)) == 8
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+    assert candidate_seeds(eight.seed, 3) == seeds[:3]
+    assert candidate_seeds(7, 3) == (7, 392610622, 3078074718)
 
 
 @pytest.mark.parametrize("seed", [0, 7, MAX_SEED])
