@@ -181,16 +181,18 @@ def likeness(close: CloseUp) -> float | None:
 
 # ---------------------------------------------------------------- the total
 
-# Score → its weight, and its value → quality in [0, 1]. The scales are where a defect is seen.
+# Score → its weight, and its value → quality in [0, 1]. What is within tolerance is as good as can
+# be: small differences in finish say nothing of whether the picture shows what was wanted, and
+# among candidates of `mini` they outvoted likeness, which does.
 _QUALITIES: dict[str, tuple[float, Callable[[float], float]]] = {
-    "sharpness": (1.0, lambda ratio: 1 / (1 + abs(math.log2(ratio)) / 4)),
+    "sharpness": (0.5, lambda ratio: min(1.0, 3 / (abs(math.log2(max(ratio, 1e-4))) + 1e-4))),
     "clipping": (1.0, lambda share: 1 - share),
     "blankness": (1.0, lambda blank: 1 - blank),
     "seam": (1.0, lambda levels: 1 / (1 + levels / 8)),
-    "outside": (1.0, lambda levels: 1 / (1 + levels / 8)),
-    "colour_shift": (1.0, lambda distance: 1 / (1 + distance / 20)),
-    "change": (1.0, lambda distance: 1 - math.exp(-distance / 2)),
-    "likeness": (1.0, lambda share: share),
+    "outside": (1.0, lambda levels: 1 / (1 + max(0.0, levels - 8) / 8)),
+    "colour_shift": (1.0, lambda distance: 1 / (1 + max(0.0, distance - 8) / 16)),
+    "change": (1.0, lambda distance: 1 - math.exp(-distance)),
+    "likeness": (2.0, lambda share: share),
     "clip": (4.0, lambda cosine: min(1.0, max(0.0, cosine / 0.4))),
 }
 
