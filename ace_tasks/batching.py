@@ -6,6 +6,7 @@ the GPU others queue, and the next takes the oldest job with those of its shape 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -92,6 +93,13 @@ class Batcher:
             self._queue.append(ticket)
             self._news.notify()
         return ticket
+
+    def withdraw(self, tickets: Sequence[Ticket]) -> None:
+        """Take back those that are not on the GPU yet; nobody may be waiting for them."""
+        with self._news:
+            for ticket in tickets:
+                with contextlib.suppress(ValueError):
+                    self._queue.remove(ticket)
 
     def close(self) -> None:
         """End the thread after the pass in progress; whoever waits gets Cancelled."""

@@ -485,16 +485,19 @@ class Dispatcher:
                     waited = f"not started after {self._pool.start_timeout_s:g} s"
                     self._on_start_failure(seat, waited)
             elif any(
-                now - job.dispatched_at > self._item_timeout_s for job in seat.in_flight.values()
+                now - job.dispatched_at > self._limit_s(job) for job in seat.in_flight.values()
             ):
                 self._on_overdue(seat)
         if now - self._last_news > _SILENCE_S and self._seats:
             self._last_news = now
             log.warning("nothing finished for %d s; %s", _SILENCE_S, self.waits_for())
 
+    def _limit_s(self, job: _Job) -> float:
+        """Each candidate is a picture's work."""
+        return self._item_timeout_s * job.item.resolved.candidates
+
     def _on_overdue(self, seat: _Seat) -> None:
         """Someone is late: end the actor, blame who worked too long, requeue the others free."""
-        limit_s = self._item_timeout_s
         jobs = list(seat.in_flight.values())
         try:
             status = seat.actor.busy_s.options(concurrency_group="control").remote()
@@ -509,7 +512,7 @@ class Dispatcher:
         if busy_s is None:
             culprits = jobs if seat.alone or len(jobs) == 1 else []
         else:
-            culprits = [job for job in jobs if busy_s.get(job.item.item_id, 0) > limit_s]
+            culprits = [job for job in jobs if self._is_late(job, busy_s)]
             if not culprits:  # waiting for the GPU is nobody's fault
                 return
             if len(culprits) > 1:  # a batch: who of them it is shows alone
@@ -517,11 +520,14 @@ class Dispatcher:
         self._remove(seat)
         for job in jobs:
             if job in culprits:
-                self._give_up(job, TimedOut(f"still at work after {limit_s:g} s"))
-            elif busy_s is None or busy_s.get(job.item.item_id, 0) > limit_s:
+                self._give_up(job, TimedOut(f"still at work after {self._limit_s(job):g} s"))
+            elif busy_s is None or self._is_late(job, busy_s):
                 self._suspects.append(job)
             else:
                 self._requeue(job, self._waiting)
+
+    def _is_late(self, job: _Job, busy_s: dict[str, float]) -> bool:
+        return busy_s.get(job.item.item_id, 0) > self._limit_s(job)
 
     def _remove(self, seat: _Seat) -> None:
         self._seats.remove(seat)

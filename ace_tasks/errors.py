@@ -23,6 +23,8 @@
     │   ├── BadImage               bytes that are no picture we take
     │   ├── BadMask                a mask that does not fit its picture
     │   ├── BadOutput              the model made numbers that are no picture
+    │   ├── NeedsReview            a picture below a floor; it waits under review/ for a person
+    │   ├── Discarded              a picture that a person did not want
     │   ├── SourceMissing          a source that is not there, or may not be read
     │   ├── SourceChanged          a source that changed between plan and fetch
     │   ├── SourceUnavailable      the store failed while a source was read (transient)
@@ -155,6 +157,14 @@ class BadMask(ItemError):
 
 class BadOutput(ItemError):
     code = "bad_output"
+
+
+class NeedsReview(ItemError):
+    code = "needs_review"
+
+
+class Discarded(ItemError):
+    code = "discarded"
 
 
 class SourceMissing(ItemError):

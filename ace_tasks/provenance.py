@@ -5,8 +5,11 @@ Layout under an output URI (one function a key, below):
     images/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>
     records/<item_id[:2]>/<item_id>.json       the commit marker of an item
     failures/<item_id[:2]>/<item_id>.json
+    candidates/<row id>/<item_id[:16]>.<number>.<sha256[:8]>.<ext>    those that were not chosen
+    review/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>    a picture that waits for a person
+    review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record that it would have
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
-                  summary.json, report.html
+                  summary.json, report.html, review.html
 
 Nothing here holds a credential: URIs, hashes, settings and counts only.
 """
@@ -17,7 +20,8 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,6 +49,26 @@ def failure_key(item_id: str) -> str:
     return f"failures/{item_id[:2]}/{item_id}.json"
 
 
+def candidate_key(row_id: str, item_id: str, number: int, sha256: str, extension: str) -> str:
+    """With its own hash, as `image_key`: what a record names is not overwritten by a racer."""
+    return f"candidates/{row_id}/{item_id[:16]}.{number}.{sha256[:8]}.{extension}"
+
+
+def review_prefix(row_id: str, item_id: str) -> str:
+    """What waits of one item: usually one picture and its record."""
+    return f"review/{row_id}/{item_id[:16]}."
+
+
+def review_picture_key(record: Record) -> str:
+    extension = record.output.uri.rpartition(".")[2]
+    return f"{review_prefix(record.row_id, record.item_id)}{record.output.sha256[:8]}.{extension}"
+
+
+def review_record_key(record: Record) -> str:
+    """Written after its picture, deleted after it: what has one is not settled yet."""
+    return f"{review_prefix(record.row_id, record.item_id)}{record.output.sha256[:8]}.json"
+
+
 def plan_key(run_id: str) -> str:
     return f"runs/{run_id}/plan.parquet"
 
@@ -70,6 +94,10 @@ def report_key(run_id: str) -> str:
     return f"runs/{run_id}/report.html"
 
 
+def review_report_key(run_id: str) -> str:
+    return f"runs/{run_id}/review.html"
+
+
 def listed_item_ids(
     store: Store, output_uri: str, kind: Literal["records", "failures"]
 ) -> Iterator[str]:
@@ -79,28 +107,42 @@ def listed_item_ids(
 
 
 def orphan_pictures(store: Store, output_uri: str, before: datetime) -> Iterator[ObjectInfo]:
-    """Pictures that no record names, last written before `before`.
+    """Pictures and candidates that no record names, last written before `before`.
 
-    A crash between the two writes of a commit leaves one. A young picture may still get its
-    record, so `before` must lie further back than an item can take. Each is looked at again just
-    before it is given, since a run may have gone on meanwhile.
+    A crash between the writes of a commit leaves them. A young picture may still get its record,
+    so `before` must lie further back than an item can take. Each is looked at again just before
+    it is given, since a run may have gone on meanwhile. What waits under `review/` is no orphan.
     """
     with_record = {each[:16] for each in listed_item_ids(store, output_uri, "records")}
     named = _NamedPictures(store, output_uri)
-    for each in store.list(join_uri(output_uri, "images/")):
+    for each in chain.from_iterable(
+        store.list(join_uri(output_uri, kind)) for kind in ("images/", "candidates/")
+    ):
         if each.modified is None or each.modified >= before:
             continue
-        start = each.uri.rpartition("/")[2].partition(".")[0]
-        if start in with_record and _image_key(each.uri) in named.of(start):
+        picture = _PictureKey.of(each.uri)
+        if picture.start in with_record and picture in named.by_records(picture.start):
             continue
         now = store.head(each.uri).modified
-        if now is not None and now < before and _image_key(each.uri) not in named.of(start):
+        if now is not None and now < before and not named.knows(picture):
             yield each
 
 
-def _image_key(uri: str) -> str:
-    """`…/images/<row>/<file>` → `images/<row>/<file>`: the same wherever the output lies."""
-    return "/".join(uri.rsplit("/", 3)[-3:])
+class _PictureKey(NamedTuple):
+    """`…/images/<row>/<file>` → its last three parts: the same wherever the output lies."""
+
+    kind: str
+    row_id: str
+    file: str
+
+    @classmethod
+    def of(cls, uri: str) -> _PictureKey:
+        return cls(*uri.rsplit("/", 3)[-3:])
+
+    @property
+    def start(self) -> str:
+        """Of the item id."""
+        return self.file.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -110,11 +152,20 @@ class _NamedPictures:
     store: Store
     output_uri: str
 
-    def of(self, start: str) -> set[str]:
-        prefix = join_uri(self.output_uri, f"records/{start[:2]}/{start}")
+    def knows(self, picture: _PictureKey) -> bool:
+        if picture in self.by_records(picture.start):
+            return True
+        waiting = review_prefix(picture.row_id, picture.start)
+        return picture.kind == "candidates" and picture in self._named_under(waiting)
+
+    def by_records(self, start: str) -> set[_PictureKey]:
+        return self._named_under(f"records/{start[:2]}/{start}")
+
+    def _named_under(self, prefix: str) -> set[_PictureKey]:
         records = [Record.model_validate_json(self.store.get(each.uri))
-                   for each in self.store.list(prefix)]  # fmt: skip
-        return {_image_key(record.output.uri) for record in records}
+                   for each in self.store.list(join_uri(self.output_uri, prefix))
+                   if each.uri.endswith(".json")]  # fmt: skip
+        return {_PictureKey.of(uri) for record in records for uri in record.pictures()}
 
 
 # ---------------------------------------------------------------- records
@@ -194,6 +245,53 @@ class PasteRecord(_Stored):
     )
 
 
+class Scores(_Stored):
+    """What `ace_tasks.scores` measured of a picture; None where there was nothing to measure.
+
+    There each score says what it is exactly.
+    """
+
+    total: float = Field(description="0 to 1, more is better: by it candidates are chosen.")
+    sharpness: float | None = Field(
+        None, description="Ratio of detail to that of the surroundings; best at 1."
+    )
+    clipping: float | None = Field(None, description="Share of pixels lost to black or white, 0-1.")
+    blankness: float | None = Field(None, description="0-1; 1: the part is of one colour.")
+    seam: float | None = Field(None, description="Levels a pixel across the mask's edge; best 0.")
+    outside: float | None = Field(
+        None, description="Mean change by the model outside the mask, before the paste; levels."
+    )
+    colour_shift: float | None = Field(
+        None, description="Lab distance across the mask's edge; best 0."
+    )
+    change: float | None = Field(None, description="Lab distance to the source; 0: nothing done.")
+    likeness: float | None = Field(None, description="Share of the references' colours, 0-1.")
+    clip: float | None = Field(None, description="Cosine of picture and prompt, -1 to 1.")
+
+
+class CandidateRecord(_Stored):
+    """One of several pictures that were made for an item."""
+
+    seed: int
+    scores: Scores | None = None
+    error: str | None = Field(None, description="Why it is no picture.")
+    uri: str | None = Field(None, description="Where it is, if it was kept though not chosen.")
+
+
+class CandidatesRecord(_Stored):
+    count: int
+    chosen: int = Field(description="Its number, from 0.")
+    candidates: tuple[CandidateRecord, ...] = Field(description="In the order of their numbers.")
+
+
+class ReviewRecord(_Stored):
+    """Of a picture that was held back: why, and who let it pass."""
+
+    reasons: tuple[str, ...]
+    promoted_by: str | None = Field(None, description="The flow run that did.")
+    promoted_at: datetime | None = None
+
+
 class RunRecord(_Stored):
     """Which run and which attempt made it."""
 
@@ -220,8 +318,18 @@ class Record(_Stored):
     model: ModelRecord
     sampling: SamplingRecord
     paste: PasteRecord | None = None
+    scores: Scores | None = None
+    candidates: CandidatesRecord | None = Field(None, description="None: there was one only.")
+    review: ReviewRecord | None = Field(None, description="None: it was never held back.")
     run: RunRecord
     timings_s: dict[str, float] = Field(description="Seconds by phase.")
+
+    def pictures(self) -> Iterator[str]:
+        """The URI of every picture that it proves, kept candidates among them."""
+        yield self.output.uri
+        for each in self.candidates.candidates if self.candidates else ():
+            if each.uri:
+                yield each.uri
 
 
 class Failure(_Stored):
@@ -251,6 +359,7 @@ class Done(BaseModel):
     sha256: str
     seconds: float
     timings_s: dict[str, float] = {}
+    score: float | None = None
     published_by_us: bool = True
 
 

@@ -1,4 +1,4 @@
-"""The life of one item on one replica: fetch → build → generate → restore → publish.
+"""The life of one item on one replica: fetch → build → generate → finish → publish, or hold.
 
 Several items are inside a replica at once, each on its own thread: they fetch and decode, or
 encode and upload, while one (or a batch of one shape) is on the GPU. Knows nothing of Ray; a test, a notebook
@@ -10,7 +10,6 @@ The life of a replica: `start` once, `run` per item, `cancel` on the way out.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -21,54 +20,44 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
-from ace_tasks import __version__, images, pixels
-from ace_tasks.batching import Batcher
+from ace_tasks import __version__, pixels
+from ace_tasks.batching import Batcher, Ticket
+from ace_tasks.candidates import Contest, judge
 from ace_tasks.errors import (
-    BadImage,
-    BucketMissing,
+    BadOutput,
     Cancelled,
     DeviceLost,
     FatalError,
-    Forbidden,
     InternalError,
     ItemError,
-    NotFound,
-    OutputRefused,
+    NeedsReview,
     OutputUnavailable,
-    PreconditionFailed,
-    SourceChanged,
-    SourceMissing,
-    SourceUnavailable,
-    StoreError,
     StoreUnavailable,
-    TooLarge,
 )
-from ace_tasks.images import Picture
+from ace_tasks.fetching import fetch
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
-from ace_tasks.pixels import Finished, Pictures, Prepared
+from ace_tasks.pixels import Pictures, Prepared
 from ace_tasks.provenance import (
     Done,
     Failed,
     ModelRecord,
     Outcome,
-    OutputRecord,
-    PasteRecord,
     Record,
+    ReviewRecord,
     RunRecord,
     SamplingRecord,
-    SourceRecord,
     SourcesRecord,
-    image_key,
-    record_key,
     write_failure,
 )
+from ace_tasks.publishing import File, Publisher, encode, paste_record, reasons_to_hold
 from ace_tasks.settings import ReplicaSettings
-from ace_tasks.specs import ImageFormat, Resolved, Source, WorkItem
-from ace_tasks.store import is_s3, join_uri, open_stores
+from ace_tasks.specs import Resolved, WorkItem, candidate_seeds
+from ace_tasks.store import open_stores
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +108,7 @@ class Replica:
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
         self._source, self._output = open_stores(settings.source_store, settings.output_store)
+        self._publisher = Publisher(self._output, settings.output_uri)
         self.variant = (
             Variant.model_validate_json(settings.variant_json)
             if settings.variant_json
@@ -183,38 +173,21 @@ class Replica:
         started = time.monotonic()
         self._check_cancelled()
         with progress.in_phase("fetch"):
-            pictures, sources = self._fetch(item)
-        resolved = item.resolved
+            pictures, sources = fetch(self._source, item.sources, self.settings.limits)
         with progress.in_phase("build"):
-            prepared = self._prepare(resolved, pictures)
-        ticket = self._gpu.submit(
-            Job(
-                prepared.unit,
-                resolved.prompt,
-                seed=resolved.seed,
-                steps=resolved.steps,
-                guidance=resolved.guidance,
-                adapter=resolved.adapter,
-            )
-        )
-        made = False
-        while not made:
-            with progress.in_phase(WAITING):
-                ticket.wait_for_turn()
-            with progress.in_phase("generate"):
-                made = ticket.wait_for_pass()
-        canvas = ticket.result()
-        # What this item cost the GPU, so that the sum over items is the time it was busy.
-        progress.timings_s["generate"] = round(ticket.gpu_s, 4)
+            prepared = self._prepare(item.resolved, pictures)
+        made = self._make(item.resolved, pictures, prepared, progress)
+        best = made.contest.winner()
         with progress.in_phase("encode"):
-            finished = pixels.finish(resolved, pictures, prepared, canvas)
-            format_, data = _encode(resolved, pictures, finished)
+            file = made.files.pop(best.number, None)
+            file = file or encode(item.resolved, pictures, best.finished)
         with progress.in_phase("publish"):
-            output = self._output_record(item, finished, format_, data)
-            record = self._record(
-                item, shard, sources, prepared, finished, output, progress, ticket.shared_by
-            )
-            published = self._publish(record, data)
+            uris = {
+                number: self._publisher.store_candidate(item, number, each)
+                for number, each in made.files.items()
+            }
+            record = self._record(item, shard, sources, prepared, made, file, uris, progress)
+            published = self._publish(record, file)
         ours = published.run.attempt == record.run.attempt
         return Done(
             item_id=item.item_id,
@@ -222,73 +195,39 @@ class Replica:
             sha256=published.output.sha256,
             seconds=round(time.monotonic() - started, 4),
             timings_s=progress.timings_s,
+            score=published.scores.total if published.scores else None,
             published_by_us=ours,
-        )
-
-    def _fetch(self, item: WorkItem) -> tuple[Pictures, SourcesRecord]:
-        sources = item.sources
-        image, image_record = self._fetch_one(sources.image) if sources.image else (None, None)
-        mask, mask_record = self._fetch_one(sources.mask) if sources.mask else (None, None)
-        references = [self._fetch_one(each) for each in sources.reference]
-        pictures = Pictures(image, mask, tuple(picture for picture, _ in references))
-        return pictures, SourcesRecord(
-            image=image_record,
-            mask=mask_record,
-            reference=tuple(record for _, record in references),
         )
 
     def _prepare(self, resolved: Resolved, pictures: Pictures) -> Prepared:
         return pixels.prepare(resolved, pictures, use_change=self.variant.route == "fft")
 
-    def _fetch_one(self, source: Source) -> tuple[Picture, SourceRecord]:
-        if source.problem:
-            raise SourceMissing(f"{source.uri}: {source.problem}")
-        limits = self.settings.limits
-        if_match = source.etag if is_s3(source.uri) else None
+    def _make(
+        self, resolved: Resolved, pictures: Pictures, prepared: Prepared, progress: Progress
+    ) -> _Made:
+        """Every candidate of an item; while one is finished and scored, the next is on the GPU."""
+        contest = Contest(candidate_seeds(resolved.seed, resolved.candidates))
+        tickets = [self._gpu.submit(_job(resolved, prepared, seed)) for seed in contest.seeds]
+        files: dict[int, File] = {}
         try:
-            data = self._source.get(source.uri, if_match=if_match, max_bytes=limits.max_bytes)
-        except PreconditionFailed:
-            raise SourceChanged(f"{source.uri} changed after it was planned") from None
-        except TooLarge as error:
-            raise BadImage(str(error)) from None
-        except StoreUnavailable as error:
-            raise SourceUnavailable(str(error)) from None
-        except StoreError as error:
-            raise SourceMissing(str(error)) from None
-        sha256 = hashlib.sha256(data).hexdigest()
-        if source.sha256 and source.sha256 != sha256:
-            raise SourceChanged(f"{source.uri} changed after it was planned")
-        try:
-            picture = images.decode(data, limits)
-        except BadImage as error:
-            raise BadImage(f"{source.uri}: {error}") from None
-        record = SourceRecord(
-            uri=source.uri,
-            etag=source.etag,
-            sha256=sha256,
-            size_bytes=len(data),
-            size_px=picture.size_px,
-            converted=picture.converted,
-        )
-        return picture, record
+            for number, ticket in enumerate(tickets):
+                try:
+                    canvas = _wait(ticket, progress)
+                except BadOutput as error:
+                    contest.refuse(error)
+                    continue
+                with progress.in_phase("encode"):
+                    finished = pixels.finish(resolved, pictures, prepared, canvas)
+                    contest.enter(finished, judge(resolved, pictures, prepared, finished))
+                    if self.settings.review.keep_candidates and len(tickets) > 1:
+                        files[number] = encode(resolved, pictures, finished)
+        finally:
+            self._gpu.withdraw(tickets)  # those that nobody waits for any more
+        # What this item cost the GPU, so that the sum over items is the time it was busy.
+        progress.timings_s["generate"] = round(sum(ticket.gpu_s for ticket in tickets), 4)
+        return _Made(contest, files, tickets[contest.winner().number].shared_by)
 
     # ------------------------------------------------------------ publishing
-
-    def _output_record(
-        self, item: WorkItem, finished: Finished, format_: ImageFormat, data: bytes
-    ) -> OutputRecord:
-        sha256 = hashlib.sha256(data).hexdigest()
-        key = image_key(item.row_id, item.item_id, sha256, images.EXTENSIONS[format_])
-        height, width = finished.rgb.shape[:2]
-        return OutputRecord(
-            uri=join_uri(self.settings.output_uri, key),
-            sha256=sha256,
-            pixels_sha256=images.pixels_sha256(finished.rgb, finished.alpha),
-            size_px=(width, height),
-            size_bytes=len(data),
-            format=format_,
-            lossless=images.is_lossless(format_, item.resolved.quality),
-        )
 
     def _record(
         self,
@@ -296,19 +235,21 @@ class Replica:
         shard: int,
         sources: SourcesRecord,
         prepared: Prepared,
-        finished: Finished,
-        output: OutputRecord,
+        made: _Made,
+        file: File,
+        candidate_uris: dict[int, str],
         progress: Progress,
-        batch_size: int,
     ) -> Record:
         resolved, identity, geometry = item.resolved, self._identity, prepared.geometry
+        best = made.contest.winner()
+        reasons = reasons_to_hold(best.scores, self.settings.review)
         return Record(
             row_id=item.row_id,
             item_id=item.item_id,
             spec=item.spec.model_dump(mode="json", exclude_none=True),
             resolved=resolved.model_dump(mode="json"),
             sources=sources,
-            output=output,
+            output=self._publisher.output_record(item, best.finished, file),
             model=ModelRecord(
                 variant=identity.variant,
                 route=identity.route,
@@ -323,13 +264,16 @@ class Replica:
                 sampler=resolved.sampler,
                 steps=resolved.steps,
                 guidance=resolved.guidance,
-                seed=resolved.seed,
+                seed=made.contest.seeds[best.number],
                 geometry=geometry.policy,
                 canvas_px=(geometry.canvas_w, geometry.canvas_h),
                 tokens=geometry.tokens,
-                batch_size=batch_size,
+                batch_size=made.shared_by,
             ),
-            paste=_paste_record(prepared, finished),
+            paste=paste_record(prepared, best.finished),
+            scores=best.scores,
+            candidates=made.contest.record(candidate_uris),
+            review=ReviewRecord(reasons=tuple(reasons)) if reasons else None,
             run=RunRecord(
                 run_id=self.run_id,
                 shard=shard,
@@ -341,23 +285,12 @@ class Replica:
             timings_s=dict(progress.timings_s),
         )
 
-    def _publish(self, record: Record, data: bytes) -> Record:
-        """Picture first, then the record as the marker; returns the record that stands.
-
-        When another attempt was first, its record stands and our picture goes, unless both made
-        the same bytes and so share the key.
-        """
-        marker = join_uri(self.settings.output_uri, record_key(record.item_id))
-        try:
-            self._output.put(record.output.uri, data, images.MEDIA_TYPES[record.output.format])
-            if self._output.put_if_absent(marker, record.to_json(), "application/json"):
-                return record
-            standing = Record.model_validate_json(self._output.get(marker))
-            if standing.output.uri != record.output.uri:
-                self._output.delete(record.output.uri)
-            return standing
-        except (BucketMissing, Forbidden, NotFound) as error:
-            raise OutputRefused(f"cannot write outputs: {error}") from None
+    def _publish(self, record: Record, file: File) -> Record:
+        """The record that stands. Raises NeedsReview for a picture that waits for a person."""
+        if record.review:
+            self._publisher.hold(record, file)
+            raise NeedsReview("; ".join(record.review.reasons))
+        return self._publisher.publish(record, file)
 
     def _fail(self, item: WorkItem, attempt: int, error: ItemError) -> Failed:
         failed = Failed(
@@ -371,29 +304,32 @@ class Replica:
         return failed
 
 
-def _encode(
-    resolved: Resolved, pictures: Pictures, finished: Finished
-) -> tuple[ImageFormat, bytes]:
-    format_: ImageFormat
-    if resolved.format == "source":
-        assert pictures.image is not None  # `resolve` gives PNG where there is no source
-        format_ = pictures.image.format
-    else:
-        format_ = resolved.format
-    rgb, alpha = finished.rgb, finished.alpha
-    if alpha is not None and not images.has_alpha(format_):
-        rgb, alpha = images.on_white(rgb, alpha), None
-    return format_, images.encode(rgb, format_, resolved.quality, finished.icc_profile, alpha)
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """An item's candidates, the files of those that are kept, and how many shared a pass."""
+
+    contest: Contest
+    files: dict[int, File]
+    shared_by: int
 
 
-def _paste_record(prepared: Prepared, finished: Finished) -> PasteRecord | None:
-    window, difference = prepared.window, finished.difference
-    if window is None or difference is None:
-        return None
-    return PasteRecord(
-        window_px=(window.left, window.top, window.right, window.bottom),
-        feather_px=prepared.feather_px,
-        outside_max=difference.outside_max,
-        outside_mean=difference.outside_mean,
-        model_outside_mean=difference.model_outside_mean,
+def _job(resolved: Resolved, prepared: Prepared, seed: int) -> Job:
+    return Job(
+        prepared.unit,
+        resolved.prompt,
+        seed=seed,
+        steps=resolved.steps,
+        guidance=resolved.guidance,
+        adapter=resolved.adapter,
     )
+
+
+def _wait(ticket: Ticket, progress: Progress) -> np.ndarray:
+    """A ticket's canvas, (H, W, 3) uint8. Raises what the model raised."""
+    made = False
+    while not made:
+        with progress.in_phase(WAITING):
+            ticket.wait_for_turn()
+        with progress.in_phase("generate"):
+            made = ticket.wait_for_pass()
+    return ticket.result()

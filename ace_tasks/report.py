@@ -18,9 +18,10 @@ import numpy as np
 from ace_tasks import images, masks
 from ace_tasks.errors import ItemError, StoreError, StoreUnavailable
 from ace_tasks.images import Picture
+from ace_tasks.provenance import Record, Scores
 from ace_tasks.results import Result
 from ace_tasks.settings import ImageLimits
-from ace_tasks.specs import Source, WorkItem
+from ace_tasks.specs import Resolved, Source, WorkItem
 from ace_tasks.store import Store
 
 MAX_ITEMS = 200
@@ -38,6 +39,7 @@ class Entry:
 
     item: WorkItem
     result: Result
+    record: Record | None = None  # the one it has; or would have, were it not held back
 
 
 def build_report(
@@ -77,21 +79,21 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
     for each in item.sources.reference:
         reference = _picture(each, sources, limits)
         pictures.append(("reference", _data_uri(reference.rgb if reference else None)))
-    after = None
-    if result.output_uri:
-        after = _read(lambda: images.decode(outputs.get(result.output_uri or ""), limits))
+    after = _stored(result.output_uri, outputs, limits) if result.output_uri else None
     pictures.append(("after", _data_uri(after.rgb if after else None)))
+    pictures += _kept_candidates(entry.record, outputs, limits)
+    scores = entry.record.scores if entry.record else None
     return {
         "row_id": item.row_id,
         "task": item.spec.task,
         "prompt": item.spec.prompt,
         "status": result.status.replace("_", " "),
         "error": f"{result.error_code}: {result.error}" if result.error_code else None,
+        "scores": _scores_line(scores) if scores else None,
         "pictures": pictures,
         "details": {
-            "seed": item.resolved.seed,
-            "steps": item.resolved.steps,
-            "guidance": item.resolved.guidance,
+            **_asked(item.resolved),
+            **(_made(entry.record) if entry.record else {}),
             "seconds": result.seconds,
             "item": item.item_id,
             "output": result.output_uri,
@@ -100,11 +102,79 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
     }
 
 
+def _kept_candidates(
+    record: Record | None, outputs: Store, limits: ImageLimits
+) -> list[tuple[str, str | None]]:
+    """(label, data URI) of those that were stored though not chosen."""
+    told = record.candidates.candidates if record and record.candidates else ()
+    return [
+        (
+            f"candidate {number}, {each.scores.total:.2f}",
+            _data_uri(picture.rgb if picture else None),
+        )
+        for number, each in enumerate(told)
+        if each.uri and each.scores
+        for picture in (_stored(each.uri, outputs, limits),)
+    ]
+
+
+def _asked(resolved: Resolved) -> dict[str, Any]:
+    """What row and run decided; None, and not shown, where they left it as it is."""
+    steps = resolved.mask_steps
+    changed = steps.model_dump(exclude_defaults=True) if steps else {}
+    return {
+        "seed": resolved.seed,
+        "steps": resolved.steps,
+        "guidance": resolved.guidance,
+        "adapter": resolved.adapter,
+        "control": None if resolved.control == "none" else resolved.control,
+        "mask steps": ", ".join(f"{k} {v}" for k, v in changed.items()) or None,
+        "automatic mask": resolved.auto_mask.method if resolved.auto_mask else None,
+        "geometry": resolved.geometry,
+        "preset": resolved.preset.name if resolved.preset else None,
+        "quality": resolved.quality,
+    }
+
+
+def _made(record: Record) -> dict[str, Any]:
+    """What came of it: the part that was repainted, candidates, review."""
+    paste, candidates, review = record.paste, record.candidates, record.review
+    told: dict[str, Any] = {}
+    if paste:
+        told["window"] = (
+            f"{paste.window_px[0]} to {paste.window_px[2]} across, {paste.window_px[1]} to {paste.window_px[3]} down, px"
+        )
+        told["feather"] = f"{paste.feather_px} px"
+        told["outside the mask"] = f"differs by {paste.outside_max} at most"
+    if candidates:
+        totals = (
+            f"{n}: {each.error or (each.scores.total if each.scores else '')} (seed {each.seed})"
+            for n, each in enumerate(candidates.candidates)
+        )
+        told["candidates"] = (
+            f"number {candidates.chosen} of {candidates.count}; {', '.join(totals)}"
+        )
+    if review:
+        told["held back"] = "; ".join(review.reasons)
+        told["promoted by"] = review.promoted_by
+    return told
+
+
+def _scores_line(scores: Scores) -> str:
+    single = scores.model_dump(exclude={"total"}, exclude_none=True)
+    parts = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in single.items())
+    return f"score {scores.total:.2f}" + (f" · {parts}" if parts else "")
+
+
 def _picture(source: Source | None, store: Store, limits: ImageLimits) -> Picture | None:
     if source is None or source.problem:
         return None
     uri = source.uri
     return _read(lambda: images.decode(store.get(uri, max_bytes=limits.max_bytes), limits))
+
+
+def _stored(uri: str, outputs: Store, limits: ImageLimits) -> Picture | None:
+    return _read(lambda: images.decode(outputs.get(uri), limits))
 
 
 def _read(read: Callable[[], T]) -> T | None:

@@ -14,8 +14,9 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import BaseModel, Field
 
-from ace_tasks.errors import BrokenRun, SettingsError
+from ace_tasks.errors import BrokenRun, Discarded, NeedsReview, SettingsError
 from ace_tasks.provenance import Done, Failed, record_key
+from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, WorkItem
 
 Status = Literal["done", "done_before", "failed", "failed_before", "rejected"]
@@ -31,6 +32,7 @@ _COLUMNS = {
     "output_uri": pyarrow.string(),
     "sha256": pyarrow.string(),
     "seconds": pyarrow.float64(),
+    "score": pyarrow.float64(),  # total, 0-1, of a picture that this run made
     "same_as": pyarrow.string(),
     "error_code": pyarrow.string(),
     "error": pyarrow.string(),
@@ -52,6 +54,7 @@ class Result:
     output_uri: str | None = None
     sha256: str | None = None
     seconds: float | None = None
+    score: float | None = None
     same_as: str | None = None
     error_code: str | None = None
     error: str | None = None
@@ -72,6 +75,7 @@ class Result:
             output_uri=outcome.output_uri,
             sha256=outcome.sha256,
             seconds=outcome.seconds,
+            score=outcome.score,
             **row,
         )
 
@@ -88,6 +92,7 @@ class Result:
             "output_uri": self.output_uri,
             "sha256": self.sha256,
             "seconds": self.seconds,
+            "score": self.score,
             "same_as": self.same_as,
             "error_code": self.error_code,
             "error": self.error,
@@ -177,10 +182,7 @@ def failed_rows(parquet: bytes, codes: Collection[str]) -> set[str]:
 
     `parquet` is a run's results.parquet. Raises SettingsError for a code that did not occur.
     """
-    table = pyarrow.parquet.read_table(
-        pyarrow.BufferReader(parquet), columns=["row_id", "status", "error_code"]
-    )
-    failed = [each for each in table.to_pylist() if each["status"] in {"failed", "failed_before"}]
+    failed = _failed(parquet)
     found = {each["error_code"] for each in failed}
     if unknown := sorted(set(codes) - found):
         raise SettingsError(
@@ -188,6 +190,20 @@ def failed_rows(parquet: bytes, codes: Collection[str]) -> set[str]:
             f"given {unknown[0]!r}"
         )
     return {each["row_id"] for each in failed if not codes or each["error_code"] in codes}
+
+
+def items_to_review(parquet: bytes) -> dict[str, str]:
+    """Row id → item id of the rows that a run held back, or found held back or discarded."""
+    codes = {NeedsReview.code, Discarded.code}
+    return {
+        each["row_id"]: each["item_id"] for each in _failed(parquet) if each["error_code"] in codes
+    }
+
+
+def _failed(parquet: bytes) -> list[dict[str, Any]]:
+    columns = ["row_id", "item_id", "status", "error_code"]
+    table = pyarrow.parquet.read_table(pyarrow.BufferReader(parquet), columns=columns)
+    return [each for each in table.to_pylist() if each["status"] in {"failed", "failed_before"}]
 
 
 class Summary(BaseModel):
@@ -200,6 +216,7 @@ class Summary(BaseModel):
     output: str
     variant: str
     pixels: PixelSettings = DEFAULT_PIXELS
+    review: ReviewSettings = ReviewSettings()
     started_at: datetime
     ended_at: datetime
     rows: int = Field(description="Rows of the catalog, rejects included.")

@@ -59,6 +59,18 @@ class WeightsSettings(_Model):
     )
 
 
+class ReviewSettings(_Model):
+    """What is not simply published, and what is kept beside it. None of it changes a pixel."""
+
+    max_blankness: float = Field(
+        0.9, ge=0, le=1, description="A picture blanker than that waits for a person; 1: none does."
+    )
+    below: float = Field(
+        0, ge=0, le=1, description="So does one whose total score is lower; 0: none."
+    )
+    keep_candidates: bool = Field(False, description="Store the candidates that were not chosen.")
+
+
 class ReplicaSettings(_Model):
     """One replica: which model, where, and what it may use."""
 
@@ -87,6 +99,7 @@ class ReplicaSettings(_Model):
     source_store: StoreSettings = StoreSettings()
     output_store: StoreSettings = StoreSettings()
     limits: ImageLimits = ImageLimits()
+    review: ReviewSettings = ReviewSettings()
 
 
 class PoolSettings(_Model):

@@ -77,6 +77,15 @@ def edit(
     crop_to_mask: Annotated[
         bool, typer.Option(help="Work on a window where a mask is small in a large picture.")
     ] = True,
+    candidates: Annotated[
+        int, typer.Option(min=1, max=16, help="Pictures to try for a row; the best is kept.")
+    ] = 1,
+    keep_candidates: Annotated[
+        bool, typer.Option(help="Also store those that were not chosen.")
+    ] = False,
+    review_below: Annotated[
+        float, typer.Option(min=0, max=1, help="Hold pictures of a lower score back; 0: none.")
+    ] = 0,
     strict: Annotated[bool, typer.Option(help="Stop if a row is no valid spec.")] = False,
     max_failed: Annotated[int, typer.Option(min=0, help="Failures a good run may have.")] = 0,
     retry_failures: Annotated[bool, typer.Option(help="Try what failed for good again.")] = False,
@@ -99,6 +108,9 @@ def edit(
         geometry=geometry.value,
         feather=feather,
         crop_to_mask=crop_to_mask,
+        candidates=candidates,
+        keep_candidates=keep_candidates,
+        review_below=review_below,
         strict=strict,
         max_failed=max_failed,
         retry_failures=retry_failures,
@@ -133,6 +145,21 @@ def retry(
         replicas=replicas,
         accept_license=accept_license,
     )
+
+
+@app.command()
+def review(
+    output: Output,
+    run: Annotated[str, typer.Argument(help="The run's id, as under runs/.")],
+    promote: Annotated[str, typer.Option(help="Rows to publish, comma-separated, or: all.")] = "",
+    discard: Annotated[
+        str, typer.Option(help="Rows whose picture is not wanted, comma-separated, or: all.")
+    ] = "",
+) -> None:
+    """Show the pictures that a run held back; publish or discard them."""
+    from flows.review_run import review_run
+
+    _run_flow(review_run, "reviewing", output=output, run=run, promote=promote, discard=discard)
 
 
 @app.command()
@@ -329,7 +356,15 @@ def _report(state: Any) -> None:
         summary = state.result(raise_on_failure=False)
         out.print(f"[bold]{state.name}[/bold]: {escape(message)}")
         _print_table(summary.get("table", []))
-        for name in ("results", "failures", "rejects", "variant", "evaluation", "samples"):
+        for name in (
+            "results",
+            "failures",
+            "rejects",
+            "variant",
+            "evaluation",
+            "samples",
+            "report",
+        ):
             if summary.get(name):
                 out.print(f"  {name:11}{escape(summary[name])}")
         raise typer.Exit(0 if state.name == "Completed" else EXIT_FAILURES)

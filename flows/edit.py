@@ -205,6 +205,7 @@ def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettin
             output_uri=run.output,
             source_store=run.environment.source_store,
             output_store=run.environment.output_store,
+            review=run.review,
         )
 
         def write_failure(item: WorkItem, failed: provenance.Failed) -> None:

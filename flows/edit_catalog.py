@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import PasteSettings, PixelSettings
 from flows.edit import MAX_SHARD_THREADS, edit_items
 from flows.finish import finish_run
@@ -50,6 +51,24 @@ def edit_catalog(
     crop_to_mask: Annotated[
         bool, Field(description="Work on a window where the mask is small in a large picture.")
     ] = _PASTE.crop_to_mask,
+    candidates: Annotated[
+        int,
+        Field(
+            ge=1, le=16, description="Pictures to try for a row that says none; the best is kept."
+        ),
+    ] = 1,
+    keep_candidates: Annotated[
+        bool, Field(description="Also store those that were not chosen, under candidates/.")
+    ] = False,
+    review_below: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Hold a picture back for review if its total score is lower; 0: none is. "
+            "A blank one always waits.",
+        ),
+    ] = 0.0,
     strict: Annotated[
         bool, Field(description="Stop before any GPU work if a row is no valid spec.")
     ] = False,
@@ -85,7 +104,9 @@ def edit_catalog(
         PixelSettings(
             geometry=geometry,
             paste=PasteSettings(feather=feather, crop_to_mask=crop_to_mask),
+            candidates=candidates,
         ),
+        ReviewSettings(below=review_below, keep_candidates=keep_candidates),
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:

@@ -12,15 +12,17 @@ from prefect.states import Completed, Failed
 from pydantic import ValidationError
 
 from ace_tasks import provenance
-from ace_tasks.errors import AceError
-from ace_tasks.provenance import Record
+from ace_tasks.errors import AceError, NeedsReview
 from ace_tasks.report import Entry, build_report
 from ace_tasks.results import Summary
+from ace_tasks.review import Review
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store, open_stores
 from flows.edit import Edited
 from flows.progress import publish_report_link, publish_results
 from flows.run import Planned, Run
+
+_THREADS = 8
 
 
 def finish_run(run: Run, planned: Planned, edited: Edited, max_failed: int) -> State[Any]:
@@ -60,6 +62,7 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         output=run.output,
         variant=run.variant_name,
         pixels=run.pixels,
+        review=run.review,
         started_at=run.started_at,
         ended_at=ended_at,
         rows=planned.rows,
@@ -100,6 +103,8 @@ def _report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> byt
         *(each.model_copy(update={"patience_s": 0})
           for each in (run.environment.source_store, run.environment.output_store))
     )  # fmt: skip
+    with outputs.in_parallel(_THREADS) as pool:
+        entries = list(pool.map(lambda each: _with_record(run, outputs, each), edited.sample()))
     return build_report(
         title=f"Edits of {run.catalog}",
         facts={
@@ -108,7 +113,7 @@ def _report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> byt
             "run": summary.run_id,
             "ended": summary.ended_at.strftime("%Y-%m-%d %H:%M UTC"),
         },
-        entries=[_with_output(run, outputs, entry) for entry in edited.sample()],
+        entries=entries,
         total=planned.counts.planned,
         sources=sources,
         outputs=outputs,
@@ -116,10 +121,12 @@ def _report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> byt
     )
 
 
-def _with_output(run: Run, outputs: Store, entry: Entry) -> Entry:
-    """An item of an earlier run: its record says where the picture is."""
-    if entry.result.status != "done_before":
+def _with_record(run: Run, outputs: Store, entry: Entry) -> Entry:
+    """What made the picture, or holds it back; its place, if an earlier run made it."""
+    held_back = entry.result.error_code == NeedsReview.code
+    if not held_back and entry.result.status not in {"done", "done_before"}:
         return entry
-    uri = run.uri(provenance.record_key(entry.item.item_id))
-    record = Record.model_validate_json(outputs.get(uri))
-    return replace(entry, result=replace(entry.result, output_uri=record.output.uri))
+    held = Review(outputs, run.output, by=run.run_id).look(entry.item.item_id)
+    if held.record is None or (held_back and held.standing != "waiting"):
+        return entry
+    return Entry(entry.item, replace(entry.result, output_uri=held.picture), held.record)

@@ -170,6 +170,20 @@ def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -
         )
 
 
+def publish_review(table: list[dict[str, str]], run_id: str) -> None:
+    """The table of rows that a run held back, and how each stands; the waiting ones first."""
+    ordered = sorted(table, key=lambda row: row["stands"] != "waiting")
+    rows = [{name: plain(value) for name, value in row.items()} for row in ordered[:_TABLE_ROWS]]
+    waiting = sum(row["stands"] == "waiting" for row in table)
+    with decoration("review"):
+        create_table_artifact(
+            key="review-run-rows",
+            table=rows or [{"row": "none"}],
+            description=f"{waiting} of {len(table)} rows that run {run_id} held back wait for a "
+            f"decision; the first {len(rows)}",
+        )
+
+
 def publish_report_link(flow_name: str, uri: str, link: str) -> None:
     """A link to the contact sheet."""
     with decoration("report"):

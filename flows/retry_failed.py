@@ -66,6 +66,7 @@ def retry_failed(
         output,
         summary.variant,
         summary.pixels,
+        summary.review,
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:

@@ -25,12 +25,14 @@ from ace_tasks.errors import CatalogError, NotFound, SettingsError
 from ace_tasks.model.sources import check_license, for_replicas, identify, open_variant
 from ace_tasks.model.variants import Variant
 from ace_tasks.plan import PlanCounts, PlannedRow
-from ace_tasks.settings import Environment, WeightsSettings, read_environment
+from ace_tasks.settings import Environment, ReviewSettings, WeightsSettings, read_environment
 from ace_tasks.specs import DEFAULT_PIXELS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
 from flows.progress import publish_rejects
 
 T = TypeVar("T")
+
+_REVIEW = ReviewSettings()
 
 
 def untracked(value: T) -> T:
@@ -50,6 +52,7 @@ class Run:
     variant: Variant
     model: ModelIdentity
     pixels: PixelSettings
+    review: ReviewSettings
     weights: WeightsSettings
     environment: Environment
     sources: Store
@@ -70,6 +73,7 @@ def open_run(
     output: str,
     variant: str,
     pixels: PixelSettings = DEFAULT_PIXELS,
+    review: ReviewSettings = _REVIEW,
     *,
     accept_license: bool,
     allow_unguarded_writes: bool,
@@ -99,6 +103,7 @@ def open_run(
             variant=found,
             model=identify(found, weights),
             pixels=pixels,
+            review=review,
             weights=weights,
             environment=environment,
             sources=sources,

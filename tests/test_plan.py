@@ -233,7 +233,6 @@ def test_rows_that_ask_for_the_same_share_one_item(
         ({"control": "canny"}, "control"),
         ({"control": "depth"}, "control"),
         ({"mask": "auto"}, "mask"),
-        ({"candidates": 2}, "candidates"),
         ({"adapter": "portrait"}, "adapter"),
     ],
     ids=str,

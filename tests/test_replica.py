@@ -11,23 +11,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from ace_tasks import images
-from ace_tasks.errors import Cancelled, OutputRefused
+from ace_tasks.errors import BadOutput, Cancelled, OutputRefused
 from ace_tasks.provenance import Done, Failed, Failure, Record, failure_key, record_key
 from ace_tasks.replica import Progress, Replica
-from ace_tasks.settings import ReplicaSettings, WeightsSettings
-from ace_tasks.specs import Resolved, WorkItem, parse_spec
+from ace_tasks.settings import ReplicaSettings, ReviewSettings, WeightsSettings
+from ace_tasks.specs import Resolved, WorkItem, candidate_seeds, parse_spec
 from ace_tasks.store import Store, join_uri
 
 Make = Callable[..., bytes]
 
 
-def new_replica(weights_dir: Path, output_uri: str, variant: str = "toy") -> Replica:
+def new_replica(weights_dir: Path, output_uri: str, variant: str = "toy", **more: Any) -> Replica:
     settings = ReplicaSettings(
-        variant=variant, weights=WeightsSettings(folder=weights_dir), output_uri=output_uri
+        variant=variant,
+        weights=WeightsSettings(folder=weights_dir),
+        output_uri=output_uri,
+        **more,
     )
     replica = Replica(settings, "run-1", "replica-0")
     replica.start()
@@ -178,7 +182,7 @@ def test_racing_attempts_publish_once(
     for replica in replicas:  # meet just before publishing, whatever the scheduler does
         publish = replica._publish
         replica._publish = (  # type: ignore[method-assign]
-            lambda record, data, publish=publish: (barrier.wait(), publish(record, data))[1]
+            lambda record, file, publish=publish: (barrier.wait(), publish(record, file))[1]
         )
 
     def run(number: int) -> None:
@@ -353,3 +357,138 @@ def test_formats_follow_the_source_unless_told(
         done = replica.run(planned(task="edit", **row), 0)
         assert isinstance(done, Done)
         assert done.output_uri.endswith(extension)
+
+
+# ---------------------------------------------------------------- candidates
+
+
+def record_of(store: Store, prefix: str, item: WorkItem) -> Record:
+    return Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+
+
+def test_of_several_candidates_the_best_is_published(
+    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str
+) -> None:
+    """And it is the picture that its seed makes alone, so that a person can have it again."""
+    item = planned(**FILL, candidates=4)
+    done = new_replica(weights_dir, prefix).run(item, 0)
+    assert isinstance(done, Done), done
+    record = record_of(store, prefix, item)
+    told = record.candidates
+    assert told is not None
+    seeds = [each.seed for each in told.candidates]
+    assert (told.count, seeds) == (4, [*candidate_seeds(item.resolved.seed, 4)])
+    totals = [each.scores.total for each in told.candidates if each.scores]
+    assert len(set(totals)) > 1
+    assert told.chosen == totals.index(max(totals))
+    assert record.scores == told.candidates[told.chosen].scores
+    assert done.score == max(totals)
+    assert record.sampling.seed == seeds[told.chosen]
+    assert [each.uri for each in told.candidates] == [None] * 4
+
+    alone = planned(**FILL, seed=seeds[told.chosen])
+    again = new_replica(weights_dir, join_uri(prefix, "alone"), batch_size=2).run(alone, 0)
+    assert isinstance(again, Done)
+    assert again.sha256 == done.sha256
+
+
+def test_candidates_may_share_a_batch_and_all_be_kept(
+    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str
+) -> None:
+    item = planned(**FILL, candidates=3)
+    keep = {"review": ReviewSettings(keep_candidates=True), "batch_size": 3}
+    replica = new_replica(weights_dir, prefix, **keep)
+    done = replica.run(item, 0)
+    assert isinstance(done, Done)
+    told = record_of(store, prefix, item).candidates
+    assert told is not None
+    assert told.candidates[told.chosen].uri is None
+    kept = {n: each.uri for n, each in enumerate(told.candidates) if each.uri}
+    assert kept.keys() == {0, 1, 2} - {told.chosen}
+    for number, uri in kept.items():
+        data = store.get(uri)
+        digest = hashlib.sha256(data).hexdigest()[:8]
+        assert uri == f"{prefix}/candidates/row-1/{item.item_id[:16]}.{number}.{digest}.png"
+        assert images.decode(data, images.ImageLimits()).size_px == (96, 64)
+    again = new_replica(weights_dir, join_uri(prefix, "again"), **keep).run(item, 0)
+    assert isinstance(again, Done)
+    assert again.sha256 == done.sha256
+
+
+def test_a_candidate_that_is_no_picture_is_out_and_its_neighbours_stay(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+) -> None:
+    generate = replica._gpu._generate
+
+    def only_the_second(jobs: Any) -> Any:
+        if jobs[0].seed != candidate_seeds(item.resolved.seed, 3)[1]:
+            raise BadOutput("numbers that are no picture")
+        return generate(jobs)
+
+    replica._gpu._generate = only_the_second
+    item = planned(**FILL, candidates=3)
+    assert isinstance(replica.run(item, 0), Done)
+    told = record_of(store, prefix, item).candidates
+    assert told is not None
+    assert told.chosen == 1
+    assert [bool(each.error) for each in told.candidates] == [True, False, True]
+
+    none = planned(**FILL, candidates=2, seed=5)
+    failed = replica.run(none, 0)
+    assert isinstance(failed, Failed)
+    assert failed.code == "bad_output"
+
+
+def test_what_fails_leaves_nothing_of_it_in_the_queue(
+    planned: Callable[..., WorkItem], replica: Replica
+) -> None:
+    """Else fifteen passes would be paid for a picture that nobody waits for."""
+    passes: list[int] = []
+
+    def fail(jobs: Any) -> Any:
+        passes.append(jobs[0].seed)
+        raise RuntimeError("no memory")
+
+    replica._gpu._generate = fail
+    failed = replica.run(planned(**FILL, candidates=16), 0)
+    assert isinstance(failed, Failed)
+    assert failed.code == "internal_error"
+    assert len(passes) < 16
+    assert not replica._gpu._queue
+
+
+# ---------------------------------------------------------------- held back
+
+
+def black(jobs: Any) -> list[Any]:
+    return [np.zeros((*job.lcu.mask_1HW.shape[1:], 3), np.uint8) for job in jobs]
+
+
+def test_a_black_picture_is_held_back_and_never_published(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+) -> None:
+    replica._gpu._generate = black
+    item = planned(**FILL)
+    failed = replica.run(item, 0)
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.transient) == ("needs_review", False)
+    assert "blank" in failed.message
+    assert not [*store.list(join_uri(prefix, "images/")), *store.list(join_uri(prefix, "records/"))]
+    record, picture = sorted(each.uri for each in store.list(join_uri(prefix, "review/")))
+    would_be = Record.model_validate_json(store.get(record))
+    data = store.get(picture)
+    assert hashlib.sha256(data).hexdigest() == would_be.output.sha256
+    assert would_be.output.uri.startswith(join_uri(prefix, "images/row-1/"))
+    assert would_be.review is not None
+    assert would_be.review.reasons == (failed.message,)
+
+
+def test_a_floor_of_the_run_holds_back_what_is_below_it(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str
+) -> None:
+    item = planned(**FILL)
+    strict = new_replica(weights_dir, prefix, review=ReviewSettings(below=1)).run(item, 0)
+    assert isinstance(strict, Failed)
+    assert strict.code == "needs_review"
+    assert "score" in strict.message
+    assert isinstance(new_replica(weights_dir, prefix).run(item, 0), Done)

@@ -15,12 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from rungs above its own; each heavy library lives in the rooms named.
 LADDER = [
     {"errors"},
-    {"specs", "settings"},
-    {"store", "colour", "lcu"},
-    {"images", "paste", "provenance", "model"},
-    {"catalog", "results", "masks"},
+    {"settings", "specs"},
+    {"colour", "lcu", "store"},
+    {"images", "model", "paste", "provenance"},
+    {"catalog", "masks", "results", "review"},
     {"identify"},
-    {"plan", "report", "batching", "pixels"},
+    {"batching", "pixels", "plan", "report", "scores"},
+    {"candidates", "fetching", "publishing"},
     {"replica", "resume"},
     {"engine"},
     {"training"},
@@ -33,17 +34,11 @@ HOMES = {
     "prefect": {"flows/"},
     "pyarrow": {"ace_tasks/catalog.py", "ace_tasks/plan.py", "ace_tasks/results.py"},
     "jinja2": {"ace_tasks/report.py"},
-    "cv2": {"ace_tasks/paste.py", "ace_tasks/evaluation/"},
+    "cv2": {"ace_tasks/evaluation/", "ace_tasks/paste.py", "ace_tasks/scores.py"},
     "huggingface_hub": {"ace_tasks/model/"},
     "diffusers": {"ace_tasks/model/", "ace_tasks/training/"},
     "transformers": {"ace_tasks/model/", "ace_tasks/training/"},
-    "torch": {
-        "ace_tasks/model/",
-        "ace_tasks/lcu/",
-        "ace_tasks/batching.py",
-        "ace_tasks/replica.py",
-        "ace_tasks/training/",
-    },
+    "torch": {"ace_tasks/batching.py", "ace_tasks/lcu/", "ace_tasks/model/", "ace_tasks/replica.py", "ace_tasks/training/"},
 }
 FILES = sorted(p for folder in ("ace_tasks", "flows") for p in (ROOT / folder).rglob("*.py"))
 

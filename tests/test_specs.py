@@ -24,6 +24,7 @@ from ace_tasks.specs import (
     Source,
     Sources,
     WorkItem,
+    candidate_seeds,
     canonical_json,
     item_id,
     items,
@@ -358,6 +359,7 @@ OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for 
     "adapter": "subject",
     "seed": 1,
     "candidates": 2,
+    "scores_version": 9,
     "format": "webp",
     "quality": 94,
     "mask_steps": MaskSteps(invert=True),
@@ -453,6 +455,19 @@ def test_a_derived_seed_is_stable_in_range_and_of_the_content() -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed <= MAX_SEED for seed in seeds)
     assert item(FILL | {"id": "other"}, line=5).resolved.seed == seeds[0]
+
+
+def test_whoever_asks_for_more_candidates_keeps_the_first_ones() -> None:
+    """Else eight candidates would not hold the picture that was there before."""
+    one, eight = (item(FILL | {"candidates": n}).resolved for n in (1, 8))
+    assert one.seed == eight.seed
+    assert one.scores_version is None  # how to choose is nothing to one picture
+    seeds = candidate_seeds(eight.seed, 8)
+    assert seeds[0] == one.seed
+    assert len(set(seeds)) == 8
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+    assert candidate_seeds(eight.seed, 3) == seeds[:3]
+    assert candidate_seeds(7, 3) == (7, 392610622, 3078074718)
 
 
 @pytest.mark.parametrize("seed", [0, 7, MAX_SEED])

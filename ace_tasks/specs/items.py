@@ -30,6 +30,8 @@ from ace_tasks.specs.settings import (
 # 2: special tokens, cleaned prompts, guidance in float32; 3: paste-back, alpha and profile kept;
 # 4: masks that are mistakes are refused, controls, presets, candidates.
 PIXELS_VERSION = 4
+# Raise by hand whenever another of several candidates may be taken for the best (`ace_tasks.scores`).
+SCORES_VERSION = 1
 
 
 class Source(Frozen):
@@ -126,6 +128,7 @@ class Resolved(Frozen):
     adapter: Adapter | None
     seed: int
     candidates: int
+    scores_version: int | None = Field(description="Of what chooses; None: there is no choice.")
     format: Literal["source", "png", "jpeg", "webp", "avif"]
     quality: int | None = Field(description="None: 95 for JPEG and AVIF, and WebP is lossless.")
     preset: Preset | None
@@ -274,11 +277,14 @@ def resolve(
         "max_seq_len": model.max_seq_len,
         "dtype": model.dtype,
         "adapter": _adapter(spec, model),
-        "candidates": spec.candidates or pixels.candidates,
         "format": spec.format or ("png" if new_picture else "source"),
         "quality": spec.quality or pixels.quality,
         "preset": _preset(spec.preset or pixels.preset),
     }
+    # Whoever asks for more candidates has the same first one: they are no part of its seed.
+    count = spec.candidates or pixels.candidates
+    settings["candidates"] = count
+    settings["scores_version"] = SCORES_VERSION if count > 1 else None
     resolved = Resolved(seed=spec.seed or 0, **settings)
     if spec.seed is None:
         return resolved.model_copy(update={"seed": _derived_seed(resolved, sources)})
@@ -294,10 +300,17 @@ def _identities(sources: Sources) -> dict[str, Any]:
 
 
 def _derived_seed(resolved: Resolved, sources: Sources) -> int:
-    settings = _settings(resolved)
-    del settings["seed"]
+    settings = resolved.model_dump(
+        mode="json", exclude_none=True, exclude={"seed", "candidates", "scores_version"}
+    )
     digest = _digest([settings, _without_none(_identities(sources))])
     return int.from_bytes(digest[:4], "big")
+
+
+def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """The seeds of an item's candidates: its own first, then SHA-256 of it and their number."""
+    digests = [hashlib.sha256(canonical_json([seed, n])).digest() for n in range(1, count)]
+    return (seed, *(int.from_bytes(each[:4], "big") for each in digests))
 
 
 def item_id(resolved: Resolved, sources: Sources, model: ModelIdentity) -> str:

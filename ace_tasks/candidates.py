@@ -1,0 +1,94 @@
+"""The candidates of one item: each is finished and scored in turn, and the best is kept.
+
+Only one candidate's pixels are held beside the best one's, however many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ace_tasks import images, scores
+from ace_tasks.errors import BadOutput
+from ace_tasks.pixels import Finished, Pictures, Prepared
+from ace_tasks.provenance import CandidateRecord, CandidatesRecord, Scores
+from ace_tasks.scores import ClipScore, Sight
+from ace_tasks.specs import Resolved
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The best candidate so far."""
+
+    number: int
+    finished: Finished
+    scores: Scores
+
+
+@dataclass(eq=False)
+class Contest:
+    """Takes candidates in the order of their numbers; `best` is the first of the highest total."""
+
+    seeds: Sequence[int]
+    best: Chosen | None = None
+    told: list[CandidateRecord] = field(default_factory=list)
+    _refused: BadOutput | None = None
+
+    def enter(self, finished: Finished, measured: Scores) -> None:
+        number = len(self.told)
+        self.told.append(CandidateRecord(seed=self.seeds[number], scores=measured))
+        if self.best is None or measured.total > self.best.scores.total:
+            self.best = Chosen(number, finished, measured)
+
+    def refuse(self, error: BadOutput) -> None:
+        """A candidate that is no picture is out, and its neighbours stay in."""
+        self.told.append(CandidateRecord(seed=self.seeds[len(self.told)], error=str(error)))
+        self._refused = error
+
+    def winner(self) -> Chosen:
+        """Raises BadOutput when none of them is a picture."""
+        if self.best is None:
+            assert self._refused is not None
+            raise self._refused
+        return self.best
+
+    def record(self, uris: dict[int, str]) -> CandidatesRecord | None:
+        """None where there was no choice. `uris`: where candidates are stored, by number."""
+        if len(self.seeds) == 1:
+            return None
+        told = [each.model_copy(update={"uri": uris.get(n)}) for n, each in enumerate(self.told)]
+        return CandidatesRecord(
+            count=len(told), chosen=self.winner().number, candidates=tuple(told)
+        )
+
+
+def judge(
+    resolved: Resolved,
+    pictures: Pictures,
+    prepared: Prepared,
+    finished: Finished,
+    clip: ClipScore | None = None,
+) -> Scores:
+    """The scores of a finished picture; of another size than its source, those it has alone."""
+    made = _seen(finished)
+    original, mask = pictures.image, prepared.mask
+    if original is None or original.rgb.shape != made.shape:
+        original = mask = None
+    sight = Sight(
+        made=made,
+        original=original.rgb if original else None,
+        mask=mask,
+        references=[each.rgb for each in pictures.references],
+        feather_px=prepared.feather_px,
+        erased=resolved.repainting_scale >= 1,
+    )
+    outside = finished.difference.model_outside_mean if finished.difference else None
+    return scores.score(sight, outside, resolved.prompt, clip)
+
+
+def _seen(finished: Finished) -> np.ndarray:
+    if finished.alpha is None:
+        return finished.rgb
+    return images.on_white(finished.rgb, finished.alpha)

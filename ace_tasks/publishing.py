@@ -1,0 +1,154 @@
+"""From an item's finished picture to objects in the store: published, or held for a person.
+
+Published: picture first, then the record as the marker. Held: picture first, then the record that
+it would have had, both under `review/`; see `ace_tasks.review` for what becomes of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ace_tasks import images
+from ace_tasks.errors import BucketMissing, Forbidden, NotFound, OutputRefused
+from ace_tasks.pixels import Finished, Pictures, Prepared
+from ace_tasks.provenance import (
+    OutputRecord,
+    PasteRecord,
+    Record,
+    Scores,
+    candidate_key,
+    image_key,
+    record_key,
+    review_picture_key,
+    review_record_key,
+)
+from ace_tasks.settings import ReviewSettings
+from ace_tasks.specs import ImageFormat, Resolved, WorkItem
+from ace_tasks.store import Store, join_uri
+
+
+@dataclass(frozen=True, eq=False)
+class File:
+    """An encoded picture."""
+
+    format: ImageFormat
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def extension(self) -> str:
+        return images.EXTENSIONS[self.format]
+
+    @property
+    def media_type(self) -> str:
+        return images.MEDIA_TYPES[self.format]
+
+
+def encode(resolved: Resolved, pictures: Pictures, finished: Finished) -> File:
+    """As the row asks, or as its source is. Raises BadImage."""
+    format_: ImageFormat
+    if resolved.format == "source":
+        assert pictures.image is not None  # `resolve` gives PNG where there is no source
+        format_ = pictures.image.format
+    else:
+        format_ = resolved.format
+    rgb, alpha = finished.rgb, finished.alpha
+    if alpha is not None and not images.has_alpha(format_):
+        rgb, alpha = images.on_white(rgb, alpha), None
+    data = images.encode(rgb, format_, resolved.quality, finished.icc_profile, alpha)
+    return File(format_, data)
+
+
+def reasons_to_hold(scores: Scores, review: ReviewSettings) -> list[str]:
+    """Why a picture is not simply published; empty: it is."""
+    reasons = []
+    if (scores.blankness or 0) > review.max_blankness:
+        reasons.append(
+            f"the repainted part is blank: {scores.blankness:g}, "
+            f"accepted: at most {review.max_blankness:g}"
+        )
+    if scores.total < review.below:
+        reasons.append(f"its total score is {scores.total:g}, accepted: at least {review.below:g}")
+    return reasons
+
+
+@dataclass(frozen=True, eq=False)
+class Publisher:
+    """Writes outputs under one place. Raises OutputRefused and StoreUnavailable."""
+
+    store: Store
+    output_uri: str
+
+    def output_record(self, item: WorkItem, finished: Finished, file: File) -> OutputRecord:
+        key = image_key(item.row_id, item.item_id, file.sha256, file.extension)
+        height, width = finished.rgb.shape[:2]
+        return OutputRecord(
+            uri=self._uri(key),
+            sha256=file.sha256,
+            pixels_sha256=images.pixels_sha256(finished.rgb, finished.alpha),
+            size_px=(width, height),
+            size_bytes=len(file.data),
+            format=file.format,
+            lossless=images.is_lossless(file.format, item.resolved.quality),
+        )
+
+    def store_candidate(self, item: WorkItem, number: int, file: File) -> str:
+        """Keep a candidate; returns its URI."""
+        key = candidate_key(item.row_id, item.item_id, number, file.sha256, file.extension)
+        with self._outputs():
+            self.store.put(self._uri(key), file.data, file.media_type)
+        return self._uri(key)
+
+    def publish(self, record: Record, file: File) -> Record:
+        """Picture first, then the record as the marker; returns the record that stands.
+
+        When another attempt was first, its record stands and our picture goes, unless both made
+        the same bytes and so share the key.
+        """
+        marker = self._uri(record_key(record.item_id))
+        with self._outputs():
+            self.store.put(record.output.uri, file.data, file.media_type)
+            if self.store.put_if_absent(marker, record.to_json(), "application/json"):
+                return record
+            standing = Record.model_validate_json(self.store.get(marker))
+            if standing.output.uri != record.output.uri:
+                self.store.delete(record.output.uri)
+            return standing
+
+    def hold(self, record: Record, file: File) -> None:
+        """Put a picture under `review/`, and then the record it would have had."""
+        with self._outputs():
+            picture = self._uri(review_picture_key(record))
+            self.store.put(picture, file.data, file.media_type)
+            marker = self._uri(review_record_key(record))
+            self.store.put(marker, record.to_json(), "application/json")
+
+    def _uri(self, key: str) -> str:
+        return join_uri(self.output_uri, key)
+
+    @contextmanager
+    def _outputs(self) -> Iterator[None]:
+        try:
+            yield
+        except (BucketMissing, Forbidden, NotFound) as error:
+            raise OutputRefused(f"cannot write outputs: {error}") from None
+
+
+def paste_record(prepared: Prepared, finished: Finished) -> PasteRecord | None:
+    """What of the original is in a picture, if it was pasted back into it."""
+    window, difference = prepared.window, finished.difference
+    if window is None or difference is None:
+        return None
+    return PasteRecord(
+        window_px=(window.left, window.top, window.right, window.bottom),
+        feather_px=prepared.feather_px,
+        outside_max=difference.outside_max,
+        outside_mean=difference.outside_mean,
+        model_outside_mean=difference.model_outside_mean,
+    )

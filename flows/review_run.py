@@ -1,0 +1,211 @@
+"""Show the pictures that a run held back; publish or discard them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from pydantic import Field
+
+from ace_tasks import plan, provenance
+from ace_tasks.errors import NeedsReview, NotFound, SettingsError
+from ace_tasks.report import Entry, build_report
+from ace_tasks.results import Result, items_to_review
+from ace_tasks.review import Held, Review, Standing
+from ace_tasks.settings import ImageLimits, read_environment
+from ace_tasks.specs import WorkItem, quote
+from ace_tasks.store import Store, join_uri, open_stores
+from flows.progress import publish_report_link, publish_review
+
+_ALL = "all"
+_THREADS = 8
+_ROWS_NAMED = 10
+_OUTCOME: dict[str, Standing] = {"promote": "published", "discard": "discarded"}
+
+Deed = Literal["promote", "discard"]
+
+
+@flow(
+    name="review-run",
+    flow_run_name="review {run}",
+    validate_parameters=True,
+    persist_result=False,
+)
+def review_run(
+    output: Annotated[str, Field(description="The run's output: s3://bucket/prefix.")],
+    run: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9-]{1,64}$", description="The run's id, as under runs/."),
+    ],
+    promote: Annotated[
+        str,
+        Field(description="Rows to publish, by id, comma-separated; or: all. Empty: none."),
+    ] = "",
+    discard: Annotated[
+        str,
+        Field(
+            description="Rows whose picture is not wanted, by id, comma-separated; or: all. "
+            "Empty: none."
+        ),
+    ] = "",
+) -> State[Any]:
+    """Show what waits, with its reasons; publish what is promoted, and forget what is discarded.
+
+    Without a decision nothing changes. A decision that was cut short is given again.
+    """
+    run_held = find_held(output.rstrip("/"), run)
+    deeds = decisions(run_held.rows, promote, discard)
+    held = decide(run_held, deeds)
+    report = show(run_held, held)
+    return ending(run_held, deeds, held, report)
+
+
+@dataclass(frozen=True, eq=False)
+class RunHeld:
+    """What one run held back: its rows, and the items they ask for."""
+
+    run_id: str
+    output: str
+    rows: dict[str, str]  # row id → item id; several rows may share one
+    sources: Store
+    outputs: Store
+    review: Review
+
+
+def find_held(output: str, run_id: str) -> RunHeld:
+    """Raises SettingsError when there is no such run, or it did not come to its end."""
+    environment = read_environment()
+    sources, outputs = open_stores(environment.source_store, environment.output_store)
+    try:
+        results = outputs.get(join_uri(output, provenance.results_key(run_id, "parquet")))
+    except NotFound:
+        raise SettingsError(
+            f"run: {run_id} has no results under {output}: no such run, or it did not come to its "
+            "end; start it again and it goes on where it was"
+        ) from None
+    review = Review(outputs, output, by=str(flow_run.id))
+    return RunHeld(run_id, output, items_to_review(results), sources, outputs, review)
+
+
+def decisions(rows: dict[str, str], promote: str, discard: str) -> dict[str, Deed]:
+    """Item id → what to do with it. Raises SettingsError, before anything is done."""
+    deeds: dict[str, Deed] = {}
+    wanted: dict[Deed, str] = {"promote": promote, "discard": discard}
+    for deed, text in wanted.items():
+        for row_id in _row_ids(deed, text, rows):
+            item_id = rows[row_id]
+            if deeds.setdefault(item_id, deed) != deed:
+                raise SettingsError(f"discard: the picture of row {row_id} is to be promoted, too")
+    return deeds
+
+
+def _row_ids(deed: Deed, text: str, rows: dict[str, str]) -> Iterable[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == [_ALL]:
+        return rows
+    for name in names:
+        if name not in rows:
+            known = ", ".join(sorted(rows)[:_ROWS_NAMED]) or "none"
+            more = ", …" if len(rows) > _ROWS_NAMED else ""
+            raise SettingsError(
+                f"{deed}: accepted: rows that the run held back ({known}{more}), or: all; "
+                f"given {quote(name)}"
+            )
+    return names
+
+
+def decide(run_held: RunHeld, deeds: dict[str, Deed]) -> dict[str, Held]:
+    """Carry the decisions out; item id → how it stands then."""
+    review = run_held.review
+    todo = {None: review.look, "promote": review.promote, "discard": review.discard}
+    item_ids = sorted(set(run_held.rows.values()))
+    with run_held.outputs.in_parallel(_THREADS) as pool:
+        return dict(zip(item_ids, pool.map(lambda i: todo[deeds.get(i)](i), item_ids), strict=True))
+
+
+def show(run_held: RunHeld, held: dict[str, Held]) -> str:
+    """Publish table and contact sheet of what still waits; returns the sheet's URI."""
+    table = [_told(row_id, held[item_id]) for row_id, item_id in run_held.rows.items()]
+    publish_review(table, run_held.run_id)
+    waiting = [each for each in held.values() if each.standing == "waiting"]
+    html = build_report(
+        title=f"Waiting for a decision: run {run_held.run_id}",
+        facts={"waiting": len(waiting), "held back": len(held), "output": run_held.output},
+        entries=_entries(run_held, held) if waiting else [],
+        total=len(waiting),
+        sources=run_held.sources,
+        outputs=run_held.outputs,
+        limits=ImageLimits(),
+    )
+    uri = join_uri(run_held.output, provenance.review_report_key(run_held.run_id))
+    run_held.outputs.put(uri, html, "text/html; charset=utf-8")
+    publish_report_link("review-run", uri, run_held.outputs.presign(uri))
+    return uri
+
+
+def ending(
+    run_held: RunHeld, deeds: dict[str, Deed], held: dict[str, Held], report: str
+) -> State[Any]:
+    """`Completed`, saying how everything stands, and which decisions came too late."""
+    standings = [held[item_id].standing for item_id in run_held.rows.values()]
+    counts = {each: standings.count(each) for each in ("waiting", *_OUTCOME.values(), "gone")}
+    line = ", ".join(f"{n} {name}" for name, n in counts.items() if n or name == "waiting")
+    late = [
+        f"{row_id} ({held[item_id].standing})"
+        for row_id, item_id in run_held.rows.items()
+        if item_id in deeds and held[item_id].standing != _OUTCOME[deeds[item_id]]
+    ]
+    message = f"{line}, of {len(standings)} rows held back"
+    message += f"; decided otherwise before: {', '.join(late[:_ROWS_NAMED])}" if late else ""
+    get_run_logger().info("%s; %s", message, report)
+    table = [_told(row_id, held[item_id]) for row_id, item_id in run_held.rows.items()]
+    return Completed(message=message, data={"report": report, "counts": counts, "table": table})
+
+
+def _told(row_id: str, held: Held) -> dict[str, str]:
+    record = held.record
+    return {
+        "row": row_id,
+        "stands": held.standing,
+        "score": f"{record.scores.total:.2f}" if record and record.scores else "",
+        "reasons": "; ".join(record.review.reasons) if record and record.review else "",
+        "picture": held.picture or "",
+    }
+
+
+def _entries(run_held: RunHeld, held: dict[str, Held]) -> list[Entry]:
+    """One card for each picture that waits, in the order of the plan."""
+    with tempfile.TemporaryDirectory(prefix="ace-review-") as scratch:
+        path = Path(scratch) / "plan.parquet"
+        key = provenance.plan_key(run_held.run_id)
+        run_held.outputs.download(join_uri(run_held.output, key), path)
+        return [
+            _entry(row.item, held[row.item.item_id])
+            for row in plan.read_plan(path)
+            if not row.same_as
+            and row.item.item_id in held
+            and held[row.item.item_id].standing == "waiting"
+        ]
+
+
+def _entry(item: WorkItem, held: Held) -> Entry:
+    assert held.record is not None
+    assert held.record.review is not None
+    result = Result(
+        line=item.line,
+        row_id=item.row_id,
+        task=item.spec.task,
+        status="failed",
+        item_id=item.item_id,
+        output_uri=held.picture,
+        error_code=NeedsReview.code,
+        error="; ".join(held.record.review.reasons),
+    )
+    return Entry(item, result, held.record)

@@ -1,0 +1,133 @@
+"""The review of a run, on a real Prefect server and a real store. If these break, a team that was
+told of broken pictures cannot say which are good after all, or its word is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+from ace_tasks import provenance
+from ace_tasks.engine import ray_session
+from ace_tasks.provenance import Record
+from ace_tasks.results import Summary
+from ace_tasks.store import Store, join_uri
+from flows.edit_catalog import edit_catalog
+from flows.retry_failed import retry_failed
+from flows.review_run import review_run
+
+Make = Callable[..., bytes]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
+    with ray_session(cpus=2):
+        yield
+
+
+@pytest.fixture
+def catalog(store: Store, prefix: str, picture: Make) -> str:
+    """Three rows, two of which are the same request."""
+    rows = []
+    for row_id, number in (("a", 0), ("b", 1), ("twin", 0)):
+        image = join_uri(prefix, f"in/{number}.png")
+        store.put(image, picture(seed=number), "image/png")
+        rows.append({"id": row_id, "task": "edit", "image": image, "prompt": "p", "steps": 1})
+    text = "\n".join(map(json.dumps, rows))
+    store.put(join_uri(prefix, "catalog.jsonl"), text.encode(), "text/plain")
+    return join_uri(prefix, "catalog.jsonl")
+
+
+def edit(catalog: str, prefix: str, **parameters: Any) -> tuple[Any, Summary]:
+    state = edit_catalog(
+        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **parameters
+    )
+    return state, Summary.model_validate(state.result(raise_on_failure=False))
+
+
+def review(prefix: str, run_id: str, **decisions: str) -> Any:
+    return review_run(output=f"{prefix}/out", run=run_id, return_state=True, **decisions)
+
+
+def listed(store: Store, prefix: str, kind: str) -> list[str]:
+    return [each.uri for each in store.list(f"{prefix}/out/{kind}/")]
+
+
+def test_what_a_run_held_back_is_shown_promoted_and_discarded(
+    catalog: str, store: Store, prefix: str
+) -> None:
+    state, summary = edit(catalog, prefix, review_below=1.0, candidates=2)
+    assert state.name == "FinishedWithFailures"
+    assert summary.by_error == {"needs_review": 3}
+    assert listed(store, prefix, "images") == listed(store, prefix, "records") == []
+    page = store.get(f"{prefix}/out/{provenance.report_key(summary.run_id)}").decode()
+    assert page.count("held back") == 3
+    assert page.count("number") == 3
+    assert "score 0." in page
+
+    # The same catalog again neither edits them again nor publishes them.
+    _, again = edit(catalog, prefix)
+    assert (again.done, again.failed_before) == (0, 3)
+
+    shown = review(prefix, summary.run_id)
+    assert shown.name == "Completed"
+    assert shown.message == "3 waiting, of 3 rows held back"
+    sheet = store.get(shown.result()["report"]).decode()
+    assert sheet.count("<article") == 2  # twins share a picture
+    assert "accepted: at least 1" in sheet
+    assert sheet.count('alt="after of') == 2
+    assert asyncio.run(_artifacts(shown)) == {"review-run-rows", "review-run-report"}
+
+    for _ in range(2):  # the second time, nothing is left to do
+        decided = review(prefix, summary.run_id, promote="twin", discard="b")
+        assert decided.message == "0 waiting, 2 published, 1 discarded, of 3 rows held back"
+    assert listed(store, prefix, "review") == []
+    (record_uri,) = listed(store, prefix, "records")
+    record = Record.model_validate_json(store.get(record_uri))
+    assert listed(store, prefix, "images") == [record.output.uri]
+    assert record.review is not None
+    assert record.review.promoted_by
+    _, after = edit(catalog, prefix)
+    assert (after.done_before, after.failed_before) == (2, 1)
+    assert after.by_error == {"discarded": 1}
+
+    late = review(prefix, summary.run_id, promote="all")
+    assert "decided otherwise before: b (discarded)" in late.message
+
+    # Whoever asks for it has it made again, by the floors of the run that failed.
+    retried = retry_failed(
+        output=f"{prefix}/out", failed_run=summary.run_id, codes="needs_review", return_state=True
+    )
+    told = Summary.model_validate(retried.result(raise_on_failure=False))
+    assert (told.done_before, told.by_error) == (2, {"needs_review": 1})
+    assert review(prefix, told.run_id).message.startswith("1 waiting")
+
+
+async def _artifacts(state: Any) -> set[str | None]:
+    run_id = state.state_details.flow_run_id
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+    async with get_client() as client:
+        return {each.key for each in await client.read_artifacts(artifact_filter=of_run)}
+
+
+def test_a_decision_that_cannot_be_meant_is_refused_before_anything_is_done(
+    catalog: str, store: Store, prefix: str
+) -> None:
+    _, summary = edit(catalog, prefix, review_below=1.0)
+    waiting = listed(store, prefix, "review")
+    for decisions, message in (
+        ({"promote": "a,nobody"}, "promote: accepted: rows that the run held back (a, b, twin)"),
+        ({"promote": "a", "discard": "twin"}, "the picture of row twin is to be promoted, too"),
+        ({"promote": "all", "discard": "b"}, "the picture of row b is to be promoted, too"),
+    ):
+        state = review(prefix, summary.run_id, **decisions)
+        assert state.is_failed()
+        assert message in state.message
+    assert "no such run" in review(prefix, "no-run").message
+    assert listed(store, prefix, "review") == waiting
+    assert review(prefix, summary.run_id, discard=" all ").message.startswith("0 waiting, 3 disc")
