@@ -21,12 +21,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
-from ace_tasks import __version__, images, pixels
+from ace_tasks import __version__, images, masks, pixels
 from ace_tasks.batching import Batcher
 from ace_tasks.errors import (
-    BadImage,
     BucketMissing,
     Cancelled,
     DeviceLost,
@@ -37,15 +37,12 @@ from ace_tasks.errors import (
     NotFound,
     OutputRefused,
     OutputUnavailable,
-    PreconditionFailed,
-    SourceChanged,
-    SourceMissing,
-    SourceUnavailable,
-    StoreError,
     StoreUnavailable,
-    TooLarge,
 )
+from ace_tasks.fetch import fetch
 from ace_tasks.images import Picture
+from ace_tasks.lcu import LCU
+from ace_tasks.masks import Segment
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
@@ -53,6 +50,7 @@ from ace_tasks.pixels import Finished, Pictures, Prepared
 from ace_tasks.provenance import (
     Done,
     Failed,
+    MaskRecord,
     ModelRecord,
     Outcome,
     OutputRecord,
@@ -68,7 +66,7 @@ from ace_tasks.provenance import (
 )
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.specs import ImageFormat, Resolved, Source, WorkItem
-from ace_tasks.store import is_s3, join_uri, open_stores
+from ace_tasks.store import join_uri, open_stores
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +110,7 @@ class Replica:
         self.name = name
         self._cancelled = threading.Event()
         self._in_flight: dict[str, Progress] = {}
+        self._segment: Segment | None = None  # makes the masks "auto", where a model does
 
     def start(self) -> None:
         """Open the stores and load the model. Raises FatalError."""
@@ -187,9 +186,35 @@ class Replica:
         resolved = item.resolved
         with progress.in_phase("build"):
             prepared = self._prepare(resolved, pictures)
+        canvas, shared_by = None, 0
+        if prepared.unit is not None:
+            canvas, shared_by = self._generate(prepared.unit, resolved, progress)
+        with progress.in_phase("encode"):
+            finished = pixels.finish(resolved, pictures, prepared, canvas)
+            format_, data = _encode(resolved, pictures, finished)
+        with progress.in_phase("publish"):
+            output = self._output_record(item, finished, format_, data)
+            record = self._record(
+                item, shard, sources, prepared, finished, output, progress, shared_by
+            )
+            published = self._publish(record, data)
+        ours = published.run.attempt == record.run.attempt
+        return Done(
+            item_id=item.item_id,
+            output_uri=published.output.uri,
+            sha256=published.output.sha256,
+            seconds=round(time.monotonic() - started, 4),
+            timings_s=progress.timings_s,
+            published_by_us=ours,
+        )
+
+    def _generate(
+        self, unit: LCU, resolved: Resolved, progress: Progress
+    ) -> tuple[np.ndarray, int]:
+        """The model's canvas (H, W, 3) uint8, and how many items shared its pass."""
         ticket = self._gpu.submit(
             Job(
-                prepared.unit,
+                unit,
                 resolved.prompt,
                 seed=resolved.seed,
                 steps=resolved.steps,
@@ -206,30 +231,17 @@ class Replica:
         canvas = ticket.result()
         # What this item cost the GPU, so that the sum over items is the time it was busy.
         progress.timings_s["generate"] = round(ticket.gpu_s, 4)
-        with progress.in_phase("encode"):
-            finished = pixels.finish(resolved, pictures, prepared, canvas)
-            format_, data = _encode(resolved, pictures, finished)
-        with progress.in_phase("publish"):
-            output = self._output_record(item, finished, format_, data)
-            record = self._record(
-                item, shard, sources, prepared, finished, output, progress, ticket.shared_by
-            )
-            published = self._publish(record, data)
-        ours = published.run.attempt == record.run.attempt
-        return Done(
-            item_id=item.item_id,
-            output_uri=published.output.uri,
-            sha256=published.output.sha256,
-            seconds=round(time.monotonic() - started, 4),
-            timings_s=progress.timings_s,
-            published_by_us=ours,
-        )
+        return canvas, ticket.shared_by
 
     def _fetch(self, item: WorkItem) -> tuple[Pictures, SourcesRecord]:
         sources = item.sources
-        image, image_record = self._fetch_one(sources.image) if sources.image else (None, None)
-        mask, mask_record = self._fetch_one(sources.mask) if sources.mask else (None, None)
-        references = [self._fetch_one(each) for each in sources.reference]
+
+        def get(source: Source) -> tuple[Picture, SourceRecord]:
+            return fetch(self._source, source, self.settings.limits)
+
+        image, image_record = get(sources.image) if sources.image else (None, None)
+        mask, mask_record = get(sources.mask) if sources.mask else (None, None)
+        references = [get(each) for each in sources.reference]
         pictures = Pictures(image, mask, tuple(picture for picture, _ in references))
         return pictures, SourcesRecord(
             image=image_record,
@@ -238,39 +250,12 @@ class Replica:
         )
 
     def _prepare(self, resolved: Resolved, pictures: Pictures) -> Prepared:
-        return pixels.prepare(resolved, pictures, use_change=self.variant.route == "fft")
-
-    def _fetch_one(self, source: Source) -> tuple[Picture, SourceRecord]:
-        if source.problem:
-            raise SourceMissing(f"{source.uri}: {source.problem}")
-        limits = self.settings.limits
-        if_match = source.etag if is_s3(source.uri) else None
-        try:
-            data = self._source.get(source.uri, if_match=if_match, max_bytes=limits.max_bytes)
-        except PreconditionFailed:
-            raise SourceChanged(f"{source.uri} changed after it was planned") from None
-        except TooLarge as error:
-            raise BadImage(str(error)) from None
-        except StoreUnavailable as error:
-            raise SourceUnavailable(str(error)) from None
-        except StoreError as error:
-            raise SourceMissing(str(error)) from None
-        sha256 = hashlib.sha256(data).hexdigest()
-        if source.sha256 and source.sha256 != sha256:
-            raise SourceChanged(f"{source.uri} changed after it was planned")
-        try:
-            picture = images.decode(data, limits)
-        except BadImage as error:
-            raise BadImage(f"{source.uri}: {error}") from None
-        record = SourceRecord(
-            uri=source.uri,
-            etag=source.etag,
-            sha256=sha256,
-            size_bytes=len(data),
-            size_px=picture.size_px,
-            converted=picture.converted,
+        return pixels.prepare(
+            resolved,
+            pictures,
+            use_change=self.variant.route == "fft",
+            segment=self._segment,
         )
-        return picture, record
 
     # ------------------------------------------------------------ publishing
 
@@ -301,7 +286,7 @@ class Replica:
         progress: Progress,
         batch_size: int,
     ) -> Record:
-        resolved, identity, geometry = item.resolved, self._identity, prepared.geometry
+        resolved, identity = item.resolved, self._identity
         return Record(
             row_id=item.row_id,
             item_id=item.item_id,
@@ -319,16 +304,8 @@ class Replica:
                 dtype=identity.dtype,
                 device=self.settings.device,
             ),
-            sampling=SamplingRecord(
-                sampler=resolved.sampler,
-                steps=resolved.steps,
-                guidance=resolved.guidance,
-                seed=resolved.seed,
-                geometry=geometry.policy,
-                canvas_px=(geometry.canvas_w, geometry.canvas_h),
-                tokens=geometry.tokens,
-                batch_size=batch_size,
-            ),
+            sampling=_sampling_record(resolved, prepared, batch_size),
+            mask=_mask_record(prepared),
             paste=_paste_record(prepared, finished),
             run=RunRecord(
                 run_id=self.run_id,
@@ -384,6 +361,29 @@ def _encode(
     if alpha is not None and not images.has_alpha(format_):
         rgb, alpha = images.on_white(rgb, alpha), None
     return format_, images.encode(rgb, format_, resolved.quality, finished.icc_profile, alpha)
+
+
+def _sampling_record(
+    resolved: Resolved, prepared: Prepared, batch_size: int
+) -> SamplingRecord | None:
+    geometry = prepared.geometry
+    if geometry is None:
+        return None
+    return SamplingRecord(
+        sampler=resolved.sampler,
+        steps=resolved.steps,
+        guidance=resolved.guidance,
+        seed=resolved.seed,
+        geometry=geometry.policy,
+        canvas_px=(geometry.canvas_w, geometry.canvas_h),
+        tokens=geometry.tokens,
+        batch_size=batch_size,
+    )
+
+
+def _mask_record(prepared: Prepared) -> MaskRecord | None:
+    mask = prepared.mask
+    return None if mask is None else MaskRecord(coverage=round(masks.coverage(mask), 6))
 
 
 def _paste_record(prepared: Prepared, finished: Finished) -> PasteRecord | None:

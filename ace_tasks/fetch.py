@@ -1,0 +1,55 @@
+"""One source object → its pixels, if it is still what was planned."""
+
+from __future__ import annotations
+
+import hashlib
+
+from ace_tasks import images
+from ace_tasks.errors import (
+    BadImage,
+    PreconditionFailed,
+    SourceChanged,
+    SourceMissing,
+    SourceUnavailable,
+    StoreError,
+    StoreUnavailable,
+    TooLarge,
+)
+from ace_tasks.images import Picture
+from ace_tasks.provenance import SourceRecord
+from ace_tasks.settings import ImageLimits
+from ace_tasks.specs import Source
+from ace_tasks.store import Store, is_s3
+
+
+def fetch(store: Store, source: Source, limits: ImageLimits) -> tuple[Picture, SourceRecord]:
+    """Raises BadImage, SourceMissing, SourceChanged and SourceUnavailable."""
+    if source.problem:
+        raise SourceMissing(f"{source.uri}: {source.problem}")
+    if_match = source.etag if is_s3(source.uri) else None
+    try:
+        data = store.get(source.uri, if_match=if_match, max_bytes=limits.max_bytes)
+    except PreconditionFailed:
+        raise SourceChanged(f"{source.uri} changed after it was planned") from None
+    except TooLarge as error:
+        raise BadImage(str(error)) from None
+    except StoreUnavailable as error:
+        raise SourceUnavailable(str(error)) from None
+    except StoreError as error:
+        raise SourceMissing(str(error)) from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    if source.sha256 and source.sha256 != sha256:
+        raise SourceChanged(f"{source.uri} changed after it was planned")
+    try:
+        picture = images.decode(data, limits)
+    except BadImage as error:
+        raise BadImage(f"{source.uri}: {error}") from None
+    record = SourceRecord(
+        uri=source.uri,
+        etag=source.etag,
+        sha256=sha256,
+        size_bytes=len(data),
+        size_px=picture.size_px,
+        converted=picture.converted,
+    )
+    return picture, record
