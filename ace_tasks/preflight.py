@@ -22,7 +22,7 @@ from ace_tasks.settings import ImageLimits, cpu_count
 from ace_tasks.specs import Resolved, Source, WorkItem
 from ace_tasks.store import Store
 
-# Each thread holds a decoded picture and what is made of it: some hundred bytes a hundred pixels.
+# Each thread holds a decoded picture and what is made of it: some ten bytes a pixel.
 _FEWEST_THREADS, _MOST_THREADS = 4, 16
 
 _BLACK, _WHITE = 16, 239  # darker and lighter than these, a mask says what it means

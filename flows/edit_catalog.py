@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from ace_tasks.specs import PasteSettings, PixelSettings
+from ace_tasks.specs import AutoMask, MaskRules, PasteSettings, PixelSettings
 from flows.edit import MAX_SHARD_THREADS, edit_items
 from flows.finish import finish_run
 from flows.run import open_run, plan_catalog, untracked
@@ -50,6 +50,22 @@ def edit_catalog(
     crop_to_mask: Annotated[
         bool, Field(description="Work on a window where the mask is small in a large picture.")
     ] = _PASTE.crop_to_mask,
+    auto_mask: Annotated[
+        str,
+        Field(
+            description='How the mask "auto" is made. grabcut: what stands out in the middle. '
+            "border: all that the colour of the picture's rim does not reach. Empty: such rows "
+            "are rejected."
+        ),
+    ] = "",
+    allow_empty_masks: Annotated[
+        bool,
+        Field(description="Publish a picture as it is where its mask selects nothing; else fail."),
+    ] = False,
+    allow_full_masks: Annotated[
+        bool,
+        Field(description="Repaint all of a picture where its mask selects it all; else fail."),
+    ] = False,
     strict: Annotated[
         bool, Field(description="Stop before any GPU work if a row is no valid spec.")
     ] = False,
@@ -85,6 +101,8 @@ def edit_catalog(
         PixelSettings(
             geometry=geometry,
             paste=PasteSettings(feather=feather, crop_to_mask=crop_to_mask),
+            masks=MaskRules(allow_empty=allow_empty_masks, allow_full=allow_full_masks),
+            auto_mask=AutoMask.named(auto_mask),
         ),
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
