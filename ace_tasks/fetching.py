@@ -32,10 +32,10 @@ def fetch(store: Store, sources: Sources, limits: ImageLimits) -> tuple[Pictures
     Raises SourceMissing, SourceChanged (since it was planned), SourceUnavailable and BadImage.
     """
     image, image_record = (
-        _fetch_one(store, sources.image, limits) if sources.image else (None, None)
+        fetch_one(store, sources.image, limits) if sources.image else (None, None)
     )
-    mask, mask_record = _fetch_one(store, sources.mask, limits) if sources.mask else (None, None)
-    references = [_fetch_one(store, each, limits) for each in sources.reference]
+    mask, mask_record = fetch_one(store, sources.mask, limits) if sources.mask else (None, None)
+    references = [fetch_one(store, each, limits) for each in sources.reference]
     pictures = Pictures(image, mask, tuple(picture for picture, _ in references))
     return pictures, SourcesRecord(
         image=image_record,
@@ -44,7 +44,7 @@ def fetch(store: Store, sources: Sources, limits: ImageLimits) -> tuple[Pictures
     )
 
 
-def _fetch_one(store: Store, source: Source, limits: ImageLimits) -> tuple[Picture, SourceRecord]:
+def fetch_one(store: Store, source: Source, limits: ImageLimits) -> tuple[Picture, SourceRecord]:
     if source.problem:
         raise SourceMissing(f"{source.uri}: {source.problem}")
     if_match = source.etag if is_s3(source.uri) else None

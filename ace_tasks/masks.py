@@ -1,46 +1,133 @@
-"""Masks: from a file, a shape or the source's own alpha channel to (H, W) uint8, 255 = repaint.
+"""Masks: from a file, a shape, the source's own alpha channel or its content to (H, W) uint8,
+255 = repaint; then inverted, grown and smoothed as the row asks.
 
 Raise, never repair: upstream turns an empty mask into a full one and repaints everything; here
-a mask that does not fit its picture is its item's failure.
+a mask that does not fit its picture is its item's failure, and so is one that selects nothing, or
+everything, unless the run allows it.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ace_tasks import colour, cutout
 from ace_tasks.errors import BadMask
 from ace_tasks.images import Picture
 from ace_tasks.paste import THRESHOLD
-from ace_tasks.specs import Box, Ellipse, Polygon, Shape
+from ace_tasks.specs import AutoMask, Box, Ellipse, MaskSteps, Polygon, Resolved, Shape
+
+# A segmentation model: (H, W, 3) uint8 sRGB and a label, or None for what it takes for the product
+# → (H, W) float32 in [0, 1]. Raises BadMask for a label it does not know.
+Segment = Callable[[np.ndarray, str | None], np.ndarray]
+
+_BLUR_PX = 8  # a wider blur is as good in a smaller picture, and takes seconds less
 
 
 def build(
-    mask: Shape | Literal["alpha", "auto", "file"] | None,
+    resolved: Resolved,
     image: Picture,
     mask_file: Picture | None,
+    segment: Segment | None = None,
 ) -> np.ndarray | None:
     """The mask of an item as (H, W) uint8 at the picture's size, or None for no mask.
 
-    Raises BadMask when it has another size than its picture, reaches outside it, or selects
-    nothing.
+    Above THRESHOLD is repainted; black and white only once a step was taken. Raises BadMask when
+    it has another size than its picture, reaches outside it, cannot be made, or selects what the
+    run does not allow.
     """
-    if mask is None:
+    if resolved.mask is None:
         return None
-    if mask == "auto":
-        raise BadMask('"auto" needs a segmentation model, and none is set')
+    steps = resolved.mask_steps
+    assert steps is not None
+    pixels = take_steps(_draw(resolved, image, mask_file, segment), steps)
+    share = coverage(pixels)
+    if share == 0 and not steps.allow_empty:
+        raise BadMask(f"the mask selects no pixel (accepted: some above {THRESHOLD})")
+    if share == 1 and not steps.allow_full:
+        raise BadMask(
+            "the mask selects every pixel (accepted: some left out, or a run that allows full "
+            "masks)"
+        )
+    return pixels
+
+
+def coverage(mask_HW: np.ndarray) -> float:
+    """The share of a picture that its mask selects, in [0, 1]."""
+    return float(np.count_nonzero(mask_HW > THRESHOLD) / mask_HW.size)
+
+
+def take_steps(mask_HW: np.ndarray, steps: MaskSteps) -> np.ndarray:
+    """Inverted, then grown or shrunk, then its outline smoothed; uint8 in and out.
+
+    Lengths are pixels of the picture. Its edge is no outline: what touches it stays there. The
+    outline stays hard, since it is the feather that softens the paste.
+    """
+    if not (steps.invert or steps.grow_px or steps.blur_px):
+        return mask_HW
+    selected = (mask_HW > THRESHOLD) != steps.invert
+    if selected.any() and not selected.all():  # else there is no outline
+        selected = _blurred(_grown(selected, steps.grow_px), steps.blur_px)
+    return np.where(selected, 255, 0).astype(np.uint8)
+
+
+def _grown(selected: np.ndarray, by_px: int) -> np.ndarray:
+    """By the distance from its outline, in every direction alike; a negative one shrinks it."""
+    if by_px == 0:
+        return selected
+    near = (~selected if by_px > 0 else selected).astype(np.uint8)
+    distance = cv2.distanceTransform(near, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance <= by_px if by_px > 0 else distance > -by_px)
+
+
+def _blurred(selected: np.ndarray, sigma_px: float) -> np.ndarray:
+    """What more than half of a Gaussian round each pixel selects."""
+    if sigma_px == 0:
+        return selected
+    height, width = selected.shape
+    grey: Any = np.where(selected, 255, 0).astype(np.uint8)
+    scale = min(1.0, _BLUR_PX / sigma_px)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    grey = cv2.GaussianBlur(grey, (0, 0), scale * sigma_px, borderType=cv2.BORDER_REPLICATE)
+    if scale < 1:
+        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(grey > 255 / 2)
+
+
+def _draw(
+    resolved: Resolved, image: Picture, mask_file: Picture | None, segment: Segment | None
+) -> np.ndarray:
+    mask = resolved.mask
     if mask == "file":
         assert mask_file is not None
-        pixels = _from_file(mask_file, image.size_px)
-    elif mask == "alpha":
-        pixels = _from_alpha(image)
-    else:
-        pixels = _draw(mask, image.size_px)
-    if not (pixels > THRESHOLD).any():
-        raise BadMask(f"the mask selects no pixel (accepted: some above {THRESHOLD})")
-    return pixels
+        return _from_file(mask_file, image.size_px)
+    if mask == "alpha":
+        return _from_alpha(image)
+    if mask == "auto":
+        assert resolved.auto_mask is not None  # `resolve` refuses a row without
+        assert resolved.mask_steps is not None
+        return _from_content(image, resolved.auto_mask, resolved.mask_steps.label, segment)
+    assert mask is not None
+    return _from_shape(mask, image.size_px)
+
+
+def _from_content(
+    image: Picture, auto: AutoMask, label: str | None, segment: Segment | None
+) -> np.ndarray:
+    seen = colour.to_srgb(image.rgb, image.icc_profile)
+    if auto.method != "model":
+        selected = cutout.grabcut(seen) if auto.method == "grabcut" else cutout.border(seen)
+        return np.where(selected, 255, 0).astype(np.uint8)
+    if segment is None:
+        raise BadMask('"auto" needs a segmentation model, and none is loaded')
+    share = segment(seen, label)
+    return np.asarray(np.round(255 * np.clip(share, 0, 1)), np.uint8)
 
 
 def _from_file(file: Picture, size_px: tuple[int, int]) -> np.ndarray:
@@ -49,6 +136,11 @@ def _from_file(file: Picture, size_px: tuple[int, int]) -> np.ndarray:
         raise BadMask(f"accepted: a mask of its picture's size, {wanted}; given {given}")
     if file.alpha is not None and (file.alpha < 255).any():
         raise BadMask("accepted: a mask without transparency, white where to repaint")
+    return greyscale(file)
+
+
+def greyscale(file: Picture) -> np.ndarray:
+    """The levels of a mask file, (H, W) uint8."""
     return np.asarray(Image.fromarray(file.rgb).convert("L"))
 
 
@@ -58,7 +150,7 @@ def _from_alpha(image: Picture) -> np.ndarray:
     return 255 - image.alpha
 
 
-def _draw(shape: Shape, size_px: tuple[int, int]) -> np.ndarray:
+def _from_shape(shape: Shape, size_px: tuple[int, int]) -> np.ndarray:
     width, height = size_px
     points = _points(shape)
     if all(coordinate <= 1 for point in points for coordinate in point):

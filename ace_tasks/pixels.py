@@ -29,10 +29,13 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What the model sees of an item, and how its answer goes back into the picture."""
+    """What the model sees of an item, and how its answer goes back into the picture.
 
-    unit: lcu.LCU
-    geometry: lcu.Geometry
+    Where the mask selects nothing, which a run may allow, there is nothing for a model to do.
+    """
+
+    unit: lcu.LCU | None
+    geometry: lcu.Geometry | None
     window: Window | None  # None: there is no picture to go back into
     mask: np.ndarray | None  # (H, W) uint8 of the whole picture
     feather_px: int = 0  # in the picture's own pixels
@@ -48,14 +51,22 @@ class Finished:
     difference: Difference | None  # of a picture that was repainted in a part
 
 
-def prepare(resolved: Resolved, pictures: Pictures, *, use_change: bool) -> Prepared:
-    """Raises BadImage and BadMask."""
+def prepare(
+    resolved: Resolved,
+    pictures: Pictures,
+    *,
+    use_change: bool,
+    segment: masks.Segment | None = None,
+) -> Prepared:
+    """`segment` makes the masks "auto" of a run that names a model. Raises BadImage and BadMask."""
     references = tuple(colour.to_srgb(each.rgb, each.icc_profile) for each in pictures.references)
     image, mask, window, feather_px = pictures.image, None, None, 0
     shown = shown_mask = None
     if image is not None:
-        mask = masks.build(resolved.mask, image, pictures.mask)
+        mask = masks.build(resolved, image, pictures.mask, segment)
         window = paste.whole(*image.size_px)
+        if mask is not None and not masks.coverage(mask):
+            return Prepared(None, None, window, mask)
         if mask is not None and resolved.paste:
             window, feather_px = _window(resolved, mask, references)
         shown = colour.to_srgb(window.cut(image.rgb), image.icc_profile)
@@ -78,11 +89,18 @@ def prepare(resolved: Resolved, pictures: Pictures, *, use_change: bool) -> Prep
 
 
 def finish(
-    resolved: Resolved, pictures: Pictures, prepared: Prepared, canvas: np.ndarray
+    resolved: Resolved, pictures: Pictures, prepared: Prepared, canvas: np.ndarray | None
 ) -> Finished:
-    """The model's canvas (H, W, 3) uint8 → the picture to publish. Raises BadImage."""
-    made = lcu.restore(canvas, prepared.geometry)
+    """The model's canvas (H, W, 3) uint8 → the picture to publish. Raises BadImage.
+
+    Without a canvas, where the mask selects nothing, it is the source's.
+    """
     image = pictures.image
+    if canvas is None or prepared.geometry is None:
+        assert image is not None
+        untouched = image.rgb if image.straight is None else image.straight
+        return Finished(untouched, image.alpha, image.icc_profile, None)
+    made = lcu.restore(canvas, prepared.geometry)
     if image is None:
         return Finished(made, None, None, None)
     made = colour.from_srgb(made, image.icc_profile)
@@ -133,7 +151,7 @@ def _pasted(
     # What is transparent stays so, unless it was the very thing to be painted.
     assert image.straight is not None
     alpha, rgb = image.alpha.copy(), image.straight.copy()
-    if resolved.mask == "alpha":
+    if resolved.mask == "alpha" and not (resolved.mask_steps and resolved.mask_steps.invert):
         painted = np.round(255 * weights).astype(np.uint8)
         window.cut(alpha)[:] = np.maximum(window.cut(alpha), painted)
     touched = weights > 0

@@ -73,8 +73,6 @@ def check_available(spec: Spec) -> None:
     control = getattr(spec, "control", None)
     if control not in {None, "none"}:
         raise BadRow("control", f"not available in this version (accepted: none); given {control}")
-    if getattr(spec, "mask", None) == "auto":
-        raise BadRow("mask", '"auto" needs a segmentation model, and none is set')
 
 
 def _available(specs: Iterable[Checked | Reject]) -> Iterator[Checked | Reject]:

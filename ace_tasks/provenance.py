@@ -230,6 +230,13 @@ class SamplingRecord(_Stored):
     batch_size: int = Field(1, description="Items that shared the passes of the transformer.")
 
 
+class MaskRecord(_Stored):
+    coverage: float = Field(
+        description="Share of the picture that the mask selects, once grown and smoothed. 0: the "
+        "picture is its source's, and no model ran."
+    )
+
+
 class PasteRecord(_Stored):
     """How much of the original is in a picture of which a part was repainted. Levels of 0-255,
     before the file format's own loss."""
@@ -316,7 +323,8 @@ class Record(_Stored):
     sources: SourcesRecord
     output: OutputRecord
     model: ModelRecord
-    sampling: SamplingRecord
+    sampling: SamplingRecord | None = Field(description="None: no model ran.")
+    mask: MaskRecord | None = None
     paste: PasteRecord | None = None
     scores: Scores | None = None
     candidates: CandidatesRecord | None = Field(None, description="None: there was one only.")

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ace_tasks import __version__, pixels
+from ace_tasks import __version__, masks, pixels
 from ace_tasks.batching import Batcher, Ticket
 from ace_tasks.candidates import Contest, judge
 from ace_tasks.errors import (
@@ -38,6 +38,8 @@ from ace_tasks.errors import (
     StoreUnavailable,
 )
 from ace_tasks.fetching import fetch
+from ace_tasks.lcu import LCU
+from ace_tasks.masks import Segment
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
@@ -45,6 +47,7 @@ from ace_tasks.pixels import Pictures, Prepared
 from ace_tasks.provenance import (
     Done,
     Failed,
+    MaskRecord,
     ModelRecord,
     Outcome,
     Record,
@@ -101,6 +104,7 @@ class Replica:
         self.name = name
         self._cancelled = threading.Event()
         self._in_flight: dict[str, Progress] = {}
+        self._segment: Segment | None = None  # makes the masks "auto", where a model does
 
     def start(self) -> None:
         """Open the stores and load the model. Raises FatalError."""
@@ -200,14 +204,25 @@ class Replica:
         )
 
     def _prepare(self, resolved: Resolved, pictures: Pictures) -> Prepared:
-        return pixels.prepare(resolved, pictures, use_change=self.variant.route == "fft")
+        return pixels.prepare(
+            resolved,
+            pictures,
+            use_change=self.variant.route == "fft",
+            segment=self._segment,
+        )
 
     def _make(
         self, resolved: Resolved, pictures: Pictures, prepared: Prepared, progress: Progress
     ) -> _Made:
         """Every candidate of an item; while one is finished and scored, the next is on the GPU."""
+        if prepared.unit is None:  # nothing is to be painted
+            contest = Contest((resolved.seed,))
+            finished = pixels.finish(resolved, pictures, prepared, None)
+            contest.enter(finished, judge(resolved, pictures, prepared, finished))
+            return _Made(contest, {}, 0)
         contest = Contest(candidate_seeds(resolved.seed, resolved.candidates))
-        tickets = [self._gpu.submit(_job(resolved, prepared, seed)) for seed in contest.seeds]
+        jobs = [_job(resolved, prepared.unit, seed) for seed in contest.seeds]
+        tickets = [self._gpu.submit(job) for job in jobs]
         files: dict[int, File] = {}
         try:
             for number, ticket in enumerate(tickets):
@@ -240,7 +255,7 @@ class Replica:
         candidate_uris: dict[int, str],
         progress: Progress,
     ) -> Record:
-        resolved, identity, geometry = item.resolved, self._identity, prepared.geometry
+        resolved, identity = item.resolved, self._identity
         best = made.contest.winner()
         reasons = reasons_to_hold(best.scores, self.settings.review)
         return Record(
@@ -260,16 +275,10 @@ class Replica:
                 dtype=identity.dtype,
                 device=self.settings.device,
             ),
-            sampling=SamplingRecord(
-                sampler=resolved.sampler,
-                steps=resolved.steps,
-                guidance=resolved.guidance,
-                seed=made.contest.seeds[best.number],
-                geometry=geometry.policy,
-                canvas_px=(geometry.canvas_w, geometry.canvas_h),
-                tokens=geometry.tokens,
-                batch_size=made.shared_by,
+            sampling=_sampling_record(
+                resolved, prepared, made.contest.seeds[best.number], made.shared_by
             ),
+            mask=_mask_record(prepared),
             paste=paste_record(prepared, best.finished),
             scores=best.scores,
             candidates=made.contest.record(candidate_uris),
@@ -313,9 +322,32 @@ class _Made:
     shared_by: int
 
 
-def _job(resolved: Resolved, prepared: Prepared, seed: int) -> Job:
+def _sampling_record(
+    resolved: Resolved, prepared: Prepared, seed: int, batch_size: int
+) -> SamplingRecord | None:
+    geometry = prepared.geometry
+    if geometry is None:
+        return None
+    return SamplingRecord(
+        sampler=resolved.sampler,
+        steps=resolved.steps,
+        guidance=resolved.guidance,
+        seed=seed,
+        geometry=geometry.policy,
+        canvas_px=(geometry.canvas_w, geometry.canvas_h),
+        tokens=geometry.tokens,
+        batch_size=batch_size,
+    )
+
+
+def _mask_record(prepared: Prepared) -> MaskRecord | None:
+    mask = prepared.mask
+    return None if mask is None else MaskRecord(coverage=round(masks.coverage(mask), 6))
+
+
+def _job(resolved: Resolved, unit: LCU, seed: int) -> Job:
     return Job(
-        prepared.unit,
+        unit,
         resolved.prompt,
         seed=seed,
         steps=resolved.steps,

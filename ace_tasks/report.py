@@ -74,7 +74,7 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
     if item.resolved.mask is not None and before is not None:
         mask = None
         if mask_file or not item.sources.mask:
-            mask = _read(lambda: masks.build(item.resolved.mask, before, mask_file))
+            mask = _read(lambda: masks.build(item.resolved, before, mask_file))
         pictures.append(("mask", _data_uri(mask)))
     for each in item.sources.reference:
         reference = _picture(each, sources, limits)

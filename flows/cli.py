@@ -30,7 +30,7 @@ from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import AceError
 from ace_tasks.model.sources import check_license, identify, open_variant
 from ace_tasks.settings import read_environment
-from ace_tasks.specs import row_schema
+from ace_tasks.specs import AutoMask, MaskRules, PixelSettings, row_schema
 from ace_tasks.store import Store, open_stores
 
 # Prefect reads it when it is imported, in `edit`; a terminal wants the bar, not the log.
@@ -57,6 +57,13 @@ Output = Annotated[str, typer.Argument(help="Where pictures and records go: s3:/
 VariantName = Annotated[
     str, typer.Option(help="The model variant, such as toy, or the place of a variant.json.")
 ]
+AutoMaskName = Annotated[
+    str, typer.Option(help='How the mask "auto" is made: grabcut or border. Empty: refused.')
+]
+AllowEmpty = Annotated[
+    bool, typer.Option(help="A mask may select nothing: its picture is published as it is.")
+]
+AllowFull = Annotated[bool, typer.Option(help="A mask may select all of its picture.")]
 AcceptLicense = Annotated[
     bool, typer.Option(help="I have read and accept the licence of the variant's weights (once).")
 ]
@@ -86,6 +93,9 @@ def edit(
     review_below: Annotated[
         float, typer.Option(min=0, max=1, help="Hold pictures of a lower score back; 0: none.")
     ] = 0,
+    auto_mask: AutoMaskName = "",
+    allow_empty_masks: AllowEmpty = False,
+    allow_full_masks: AllowFull = False,
     strict: Annotated[bool, typer.Option(help="Stop if a row is no valid spec.")] = False,
     max_failed: Annotated[int, typer.Option(min=0, help="Failures a good run may have.")] = 0,
     retry_failures: Annotated[bool, typer.Option(help="Try what failed for good again.")] = False,
@@ -111,6 +121,9 @@ def edit(
         candidates=candidates,
         keep_candidates=keep_candidates,
         review_below=review_below,
+        auto_mask=auto_mask,
+        allow_empty_masks=allow_empty_masks,
+        allow_full_masks=allow_full_masks,
         strict=strict,
         max_failed=max_failed,
         retry_failures=retry_failures,
@@ -255,9 +268,24 @@ def plan(
     output: Annotated[
         str, typer.Option(help="Also count what is finished under this s3://bucket/prefix.")
     ] = "",
+    look: Annotated[
+        bool, typer.Option(help="Also read every picture and mask, and say what looks wrong.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --look: a JSON object a row, and nothing else.")
+    ] = False,
+    auto_mask: AutoMaskName = "",
+    allow_empty_masks: AllowEmpty = False,
+    allow_full_masks: AllowFull = False,
     accept_license: AcceptLicense = False,
 ) -> None:
     """Check and identify a catalog; edits nothing, writes nothing."""
+    if as_json and not look:
+        raise typer.BadParameter("needs --look", param_hint="--json")
+    pixels = PixelSettings(
+        masks=MaskRules(allow_empty=allow_empty_masks, allow_full=allow_full_masks),
+        auto_mask=AutoMask.named(auto_mask),
+    )
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
     weights = environment.weights(accept_license)
@@ -268,8 +296,14 @@ def plan(
         path, rejects = Path(scratch) / "plan.parquet", Path(scratch) / "rejects.jsonl"
         with open_catalog(catalog, sources) as file:
             specs = to_specs(read_rows(file), catalog, environment.allowed_buckets)
-            planning.build_plan(specs, model, sources, path, rejects)
+            planning.build_plan(specs, model, sources, path, rejects, pixels)
         counts = planning.count(path, rejects)
+        if look:
+            from flows.look import look_over, print_json, print_table  # OpenCV, Pillow
+
+            findings = look_over(path, counts.planned, sources, err)
+            if as_json:
+                raise typer.Exit(EXIT_FAILURES if print_json(findings, rejects) else 0)
         _print_rejects(rejects, counts.rejected)
         table = Table("task", "rows")
         for task, rows in sorted(counts.by_task.items()):
@@ -281,8 +315,11 @@ def plan(
         if output:
             before = resume.finished(outputs, output.rstrip("/"), path, retry_failures=False)
             line += f"; {len(before.records)} items done before, {len(before.failures)} failed"
+        problems = counts.rejected
+        if look:
+            problems += print_table(findings, out)
         out.print(line)
-    raise typer.Exit(EXIT_FAILURES if counts.rejected else 0)
+    raise typer.Exit(EXIT_FAILURES if problems else 0)
 
 
 @app.command()

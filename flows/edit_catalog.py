@@ -10,7 +10,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from ace_tasks.settings import ReviewSettings
-from ace_tasks.specs import PasteSettings, PixelSettings
+from ace_tasks.specs import AutoMask, MaskRules, PasteSettings, PixelSettings
 from flows.edit import MAX_SHARD_THREADS, edit_items
 from flows.finish import finish_run
 from flows.run import open_run, plan_catalog, untracked
@@ -69,6 +69,22 @@ def edit_catalog(
             "A blank one always waits.",
         ),
     ] = 0.0,
+    auto_mask: Annotated[
+        str,
+        Field(
+            description='How the mask "auto" is made. grabcut: what stands out in the middle. '
+            "border: all that the colour of the picture's rim does not reach. Empty: such rows "
+            "are rejected."
+        ),
+    ] = "",
+    allow_empty_masks: Annotated[
+        bool,
+        Field(description="Publish a picture as it is where its mask selects nothing; else fail."),
+    ] = False,
+    allow_full_masks: Annotated[
+        bool,
+        Field(description="Repaint all of a picture where its mask selects it all; else fail."),
+    ] = False,
     strict: Annotated[
         bool, Field(description="Stop before any GPU work if a row is no valid spec.")
     ] = False,
@@ -105,6 +121,8 @@ def edit_catalog(
             geometry=geometry,
             paste=PasteSettings(feather=feather, crop_to_mask=crop_to_mask),
             candidates=candidates,
+            masks=MaskRules(allow_empty=allow_empty_masks, allow_full=allow_full_masks),
+            auto_mask=AutoMask.named(auto_mask),
         ),
         ReviewSettings(below=review_below, keep_candidates=keep_candidates),
         accept_license=accept_license,

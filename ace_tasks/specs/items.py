@@ -205,12 +205,19 @@ def _mask_steps(spec: Fill | Edit | Reference | TryOn, pixels: PixelSettings) ->
     )
 
 
-def _auto_mask(mask: object, pixels: PixelSettings) -> AutoMask | None:
-    if mask != "auto":
+def _auto_mask(spec: Fill | Edit | Reference | TryOn, pixels: PixelSettings) -> AutoMask | None:
+    if isinstance(spec, Reference) or spec.mask != "auto":
         return None
-    if pixels.auto_mask is None:
+    auto = pixels.auto_mask
+    if auto is None:
         raise BadRow("mask", '"auto" needs a way to make it, and the run names none')
-    return pixels.auto_mask
+    if spec.mask_label and auto.method != "model":
+        raise BadRow(
+            "mask_label",
+            f"accepted where a segmentation model makes masks; this run makes them by "
+            f"{auto.method}; given {spec.mask_label!r}",
+        )
+    return auto
 
 
 def _control_model(control: str, pixels: PixelSettings) -> str | None:
@@ -263,7 +270,7 @@ def resolve(
         "prompt": spec.prompt,
         "mask": "file" if sources.mask else mask,
         "mask_steps": _mask_steps(spec, pixels),
-        "auto_mask": _auto_mask(mask, pixels),
+        "auto_mask": _auto_mask(spec, pixels),
         "control": control,
         "control_model": _control_model(control, pixels),
         "repainting_scale": _repainting_scale(spec, model.route),

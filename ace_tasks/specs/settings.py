@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from ace_tasks.errors import SettingsError
 from ace_tasks.specs.columns import Control, Frozen
 
 
@@ -43,10 +44,17 @@ class AutoMask(Frozen):
     """How the mask "auto" is made."""
 
     method: Literal["grabcut", "border", "model"] = Field(
-        description="grabcut: what stands out in the middle. border: all that has not the colour "
-        "of the picture's rim. model: what a segmentation model calls by the row's label."
+        description="grabcut: what stands out in the middle. border: all that the colour of the "
+        "picture's rim does not reach. model: what a segmentation model calls by the row's label."
     )
     model: str | None = Field(None, description="Fingerprint (SHA-256) of that model's files.")
+
+    @classmethod
+    def named(cls, name: str) -> AutoMask | None:
+        """As a run's parameter names it; "" is None. Raises SettingsError."""
+        if name not in {"", "grabcut", "border"}:
+            raise SettingsError(f"auto_mask: accepted: grabcut, border; given {name!r}")
+        return cls.model_validate({"method": name}) if name else None
 
 
 class Preset(Frozen):

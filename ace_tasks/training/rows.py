@@ -269,7 +269,7 @@ def _canvas(
     mask_file = fetch("mask", mask_uri) if mask_uri else None
     reference = _srgb(fetch("reference", row.references[0])) if row.references else None
     fetch.column = "mask"
-    mask = masks.build(resolved.mask, image, mask_file) if image else None
+    mask = masks.build(resolved, image, mask_file) if image else None
     if mask is not None:  # as an edit sees it: repainted or not
         mask = np.where(mask > lcu.MASK_THRESHOLD, _WHITE, 0).astype(np.uint8)
     fetch.column = "reference" if row.references else "target"

@@ -1,0 +1,161 @@
+"""A look at pictures and masks before any GPU: what would fail, and what looks like a mistake.
+
+`judge` is pure; `look_over` reads the sources of many items at once and keeps none of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from ace_tasks import masks
+from ace_tasks.errors import CatalogError, ItemError, SourceUnavailable
+from ace_tasks.fetching import fetch_one
+from ace_tasks.images import Picture
+from ace_tasks.masks import Segment
+from ace_tasks.paste import THRESHOLD
+from ace_tasks.settings import ImageLimits, cpu_count
+from ace_tasks.specs import Resolved, Source, WorkItem
+from ace_tasks.store import Store
+
+# Each thread holds a decoded picture and what is made of it: some ten bytes a pixel.
+_FEWEST_THREADS, _MOST_THREADS = 4, 16
+
+_BLACK, _WHITE = 16, 239  # darker and lighter than these, a mask says what it means
+_SOFT, _PICTURE = 0.05, 0.3  # shares of grey: edges alone have less than the first
+_RIM, _MOST = 0.5, 0.6  # what is left out of a mask rarely is the smaller part, in the middle
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is to be known of one row before it is paid for. Shares are in [0, 1]."""
+
+    line: int
+    row_id: str
+    task: str
+    image_px: tuple[int, int] | None = None  # (width, height), upright
+    mask_px: tuple[int, int] | None = None  # of a mask file
+    coverage: float | None = None  # what of the picture the mask selects; None: no mask, or unmade
+    grey: float | None = None  # what of a mask file is neither black nor white
+    problem: str | None = None  # why the row would fail
+    hints: tuple[str, ...] = ()  # what looks like a mistake, and may be none
+
+
+def look_over(
+    items: Iterable[WorkItem],
+    store: Store,
+    limits: ImageLimits,
+    segment: Segment | None = None,
+) -> Iterator[Finding]:
+    """One finding an item, in order. Without `segment`, masks that a model makes are left unmade.
+
+    Raises CatalogError when the store is away.
+    """
+    threads = min(_MOST_THREADS, max(_FEWEST_THREADS, cpu_count()))
+    window: deque[Future[Finding]] = deque()
+    try:
+        with store.in_parallel(threads) as pool:
+            for item in items:
+                window.append(pool.submit(_look, item, store, limits, segment))
+                if len(window) >= 2 * threads:
+                    yield window.popleft().result()
+            while window:
+                yield window.popleft().result()
+    except SourceUnavailable as error:
+        raise CatalogError(f"sources cannot be read: {error}") from None
+
+
+def _look(item: WorkItem, store: Store, limits: ImageLimits, segment: Segment | None) -> Finding:
+    pictures: dict[str, Picture] = {}
+    problems = []
+
+    def read(role: str, source: Source | None) -> None:
+        if source is None:
+            return
+        try:
+            pictures[role] = fetch_one(store, source, limits)[0]
+        except SourceUnavailable:
+            raise
+        except ItemError as error:
+            problems.append(f"{error.code}: {error}")
+
+    for reference in item.sources.reference:
+        read("reference", reference)
+    pictures.pop("reference", None)
+    read("image", item.sources.image)
+    read("mask", item.sources.mask)
+    return judge(item, pictures.get("image"), pictures.get("mask"), problems, segment)
+
+
+def judge(
+    item: WorkItem,
+    image: Picture | None,
+    mask_file: Picture | None,
+    problems: Iterable[str] = (),
+    segment: Segment | None = None,
+) -> Finding:
+    """`problems`: why pictures of the item could not be read, which are then None."""
+    resolved, problems = item.resolved, list(problems)
+    file = None if mask_file is None else masks.greyscale(mask_file)
+    grey = None if file is None else grey_share(file)
+    hints = [] if grey is None else _grey_hints(grey)
+    mask = None
+    unread = resolved.mask == "file" and mask_file is None
+    auto = resolved.auto_mask
+    if auto and auto.method == "model" and segment is None:
+        hints.append("its mask is made by the model only when it is edited")
+    elif image is not None and not unread:
+        try:
+            mask = masks.build(resolved, image, mask_file, segment)
+        except ItemError as error:
+            problems.append(f"{error.code}: {error}")
+    if mask is not None:
+        hints += _polarity_hints(resolved, mask)
+    return Finding(
+        line=item.line,
+        row_id=item.row_id,
+        task=item.spec.task,
+        image_px=None if image is None else image.size_px,
+        mask_px=None if mask_file is None else mask_file.size_px,
+        coverage=None if mask is None else round(masks.coverage(mask), 6),
+        grey=None if grey is None else round(grey, 6),
+        problem="; ".join(problems) or None,
+        hints=tuple(hints),
+    )
+
+
+def grey_share(mask_HW: np.ndarray) -> float:
+    """The share of a mask's levels that are neither black nor white."""
+    grey = (mask_HW >= _BLACK) & (mask_HW <= _WHITE)
+    return float(np.count_nonzero(grey) / grey.size)
+
+
+def looks_inverted(mask_HW: np.ndarray) -> bool:
+    """Whether it selects most of the picture and most of its rim, as a mask does that means what
+    it leaves out.
+    """
+    selected = mask_HW > THRESHOLD
+    rim = np.concatenate([selected[0], selected[-1], selected[1:-1, 0], selected[1:-1, -1]])
+    return bool(selected.mean() > _MOST and rim.mean() > _RIM and not selected.all())
+
+
+def _grey_hints(share: float) -> list[str]:
+    if share > _PICTURE:
+        return [f"{share:.0%} of its mask is grey: a picture, rather than a mask?"]
+    if share > _SOFT:
+        return [f"{share:.0%} of its mask is grey, and is cut at half: a soft mask?"]
+    return []
+
+
+def _polarity_hints(resolved: Resolved, mask: np.ndarray) -> list[str]:
+    """Of mask files only: shapes, alpha and content can hardly be drawn the wrong way round, and
+    whoever inverts has thought of it.
+    """
+    steps = resolved.mask_steps
+    if resolved.mask == "file" and steps and not steps.invert and looks_inverted(mask):
+        return ["its mask selects most of the picture and its rim: inverted? white is repainted"]
+    return []

@@ -1,0 +1,81 @@
+"""What `ace-catalog plan --look` says of a catalog's pictures and masks, to a person or a machine.
+
+A machine gets a JSON object a line, one for each row of the catalog: what preflight found, or, of a
+row that is no valid spec, its problem.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from ace_tasks import plan, preflight
+from ace_tasks.preflight import Finding
+from ace_tasks.settings import ImageLimits
+from ace_tasks.store import Store
+
+_SHOWN = 40
+
+
+def look_over(plan_path: Path, rows: int, store: Store, err: Console) -> Iterator[Finding]:
+    """The findings of a plan, in its order, under a progress bar."""
+    items = (row.item for row in plan.read_plan(plan_path))
+    findings = preflight.look_over(items, store, ImageLimits())
+    return iter(track(findings, "looking", total=rows, console=err, transient=True))
+
+
+def print_json(findings: Iterable[Finding], rejects_path: Path) -> int:
+    """Returns how many rows have a problem, rejects included."""
+    problems = 0
+    for finding in findings:
+        problems += finding.problem is not None
+        print(json.dumps(dataclasses.asdict(finding), ensure_ascii=False))
+    with rejects_path.open(encoding="utf-8") as lines:
+        for each in map(json.loads, lines):
+            problems += 1
+            column = f"{each['field']}: " if each["field"] else ""
+            problem = f"bad_row: {column}{each['reason']}"
+            print(json.dumps({"line": each["line"], "problem": problem}, ensure_ascii=False))
+    return problems
+
+
+def print_table(findings: Iterable[Finding], out: Console) -> int:
+    """A few rows, those with a problem first, then those with a hint, and the sum of all.
+
+    Returns how many rows have a problem.
+    """
+    kinds: tuple[list[Finding], ...] = ([], [], [])
+    counts = [0, 0, 0]
+    for finding in findings:
+        kind = 0 if finding.problem else 1 if finding.hints else 2
+        counts[kind] += 1
+        if len(kinds[kind]) < _SHOWN:
+            kinds[kind].append(finding)
+    total = sum(counts)
+    table = Table("line", "row", "picture", "mask file", "repainted", "grey", "what was seen")
+    shown = [finding for kind in kinds for finding in kind][:_SHOWN]
+    for finding in shown:
+        table.add_row(*_cells(finding))
+    out.print(table)
+    if total > len(shown):
+        out.print(f"… and {total - len(shown)} more; --json tells all")
+    out.print(f"{total} rows looked at: {counts[0]} with a problem, {counts[1]} with a hint")
+    return counts[0]
+
+
+def _cells(finding: Finding) -> Iterator[str]:
+    yield str(finding.line)
+    yield finding.row_id
+    for size in (finding.image_px, finding.mask_px):
+        yield "×".join(map(str, size)) if size else ""
+    for share in (finding.coverage, finding.grey):
+        yield "" if share is None else f"{share:.1%}"
+    seen = [f"[red]{escape(finding.problem)}[/red]"] if finding.problem else []
+    yield "\n".join(seen + [escape(hint) for hint in finding.hints])
