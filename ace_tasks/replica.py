@@ -288,6 +288,7 @@ class Replica:
             size_bytes=len(data),
             format=format_,
             lossless=images.is_lossless(format_, item.resolved.quality),
+            placed_px=finished.placed.bounds if finished.placed else None,
         )
 
     def _record(
@@ -391,7 +392,7 @@ def _paste_record(prepared: Prepared, finished: Finished) -> PasteRecord | None:
     if window is None or difference is None:
         return None
     return PasteRecord(
-        window_px=(window.left, window.top, window.right, window.bottom),
+        window_px=window.bounds,
         feather_px=prepared.feather_px,
         outside_max=difference.outside_max,
         outside_mean=difference.outside_mean,

@@ -77,6 +77,12 @@ def edit(
     crop_to_mask: Annotated[
         bool, typer.Option(help="Work on a window where a mask is small in a large picture.")
     ] = True,
+    preset: Annotated[
+        str, typer.Option(help="Such as white-2000, of rows that name none. Empty: size kept.")
+    ] = "",
+    quality: Annotated[
+        int, typer.Option(min=0, max=100, help="Of rows that say none. 0: 95; WebP lossless.")
+    ] = 0,
     strict: Annotated[bool, typer.Option(help="Stop if a row is no valid spec.")] = False,
     max_failed: Annotated[int, typer.Option(min=0, help="Failures a good run may have.")] = 0,
     retry_failures: Annotated[bool, typer.Option(help="Try what failed for good again.")] = False,
@@ -99,6 +105,8 @@ def edit(
         geometry=geometry.value,
         feather=feather,
         crop_to_mask=crop_to_mask,
+        preset=preset,
+        quality=quality,
         strict=strict,
         max_failed=max_failed,
         retry_failures=retry_failures,

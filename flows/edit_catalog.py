@@ -50,6 +50,22 @@ def edit_catalog(
     crop_to_mask: Annotated[
         bool, Field(description="Work on a window where the mask is small in a large picture.")
     ] = _PASTE.crop_to_mask,
+    preset: Annotated[
+        str,
+        Field(
+            description="Size and background of rows that name none, such as white-2000. Empty: "
+            "a picture keeps its own."
+        ),
+    ] = "",
+    quality: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="JPEG, AVIF and WebP quality of rows that say none. 0: 95, and WebP is "
+            "lossless.",
+        ),
+    ] = 0,
     strict: Annotated[
         bool, Field(description="Stop before any GPU work if a row is no valid spec.")
     ] = False,
@@ -85,6 +101,8 @@ def edit_catalog(
         PixelSettings(
             geometry=geometry,
             paste=PasteSettings(feather=feather, crop_to_mask=crop_to_mask),
+            preset=preset or None,
+            quality=quality or None,
         ),
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,

@@ -18,7 +18,7 @@ LADDER = [
     {"specs", "settings"},
     {"store", "colour", "lcu"},
     {"images", "paste", "provenance", "model"},
-    {"catalog", "results", "masks"},
+    {"catalog", "results", "masks", "frame"},
     {"plan", "report", "batching", "pixels"},
     {"replica"},
     {"engine"},
