@@ -36,6 +36,10 @@ class Window:
         """(width, height)."""
         return self.right - self.left, self.bottom - self.top
 
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        return self.left, self.top, self.right, self.bottom
+
     def cut(self, pixels: np.ndarray) -> np.ndarray:
         """The window's part of an array of (H, W, …); a view."""
         return pixels[self.top : self.bottom, self.left : self.right]

@@ -2,16 +2,16 @@
 
 Pure: no store, no Ray, no model. `prepare` on the way in, `finish` on the way out.
 
-    picture → window → sRGB → canvas … canvas → window → picture's profile → paste → alpha
+    picture → window → sRGB → canvas … canvas → window → picture's profile → paste → alpha → preset
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ace_tasks import colour, lcu, masks, paste
+from ace_tasks import colour, frame, images, lcu, masks, paste
 from ace_tasks.images import Picture
 from ace_tasks.lcu.catalog import lay_out
 from ace_tasks.paste import Difference, Window
@@ -49,6 +49,7 @@ class Finished:
     alpha: np.ndarray | None  # (H, W) uint8
     icc_profile: bytes | None
     difference: Difference | None  # of a picture that was repainted in a part
+    placed: Window | None = None  # where a preset's frame holds it; None: there is no frame
 
 
 def prepare(
@@ -58,7 +59,10 @@ def prepare(
     use_change: bool,
     segment: masks.Segment | None = None,
 ) -> Prepared:
-    """`segment` makes the masks "auto" of a run that names a model. Raises BadImage and BadMask."""
+    """`segment` makes the masks "auto" of a run that names a model. Raises BadImage and BadMask,
+    also for what could not be written in the end.
+    """
+    _check_output(resolved, pictures.image)
     references = tuple(colour.to_srgb(each.rgb, each.icc_profile) for each in pictures.references)
     image, mask, window, feather_px = pictures.image, None, None, 0
     shown = shown_mask = None
@@ -91,9 +95,24 @@ def prepare(
 def finish(
     resolved: Resolved, pictures: Pictures, prepared: Prepared, canvas: np.ndarray | None
 ) -> Finished:
-    """The model's canvas (H, W, 3) uint8 → the picture to publish. Raises BadImage.
+    """The model's canvas (H, W, 3) uint8 → the picture to publish. Raises BadImage."""
+    return framed(resolved, repaint(resolved, pictures, prepared, canvas))
 
-    Without a canvas, where the mask selects nothing, it is the source's.
+
+def framed(resolved: Resolved, finished: Finished) -> Finished:
+    """A finished picture as its preset wants it, or as it is. Raises BadImage."""
+    if resolved.preset is None:
+        return finished
+    rgb, placed = frame.fit(finished.rgb, finished.alpha, finished.icc_profile, resolved.preset)
+    return replace(finished, rgb=rgb, alpha=None, placed=placed)
+
+
+def repaint(
+    resolved: Resolved, pictures: Pictures, prepared: Prepared, canvas: np.ndarray | None
+) -> Finished:
+    """The model's canvas (H, W, 3) uint8 → the picture in its source's size, without a preset.
+
+    Without a canvas, where the mask selects nothing, it is the source's. Raises BadImage.
     """
     image = pictures.image
     if canvas is None or prepared.geometry is None:
@@ -115,6 +134,12 @@ def finish(
             rgb = _unflattened(made, alpha)
         return Finished(rgb, alpha, image.icc_profile, None)
     return _pasted(resolved, image, window, mask, prepared.feather_px, made)
+
+
+def _check_output(resolved: Resolved, image: Picture | None) -> None:
+    """Now, not when a GPU has worked for it. Other sizes are chosen, within every format's."""
+    if image is not None and resolved.preset is None and resolved.format != "source":
+        images.check_side(*image.size_px, resolved.format)
 
 
 def _window(

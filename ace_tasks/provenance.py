@@ -204,6 +204,9 @@ class OutputRecord(_Stored):
     size_bytes: int
     format: str
     lossless: bool = Field(False, description="Whether the file holds these very pixels.")
+    placed_px: tuple[int, int, int, int] | None = Field(
+        None, description="Where a preset's frame holds the picture: left, top, right, bottom."
+    )
 
 
 class ModelRecord(_Stored):

@@ -96,6 +96,7 @@ class Publisher:
             size_bytes=len(file.data),
             format=file.format,
             lossless=images.is_lossless(file.format, item.resolved.quality),
+            placed_px=finished.placed.bounds if finished.placed else None,
         )
 
     def store_candidate(self, item: WorkItem, number: int, file: File) -> str:
@@ -146,7 +147,7 @@ def paste_record(prepared: Prepared, finished: Finished) -> PasteRecord | None:
     if window is None or difference is None:
         return None
     return PasteRecord(
-        window_px=(window.left, window.top, window.right, window.bottom),
+        window_px=window.bounds,
         feather_px=prepared.feather_px,
         outside_max=difference.outside_max,
         outside_mean=difference.outside_mean,

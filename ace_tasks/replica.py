@@ -43,7 +43,7 @@ from ace_tasks.masks import Segment
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
-from ace_tasks.pixels import Pictures, Prepared
+from ace_tasks.pixels import Finished, Pictures, Prepared
 from ace_tasks.provenance import (
     Done,
     Failed,
@@ -183,14 +183,17 @@ class Replica:
         made = self._make(item.resolved, pictures, prepared, progress)
         best = made.contest.winner()
         with progress.in_phase("encode"):
+            finished = pixels.framed(item.resolved, best.finished)
             file = made.files.pop(best.number, None)
-            file = file or encode(item.resolved, pictures, best.finished)
+            file = file or encode(item.resolved, pictures, finished)
         with progress.in_phase("publish"):
             uris = {
                 number: self._publisher.store_candidate(item, number, each)
                 for number, each in made.files.items()
             }
-            record = self._record(item, shard, sources, prepared, made, file, uris, progress)
+            record = self._record(
+                item, shard, sources, prepared, made, finished, file, uris, progress
+            )
             published = self._publish(record, file)
         ours = published.run.attempt == record.run.attempt
         return Done(
@@ -217,7 +220,7 @@ class Replica:
         """Every candidate of an item; while one is finished and scored, the next is on the GPU."""
         if prepared.unit is None:  # nothing is to be painted
             contest = Contest((resolved.seed,))
-            finished = pixels.finish(resolved, pictures, prepared, None)
+            finished = pixels.repaint(resolved, pictures, prepared, None)
             contest.enter(finished, judge(resolved, pictures, prepared, finished))
             return _Made(contest, {}, 0)
         contest = Contest(candidate_seeds(resolved.seed, resolved.candidates))
@@ -232,10 +235,12 @@ class Replica:
                     contest.refuse(error)
                     continue
                 with progress.in_phase("encode"):
-                    finished = pixels.finish(resolved, pictures, prepared, canvas)
+                    finished = pixels.repaint(resolved, pictures, prepared, canvas)
                     contest.enter(finished, judge(resolved, pictures, prepared, finished))
                     if self.settings.review.keep_candidates and len(tickets) > 1:
-                        files[number] = encode(resolved, pictures, finished)
+                        files[number] = encode(
+                            resolved, pictures, pixels.framed(resolved, finished)
+                        )
         finally:
             self._gpu.withdraw(tickets)  # those that nobody waits for any more
         # What this item cost the GPU, so that the sum over items is the time it was busy.
@@ -251,6 +256,7 @@ class Replica:
         sources: SourcesRecord,
         prepared: Prepared,
         made: _Made,
+        finished: Finished,
         file: File,
         candidate_uris: dict[int, str],
         progress: Progress,
@@ -264,7 +270,7 @@ class Replica:
             spec=item.spec.model_dump(mode="json", exclude_none=True),
             resolved=resolved.model_dump(mode="json"),
             sources=sources,
-            output=self._publisher.output_record(item, best.finished, file),
+            output=self._publisher.output_record(item, finished, file),
             model=ModelRecord(
                 variant=identity.variant,
                 route=identity.route,
@@ -279,7 +285,7 @@ class Replica:
                 resolved, prepared, made.contest.seeds[best.number], made.shared_by
             ),
             mask=_mask_record(prepared),
-            paste=paste_record(prepared, best.finished),
+            paste=paste_record(prepared, finished),
             scores=best.scores,
             candidates=made.contest.record(candidate_uris),
             review=ReviewRecord(reasons=tuple(reasons)) if reasons else None,

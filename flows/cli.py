@@ -96,6 +96,12 @@ def edit(
     auto_mask: AutoMaskName = "",
     allow_empty_masks: AllowEmpty = False,
     allow_full_masks: AllowFull = False,
+    preset: Annotated[
+        str, typer.Option(help="Such as white-2000, of rows that name none. Empty: size kept.")
+    ] = "",
+    quality: Annotated[
+        int, typer.Option(min=0, max=100, help="Of rows that say none. 0: 95; WebP lossless.")
+    ] = 0,
     strict: Annotated[bool, typer.Option(help="Stop if a row is no valid spec.")] = False,
     max_failed: Annotated[int, typer.Option(min=0, help="Failures a good run may have.")] = 0,
     retry_failures: Annotated[bool, typer.Option(help="Try what failed for good again.")] = False,
@@ -124,6 +130,8 @@ def edit(
         auto_mask=auto_mask,
         allow_empty_masks=allow_empty_masks,
         allow_full_masks=allow_full_masks,
+        preset=preset,
+        quality=quality,
         strict=strict,
         max_failed=max_failed,
         retry_failures=retry_failures,

@@ -85,6 +85,22 @@ def edit_catalog(
         bool,
         Field(description="Repaint all of a picture where its mask selects it all; else fail."),
     ] = False,
+    preset: Annotated[
+        str,
+        Field(
+            description="Size and background of rows that name none, such as white-2000. Empty: "
+            "a picture keeps its own."
+        ),
+    ] = "",
+    quality: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="JPEG, AVIF and WebP quality of rows that say none. 0: 95, and WebP is "
+            "lossless.",
+        ),
+    ] = 0,
     strict: Annotated[
         bool, Field(description="Stop before any GPU work if a row is no valid spec.")
     ] = False,
@@ -123,6 +139,8 @@ def edit_catalog(
             candidates=candidates,
             masks=MaskRules(allow_empty=allow_empty_masks, allow_full=allow_full_masks),
             auto_mask=AutoMask.named(auto_mask),
+            preset=preset or None,
+            quality=quality or None,
         ),
         ReviewSettings(below=review_below, keep_candidates=keep_candidates),
         accept_license=accept_license,

@@ -26,7 +26,7 @@ from ace_tasks.model.sources import check_license, for_replicas, identify, open_
 from ace_tasks.model.variants import Variant
 from ace_tasks.plan import PlanCounts, PlannedRow
 from ace_tasks.settings import Environment, ReviewSettings, WeightsSettings, read_environment
-from ace_tasks.specs import DEFAULT_PIXELS, ModelIdentity, PixelSettings, check_uri
+from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
 from flows.progress import publish_rejects
 
@@ -86,6 +86,8 @@ def open_run(
         check_uri(join_uri(output, "key"))
     except ValueError as error:
         raise SettingsError(f"output: {error}") from None
+    if pixels.preset and pixels.preset not in PRESETS:
+        raise SettingsError(f"preset: accepted: {', '.join(PRESETS)}; given {pixels.preset!r}")
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
     weights = environment.weights(accept_license)

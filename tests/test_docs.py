@@ -14,7 +14,7 @@ from ace_tasks.errors import item_error_codes
 from ace_tasks.model import verify
 from ace_tasks.model.variants import VARIANTS
 from ace_tasks.settings import Environment
-from ace_tasks.specs import TASKS
+from ace_tasks.specs import PRESETS, TASKS
 from flows.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +70,11 @@ def test_the_column_table_is_the_specs() -> None:
                 for column in columns:
                     assert TASKS[task].model_fields[column].is_required() == (cell == "yes")
     assert told == {task: set(model.model_fields) for task, model in TASKS.items()}
+
+
+def test_the_presets_told_are_those_there_are() -> None:
+    row = next(line for line in README.splitlines() if line.startswith("| `preset` |"))
+    assert set(re.findall(r"`([a-z]+-[0-9x]+)`", row)) == set(PRESETS)
 
 
 def test_the_models_told_are_those_there_are() -> None:

@@ -16,12 +16,13 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-from ace_tasks import provenance
+from ace_tasks import images, provenance
 from ace_tasks.engine import ray_session
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
+from flows.retry_failed import retry_failed
 from flows.run import open_run, plan_catalog, untracked
 
 Make = Callable[..., bytes]
@@ -237,3 +238,38 @@ def test_the_ui_has_a_progress_a_table_and_a_link(
     assert {row["status"] for row in table} == {"done", "rejected"}
     assert "accepted" in json.loads(found["edit-catalog-rejects"].data)[0]["reason"]
     assert "report.html" in found["edit-catalog-report"].data
+
+
+def test_a_runs_preset_and_quality_are_kept_by_its_retry(
+    store: Store, prefix: str, catalog: Callable[..., str], picture: Make
+) -> None:
+    late = good(prefix, 1, image=join_uri(prefix, "in/late.png"))
+    rows = [good(prefix, 0, format="jpeg"), late | {"format": "webp"}]
+    first = run(catalog(rows), prefix, preset="white-1000", quality=70)
+    summary = Summary.model_validate(first.result(raise_on_failure=False))
+    assert (summary.done, summary.failed) == (1, 1)
+    store.put(late["image"], picture(), "image/png")
+    retried = retry_failed(output=f"{prefix}/out", failed_run=summary.run_id, return_state=True)
+    assert retried.name == "Completed"
+    records = [
+        Record.model_validate_json(store.get(each.uri))
+        for each in store.list(f"{prefix}/out/records/")
+    ]
+    assert {record.output.format for record in records} == {"jpeg", "webp"}
+    for record in records:
+        assert record.output.size_px == (1000, 1000)
+        assert record.output.placed_px == (0, 166, 1000, 833)
+        assert not record.output.lossless
+        assert record.resolved["quality"] == 70
+        published = images.decode(store.get(record.output.uri), images.ImageLimits())
+        assert published.size_px == (1000, 1000)
+        assert (published.rgb[:150] >= 250).all()
+
+
+def test_an_unknown_preset_stops_the_run_before_any_work(
+    prefix: str, catalog: Callable[..., str]
+) -> None:
+    state = run(catalog([good(prefix, 0)]), prefix, preset="white-9000")
+    assert state.is_failed()
+    assert "preset: accepted: white-1000, " in state.message
+    assert "given 'white-9000'" in state.message

@@ -273,14 +273,34 @@ def test_every_format_is_written_as_itself(format_: ImageFormat) -> None:
     assert images.EXTENSIONS[format_]
 
 
-@pytest.mark.parametrize("format_", ["png", "webp"])
-def test_png_and_webp_lose_nothing(format_: ImageFormat) -> None:
+@pytest.mark.parametrize(("format_", "quality"), [("png", None), ("png", 1), ("webp", None)])
+def test_png_loses_nothing_nor_does_webp_unless_asked(
+    format_: ImageFormat, quality: int | None
+) -> None:
+    assert images.is_lossless(format_, quality)
     for rgb in (_noise(), np.zeros((16, 16, 3), np.uint8), _noise(17, 33, seed=4)):
-        data = images.encode(rgb, format_, 1)
+        data = images.encode(rgb, format_, quality)
         assert np.array_equal(images.decode(data, LIMITS).rgb, rgb)
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "avif"])
+def test_without_a_quality_it_is_95_and_told_as_lossy(format_: ImageFormat) -> None:
+    rgb = _noise()
+    assert images.encode(rgb, format_, None) == images.encode(rgb, format_, 95)
+    assert not images.is_lossless(format_, None)
+    assert not images.is_lossless("webp", 100)
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "avif"])
+def test_a_red_edge_keeps_its_colour(format_: ImageFormat) -> None:
+    """Colour at half resolution (4:2:0) would smear it over its neighbours."""
+    rgb = np.full((64, 64, 3), 240, np.uint8)
+    rgb[:, 33:] = (200, 0, 20)
+    back = images.decode(images.encode(rgb, format_, None), LIMITS).rgb.astype(int)
+    assert np.abs(back - rgb).max() < 20
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "avif", "webp"])
 def test_quality_is_a_trade_of_bytes_for_pixels(format_: ImageFormat) -> None:
     rgb = np.asarray(Image.fromarray(_noise(8, 6)).resize((128, 96), Image.Resampling.BICUBIC))
 
@@ -293,11 +313,18 @@ def test_quality_is_a_trade_of_bytes_for_pixels(format_: ImageFormat) -> None:
     assert error(high) < 2
 
 
-@pytest.mark.parametrize(("format_", "width"), [("webp", 16_384), ("jpeg", 65_501)])
-def test_a_picture_beyond_its_format_is_a_sentence(format_: ImageFormat, width: int) -> None:
-    rgb = np.zeros((16, width, 3), np.uint8)
-    with pytest.raises(BadImage, match=f"{width}×16 cannot be written as {format_}"):
+@pytest.mark.parametrize(
+    ("format_", "most"), [("webp", 16_383), ("jpeg", 65_500), ("avif", 32_768)]
+)
+def test_a_picture_beyond_its_format_is_a_sentence(format_: ImageFormat, most: int) -> None:
+    rgb = np.zeros((16, most + 1, 3), np.uint8)
+    with pytest.raises(BadImage) as caught:
         images.encode(rgb, format_, 90)
+    assert str(caught.value) == (
+        f"a picture of {most + 1}×16 cannot be written as {format_}: accepted: sides of at most "
+        f"{most} px"
+    )
+    assert images.decode(images.encode(rgb[:, :-1], format_, 90), LIMITS).size_px == (most, 16)
     assert images.encode(rgb, "png", 90)
 
 
@@ -305,7 +332,7 @@ def test_the_hash_of_pixels_does_not_depend_on_their_file() -> None:
     rgb = _noise()
     expected = images.pixels_sha256(rgb)
     for format_ in ("png", "webp"):
-        data = images.encode(rgb, format_, 90)
+        data = images.encode(rgb, format_, None)
         assert images.pixels_sha256(images.decode(data, LIMITS).rgb) == expected
     assert images.pixels_sha256(np.asfortranarray(rgb)) == expected
 

@@ -18,7 +18,7 @@ LADDER = [
     {"settings", "specs"},
     {"colour", "lcu", "store"},
     {"cutout", "images", "model", "paste", "provenance"},
-    {"catalog", "masks", "results", "review"},
+    {"catalog", "frame", "masks", "results", "review"},
     {"identify"},
     {"batching", "pixels", "plan", "report", "scores"},
     {"candidates", "fetching", "publishing"},

@@ -67,12 +67,25 @@ class Preset(Frozen):
     background: tuple[int, int, int] = Field((255, 255, 255), description="sRGB, 0-255.")
 
 
+# What marketplaces ask of a main picture:
+# Amazon   pure white (255, 255, 255), square; zoom from 1000 px, 2000 recommended; the product
+#          fills 85 % of the frame (guides to Seller Central's rules)
+# Google   1500×1500 or more; the product fills 75-90 % (support.google.com/merchants 6324350)
+# Walmart  2200×2200, white (marketplacelearn.walmart.com, Image guidelines & requirements)
+# Etsy     2000 px on the shorter side (guides)
+# fashion  3:4, as Zalando's 2048×2730 (guides)
+# A picture that has its own surroundings is fitted edge to edge; `packshot` is for cut-outs that
+# end where the product does.
 PRESETS = {
     each.name: each
     for each in (
-        Preset(name="white-2000", width_px=2000, height_px=2000),
         Preset(name="white-1000", width_px=1000, height_px=1000),
+        Preset(name="white-1500", width_px=1500, height_px=1500),
+        Preset(name="white-2000", width_px=2000, height_px=2000),
+        Preset(name="white-2200", width_px=2200, height_px=2200),
+        Preset(name="packshot-2000", width_px=2000, height_px=2000, margin=0.075),
         Preset(name="portrait-1200x1600", width_px=1200, height_px=1600),
+        Preset(name="portrait-2048x2730", width_px=2048, height_px=2730),
     )
 }
 
