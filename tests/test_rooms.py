@@ -24,6 +24,7 @@ LADDER = [
     {"engine"},
     {"training"},
     {"evaluation"},
+    {"ablation"},
 ]
 HOMES = {
     "ray": {"ace_tasks/engine.py", "ace_tasks/training/"},
@@ -34,7 +35,7 @@ HOMES = {
     "jinja2": {"ace_tasks/report.py"},
     "cv2": {"ace_tasks/paste.py", "ace_tasks/evaluation/"},
     "huggingface_hub": {"ace_tasks/model/"},
-    "diffusers": {"ace_tasks/model/", "ace_tasks/training/"},
+    "diffusers": {"ace_tasks/model/", "ace_tasks/training/", "ace_tasks/ablation/"},
     "transformers": {"ace_tasks/model/", "ace_tasks/training/"},
     "torch": {
         "ace_tasks/model/",
@@ -42,6 +43,7 @@ HOMES = {
         "ace_tasks/batching.py",
         "ace_tasks/replica.py",
         "ace_tasks/training/",
+        "ace_tasks/ablation/",
     },
 }
 FILES = sorted(p for folder in ("ace_tasks", "flows") for p in (ROOT / folder).rglob("*.py"))
