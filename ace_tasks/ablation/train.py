@@ -87,7 +87,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = folder / "metrics.jsonl"
     before = [each for each in read_metrics(metrics) if each["step"] <= loop.step]
-    spent_s, began_s = before[-1]["cpu_s"] if before else 0.0, time.process_time()
+    # What was spent since the last line is not told anywhere: as much a step as before it.
+    spent_s = before[-1]["cpu_s"] * loop.step / before[-1]["step"] if before else 0.0
+    began_s = time.process_time()
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return objective.loss(model, *batches.take(step), recipe.objective)
