@@ -26,6 +26,7 @@ LADDER = [
     {"engine"},
     {"training"},
     {"evaluation"},
+    {"ablation"},
 ]
 HOMES = {
     "ray": {"ace_tasks/engine.py", "ace_tasks/training/"},
@@ -36,9 +37,9 @@ HOMES = {
     "jinja2": {"ace_tasks/report.py"},
     "cv2": {"ace_tasks/cutout.py", "ace_tasks/evaluation/", "ace_tasks/masks.py", "ace_tasks/paste.py", "ace_tasks/scores.py"},
     "huggingface_hub": {"ace_tasks/model/"},
-    "diffusers": {"ace_tasks/model/", "ace_tasks/training/"},
+    "diffusers": {"ace_tasks/ablation/", "ace_tasks/model/", "ace_tasks/training/"},
     "transformers": {"ace_tasks/model/", "ace_tasks/training/"},
-    "torch": {"ace_tasks/batching.py", "ace_tasks/lcu/", "ace_tasks/model/", "ace_tasks/replica.py", "ace_tasks/training/"},
+    "torch": {"ace_tasks/ablation/", "ace_tasks/batching.py", "ace_tasks/lcu/", "ace_tasks/model/", "ace_tasks/replica.py", "ace_tasks/training/"},
 }
 FILES = sorted(p for folder in ("ace_tasks", "flows") for p in (ROOT / folder).rglob("*.py"))
 
