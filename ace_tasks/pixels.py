@@ -2,7 +2,7 @@
 
 Pure: no store, no Ray, no model. `prepare` on the way in, `finish` on the way out.
 
-    picture → window → sRGB → canvas … canvas → window → picture's profile → paste → alpha
+    picture → window → sRGB → control map → canvas … canvas → window → picture's profile → paste → alpha
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ace_tasks import colour, lcu, masks, paste
+from ace_tasks import colour, controls, lcu, masks, paste
 from ace_tasks.images import Picture
 from ace_tasks.lcu.catalog import lay_out
 from ace_tasks.paste import Difference, Window
@@ -48,8 +48,14 @@ class Finished:
     difference: Difference | None  # of a picture that was repainted in a part
 
 
-def prepare(resolved: Resolved, pictures: Pictures, *, use_change: bool) -> Prepared:
-    """Raises BadImage and BadMask."""
+def prepare(
+    resolved: Resolved,
+    pictures: Pictures,
+    *,
+    use_change: bool,
+    estimate: controls.Estimate | None = None,
+) -> Prepared:
+    """`estimate` draws the controls that need a model. Raises BadImage and BadMask."""
     references = tuple(colour.to_srgb(each.rgb, each.icc_profile) for each in pictures.references)
     image, mask, window, feather_px = pictures.image, None, None, 0
     shown = shown_mask = None
@@ -60,6 +66,8 @@ def prepare(resolved: Resolved, pictures: Pictures, *, use_change: bool) -> Prep
             window, feather_px = _window(resolved, mask, references)
         shown = colour.to_srgb(window.cut(image.rgb), image.icc_profile)
         shown_mask = None if mask is None else window.cut(mask)
+        # Shown only: what the model makes is pasted into the picture itself.
+        shown = controls.draw(resolved.control, shown, shown_mask, estimate)
     unit, geometry = lcu.build(
         lcu.Inputs(
             image=shown,

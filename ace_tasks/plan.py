@@ -84,9 +84,6 @@ class PlanCounts:
 
 def check_available(spec: Spec) -> None:
     """Refuse what this version cannot do yet, before anything is paid for. Raises BadRow."""
-    control = getattr(spec, "control", None)
-    if control not in {None, "none"}:
-        raise BadRow("control", f"not available in this version (accepted: none); given {control}")
     if getattr(spec, "mask", None) == "auto":
         raise BadRow("mask", '"auto" needs a segmentation model, and none is set')
     if spec.candidates not in {None, 1}:

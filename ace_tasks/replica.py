@@ -49,6 +49,7 @@ from ace_tasks.images import Picture
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
+from ace_tasks.model.vision import Vision
 from ace_tasks.pixels import Finished, Pictures, Prepared
 from ace_tasks.provenance import (
     Done,
@@ -134,6 +135,7 @@ class Replica:
         self._gpu = Batcher(
             lambda jobs: model.generate(jobs, self._check_cancelled), settings.batch_size
         )
+        self._vision = Vision(settings.vision, settings.weights, settings.device)
         assert model.identity is not None
         self._identity = model.identity
         self._versions = {
@@ -238,7 +240,12 @@ class Replica:
         )
 
     def _prepare(self, resolved: Resolved, pictures: Pictures) -> Prepared:
-        return pixels.prepare(resolved, pictures, use_change=self.variant.route == "fft")
+        return pixels.prepare(
+            resolved,
+            pictures,
+            use_change=self.variant.route == "fft",
+            estimate=self._vision.draw,
+        )
 
     def _fetch_one(self, source: Source) -> tuple[Picture, SourceRecord]:
         if source.problem:

@@ -28,9 +28,15 @@ from ace_tasks import plan as planning
 from ace_tasks import provenance
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import AceError
-from ace_tasks.model.sources import check_license, identify, open_variant
+from ace_tasks.model.sources import (
+    check_license,
+    identify,
+    open_variant,
+    open_vision,
+    with_vision,
+)
 from ace_tasks.settings import read_environment
-from ace_tasks.specs import row_schema
+from ace_tasks.specs import DEFAULT_PIXELS, row_schema
 from ace_tasks.store import Store, open_stores
 
 # Prefect reads it when it is imported, in `edit`; a terminal wants the bar, not the log.
@@ -237,11 +243,12 @@ def plan(
     found = open_variant(variant, weights)
     check_license(found, weights)
     model = identify(found, weights)
+    pixels = with_vision(DEFAULT_PIXELS, open_vision(environment, weights))
     with tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch:
         path, rejects = Path(scratch) / "plan.parquet", Path(scratch) / "rejects.jsonl"
         with open_catalog(catalog, sources) as file:
             specs = to_specs(read_rows(file), catalog, environment.allowed_buckets)
-            planning.build_plan(specs, model, sources, path, rejects)
+            planning.build_plan(specs, model, sources, path, rejects, pixels)
         counts = planning.count(path, rejects)
         _print_rejects(rejects, counts.rejected)
         table = Table("task", "rows")

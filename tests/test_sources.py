@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ace_tasks.errors import AceError, SettingsError, WeightsError
-from ace_tasks.model import sources, weights
+from ace_tasks.model import places, sources, weights
 from ace_tasks.model.sources import check_license, identify, open_variant
 from ace_tasks.model.variants import Variant, find_variant
 from ace_tasks.settings import StoreSettings, WeightsSettings, read_environment
@@ -81,13 +81,13 @@ def settings(tmp_path: Path) -> WeightsSettings:
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every file that is fetched from the store, in order."""
     paths: list[str] = []
-    fetch = sources.Bucket.fetch
+    fetch = places.Bucket.fetch
 
-    def told(self: sources.Bucket, path: str, to: Path) -> None:
+    def told(self: places.Bucket, path: str, to: Path) -> None:
         paths.append(path)
         fetch(self, path, to)
 
-    monkeypatch.setattr(sources.Bucket, "fetch", told)
+    monkeypatch.setattr(places.Bucket, "fetch", told)
     return paths
 
 
@@ -258,21 +258,21 @@ def test_a_file_that_is_not_the_one_listed_never_gets_its_name(
 _KILLED_IN_THE_MIDDLE = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
-from ace_tasks.model import sources, weights
+from ace_tasks.model import places, sources, weights
 from ace_tasks.settings import WeightsSettings
 
 uri, folder, log = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 settings = WeightsSettings(folder=folder)
 variant = sources.open_variant(uri, settings)
 processes = multiprocessing.get_context("fork")  # torch is loaded once, and has not worked yet
-fetch = sources.Bucket.fetch
+fetch = places.Bucket.fetch
 
 def told(self, path, to):
     with log.open("a") as file:
         file.write(f"{path}\\n")
     fetch(self, path, to)
 
-sources.Bucket.fetch = told
+places.Bucket.fetch = told
 
 def call(_):
     return str(weights.ensure(variant, settings))
@@ -452,7 +452,7 @@ def client(tmp_path: Path) -> Callable[..., str]:
 import logging, sys
 from pathlib import Path
 from ace_tasks.errors import AceError
-from ace_tasks.model import sources
+from ace_tasks.model import places, sources
 from ace_tasks.model.variants import HubFile, Variant, find_variant
 from ace_tasks.settings import WeightsSettings
 logging.basicConfig(level=logging.DEBUG)
@@ -552,7 +552,7 @@ def test_a_named_variant_takes_files_from_two_repositories_with_a_token(
 
 _REFUSALS = """
 def files(repo, revision="main", remote="vae/model.safetensors"):
-    return sources.HubFiles((HubFile(path="a", repo=repo, revision=revision, remote=remote),))
+    return places.HubFiles((HubFile(path="a", repo=repo, revision=revision, remote=remote),))
 
 for case in CASES:
     told(lambda: files(*case).manifest())
@@ -585,7 +585,7 @@ def test_what_the_hub_refuses_is_told_in_a_line(hub: Hub, client: Callable[..., 
 
 
 _LISTED = """
-files = sources.HubFiles((HubFile(path="vae/a", repo="owner/tiny", revision="main",
+files = places.HubFiles((HubFile(path="vae/a", repo="owner/tiny", revision="main",
                                   remote="vae/model.safetensors"),))
 told(files.manifest)
 """
