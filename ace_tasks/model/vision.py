@@ -151,12 +151,9 @@ class DepthEstimator:
         """(H, W, 3) uint8: the nearest white, the farthest black; all black if all is as far."""
         depth_hw: torch.Tensor = self._network(picture).predicted_depth[0].float().cpu()
         _check_finite(depth_hw, self._network)
-        nearness = -depth_hw if self._in_metres else depth_hw
-        nearness = nearness - nearness.min()
-        farthest_to_nearest = float(nearness.max())
-        if farthest_to_nearest:
-            nearness = nearness / farthest_to_nearest
-        return _in_three_channels(_enlarged(nearness, picture))
+        nearness = _enlarged(-depth_hw if self._in_metres else depth_hw, picture)
+        nearness -= nearness.min()
+        return _in_three_channels(nearness / (nearness.max() or 1))
 
 
 class ClipScorer:
