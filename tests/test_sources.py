@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,17 @@ import pytest
 
 from ace_tasks.errors import AceError, SettingsError, WeightsError
 from ace_tasks.model import places, sources, weights
-from ace_tasks.model.sources import check_license, identify, open_variant
+from ace_tasks.model.sources import (
+    check_license,
+    identify,
+    identify_vision,
+    open_variant,
+    open_vision,
+    with_vision,
+)
 from ace_tasks.model.variants import Variant, find_variant
-from ace_tasks.settings import StoreSettings, WeightsSettings, read_environment
+from ace_tasks.settings import StoreSettings, VisionSettings, WeightsSettings, read_environment
+from ace_tasks.specs import AutoMask, PixelSettings
 from ace_tasks.store import Store
 from infra.local_stack import free_ports
 from tests.hub import COMMIT, Hub, sha256
@@ -380,6 +389,65 @@ def test_a_mirror_that_lacks_a_published_file_stops_the_plan(
         identify(variant, here)
 
 
+# ---------------------------------------------------------------- vision models
+
+
+VISION = {
+    "config.json": b"{}",
+    "preprocessor_config.json": b"{ }",
+    "model.safetensors": b"vision" * 1000,
+}
+
+
+def test_a_vision_model_is_planned_by_its_list_and_fetched_once(
+    store: Store, prefix: str, tmp_path: Path, settings: WeightsSettings, fetched: list[str]
+) -> None:
+    model = identify_vision(publish(store, prefix, VISION) + "/", settings)
+    assert (model.place, fetched) == (prefix, [])
+    with ThreadPoolExecutor(4) as pool:
+        (folder,) = set(pool.map(lambda _: weights.ensure_vision(model, settings), range(4)))
+    assert sorted(fetched) == sorted(VISION)
+    assert content(folder).keys() == VISION.keys() | {"sha256.json"}
+    weights.verify(folder)
+    here = identify_vision(str(lay(tmp_path / "here", VISION)), settings)
+    assert here.fingerprint == model.fingerprint
+    assert weights.ensure_vision(here, settings) == tmp_path / "here"  # used where it is
+
+
+def test_a_vision_model_that_changed_since_the_plan_is_not_fetched(
+    store: Store, prefix: str, settings: WeightsSettings, fetched: list[str]
+) -> None:
+    model = identify_vision(publish(store, prefix, VISION), settings)
+    publish(store, prefix, VISION | {"config.json": b"{ }"})
+    with pytest.raises(WeightsError, match="other files than those the run was planned with"):
+        weights.ensure_vision(model, settings)
+    assert fetched == []
+
+
+def test_the_environment_names_models_and_their_files_are_a_part_of_the_pixels(
+    tmp_path: Path, settings: WeightsSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = lay(tmp_path / "depth", VISION)
+    monkeypatch.chdir(tmp_path)  # a replica works elsewhere
+    monkeypatch.setenv("ACE_DEPTH_MODEL", "depth")
+    monkeypatch.setenv("ACE_CLIP_MODEL", str(place))
+    vision = open_vision(read_environment(), settings)
+    assert vision.depth == vision.clip == identify_vision(str(place), settings)
+    assert (vision.contour, vision.segmenter) == (None, None)
+    assert vision.depth is not None
+    found = with_vision(PixelSettings(control_models={"contour": "of a run before"}), vision)
+    assert found == PixelSettings(control_models={"depth": vision.depth.fingerprint})
+
+
+def test_masks_by_a_model_need_one(tmp_path: Path, settings: WeightsSettings) -> None:
+    by_model = PixelSettings(auto_mask=AutoMask(method="model"))
+    with pytest.raises(SettingsError, match="ACE_SEGMENTER"):
+        with_vision(by_model, VisionSettings())
+    model = identify_vision(str(lay(tmp_path / "segmenter", VISION)), settings)
+    auto = with_vision(by_model, VisionSettings(segmenter=model)).auto_mask
+    assert auto == AutoMask(method="model", model=model.fingerprint)
+
+
 # ---------------------------------------------------------------- licences
 
 
@@ -520,6 +588,27 @@ def test_a_repository_of_the_hub_is_a_variant(
         each for each in hub.asked if each == f"GET /lfs/{sha256(FILES['vae/model.safetensors'])}"
     ]
     assert len(asked) == 1  # a tag and its commit are the same files; to plan, none is fetched
+
+
+_VISION_OFF_THE_HUB = """
+from ace_tasks.model import weights
+model = sources.identify_vision("hf://owner/seer", settings)
+print(model.model_dump_json())
+told(lambda: weights.ensure_vision(model, settings))
+"""
+
+
+def test_of_a_repository_a_vision_model_is_what_its_classes_load(
+    hub: Hub, client: Callable[..., str], tmp_path: Path, settings: WeightsSettings
+) -> None:
+    beside = {"README.md": b"#", "pytorch_model.bin": b"\x80", "onnx/model.safetensors": b"1"}
+    hub.repositories["owner/seer"] = VISION | beside
+    told, folder = client(_VISION_OFF_THE_HUB, hub.endpoint).splitlines()
+    assert json.loads(told) == {
+        "place": f"hf://owner/seer@{COMMIT}",
+        "fingerprint": identify_vision(str(lay(tmp_path / "here", VISION)), settings).fingerprint,
+    }
+    assert content(Path(folder)).keys() == VISION.keys() | {"sha256.json"}
 
 
 _NAMED = """
