@@ -31,9 +31,7 @@ def fetch(store: Store, sources: Sources, limits: ImageLimits) -> tuple[Pictures
 
     Raises SourceMissing, SourceChanged (since it was planned), SourceUnavailable and BadImage.
     """
-    image, image_record = (
-        fetch_one(store, sources.image, limits) if sources.image else (None, None)
-    )
+    image, image_record = fetch_one(store, sources.image, limits) if sources.image else (None, None)
     mask, mask_record = fetch_one(store, sources.mask, limits) if sources.mask else (None, None)
     references = [fetch_one(store, each, limits) for each in sources.reference]
     pictures = Pictures(image, mask, tuple(picture for picture, _ in references))

@@ -22,7 +22,7 @@ from ace_tasks.paste import THRESHOLD
 from ace_tasks.specs import AutoMask, Box, Ellipse, MaskSteps, Polygon, Resolved, Shape
 
 # A segmentation model: (H, W, 3) uint8 sRGB and a label, or None for what it takes for the product
-# → (H, W) float32 in [0, 1]. Raises BadMask for a label it does not know.
+# → (H, W) uint8, 255 where it is. Raises BadMask for a label it does not know.
 Segment = Callable[[np.ndarray, str | None], np.ndarray]
 
 _BLUR_PX = 8  # a wider blur is as good in a smaller picture, and takes seconds less
@@ -126,8 +126,7 @@ def _from_content(
         return np.where(selected, 255, 0).astype(np.uint8)
     if segment is None:
         raise BadMask('"auto" needs a segmentation model, and none is loaded')
-    share = segment(seen, label)
-    return np.asarray(np.round(255 * np.clip(share, 0, 1)), np.uint8)
+    return segment(seen, label)
 
 
 def _from_file(file: Picture, size_px: tuple[int, int]) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 Pure: no store, no Ray, no model. `prepare` on the way in, `finish` on the way out.
 
-    picture → window → sRGB → canvas … canvas → window → picture's profile → paste → alpha → preset
+    picture → window → sRGB → control map → canvas
+        … canvas → window → picture's profile → paste → alpha → preset
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ace_tasks import colour, frame, images, lcu, masks, paste
+from ace_tasks import colour, controls, frame, images, lcu, masks, paste
 from ace_tasks.images import Picture
 from ace_tasks.lcu.catalog import lay_out
 from ace_tasks.paste import Difference, Window
@@ -58,9 +59,10 @@ def prepare(
     *,
     use_change: bool,
     segment: masks.Segment | None = None,
+    estimate: controls.Estimate | None = None,
 ) -> Prepared:
-    """`segment` makes the masks "auto" of a run that names a model. Raises BadImage and BadMask,
-    also for what could not be written in the end.
+    """`segment` makes the masks "auto" of a run that names a model, `estimate` draws the controls
+    that need one. Raises BadImage and BadMask, also for what could not be written in the end.
     """
     _check_output(resolved, pictures.image)
     references = tuple(colour.to_srgb(each.rgb, each.icc_profile) for each in pictures.references)
@@ -75,6 +77,8 @@ def prepare(
             window, feather_px = _window(resolved, mask, references)
         shown = colour.to_srgb(window.cut(image.rgb), image.icc_profile)
         shown_mask = None if mask is None else window.cut(mask)
+        # Shown only: what the model makes is pasted into the picture itself.
+        shown = controls.draw(resolved.control, shown, shown_mask, estimate)
     unit, geometry = lcu.build(
         lcu.Inputs(
             image=shown,

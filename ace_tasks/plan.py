@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from ace_tasks.catalog import Reject, Spec
-from ace_tasks.errors import BadRow, CatalogError
+from ace_tasks.catalog import Reject
+from ace_tasks.errors import CatalogError
 from ace_tasks.identify import Checked, identified
 from ace_tasks.specs import (
     DEFAULT_PIXELS,
@@ -68,24 +68,6 @@ class PlanCounts:
     by_task: dict[str, int] = field(default_factory=dict)
 
 
-def check_available(spec: Spec) -> None:
-    """Refuse what this version cannot do yet, before anything is paid for. Raises BadRow."""
-    control = getattr(spec, "control", None)
-    if control not in {None, "none"}:
-        raise BadRow("control", f"not available in this version (accepted: none); given {control}")
-
-
-def _available(specs: Iterable[Checked | Reject]) -> Iterator[Checked | Reject]:
-    for each in specs:
-        if not isinstance(each, Reject):
-            try:
-                check_available(each[1])
-            except BadRow as error:
-                yield Reject(each[0], error.field, str(error), each[2])
-                continue
-        yield each
-
-
 def build_plan(
     specs: Iterable[Checked | Reject],
     model: ModelIdentity,
@@ -107,7 +89,7 @@ def build_plan(
         ExitStack() as held,
     ):
         rows = held.enter_context(closing(_Scratch(Path(scratch))))
-        for each in identified(_available(specs), model, store, pixels):
+        for each in identified(specs, model, store, pixels):
             reject = each if isinstance(each, Reject) else rows.add(*each)
             if reject:
                 out.write(reject.to_json() + "\n")

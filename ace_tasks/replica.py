@@ -39,10 +39,10 @@ from ace_tasks.errors import (
 )
 from ace_tasks.fetching import fetch
 from ace_tasks.lcu import LCU
-from ace_tasks.masks import Segment
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
+from ace_tasks.model.vision import Vision
 from ace_tasks.pixels import Finished, Pictures, Prepared
 from ace_tasks.provenance import (
     Done,
@@ -104,7 +104,6 @@ class Replica:
         self.name = name
         self._cancelled = threading.Event()
         self._in_flight: dict[str, Progress] = {}
-        self._segment: Segment | None = None  # makes the masks "auto", where a model does
 
     def start(self) -> None:
         """Open the stores and load the model. Raises FatalError."""
@@ -128,6 +127,8 @@ class Replica:
         self._gpu = Batcher(
             lambda jobs: model.generate(jobs, self._check_cancelled), settings.batch_size
         )
+        self._vision = Vision(settings.vision, settings.weights, settings.device)
+        self._clip = self._vision.score if settings.vision.clip else None
         assert model.identity is not None
         self._identity = model.identity
         self._versions = {
@@ -211,7 +212,8 @@ class Replica:
             resolved,
             pictures,
             use_change=self.variant.route == "fft",
-            segment=self._segment,
+            segment=self._vision.segment,
+            estimate=self._vision.draw,
         )
 
     def _make(
@@ -221,7 +223,7 @@ class Replica:
         if prepared.unit is None:  # nothing is to be painted
             contest = Contest((resolved.seed,))
             finished = pixels.repaint(resolved, pictures, prepared, None)
-            contest.enter(finished, judge(resolved, pictures, prepared, finished))
+            contest.enter(finished, judge(resolved, pictures, prepared, finished, self._clip))
             return _Made(contest, {}, 0)
         contest = Contest(candidate_seeds(resolved.seed, resolved.candidates))
         jobs = [_job(resolved, prepared.unit, seed) for seed in contest.seeds]
@@ -236,7 +238,9 @@ class Replica:
                     continue
                 with progress.in_phase("encode"):
                     finished = pixels.repaint(resolved, pictures, prepared, canvas)
-                    contest.enter(finished, judge(resolved, pictures, prepared, finished))
+                    contest.enter(
+                        finished, judge(resolved, pictures, prepared, finished, self._clip)
+                    )
                     if self.settings.review.keep_candidates and len(tickets) > 1:
                         files[number] = encode(
                             resolved, pictures, pixels.framed(resolved, finished)

@@ -71,6 +71,22 @@ class ReviewSettings(_Model):
     keep_candidates: bool = Field(False, description="Store the candidates that were not chosen.")
 
 
+class VisionModel(_Model):
+    """A small model that looks at pictures, as a run was planned with it."""
+
+    place: str = Field(description="A folder, s3://… or hf://owner/name@commit.")
+    fingerprint: str = Field(description="SHA-256 (hex) over the list of its files.")
+
+
+class VisionSettings(_Model):
+    """The small models that a replica loads when an item needs one; None: not to be had."""
+
+    depth: VisionModel | None = None
+    contour: VisionModel | None = None
+    segmenter: VisionModel | None = None
+    clip: VisionModel | None = None
+
+
 class ReplicaSettings(_Model):
     """One replica: which model, where, and what it may use."""
 
@@ -82,6 +98,7 @@ class ReplicaSettings(_Model):
     planned_model: str | None = Field(
         None, description="Fingerprint of the model the plan was made for; checked at the start."
     )
+    vision: VisionSettings = VisionSettings()
     # Both give the same picture but for rounding, so neither is part of an item's identity.
     adapter_mode: Literal["resident", "fused"] = Field(
         "resident",
@@ -145,6 +162,22 @@ class Environment(BaseSettings):
     batch_size: int = Field(
         1, ge=1, le=64, description="Items of one shape that share a pass of the transformer."
     )
+    depth_model: str | None = Field(
+        None,
+        description="Draws the control depth: the place of a DPT or Depth Anything model. "
+        "Empty: that control is refused.",
+    )
+    contour_model: str | None = Field(
+        None,
+        description="Draws the control contour: the place of a segmentation model with a label "
+        "contour, line or edge. Empty: that control is refused.",
+    )
+    segmenter: str | None = Field(
+        None, description='The place of a segmentation model, for the mask "auto".'
+    )
+    clip_model: str | None = Field(
+        None, description="The place of a CLIP model that tells how well a picture fits its prompt."
+    )
     source_endpoint_url: str | None = None
     source_profile: str | None = None
     output_endpoint_url: str | None = None
@@ -174,6 +207,17 @@ class Environment(BaseSettings):
     @property
     def output_store(self) -> StoreSettings:
         return StoreSettings(endpoint_url=self.output_endpoint_url, profile=self.output_profile)
+
+    @property
+    def vision_places(self) -> dict[str, str]:
+        """Field of VisionSettings → place, of those that are set."""
+        places = {
+            "depth": self.depth_model,
+            "contour": self.contour_model,
+            "segmenter": self.segmenter,
+            "clip": self.clip_model,
+        }
+        return {use: place for use, place in places.items() if place}
 
     def weights(self, accept_license: bool = False) -> WeightsSettings:
         """Model files are read with the identity that reads sources."""

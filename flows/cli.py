@@ -28,7 +28,13 @@ from ace_tasks import plan as planning
 from ace_tasks import provenance, resume
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import AceError
-from ace_tasks.model.sources import check_license, identify, open_variant
+from ace_tasks.model.sources import (
+    check_license,
+    identify,
+    open_variant,
+    open_vision,
+    with_vision,
+)
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import AutoMask, MaskRules, PixelSettings, row_schema
 from ace_tasks.store import Store, open_stores
@@ -300,6 +306,7 @@ def plan(
     found = open_variant(variant, weights)
     check_license(found, weights)
     model = identify(found, weights)
+    pixels = with_vision(pixels, open_vision(environment, weights))
     with tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch:
         path, rejects = Path(scratch) / "plan.parquet", Path(scratch) / "rejects.jsonl"
         with open_catalog(catalog, sources) as file:

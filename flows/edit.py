@@ -197,6 +197,7 @@ def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettin
             variant=run.variant_name,
             variant_json=run.variant.model_dump_json(),
             weights=run.weights,
+            vision=run.vision,
             planned_model=run.model.fingerprint,
             adapter_mode=run.environment.adapter_mode,
             batch_size=batch_size,

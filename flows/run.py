@@ -22,10 +22,23 @@ from prefect.utilities.annotations import quote
 from ace_tasks import plan, provenance, resume
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.errors import CatalogError, NotFound, SettingsError
-from ace_tasks.model.sources import check_license, for_replicas, identify, open_variant
+from ace_tasks.model.sources import (
+    check_license,
+    for_replicas,
+    identify,
+    open_variant,
+    open_vision,
+    with_vision,
+)
 from ace_tasks.model.variants import Variant
 from ace_tasks.plan import PlanCounts, PlannedRow
-from ace_tasks.settings import Environment, ReviewSettings, WeightsSettings, read_environment
+from ace_tasks.settings import (
+    Environment,
+    ReviewSettings,
+    VisionSettings,
+    WeightsSettings,
+    read_environment,
+)
 from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
 from flows.progress import publish_rejects
@@ -53,6 +66,7 @@ class Run:
     model: ModelIdentity
     pixels: PixelSettings
     review: ReviewSettings
+    vision: VisionSettings
     weights: WeightsSettings
     environment: Environment
     sources: Store
@@ -94,6 +108,7 @@ def open_run(
     found = open_variant(variant, weights)
     check_license(found, weights)
     weights = for_replicas(found, weights)
+    vision = open_vision(environment, weights)
     outputs.check_output(output, unguarded=allow_unguarded_writes)
     with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
         yield Run(
@@ -104,7 +119,8 @@ def open_run(
             variant_name=found.home or found.name,
             variant=found,
             model=identify(found, weights),
-            pixels=pixels,
+            pixels=with_vision(pixels, vision),
+            vision=vision,
             review=review,
             weights=weights,
             environment=environment,

@@ -30,7 +30,7 @@ from prefect.states import Completed
 from ace_tasks.catalog import open_catalog
 from ace_tasks.engine import gpus_in_cluster, ray_session
 from ace_tasks.errors import NotFound, SettingsError
-from ace_tasks.model.sources import hash_file
+from ace_tasks.model.places import hash_file
 from ace_tasks.settings import Environment, cpu_count, read_environment
 from ace_tasks.store import Store, is_s3, join_uri
 from flows.watch import Metrics, StageView, show_sheet, upload_picture, watching
@@ -308,7 +308,7 @@ def fit_denoiser(training: Training) -> bool:
 @task(name="export", **_STEP)
 def export_variant(training: Training) -> Variant:
     """The variant's folder, here and on S3."""
-    from ace_tasks.model.sources import MANIFEST
+    from ace_tasks.model.places import MANIFEST
     from ace_tasks.training.export import export
     from ace_tasks.training.keeping import send_folder
 

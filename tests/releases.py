@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from ace_tasks.model import keymap, sources, toy
+from ace_tasks.model import keymap, places, sources, toy
 from ace_tasks.model.variants import Variant, find_variant
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
@@ -59,8 +59,8 @@ def redefine(folder: Path, **fields: Any) -> None:
 
 def pin(folder: Path) -> None:
     """State the hashes that the files have now, whatever was done to them."""
-    hashes = sources.hash_folder(folder)
-    (folder / sources.MANIFEST).write_text(json.dumps(hashes))
+    hashes = places.hash_folder(folder)
+    (folder / places.MANIFEST).write_text(json.dumps(hashes))
 
 
 def definition(folder: Path) -> Variant:

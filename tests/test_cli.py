@@ -58,6 +58,19 @@ def test_plan_says_what_is_wrong_and_writes_nothing(
     assert [each.uri for each in store.list(prefix)] == before
 
 
+def test_a_control_that_needs_a_model_waits_for_the_environment_to_name_one(
+    catalog: str, store: Store, prefix: str, tmp_path: Path
+) -> None:
+    """Planning reads the list of its files only: there need be no weights here."""
+    row = {"id": "a", "task": "edit", "image": f"{prefix}/in/a.png", "prompt": "p"}
+    store.put(catalog, json.dumps(row | {"control": "depth"}).encode(), "text/plain")
+    (tmp_path / "sha256.json").write_text(json.dumps({"model.safetensors": "0" * 64}))
+    without = ace("plan", catalog, "--variant", "toy")
+    assert (without.returncode, "'depth' needs a model" in without.stdout) == (1, True)
+    named = ace("plan", catalog, "--variant", "toy", ACE_DEPTH_MODEL=str(tmp_path))
+    assert (named.returncode, "1 rows planned, 0 rejected" in named.stdout) == (0, True)
+
+
 def test_a_fatal_error_is_one_line_and_exit_code_2(prefix: str) -> None:
     run = ace("plan", f"{prefix}/nothing.jsonl", "--variant", "toy")
     assert run.returncode == 2

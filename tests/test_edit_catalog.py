@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
@@ -24,6 +25,7 @@ from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
 from flows.run import open_run, plan_catalog, untracked
+from tests.tiny_vision import make_depth_anything
 
 Make = Callable[..., bytes]
 
@@ -86,9 +88,11 @@ WRONG = {
 
 
 def test_ten_good_rows_and_ten_wrong_ones(
-    catalog: Callable[..., str], store: Store, prefix: str
-) -> None:
-    rows = [good(prefix, n) for n in range(10)]
+    catalog: Callable[..., str], store: Store, prefix: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("ACE_DEPTH_MODEL", str(make_depth_anything(tmp_path / "depth")))
+    rows = [good(prefix, n) for n in range(9)] + [good(prefix, 9, control="depth")]
     uri = catalog([*rows, *WRONG.values()])
     state = run(uri, prefix, shard_size=4)
     assert (state.name, state.is_failed()) == ("FinishedWithFailures", True)

@@ -11,7 +11,7 @@ import pytest
 
 from ace_tasks.errors import WeightsError
 from ace_tasks.evaluation.scoring import score
-from ace_tasks.model import sources
+from ace_tasks.model import places, sources
 from ace_tasks.model.ace import AceModel
 from ace_tasks.model.variants import VARIANTS
 from ace_tasks.settings import WeightsSettings
@@ -35,7 +35,7 @@ def model(settings: WeightsSettings) -> AceModel:
 def test_it_is_whole_small_and_used_where_it_lies(settings: WeightsSettings) -> None:
     folder = MINI.shipped_folder
     assert folder is not None
-    assert sources.unlisted(sources.Folder(folder).manifest(), sources.hash_folder(folder)) is None
+    assert places.unlisted(places.Folder(folder).manifest(), places.hash_folder(folder)) is None
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 40e6
     assert sources.node_folder(MINI, settings) == folder
     found = sources.open_variant("mini", settings)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from ace_tasks import colour, images, pixels
+from ace_tasks import colour, controls, images, pixels
 from ace_tasks.images import Picture
 from ace_tasks.model.variants import find_variant
 from ace_tasks.pixels import Finished, Pictures, Prepared
@@ -142,6 +142,59 @@ def test_policy_reference_takes_the_models_answer_whole() -> None:
     out = _run(resolved, Pictures(picture, None, ()), answer=90)
     assert out.rgb.shape == (80, 96, 3)  # upstream's floor to whole tokens
     assert out.difference is None
+
+
+# ---------------------------------------------------------------- controls
+
+
+def test_a_control_is_shown_in_the_pictures_place_and_pasted_into_the_picture() -> None:
+    """What the map is drawn from stays outside the mask, and is what the record compares with."""
+    picture = _decoded(_noise(96, 64))
+    resolved = _resolved(task="edit", image="a", mask=BOX, control="gray")
+    prepared = pixels.prepare(resolved, Pictures(picture, None, ()), use_change=True)
+    shown, inside = _answered(prepared), np.s_[30:60, 40:80]
+    assert np.array_equal(shown[inside], controls.gray(picture.rgb)[inside])
+    outside = np.ones((64, 96), bool)
+    outside[inside] = False
+    assert np.array_equal(shown[outside], picture.rgb[outside])
+    out = pixels.finish(resolved, Pictures(picture, None, ()), prepared, np.full_like(shown, 90))
+    assert out.difference is not None
+    assert (out.rgb[inside] == 90).all()
+    away = np.pad(np.zeros((32, 42), bool), ((29, 3), (39, 15)), constant_values=True)
+    assert np.array_equal(out.rgb[away], picture.rgb[away])
+    expected = np.abs(90 - picture.rgb[outside].astype(int)).mean()
+    assert out.difference.model_outside_mean == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_control_without_a_mask_replaces_all_of_the_picture_in_srgb() -> None:
+    rgb = np.full((64, 96, 3), (180, 60, 60), np.uint8)
+    picture = _decoded(rgb, icc_profile=P3)
+    resolved = _resolved(task="edit", image="a", control="gray")
+    out = pixels.prepare(resolved, Pictures(picture, None, ()), use_change=True)
+    assert np.array_equal(_answered(out), controls.gray(colour.to_srgb(rgb, P3)))
+
+
+def test_a_control_is_drawn_of_the_window_that_the_model_sees() -> None:
+    picture = _decoded(_noise(3000, 2000))
+    settings = PixelSettings(control_models={"depth": "1" * 64})
+    row = {"task": "edit", "image": "a", "mask": {"box": [1000, 700, 1100, 800]}}
+    resolved = _resolved(settings, control="depth", **row)
+    asked: list[np.ndarray] = []
+
+    def estimate(control: str, shown: np.ndarray) -> np.ndarray:
+        asked.append(shown)
+        return np.full_like(shown, 7)
+
+    given = Pictures(picture, None, ())
+    prepared = pixels.prepare(resolved, given, use_change=True, estimate=estimate)
+    (shown,) = asked
+    assert prepared.window is not None
+    assert np.array_equal(shown, prepared.window.cut(picture.rgb))
+    assert prepared.unit.change_CHW is not None
+    painted = prepared.unit.mask_1HW[0] > 0
+    assert prepared.unit.change_CHW[:, painted].unique().tolist() == pytest.approx(
+        [(7 / 255 - 0.5) / 0.5]
+    )
 
 
 # ---------------------------------------------------------------- colour

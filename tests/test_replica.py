@@ -17,11 +17,21 @@ from PIL import Image
 
 from ace_tasks import images
 from ace_tasks.errors import BadOutput, Cancelled, OutputRefused
+from ace_tasks.model.sources import identify_vision
+from ace_tasks.model.variants import find_variant
 from ace_tasks.provenance import Done, Failed, Failure, Record, failure_key, record_key
 from ace_tasks.replica import Progress, Replica
-from ace_tasks.settings import ReplicaSettings, ReviewSettings, WeightsSettings
-from ace_tasks.specs import Resolved, WorkItem, candidate_seeds, parse_spec
+from ace_tasks.settings import ReplicaSettings, ReviewSettings, VisionSettings, WeightsSettings
+from ace_tasks.specs import (
+    PixelSettings,
+    Resolved,
+    WorkItem,
+    candidate_seeds,
+    parse_spec,
+    work_item,
+)
 from ace_tasks.store import Store, join_uri
+from tests.tiny_vision import make_depth_anything
 
 Make = Callable[..., bytes]
 
@@ -98,6 +108,36 @@ def test_the_same_item_gives_the_same_pixels_anywhere(
         assert isinstance(done, Done)
         hashes.append(done.sha256)
     assert hashes[0] == hashes[1]
+
+
+def test_a_control_is_another_item_and_another_picture(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store, tmp_path: Path
+) -> None:
+    weights = WeightsSettings(folder=weights_dir)
+    depth = identify_vision(str(make_depth_anything(tmp_path / "depth")), weights)
+    settings = ReplicaSettings(
+        variant="toy", weights=weights, output_uri=prefix, vision=VisionSettings(depth=depth)
+    )
+    replica = Replica(settings, "run-1", "replica-0")
+    replica.start()
+    plain = planned(task="edit", image="in/image.png", seed=1)
+    spec = plain.spec.model_copy(update={"control": "depth"})
+    pixels = PixelSettings(control_models={"depth": depth.fingerprint})
+    model = find_variant("toy").identity()
+    items = {
+        "none": plain,
+        "canny": planned(task="edit", image="in/image.png", seed=1, control="canny"),
+        "depth": work_item(1, spec, plain.sources, model, pixels),
+    }
+    assert len({item.item_id for item in items.values()}) == 3
+    done = {control: replica.run(item, 0) for control, item in items.items()}
+    assert all(isinstance(each, Done) for each in done.values()), done
+    assert len({each.sha256 for each in done.values() if isinstance(each, Done)}) == 3
+    key = record_key(items["depth"].item_id)
+    record = Record.model_validate_json(store.get(join_uri(prefix, key)))
+    assert (record.resolved["control"], record.resolved["control_model"]) == (
+        "depth", depth.fingerprint,
+    )  # fmt: skip
 
 
 def bad_pictures(picture: Make) -> dict[str, bytes]:

@@ -53,6 +53,10 @@ def test_the_variables_are_those_the_docs_name(monkeypatch: pytest.MonkeyPatch) 
     values = {
         "ACE_WEIGHTS_DIR": "/weights",
         "ACE_DEVICE": "cuda",
+        "ACE_DEPTH_MODEL": "s3://models/depth",
+        "ACE_CONTOUR_MODEL": "hf://owner/lines",
+        "ACE_SEGMENTER": "/models/segmenter",
+        "ACE_CLIP_MODEL": "/models/clip",
         "ACE_SOURCE_ENDPOINT_URL": "http://in",
         "ACE_SOURCE_PROFILE": "reader",
         "ACE_OUTPUT_ENDPOINT_URL": "http://out",
@@ -64,6 +68,12 @@ def test_the_variables_are_those_the_docs_name(monkeypatch: pytest.MonkeyPatch) 
     environment = read_environment()
     assert environment.weights_dir == Path("/weights")
     assert (environment.device, environment.ray_address) == ("cuda", "ray://head:10001")
+    assert environment.vision_places == {
+        "depth": "s3://models/depth",
+        "contour": "hf://owner/lines",
+        "segmenter": "/models/segmenter",
+        "clip": "/models/clip",
+    }
     assert environment.source_store == StoreSettings(endpoint_url="http://in", profile="reader")
     assert environment.output_store == StoreSettings(endpoint_url="http://out", profile="writer")
 

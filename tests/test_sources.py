@@ -11,16 +11,25 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ace_tasks.errors import AceError, SettingsError, WeightsError
-from ace_tasks.model import sources, weights
-from ace_tasks.model.sources import check_license, identify, open_variant
+from ace_tasks.model import places, sources, weights
+from ace_tasks.model.sources import (
+    check_license,
+    identify,
+    identify_vision,
+    open_variant,
+    open_vision,
+    with_vision,
+)
 from ace_tasks.model.variants import Variant, find_variant
-from ace_tasks.settings import StoreSettings, WeightsSettings, read_environment
+from ace_tasks.settings import StoreSettings, VisionSettings, WeightsSettings, read_environment
+from ace_tasks.specs import AutoMask, PixelSettings
 from ace_tasks.store import Store
 from infra.local_stack import free_ports
 from tests.hub import COMMIT, Hub, sha256
@@ -81,13 +90,13 @@ def settings(tmp_path: Path) -> WeightsSettings:
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every file that is fetched from the store, in order."""
     paths: list[str] = []
-    fetch = sources.Bucket.fetch
+    fetch = places.Bucket.fetch
 
-    def told(self: sources.Bucket, path: str, to: Path) -> None:
+    def told(self: places.Bucket, path: str, to: Path) -> None:
         paths.append(path)
         fetch(self, path, to)
 
-    monkeypatch.setattr(sources.Bucket, "fetch", told)
+    monkeypatch.setattr(places.Bucket, "fetch", told)
     return paths
 
 
@@ -258,21 +267,21 @@ def test_a_file_that_is_not_the_one_listed_never_gets_its_name(
 _KILLED_IN_THE_MIDDLE = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
-from ace_tasks.model import sources, weights
+from ace_tasks.model import places, sources, weights
 from ace_tasks.settings import WeightsSettings
 
 uri, folder, log = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 settings = WeightsSettings(folder=folder)
 variant = sources.open_variant(uri, settings)
 processes = multiprocessing.get_context("fork")  # torch is loaded once, and has not worked yet
-fetch = sources.Bucket.fetch
+fetch = places.Bucket.fetch
 
 def told(self, path, to):
     with log.open("a") as file:
         file.write(f"{path}\\n")
     fetch(self, path, to)
 
-sources.Bucket.fetch = told
+places.Bucket.fetch = told
 
 def call(_):
     return str(weights.ensure(variant, settings))
@@ -380,6 +389,65 @@ def test_a_mirror_that_lacks_a_published_file_stops_the_plan(
         identify(variant, here)
 
 
+# ---------------------------------------------------------------- vision models
+
+
+VISION = {
+    "config.json": b"{}",
+    "preprocessor_config.json": b"{ }",
+    "model.safetensors": b"vision" * 1000,
+}
+
+
+def test_a_vision_model_is_planned_by_its_list_and_fetched_once(
+    store: Store, prefix: str, tmp_path: Path, settings: WeightsSettings, fetched: list[str]
+) -> None:
+    model = identify_vision(publish(store, prefix, VISION) + "/", settings)
+    assert (model.place, fetched) == (prefix, [])
+    with ThreadPoolExecutor(4) as pool:
+        (folder,) = set(pool.map(lambda _: weights.ensure_vision(model, settings), range(4)))
+    assert sorted(fetched) == sorted(VISION)
+    assert content(folder).keys() == VISION.keys() | {"sha256.json"}
+    weights.verify(folder)
+    here = identify_vision(str(lay(tmp_path / "here", VISION)), settings)
+    assert here.fingerprint == model.fingerprint
+    assert weights.ensure_vision(here, settings) == tmp_path / "here"  # used where it is
+
+
+def test_a_vision_model_that_changed_since_the_plan_is_not_fetched(
+    store: Store, prefix: str, settings: WeightsSettings, fetched: list[str]
+) -> None:
+    model = identify_vision(publish(store, prefix, VISION), settings)
+    publish(store, prefix, VISION | {"config.json": b"{ }"})
+    with pytest.raises(WeightsError, match="other files than those the run was planned with"):
+        weights.ensure_vision(model, settings)
+    assert fetched == []
+
+
+def test_the_environment_names_models_and_their_files_are_a_part_of_the_pixels(
+    tmp_path: Path, settings: WeightsSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = lay(tmp_path / "depth", VISION)
+    monkeypatch.chdir(tmp_path)  # a replica works elsewhere
+    monkeypatch.setenv("ACE_DEPTH_MODEL", "depth")
+    monkeypatch.setenv("ACE_CLIP_MODEL", str(place))
+    vision = open_vision(read_environment(), settings)
+    assert vision.depth == vision.clip == identify_vision(str(place), settings)
+    assert (vision.contour, vision.segmenter) == (None, None)
+    assert vision.depth is not None
+    found = with_vision(PixelSettings(control_models={"contour": "of a run before"}), vision)
+    assert found == PixelSettings(control_models={"depth": vision.depth.fingerprint})
+
+
+def test_masks_by_a_model_need_one(tmp_path: Path, settings: WeightsSettings) -> None:
+    by_model = PixelSettings(auto_mask=AutoMask(method="model"))
+    with pytest.raises(SettingsError, match="ACE_SEGMENTER"):
+        with_vision(by_model, VisionSettings())
+    model = identify_vision(str(lay(tmp_path / "segmenter", VISION)), settings)
+    auto = with_vision(by_model, VisionSettings(segmenter=model)).auto_mask
+    assert auto == AutoMask(method="model", model=model.fingerprint)
+
+
 # ---------------------------------------------------------------- licences
 
 
@@ -452,7 +520,7 @@ def client(tmp_path: Path) -> Callable[..., str]:
 import logging, sys
 from pathlib import Path
 from ace_tasks.errors import AceError
-from ace_tasks.model import sources
+from ace_tasks.model import places, sources
 from ace_tasks.model.variants import HubFile, Variant, find_variant
 from ace_tasks.settings import WeightsSettings
 logging.basicConfig(level=logging.DEBUG)
@@ -522,6 +590,27 @@ def test_a_repository_of_the_hub_is_a_variant(
     assert len(asked) == 1  # a tag and its commit are the same files; to plan, none is fetched
 
 
+_VISION_OFF_THE_HUB = """
+from ace_tasks.model import weights
+model = sources.identify_vision("hf://owner/seer", settings)
+print(model.model_dump_json())
+told(lambda: weights.ensure_vision(model, settings))
+"""
+
+
+def test_of_a_repository_a_vision_model_is_what_its_classes_load(
+    hub: Hub, client: Callable[..., str], tmp_path: Path, settings: WeightsSettings
+) -> None:
+    beside = {"README.md": b"#", "pytorch_model.bin": b"\x80", "onnx/model.safetensors": b"1"}
+    hub.repositories["owner/seer"] = VISION | beside
+    told, folder = client(_VISION_OFF_THE_HUB, hub.endpoint).splitlines()
+    assert json.loads(told) == {
+        "place": f"hf://owner/seer@{COMMIT}",
+        "fingerprint": identify_vision(str(lay(tmp_path / "here", VISION)), settings).fingerprint,
+    }
+    assert content(Path(folder)).keys() == VISION.keys() | {"sha256.json"}
+
+
 _NAMED = """
 files = tuple(
     HubFile(path=path, repo="owner/gated" if path.startswith("adapters") else "owner/tiny",
@@ -552,7 +641,7 @@ def test_a_named_variant_takes_files_from_two_repositories_with_a_token(
 
 _REFUSALS = """
 def files(repo, revision="main", remote="vae/model.safetensors"):
-    return sources.HubFiles((HubFile(path="a", repo=repo, revision=revision, remote=remote),))
+    return places.HubFiles((HubFile(path="a", repo=repo, revision=revision, remote=remote),))
 
 for case in CASES:
     told(lambda: files(*case).manifest())
@@ -585,7 +674,7 @@ def test_what_the_hub_refuses_is_told_in_a_line(hub: Hub, client: Callable[..., 
 
 
 _LISTED = """
-files = sources.HubFiles((HubFile(path="vae/a", repo="owner/tiny", revision="main",
+files = places.HubFiles((HubFile(path="vae/a", repo="owner/tiny", revision="main",
                                   remote="vae/model.safetensors"),))
 told(files.manifest)
 """

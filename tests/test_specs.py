@@ -365,6 +365,7 @@ OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for 
     "mask_steps": MaskSteps(invert=True),
     "auto_mask": AutoMask(method="border"),
     "control_model": "0" * 64,
+    "clip_model": "0" * 64,
     "preset": PRESETS["white-1000"],
 }
 

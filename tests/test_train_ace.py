@@ -21,7 +21,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from ace_tasks.model.ace import AceModel
-from ace_tasks.model.sources import MANIFEST, open_variant
+from ace_tasks.model.places import MANIFEST
+from ace_tasks.model.sources import open_variant
 from ace_tasks.settings import StoreSettings, WeightsSettings
 from ace_tasks.store import Store, join_uri
 from ace_tasks.training.keeping import Kept, send_folder

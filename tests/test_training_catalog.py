@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ace_tasks import lcu
+from ace_tasks import controls, lcu
 from ace_tasks.catalog import Reject, Row, to_examples, to_specs
 from ace_tasks.errors import CatalogError, SettingsError, StoreUnavailable
 from ace_tasks.settings import StoreSettings
@@ -103,7 +103,6 @@ def test_an_edit_catalog_knows_no_target_and_a_training_needs_one() -> None:
         ({"goal": "b.png"}, "goal", "unknown column"),
         ({"task": "paint"}, "task", "accepted: fill, edit"),
         ({"prompt": None}, "prompt", "missing"),
-        ({"control": "canny"}, "control", "not available"),
         ({"reference": ["a.png", "b.png"]} | {"task": "try_on", "mask": "m.png"}, "reference",
          "accepted in training: one picture"),
     ],
@@ -270,6 +269,23 @@ def test_a_grey_mask_is_what_an_edit_makes_of_it(
     Image.fromarray(ramp).save(shop / "mask.png")
     built, _ = canvas_of(shop, FILL, monkeypatch, trained_vae)
     assert torch.equal(built.mask_1HW[0], torch.tensor(ramp > lcu.MASK_THRESHOLD).float())
+
+
+def test_a_control_is_shown_as_an_edit_shows_it(shop: Path, trained_vae: Path) -> None:
+    grey = controls.gray(np.asarray(Image.open(shop / "image.png").convert("RGB")))
+    Image.fromarray(grey).save(shop / "grey.png")
+
+    def encoded(name: str, **row: Any) -> Latents:
+        catalog, work = write(shop, EDIT | row, EDIT | {"control": "depth"}), shop / name
+        plan(catalog, work)
+        (found,) = encode(recipe_of(catalog), work, trained_vae)
+        return found
+
+    drawn, given = encoded("drawn", control="gray"), encoded("given", image="grey.png")
+    assert np.array_equal(drawn.change_BCHW, given.change_BCHW)
+    assert not np.array_equal(drawn.change_BCHW, encoded("plain").change_BCHW)
+    (reject,) = rows.rejects(shop / "drawn" / "latents")
+    assert (reject["line"], reject["field"]) == (2, "control")
 
 
 def test_a_chunk_is_a_function_of_its_rows(shop: Path, trained_vae: Path) -> None:

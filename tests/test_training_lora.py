@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.model import keymap, sampling, sources
+from ace_tasks.model import keymap, places, sampling
 from ace_tasks.model.ace import AceModel
 from ace_tasks.model.adapters import Mode
 from ace_tasks.model.text import Text
@@ -130,7 +130,7 @@ def test_only_the_lora_learns(theirs: Path, work: Path) -> None:
 
 def test_the_variant_is_the_base_and_one_adapter_more(theirs: Path, work: Path) -> None:
     folder = work / "variant"
-    was, now = (sources.hash_folder(each) for each in (theirs, folder))
+    was, now = (places.hash_folder(each) for each in (theirs, folder))
     said = {"variant.json", "training.json"}
     assert {k: v for k, v in now.items() if k in was and k not in said} == {
         k: v for k, v in was.items() if k not in said
@@ -165,7 +165,7 @@ def test_cut_and_resumed_it_is_the_same(theirs: Path, work: Path, tmp_path: Path
     assert not train_denoiser(recipe, tmp_path, quiet, lambda: saved_step(path) >= 4)
     assert train_denoiser(recipe, tmp_path, quiet)
     export(recipe, tmp_path, tmp_path / "variant")
-    assert sources.hash_folder(tmp_path / "variant") == sources.hash_folder(work / "variant")
+    assert places.hash_folder(tmp_path / "variant") == places.hash_folder(work / "variant")
 
 
 def test_448_channels_of_a_base_of_384(theirs: Path, tmp_path: Path) -> None:

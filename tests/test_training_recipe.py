@@ -15,7 +15,7 @@ import torch
 
 from ace_tasks import __version__
 from ace_tasks.errors import SettingsError
-from ace_tasks.model import sources, verify, weights
+from ace_tasks.model import places, sources, verify, weights
 from ace_tasks.model.ace import AceModel
 from ace_tasks.settings import WeightsSettings
 from ace_tasks.training import latents, recipe
@@ -76,7 +76,7 @@ def test_cut_in_every_stage_it_makes_the_same_variant_to_the_bit(
     work: Path, tmp_path: Path
 ) -> None:
     cut = train(tmp_path, cut=True)
-    assert sources.hash_folder(cut) == sources.hash_folder(work / "variant")
+    assert places.hash_folder(cut) == places.hash_folder(work / "variant")
 
 
 def test_another_process_makes_the_same_chunk(work: Path, tmp_path: Path) -> None:

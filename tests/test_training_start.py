@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.model import sources
+from ace_tasks.model import places, sources
 from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import WeightsSettings
 from ace_tasks.training import latents, stages
@@ -63,7 +63,7 @@ def larger(ours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files(folder: Path, *names: str) -> dict[str, str]:
     """Hashes of what lies in some of a variant's folders."""
-    hashes = sources.hash_folder(folder)
+    hashes = places.hash_folder(folder)
     return {path: each for path, each in hashes.items() if path.split("/")[0] in names}
 
 

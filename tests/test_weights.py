@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ace_tasks.errors import WeightsError, WeightsUnavailable
 from ace_tasks.model import weights
-from ace_tasks.model.sources import check_manifest, hash_folder, open_variant, read_manifest
+from ace_tasks.model.places import check_manifest, hash_folder, read_manifest
+from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import WeightsSettings
 from tests.releases import BFL_TRANSFORMER, TRANSFORMER, make_release, pin, redefine, to_bfl

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from ace_tasks import lcu
 from ace_tasks.errors import AceError, BadOutput, SettingsError, WeightsError
-from ace_tasks.model import sources, weights
+from ace_tasks.model import places, sources, weights
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.settings import WeightsSettings, read_environment
 
@@ -39,11 +39,11 @@ def main() -> None:
 
 def pin(folder: Path) -> None:
     """Write a folder's sha256.json. Raises WeightsError for a pickle, or nothing to list."""
-    hashes = sources.hash_folder(folder)
-    sources.check_manifest(hashes, str(folder))
-    with sources.disk_errors(folder):
-        (folder / sources.MANIFEST).write_text(json.dumps(hashes, indent=1))
-    print(f"{folder / sources.MANIFEST}: {len(hashes)} files")
+    hashes = places.hash_folder(folder)
+    places.check_manifest(hashes, str(folder))
+    with places.disk_errors(folder):
+        (folder / places.MANIFEST).write_text(json.dumps(hashes, indent=1))
+    print(f"{folder / places.MANIFEST}: {len(hashes)} files")
 
 
 def verify(name: str, settings: WeightsSettings, device: str) -> None:

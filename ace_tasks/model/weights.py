@@ -19,7 +19,7 @@ import contextlib
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,21 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 from ace_tasks.errors import WeightsError
 from ace_tasks.model import keymap, sources, toy
+from ace_tasks.model.places import (
+    MANIFEST,
+    Folder,
+    Source,
+    disk_errors,
+    hash_file,
+    hash_folder,
+    list_folder,
+    pin_hint,
+    unlisted,
+)
 from ace_tasks.model.sampling import VAE_FACTOR
-from ace_tasks.model.sources import MANIFEST, Folder, hash_file, hash_folder
 from ace_tasks.model.text import add_special_tokens
 from ace_tasks.model.variants import Transformer, Variant, adapter_file
-from ace_tasks.settings import WeightsSettings
+from ace_tasks.settings import VisionModel, WeightsSettings
 
 _CHANNELS = {"lora": 384, "fft": 448}
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
@@ -71,22 +81,44 @@ def ensure(variant: Variant, settings: WeightsSettings) -> Path:
     WeightsError, and SettingsError for a licence that nobody accepted.
     """
     sources.check_license(variant, settings)
-    folder = sources.node_folder(variant, settings)
+
+    def make(part: Path) -> dict[str, str]:
+        if variant.recipe:
+            return _build(variant, part)
+        source = sources.find_source(variant, settings)
+        return _fetch(source, source.manifest(), part)
+
+    return _once(sources.node_folder(variant, settings), settings, make)
+
+
+def ensure_vision(model: VisionModel, settings: WeightsSettings) -> Path:
+    """The same for a vision model, whose files must be those that were planned with."""
+
+    def make(part: Path) -> dict[str, str]:
+        source = sources.vision_source(model.place, settings)
+        hashes = source.manifest()
+        sources.check_planned(model, hashes)
+        return _fetch(source, hashes, part)
+
+    return _once(sources.vision_folder(model, settings), settings, make)
+
+
+def _once(folder: Path, settings: WeightsSettings, make: Callable[[Path], dict[str, str]]) -> Path:
     if (folder / MANIFEST).exists():
         return folder
     if folder.parent != settings.folder:  # a local folder of its owner's
-        raise WeightsError(f"{folder / MANIFEST}: missing{sources.pin_hint(folder)}")
-    with sources.disk_errors(folder):
+        raise WeightsError(f"{folder / MANIFEST}: missing{pin_hint(folder)}")
+    with disk_errors(folder):
         settings.folder.mkdir(parents=True, exist_ok=True)
         with _locked(settings.folder / f"{folder.name}.lock"):
             if not (folder / MANIFEST).exists():
-                _make(variant, settings, folder)
+                _make(folder, make)
     return folder
 
 
-def _make(variant: Variant, settings: WeightsSettings, folder: Path) -> None:
+def _make(folder: Path, make: Callable[[Path], dict[str, str]]) -> None:
     part = folder.with_name(f"{folder.name}.part")
-    hashes = _build(variant, part) if variant.recipe else _fetch(variant, settings, part)
+    hashes = make(part)
     (part / MANIFEST).write_text(json.dumps(hashes, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
@@ -98,9 +130,7 @@ def _build(variant: Variant, part: Path) -> dict[str, str]:
     return hash_folder(part)
 
 
-def _fetch(variant: Variant, settings: WeightsSettings, part: Path) -> dict[str, str]:
-    source = sources.find_source(variant, settings)
-    hashes = source.manifest()
+def _fetch(source: Source, hashes: dict[str, str], part: Path) -> dict[str, str]:
     coming = part / ".coming"  # whole files only are beside it
     shutil.rmtree(coming, ignore_errors=True)  # a killed process leaves half a file under any name
     for path, sha256 in sorted(hashes.items()):
@@ -115,7 +145,7 @@ def _fetch(variant: Variant, settings: WeightsSettings, part: Path) -> dict[str,
             raise WeightsError(f"{path}: fetched with SHA-256 {found}, expected {sha256}")
         arrived.rename(goal)
     shutil.rmtree(coming, ignore_errors=True)
-    for path in sources.list_folder(part).keys() - hashes.keys():  # of an earlier list
+    for path in list_folder(part).keys() - hashes.keys():  # of an earlier list
         (part / path).unlink()
     return hashes
 
@@ -125,7 +155,7 @@ def verify(folder: Path) -> dict[str, str]:
     altered or a pickle.
     """
     expected = Folder(folder).manifest()
-    if problem := sources.unlisted(expected, hash_folder(folder)):
+    if problem := unlisted(expected, hash_folder(folder)):
         raise WeightsError(f"{folder}/{problem}")
     return expected
 
@@ -147,11 +177,11 @@ def load(variant: Variant, folder: Path, device: str) -> Parts:
     transformer = load_transformer(variant, folder / "transformer", dtype, device)
     parts = Parts(
         transformer=transformer,
-        vae=_strict(AutoencoderKL, folder / "vae", dtype, device),
-        clip=_strict(CLIPTextModel, folder / "text_encoder", dtype, device),
-        t5=_strict(T5EncoderModel, folder / "text_encoder_2", dtype, device),
-        clip_tokenizer=_tokenizer(CLIPTokenizer, folder / "tokenizer"),
-        t5_tokenizer=_tokenizer(T5Tokenizer, folder / "tokenizer_2"),
+        vae=load_strict(AutoencoderKL, folder / "vae", dtype, device),
+        clip=load_strict(CLIPTextModel, folder / "text_encoder", dtype, device),
+        t5=load_strict(T5EncoderModel, folder / "text_encoder_2", dtype, device),
+        clip_tokenizer=load_tokenizer(CLIPTokenizer, folder / "tokenizer"),
+        t5_tokenizer=load_tokenizer(T5Tokenizer, folder / "tokenizer_2"),
         adapters={
             name: _adapter(folder / adapter_file(name), rank, transformer.config)
             for name, rank in variant.adapters.items()
@@ -233,10 +263,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """Raises WeightsError unless there is one. Its readers take one that is missing for defaults,
     or ask the hub.
     """
-    return _read_json(folder / "config.json")
+    return read_json(folder / "config.json")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises WeightsError unless there is one, and it is an object."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -295,8 +326,10 @@ def _adapter(path: Path, rank: int, config: Mapping[str, Any]) -> dict[str, Tens
     return adapter
 
 
-def _strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
-    """from_pretrained, but a missing, surplus or misshapen key is an error that names it."""
+def load_strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
+    """from_pretrained in eval mode; but a missing, surplus or misshapen key is a WeightsError that
+    names it.
+    """
     where = _where(folder)
     _read_config(folder)
     for path in sorted(folder.glob("*.safetensors")):  # from_pretrained does not say which is bad
@@ -328,16 +361,17 @@ def _strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
 
 def _shards(index: Path) -> set[str]:
     """The files that an index names: plain names, or it could bring in what no hash was seen of."""
-    shards = _read_json(index).get("weight_map")
+    shards = read_json(index).get("weight_map")
     names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
     if not names or any(name != Path(name).name for name in names):
         raise WeightsError(f"{index}: accepted: key → file of the same folder")
     return names
 
 
-def _tokenizer(kind: Any, folder: Path) -> Any:
+def load_tokenizer(kind: Any, folder: Path) -> Any:
+    """Raises WeightsError."""
     for path in sorted({*folder.glob("*.json"), folder / "tokenizer_config.json"}):
-        _read_json(path)  # from_pretrained does not say which is bad or not there
+        read_json(path)  # from_pretrained does not say which is bad or not there
     if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
         # transformers makes an empty one, and every prompt means the same.
         raise WeightsError(f"{folder}: no vocabulary ({' or '.join(map('+'.join, _VOCABULARIES))})")

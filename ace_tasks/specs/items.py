@@ -129,6 +129,9 @@ class Resolved(Frozen):
     seed: int
     candidates: int
     scores_version: int | None = Field(description="Of what chooses; None: there is no choice.")
+    clip_model: str | None = Field(
+        None, description="Fingerprint of the model that helped to choose, if one did."
+    )
     format: Literal["source", "png", "jpeg", "webp", "avif"]
     quality: int | None = Field(description="None: 95 for JPEG and AVIF, and WebP is lossless.")
     preset: Preset | None
@@ -292,6 +295,7 @@ def resolve(
     count = spec.candidates or pixels.candidates
     settings["candidates"] = count
     settings["scores_version"] = SCORES_VERSION if count > 1 else None
+    settings["clip_model"] = pixels.clip_model if count > 1 else None
     resolved = Resolved(seed=spec.seed or 0, **settings)
     if spec.seed is None:
         return resolved.model_copy(update={"seed": _derived_seed(resolved, sources)})
@@ -308,7 +312,9 @@ def _identities(sources: Sources) -> dict[str, Any]:
 
 def _derived_seed(resolved: Resolved, sources: Sources) -> int:
     settings = resolved.model_dump(
-        mode="json", exclude_none=True, exclude={"seed", "candidates", "scores_version"}
+        mode="json",
+        exclude_none=True,
+        exclude={"seed", "candidates", "scores_version", "clip_model"},
     )
     digest = _digest([settings, _without_none(_identities(sources))])
     return int.from_bytes(digest[:4], "big")

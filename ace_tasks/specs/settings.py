@@ -52,8 +52,8 @@ class AutoMask(Frozen):
     @classmethod
     def named(cls, name: str) -> AutoMask | None:
         """As a run's parameter names it; "" is None. Raises SettingsError."""
-        if name not in {"", "grabcut", "border"}:
-            raise SettingsError(f"auto_mask: accepted: grabcut, border; given {name!r}")
+        if name not in {"", "grabcut", "border", "model"}:
+            raise SettingsError(f"auto_mask: accepted: grabcut, border, model; given {name!r}")
         return cls.model_validate({"method": name}) if name else None
 
 
@@ -103,6 +103,9 @@ class PixelSettings(Frozen):
     auto_mask: AutoMask | None = Field(None, description='None: the mask "auto" is refused.')
     control_models: dict[Control, str] = Field(
         {}, description="Control that needs a model → fingerprint of that model's files."
+    )
+    clip_model: str | None = Field(
+        None, description="Fingerprint of the model that helps to choose among candidates."
     )
     quality: int | None = Field(None, ge=1, le=100, description="Of rows that say none.")
     preset: str | None = Field(None, description="Of rows that name none.")

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from ace_tasks import __version__
 from ace_tasks.errors import SettingsError
-from ace_tasks.model import sources
+from ace_tasks.model import places, sources
 from ace_tasks.model.variants import Variant, adapter_file
 from ace_tasks.training import rows
 from ace_tasks.training.grammar import VOCABULARY
@@ -46,7 +46,7 @@ from ace_tasks.training.stages import (
 from ace_tasks.training.start import STORY, Start
 
 _HALF = torch.bfloat16
-_OWN = (sources.DEFINITION, sources.MANIFEST, STORY)  # files that are not copied, but said anew
+_OWN = (sources.DEFINITION, places.MANIFEST, STORY)  # files that are not copied, but said anew
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _ENCODERS = ("text_encoder", "text_encoder_2")
 
@@ -78,7 +78,7 @@ def export(recipe: Recipe, work: Path, folder: Path) -> Variant:
     (coming / sources.DEFINITION).write_text(definition)
     story = _story(recipe, work, start, step) | _fingerprints(variant, coming)
     (coming / STORY).write_text(json.dumps(story, indent=1))
-    (coming / sources.MANIFEST).write_text(json.dumps(sources.hash_folder(coming), indent=1))
+    (coming / places.MANIFEST).write_text(json.dumps(places.hash_folder(coming), indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     coming.rename(folder)
     return variant
@@ -153,5 +153,5 @@ def _without_places(recipe: Recipe) -> dict[str, Any]:
 
 
 def _fingerprints(variant: Variant, folder: Path) -> dict[str, str]:
-    identity = variant.identity(sources.hash_folder(folder))
+    identity = variant.identity(places.hash_folder(folder))
     return {"base": identity.base, "encoders": identity.encoders}

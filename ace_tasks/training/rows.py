@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ace_tasks import colour, images, lcu, masks
+from ace_tasks import colour, controls, images, lcu, masks
 from ace_tasks.catalog import Reject, Spec, read_rows, to_examples
 from ace_tasks.errors import (
     BadRow,
@@ -36,8 +36,7 @@ from ace_tasks.errors import (
     StoreUnavailable,
 )
 from ace_tasks.images import Picture
-from ace_tasks.model.sources import hash_file
-from ace_tasks.plan import check_available
+from ace_tasks.model.places import hash_file
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ModelIdentity, Source, Sources, TaskSpec, resolve
 from ace_tasks.store import Store
@@ -152,7 +151,6 @@ def _checked(
             continue
         row = Row(*each)
         try:
-            check_available(row.spec)
             if len(row.references) > 1:
                 raise BadRow("reference", "accepted in training: one picture; given several")
             if (line := seen.setdefault(row.spec.id, row.line)) != row.line:
@@ -270,11 +268,12 @@ def _canvas(
     reference = _srgb(fetch("reference", row.references[0])) if row.references else None
     fetch.column = "mask"
     mask = masks.build(resolved, image, mask_file) if image else None
+    shown = controls.draw(resolved.control, _srgb(image), mask, None) if image else None
     if mask is not None:  # as an edit sees it: repainted or not
         mask = np.where(mask > lcu.MASK_THRESHOLD, _WHITE, 0).astype(np.uint8)
     fetch.column = "reference" if row.references else "target"
     return sample.build(
-        sample.Example(target, _srgb(image) if image else None, mask, reference),
+        sample.Example(target, shown, mask, reference),
         max_seq_len=settings.max_seq_len,
         reference_h=sample.draw_reference_h(len(target), rng),
         repainting_scale=resolved.repainting_scale,
