@@ -69,8 +69,8 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
     mask_file = _picture(item.sources.mask, sources, limits)
     # Each picture becomes a thumbnail at once: full-size ones may be large, and there are many.
     pictures = [("before", _data_uri(before.rgb if before else None))] if item.sources.image else []
+    mask = None
     if item.resolved.mask is not None and before is not None:
-        mask = None
         if mask_file or not item.sources.mask:
             mask = _read(lambda: masks.build(item.resolved, before, mask_file))
         pictures.append(("mask", _data_uri(mask)))
@@ -89,6 +89,7 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
         "error": f"{result.error_code}: {result.error}" if result.error_code else None,
         "pictures": pictures,
         "details": {
+            "repainted": None if mask is None else f"{masks.coverage(mask):.1%}",
             "seed": item.resolved.seed,
             "steps": item.resolved.steps,
             "guidance": item.resolved.guidance,
