@@ -1,8 +1,8 @@
 """Which part of a packshot is the product, told from its pixels alone: no weights.
 
 Pictures are (H, W, 3) uint8 in sRGB, answers (H, W) bool. Both ways look at a picture no larger
-than they need, so that a photograph of 100 megapixels costs what a small one does, and the same
-bytes get the same answer on every machine.
+than they need, so that a photograph of 100 megapixels costs little more than a small one. The
+same picture gets the same answer, on whatever thread.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
     mask_file = _picture(item.sources.mask, sources, limits)
     # Each picture becomes a thumbnail at once: full-size ones may be large, and there are many.
     pictures = [("before", _data_uri(before.rgb if before else None))] if item.sources.image else []
+    mask = None
     if item.resolved.mask is not None and before is not None:
-        mask = None
         if mask_file or not item.sources.mask:
             mask = _read(lambda: masks.build(item.resolved, before, mask_file))
         pictures.append(("mask", _data_uri(mask)))
@@ -92,6 +92,7 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
         "scores": _scores_line(scores) if scores else None,
         "pictures": pictures,
         "details": {
+            "repainted": None if mask is None else f"{masks.coverage(mask):.1%}",
             **_asked(item.resolved),
             **(_made(entry.record) if entry.record else {}),
             "seconds": result.seconds,

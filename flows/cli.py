@@ -293,7 +293,7 @@ def plan(
     allow_full_masks: AllowFull = False,
     accept_license: AcceptLicense = False,
 ) -> None:
-    """Check and identify a catalog; edits nothing, writes nothing."""
+    """Check and identify a catalog; edits nothing, writes nothing. Exit code 1: a row has a problem."""
     if as_json and not look:
         raise typer.BadParameter("needs --look", param_hint="--json")
     pixels = PixelSettings(

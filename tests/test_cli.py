@@ -71,6 +71,47 @@ def test_a_control_that_needs_a_model_waits_for_the_environment_to_name_one(
     assert (named.returncode, "1 rows planned, 0 rejected" in named.stdout) == (0, True)
 
 
+@pytest.fixture
+def masked(catalog: str, store: Store, prefix: str, picture: Callable[..., bytes]) -> str:
+    """A catalog of four rows: a good one, one with a mask of another size, an empty box after its
+    steps, and one that is no valid spec."""
+    store.put(join_uri(prefix, "in/small.png"), picture(64, 64), "image/png")
+    row = {"task": "fill", "image": join_uri(prefix, "in/a.png"), "prompt": "p"}
+    box = {"box": [10, 10, 20, 20]}
+    rows = [
+        row | {"id": "good", "mask": box},
+        row | {"id": "size", "mask": join_uri(prefix, "in/small.png")},
+        row | {"id": "empty", "mask": box, "mask_grow": -9},
+        row | {"id": "wrong", "mask": box, "steps": "many"},
+    ]
+    text = "".join(json.dumps(each) + "\n" for each in rows)
+    store.put(join_uri(prefix, "masked.jsonl"), text.encode(), "text/plain")
+    return join_uri(prefix, "masked.jsonl")
+
+
+def test_a_look_says_of_each_row_what_would_fail(masked: str) -> None:
+    told = ace("plan", masked, "--variant", "toy", "--look")
+    assert told.returncode == 1, told.stderr
+    assert "3 rows looked at: 2 with a problem, 0 with a hint" in told.stdout
+    assert "given 64×64" in told.stdout
+    assert "selects no pixel" in told.stdout
+    assert "'many'" in told.stdout
+
+
+def test_a_machine_gets_a_line_of_json_for_each_row_and_nothing_else(masked: str) -> None:
+    run = ace("plan", masked, "--variant", "toy", "--look", "--json", "--allow-empty-masks")
+    assert run.returncode == 1, run.stderr
+    told = {each["line"]: each for each in map(json.loads, run.stdout.splitlines())}
+    assert told.keys() == {1, 2, 3, 4}
+    assert [line for line, each in sorted(told.items()) if each["problem"]] == [2, 4]
+    assert told[1]["coverage"] == round(100 / (96 * 64), 6)
+    assert told[3]["coverage"] == 0
+    assert told[4]["problem"].startswith("bad_row: steps: ")
+    alone = ace("plan", masked, "--variant", "toy", "--json")
+    assert alone.returncode == 2
+    assert "needs --look" in alone.stderr
+
+
 def test_a_fatal_error_is_one_line_and_exit_code_2(prefix: str) -> None:
     run = ace("plan", f"{prefix}/nothing.jsonl", "--variant", "toy")
     assert run.returncode == 2

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
+from PIL import Image
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
@@ -166,6 +168,34 @@ def test_failures_are_kept_told_and_tried_again_only_when_asked(
     assert (summary.done, summary.done_before, summary.failed) == (1, 1, 1)
 
 
+def test_masks_are_made_and_allowed_as_the_run_says_and_its_retry_alike(
+    catalog: Callable[..., str], store: Store, prefix: str
+) -> None:
+    packshot = np.full((64, 96, 3), 235, np.uint8)
+    packshot[16:48, 30:60] = (170, 40, 30)
+    out = io.BytesIO()
+    Image.fromarray(packshot).save(out, "PNG")
+    store.put(join_uri(prefix, "in/packshot.png"), out.getvalue(), "image/png")
+    rows = [
+        good(prefix, 0, id="made", image=join_uri(prefix, "in/packshot.png"), mask="auto"),
+        good(prefix, 1, id="noise", mask="auto"),
+        good(prefix, 2, id="empty", mask={"box": [10, 10, 20, 20]}, mask_grow=-9),
+        good(prefix, 3, id="full", mask={"box": [0, 0, 1, 1]}),
+    ]
+    state = run(catalog(rows), prefix, auto_mask="border", allow_empty_masks=True)
+    told = {each["row_id"]: each for each in results(store, state, prefix)}
+    assert {row_id: each["error_code"] for row_id, each in told.items()} == {
+        "made": "", "empty": "", "noise": "bad_mask", "full": "bad_mask",
+    }  # fmt: skip
+    record = Record.model_validate_json(store.get(f"{prefix}/out/{told['made']['record']}"))
+    assert record.mask is not None
+    assert record.mask.coverage == pytest.approx(32 * 30 / (64 * 96), abs=0.01)
+    run_id = Summary.model_validate(state.result(raise_on_failure=False)).run_id
+    again = retry_failed(output=f"{prefix}/out", failed_run=run_id, return_state=True)
+    codes = {each["row_id"]: each["error_code"] for each in results(store, again, prefix)}
+    assert codes == {"noise": "bad_mask", "full": "bad_mask"}  # not rejected: "auto" has its way
+
+
 def test_strict_stops_before_any_work(
     catalog: Callable[..., str], store: Store, prefix: str
 ) -> None:
@@ -182,6 +212,7 @@ def test_strict_stops_before_any_work(
             {"variant": "grand"},
             "variant: accepted: mini, toy, toy-lora, flux-fill-lora, ace-fft, or a folder",
         ),
+        ({"auto_mask": "magic"}, "auto_mask: accepted: grabcut, border; given 'magic'"),
         ({"output": "out"}, "output: accepted: s3://bucket/prefix"),
         ({"output": "s3://no-such-bucket/out"}, "no-such-bucket"),
         ({"catalog": "s3://tests/no-such.jsonl"}, "no such catalog"),

@@ -18,7 +18,15 @@ from ace_tasks.images import Picture
 from ace_tasks.model.variants import find_variant
 from ace_tasks.pixels import Finished, Pictures, Prepared
 from ace_tasks.settings import ImageLimits
-from ace_tasks.specs import PixelSettings, Resolved, Source, Sources, parse_spec, resolve
+from ace_tasks.specs import (
+    MaskRules,
+    PixelSettings,
+    Resolved,
+    Source,
+    Sources,
+    parse_spec,
+    resolve,
+)
 
 MODEL = find_variant("toy").identity().model_copy(update={"max_seq_len": 1024})
 BOX = {"box": [40, 30, 80, 60]}
@@ -262,6 +270,40 @@ def test_what_is_transparent_becomes_the_painted_background() -> None:
     assert (out.alpha[:, :24] == 255).all()
     assert (out.rgb[:, :20] == 90).all()
     assert np.array_equal(out.rgb[:, 40:], rgba[:, 40:, :3])
+
+
+def test_an_inverted_alpha_paints_the_product_and_leaves_the_rest_transparent() -> None:
+    rgba = _cutout()
+    resolved = _resolved(task="fill", image="a", mask="alpha", mask_invert=True)
+    out = _run(resolved, Pictures(_decoded(rgba), None, ()), 90)
+    assert out.alpha is not None
+    assert np.array_equal(out.alpha, rgba[:, :, 3])
+    assert (out.rgb[:, 30:] == 90).all()
+    assert np.array_equal(out.rgb[:, :16], rgba[:, :16, :3])
+
+
+# ---------------------------------------------------------------- empty and full masks
+
+
+@pytest.mark.parametrize("geometry", ["catalog", "reference"])
+def test_an_allowed_empty_mask_leaves_the_picture_and_asks_no_model(geometry: Any) -> None:
+    settings = PixelSettings(geometry=geometry, masks=MaskRules(allow_empty=True))
+    rgba = _cutout()
+    pictures = Pictures(_decoded(rgba), _decoded(np.zeros((64, 96), np.uint8)), ())
+    resolved = _resolved(settings, task="fill", image="a", mask=BOX)
+    resolved = resolved.model_copy(update={"mask": "file"})
+    prepared = pixels.prepare(resolved, pictures, use_change=True)
+    assert prepared.unit is None
+    out = pixels.finish(resolved, pictures, prepared, None)
+    assert np.array_equal(out.rgb, rgba[:, :, :3])  # what is transparent, too
+    assert np.array_equal(out.alpha, rgba[:, :, 3])
+
+
+def test_an_allowed_full_mask_repaints_it_all() -> None:
+    settings = PixelSettings(masks=MaskRules(allow_full=True))
+    resolved = _resolved(settings, task="fill", image="a", mask={"box": [0, 0, 1, 1]})
+    out = _run(resolved, Pictures(_decoded(_noise(96, 64)), None, ()), answer=90)
+    assert (out.rgb == 90).all()
 
 
 def test_a_whole_picture_edit_keeps_the_alpha_and_the_look() -> None:

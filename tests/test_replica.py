@@ -200,6 +200,37 @@ def test_what_does_not_fit_is_a_failure_with_a_reason(
     assert message in failed.message
 
 
+def test_an_allowed_empty_mask_is_published_without_a_model_and_says_so(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+) -> None:
+    item = planned(**FILL, mask_grow=-64)  # nothing is left of it
+    refused = replica.run(item, 0)
+    assert isinstance(refused, Failed)
+    assert refused.code == "bad_mask"
+    steps = item.resolved.mask_steps.model_copy(update={"allow_empty": True})  # type: ignore[union-attr]
+    resolved = item.resolved.model_copy(update={"mask_steps": steps})
+    replica._gpu.close()  # whoever asks it now is cancelled
+    done = replica.run(item.model_copy(update={"resolved": resolved}), 0)
+    assert isinstance(done, Done), done
+    record = Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+    assert record.sampling is None
+    assert record.mask is not None
+    assert record.mask.coverage == 0
+    source = images.decode(store.get(join_uri(prefix, "in/image.png")), images.ImageLimits())
+    made = images.decode(store.get(done.output_uri), images.ImageLimits())
+    assert images.pixels_sha256(made.rgb) == images.pixels_sha256(source.rgb)
+
+
+def test_a_record_says_how_much_its_mask_selects(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+) -> None:
+    item = planned(**FILL, mask_invert=True)
+    assert isinstance(replica.run(item, 0), Done)
+    record = Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+    assert record.mask is not None
+    assert record.mask.coverage == pytest.approx(1 - 30 * 50 / (64 * 96), abs=1e-5)
+
+
 def test_a_source_that_changed_after_planning_is_not_edited(
     planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str, picture: Make
 ) -> None:

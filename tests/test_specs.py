@@ -11,7 +11,7 @@ import jsonschema  # Prefect and Ray bring it
 import pytest
 from pydantic import ValidationError
 
-from ace_tasks.errors import BadRow
+from ace_tasks.errors import BadRow, SettingsError
 from ace_tasks.specs import (
     MAX_SEED,
     PRESETS,
@@ -20,6 +20,7 @@ from ace_tasks.specs import (
     MaskSteps,
     ModelIdentity,
     PasteSettings,
+    PixelSettings,
     Resolved,
     Source,
     Sources,
@@ -333,6 +334,42 @@ def test_a_default_written_out_is_the_same_item(
     row: dict[str, Any], spelled_out: dict[str, Any]
 ) -> None:
     assert item(row | spelled_out).item_id == item(row).item_id
+
+
+@pytest.mark.parametrize(
+    ("method", "label", "column", "words"),
+    [
+        (None, None, "mask", "the run names none"),
+        ("border", "shirt", "mask_label", "makes them by border; given 'shirt'"),
+        ("grabcut", "shirt", "mask_label", "makes them by grabcut"),
+    ],
+)
+def test_a_mask_that_the_run_cannot_make_is_refused(
+    method: Any, label: str | None, column: str, words: str
+) -> None:
+    """A label that GrabCut cannot follow must not be taken for followed."""
+    pixels = PixelSettings(auto_mask=AutoMask(method=method) if method else None)
+    row = FILL | {"mask": "auto", "mask_label": label}
+    with pytest.raises(BadRow, match=words) as caught:
+        resolve(parse_spec(row), sources_of(row), LORA, pixels)
+    assert caught.value.field == column
+
+
+def test_an_auto_mask_is_resolved_to_the_runs_way() -> None:
+    row = FILL | {"mask": "auto"}
+    pixels = PixelSettings(auto_mask=AutoMask(method="model", model="0" * 64))
+    labelled = resolve(parse_spec(row | {"mask_label": "shirt"}), sources_of(row), LORA, pixels)
+    assert labelled.auto_mask == pixels.auto_mask
+    assert labelled.mask_steps == MaskSteps(label="shirt")
+    assert resolve(parse_spec(FILL), sources_of(FILL), LORA, pixels).auto_mask is None
+
+
+@pytest.mark.parametrize("name", ["grabcut", "border"])
+def test_the_way_is_named_by_a_runs_parameter(name: str) -> None:
+    assert AutoMask.named(name) == AutoMask.model_validate({"method": name})
+    assert AutoMask.named("") is None
+    with pytest.raises(SettingsError, match="auto_mask: accepted: grabcut, border; given 'magic'"):
+        AutoMask.named("magic")
 
 
 def test_the_id_of_one_request_is_pinned() -> None:
