@@ -105,7 +105,7 @@ def test_every_room_and_transient_code_is_on_the_map() -> None:
 
 def test_the_layout_names_what_is_written() -> None:
     keys = [provenance.summary_key("r"), provenance.rejects_key("r"), provenance.plan_key("r"),
-            provenance.failures_key("r"), provenance.report_key("r"),
+            provenance.failures_key("r"), provenance.report_key("r"), provenance.review_report_key("r"),
             provenance.results_key("r", "csv")]  # fmt: skip
     for key in keys:
         assert key.rpartition("/")[2] in README

@@ -40,6 +40,9 @@ def test_the_layout_of_an_output_is_as_documented() -> None:
     assert provenance.image_key("row", ID, sha256, "png") == (
         "images/row/0123456789abcdef.ff00ff00.png"
     )
+    assert provenance.candidate_key("row", ID, 3, sha256, "png") == (
+        "candidates/row/0123456789abcdef.3.ff00ff00.png"
+    )
     assert provenance.record_key(ID) == f"records/01/{ID}.json"
     assert provenance.failure_key(ID) == f"failures/01/{ID}.json"
     assert [
@@ -50,6 +53,7 @@ def test_the_layout_of_an_output_is_as_documented() -> None:
         provenance.failures_key("run"),
         provenance.summary_key("run"),
         provenance.report_key("run"),
+        provenance.review_report_key("run"),
     ] == [
         "runs/run/plan.parquet",
         "runs/run/rejects.jsonl",
@@ -58,6 +62,7 @@ def test_the_layout_of_an_output_is_as_documented() -> None:
         "runs/run/failures.jsonl",
         "runs/run/summary.json",
         "runs/run/report.html",
+        "runs/run/review.html",
     ]
 
 

@@ -7,6 +7,7 @@ import base64
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,6 +15,14 @@ import pytest
 from PIL import Image
 
 from ace_tasks.model.variants import find_variant
+from ace_tasks.provenance import (
+    CandidateRecord,
+    CandidatesRecord,
+    PasteRecord,
+    Record,
+    ReviewRecord,
+    Scores,
+)
 from ace_tasks.report import MAX_ITEMS, Entry, build_report
 from ace_tasks.results import Result
 from ace_tasks.settings import ImageLimits
@@ -233,3 +242,36 @@ def test_what_is_left_out_is_stated(
         assert stated in page.text
     else:
         assert "rows are shown" not in page.text
+
+
+def test_every_choice_is_shown_where_it_was_made(
+    sheet: Sheet, store: Store, prefix: str, photo: Callable[..., str]
+) -> None:
+    """Scores, candidates, review, window: what a person needs to trust a picture, or not to."""
+    image = photo("i.png", 64, 48)
+    row = {
+        "task": "edit", "image": image, "mask": {"box": [0, 0, 32, 48]}, "mask_grow": 3,
+        "quality": 80, "preset": "white-1000", "candidates": 2,
+    }  # fmt: skip
+    shown = entry(row, output_uri=image)
+    other = photo("other.png", 64, 48)
+    scores = Scores(total=0.71, sharpness=0.5, colour_shift=3.25)
+    record = Record.model_construct(
+        scores=scores,
+        paste=PasteRecord(window_px=(1, 2, 33, 44), feather_px=5, outside_max=0, outside_mean=0,
+                          model_outside_mean=1),
+        candidates=CandidatesRecord(count=2, chosen=1, candidates=(
+            CandidateRecord(seed=11, scores=Scores(total=0.4), uri=other),
+            CandidateRecord(seed=12, scores=scores),
+        )),
+        review=ReviewRecord(reasons=("too plain",), promoted_by="flow-7"),
+    )  # fmt: skip
+    page = sheet([replace(shown, record=record)])
+    for told in (
+        "score 0.71 · sharpness 0.5, colour shift 3.25", "grow_px 3", "white-1000", "80",
+        "1 to 33 across, 2 to 44 down", "5 px", "number 1 of 2; 0: 0.4 (seed 11)", "too plain",
+        "flow-7", "catalog",
+    ):  # fmt: skip
+        assert told in page.text, told
+    assert page.labels[-1] == "candidate 0, 0.40 of row-1"
+    assert "score" not in sheet([shown]).text

@@ -113,7 +113,7 @@ def test_a_run_without_rows_still_leaves_its_columns(tmp_path: Path) -> None:
 
 
 def test_an_outcome_becomes_the_result_of_its_row(item: WorkItem) -> None:
-    done = Done(item_id=item.item_id, output_uri="s3://b/o", sha256="ff", seconds=2.5)
+    done = Done(item_id=item.item_id, output_uri="s3://b/o", sha256="ff", seconds=2.5, score=0.5)
     assert Result.of(item, done) == Result(
         line=9,
         row_id="a",
@@ -123,6 +123,7 @@ def test_an_outcome_becomes_the_result_of_its_row(item: WorkItem) -> None:
         output_uri="s3://b/o",
         sha256="ff",
         seconds=2.5,
+        score=0.5,
     )
     failed = Failed(item_id=item.item_id, code="timeout", message="why", transient=False)
     assert Result.of(item, failed) == Result(
