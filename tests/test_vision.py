@@ -64,7 +64,8 @@ def test_every_pixel_has_one_label(segmenter: Segmenter) -> None:
     assert all(mask.shape == (50, 90) and mask.dtype == np.uint8 for mask in masks.values())
     assert all(set(np.unique(mask)) == {0, 255} for mask in masks.values())
     claims = sum((mask > 0).astype(int) for mask in masks.values())
-    assert (claims == 1).mean() > 0.98  # where three meet, enlarging leaves a pixel or two
+    assert (claims == 1).all()
+    assert all(10 < (mask > 0).sum() < 4490 for mask in masks.values())
     foreground = segmenter.mask(PICTURE, None)
     assert np.array_equal(foreground > 0, masks["background"] == 0)
 
@@ -75,9 +76,9 @@ def test_a_mask_is_where_transformers_own_code_sees_its_label(segmenter: Segment
         network(PICTURE), target_sizes=[(50, 90)]
     )
     table = answer.numpy() == LABELS.index("table")
-    assert ((segmenter.mask(PICTURE, "table") > 0) == table).mean() > 0.98
+    assert np.array_equal(segmenter.mask(PICTURE, "table") > 0, table)
     mug = np.isin(answer.numpy(), [1, 3])
-    assert ((segmenter.mask(PICTURE, "mug") > 0) == mug).mean() > 0.98
+    assert np.array_equal(segmenter.mask(PICTURE, "mug") > 0, mug)
 
 
 def test_probabilities_of_all_labels_are_one(segmenter: Segmenter) -> None:

@@ -76,16 +76,15 @@ class Segmenter:
         """
         wanted = self._which(_BACKGROUND if label is None else label)
         logits = self._logits(picture)
-        lead_hw = _highest(logits[wanted]) - _highest(logits[~wanted])
-        lead = _enlarged(-lead_hw if label is None else lead_hw, picture)
-        return np.where(lead > 0, 255, 0).astype(np.uint8)
+        found = _highest(logits[wanted], picture) > _highest(logits[~wanted], picture)
+        return np.where((found != (label is None)).cpu().numpy(), 255, 0).astype(np.uint8)
 
     def probability(self, picture: np.ndarray, label: str) -> np.ndarray:
         """(H, W) float32 in 0..1. Raises BadMask."""
         wanted = self._which(label)
         logits = self._logits(picture)
         odds_hw = _sum(logits[wanted]) - _sum(logits[~wanted])
-        return _enlarged(torch.sigmoid(odds_hw), picture).clip(0, 1)
+        return _enlarged(torch.sigmoid(odds_hw), picture).cpu().numpy().clip(0, 1)  # type: ignore[no-any-return]
 
     def _which(self, label: str) -> torch.Tensor:
         wanted = torch.tensor([each == label for each in self.labels])
@@ -95,8 +94,8 @@ class Segmenter:
         return wanted
 
     def _logits(self, picture: np.ndarray) -> torch.Tensor:
-        """(L, h, w) float32 on the CPU."""
-        logits: torch.Tensor = self._network(picture).logits[0].float().cpu()
+        """(L, h, w) float32, where the model is."""
+        logits: torch.Tensor = self._network(picture).logits[0]
         _check_finite(logits, self._network)
         return logits
 
@@ -149,9 +148,9 @@ class DepthEstimator:
 
     def draw(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8: the nearest white, the farthest black; all black if all is as far."""
-        depth_hw: torch.Tensor = self._network(picture).predicted_depth[0].float().cpu()
+        depth_hw: torch.Tensor = self._network(picture).predicted_depth[0]
         _check_finite(depth_hw, self._network)
-        nearness = _enlarged(-depth_hw if self._in_metres else depth_hw, picture)
+        nearness = _enlarged(-depth_hw if self._in_metres else depth_hw, picture).cpu().numpy()
         nearness -= nearness.min()
         return _in_three_channels(nearness / (nearness.max() or 1))
 
@@ -274,22 +273,29 @@ def _check_finite(values: torch.Tensor, network: _Network) -> None:
 # ---------------------------------------------------------------- numbers
 
 
-def _highest(logits: torch.Tensor) -> torch.Tensor:
-    """(L, h, w) → (h, w). A lone label is measured against zero, as a sigmoid does."""
-    return logits.amax(0) if len(logits) else torch.zeros(logits.shape[1:])
+def _highest(logits: torch.Tensor, picture: np.ndarray) -> torch.Tensor:
+    """(L, h, w) → (H, W). One by one: 150 labels of a large photograph are 24 GB.
+
+    No label at all is zero, which a lone one is measured against, as a sigmoid does.
+    """
+    highest: torch.Tensor | None = None
+    for each in logits:
+        enlarged = _enlarged(each, picture)
+        highest = enlarged if highest is None else torch.maximum(highest, enlarged)
+    return logits.new_zeros(picture.shape[:2]) if highest is None else highest
 
 
 def _sum(logits: torch.Tensor) -> torch.Tensor:
-    """The same for probabilities: the logarithm of their sum."""
-    return logits.logsumexp(0) if len(logits) else torch.zeros(logits.shape[1:])
+    """(L, h, w) → (h, w): the logarithm of the sum of probabilities."""
+    return logits.logsumexp(0) if len(logits) else logits.new_zeros(logits.shape[1:])
 
 
-def _enlarged(values_hw: torch.Tensor, picture: np.ndarray) -> np.ndarray:
+def _enlarged(values_hw: torch.Tensor, picture: np.ndarray) -> torch.Tensor:
     """(h, w) → (H, W) float32 at the picture's size."""
     scaled = F.interpolate(
         values_hw[None, None], size=picture.shape[:2], mode="bilinear", align_corners=False
     )
-    return scaled[0, 0].numpy()  # type: ignore[no-any-return]
+    return scaled[0, 0]
 
 
 def _in_three_channels(values: np.ndarray) -> np.ndarray:
