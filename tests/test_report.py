@@ -275,4 +275,4 @@ def test_every_choice_is_shown_where_it_was_made(
     ):  # fmt: skip
         assert told in page.text, told
     assert page.labels[-1] == "candidate 0, 0.40 of row-1"
-    assert "score" not in sheet([shown]).text
+    assert "score 0" not in sheet([shown]).text
