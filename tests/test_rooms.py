@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LADDER = [
     {"errors"},
     {"specs", "settings"},
-    {"store", "colour", "lcu"},
+    {"store", "colour", "containers", "lcu"},
     {"images", "paste", "provenance", "model"},
     {"catalog", "results", "masks", "frame"},
     {"plan", "report", "batching", "pixels"},
