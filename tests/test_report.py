@@ -154,6 +154,7 @@ def test_a_drawn_mask_is_shown_as_it_was_used(
     if white:
         histogram = thumbnail(page.all("img")[1]).convert("L").histogram()
         assert sum(histogram[200:]) / sum(histogram) == pytest.approx(white, abs=0.05)
+    assert ("50.0%" in page.text) == (white == 0.5)  # how much was repainted
 
 
 @pytest.mark.parametrize("text", HOSTILE)
