@@ -16,11 +16,12 @@ from PIL import Image, ImageCms
 from ace_tasks.errors import BadImage
 
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
+_MAX_BYTES = 4 * 2**20  # twice the largest in common use; one is kept for each transform below
 
 
 def usable(profile: bytes | None) -> bool:
     """Whether it is a profile of RGB data, as our pixels are, and whole."""
-    if not profile or profile[16:20] != b"RGB ":
+    if profile is None or not _is_of(b"RGB ", profile):
         return False
     try:
         _transform(profile, "to", "RGB")
@@ -42,12 +43,16 @@ def from_srgb(rgb: np.ndarray, profile: bytes | None) -> np.ndarray:
 
 def cmyk_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """A CMYK picture → sRGB, by its profile if it has one that can be used."""
-    if profile and profile[16:20] == b"CMYK":
+    if profile and _is_of(b"CMYK", profile):
         with contextlib.suppress(BadImage):
             converted = ImageCms.applyTransform(image, _transform(profile, "to", "CMYK"))
             assert converted is not None
             return converted
     return image.convert("RGB")
+
+
+def _is_of(space: bytes, profile: bytes) -> bool:
+    return profile[16:20] == space and len(profile) <= _MAX_BYTES
 
 
 def _apply(transform: ImageCms.ImageCmsTransform, rgb: np.ndarray) -> np.ndarray:

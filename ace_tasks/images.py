@@ -1,8 +1,9 @@
 """Bytes ↔ pixels. The one room that decodes and encodes pictures.
 
 Pixels are numpy arrays of uint8: `rgb` is (H, W, 3), a mask or alpha channel (H, W), already
-turned upright by EXIF orientation, in the space of the picture's own colour profile. Pictures come from catalogs, so they are hostile until
-decoded: format, size and pixel count are checked on the header, before any pixel is read.
+turned upright by EXIF orientation, in the space of the picture's own colour profile. Pictures come
+from catalogs, so they are hostile until decoded: parts, format, size and pixel count are checked
+before any pixel is read.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from ace_tasks import colour
+from ace_tasks.containers import check_parts
 from ace_tasks.errors import BadImage
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
@@ -26,6 +29,16 @@ _ACCEPTED_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"}
 _QUALITY = 95  # of JPEG and AVIF, where none is asked for
 _PNG_LEVEL = 1  # 90 ms a megapixel against 213 ms at the default, some percent larger
 _AVIF_SPEED = 9  # 100 ms a megapixel against 780 ms at the default, a sixth larger
+_STRIP_PX = 256
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation → what makes it upright
 _MAX_SIDE_PX = {"webp": 16_383, "jpeg": 65_500, "avif": 32_768}  # what readers take, too
 
 MEDIA_TYPES: dict[str, str] = {
@@ -67,6 +80,8 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> None:
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise BadImage(f"accepted: a still picture; given an animation of {frames} frames")
+    if image.mode == "P" and image.palette is None:
+        raise BadImage("accepted: a palette picture with its palette; given one without")
     if image.mode not in _ACCEPTED_MODES:
         raise BadImage(
             f"accepted: grey, RGB or palette, with or without alpha, and CMYK; given {image.mode}"
@@ -77,6 +92,7 @@ def decode(data: bytes, limits: ImageLimits) -> Picture:
     """Raises BadImage, whatever the bytes are."""
     if not data:
         raise BadImage("accepted: a JPEG, PNG, WebP or AVIF file; given zero bytes")
+    check_parts(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what we check ourselves
@@ -84,7 +100,7 @@ def decode(data: bytes, limits: ImageLimits) -> Picture:
                 _check_header(image, limits)
                 deep = _is_deep(image)  # before loading, which forgets it
                 image.load()
-                return _upright(image, deep)
+                return _picture(image, deep)
     except (BadImage, MemoryError):  # short memory is no fault of the picture
         raise
     except Image.DecompressionBombError:  # Pillow's own limit, on the header as ours is
@@ -106,12 +122,12 @@ def _is_deep(image: Image.Image) -> bool:
     )
 
 
-def _upright(image: Image.Image, deep: bool) -> Picture:
-    """A loaded file → its pixels."""
+def _picture(image: Image.Image, deep: bool) -> Picture:
+    """A loaded file → its pixels. A large one is held as few times as can be."""
     profile = image.info.get("icc_profile")
     format_ = "jpeg" if image.format == "MPO" else str(image.format).lower()
     converted = ["16 bits a channel to 8"] if deep else []
-    upright = ImageOps.exif_transpose(image)
+    upright = _upright(image)
     if upright.mode == "I;16":
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
     if upright.mode == "CMYK":
@@ -122,11 +138,11 @@ def _upright(image: Image.Image, deep: bool) -> Picture:
         converted.append("a colour profile that cannot be used, to none")
     alpha = straight = None
     if upright.has_transparency_data:
-        rgba = np.asarray(upright.convert("RGBA"))
+        rgba = _pixels(upright, "RGBA")
         straight, alpha = rgba[..., :3], rgba[..., 3]
         rgb = on_white(straight, alpha)
     else:
-        rgb = np.asarray(upright.convert("RGB"))
+        rgb = _pixels(upright, "RGB")
     return Picture(
         rgb=rgb,
         alpha=alpha,
@@ -137,6 +153,22 @@ def _upright(image: Image.Image, deep: bool) -> Picture:
     )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; itself, if that says nothing."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    image.close()  # and with it its memory
+    return turned
+
+
+def _pixels(image: Image.Image, mode: Literal["RGB", "RGBA"]) -> np.ndarray:
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    image.close()
+    return pixels
+
+
 def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Straight colours (H, W, 3) and alpha (H, W) → the colours seen on white."""
     return flattened(rgb, alpha, (255, 255, 255))
@@ -144,9 +176,14 @@ def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def flattened(rgb: np.ndarray, alpha: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
     """Straight colours (H, W, 3) and alpha (H, W) → the colours seen on a background."""
-    seen = Image.new("RGBA", (rgb.shape[1], rgb.shape[0]), (*background, 255))
-    seen.alpha_composite(Image.fromarray(np.dstack([rgb, alpha])))
-    return np.asarray(seen.convert("RGB"))
+    flat = np.empty(rgb.shape, np.uint8)
+    for top in range(0, len(rgb), _STRIP_PX):  # a whole picture takes five copies at once
+        rows = slice(top, top + _STRIP_PX)
+        strip = Image.fromarray(np.dstack([rgb[rows], alpha[rows]]))
+        seen = Image.new("RGBA", strip.size, (*background, 255))
+        seen.alpha_composite(strip)
+        flat[rows] = np.asarray(seen)[..., :3]
+    return flat
 
 
 def encode(

@@ -89,40 +89,6 @@ P3 = _p3()
 # ---------------------------------------------------------------- size and place
 
 
-@pytest.mark.parametrize("size", [(20, 300), (97, 64), (333, 1000), (1600, 100), (1200, 900)])
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_size_stays_and_so_does_all_outside_the_mask(
-    size: tuple[int, int], masked: bool
-) -> None:
-    width, height = size
-    picture = _decoded(_noise(width, height))
-    box = [0.3, 0.4, 0.5, 0.6]
-    row = {"task": "fill", "image": "a", "mask": {"box": box}} if masked else {
-        "task": "edit", "image": "a"}  # fmt: skip
-    out = _run(_resolved(**row), Pictures(picture, None, ()), answer=90 if masked else None)
-    assert out.rgb.shape == (height, width, 3)
-    if not masked:
-        assert out.difference is None
-        return
-    mask = np.zeros((height, width), bool)
-    mask[round(0.4 * height) : round(0.6 * height), round(0.3 * width) : round(0.5 * width)] = True
-    changed = (out.rgb != picture.rgb).any(axis=2)
-    prepared = pixels.prepare(_resolved(**row), Pictures(picture, None, ()), use_change=True)
-    rows, columns = np.nonzero(mask)
-    y, x = np.mgrid[:height, :width]
-    away = np.maximum(
-        np.maximum(rows.min() - y, y - rows.max()), np.maximum(columns.min() - x, x - columns.max())
-    )
-    assert not changed[away > prepared.feather_px].any()
-    assert changed[mask].mean() > 0.9
-    assert out.difference is not None
-    # This model gives back what it saw: only scaling can differ, and only in the feather.
-    (left, top, right, bottom) = prepared.geometry.target or (0, 0, 0, 0)
-    scaled = prepared.window is not None and prepared.window.size != (right - left, bottom - top)
-    assert (out.difference.outside_max > 0) == scaled
-    assert (out.difference.model_outside_mean > 0) == scaled
-
-
 def test_a_window_is_where_it_is_said_to_be() -> None:
     picture = _decoded(_noise(1500, 1000))
     resolved = _resolved(task="edit", image="a", mask={"box": [1000, 700, 1100, 800]})

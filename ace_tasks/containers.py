@@ -1,0 +1,65 @@
+"""The parts of a file, counted before Pillow and its codecs walk over them.
+
+Pillow reads PNG chunks and JPEG segments in a loop of Python, and libjpeg goes over the whole
+picture again for each scan. So a file within every other limit can keep a process busy for
+minutes; pictures have a few dozen parts. WebP and AVIF are walked in C, in no time.
+"""
+
+from __future__ import annotations
+
+import re
+
+from PIL.JpegImagePlugin import MARKER
+
+from ace_tasks.errors import BadImage
+
+_MAX_PARTS = 20_000  # libpng cuts data into 8 KB: 8192 in the largest file that is accepted
+_MAX_SCANS = 50  # encoders write about ten; 100 megapixels take 60 ms each
+_MAX_JUNK_BYTES = 65_536  # between the segments of a JPEG
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_START_OF_SCAN, _END = 0xDA, 0xD9
+_SEGMENT = re.compile(rb"\xff[\x01-\xfe]")
+_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # restarts are part of the data
+# What Pillow takes to have a length: we must skip what it skips, and see what it sees.
+_LONG = frozenset(code & 0xFF for code, (_, _, handler) in MARKER.items() if handler)
+
+
+def check_parts(data: bytes) -> None:
+    """Raises BadImage for a PNG or JPEG of more parts than a picture has."""
+    if data.startswith(_PNG):
+        _check_png(data)
+    elif data.startswith(_JPEG):
+        _check_jpeg(data)
+
+
+def _check_png(data: bytes) -> None:
+    at = len(_PNG)
+    for _ in range(_MAX_PARTS):
+        if at >= len(data) or data[at + 4 : at + 8] == b"IEND":
+            return
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    raise BadImage(f"accepted: a PNG of at most {_MAX_PARTS} chunks; given more")
+
+
+def _check_jpeg(data: bytes) -> None:
+    at, parts, scans, junk = len(_JPEG), 0, 0, 0
+    while found := (_AFTER_DATA if scans else _SEGMENT).search(data, at):
+        junk += 0 if scans else found.start() - at
+        at, marker = found.end(), data[found.end() - 1]
+        if scans and marker == _END:
+            break
+        if marker in _LONG:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+        parts += 1
+        scans += marker == _START_OF_SCAN
+        if parts > _MAX_PARTS or scans > _MAX_SCANS or junk > _MAX_JUNK_BYTES:
+            break
+    else:
+        junk += 0 if scans else len(data) - at
+    for what, given, most in (
+        ("segments", parts, _MAX_PARTS),
+        ("scans", scans, _MAX_SCANS),
+        ("bytes of no segment", junk, _MAX_JUNK_BYTES),
+    ):
+        if given > most:
+            raise BadImage(f"accepted: a JPEG of at most {most} {what}; given more")
