@@ -1,13 +1,20 @@
 """The local stack as `make up` runs it, and a deployment as the UI starts it. If these break, a
-newcomer's first run does not start, or services are left behind on the machine."""
+newcomer's first run does not start, a run goes on that was cancelled in the UI, or services are
+left behind on the machine.
+
+A local stack takes ports that people remember if they are free. Tests of it stay in this file, so
+that no two of them look for these ports at the same time.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +25,8 @@ from ace_tasks.store import Store
 from infra.demo import mirror, upload_sample
 from infra.local_stack import ROOT, LocalStack, ObjectStore, free_ports, preferred_port
 from infra.sample.make import BUCKET, PREFIX, ROWS
+from tests.test_interruptions import ROWS as LONG
+from tests.test_interruptions import STEPS, records, upload_catalog
 
 
 def test_free_ports_are_distinct_and_a_taken_one_is_passed_over() -> None:
@@ -71,6 +80,45 @@ def test_a_deployed_flow_runs_and_everything_stops(
             assert attached.env == stack.env
     _, alive = psutil.wait_procs(children - before, timeout=20)
     assert alive == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_cancel_in_the_ui_stops_the_run(
+    tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalStack(tmp_path / "stack") as stack:
+        for name, value in stack.env.items():
+            monkeypatch.setenv(name, value)
+        store = Store(StoreSettings())
+        store.create_bucket("tests")
+        catalog = upload_catalog(store, "s3://tests/ui", picture, LONG, STEPS)
+        output = "s3://tests/ui/out"
+        worker = stack.serve_deployments()
+        stack.run(
+            "prefect", "deployment", "run", "edit-catalog/edit-catalog",
+            "-p", f"catalog={catalog}", "-p", f"output={output}", "-p", "variant=toy",
+        )  # fmt: skip
+        deadline = time.monotonic() + 200
+        while not records(store, output):
+            assert time.monotonic() < deadline, worker.log_tail(40)
+            time.sleep(0.5)
+        family = psutil.Process(worker.process.pid).children(recursive=True)
+        assert any("ray" in each.name() for each in family)
+        listed = stack.run("prefect", "flow-run", "ls", "--state", "Running", "-o", "json")
+        (run,) = json.loads(listed)
+        stack.run("prefect", "flow-run", "cancel", run["id"])
+        asked = time.monotonic()
+        _, alive = psutil.wait_procs(family, timeout=60)
+        print(f"gone {time.monotonic() - asked:.1f} s after the request")
+        assert [each.cmdline() for each in alive] == []
+        finished = len(records(store, output))
+        assert finished < LONG
+        stack.run(
+            "prefect", "deployment", "run", "edit-catalog/edit-catalog", "--watch",
+            "-p", f"catalog={catalog}", "-p", f"output={output}", "-p", "variant=toy",
+        )  # fmt: skip
+        assert len(records(store, output)) == LONG
 
 
 @pytest.mark.slow
