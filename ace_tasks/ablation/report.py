@@ -49,9 +49,9 @@ def by_arm(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation over seeds (of a sample: n - 1)."""
-    sd = statistics.stdev(values) if len(values) > 1 else math.nan
-    return f"{statistics.fmean(values):.{digits}f} ± {sd:.{digits}f}"
+    """Mean and standard deviation over seeds (of a sample: n - 1); of one seed, what it is."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def tables(results: Sequence[Result]) -> str:
@@ -116,8 +116,9 @@ def _differences(arms: Mapping[str, Sequence[Result]]) -> list[list[str]]:
         cells = []
         for found in arms.values():
             pairs = [value(each) - value(base[each.seed]) for each in found if each.seed in base]
-            se = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
-            told = f"{statistics.fmean(pairs):+.{digits}f} ± {se:.{digits}f}" if pairs else ""
+            told = f"{statistics.fmean(pairs):+.{digits}f}" if pairs else ""
+            if len(pairs) > 1:
+                told += f" ± {statistics.stdev(pairs) / math.sqrt(len(pairs)):.{digits}f}"
             cells.append("" if found[0].arm == PAPER.name else told)
         rows.append([f"less the paper's: {name}", *cells])
     return rows
