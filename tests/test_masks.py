@@ -427,10 +427,9 @@ def test_a_model_is_shown_srgb_and_the_rows_label() -> None:
 
     def segment(rgb: np.ndarray, label: str | None) -> np.ndarray:
         asked.append((rgb, label))
-        share = np.zeros((HEIGHT, WIDTH), np.float32)
-        share[5:20, 10:30] = 0.7
-        share[30:, :] = 0.4
-        return share
+        found = np.zeros((HEIGHT, WIDTH), np.uint8)
+        found[5:20, 10:30] = 255
+        return found
 
     resolved = _resolved("auto", auto="model", mask_label="shirt", mask_grow=2)
     built = masks.build(resolved, _photo(), None, segment)

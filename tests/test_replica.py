@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -518,6 +519,7 @@ def test_what_fails_leaves_nothing_of_it_in_the_queue(
 
     def fail(jobs: Any) -> Any:
         passes.append(jobs[0].seed)
+        time.sleep(0.05)  # while the first one's failure is heard of
         raise RuntimeError("no memory")
 
     replica._gpu._generate = fail

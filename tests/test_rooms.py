@@ -35,11 +35,25 @@ HOMES = {
     "prefect": {"flows/"},
     "pyarrow": {"ace_tasks/catalog.py", "ace_tasks/plan.py", "ace_tasks/results.py"},
     "jinja2": {"ace_tasks/report.py"},
-    "cv2": {"ace_tasks/controls.py", "ace_tasks/cutout.py", "ace_tasks/evaluation/", "ace_tasks/masks.py", "ace_tasks/paste.py", "ace_tasks/scores.py"},
+    "cv2": {
+        "ace_tasks/controls.py",
+        "ace_tasks/cutout.py",
+        "ace_tasks/evaluation/",
+        "ace_tasks/masks.py",
+        "ace_tasks/paste.py",
+        "ace_tasks/scores.py",
+    },
     "huggingface_hub": {"ace_tasks/model/"},
     "diffusers": {"ace_tasks/ablation/", "ace_tasks/model/", "ace_tasks/training/"},
     "transformers": {"ace_tasks/model/", "ace_tasks/training/"},
-    "torch": {"ace_tasks/ablation/", "ace_tasks/batching.py", "ace_tasks/lcu/", "ace_tasks/model/", "ace_tasks/replica.py", "ace_tasks/training/"},
+    "torch": {
+        "ace_tasks/ablation/",
+        "ace_tasks/batching.py",
+        "ace_tasks/lcu/",
+        "ace_tasks/model/",
+        "ace_tasks/replica.py",
+        "ace_tasks/training/",
+    },
 }
 FILES = sorted(p for folder in ("ace_tasks", "flows") for p in (ROOT / folder).rglob("*.py"))
 

@@ -368,13 +368,15 @@ def test_an_auto_mask_is_resolved_to_the_runs_way() -> None:
 def test_the_way_is_named_by_a_runs_parameter(name: str) -> None:
     assert AutoMask.named(name) == AutoMask.model_validate({"method": name})
     assert AutoMask.named("") is None
-    with pytest.raises(SettingsError, match="auto_mask: accepted: grabcut, border; given 'magic'"):
+    with pytest.raises(
+        SettingsError, match="auto_mask: accepted: grabcut, border, model; given 'magic'"
+    ):
         AutoMask.named("magic")
 
 
 def test_the_id_of_one_request_is_pinned() -> None:
     """If it moves without PIXELS_VERSION, every catalog ever edited is edited again."""
-    assert item(FILL).item_id == "fcb3796c1cc39e590c3ede8fae28debefce348e54b9e4c24b8e185a01b72c897"
+    assert item(FILL).item_id == "d8d850a4bf7fd9fe4fd3bb1c9d65ea00474e9c18340528bdb30aa9f6730ef0aa"
 
 
 OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for it
