@@ -591,10 +591,10 @@ def test_a_repository_of_the_hub_is_a_variant(
 
 
 _VISION_OFF_THE_HUB = """
-from ace_tasks.model import weights
+import json
 model = sources.identify_vision("hf://owner/seer", settings)
 print(model.model_dump_json())
-told(lambda: weights.ensure_vision(model, settings))
+print(json.dumps(sources.vision_source(model.place, settings).manifest()))
 """
 
 
@@ -603,12 +603,12 @@ def test_of_a_repository_a_vision_model_is_what_its_classes_load(
 ) -> None:
     beside = {"README.md": b"#", "pytorch_model.bin": b"\x80", "onnx/model.safetensors": b"1"}
     hub.repositories["owner/seer"] = VISION | beside
-    told, folder = client(_VISION_OFF_THE_HUB, hub.endpoint).splitlines()
+    told, files = client(_VISION_OFF_THE_HUB, hub.endpoint).splitlines()
     assert json.loads(told) == {
         "place": f"hf://owner/seer@{COMMIT}",
         "fingerprint": identify_vision(str(lay(tmp_path / "here", VISION)), settings).fingerprint,
     }
-    assert content(Path(folder)).keys() == VISION.keys() | {"sha256.json"}
+    assert json.loads(files) == {path: sha256(data) for path, data in VISION.items()}
 
 
 _NAMED = """
