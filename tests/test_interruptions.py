@@ -3,6 +3,7 @@ for again, GPUs keep running after a cancel, or two schedules overwrite each oth
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,20 @@ def records(store: Store, output: str) -> list[str]:
 @pytest.fixture
 def new_flow(
     store: Store, prefix: str, tmp_path: Path, prefect_server: Any, weights_dir: Path
-) -> Callable[..., Flow]:
+) -> Iterator[Callable[..., Flow]]:
+    made: list[Flow] = []
+
     def make(catalog: str, name: str = "a") -> Flow:
         folder = tmp_path / name
         folder.mkdir()
-        return Flow(catalog, join_uri(prefix, "out"), folder)
+        made.append(Flow(catalog, join_uri(prefix, "out"), folder))
+        return made[-1]
 
-    return make
+    yield make
+    for flow in made:  # where a test failed: it would go on, beside all later tests
+        for each in flow.family() if flow.process else ():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def test_a_killed_run_goes_on_where_it_was(
