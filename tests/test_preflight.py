@@ -146,7 +146,7 @@ def test_a_mask_of_a_model_is_left_to_it_unless_it_is_here() -> None:
     found = preflight.judge(item, _photo(), None)
     assert (found.problem, found.coverage) == (None, None)
     assert "made by the model" in found.hints[0]
-    made = preflight.judge(item, _photo(), None, segment=lambda *_: LEFT / np.float32(255))
+    made = preflight.judge(item, _photo(), None, segment=lambda *_: LEFT)
     assert made.coverage == round(40 * 30 / LEFT.size, 6)
 
 

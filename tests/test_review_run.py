@@ -71,7 +71,7 @@ def test_what_a_run_held_back_is_shown_promoted_and_discarded(
     assert "score 0." in page
 
     # The same catalog again neither edits them again nor publishes them.
-    _, again = edit(catalog, prefix)
+    _, again = edit(catalog, prefix, candidates=2)
     assert (again.done, again.failed_before) == (0, 3)
 
     shown = review(prefix, summary.run_id)
@@ -92,7 +92,7 @@ def test_what_a_run_held_back_is_shown_promoted_and_discarded(
     assert listed(store, prefix, "images") == [record.output.uri]
     assert record.review is not None
     assert record.review.promoted_by
-    _, after = edit(catalog, prefix)
+    _, after = edit(catalog, prefix, candidates=2)
     assert (after.done_before, after.failed_before) == (2, 1)
     assert after.by_error == {"discarded": 1}
 

@@ -436,7 +436,8 @@ def test_the_environment_names_models_and_their_files_are_a_part_of_the_pixels(
     assert (vision.contour, vision.segmenter) == (None, None)
     assert vision.depth is not None
     found = with_vision(PixelSettings(control_models={"contour": "of a run before"}), vision)
-    assert found == PixelSettings(control_models={"depth": vision.depth.fingerprint})
+    fingerprint = vision.depth.fingerprint
+    assert found == PixelSettings(control_models={"depth": fingerprint}, clip_model=fingerprint)
 
 
 def test_masks_by_a_model_need_one(tmp_path: Path, settings: WeightsSettings) -> None:
