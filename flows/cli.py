@@ -64,7 +64,7 @@ VariantName = Annotated[
     str, typer.Option(help="The model variant, such as toy, or the place of a variant.json.")
 ]
 AutoMaskName = Annotated[
-    str, typer.Option(help='How the mask "auto" is made: grabcut or border. Empty: refused.')
+    str, typer.Option(help='How the mask "auto" is made: grabcut, border or model. Empty: refused.')
 ]
 AllowEmpty = Annotated[
     bool, typer.Option(help="A mask may select nothing: its picture is published as it is.")

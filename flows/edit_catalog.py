@@ -73,8 +73,8 @@ def edit_catalog(
         str,
         Field(
             description='How the mask "auto" is made. grabcut: what stands out in the middle. '
-            "border: all that the colour of the picture's rim does not reach. Empty: such rows "
-            "are rejected."
+            "border: all that the colour of the picture's rim does not reach. model: what the "
+            "worker's segmentation model calls by the row's label. Empty: such rows are rejected."
         ),
     ] = "",
     allow_empty_masks: Annotated[

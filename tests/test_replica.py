@@ -18,12 +18,14 @@ from PIL import Image
 
 from ace_tasks import images
 from ace_tasks.errors import BadOutput, Cancelled, OutputRefused
-from ace_tasks.model.sources import identify_vision
+from ace_tasks.model.sources import identify_vision, with_vision
 from ace_tasks.model.variants import find_variant
 from ace_tasks.provenance import Done, Failed, Failure, Record, failure_key, record_key
 from ace_tasks.replica import Progress, Replica
 from ace_tasks.settings import ReplicaSettings, ReviewSettings, VisionSettings, WeightsSettings
 from ace_tasks.specs import (
+    AutoMask,
+    MaskRules,
     PixelSettings,
     Resolved,
     WorkItem,
@@ -32,7 +34,7 @@ from ace_tasks.specs import (
     work_item,
 )
 from ace_tasks.store import Store, join_uri
-from tests.tiny_vision import make_depth_anything
+from tests.tiny_vision import make_clip, make_depth_anything, make_segmenter
 
 Make = Callable[..., bytes]
 
@@ -139,6 +141,42 @@ def test_a_control_is_another_item_and_another_picture(
     assert (record.resolved["control"], record.resolved["control_model"]) == (
         "depth", depth.fingerprint,
     )  # fmt: skip
+
+
+def test_a_model_makes_the_mask_and_another_helps_to_choose(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store, tmp_path: Path
+) -> None:
+    weights = WeightsSettings(folder=weights_dir)
+    places = {
+        "segmenter": make_segmenter(tmp_path / "segmenter", "background", "shirt", "skirt"),
+        "clip": make_clip(tmp_path / "clip"),
+    }
+    vision = VisionSettings(
+        **{use: identify_vision(str(at), weights) for use, at in places.items()}
+    )
+    replica = new_replica(weights_dir, prefix, vision=vision)
+    rules = MaskRules(allow_full=True)
+    by_model = AutoMask(method="model")
+    pixels = with_vision(PixelSettings(auto_mask=by_model, masks=rules, candidates=2), vision)
+    model, plain = find_variant("toy").identity(), planned(task="edit", image="in/image.png")
+
+    def made(label: str | None) -> Record:
+        spec = plain.spec.model_copy(update={"mask": "auto", "mask_label": label})
+        item = work_item(1, spec, plain.sources, model, pixels)
+        assert isinstance(done := replica.run(item, 0), Done), done
+        return Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+
+    records = {label: made(label) for label in (None, "shirt", "skirt")}
+    covered = {label: each.mask.coverage for label, each in records.items() if each.mask}
+    # What is no background is the one or the other.
+    assert covered[None] >= max(covered["shirt"], covered["skirt"]) > 0
+    assert vision.clip
+    for record in records.values():
+        assert record.resolved["clip_model"] == vision.clip.fingerprint
+        assert record.candidates
+        assert all(
+            each.scores and each.scores.clip is not None for each in record.candidates.candidates
+        )
 
 
 def bad_pictures(picture: Make) -> dict[str, bytes]:
