@@ -256,10 +256,11 @@ def pixels_sha256(rgb: np.ndarray, alpha: np.ndarray | None = None) -> str:
     return digest.hexdigest()
 
 
-def thumbnail(pixels: np.ndarray, side_px: int) -> bytes:
-    """A JPEG of (H, W, 3) or (H, W) uint8 whose longer side is at most `side_px`."""
-    image = Image.fromarray(pixels).convert("RGB")
+def thumbnail(pixels: np.ndarray, side_px: int, icc_profile: bytes | None = None) -> bytes:
+    """An sRGB JPEG of (H, W, 3) or (H, W) uint8 whose longer side is at most `side_px`."""
+    image = Image.fromarray(pixels)
     image.thumbnail((side_px, side_px))
+    image = Image.fromarray(colour.to_srgb(np.asarray(image.convert("RGB")), icc_profile))
     out = io.BytesIO()
     image.save(out, format="JPEG", quality=85)
     return out.getvalue()

@@ -72,9 +72,7 @@ def choose_window(
     scale = scale_of(everything.size)
     if not settings.crop_to_mask or scale >= 1:
         return everything
-    rows = np.flatnonzero((mask_HW > THRESHOLD).any(axis=1))
-    columns = np.flatnonzero((mask_HW > THRESHOLD).any(axis=0))
-    box = Window(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    box = _box_of(mask_HW)
     least = max(_MIN_MARGIN_PX, round(settings.context * max(box.size)))
     margin, too_much = least, max(width, height)
     while too_much - margin > 1:  # bisection: the largest that needs no scaling
@@ -83,6 +81,11 @@ def choose_window(
         margin, too_much = (middle, too_much) if fits else (margin, middle)
     window = _grown(box, margin, everything)
     return window if scale_of(window.size) >= settings.min_gain * scale else everything
+
+
+def touched(mask_HW: np.ndarray, feather_px: int) -> Window:
+    """The part of a mask's picture outside of which nothing changes: its box and the feather."""
+    return _grown(_box_of(mask_HW), feather_px, whole(*mask_HW.shape[::-1]))
 
 
 def feathered(mask_HW: np.ndarray, width_px: int) -> np.ndarray:
@@ -119,14 +122,29 @@ def difference(
     pixels_outside: int,
 ) -> Difference:  # fmt: skip
     """All of one window. `pixels_outside`: of the whole picture, outside its mask."""
-    outside = mask_HW <= THRESHOLD
-    changed = np.abs(finished[outside].astype(np.int16) - original[outside])
-    model = np.abs(made[outside].astype(np.int16) - original[outside])
+    inside = mask_HW > THRESHOLD
+    in_window = mask_HW.size - int(inside.sum())
+
+    def levels(other: np.ndarray) -> np.ndarray:  # bytes, since pictures are large
+        changed = cv2.absdiff(np.ascontiguousarray(other), np.ascontiguousarray(original))
+        changed[inside] = 0
+        return np.asarray(changed)
+
+    changed, by_model = levels(finished), levels(made)
     return Difference(
         outside_max=int(changed.max(initial=0)),
-        outside_mean=round(float(changed.sum()) / max(1, 3 * pixels_outside), 6),
-        model_outside_mean=round(float(model.mean()) if model.size else 0.0, 4),
+        outside_mean=round(float(changed.sum(dtype=np.int64)) / max(1, 3 * pixels_outside), 6),
+        model_outside_mean=round(float(by_model.sum(dtype=np.int64)) / max(1, 3 * in_window), 4),
     )
+
+
+def _box_of(mask_HW: np.ndarray) -> Window:
+    """The smallest rectangle that holds all of a mask."""
+    rows = np.flatnonzero((mask_HW > THRESHOLD).any(axis=1))
+    columns = np.flatnonzero((mask_HW > THRESHOLD).any(axis=0))
+    if not rows.size:
+        return Window(0, 0, 0, 0)
+    return Window(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
 def _grown(box: Window, margin: int, limits: Window) -> Window:

@@ -168,23 +168,28 @@ def _pasted(
     made: np.ndarray,
 ) -> Finished:
     """The original, and in the window's mask and feather the model's answer."""
-    weights = paste.feathered(window.cut(mask), feather_px)
-    original = window.cut(image.rgb)
-    blended = paste.blend(original, made, weights)
+    touched = paste.touched(window.cut(mask), feather_px)
+
+    def part(pixels: np.ndarray) -> np.ndarray:  # what may change, of a whole picture
+        return touched.cut(window.cut(pixels))
+
+    weights = paste.feathered(part(mask), feather_px)
+    seen = image.rgb.copy()
+    part(seen)[:] = paste.blend(part(image.rgb), touched.cut(made), weights)
     outside = mask.size - int((mask > paste.THRESHOLD).sum())
-    difference = paste.difference(original, blended, made, window.cut(mask), outside)
+    difference = paste.difference(
+        window.cut(image.rgb), window.cut(seen), made, window.cut(mask), outside
+    )
     if image.alpha is None:
-        rgb = image.rgb.copy()
-        window.cut(rgb)[:] = blended
-        return Finished(rgb, None, image.icc_profile, difference)
+        return Finished(seen, None, image.icc_profile, difference)
     # What is transparent stays so, unless it was the very thing to be painted.
     assert image.straight is not None
     alpha, rgb = image.alpha.copy(), image.straight.copy()
     if resolved.mask == "alpha" and not (resolved.mask_steps and resolved.mask_steps.invert):
         painted = np.round(255 * weights).astype(np.uint8)
-        window.cut(alpha)[:] = np.maximum(window.cut(alpha), painted)
-    touched = weights > 0
-    window.cut(rgb)[touched] = _unflattened(blended, window.cut(alpha))[touched]
+        part(alpha)[:] = np.maximum(part(alpha), painted)
+    changed = weights > 0
+    part(rgb)[changed] = _unflattened(part(seen), part(alpha))[changed]
     return Finished(rgb, alpha, image.icc_profile, difference)
 
 

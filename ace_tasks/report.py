@@ -70,7 +70,7 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
     before = _picture(item.sources.image, sources, limits)
     mask_file = _picture(item.sources.mask, sources, limits)
     # Each picture becomes a thumbnail at once: full-size ones may be large, and there are many.
-    pictures = [("before", _data_uri(before.rgb if before else None))] if item.sources.image else []
+    pictures = [("before", _shown(before))] if item.sources.image else []
     mask = None
     if item.resolved.mask is not None and before is not None:
         if mask_file or not item.sources.mask:
@@ -78,9 +78,9 @@ def _card(entry: Entry, sources: Store, outputs: Store, limits: ImageLimits) -> 
         pictures.append(("mask", _data_uri(mask)))
     for each in item.sources.reference:
         reference = _picture(each, sources, limits)
-        pictures.append(("reference", _data_uri(reference.rgb if reference else None)))
+        pictures.append(("reference", _shown(reference)))
     after = _stored(result.output_uri, outputs, limits) if result.output_uri else None
-    pictures.append(("after", _data_uri(after.rgb if after else None)))
+    pictures.append(("after", _shown(after)))
     pictures += _kept_candidates(entry.record, outputs, limits)
     scores = entry.record.scores if entry.record else None
     return {
@@ -111,7 +111,7 @@ def _kept_candidates(
     return [
         (
             f"candidate {number}, {each.scores.total:.2f}",
-            _data_uri(picture.rgb if picture else None),
+            _shown(picture),
         )
         for number, each in enumerate(told)
         if each.uri and each.scores
@@ -187,8 +187,12 @@ def _read(read: Callable[[], T]) -> T | None:
         return None
 
 
-def _data_uri(pixels: np.ndarray | None) -> str | None:
+def _shown(picture: Picture | None) -> str | None:
+    return _data_uri(picture.rgb, picture.icc_profile) if picture else None
+
+
+def _data_uri(pixels: np.ndarray | None, icc_profile: bytes | None = None) -> str | None:
     if pixels is None:
         return None
-    data = base64.b64encode(images.thumbnail(pixels, _THUMBNAIL_PX)).decode()
+    data = base64.b64encode(images.thumbnail(pixels, _THUMBNAIL_PX, icc_profile)).decode()
     return f"data:image/jpeg;base64,{data}"

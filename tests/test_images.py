@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from ace_tasks import images
+from ace_tasks import colour, images
 from ace_tasks.errors import BadImage
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
+from tests.test_pixels import P3
 
 LIMITS = ImageLimits()
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -350,3 +351,10 @@ def test_a_thumbnail_is_a_small_jpeg_of_the_same_shape() -> None:
     for pixels in (_noise(300, 100), _noise(300, 100, channels=1)[:, :, 0]):
         picture = images.decode(images.thumbnail(pixels, 90), LIMITS)
         assert (picture.format, picture.size_px) == ("jpeg", (90, 30))
+
+
+def test_a_thumbnail_of_a_wide_picture_looks_as_it_does() -> None:
+    rgb = np.full((60, 60, 3), (180, 60, 60), np.uint8)
+    shown = images.decode(images.thumbnail(rgb, 30, P3), LIMITS)
+    assert shown.icc_profile is None
+    assert np.abs(shown.rgb[15, 15].astype(int) - colour.to_srgb(rgb, P3)[0, 0]).max() <= 4

@@ -35,7 +35,7 @@ from tests.test_replica import new_replica
 PHOTOS = Path(__file__).parent.parent / "infra/sample/photos"
 LIMITS = ImageLimits()
 SIZE = (120, 80)
-BOX = {"box": [40, 30, 70, 60]}  # of the upright picture; all but the turned one are wide
+BOX = {"box": [40, 30, 70, 60]}
 
 
 def photo(name: str = "coffee") -> Image.Image:
@@ -55,8 +55,9 @@ def p3_photo() -> bytes:
 
 def turned_photo() -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # held upright: what is stored lies on its left side
-    return file(photo("astronaut"), "JPEG", quality=95, subsampling=0, exif=exif)
+    exif[0x0112] = 6  # a camera held on its side: what is stored lies, and is higher than wide
+    stored = photo("astronaut").transpose(Image.Transpose.ROTATE_90)
+    return file(stored, "JPEG", quality=95, subsampling=0, exif=exif)
 
 
 def cmyk_photo() -> bytes:
@@ -82,8 +83,8 @@ def deep_photo() -> bytes:
 
 
 def cutout() -> bytes:
-    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
-    distance = np.hypot((x - 60) / 50, (y - 40) / 36)
+    y, x = np.mgrid[-1 : 1 : SIZE[1] * 1j, -1 : 1 : SIZE[0] * 1j]
+    distance = np.hypot(x / 0.8, y / 0.9)
     alpha = np.clip((1.05 - distance) * 20, 0, 1)
     rgba = np.dstack([np.asarray(photo()), (255 * alpha).astype(np.uint8)])
     return file(Image.fromarray(rgba), "PNG")
@@ -159,7 +160,9 @@ def test_each_kind_of_file_keeps_what_makes_it_its_kind(edited: Edited) -> None:
     records = {name: record for name, (_, _, record, _) in found.items()}
     out = {name: picture for name, (*_, picture) in found.items()}
     assert out["p3"].icc_profile == P3
-    assert out["turned"].size_px == SIZE[::-1]
+    assert out["turned"].size_px == SIZE
+    upright = np.asarray(photo("astronaut")).astype(int)
+    assert np.abs(out["turned"].rgb - upright)[outside(out["turned"])].mean() < 4
     assert all(record.output.format == out[name].format for name, record in records.items())
     assert [out[name].format for name in FILES] == ["jpeg", "jpeg", "jpeg", "png", "png"]
     told = {name: record.sources.image.converted for name, record in records.items()}  # type: ignore[union-attr]
