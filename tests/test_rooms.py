@@ -29,7 +29,7 @@ LADDER = [
     {"ablation"},
 ]
 HOMES = {
-    "ray": {"ace_tasks/engine.py", "ace_tasks/training/"},
+    "ray": {"ace_tasks/engine/", "ace_tasks/training/"},
     "boto3": {"ace_tasks/store.py"},
     "botocore": {"ace_tasks/store.py"},
     "prefect": {"flows/"},
