@@ -52,10 +52,21 @@ SCHEMA = pyarrow.schema(
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """One row of a plan. `same_as` names the row that is edited in its stead, if one is."""
+    """One row of a plan. `same_as` names the row that is edited in its stead, if one is.
 
-    item: WorkItem
+    The item itself is read when it is asked for: most rows of a run that goes on are done.
+    """
+
+    line: int
+    row_id: str
+    item_id: str
+    task: str
     same_as: str | None
+    item_json: str
+
+    @property
+    def item(self) -> WorkItem:
+        return WorkItem.model_validate_json(self.item_json)
 
 
 @dataclass
@@ -123,10 +134,11 @@ def count(plan_path: Path, rejects_path: Path) -> PlanCounts:
 
 def read_plan(path: Path) -> Iterator[PlannedRow]:
     """The rows of a plan, in order, streamed."""
+    names = ["line", "row_id", "item_id", "task", "same_as", "item"]
     with pyarrow.parquet.ParquetFile(path) as parquet:
-        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=["item", "same_as"]):
-            for row in batch.to_pylist():
-                yield PlannedRow(WorkItem.model_validate_json(row["item"]), row["same_as"])
+        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+            columns = (batch.column(name).to_pylist() for name in names)
+            yield from map(PlannedRow, *columns)
 
 
 def read_ids(path: Path) -> Iterator[tuple[str, str | None]]:
@@ -201,7 +213,7 @@ class _Scratch:
             return str(first.fetchone()[0])
         return ""
 
-    def in_order(self) -> Iterator[dict[str, Any]]:
+    def in_order(self) -> Iterator[tuple[Any, ...]]:
         """By sort key, then line: rows of `SCHEMA`."""
         rank = {number: place for place, (_, number) in enumerate(sorted(self._keys.items()))}
         of_key = np.fromiter((rank[number] for number in self._of_key), np.int64, self.count)
@@ -211,15 +223,7 @@ class _Scratch:
             self._file.seek(start)
             text = self._file.read(self._starts[number + 1] - start).decode()
             row_id, item_id, same_as, task, item = text.split("\t", 4)
-            yield {
-                "position": position,
-                "line": self._lines[number],
-                "row_id": row_id,
-                "item_id": item_id,
-                "same_as": same_as or None,
-                "task": task,
-                "item": item,
-            }
+            yield position, self._lines[number], row_id, item_id, same_as or None, task, item
 
 
 def _sort_key(item: WorkItem) -> str:
@@ -241,4 +245,8 @@ def _write_plan(rows: _Scratch, path: Path, made_for: bytes) -> None:
     with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         ordered = rows.in_order()
         while chunk := list(islice(ordered, _BATCH_ROWS)):
-            writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
+            columns = [
+                pyarrow.array(values, field.type)
+                for values, field in zip(zip(*chunk, strict=True), schema, strict=True)
+            ]
+            writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))

@@ -24,6 +24,7 @@ from ace_tasks.plan import PlannedRow
 from ace_tasks.provenance import Outcome
 from ace_tasks.report import MAX_ITEMS, Entry
 from ace_tasks.results import FAILED_STATUSES, Result, ResultsWriter
+from ace_tasks.resume import Finished
 from ace_tasks.settings import PoolSettings, ReplicaSettings, cpu_count
 from ace_tasks.specs import WorkItem
 from flows.progress import Progress
@@ -113,24 +114,29 @@ class _Book:
         self._shared: dict[str, Result | None] = dict.fromkeys(shared_ids)
         self.tally = edited.results.tally
 
-    def enter(self, item: WorkItem, result: Result) -> None:
+    def enter(self, result: Result, of: WorkItem | PlannedRow) -> None:
+        """A planned row's item is read for the few that are shown, and for those that failed."""
         self._edited.results.write(result)
-        if item.item_id in self._shared and result.same_as is None:
-            self._shared[item.item_id] = result
-        sample = self._edited.other_sample
-        if result.status in FAILED_STATUSES:
+        if result.item_id in self._shared and result.same_as is None:
+            self._shared[result.item_id] = result
+        failed = result.status in FAILED_STATUSES
+        sample = self._edited.failed_sample if failed else self._edited.other_sample
+        shown = len(sample) < MAX_ITEMS
+        if not (failed or shown):
+            return
+        item = of.item if isinstance(of, PlannedRow) else of
+        if failed:
             row = item.spec.model_dump(mode="json", exclude_none=True)
             self._failures.write(json.dumps(row, ensure_ascii=False) + "\n")
-            sample = self._edited.failed_sample
-        if len(sample) < MAX_ITEMS:
+        if shown:
             sample.append(Entry(item, result))
 
     def share(self, row: PlannedRow) -> None:
         """A row whose picture is another row's: same outcome, own line."""
-        original = self._shared[row.item.item_id]
+        original = self._shared[row.item_id]
         assert original is not None
-        item = row.item
-        self.enter(item, replace(original, line=item.line, row_id=item.row_id, same_as=row.same_as))
+        result = replace(original, line=row.line, row_id=row.row_id, same_as=row.same_as)
+        self.enter(result, row)
 
     def reject(self, reject: dict[str, Any]) -> None:
         row = reject["row"] if isinstance(reject["row"], dict) else {}
@@ -158,29 +164,29 @@ def _read_rejects(path: Path) -> Iterator[dict[str, Any]]:
 def _to_do(planned: Planned, book: _Book) -> Iterator[WorkItem]:
     """The items to edit, in order; enters the finished ones into the book as it passes them."""
     for row in planned.read():
-        item = row.item
-        common: dict[str, Any] = {
-            "line": item.line,
-            "row_id": item.row_id,
-            "task": item.spec.task,
-            "item_id": item.item_id,
-        }
         if row.same_as:
             continue
-        if item.item_id in planned.before.records:
-            book.enter(item, Result(status="done_before", **common))
-        elif failure := planned.before.failures.get(item.item_id):
-            book.enter(
-                item,
-                Result(
-                    status="failed_before",
-                    error_code=failure.code,
-                    error=failure.message,
-                    **common,
-                ),
-            )
+        known = _known_before(row, planned.before)
+        if known is None:
+            yield row.item
         else:
-            yield item
+            book.enter(known, row)
+
+
+def _known_before(row: PlannedRow, before: Finished) -> Result | None:
+    """The result of a row whose item an earlier run did, or found to fail for good."""
+    failure = before.failures.get(row.item_id)
+    if row.item_id not in before.records and failure is None:
+        return None
+    return Result(
+        line=row.line,
+        row_id=row.row_id,
+        task=row.task,
+        item_id=row.item_id,
+        status="failed_before" if failure else "done_before",
+        error_code=failure.code if failure else None,
+        error=failure.message if failure else None,
+    )
 
 
 @contextmanager
@@ -275,5 +281,5 @@ def _enter_outcomes(future: Any, items: list[WorkItem], pool: Dispatcher, book: 
     by_id = {item.item_id: item for item in items}
     for outcome in outcomes:
         item = by_id.pop(outcome.item_id)  # a KeyError here is an outcome told twice
-        book.enter(item, Result.of(item, outcome))
+        book.enter(Result.of(item, outcome), item)
     return len(outcomes)

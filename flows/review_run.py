@@ -187,11 +187,9 @@ def _entries(run_held: RunHeld, held: dict[str, Held]) -> list[Entry]:
         key = provenance.plan_key(run_held.run_id)
         run_held.outputs.download(join_uri(run_held.output, key), path)
         return [
-            _entry(row.item, held[row.item.item_id])
+            _entry(row.item, held[row.item_id])
             for row in plan.read_plan(path)
-            if not row.same_as
-            and row.item.item_id in held
-            and held[row.item.item_id].standing == "waiting"
+            if not row.same_as and row.item_id in held and held[row.item_id].standing == "waiting"
         ]
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 
 from ace_tasks.specs import row_schema
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import script
+from flows.cli.catalog import plan
+from flows.cli.editing import edit
+from flows.cli.options import pixel_settings
+from infra.local_stack import PrefectServer, script
 
 
 def ace(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -69,6 +73,24 @@ def test_a_control_that_needs_a_model_waits_for_the_environment_to_name_one(
     assert (without.returncode, "'depth' needs a model" in without.stdout) == (1, True)
     named = ace("plan", catalog, "--variant", "toy", ACE_DEPTH_MODEL=str(tmp_path))
     assert (named.returncode, "1 rows planned, 0 rejected" in named.stdout) == (0, True)
+
+
+def test_plan_counts_what_an_edit_with_the_same_options_has_done(
+    catalog: str, prefix: str, prefect_server: PrefectServer, weights_dir: Path
+) -> None:
+    """Presets and qualities are part of what an item is; without them it is another one."""
+    output, options = f"{prefix}/out", ["--preset", "white-1000", "--quality", "80"]
+    run = ace("edit", catalog, output, "--variant", "toy", "--max-failed", "1", *options)
+    assert run.returncode == 0, run.stderr
+    told = ace("plan", catalog, "--variant", "toy", "--output", output, *options)
+    assert "1 items done before" in told.stdout
+    other = ace("plan", catalog, "--variant", "toy", "--output", output)
+    assert "0 items done before" in other.stdout
+
+
+def test_plan_and_edit_take_all_that_decides_a_pixel() -> None:
+    decides = signature(pixel_settings).parameters.keys()
+    assert decides <= signature(edit).parameters.keys() & signature(plan).parameters.keys()
 
 
 @pytest.fixture

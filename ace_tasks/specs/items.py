@@ -291,33 +291,33 @@ def resolve(
         "quality": spec.quality or pixels.quality,
         "preset": _preset(spec.preset or pixels.preset),
     }
-    # Whoever asks for more candidates has the same first one: they are no part of its seed.
     count = spec.candidates or pixels.candidates
     settings["candidates"] = count
     settings["scores_version"] = SCORES_VERSION if count > 1 else None
     settings["clip_model"] = pixels.clip_model if count > 1 else None
     resolved = Resolved(seed=spec.seed or 0, **settings)
     if spec.seed is None:
-        return resolved.model_copy(update={"seed": _derived_seed(resolved, sources)})
+        seed = _derived_seed(_settings(resolved), _identities(sources))
+        return resolved.model_copy(update={"seed": seed})
     return resolved
 
 
 def _identities(sources: Sources) -> dict[str, Any]:
-    return {
+    identities = {
         "image": sources.image.identity() if sources.image else None,
         "mask": sources.mask.identity() if sources.mask else None,
         "reference": [each.identity() for each in sources.reference],
     }
+    return dict(_without_none(identities))
 
 
-def _derived_seed(resolved: Resolved, sources: Sources) -> int:
-    settings = resolved.model_dump(
-        mode="json",
-        exclude_none=True,
-        exclude={"seed", "candidates", "scores_version", "clip_model"},
-    )
-    digest = _digest([settings, _without_none(_identities(sources))])
-    return int.from_bytes(digest[:4], "big")
+# Whoever asks for more candidates has the same first one.
+_NO_PART_OF_A_SEED = frozenset({"seed", "candidates", "scores_version", "clip_model"})
+
+
+def _derived_seed(settings: dict[str, Any], identities: dict[str, Any]) -> int:
+    content = {k: v for k, v in settings.items() if k not in _NO_PART_OF_A_SEED}
+    return int.from_bytes(_digest([content, identities])[:4], "big")
 
 
 def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
@@ -328,13 +328,18 @@ def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
 
 def item_id(resolved: Resolved, sources: Sources, model: ModelIdentity) -> str:
     """SHA-256 (hex) of everything that decides the picture; not of row id, run or place."""
-    adapter = model.adapters[resolved.adapter] if resolved.adapter else None
     content = {
         "pixels_version": PIXELS_VERSION,
         "sources": _identities(sources),
-        "model": {"base": model.base, "encoders": model.encoders, "adapter": adapter},
+        "model": _model(model, resolved.adapter),
+        "settings": _settings(resolved),
     }
-    return _digest(_without_none(content) | {"settings": _settings(resolved)}).hex()
+    return _digest(content).hex()
+
+
+def _model(model: ModelIdentity, adapter: str | None) -> dict[str, str]:
+    parts = {"base": model.base, "encoders": model.encoders}
+    return parts | ({"adapter": model.adapters[adapter]} if adapter else {})
 
 
 def _settings(resolved: Resolved) -> dict[str, Any]:
@@ -355,7 +360,7 @@ def work_item(
 ) -> WorkItem:
     """Resolve a spec and identify it. Raises BadRow."""
     resolved = resolve(spec, sources, model, pixels)
-    return WorkItem(
+    return WorkItem.model_construct(  # its parts are checked; a catalog has a million
         item_id=item_id(resolved, sources, model),
         line=line,
         spec=spec,

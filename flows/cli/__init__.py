@@ -1,0 +1,32 @@
+"""`ace-catalog`: the flows from a terminal, with a progress bar.
+
+Exit codes: 0 every row has its picture, or the training or evaluation is done; 1 some rows have
+none, or it is not done yet; 2 the run could not go on; 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import typer
+from rich.markup import escape
+
+from ace_tasks.errors import AceError
+from flows.cli.catalog import plan, schema
+from flows.cli.editing import edit, retry, review
+from flows.cli.outputs import sweep
+from flows.cli.terminal import EXIT_FATAL, err
+from flows.cli.training import evaluate, train
+
+app = typer.Typer(
+    help="Edit whole catalogs of pictures with ACE++.", no_args_is_help=True, add_completion=False
+)
+for command in (edit, retry, review, train, evaluate, sweep, plan, schema):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point; an error of ours is one line, not a traceback."""
+    try:
+        app()
+    except AceError as error:
+        err.print(f"[red]stopped[/red]: {escape(f'{type(error).__name__}: {error}')}")
+        raise SystemExit(EXIT_FATAL) from None

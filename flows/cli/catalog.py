@@ -1,0 +1,128 @@
+"""`plan`, `schema`: a catalog is checked before it is paid for."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ace_tasks import plan as planning
+from ace_tasks import resume
+from ace_tasks.catalog import open_catalog, read_rows, to_specs
+from ace_tasks.model.sources import check_license, identify, open_variant, open_vision, with_vision
+from ace_tasks.settings import read_environment
+from ace_tasks.specs import row_schema
+from ace_tasks.store import open_stores
+from flows.cli.options import (
+    AcceptLicense,
+    AllowEmpty,
+    AllowFull,
+    AutoMaskName,
+    Candidates,
+    Catalog,
+    CropToMask,
+    Feather,
+    Geometry,
+    GeometryName,
+    PresetName,
+    Quality,
+    VariantName,
+    pixel_settings,
+)
+from flows.cli.terminal import EXIT_FAILURES, err, out, print_rejects
+
+
+def plan(
+    catalog: Catalog,
+    variant: VariantName,
+    output: Annotated[
+        str, typer.Option(help="Also count what is finished under this s3://bucket/prefix.")
+    ] = "",
+    look: Annotated[
+        bool, typer.Option(help="Also read every picture and mask, and say what looks wrong.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --look: a JSON object a row, and nothing else.")
+    ] = False,
+    geometry: GeometryName = Geometry.CATALOG,
+    feather: Feather = 0.01,
+    crop_to_mask: CropToMask = True,
+    candidates: Candidates = 1,
+    auto_mask: AutoMaskName = "",
+    allow_empty_masks: AllowEmpty = False,
+    allow_full_masks: AllowFull = False,
+    preset: PresetName = "",
+    quality: Quality = 0,
+    accept_license: AcceptLicense = False,
+) -> None:
+    """Check and identify a catalog; edits nothing, writes nothing. Exit code 1: a row has a problem."""
+    if as_json and not look:
+        raise typer.BadParameter("needs --look", param_hint="--json")
+    pixels = pixel_settings(
+        geometry,
+        feather,
+        crop_to_mask,
+        candidates,
+        auto_mask,
+        allow_empty_masks,
+        allow_full_masks,
+        preset,
+        quality,
+    )
+    environment = read_environment()
+    sources, outputs = open_stores(environment.source_store, environment.output_store)
+    weights = environment.weights(accept_license)
+    found = open_variant(variant, weights)
+    check_license(found, weights)
+    model = identify(found, weights)
+    pixels = with_vision(pixels, open_vision(environment, weights))
+    with tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch:
+        path, rejects = Path(scratch) / "plan.parquet", Path(scratch) / "rejects.jsonl"
+        with open_catalog(catalog, sources) as file:
+            specs = to_specs(read_rows(file), catalog, environment.allowed_buckets)
+            planning.build_plan(specs, model, sources, path, rejects, pixels)
+        counts = planning.count(path, rejects)
+        if look:
+            from flows.cli.look import look_over, print_json, print_table  # OpenCV, Pillow
+
+            findings = look_over(path, counts.planned, sources, err)
+            if as_json:
+                raise typer.Exit(EXIT_FAILURES if print_json(findings, rejects) else 0)
+        print_rejects(rejects, counts.rejected)
+        table = Table("task", "rows")
+        for task, rows in sorted(counts.by_task.items()):
+            table.add_row(task, str(rows))
+        out.print(table)
+        line = f"{counts.planned} rows planned, {counts.rejected} rejected"
+        if counts.shared:
+            line += f", {counts.shared} share the picture of another row"
+        if output:
+            before = resume.finished(outputs, output.rstrip("/"), path, retry_failures=False)
+            line += f"; {len(before.records)} items done before, {len(before.failures)} failed"
+        problems = counts.rejected
+        if look:
+            problems += print_table(findings, out)
+        out.print(line)
+    raise typer.Exit(EXIT_FAILURES if problems else 0)
+
+
+def schema(
+    check: Annotated[
+        Path | None, typer.Option(help="Compare with this file instead; exit 1 if it differs.")
+    ] = None,
+    write: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+) -> None:
+    """Print the JSON Schema of a catalog row."""
+    text = json.dumps(row_schema(), indent=2, ensure_ascii=False) + "\n"
+    if check:
+        if not check.exists() or check.read_text() != text:
+            err.print(f"{check} is stale; run: ace-catalog schema --write {check}")
+            raise typer.Exit(EXIT_FAILURES)
+    elif write:
+        write.write_text(text)
+    else:
+        print(text, end="")

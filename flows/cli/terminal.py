@@ -1,0 +1,118 @@
+"""What every command prints through, and how a flow is run under a progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+# Prefect reads it when it is imported, by a flow; a terminal wants the bar, not the log.
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own, over ours
+
+EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
+_REJECTS_SHOWN = 20
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+def run_flow(flow: Any, doing: str, **parameters: Any) -> None:
+    """Run a flow under a progress bar, say how it ended, and exit with its code."""
+    try:
+        with _progress_bar(doing):
+            state = flow(**parameters, return_state=True)
+    except KeyboardInterrupt:
+        err.print("cancelled; the same command goes on where it was")
+        raise typer.Exit(EXIT_CANCELLED) from None
+    _report(state)
+
+
+@contextmanager
+def _progress_bar(doing: str) -> Iterator[None]:
+    from flows.progress import Moment, listening
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Bar(*columns, console=err) as bar:
+        task = bar.add_task("planning", total=None, detail="")
+        told: set[str] = set()
+
+        def show(moment: Moment) -> None:
+            if moment.headline not in told:  # one a run, or one a stage of a training
+                told.add(moment.headline)
+                out.print(moment.headline)
+            detail = f"{moment.failed} failed" if moment.failed else ""
+            if not moment.replicas and moment.accounted < moment.total:
+                detail = "replicas are starting"
+            bar.update(
+                task,
+                description=doing,
+                total=moment.total,
+                completed=moment.accounted,
+                detail=detail,
+            )
+
+        with listening(show):
+            yield
+
+
+def _report(state: Any) -> None:
+    """Print how a flow run ended, and exit with its code."""
+    message = str(state.message or state.name)
+    if state.is_completed() or state.name == "FinishedWithFailures":
+        summary = state.result(raise_on_failure=False)
+        out.print(f"[bold]{state.name}[/bold]: {escape(message)}")
+        print_table(summary.get("table", []))
+        for name in (
+            "results",
+            "failures",
+            "rejects",
+            "variant",
+            "evaluation",
+            "samples",
+            "report",
+        ):
+            if summary.get(name):
+                out.print(f"  {name:11}{escape(summary[name])}")
+        raise typer.Exit(0 if state.name == "Completed" else EXIT_FAILURES)
+    prefix = "Flow run encountered an exception: "
+    err.print(f"[red]stopped[/red]: {escape(message.removeprefix(prefix))}")
+    raise typer.Exit(EXIT_FATAL)
+
+
+def print_rejects(path: Path, count: int) -> None:
+    if not count:
+        return
+    table = Table("line", "column", "reason")
+    with path.open(encoding="utf-8") as lines:
+        for row in map(json.loads, islice(lines, _REJECTS_SHOWN)):
+            table.add_row(str(row["line"]), escape(row["field"] or ""), escape(row["reason"]))
+    out.print(table)
+    if count > _REJECTS_SHOWN:
+        out.print(f"… and {count - _REJECTS_SHOWN} more")
+
+
+def print_table(rows: list[dict[str, str]]) -> None:
+    if not rows:
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(escape, row.values()))
+    out.print(table)
