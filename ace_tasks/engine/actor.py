@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import ray
 
+from ace_tasks import logs
+from ace_tasks.engine.metrics import StoreMetrics
 from ace_tasks.errors import Cancelled, DeviceLost, FatalError
 from ace_tasks.provenance import Outcome
 from ace_tasks.settings import ReplicaSettings
@@ -46,7 +47,8 @@ class ReplicaActor:
     """Methods return values; an exception here means a bug of ours."""
 
     def __init__(self, make: MakeReplica, settings: ReplicaSettings, run_id: str, name: str):
-        logging.basicConfig(level=logging.WARNING)
+        logs.to_stderr(run_id=run_id, replica=name)
+        self._metrics = StoreMetrics()
         self._make: Callable[[], Replica] = lambda: make(settings, run_id, name)
         self._replica: Replica | None = None
 
@@ -64,7 +66,8 @@ class ReplicaActor:
     def run(self, item: WorkItem, shard: int, attempt: int) -> Outcome | Stop:
         assert self._replica is not None
         try:
-            return self._replica.run(item, shard, attempt)
+            with logs.about(shard=shard, row_id=item.row_id, item_id=item.item_id, attempt=attempt):
+                return self._replica.run(item, shard, attempt)
         except FatalError as error:
             return Stop(f"{type(error).__name__}: {error}", "fatal")
         except Cancelled as error:
@@ -72,6 +75,8 @@ class ReplicaActor:
         except DeviceLost as error:  # its death is judged like any other
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             os._exit(EXIT_DEVICE_LOST)
+        finally:
+            self._metrics.tell(self._replica.store_trouble())
 
     def busy_s(self) -> dict[str, float]:
         return self._replica.busy_s() if self._replica else {}

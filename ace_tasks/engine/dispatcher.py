@@ -6,9 +6,9 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -17,6 +17,7 @@ from ray.exceptions import NodeDiedError, RayActorError, RayError
 from ace_tasks.engine.actor import MakeReplica, Stop, make_replica
 from ace_tasks.engine.blame import Again, Death, Fate, after_timeout, last_line
 from ace_tasks.engine.jobs import Job, Shard
+from ace_tasks.engine.metrics import RunMetrics
 from ace_tasks.engine.pool import Pool, Seat
 from ace_tasks.errors import Cancelled, FatalError, ItemError, PoolFailed
 from ace_tasks.provenance import Failed, Outcome
@@ -41,6 +42,7 @@ class Status:
     deaths: int = 0
     busy_s: float = 0  # summed seconds of denoising
     ready_s: float = 0  # summed seconds replicas were ready
+    phases_s: Counter[str] = field(default_factory=Counter)  # summed seconds of items, by phase
 
 
 class Dispatcher:
@@ -74,6 +76,7 @@ class Dispatcher:
         self._loop = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._last_news = self._last_look = time.monotonic()
         self.status = Status()
+        self._metrics = RunMetrics(replica.variant)
 
     # ------------------------------------------------------------ callers' side
 
@@ -157,14 +160,19 @@ class Dispatcher:
                 continue
             if self._suspects and not seat.in_flight:
                 seat.alone = True
-                seat.dispatch(self._suspects.popleft())
+                self._dispatch(seat, self._suspects.popleft())
             # Suspects don't starve: the seat that replaces a dead one begins empty.
             while (
                 not seat.alone
                 and self._waiting
                 and len(seat.in_flight) < self._settings.items_in_flight
             ):
-                seat.dispatch(self._waiting.popleft())
+                self._dispatch(seat, self._waiting.popleft())
+
+    def _dispatch(self, seat: Seat, job: Job) -> None:
+        seat.dispatch(job)
+        if job.attempts > 1:
+            self._metrics.retry()
 
     def _collect(self) -> None:
         """Wait a tick for news from Ray, and act on all there is."""
@@ -211,6 +219,8 @@ class Dispatcher:
         else:
             self.status.done += 1
             self.status.busy_s += outcome.timings_s.get("generate", 0)
+            self.status.phases_s.update(outcome.timings_s)
+        self._metrics.outcome(outcome)
         job.shard.deliver(outcome)
 
     # ------------------------------------------------------------ deaths and clocks
@@ -285,10 +295,12 @@ class Dispatcher:
         self.status.in_flight = self._pool.in_flight()
         self.status.queued = len(self._waiting) + len(self._suspects)
         self.status.replicas_ready = sum(1 for _ in self._pool.ready())
+        self._metrics.status(self.status)
 
     def _end(self) -> None:
         """End every actor; never raises."""
         try:
+            self._metrics.end()
             self._pool.end()
         except Exception:
             log.exception("while ending the pool")
