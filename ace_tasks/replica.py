@@ -17,6 +17,7 @@ import os
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -146,7 +147,9 @@ class Replica:
         """
         progress = self._in_flight[item.item_id] = Progress()
         try:
-            return self._edit(item, shard, progress)
+            done = self._edit(item, shard, progress)
+            log.info("done", extra={"seconds": done.seconds, "phases_s": done.timings_s})
+            return done
         except (Cancelled, DeviceLost, FatalError):
             raise
         except ItemError as error:
@@ -163,6 +166,11 @@ class Replica:
         """Stop every item between two denoise steps, or before its next phase; for good."""
         self._cancelled.set()
         self._gpu.close()
+
+    def store_trouble(self) -> Counter[tuple[str, bool]]:
+        """(kind of error, tried again) → how often its stores met it so far."""
+        both = self._source.trouble.copy()
+        return both if self._output is self._source else both + self._output.trouble
 
     def busy_s(self) -> dict[str, float]:
         """item_id → seconds of own work, for every item inside."""
@@ -319,6 +327,7 @@ class Replica:
             transient=error.transient,
             attempts=attempt,
         )
+        log.info("failed", extra={"code": failed.code, "reason": failed.message})
         write_failure(self._output, self.settings.output_uri, item, failed, self.run_id)
         return failed
 

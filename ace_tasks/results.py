@@ -231,6 +231,9 @@ class Summary(BaseModel):
     deaths: int = Field(description="Replicas that died, whoever was at fault.")
     seconds: float
     items_per_second: float
+    phases_s: dict[str, float] = Field(
+        {}, description="Seconds of this run's items by phase, summed over items side by side."
+    )
     busy_share: float | None = Field(
         description="Share of the replicas' time spent in the denoise loop; None if none ran."
     )

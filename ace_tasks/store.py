@@ -15,6 +15,7 @@ import random
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -138,6 +139,9 @@ class Store:
     def __init__(self, settings: StoreSettings):
         self._patience_s = settings.patience_s
         self._abandoned = threading.Event()
+        # (kind of error, tried again) → how often; what a caller asked to know, such as an object
+        # that is not there, is no trouble.
+        self.trouble: Counter[tuple[str, bool]] = Counter()
         try:
             self._client: Any = boto3.session.Session(profile_name=settings.profile).client(
                 "s3",
@@ -170,7 +174,10 @@ class Store:
                 translated = translate(error, uri)
                 waits = isinstance(translated, StoreUnavailable)
                 over = self._abandoned.is_set() or time.monotonic() + pause_s > deadline
-                if not waits or over:
+                again = waits and not over
+                if not isinstance(translated, NotFound | PreconditionFailed):
+                    self.trouble[type(translated).__name__, again] += 1
+                if not again:
                     # `from None`: botocore's text may hold request details.
                     raise translated from None
             log.warning("%s; trying again", translated)

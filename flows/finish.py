@@ -77,6 +77,7 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         deaths=status.deaths,
         seconds=round(seconds, 3),
         items_per_second=round(status.done / seconds, 4),
+        phases_s={phase: round(seconds, 3) for phase, seconds in sorted(status.phases_s.items())},
         busy_share=round(status.busy_s / status.ready_s, 4) if status.ready_s else None,
         results=run.uri(provenance.results_key(run.run_id, "csv")),
         failures=run.uri(provenance.failures_key(run.run_id)) if failed else None,

@@ -217,7 +217,7 @@ class Harness:
     def _kill_replica(self) -> bool:
         # Our own raylets' workers only: another cluster may run on this machine.
         family = psutil.Process().children(recursive=True)
-        actors = [each for each in family if _title(each).startswith("ray::_Actor")]
+        actors = [each for each in family if _title(each).startswith("ray::ReplicaActor")]
         if not actors or not self._nobody_runs_alone():
             return False
         self.random.choice(actors).kill()

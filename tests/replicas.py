@@ -7,10 +7,12 @@ else about them is real: their own process, Ray's actors, the clock.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from ace_tasks.errors import (
@@ -23,6 +25,8 @@ from ace_tasks.errors import (
 from ace_tasks.provenance import Done, Failed, Outcome
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.specs import ModelIdentity, Sources, WorkItem, parse_spec, work_item
+
+log = logging.getLogger("ace_tasks.tests")  # as ours are
 
 MODEL = ModelIdentity(
     variant="sleeping", route="fft", base="b", encoders="e", adapters={}, steps=1, guidance=1,
@@ -45,13 +49,16 @@ class SleepingReplica:
         self._gpu = threading.Lock()
         self._cancelled = threading.Event()
         self._since: dict[str, float] = {}
+        self._orders = 0
 
     def start(self) -> None:
         pass
 
     def run(self, item: WorkItem, shard: int, attempt: int) -> Outcome:
         order, _, detail = item.resolved.prompt.partition(" ")
+        log.info("an order is obeyed")
         with self._gpu:
+            self._orders += 1
             self._since[item.item_id] = time.monotonic()
             try:
                 return self._obey(order, detail, item, attempt)
@@ -90,6 +97,10 @@ class SleepingReplica:
     def _sleep(self, seconds: float) -> None:
         if self._cancelled.wait(seconds):
             raise Cancelled("cancelled")
+
+    def store_trouble(self) -> Counter[tuple[str, bool]]:
+        """One call an item had to be tried again."""
+        return Counter({("StoreUnavailable", True): self._orders})
 
     def busy_s(self) -> dict[str, float]:
         return {key: time.monotonic() - since for key, since in self._since.copy().items()}

@@ -137,6 +137,7 @@ def test_every_row_has_a_result_and_every_result_a_proof(
     assert sorted(table.column("row_id").to_pylist()) == sorted(told)
     summary = Summary.model_validate_json(read(store, state, provenance.summary_key, prefix))
     assert (summary.rows, summary.done, summary.shared) == (4, 4, 1)
+    assert summary.phases_s.keys() >= {"fetch", "build", "generate", "encode", "publish"}
     report = read(store, state, provenance.report_key, prefix)
     assert report.count(b"<article") == 4
 

@@ -130,7 +130,7 @@ def test_a_replica_that_dies_once_blames_nobody(
 def test_killed_actors_are_replaced_and_their_items_run_again(pool: Open) -> None:
     items = [item(n, "sleep 0.2") for n in range(30)]
     with pool(replicas=2) as dispatcher:
-        killer = threading.Timer(3, lambda: [ray.kill(s.actor) for s in dispatcher._seats])
+        killer = threading.Timer(3, lambda: [ray.kill(s.actor) for s in dispatcher._pool.seats])
         killer.start()
         outcomes = dispatcher.edit(items, 0)
         killer.join()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from rungs above its own; each heavy library lives in the rooms named.
 LADDER = [
     {"errors"},
-    {"settings", "specs"},
+    {"logs", "settings", "specs"},
     {"colour", "containers", "lcu", "store"},
     {"controls", "cutout", "images", "model", "paste", "provenance"},
     {"catalog", "frame", "masks", "results", "review"},
@@ -29,11 +29,12 @@ LADDER = [
     {"ablation"},
 ]
 HOMES = {
-    "ray": {"ace_tasks/engine.py", "ace_tasks/training/"},
+    "ray": {"ace_tasks/engine/", "ace_tasks/training/"},
     "boto3": {"ace_tasks/store.py"},
     "botocore": {"ace_tasks/store.py"},
     "prefect": {"flows/"},
     "pyarrow": {"ace_tasks/catalog.py", "ace_tasks/plan.py", "ace_tasks/results.py"},
+    "pythonjsonlogger": {"ace_tasks/logs.py"},
     "jinja2": {"ace_tasks/report.py"},
     "cv2": {
         "ace_tasks/controls.py",

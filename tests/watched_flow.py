@@ -45,7 +45,7 @@ class WatchedDispatcher(Dispatcher):
 
     def _publish_status(self) -> None:
         super()._publish_status()
-        alone = len(self._suspects) + sum(seat.alone for seat in self._seats)
+        alone = len(self._suspects) + sum(seat.alone for seat in self._pool.seats)
         scratch = self.folder / f"alone.{os.getpid()}"
         scratch.write_text(str(alone))
         scratch.rename(self.folder / "alone")

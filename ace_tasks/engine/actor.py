@@ -1,0 +1,86 @@
+"""What runs in a replica's own process, and what crosses Ray between it and the dispatcher."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import ray
+
+from ace_tasks import logs
+from ace_tasks.engine.metrics import StoreMetrics
+from ace_tasks.errors import Cancelled, DeviceLost, FatalError
+from ace_tasks.provenance import Outcome
+from ace_tasks.settings import ReplicaSettings
+from ace_tasks.specs import WorkItem
+
+if TYPE_CHECKING:
+    from ace_tasks.replica import Replica
+
+MakeReplica = Callable[[ReplicaSettings, str, str], "Replica"]
+
+EXIT_DEVICE_LOST = 70
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why an actor gave no answer, as a value that crosses Ray whole.
+
+    fatal: the run cannot go on; cancelled: it was told to stop; start: this actor cannot start,
+    another may.
+    """
+
+    message: str
+    kind: Literal["fatal", "cancelled", "start"]
+
+
+def make_replica(settings: ReplicaSettings, run_id: str, name: str) -> Replica:
+    from ace_tasks.replica import Replica  # loads torch: inside the actor only
+
+    return Replica(settings, run_id, name)
+
+
+class ReplicaActor:
+    """Methods return values; an exception here means a bug of ours."""
+
+    def __init__(self, make: MakeReplica, settings: ReplicaSettings, run_id: str, name: str):
+        logs.to_stderr(run_id=run_id, replica=name)
+        self._metrics = StoreMetrics()
+        self._make: Callable[[], Replica] = lambda: make(settings, run_id, name)
+        self._replica: Replica | None = None
+
+    def start(self) -> str | Stop:
+        """Load the model; returns the node's id."""
+        try:
+            self._replica = self._make()
+            self._replica.start()
+        except FatalError as error:
+            return Stop(f"{type(error).__name__}: {error}", "fatal")
+        except Exception as error:  # this node's disk, driver or memory; not the weights' fault
+            return Stop(f"{type(error).__name__}: {error}"[:500], "start")
+        return str(ray.get_runtime_context().get_node_id())
+
+    def run(self, item: WorkItem, shard: int, attempt: int) -> Outcome | Stop:
+        assert self._replica is not None
+        try:
+            with logs.about(shard=shard, row_id=item.row_id, item_id=item.item_id, attempt=attempt):
+                return self._replica.run(item, shard, attempt)
+        except FatalError as error:
+            return Stop(f"{type(error).__name__}: {error}", "fatal")
+        except Cancelled as error:
+            return Stop(str(error), "cancelled")
+        except DeviceLost as error:  # its death is judged like any other
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(EXIT_DEVICE_LOST)
+        finally:
+            self._metrics.tell(self._replica.store_trouble())
+
+    def busy_s(self) -> dict[str, float]:
+        return self._replica.busy_s() if self._replica else {}
+
+    def cancel(self) -> None:
+        if self._replica:
+            self._replica.cancel()

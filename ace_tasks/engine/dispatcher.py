@@ -1,0 +1,309 @@
+"""The one loop that feeds a pool of actors, and the callers' side of it."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import NodeDiedError, RayActorError, RayError
+
+from ace_tasks.engine.actor import MakeReplica, Stop, make_replica
+from ace_tasks.engine.blame import Again, Death, Fate, after_timeout, last_line
+from ace_tasks.engine.jobs import Job, Shard
+from ace_tasks.engine.metrics import RunMetrics
+from ace_tasks.engine.pool import Pool, Seat
+from ace_tasks.errors import Cancelled, FatalError, ItemError, PoolFailed
+from ace_tasks.provenance import Failed, Outcome
+from ace_tasks.settings import PoolSettings, ReplicaSettings
+from ace_tasks.specs import WorkItem
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.2  # how long the loop waits for Ray before it looks at the clock
+_SILENCE_S = 60  # nothing finished for so long: say what the run waits for
+
+
+@dataclass
+class Status:
+    """A snapshot for whoever watches the run."""
+
+    done: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    queued: int = 0
+    replicas_ready: int = 0
+    deaths: int = 0
+    busy_s: float = 0  # summed seconds of denoising
+    ready_s: float = 0  # summed seconds replicas were ready
+    phases_s: Counter[str] = field(default_factory=Counter)  # summed seconds of items, by phase
+
+
+class Dispatcher:
+    """A pool of actors and the one loop that feeds them.
+
+    Use as a context manager inside `ray_session`; call `edit` from any number of threads.
+    """
+
+    def __init__(
+        self,
+        replica: ReplicaSettings,
+        pool: PoolSettings,
+        run_id: str,
+        on_failed: Callable[[WorkItem, Failed], None],
+        make: MakeReplica = make_replica,
+    ):
+        """`on_failed` writes down what no replica could: timeouts, quarantines. It is called in
+        the thread of the shard's `edit`, since it may wait for a store that is away.
+        """
+        self._settings = pool
+        self._pool = Pool(replica, pool, run_id, make)
+        self._on_failed = on_failed
+        self._inbox: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._suspects: deque[Job] = deque()
+        self._shards: set[Shard] = set()
+        self.error: FatalError | None = None  # why the pool ended by itself, if it did
+        # Items that share a pass take its time together.
+        self._item_timeout_s = pool.item_timeout_s * replica.batch_size
+        self._stopping = threading.Event()
+        self._loop = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._last_news = self._last_look = time.monotonic()
+        self.status = Status()
+        self._metrics = RunMetrics(replica.variant)
+
+    # ------------------------------------------------------------ callers' side
+
+    def __enter__(self) -> Dispatcher:
+        self._loop.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+        self._loop.join()
+
+    def edit(self, items: Sequence[WorkItem], shard: int) -> list[Outcome]:
+        """Run items; blocks until each has its outcome, in the order they finish.
+
+        Raises FatalError when the run cannot go on, and Cancelled when it was told to stop.
+        """
+        if not items:
+            return []
+        mine = Shard(shard, len(items))
+        self._shards.add(mine)
+        for item in items:
+            self._inbox.put(Job(item, mine))
+        while not mine.finished.wait(timeout=1):
+            if not self._loop.is_alive():
+                break
+        self._shards.discard(mine)
+        for item, failed in mine.unwritten:
+            self._on_failed(item, failed)
+        if mine.left:
+            raise self.error or Cancelled("the run was cancelled")
+        return mine.outcomes
+
+    def cancel(self) -> None:
+        """Stop every replica between two denoise steps. Safe from any thread, and twice."""
+        self._stopping.set()
+
+    def waits_for(self) -> str:
+        """One line: what this run is waiting for. Safe from any thread."""
+        now = time.monotonic()
+        seats = list(self._pool.seats)
+        held = [
+            f"row {job.item.row_id} for {now - job.dispatched_at:.0f} s on {seat.name}"
+            for seat in seats
+            for job in list(seat.in_flight.values())
+        ]
+        held += [
+            f"{seat.name} to start for {now - seat.started_at:.0f} s"
+            for seat in seats
+            if seat.node_id is None
+        ]
+        return f"waiting for {', '.join(held) or 'work'}"
+
+    # ------------------------------------------------------------ the loop
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._take_inbox()
+                queued = len(self._waiting) + len(self._suspects)
+                self._pool.grow(queued + self._pool.in_flight())
+                self._fill_seats()
+                self._collect()
+                self._check_clock()
+        except FatalError as error:
+            self.error = error
+        except Cancelled:
+            log.info("a replica was cancelled from outside the dispatcher")
+        except Exception as error:
+            log.exception("the dispatcher failed")
+            self.error = PoolFailed(f"dispatcher: {type(error).__name__}: {error}")
+        finally:
+            self._end()
+
+    def _take_inbox(self) -> None:
+        while not self._inbox.empty():
+            self._waiting.append(self._inbox.get())
+
+    def _fill_seats(self) -> None:
+        for seat in self._pool.ready():
+            if seat.alone:
+                continue
+            if self._suspects and not seat.in_flight:
+                seat.alone = True
+                self._dispatch(seat, self._suspects.popleft())
+            # Suspects don't starve: the seat that replaces a dead one begins empty.
+            while (
+                not seat.alone
+                and self._waiting
+                and len(seat.in_flight) < self._settings.items_in_flight
+            ):
+                self._dispatch(seat, self._waiting.popleft())
+
+    def _dispatch(self, seat: Seat, job: Job) -> None:
+        seat.dispatch(job)
+        if job.attempts > 1:
+            self._metrics.retry()
+
+    def _collect(self) -> None:
+        """Wait a tick for news from Ray, and act on all there is."""
+        seats = self._pool.seats
+        refs = {ref: seat for seat in seats for ref in seat.in_flight}
+        refs |= {seat.starting: seat for seat in seats if seat.node_id is None}
+        self._publish_status()
+        if not refs:
+            time.sleep(_TICK_S / 4)
+            return
+        ready, _ = ray.wait(list(refs), num_returns=1, timeout=_TICK_S)
+        if ready:  # take all that is ready, not one a round
+            ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        deaths: dict[Seat, RayError] = {}
+        for ref in ready:
+            try:
+                self._handle(refs[ref], ref, ray.get(ref))
+            except (RayActorError, NodeDiedError) as error:
+                deaths[refs[ref]] = error
+            except RayError as error:
+                reason = last_line(error)
+                raise PoolFailed(f"{refs[ref].name}: {type(error).__name__}: {reason}") from None
+        for seat, death in deaths.items():  # after the answers, which are paid for
+            self._on_death(seat, death)
+
+    def _handle(self, seat: Seat, ref: Any, answer: Any) -> None:
+        self._last_news = time.monotonic()
+        if isinstance(answer, Stop):
+            if answer.kind == "start":
+                self._pool.remove(seat)
+                self._pool.start_failed(seat, answer.message)
+                return
+            raise (PoolFailed if answer.kind == "fatal" else Cancelled)(answer.message)
+        if ref is seat.starting:
+            self._pool.started(seat, answer)
+            return
+        job = seat.in_flight.pop(ref)
+        seat.alone = False
+        self._finish(job, answer)
+
+    def _finish(self, job: Job, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            self.status.failed += 1
+        else:
+            self.status.done += 1
+            self.status.busy_s += outcome.timings_s.get("generate", 0)
+            self.status.phases_s.update(outcome.timings_s)
+        self._metrics.outcome(outcome)
+        job.shard.deliver(outcome)
+
+    # ------------------------------------------------------------ deaths and clocks
+
+    def _on_death(self, seat: Seat, error: RayError) -> None:
+        death = Death(error, seat.node_id)
+        self._pool.remove(seat)
+        if seat.node_id is None:
+            if not death.by_infrastructure:
+                self._pool.start_failed(seat, death.reason)
+            return
+        self.status.deaths += 1
+        held = len(seat.in_flight)
+        log.warning("%s died with %d items in flight: %s", seat.name, held, death.reason)
+        limit = self._settings.deaths_alone_to_quarantine
+        for job in seat.in_flight.values():
+            self._go_on(job, death.fate(job, alone=seat.alone, quarantine_after=limit))
+
+    def _check_clock(self) -> None:
+        self._pool.check_starts()
+        now = time.monotonic()
+        for seat in list(self._pool.ready()):
+            if any(now - job.dispatched_at > self._limit_s(job) for job in seat.in_flight.values()):
+                self._on_overdue(seat)
+        if now - self._last_news > _SILENCE_S and self._pool.seats:
+            self._last_news = now
+            log.warning("nothing finished for %d s; %s", _SILENCE_S, self.waits_for())
+
+    def _limit_s(self, job: Job) -> float:
+        """Each candidate is a picture's work."""
+        return self._item_timeout_s * job.item.resolved.candidates
+
+    def _on_overdue(self, seat: Seat) -> None:
+        """Someone is late: end the actor, blame who worked too long, requeue the others free."""
+        try:
+            busy_s = seat.busy_s()
+        except (RayActorError, NodeDiedError) as error:
+            self._on_death(seat, error)
+            return
+        jobs = list(seat.in_flight.values())
+        fates = after_timeout(jobs, busy_s, self._limit_s, alone=seat.alone)
+        if not fates:
+            return
+        self._pool.remove(seat)
+        for job, fate in fates.items():
+            self._go_on(job, fate)
+
+    def _go_on(self, job: Job, fate: Fate) -> None:
+        if isinstance(fate, ItemError):
+            self._give_up(job, fate)
+        elif fate is Again.FIRST:
+            self._waiting.appendleft(job)
+        else:
+            self._suspects.append(job)
+
+    def _give_up(self, job: Job, error: ItemError) -> None:
+        """An outcome no replica is left to write."""
+        failed = Failed(
+            item_id=job.item.item_id,
+            code=error.code,
+            message=str(error),
+            transient=error.transient,
+            attempts=job.attempts,
+        )
+        job.shard.unwritten.append((job.item, failed))
+        self._finish(job, failed)
+
+    def _publish_status(self) -> None:
+        now = time.monotonic()
+        self.status.ready_s += self.status.replicas_ready * (now - self._last_look)
+        self._last_look = now
+        self.status.in_flight = self._pool.in_flight()
+        self.status.queued = len(self._waiting) + len(self._suspects)
+        self.status.replicas_ready = sum(1 for _ in self._pool.ready())
+        self._metrics.status(self.status)
+
+    def _end(self) -> None:
+        """End every actor; never raises."""
+        try:
+            self._metrics.end()
+            self._pool.end()
+        except Exception:
+            log.exception("while ending the pool")
+        finally:
+            for shard in list(self._shards):
+                shard.finished.set()

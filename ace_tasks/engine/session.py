@@ -1,0 +1,59 @@
+"""Ray itself: join a cluster, or start Ray on this machine and end it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+from ace_tasks.settings import cpu_count
+
+# 78 MB is Ray's smallest store; nothing of ours goes through it.
+_OBJECT_STORE_BYTES = 80 * 2**20
+
+
+@contextmanager
+def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
+    """Join the cluster at `address`; or start Ray on this machine, with as many CPUs to share
+    out among replicas as told, and end it afterwards.
+
+    `ray.init` replaces the SIGTERM handler for good, Prefect's included: ours puts it back.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of its own good defaults
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        ray.init(address=address, **common)
+    else:
+        # Ray binds to the loopback only where it knows no clusters; else its ports, token-guarded
+        # or not, listen on every network of this machine.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        ray.init(
+            address="local",
+            num_cpus=cpus or cpu_count(),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            **common,
+        )
+    if on_main_thread and handler is not None:
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = True
+
+
+def gpus_in_cluster() -> int:
+    """GPUs of the cluster we are connected to."""
+    return int(ray.cluster_resources().get("GPU", 0))
