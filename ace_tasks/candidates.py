@@ -12,7 +12,8 @@ import numpy as np
 
 from ace_tasks import images, scores
 from ace_tasks.errors import BadOutput
-from ace_tasks.pixels import Finished, Pictures, Prepared
+from ace_tasks.images import Pictures
+from ace_tasks.pixels import Finished, Prepared
 from ace_tasks.provenance import CandidateRecord, CandidatesRecord, Scores
 from ace_tasks.scores import ClipScore, Sight
 from ace_tasks.specs import Resolved

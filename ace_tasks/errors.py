@@ -8,6 +8,7 @@
     │   ├── CredentialsError       the store refuses our credentials, or there are none
     │   ├── OutputRefused          the output bucket is missing or may not be written
     │   ├── NoConditionalWrites    the store ignores If-None-Match
+    │   ├── OverBudget             the run would take, or has taken, more than it may
     │   ├── BrokenRun              a row accounted for twice, or not at all: a bug of ours
     │   ├── PoolFailed             replicas fail to start, again and again
     │   └── TrainingFailed         a training's workers fail, again and again
@@ -73,6 +74,10 @@ class OutputRefused(FatalError):
 
 
 class NoConditionalWrites(FatalError):
+    pass
+
+
+class OverBudget(FatalError):
     pass
 
 

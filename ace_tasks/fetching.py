@@ -18,8 +18,7 @@ from ace_tasks.errors import (
     StoreUnavailable,
     TooLarge,
 )
-from ace_tasks.images import Picture
-from ace_tasks.pixels import Pictures
+from ace_tasks.images import Picture, Pictures
 from ace_tasks.provenance import SourceRecord, SourcesRecord
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import Source, Sources

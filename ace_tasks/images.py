@@ -68,6 +68,15 @@ class Picture:
         return width, height
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """An item's decoded sources."""
+
+    image: Picture | None
+    mask: Picture | None
+    references: tuple[Picture, ...]
+
+
 def _check_header(image: Image.Image, limits: ImageLimits) -> None:
     width, height = image.size
     if width * height > limits.max_px:

@@ -10,13 +10,14 @@ Legend: H height, W width; masks and weights are (H, W).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from ace_tasks.specs import PasteSettings
+from ace_tasks.layout import lay_out
+from ace_tasks.specs import PasteSettings, Resolved
 
 THRESHOLD = 128  # strictly above it is repainted (ACE_SPEC 2.3)
 _MIN_MARGIN_PX = 64
@@ -81,6 +82,16 @@ def choose_window(
         margin, too_much = (middle, too_much) if fits else (margin, middle)
     window = _grown(box, margin, everything)
     return window if scale_of(window.size) >= settings.min_gain * scale else everything
+
+
+def window_of(resolved: Resolved, mask_HW: np.ndarray, beside: Sequence[tuple[int, int]]) -> Window:
+    """`choose_window` for an item. `beside`: (width, height) of its references."""
+    assert resolved.paste is not None
+
+    def scale_of(size: tuple[int, int]) -> float:
+        return lay_out(size, beside, resolved.max_seq_len, resolved.keep_pixels_rate).scale
+
+    return choose_window(mask_HW, scale_of, resolved.paste)
 
 
 def touched(mask_HW: np.ndarray, feather_px: int) -> Window:

@@ -13,19 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ace_tasks import colour, controls, frame, images, lcu, masks, paste
-from ace_tasks.images import Picture
-from ace_tasks.lcu.catalog import lay_out
+from ace_tasks.images import Picture, Pictures
 from ace_tasks.paste import Difference, Window
 from ace_tasks.specs import Resolved
-
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """An item's decoded sources."""
-
-    image: Picture | None
-    mask: Picture | None
-    references: tuple[Picture, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,11 +141,7 @@ def _window(
 ) -> tuple[Window, int]:
     assert resolved.paste is not None
     beside = [(each.shape[1], each.shape[0]) for each in references]
-
-    def scale_of(size: tuple[int, int]) -> float:
-        return lay_out(size, beside, resolved.max_seq_len, resolved.keep_pixels_rate).scale
-
-    window = paste.choose_window(mask, scale_of, resolved.paste)
+    window = paste.window_of(resolved, mask, beside)
     return window, paste.feather_px(resolved.paste, window)
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -16,8 +16,9 @@ from ace_tasks import masks
 from ace_tasks.errors import CatalogError, ItemError, SourceUnavailable
 from ace_tasks.fetching import fetch_one
 from ace_tasks.images import Picture
+from ace_tasks.layout import lay_out
 from ace_tasks.masks import Segment
-from ace_tasks.paste import THRESHOLD
+from ace_tasks.paste import THRESHOLD, window_of
 from ace_tasks.settings import ImageLimits, cpu_count
 from ace_tasks.specs import Resolved, Source, WorkItem
 from ace_tasks.store import Store
@@ -41,6 +42,7 @@ class Finding:
     mask_px: tuple[int, int] | None = None  # of a mask file
     coverage: float | None = None  # what of the picture the mask selects; None: no mask, or unmade
     grey: float | None = None  # what of a mask file is neither black nor white
+    tokens: int | None = None  # of the canvas; 0: nothing is to be painted; None: not known
     problem: str | None = None  # why the row would fail
     hints: tuple[str, ...] = ()  # what looks like a mistake, and may be none
 
@@ -83,22 +85,27 @@ def _look(item: WorkItem, store: Store, limits: ImageLimits, segment: Segment | 
         except ItemError as error:
             problems.append(f"{error.code}: {error}")
 
+    beside = []
     for reference in item.sources.reference:
         read("reference", reference)
-    pictures.pop("reference", None)
+        if picture := pictures.pop("reference", None):
+            beside.append(picture.size_px)
     read("image", item.sources.image)
     read("mask", item.sources.mask)
-    return judge(item, pictures.get("image"), pictures.get("mask"), problems, segment)
+    return judge(item, pictures.get("image"), pictures.get("mask"), beside, problems, segment)
 
 
 def judge(
     item: WorkItem,
     image: Picture | None,
     mask_file: Picture | None,
+    beside: Sequence[tuple[int, int]] = (),
     problems: Iterable[str] = (),
     segment: Segment | None = None,
 ) -> Finding:
-    """`problems`: why pictures of the item could not be read, which are then None."""
+    """`beside`: (width, height) of its references. `problems`: why pictures of the item could not
+    be read, which are then None.
+    """
     resolved, problems = item.resolved, list(problems)
     file = None if mask_file is None else masks.greyscale(mask_file)
     grey = None if file is None else grey_share(file)
@@ -115,6 +122,12 @@ def judge(
             problems.append(f"{error.code}: {error}")
     if mask is not None:
         hints += _polarity_hints(resolved, mask)
+    tokens = None
+    if not problems and (mask is not None or resolved.mask is None):
+        try:
+            tokens = _tokens(resolved, image, mask, beside)
+        except ItemError as error:
+            problems.append(f"{error.code}: {error}")
     return Finding(
         line=item.line,
         row_id=item.row_id,
@@ -123,9 +136,27 @@ def judge(
         mask_px=None if mask_file is None else mask_file.size_px,
         coverage=None if mask is None else round(masks.coverage(mask), 6),
         grey=None if grey is None else round(grey, 6),
+        tokens=tokens,
         problem="; ".join(problems) or None,
         hints=tuple(hints),
     )
+
+
+def _tokens(
+    resolved: Resolved,
+    image: Picture | None,
+    mask: np.ndarray | None,
+    beside: Sequence[tuple[int, int]],
+) -> int:
+    """Of policy `reference`, at most."""
+    if mask is not None and not masks.coverage(mask):
+        return 0
+    if resolved.geometry == "reference":
+        return resolved.max_seq_len
+    size = (resolved.width or 0, resolved.height or 0) if image is None else image.size_px
+    if mask is not None and resolved.paste:
+        size = window_of(resolved, mask, beside).size
+    return lay_out(size, beside, resolved.max_seq_len, resolved.keep_pixels_rate).tokens
 
 
 def grey_share(mask_HW: np.ndarray) -> float:

@@ -10,6 +10,7 @@ Layout under an output URI (one function a key, below):
     review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record that it would have
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
                   summary.json, report.html, review.html
+    rates/<model fingerprint[:16]>-<device>.json    how fast a model was in the last run
 
 Nothing here holds a credential: URIs, hashes, settings and counts only.
 """
@@ -85,6 +86,11 @@ def results_key(run_id: str, extension: Literal["parquet", "csv"]) -> str:
 def failures_key(run_id: str) -> str:
     """The failed rows of a run, as a catalog that can be run again."""
     return f"runs/{run_id}/failures.jsonl"
+
+
+def rate_key(model: str, device: str) -> str:
+    """How fast a model is on a kind of device, by its fingerprint; of all runs under an output."""
+    return f"rates/{model[:16]}-{device}.json"
 
 
 def summary_key(run_id: str) -> str:
@@ -379,6 +385,9 @@ class Done(BaseModel):
     sha256: str
     seconds: float
     timings_s: dict[str, float] = {}
+    token_steps: int = Field(
+        0, description="Tokens × steps × candidates: what its GPU time goes by."
+    )
     score: float | None = None
     published_by_us: bool = True
 

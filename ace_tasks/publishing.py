@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from ace_tasks import images
 from ace_tasks.errors import BucketMissing, Forbidden, NotFound, OutputRefused
-from ace_tasks.pixels import Finished, Pictures, Prepared
+from ace_tasks.images import Pictures
+from ace_tasks.pixels import Finished, Prepared
 from ace_tasks.provenance import (
     OutputRecord,
     PasteRecord,

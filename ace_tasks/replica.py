@@ -39,12 +39,13 @@ from ace_tasks.errors import (
     StoreUnavailable,
 )
 from ace_tasks.fetching import fetch
+from ace_tasks.images import Pictures
 from ace_tasks.lcu import LCU
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
 from ace_tasks.model.vision import Vision
-from ace_tasks.pixels import Finished, Pictures, Prepared
+from ace_tasks.pixels import Finished, Prepared
 from ace_tasks.provenance import (
     Done,
     Failed,
@@ -211,6 +212,7 @@ class Replica:
             sha256=published.output.sha256,
             seconds=round(time.monotonic() - started, 4),
             timings_s=progress.timings_s,
+            token_steps=_token_steps(item.resolved, prepared),
             score=published.scores.total if published.scores else None,
             published_by_us=ours,
         )
@@ -357,6 +359,12 @@ def _sampling_record(
         tokens=geometry.tokens,
         batch_size=batch_size,
     )
+
+
+def _token_steps(resolved: Resolved, prepared: Prepared) -> int:
+    if prepared.geometry is None:
+        return 0
+    return prepared.geometry.tokens * resolved.steps * resolved.candidates
 
 
 def _mask_record(prepared: Prepared) -> MaskRecord | None:

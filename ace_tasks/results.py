@@ -231,6 +231,7 @@ class Summary(BaseModel):
     deaths: int = Field(description="Replicas that died, whoever was at fault.")
     seconds: float
     items_per_second: float
+    token_steps: int = Field(0, description="Tokens × steps of what this run made, summed.")
     phases_s: dict[str, float] = Field(
         {}, description="Seconds of this run's items by phase, summed over items side by side."
     )

@@ -191,6 +191,15 @@ class Environment(BaseSettings):
         description="CPU threads of one replica without a GPU. Empty: all cores. Pictures are the "
         "same to the bit only for the same number.",
     )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="What an hour of one replica costs, in your currency."
+    )
+    seconds_per_million_token_steps: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds one replica takes for a million tokens × steps. Empty: as an earlier "
+        "run under the same output measured it.",
+    )
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @field_validator("allowed_buckets", mode="before")

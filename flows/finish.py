@@ -19,6 +19,7 @@ from ace_tasks.review import Review
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store, open_stores
 from flows.edit import Edited
+from flows.preflight import rates
 from flows.progress import publish_report_link, publish_results
 from flows.run import Planned, Run
 
@@ -39,6 +40,9 @@ def finish_run(run: Run, planned: Planned, edited: Edited, max_failed: int) -> S
     report_uri = _publish_report(run, planned, edited, summary)
     shown = [*edited.rejected_sample, *(entry.result for entry in edited.sample())]
     publish_results(run.flow_name, summary, shown)
+    rates(run).measured(
+        run.run_id, summary.done, summary.token_steps, summary.phases_s.get("generate", 0)
+    )
     body = summary.model_dump_json(indent=1).encode()
     run.outputs.put(run.uri(provenance.summary_key(run.run_id)), body, "application/json")
     log.info("%s; contact sheet: %s", summary.line, report_uri)
@@ -77,6 +81,7 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         deaths=status.deaths,
         seconds=round(seconds, 3),
         items_per_second=round(status.done / seconds, 4),
+        token_steps=status.token_steps,
         phases_s={phase: round(seconds, 3) for phase, seconds in sorted(status.phases_s.items())},
         busy_share=round(status.busy_s / status.ready_s, 4) if status.ready_s else None,
         results=run.uri(provenance.results_key(run.run_id, "csv")),

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.artifacts import (
     create_link_artifact,
@@ -25,7 +25,11 @@ from prefect.artifacts import (
 )
 
 from ace_tasks.engine import Status
+from ace_tasks.price import Estimate, Rate
 from ace_tasks.results import Result, Summary
+
+if TYPE_CHECKING:
+    from flows.run import Planned
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +152,43 @@ def publish_rejects(flow_name: str, rejects: Path, count: int) -> None:
             table=table,
             description=f"{count} rows are no valid spec; the first {len(rows)}",
         )
+
+
+def publish_preflight(
+    flow_name: str, planned: Planned, estimate: Estimate, rate: Rate | None
+) -> None:
+    """What the run will do and take, as a table."""
+    counts, before = planned.counts, planned.before
+    told = {
+        "rows": planned.rows,
+        "no valid spec": counts.rejected,
+        "done before": len(before.records),
+        "failed for good before": len(before.failures),
+        "share another row's picture": counts.shared,
+        "items to do": estimate.items,
+        **{f"of task {task}": rows for task, rows in sorted(counts.by_task.items())},
+        "pictures looked at": estimate.sampled,
+        "of these would fail": "; ".join(plain(each) for each in estimate.problems) or "none",
+        "tokens of a picture": _known(estimate.tokens, "{:.0f}"),
+        "replica-hours": _known(estimate.replica_hours, "{:.2f}"),
+        "cost": _known(estimate.cost, "{:.2f}"),
+    }
+    if rate is None:
+        note = "No run under this output has measured how fast the model is here."
+    elif rate.run_id is None:
+        note = "How fast the model is, a setting says."
+    else:
+        note = f"How fast the model is, run {rate.run_id} measured over {rate.items} items."
+    with decoration("preflight"):
+        create_table_artifact(
+            key=f"{flow_name}-preflight",
+            table=[{"what": what, "value": str(value)} for what, value in told.items()],
+            description=f"What this run will do. {note}",
+        )
+
+
+def _known(value: float | None, form: str) -> str:
+    return "not known" if value is None else form.format(value)
 
 
 def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ace_tasks.images import Picture
+from ace_tasks.images import Picture, Pictures
 from ace_tasks.model.variants import find_variant
-from ace_tasks.pixels import Pictures, Prepared
+from ace_tasks.pixels import Prepared
 from ace_tasks.specs import PixelSettings, Resolved, Source, Sources, parse_spec, resolve
 
 _SIDES = (20, 21, 31, 64, 97, 128, 200, 333, 512, 777, 1000, 1501, 3001, 6000)

@@ -14,7 +14,7 @@ import torch
 
 from ace_tasks import lcu
 from ace_tasks.errors import BadImage, BadMask
-from ace_tasks.lcu import catalog
+from ace_tasks.layout import at_scale, lay_out
 
 SIDES = (16, 20, 31, 64, 97, 200, 333, 512, 1000, 3000, 6000)
 
@@ -81,7 +81,7 @@ def test_any_layout_keeps_its_promises(
     case: tuple[tuple[int, int], list[tuple[int, int]], int, float | None],
 ) -> None:
     target, references, budget, rate = case
-    layout = catalog.lay_out(target, references, budget, rate)
+    layout = lay_out(target, references, budget, rate)
     assert layout.tokens <= budget
     assert layout.scale <= 1
     assert all(side % lcu.TOKEN_PX == 0 for side in (*layout.frame, layout.seam))
@@ -97,7 +97,7 @@ def test_any_layout_keeps_its_promises(
         assert abs(min(placed) - min(given) * scale) <= 1
     # A little larger would not fit, unless nothing had to be scaled.
     if layout.scale < 1:
-        more = catalog._layout(layout.scale * 1.05 + 0.02, target, references, rate)
+        more = at_scale(layout.scale * 1.05 + 0.02, target, references, rate)
         assert more.tokens > budget
 
 
@@ -206,9 +206,9 @@ def test_without_a_picture_all_is_painted_in_the_size_asked_for() -> None:
 
 
 def test_references_keep_their_pixels_below_the_rate() -> None:
-    layout = catalog.lay_out((512, 512), [(100, 200), (1000, 1000)], 4096, 0.8)
+    layout = lay_out((512, 512), [(100, 200), (1000, 1000)], 4096, 0.8)
     assert layout.references == ((100, 200), (409, 409))
-    assert catalog.lay_out((512, 512), [(100, 200)], 4096, None).references == ((256, 512),)
+    assert lay_out((512, 512), [(100, 200)], 4096, None).references == ((256, 512),)
 
 
 def test_what_cannot_be_placed_is_told() -> None:

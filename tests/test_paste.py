@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ace_tasks import paste
-from ace_tasks.lcu.catalog import lay_out
+from ace_tasks.layout import lay_out
 from ace_tasks.paste import Window
 from ace_tasks.specs import PasteSettings
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from ace_tasks import colour, controls, images, pixels
-from ace_tasks.images import Picture
+from ace_tasks.images import Picture, Pictures
 from ace_tasks.model.variants import find_variant
-from ace_tasks.pixels import Finished, Pictures, Prepared
+from ace_tasks.pixels import Finished, Prepared
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import (
     MaskRules,

@@ -72,6 +72,7 @@ def test_a_good_row_has_its_sizes_and_its_coverage_and_nothing_to_say() -> None:
         mask_px=(96, 64),
         coverage=round(40 * 30 / LEFT.size, 6),
         grey=0.0,
+        tokens=24,
     )
 
 

@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from rungs above its own; each heavy library lives in the rooms named.
 LADDER = [
     {"errors"},
-    {"logs", "settings", "specs"},
+    {"layout", "logs", "settings", "specs"},
     {"colour", "containers", "lcu", "store"},
     {"controls", "cutout", "images", "model", "paste", "provenance"},
-    {"catalog", "frame", "masks", "results", "review"},
+    {"catalog", "frame", "masks", "price", "results", "review"},
     {"identify"},
     {"batching", "pixels", "plan", "report", "scores"},
     {"candidates", "fetching", "publishing"},

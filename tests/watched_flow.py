@@ -22,7 +22,7 @@ from ace_tasks.settings import ReplicaSettings
 
 def make_counting_replica(log: Path, settings: ReplicaSettings, run_id: str, name: str) -> Any:
     """The real replica, telling what it computes. Runs in the actor: torch stays there."""
-    from ace_tasks.pixels import Pictures
+    from ace_tasks.images import Pictures
     from ace_tasks.replica import Replica
     from ace_tasks.specs import Resolved
 

@@ -42,6 +42,7 @@ class Status:
     deaths: int = 0
     busy_s: float = 0  # summed seconds of denoising
     ready_s: float = 0  # summed seconds replicas were ready
+    token_steps: int = 0  # of items that are done
     phases_s: Counter[str] = field(default_factory=Counter)  # summed seconds of items, by phase
 
 
@@ -220,6 +221,7 @@ class Dispatcher:
             self.status.done += 1
             self.status.busy_s += outcome.timings_s.get("generate", 0)
             self.status.phases_s.update(outcome.timings_s)
+            self.status.token_steps += outcome.token_steps
         self._metrics.outcome(outcome)
         job.shard.deliver(outcome)
 

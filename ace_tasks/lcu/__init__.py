@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ace_tasks.layout import TOKEN_PX
 from ace_tasks.lcu import catalog, reference
 from ace_tasks.lcu.canvas import (
     LCU,
     MASK_THRESHOLD,
-    TOKEN_PX,
     Geometry,
     Inputs,
     Policy,

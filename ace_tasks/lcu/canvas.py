@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from ace_tasks.errors import BadImage
+from ace_tasks.layout import TOKEN_PX
 
-TOKEN_PX = 16  # one token is 2×2 latents of 8×8 pixels
-MAX_ASPECT = 4  # of what a model was trained on
 MASK_THRESHOLD = 128  # strictly above it is repainted
 
 Policy = Literal["catalog", "reference"]

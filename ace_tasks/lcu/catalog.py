@@ -7,79 +7,21 @@ References stand left of it, their right edge on a token's, so the seam is where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ace_tasks.errors import BadImage, BadMask
+from ace_tasks.errors import BadMask
+from ace_tasks.layout import Layout, Size, lay_out
 from ace_tasks.lcu.canvas import (
     LCU,
     MASK_THRESHOLD,
-    MAX_ASPECT,
-    TOKEN_PX,
     Geometry,
     Inputs,
     normalise,
     split,
 )
-
-Size = tuple[int, int]  # (width, height), px
-_BISECTIONS = 40  # finer than a pixel of any picture
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Sizes on the canvas at one scale of the target, px."""
-
-    scale: float
-    target: Size
-    frame: Size  # the target with its padding, in whole tokens
-    references: tuple[Size, ...]
-
-    @property
-    def seam(self) -> int:
-        """Width of what stands left of the frame, in whole tokens."""
-        return _whole_tokens(sum(width for width, _ in self.references))
-
-    @property
-    def tokens(self) -> int:
-        return (self.seam + self.frame[0]) // TOKEN_PX * (self.frame[1] // TOKEN_PX)
-
-    @property
-    def offset(self) -> tuple[int, int]:
-        """(left, top) of the target in its frame, on the tokens' grid."""
-        (width, height), (frame_w, frame_h) = self.target, self.frame
-        left, top = (frame_w - width) // 2, (frame_h - height) // 2
-        return left // TOKEN_PX * TOKEN_PX, top // TOKEN_PX * TOKEN_PX
-
-
-def lay_out(
-    target: Size, references: Sequence[Size], max_seq_len: int, keep_pixels_rate: float | None
-) -> Layout:
-    """The largest layout within the budget; never larger than the target is.
-
-    Raises BadImage if not even a few pixels of the target fit beside its references.
-    """
-
-    def at(scale: float) -> Layout:
-        return _layout(scale, target, references, keep_pixels_rate)
-
-    if at(1.0).tokens <= max_seq_len:
-        return at(1.0)
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if at(middle).tokens <= max_seq_len else (low, middle)
-    if not low:
-        raise BadImage(
-            f"accepted: what fits in {max_seq_len} tokens of {TOKEN_PX}×{TOKEN_PX} px; given "
-            f"{target[0]}×{target[1]} with {len(references)} references"
-        )
-    return at(low)
 
 
 def build(inputs: Inputs) -> tuple[LCU, Geometry]:
@@ -122,24 +64,6 @@ def restore(canvas: np.ndarray, geometry: Geometry) -> np.ndarray:
     return _resize(canvas[top:bottom, left:right], (geometry.out_w, geometry.out_h))
 
 
-def _layout(
-    scale: float, target: Size, references: Sequence[Size], keep_pixels_rate: float | None
-) -> Layout:
-    width, height = (max(1, round(side * scale)) for side in target)
-    frame_w = _whole_tokens(max(width, -(-height // MAX_ASPECT)))
-    frame_h = _whole_tokens(max(height, -(-width // MAX_ASPECT)))
-    sizes = tuple(_beside(each, frame_h, keep_pixels_rate) for each in references)
-    return Layout(scale, (width, height), (frame_w, frame_h), sizes)
-
-
-def _beside(reference: Size, frame_h: int, keep_pixels_rate: float | None) -> Size:
-    """A reference at the frame's height; or at that share of it, and no larger than it is."""
-    width, height = reference
-    wanted = frame_h if keep_pixels_rate is None else min(height, int(frame_h * keep_pixels_rate))
-    scale = min(wanted / height, MAX_ASPECT * frame_h / width)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
 def _frame(inputs: Inputs, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
     """The target in its padding (3, H, W), and what of it is to be painted (1, H, W)."""
     frame_w, frame_h = layout.frame
@@ -179,7 +103,3 @@ def _resize(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 def _size(pixels: np.ndarray) -> Size:
     return pixels.shape[1], pixels.shape[0]
-
-
-def _whole_tokens(px: int) -> int:
-    return -(-px // TOKEN_PX) * TOKEN_PX

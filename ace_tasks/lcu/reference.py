@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ace_tasks.errors import BadImage, BadMask
+from ace_tasks.layout import MAX_ASPECT, TOKEN_PX
 from ace_tasks.lcu.canvas import (
     LCU,
     MASK_THRESHOLD,
-    MAX_ASPECT,
-    TOKEN_PX,
     Geometry,
     Inputs,
     fit_budget,

@@ -22,8 +22,9 @@ from PIL import Image
 
 from ace_tasks import pixels
 from ace_tasks.errors import BadImage
+from ace_tasks.images import Pictures
 from ace_tasks.lcu.reference import _SEAM_CROP_PX
-from ace_tasks.pixels import Pictures, Prepared
+from ace_tasks.pixels import Prepared
 from ace_tasks.specs import PixelSettings
 from tests.geometry_cases import Case, draw_case, picture, psnr, shown
 

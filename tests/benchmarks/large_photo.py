@@ -27,10 +27,10 @@ import numpy as np
 from PIL import Image
 
 from ace_tasks import images, pixels
+from ace_tasks.images import Pictures
 from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.variants import find_variant
 from ace_tasks.paste import Window
-from ace_tasks.pixels import Pictures
 from ace_tasks.settings import ImageLimits, WeightsSettings
 from ace_tasks.specs import PasteSettings, PixelSettings, Source, Sources, parse_spec, resolve
 from tests.geometry_cases import shown

@@ -1,0 +1,69 @@
+"""What a run will do and take: said before any GPU work, and stopped if it is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from ace_tasks import preflight as looking
+from ace_tasks.plan import read_ids
+from ace_tasks.price import Budget, Estimate, Rate, Rates
+from ace_tasks.settings import ImageLimits
+from ace_tasks.specs import WorkItem
+from flows.progress import publish_preflight
+from flows.run import Planned, Run
+
+_SAMPLE = 16
+
+
+@task(name="preflight", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def preflight(run: Run, planned: Planned, budget: Budget) -> Estimate:
+    """Look at a few of the items to do, and say what all of them will take.
+
+    Raises OverBudget when that is more than the run may take.
+    """
+    to_do = sum(1 for _ in _to_do(planned))
+    sample, problems = [], []
+    items = _sampled(planned, to_do)
+    for item, finding in zip(
+        items, looking.look_over(items, run.sources, ImageLimits()), strict=True
+    ):
+        if finding.problem:
+            problems.append(f"row {finding.row_id}: {finding.problem}")
+        elif finding.tokens is not None:
+            sample.append((finding.tokens, item.resolved.steps * item.resolved.candidates))
+    rate = known_rate(run)
+    estimate = Estimate.of(to_do, sample, problems, rate, budget.price_per_hour)
+    publish_preflight(run.flow_name, planned, estimate, rate)
+    for each in problems:
+        get_run_logger().warning("would fail: %s", each)
+    budget.check(estimate)
+    return estimate
+
+
+def known_rate(run: Run) -> Rate | None:
+    """A setting, or what an earlier run under this output measured."""
+    setting = run.environment.seconds_per_million_token_steps
+    return Rate(seconds_per_million=setting) if setting else rates(run).read()
+
+
+def rates(run: Run) -> Rates:
+    device = run.environment.device or "auto"
+    return Rates(run.outputs, run.output, run.model.fingerprint, device)
+
+
+def _to_do(planned: Planned) -> Iterator[int]:
+    """Positions in the plan."""
+    before = planned.before
+    for position, (item_id, same_as) in enumerate(read_ids(planned.path)):
+        if not same_as and item_id not in before.records and item_id not in before.failures:
+            yield position
+
+
+def _sampled(planned: Planned, to_do: int) -> list[WorkItem]:
+    """A few, spread evenly: a plan is sorted by what decides their time."""
+    chosen = set(islice(_to_do(planned), 0, None, max(1, -(-to_do // _SAMPLE))))
+    return [row.item for position, row in enumerate(planned.read()) if position in chosen]
