@@ -164,7 +164,7 @@ class _Scratch:
             BEGIN;
             """
         )
-        self._keys: dict[str, int] = {}  # sort key → number, as they came
+        self._keys: dict[str, int] = {}  # group → number, as they came
         self._of_key, self._lines, self._starts = array("l"), array("q"), array("q", [0])
 
     @property
@@ -186,7 +186,7 @@ class _Scratch:
             return Reject(item.line, "id", reason, cells)
         row = (item.row_id, item.item_id, self._first(item), item.spec.task, item.model_dump_json())
         written = self._file.write("\t".join(row).encode())
-        self._of_key.append(self._keys.setdefault(_sort_key(item), len(self._keys)))
+        self._of_key.append(self._keys.setdefault(item.resolved.group, len(self._keys)))
         self._lines.append(item.line)
         self._starts.append(self._starts[-1] + written)
         return None
@@ -202,7 +202,7 @@ class _Scratch:
         return ""
 
     def in_order(self) -> Iterator[dict[str, Any]]:
-        """By sort key, then line: rows of `SCHEMA`."""
+        """By group, then line: rows of `SCHEMA`."""
         rank = {number: place for place, (_, number) in enumerate(sorted(self._keys.items()))}
         of_key = np.fromiter((rank[number] for number in self._of_key), np.int64, self.count)
         lines = np.frombuffer(self._lines, np.int64) if self.count else of_key
@@ -220,15 +220,6 @@ class _Scratch:
                 "task": task,
                 "item": item,
             }
-
-
-def _sort_key(item: WorkItem) -> str:
-    """Adapter, then what is known of the shape, then steps: neighbours run alike."""
-    resolved = item.resolved
-    return (
-        f"{resolved.adapter or ''}|{resolved.task}|"
-        f"{resolved.width or 0:05}x{resolved.height or 0:05}|{resolved.steps:04}"
-    )
 
 
 def _made_for(model: ModelIdentity, pixels: PixelSettings) -> bytes:
