@@ -176,7 +176,7 @@ class _Scratch:
             BEGIN;
             """
         )
-        self._keys: dict[str, int] = {}  # sort key → number, as they came
+        self._keys: dict[str, int] = {}  # group → number, as they came
         self._of_key, self._lines, self._starts = array("l"), array("q"), array("q", [0])
 
     @property
@@ -198,7 +198,7 @@ class _Scratch:
             return Reject(item.line, "id", reason, cells)
         row = (item.row_id, item.item_id, self._first(item), item.spec.task, item.model_dump_json())
         written = self._file.write("\t".join(row).encode())
-        self._of_key.append(self._keys.setdefault(_sort_key(item), len(self._keys)))
+        self._of_key.append(self._keys.setdefault(item.resolved.group, len(self._keys)))
         self._lines.append(item.line)
         self._starts.append(self._starts[-1] + written)
         return None
@@ -214,7 +214,7 @@ class _Scratch:
         return ""
 
     def in_order(self) -> Iterator[tuple[Any, ...]]:
-        """By sort key, then line: rows of `SCHEMA`."""
+        """By group, then line: rows of `SCHEMA`."""
         rank = {number: place for place, (_, number) in enumerate(sorted(self._keys.items()))}
         of_key = np.fromiter((rank[number] for number in self._of_key), np.int64, self.count)
         lines = np.frombuffer(self._lines, np.int64) if self.count else of_key
@@ -224,15 +224,6 @@ class _Scratch:
             text = self._file.read(self._starts[number + 1] - start).decode()
             row_id, item_id, same_as, task, item = text.split("\t", 4)
             yield position, self._lines[number], row_id, item_id, same_as or None, task, item
-
-
-def _sort_key(item: WorkItem) -> str:
-    """Adapter, then what is known of the shape, then steps: neighbours run alike."""
-    resolved = item.resolved
-    return (
-        f"{resolved.adapter or ''}|{resolved.task}|"
-        f"{resolved.width or 0:05}x{resolved.height or 0:05}|{resolved.steps:04}"
-    )
 
 
 def _made_for(model: ModelIdentity, pixels: PixelSettings) -> bytes:

@@ -227,7 +227,7 @@ class Summary(BaseModel):
     rejected: int
     shared: int = Field(description="Rows that share the picture of another row; counted above.")
     by_error: dict[str, int]
-    replicas: int
+    replicas: int = Field(description="The most that worked at once.")
     deaths: int = Field(description="Replicas that died, whoever was at fault.")
     seconds: float
     items_per_second: float

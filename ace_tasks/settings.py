@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ace_tasks.errors import SettingsError
@@ -122,14 +122,47 @@ class ReplicaSettings(_Model):
 class PoolSettings(_Model):
     """The pool of replicas and its dispatcher."""
 
-    replicas: int = Field(1, ge=1, description="How many actors; one a GPU.")
+    min_replicas: int = Field(
+        1, ge=1, description="Asked for as soon as there is work, and kept when there is less."
+    )
+    max_replicas: int | None = Field(
+        1,
+        ge=1,
+        description="One a GPU. Where the cluster has fewer, one at a time waits for a GPU to come, "
+        "which is what an autoscaler goes by. Empty: as many as the cluster has GPUs just now, or "
+        "one.",
+    )
+    idle_release_s: float = Field(
+        30, ge=0, description="How long a replica that is not needed any more is kept."
+    )
     items_in_flight: int = Field(3, ge=1, description="Items inside one replica at once.")
+    max_memory_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Of a node's memory, or its container's: where more is used, a replica gets "
+        "one item at a time. Ray's memory monitor kills at 0.95.",
+    )
     item_timeout_s: float = Field(900, gt=0, description="Times the batch size.")
     # A cold node fetches 34 GB first, and its other replicas wait for it.
     start_timeout_s: float = Field(4 * 3600, gt=0)
-    max_start_failures: int = Field(3, ge=1, description="In a row, before the run stops.")
+    max_start_failures: int = Field(
+        3, ge=1, description="In a row, before a run stops that has no working replica."
+    )
+    start_backoff_s: float = Field(
+        1, ge=0, description="After the first failed start; doubled after each in a row."
+    )
     deaths_alone_to_quarantine: int = Field(2, ge=1)
     cancel_grace_s: float = Field(5, ge=0, description="For the step in progress to end.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.max_replicas is not None and self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas: accepted: at most max_replicas, {self.max_replicas}; "
+                f"given {self.min_replicas}"
+            )
+        return self
 
 
 class Environment(BaseSettings):

@@ -49,7 +49,6 @@ class Edited:
     other_sample: list[Entry] = field(default_factory=list)
     rejected_sample: list[Result] = field(default_factory=list)
     status: Status = field(default_factory=Status)
-    replicas: int = 0
 
     def sample(self) -> list[Entry]:
         """Entries for the contact sheet: failures first, each group in catalog order."""
@@ -81,11 +80,9 @@ def edit_items(run: Run, planned: Planned, *, replicas: int, shard_size: int) ->
         groups = plan.shards(_to_do(planned, book), shard_size)
         first = next(groups, None)
         if first is not None:
-            with _open_pool(run, replicas) as (pool, settings):
-                edited.status, edited.replicas = pool.status, settings.replicas
-                feeding = math.ceil(settings.replicas * settings.items_in_flight / shard_size)
-                at_once = min(feeding + _SHARDS_AHEAD, MAX_SHARD_THREADS)
-                _edit_shards(chain([first], groups), pool, at_once, book, progress)
+            with _open_pool(run, replicas) as pool:
+                edited.status = pool.status
+                _edit_shards(chain([first], groups), pool, shard_size, book, progress)
         for row in planned.read() if shared_ids else ():
             if row.same_as:
                 book.share(row)
@@ -190,15 +187,15 @@ def _known_before(row: PlannedRow, before: Finished) -> Result | None:
 
 
 @contextmanager
-def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettings]]:
+def _open_pool(run: Run, replicas: int) -> Iterator[Dispatcher]:
     """Ray, and the dispatcher on it. `replicas` 0: one a GPU, or one on a CPU."""
     with ray_session(run.environment.ray_address, cpus=max(cpu_count(), replicas)):
-        gpus = gpus_in_cluster()
-        device = run.environment.device or ("cuda" if gpus else "cpu")
-        # Without a GPU yet, one waiting replica is what makes an autoscaler bring one.
-        wanted = replicas or (max(gpus, 1) if device == "cuda" else 1)
+        device = run.environment.device or ("cuda" if gpus_in_cluster() else "cpu")
         batch_size = run.environment.batch_size
-        settings = PoolSettings(replicas=wanted, items_in_flight=batch_size + _ITEMS_AROUND)
+        settings = PoolSettings(
+            max_replicas=replicas or (None if device == "cuda" else 1),
+            items_in_flight=batch_size + _ITEMS_AROUND,
+        )
         replica = ReplicaSettings(
             variant=run.variant_name,
             variant_json=run.variant.model_dump_json(),
@@ -219,7 +216,7 @@ def _open_pool(run: Run, replicas: int) -> Iterator[tuple[Dispatcher, PoolSettin
             provenance.write_failure(run.outputs, run.output, item, failed, run.run_id)
 
         with Dispatcher(replica, settings, run.run_id, write_failure) as pool:
-            yield pool, settings
+            yield pool
 
 
 def _torch_threads(run: Run) -> int:
@@ -248,16 +245,20 @@ def edit_shard(index: int, items: list[WorkItem], pool: Dispatcher) -> list[Outc
 def _edit_shards(
     groups: Iterable[list[WorkItem]],
     pool: Dispatcher,
-    shards_at_once: int,
+    shard_size: int,
     book: _Book,
     progress: Progress,
 ) -> None:
-    """Submit a window of shards, enter their outcomes as they end, until none is left."""
+    """Submit a window of shards, enter their outcomes as they end, until none is left. The window
+    grows with the pool.
+    """
     numbered = enumerate(groups)
     window: dict[concurrent.futures.Future[Any], tuple[Any, list[WorkItem]]] = {}
     entered = 0
     while True:
-        for index, items in islice(numbered, shards_at_once - len(window)):
+        feeding = math.ceil(pool.status.capacity / shard_size)
+        at_once = min(feeding + _SHARDS_AHEAD, MAX_SHARD_THREADS)
+        for index, items in islice(numbered, max(at_once - len(window), 0)):
             future: Any = edit_shard.submit(index, untracked(items), untracked(pool))
             window[future.wrapped_future] = (future, items)
         if not window:

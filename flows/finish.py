@@ -77,7 +77,7 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         rejected=by_status["rejected"],
         shared=planned.counts.shared,
         by_error=dict(tally.by_error),
-        replicas=edited.replicas,
+        replicas=status.replicas_most,
         deaths=status.deaths,
         seconds=round(seconds, 3),
         items_per_second=round(status.done / seconds, 4),

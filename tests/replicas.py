@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from ace_tasks.errors import (
     BadImage,
@@ -34,10 +35,10 @@ MODEL = ModelIdentity(
 )  # fmt: skip
 
 
-def item(number: int, prompt: str = "sleep 0.01") -> WorkItem:
+def item(number: int, prompt: str = "sleep 0.01", **more: Any) -> WorkItem:
     """A work item whose prompt is an order to SleepingReplica."""
     row = {"id": f"row-{number}", "task": "reference", "prompt": prompt, "reference": "x.png"}
-    return work_item(number, parse_spec(row | {"seed": number}), Sources(), MODEL)
+    return work_item(number, parse_spec(row | {"seed": number} | more), Sources(), MODEL)
 
 
 class SleepingReplica:
@@ -126,12 +127,38 @@ class BatchingReplica(SleepingReplica):
         return outcome
 
 
+class CountingReplica(SleepingReplica):
+    """Works on all it has at once; the score of an item is how many were in it as it began."""
+
+    def __init__(self, settings: ReplicaSettings, run_id: str, name: str):
+        super().__init__(settings, run_id, name)
+        self._gpu = contextlib.nullcontext()  # type: ignore[assignment]
+
+    def _obey(self, order: str, detail: str, item: WorkItem, attempt: int) -> Outcome:
+        inside = len(self._since)
+        outcome = super()._obey(order, detail, item, attempt)
+        assert isinstance(outcome, Done)
+        return outcome.model_copy(update={"score": inside})
+
+
 class FullDisk(SleepingReplica):
-    """The second node's disk is full."""
+    """The second node's disk is full. `log`: gets the time of every try to start there."""
+
+    log: Path | None = None
 
     def start(self) -> None:
-        if self.name != "replica-0":
-            raise WeightsUnavailable("/weights: No space left on device")
+        if self.name == "replica-0":
+            return
+        if self.log:
+            with self.log.open("a") as file:
+                file.write(f"{time.time()}\n")
+        raise WeightsUnavailable("/weights: No space left on device")
+
+
+def full_disk_that_tells(log: Path, *arguments: Any) -> FullDisk:
+    replica = FullDisk(*arguments)
+    replica.log = log
+    return replica
 
 
 class NeverStarts(SleepingReplica):

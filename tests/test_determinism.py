@@ -43,7 +43,7 @@ def run(
         batch_size=batch_size,
         torch_threads=2,  # of each, as `flows.edit` has it
     )
-    pool = PoolSettings(replicas=actors, items_in_flight=batch_size + 2)
+    pool = PoolSettings(max_replicas=actors, items_in_flight=batch_size + 2)
     with Dispatcher(replica, pool, "run", lambda *_: None) as dispatcher:
         outcomes = dispatcher.edit(items, 0)
     assert all(isinstance(each, Done) for each in outcomes), outcomes

@@ -3,10 +3,12 @@ of thousands, an innocent one is blamed, or a run hangs with its GPUs paid for."
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from ace_tasks.settings import PoolSettings, ReplicaSettings, WeightsSettings
 from ace_tasks.specs import WorkItem
 from tests.replicas import (
     BatchingReplica,
+    CountingReplica,
     FullDisk,
     NeverStarts,
     SleepingReplica,
     WrongWeights,
+    full_disk_that_tells,
     item,
 )
 
@@ -64,7 +68,7 @@ def failures(outcomes: list[Outcome]) -> dict[str, str]:
 
 def test_every_item_has_one_outcome_over_two_replicas(pool: Open) -> None:
     items = [item(n) for n in range(60)]
-    with pool(replicas=2) as dispatcher:
+    with pool(max_replicas=2) as dispatcher:
         outcomes = dispatcher.edit(items, 0)
     assert sorted(each.item_id for each in outcomes) == sorted(each.item_id for each in items)
     assert len({each.output_uri for each in outcomes if isinstance(each, Done)}) == 2
@@ -108,7 +112,7 @@ def test_an_item_that_kills_its_process_is_quarantined_alone(
 ) -> None:
     items = [item(n) for n in range(20)]
     items[7] = item(7, "exit")
-    with pool(replicas=2) as dispatcher:
+    with pool(max_replicas=2) as dispatcher:
         outcomes = dispatcher.edit(items, 0)
     assert failures(outcomes) == {items[7].item_id: "quarantined"}
     assert len(outcomes) == 20
@@ -122,21 +126,28 @@ def test_a_replica_that_dies_once_blames_nobody(
 ) -> None:
     items = [item(n) for n in range(12)]
     items[3] = item(3, f"exit-once {tmp_path / 'died'}")
-    with pool(replicas=2) as dispatcher:
+    with pool(max_replicas=2) as dispatcher:
         outcomes = dispatcher.edit(items, 0)
     assert (len(outcomes), failures(outcomes), written) == (12, {}, [])
 
 
 def test_killed_actors_are_replaced_and_their_items_run_again(pool: Open) -> None:
-    items = [item(n, "sleep 0.2") for n in range(30)]
-    with pool(replicas=2) as dispatcher:
-        killer = threading.Timer(3, lambda: [ray.kill(s.actor) for s in dispatcher._pool.seats])
+    items = [item(n, "sleep 0.2") for n in range(60)]
+    with pool(max_replicas=2) as dispatcher:
+
+        def kill_all_at_work() -> None:
+            while dispatcher.status.replicas_ready < 2 or dispatcher.status.done < 4:
+                time.sleep(0.05)
+            for seat in dispatcher._pool.seats:
+                ray.kill(seat.actor)
+
+        killer = threading.Thread(target=kill_all_at_work)
         killer.start()
         outcomes = dispatcher.edit(items, 0)
         killer.join()
-    assert len(outcomes) == 30
+    assert len(outcomes) == 60
     assert failures(outcomes) == {}
-    assert dispatcher.status.deaths >= 1
+    assert dispatcher.status.deaths == 2
 
 
 def test_items_that_hang_time_out_and_their_neighbours_do_not(
@@ -146,7 +157,7 @@ def test_items_that_hang_time_out_and_their_neighbours_do_not(
     hanging = {4, 39, 83}
     for number in hanging:
         items[number] = item(number, "hang")
-    with pool(replicas=2, item_timeout_s=2) as dispatcher:
+    with pool(max_replicas=2, item_timeout_s=2) as dispatcher:
         outcomes = dispatcher.edit(items, 0)
     assert failures(outcomes) == {items[n].item_id: "timeout" for n in hanging}
     assert len(outcomes) == 100
@@ -172,7 +183,7 @@ def test_a_lost_gpu_ends_its_process_and_blames_nobody(
     """Else a sick GPU fails the whole catalog in milliseconds an item."""
     items = [item(n) for n in range(12)]
     items[3] = item(3, f"device-lost-once {tmp_path / 'lost'}")
-    with pool(replicas=2) as dispatcher:
+    with pool(max_replicas=2) as dispatcher:
         outcomes = dispatcher.edit(items, 0)
     assert (len(outcomes), failures(outcomes), written) == (12, {}, [])
     assert dispatcher.status.deaths == 1
@@ -180,9 +191,110 @@ def test_a_lost_gpu_ends_its_process_and_blames_nobody(
 
 def test_a_node_with_a_full_disk_does_not_stop_the_others(pool: Open) -> None:
     items = [item(n, "sleep 0.3") for n in range(20)]
-    with pool(FullDisk, replicas=2, max_start_failures=2) as dispatcher:
+    with pool(FullDisk, max_replicas=2, max_start_failures=2) as dispatcher:
         outcomes = dispatcher.edit(items, 0)
     assert (len(outcomes), failures(outcomes)) == (20, {})
+
+
+def test_starts_that_fail_beside_a_working_replica_come_ever_more_rarely(
+    pool: Open, tmp_path: Path
+) -> None:
+    """Else a node with a full disk keeps the dispatcher, Ray and the log busy for days."""
+    log = tmp_path / "tries"
+    make = functools.partial(full_disk_that_tells, log)
+    tries: list[float] = []
+    deadline = time.monotonic() + 100
+    with pool(make, max_replicas=2, max_start_failures=2, start_backoff_s=0.4) as dispatcher:
+        while len(tries) < 5 and time.monotonic() < deadline:
+            assert len(dispatcher.edit([item(n, "sleep 0.1") for n in range(8)], 0)) == 8
+            tries = [float(line) for line in log.read_text().split()] if log.exists() else []
+    gaps = [later - earlier for earlier, later in pairwise(tries)]
+    assert len(gaps) >= 4
+    assert all(gap > 0.4 * 2**n for n, gap in enumerate(gaps)), gaps
+
+
+def test_at_the_tail_replicas_that_are_not_needed_are_given_back(pool: Open) -> None:
+    """Else four GPUs are paid for while the last picture is made on a fifth."""
+    items = [*[item(n, "sleep 0.1") for n in range(40)], item(40, "sleep 7")]
+    with pool(max_replicas=3, items_in_flight=2, idle_release_s=0.5) as dispatcher:
+        seats: list[int] = []
+        ends = threading.Event()
+
+        def watch() -> None:
+            while not ends.wait(0.1):
+                seats.append(len(dispatcher._pool.seats))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        outcomes = dispatcher.edit(items, 0)
+        left = len(dispatcher._pool.seats)
+        ends.set()
+        watcher.join()
+        assert len(dispatcher.edit([item(n, "sleep 0.5") for n in range(50, 60)], 1)) == 10
+    assert (len(outcomes), failures(outcomes)) == (41, {})
+    assert (max(seats), left) == (3, 1)
+    assert dispatcher.status.deaths == 0
+
+
+def test_the_least_number_of_replicas_stays(pool: Open) -> None:
+    settings = {"min_replicas": 2, "max_replicas": 3, "idle_release_s": 0.2}
+    with pool(**settings) as dispatcher:
+        dispatcher.edit([item(n, "sleep 0.1") for n in range(30)], 0)
+        outcomes = dispatcher.edit([item(40, "sleep 5")], 1)
+        assert len(dispatcher._pool.seats) == 2
+    assert failures(outcomes) == {}
+
+
+def test_what_does_not_fit_into_the_cluster_waits_one_at_a_time(pool: Open) -> None:
+    """A waiting actor is what makes an autoscaler bring a node; ten would bring ten."""
+    with pool(max_replicas=12) as dispatcher:
+        outcomes = dispatcher.edit([item(n, "sleep 0.2") for n in range(200)], 0)
+        seats = list(dispatcher._pool.seats)
+    assert (len(outcomes), failures(outcomes)) == (200, {})
+    assert sum(seat.node_id is None for seat in seats) == 1
+    assert len(seats) == 5  # the cluster has four CPUs
+    assert dispatcher.status.replicas_most == 4
+
+
+def test_a_replica_stays_with_its_group(pool: Open) -> None:
+    """Else every other item switches adapters, which may move 23 GB."""
+    items = [item(n, "sleep 0.05", steps=1 + n % 2) for n in range(60)]
+    groups = {each.item_id: each.resolved.group for each in items}
+    with pool(max_replicas=2, items_in_flight=1) as dispatcher:
+        while dispatcher.status.replicas_ready < 2:
+            dispatcher.edit([item(n, "sleep 0.1", steps=3) for n in range(100, 110)], 0)
+        outcomes = dispatcher.edit(items, 1)
+    assert len(outcomes) == 60
+    for replica in {each.output_uri for each in outcomes if isinstance(each, Done)}:
+        made = [groups[each.item_id] for each in outcomes
+                if isinstance(each, Done) and each.output_uri == replica]  # fmt: skip
+        assert sum(a != b for a, b in pairwise(made)) <= 1, made
+
+
+def test_where_memory_is_short_items_come_one_at_a_time(
+    pool: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [item(n, "sleep 0.05") for n in range(30)]
+    with pool(CountingReplica, items_in_flight=6) as dispatcher:
+        free = dispatcher.edit(items, 0)
+    with pool(CountingReplica, items_in_flight=6, max_memory_share=1e-6) as dispatcher:
+        short = dispatcher.edit(items, 0)
+    assert max(each.score or 0 for each in free[6:] if isinstance(each, Done)) > 1
+    # The first six went out before the first answer told of it.
+    assert {each.score for each in short[6:] if isinstance(each, Done)} == {1}
+    told = [each for each in caplog.messages if "one item at a time" in each]
+    assert len(told) == 1
+    assert "replica-0" in told[0]
+
+
+def test_the_time_limit_is_for_each_candidate(pool: Open, written: list[Failed]) -> None:
+    """Else an item of eight candidates is given up in the middle of its work."""
+    items = [item(0, "sleep 5", candidates=3), item(1, "sleep 5")]
+    with pool(item_timeout_s=2) as dispatcher:
+        outcomes = dispatcher.edit(items, 0)
+    assert failures(outcomes) == {items[1].item_id: "timeout"}
+    assert written[0].message == "still at work after 2 s"
+    assert len(outcomes) == 2
 
 
 def test_a_frozen_process_is_found_out_by_running_its_items_alone(pool: Open) -> None:

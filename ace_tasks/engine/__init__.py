@@ -7,8 +7,9 @@ Ray, never pixels.
 
     session.py      Ray itself: join a cluster or start one
     actor.py        what runs in a replica's process
-    pool.py         seats: started, found lost, given back
-    jobs.py         items on their way, and who waits for them
+    pool.py         seats: started, replaced, given back
+    jobs.py         items on their way, and the line they wait in
+    memory.py       how full the memory around a replica is
     blame.py        whose fault a death or a timeout is
     dispatcher.py   the loop
 """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import ray
 
 from ace_tasks import logs
+from ace_tasks.engine.memory import Gauge, Memory
 from ace_tasks.engine.metrics import StoreMetrics
 from ace_tasks.errors import Cancelled, DeviceLost, FatalError
 from ace_tasks.provenance import Outcome
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 MakeReplica = Callable[[ReplicaSettings, str, str], "Replica"]
 
 EXIT_DEVICE_LOST = 70
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of an item, and how full the memory around its replica is."""
+
+    outcome: Outcome
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,14 @@ class ReplicaActor:
         self._metrics = StoreMetrics()
         self._make: Callable[[], Replica] = lambda: make(settings, run_id, name)
         self._replica: Replica | None = None
+        self._gauge = Gauge()
 
-    def start(self) -> str | Stop:
-        """Load the model; returns the node's id."""
+    def where(self) -> str:
+        """The node's id, as soon as the process is there."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def start(self) -> Stop | None:
+        """Load the model."""
         try:
             self._replica = self._make()
             self._replica.start()
@@ -61,13 +75,14 @@ class ReplicaActor:
             return Stop(f"{type(error).__name__}: {error}", "fatal")
         except Exception as error:  # this node's disk, driver or memory; not the weights' fault
             return Stop(f"{type(error).__name__}: {error}"[:500], "start")
-        return str(ray.get_runtime_context().get_node_id())
+        return None
 
-    def run(self, item: WorkItem, shard: int, attempt: int) -> Outcome | Stop:
+    def run(self, item: WorkItem, shard: int, attempt: int) -> Answer | Stop:
         assert self._replica is not None
         try:
             with logs.about(shard=shard, row_id=item.row_id, item_id=item.item_id, attempt=attempt):
-                return self._replica.run(item, shard, attempt)
+                outcome = self._replica.run(item, shard, attempt)
+            return Answer(outcome, self._gauge.read())
         except FatalError as error:
             return Stop(f"{type(error).__name__}: {error}", "fatal")
         except Cancelled as error:

@@ -14,9 +14,9 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, RayActorError, RayError
 
-from ace_tasks.engine.actor import MakeReplica, Stop, make_replica
+from ace_tasks.engine.actor import Answer, MakeReplica, Stop, make_replica
 from ace_tasks.engine.blame import Again, Death, Fate, after_timeout, last_line
-from ace_tasks.engine.jobs import Job, Shard
+from ace_tasks.engine.jobs import Job, Line, Shard
 from ace_tasks.engine.metrics import RunMetrics
 from ace_tasks.engine.pool import Pool, Seat
 from ace_tasks.errors import Cancelled, FatalError, ItemError, PoolFailed
@@ -39,6 +39,8 @@ class Status:
     in_flight: int = 0
     queued: int = 0
     replicas_ready: int = 0
+    replicas_most: int = 0  # that were ready at once
+    capacity: int = 0  # items inside all replicas, once those that start now are ready
     deaths: int = 0
     busy_s: float = 0  # summed seconds of denoising
     ready_s: float = 0  # summed seconds replicas were ready
@@ -67,7 +69,7 @@ class Dispatcher:
         self._pool = Pool(replica, pool, run_id, make)
         self._on_failed = on_failed
         self._inbox: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._waiting: deque[Job] = deque()
+        self._waiting = Line()
         self._suspects: deque[Job] = deque()
         self._shards: set[Shard] = set()
         self.error: FatalError | None = None  # why the pool ended by itself, if it did
@@ -126,7 +128,7 @@ class Dispatcher:
         held += [
             f"{seat.name} to start for {now - seat.started_at:.0f} s"
             for seat in seats
-            if seat.node_id is None
+            if not seat.ready
         ]
         return f"waiting for {', '.join(held) or 'work'}"
 
@@ -137,7 +139,7 @@ class Dispatcher:
             while not self._stopping.is_set():
                 self._take_inbox()
                 queued = len(self._waiting) + len(self._suspects)
-                self._pool.grow(queued + self._pool.in_flight())
+                self._pool.fit(queued + self._pool.in_flight())
                 self._fill_seats()
                 self._collect()
                 self._check_clock()
@@ -153,22 +155,16 @@ class Dispatcher:
 
     def _take_inbox(self) -> None:
         while not self._inbox.empty():
-            self._waiting.append(self._inbox.get())
+            self._waiting.put(self._inbox.get())
 
     def _fill_seats(self) -> None:
         for seat in self._pool.ready():
-            if seat.alone:
-                continue
             if self._suspects and not seat.in_flight:
-                seat.alone = True
                 self._dispatch(seat, self._suspects.popleft())
+                seat.alone = True
             # Suspects don't starve: the seat that replaces a dead one begins empty.
-            while (
-                not seat.alone
-                and self._waiting
-                and len(seat.in_flight) < self._settings.items_in_flight
-            ):
-                self._dispatch(seat, self._waiting.popleft())
+            for _ in range(min(seat.room(self._settings.items_in_flight), len(self._waiting))):
+                self._dispatch(seat, self._waiting.take(seat.group))
 
     def _dispatch(self, seat: Seat, job: Job) -> None:
         seat.dispatch(job)
@@ -179,7 +175,8 @@ class Dispatcher:
         """Wait a tick for news from Ray, and act on all there is."""
         seats = self._pool.seats
         refs = {ref: seat for seat in seats for ref in seat.in_flight}
-        refs |= {seat.starting: seat for seat in seats if seat.node_id is None}
+        refs |= {seat.placing: seat for seat in seats if seat.node_id is None}
+        refs |= {seat.starting: seat for seat in seats if not seat.ready}
         self._publish_status()
         if not refs:
             time.sleep(_TICK_S / 4)
@@ -207,12 +204,13 @@ class Dispatcher:
                 self._pool.start_failed(seat, answer.message)
                 return
             raise (PoolFailed if answer.kind == "fatal" else Cancelled)(answer.message)
-        if ref is seat.starting:
-            self._pool.started(seat, answer)
-            return
-        job = seat.in_flight.pop(ref)
-        seat.alone = False
-        self._finish(job, answer)
+        if isinstance(answer, Answer):
+            seat.note(answer.memory, self._settings.max_memory_share)
+            self._finish(seat.take_back(ref), answer.outcome)
+        elif ref is seat.placing:
+            self._pool.placed(seat, answer)
+        else:
+            self._pool.started(seat)
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):
@@ -230,8 +228,9 @@ class Dispatcher:
     def _on_death(self, seat: Seat, error: RayError) -> None:
         death = Death(error, seat.node_id)
         self._pool.remove(seat)
-        if seat.node_id is None:
-            if not death.by_infrastructure:
+        if not seat.ready:
+            # Where memory is too short to load a model, it will be so the next time.
+            if death.by_memory_monitor or not death.by_infrastructure:
                 self._pool.start_failed(seat, death.reason)
             return
         self.status.deaths += 1
@@ -274,7 +273,7 @@ class Dispatcher:
         if isinstance(fate, ItemError):
             self._give_up(job, fate)
         elif fate is Again.FIRST:
-            self._waiting.appendleft(job)
+            self._waiting.put(job, first=True)
         else:
             self._suspects.append(job)
 
@@ -295,8 +294,10 @@ class Dispatcher:
         self.status.ready_s += self.status.replicas_ready * (now - self._last_look)
         self._last_look = now
         self.status.in_flight = self._pool.in_flight()
+        self.status.capacity = len(self._pool.seats) * self._settings.items_in_flight
         self.status.queued = len(self._waiting) + len(self._suspects)
         self.status.replicas_ready = sum(1 for _ in self._pool.ready())
+        self.status.replicas_most = max(self.status.replicas_most, self.status.replicas_ready)
         self._metrics.status(self.status)
 
     def _end(self) -> None:

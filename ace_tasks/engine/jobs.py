@@ -1,12 +1,15 @@
-"""Items on their way through the pool, and the shards that wait for them."""
+"""Items on their way through the pool, the line they wait in, and the shards that wait for them."""
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from ace_tasks.provenance import Failed, Outcome
 from ace_tasks.specs import WorkItem
+
+_MAX_OVERTAKEN = 64  # a minute's work of a GPU at a second an item
 
 
 @dataclass(eq=False)
@@ -36,3 +39,39 @@ class Job:
     deaths_alone: int = 0
     losses: int = 0  # with its replica, nobody to blame
     dispatched_at: float = 0
+
+    @property
+    def group(self) -> str:
+        return self.item.resolved.group
+
+
+class Line:
+    """Jobs that wait, the oldest first; but a seat gets one of its own group before it, so that it
+    need not switch adapters and finds mates for a batch. Nobody starves: the oldest is overtaken
+    `max_overtaken` times at most.
+    """
+
+    def __init__(self, max_overtaken: int = _MAX_OVERTAKEN):
+        self._max_overtaken = max_overtaken
+        self._overtaken = 0
+        self._jobs: OrderedDict[Job, None] = OrderedDict()
+        self._groups: dict[str, OrderedDict[Job, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(self, job: Job, *, first: bool = False) -> None:
+        for line in (self._jobs, self._groups.setdefault(job.group, OrderedDict())):
+            line[job] = None
+            line.move_to_end(job, last=not first)
+
+    def take(self, group: str | None) -> Job:
+        """For a seat whose last job was of `group`."""
+        oldest = next(iter(self._jobs))
+        own = self._groups.get(group) if group is not None else None
+        job = next(iter(own)) if own and self._overtaken < self._max_overtaken else oldest
+        self._overtaken = 0 if job is oldest else self._overtaken + 1
+        del self._jobs[job], self._groups[job.group][job]
+        if not self._groups[job.group]:
+            del self._groups[job.group]
+        return job

@@ -1,4 +1,9 @@
-"""The seats of a run: one actor each, started for work that waits, replaced when lost."""
+"""The seats of a run: one actor each, started for work that waits, replaced when lost, given back
+when there is less to do.
+
+A seat has its place in the cluster first, and is ready once its model is loaded. Work begins with
+the first one that is.
+"""
 
 from __future__ import annotations
 
@@ -19,31 +24,65 @@ from ray.exceptions import (
 
 from ace_tasks.engine.actor import MakeReplica, ReplicaActor
 from ace_tasks.engine.jobs import Job
+from ace_tasks.engine.memory import Memory
+from ace_tasks.engine.session import free_in_cluster, gpus_in_cluster
 from ace_tasks.errors import PoolFailed
 from ace_tasks.settings import PoolSettings, ReplicaSettings
 
 log = logging.getLogger(__name__)
 
 _STATUS_TIMEOUT_S = 5
+_LOOK_EVERY_S = 2  # at what the cluster has
+_MAX_BACKOFF_S = 60
 
 
 @dataclass(eq=False)
 class Seat:
-    """One actor: starting until `node_id` is known."""
+    """One actor."""
 
     name: str
     actor: Any
-    starting: Any
-    started_at: float
-    node_id: str | None = None
+    placing: Any  # ObjectRef → its node's id
+    starting: Any  # ObjectRef → None, or why not
+    started_at: float  # first when it was asked for, then when it got its place
+    node_id: str | None = None  # None: it waits for a place
+    ready: bool = False
     in_flight: dict[Any, Job] = field(default_factory=dict)  # ObjectRef → job
     alone: bool = False  # the one job in flight is a suspect
+    group: str | None = None  # of its last job
+    idle_since: float = field(default_factory=time.monotonic)
+    is_short_of_memory: bool = False
+    _has_been_short: bool = False
 
     def dispatch(self, job: Job) -> None:
         job.attempts += 1
         job.dispatched_at = time.monotonic()
+        self.group = job.group
         run = self.actor.run.options(concurrency_group="items")
         self.in_flight[run.remote(job.item, job.shard.index, job.attempts)] = job
+
+    def take_back(self, ref: Any) -> Job:
+        """The job whose answer is there."""
+        job = self.in_flight.pop(ref)
+        self.alone = False
+        self.idle_since = time.monotonic()
+        return job
+
+    def room(self, items_in_flight: int) -> int:
+        """How many more items it may have."""
+        if self.alone or not self.ready:
+            return 0
+        return (1 if self.is_short_of_memory else items_in_flight) - len(self.in_flight)
+
+    def note(self, memory: Memory, max_share: float) -> None:
+        """What it told of its memory with an answer."""
+        self.is_short_of_memory = memory.used_share > max_share
+        if self.is_short_of_memory and not self._has_been_short:
+            self._has_been_short = True
+            log.warning(
+                "%s gets one item at a time: %.0f %% of its node's memory are used, %d MB by itself",
+                self.name, 100 * memory.used_share, memory.process_bytes // 2**20,
+            )  # fmt: skip
 
     def busy_s(self) -> dict[str, float] | None:
         """item id → seconds at work itself; None: it cannot be asked, as when its interpreter
@@ -73,18 +112,58 @@ class Pool:
         self._make = make
         self._made = 0
         self._start_failures = 0
+        self._no_start_before = 0.0
+        self._next_look = 0.0
+        self._free = 0  # places in the cluster at the last look, less those taken since
+        self._max = settings.max_replicas or settings.min_replicas
         self.seats: list[Seat] = []
 
     def ready(self) -> Iterator[Seat]:
-        return (seat for seat in self.seats if seat.node_id is not None)
+        return (seat for seat in self.seats if seat.ready)
 
     def in_flight(self) -> int:
         return sum(len(seat.in_flight) for seat in self.seats)
 
-    def grow(self, jobs: int) -> None:
-        """Start as many seats as there is work for; a lost one is replaced here, too."""
-        for _ in range(min(self._settings.replicas, jobs) - len(self.seats)):
-            self.seats.append(self._start())
+    # ------------------------------------------------------------ growing and shrinking
+
+    def fit(self, jobs: int) -> None:
+        """As many seats as there is work and room for; a lost one is replaced here, too."""
+        now = time.monotonic()
+        self._look(now)
+        wanted = max(min(self._max, jobs), self._settings.min_replicas)
+        if len(self.seats) > wanted:
+            self._give_back(len(self.seats) - wanted, now)
+        elif jobs and now >= self._no_start_before:
+            waiting = sum(seat.node_id is None for seat in self.seats)
+            # One that waits is what an autoscaler goes by; more would only stand there.
+            room = max(self._free + 1 - waiting, self._settings.min_replicas - len(self.seats))
+            for _ in range(min(wanted - len(self.seats), room)):
+                self.seats.append(self._start())
+
+    def _look(self, now: float) -> None:
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_EVERY_S
+        try:
+            self._free = free_in_cluster("GPU" if self._replica.device == "cuda" else "CPU")
+            if self._settings.max_replicas is None:
+                self._max = max(gpus_in_cluster(), self._settings.min_replicas)
+        except RayError as error:  # the head may be starting again
+            log.warning("the cluster does not say what it has: %s", type(error).__name__)
+
+    def _give_back(self, surplus: int, now: float) -> None:
+        """Those that had nothing to do for a while: first who is not up yet, then the idlest."""
+        idle = [
+            seat
+            for seat in self.seats
+            if not seat.in_flight and now - seat.idle_since >= self._settings.idle_release_s
+        ]
+        idle.sort(key=lambda seat: (seat.ready, seat.node_id is not None, seat.idle_since))
+        for seat in idle[:surplus]:
+            log.info("%s is not needed any more", seat.name)
+            self.remove(seat)
+
+    # ------------------------------------------------------------ starting
 
     def _start(self) -> Seat:
         name = f"replica-{self._made}"
@@ -97,30 +176,44 @@ class Pool:
             **resources,
         )(ReplicaActor)
         actor = actor_class.remote(self._make, self._replica, self._run_id, name)
-        return Seat(name, actor, actor.start.remote(), time.monotonic())
+        placing = actor.where.options(concurrency_group="control").remote()
+        return Seat(name, actor, placing, actor.start.remote(), time.monotonic())
 
-    def started(self, seat: Seat, node_id: str) -> None:
-        seat.node_id = node_id
+    def placed(self, seat: Seat, node_id: str) -> None:
+        seat.node_id, seat.started_at = node_id, time.monotonic()
+        self._free -= 1
+
+    def started(self, seat: Seat) -> None:
+        seat.ready, seat.idle_since = True, time.monotonic()
         self._start_failures = 0
 
     def start_failed(self, seat: Seat, reason: str) -> None:
         """Raises PoolFailed when it happens again and again and no other works."""
         self._start_failures += 1
-        log.warning("%s failed to start: %s", seat.name, reason)
-        if any(self.ready()):
-            return  # others work; this one is tried again
-        if self._start_failures >= self._settings.max_start_failures:
+        works = any(self.ready())
+        if not works and self._start_failures >= self._settings.max_start_failures:
             raise PoolFailed(
                 f"{self._start_failures} replicas in a row failed to start; the last: {reason}"
             )
+        doubled = self._settings.start_backoff_s * 2 ** min(self._start_failures - 1, 16)
+        wait_s = min(doubled, _MAX_BACKOFF_S)
+        self._no_start_before = time.monotonic() + wait_s
+        log.warning("%s failed to start, the next may in %g s: %s", seat.name, wait_s, reason)
 
     def check_starts(self) -> None:
-        """End those that take too long to start."""
-        now = time.monotonic()
+        """End those that take too long to start. Who waits for a place beside others that have
+        one may do so for ever.
+        """
+        limit_s = self._settings.start_timeout_s
+        late = time.monotonic() - limit_s
+        some_have_places = any(seat.node_id for seat in self.seats)
         for seat in list(self.seats):
-            if seat.node_id is None and now - seat.started_at > self._settings.start_timeout_s:
+            waits = seat.node_id is None and some_have_places
+            if not seat.ready and not waits and seat.started_at < late:
                 self.remove(seat)
-                self.start_failed(seat, f"not started after {self._settings.start_timeout_s:g} s")
+                self.start_failed(seat, f"not started after {limit_s:g} s")
+
+    # ------------------------------------------------------------ ending
 
     def remove(self, seat: Seat) -> None:
         self.seats.remove(seat)

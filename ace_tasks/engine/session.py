@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray._private import ray_constants
@@ -57,3 +57,8 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 def gpus_in_cluster() -> int:
     """GPUs of the cluster we are connected to."""
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def free_in_cluster(resource: Literal["GPU", "CPU"]) -> int:
+    """How many nobody holds just now."""
+    return int(ray.available_resources().get(resource, 0))

@@ -136,6 +136,14 @@ class Resolved(Frozen):
     quality: int | None = Field(description="None: 95 for JPEG and AVIF, and WebP is lossless.")
     preset: Preset | None
 
+    @property
+    def group(self) -> str:
+        """Adapter, then what is known of the shape, then steps: items of one group run alike."""
+        return (
+            f"{self.adapter or ''}|{self.task}|"
+            f"{self.width or 0:05}x{self.height or 0:05}|{self.steps:04}"
+        )
+
 
 class WorkItem(Frozen):
     """One planned edit: all a replica needs, and all that identifies it."""

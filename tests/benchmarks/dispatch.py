@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    pool = PoolSettings(replicas=asked.replicas, items_in_flight=asked.in_flight)
+    pool = PoolSettings(max_replicas=asked.replicas, items_in_flight=asked.in_flight)
     items = [item(number, "sleep 0") for number in range(asked.items)]
     with (
         ray_session(cpus=asked.replicas),
