@@ -42,6 +42,8 @@ _BATCH_ROWS = 1024
 _ESCAPES = range(0xDC80, 0xDD00)
 
 Spec = Fill | Edit | Reference | TryOn
+Checked = tuple[int, Spec, dict[str, Any]]
+"""Line, spec, and the row's cells as they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def read_rows(path: Path) -> Iterator[Row | Reject]:
 
 def to_specs(
     rows: Iterable[Row | Reject], catalog_uri: str, allowed_buckets: tuple[str, ...] | None
-) -> Iterator[tuple[int, Spec, dict[str, Any]] | Reject]:
+) -> Iterator[Checked | Reject]:
     """(line, spec with absolute URIs, the row's cells) for each good row, a Reject for the others.
 
     An S3 catalog may name `s3://` sources only, in `allowed_buckets`, or in its own bucket when

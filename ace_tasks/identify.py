@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from itertools import islice
 from typing import Any
 
-from ace_tasks.catalog import Reject, Spec
+from ace_tasks.catalog import Checked, Reject, Spec
 from ace_tasks.errors import BadRow, CatalogError, StoreError, StoreUnavailable
 from ace_tasks.specs import ModelIdentity, PixelSettings, Source, Sources, WorkItem, work_item
 from ace_tasks.store import Store
@@ -16,9 +16,6 @@ from ace_tasks.store import Store
 _IN_FLIGHT = 32
 _WINDOW = 1024  # rows whose sources are asked for together, while the rows before are worked on
 _KNOWN = 100_000  # references repeat over a catalog: remember that many sources
-
-Checked = tuple[int, Spec, dict[str, Any]]
-"""Line, spec, and the row's cells as they were."""
 
 
 def identified(

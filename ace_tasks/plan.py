@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from ace_tasks.catalog import Reject
+from ace_tasks.catalog import Checked, Reject
+from ace_tasks.changes import NO_CHANGES, Changes
 from ace_tasks.errors import CatalogError
-from ace_tasks.identify import Checked, identified
+from ace_tasks.identify import identified
 from ace_tasks.specs import (
     DEFAULT_PIXELS,
     PIXELS_VERSION,
@@ -86,10 +87,12 @@ def build_plan(
     plan_path: Path,
     rejects_path: Path,
     pixels: PixelSettings = DEFAULT_PIXELS,
+    changes: Changes = NO_CHANGES,
 ) -> None:
-    """Identify every spec; write the sorted plan, and the rejects as JSON lines.
+    """Identify every spec, with its changes; write the sorted plan, and the rejects as JSON lines.
 
-    The plan remembers the model, the settings and the pixels' version it was made for: see `fits`.
+    The plan remembers the model, the settings, the changes and the pixels' version it was made
+    for: see `fits`.
 
     Raises CatalogError when there is no row at all, StoreUnavailable when sources cannot be
     identified because the store is away.
@@ -100,20 +103,25 @@ def build_plan(
         ExitStack() as held,
     ):
         rows = held.enter_context(closing(_Scratch(Path(scratch))))
-        for each in identified(specs, model, store, pixels):
+        for each in identified(changes.applied(specs), model, store, pixels):
             reject = each if isinstance(each, Reject) else rows.add(*each)
             if reject:
                 out.write(reject.to_json() + "\n")
         if not rows.count and not out.tell():
             raise CatalogError("the catalog has no rows")
-        _write_plan(rows, plan_path, _made_for(model, pixels))
+        _write_plan(rows, plan_path, _made_for(model, pixels, changes))
 
 
-def fits(plan_path: Path, model: ModelIdentity, pixels: PixelSettings = DEFAULT_PIXELS) -> bool:
-    """Whether a plan was made for this model and settings, by code that makes the same pixels."""
+def fits(
+    plan_path: Path,
+    model: ModelIdentity,
+    pixels: PixelSettings = DEFAULT_PIXELS,
+    changes: Changes = NO_CHANGES,
+) -> bool:
+    """Whether a plan was made for all this, by code that makes the same pixels."""
     with pyarrow.parquet.ParquetFile(plan_path) as parquet:
         metadata = parquet.schema_arrow.metadata or {}
-    return bool(metadata.get(_MADE_FOR) == _made_for(model, pixels))
+    return bool(metadata.get(_MADE_FOR) == _made_for(model, pixels, changes))
 
 
 def count(plan_path: Path, rejects_path: Path) -> PlanCounts:
@@ -226,8 +234,10 @@ class _Scratch:
             yield position, self._lines[number], row_id, item_id, same_as or None, task, item
 
 
-def _made_for(model: ModelIdentity, pixels: PixelSettings) -> bytes:
+def _made_for(model: ModelIdentity, pixels: PixelSettings, changes: Changes) -> bytes:
     content = {"model": model.model_dump(), "pixels": pixels.model_dump()}
+    if changes:
+        content["changes"] = changes.model_dump()
     return canonical_json({"pixels_version": PIXELS_VERSION, **content})
 
 

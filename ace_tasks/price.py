@@ -144,3 +144,6 @@ class Budget:
     def _told(self, hours: float) -> str:
         cost = "" if self.price_per_hour is None else f" (cost {hours * self.price_per_hour:.2f})"
         return f"{hours:.2f} replica-hours{cost}"
+
+
+NO_LIMIT = Budget()

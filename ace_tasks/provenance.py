@@ -9,7 +9,7 @@ Layout under an output URI (one function a key, below):
     review/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>    a picture that waits for a person
     review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record that it would have
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
-                  summary.json, report.html, review.html
+                  canary.json, summary.json, report.html, review.html
     rates/<model fingerprint[:16]>-<device>.json    how fast a model was in the last run
 
 Nothing here holds a credential: URIs, hashes, settings and counts only.
@@ -91,6 +91,11 @@ def failures_key(run_id: str) -> str:
 def rate_key(model: str, device: str) -> str:
     """How fast a model is on a kind of device, by its fingerprint; of all runs under an output."""
     return f"rates/{model[:16]}-{device}.json"
+
+
+def canary_key(run_id: str) -> str:
+    """Which pictures a run made first, and what a person said of them."""
+    return f"runs/{run_id}/canary.json"
 
 
 def summary_key(run_id: str) -> str:

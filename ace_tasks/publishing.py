@@ -68,7 +68,7 @@ def encode(resolved: Resolved, pictures: Pictures, finished: Finished) -> File:
 
 def reasons_to_hold(scores: Scores, review: ReviewSettings) -> list[str]:
     """Why a picture is not simply published; empty: it is."""
-    reasons = []
+    reasons = [review.hold] if review.hold else []
     if (scores.blankness or 0) > review.max_blankness:
         reasons.append(
             f"the repainted part is blank: {scores.blankness:g}, "

@@ -68,6 +68,7 @@ class ReviewSettings(_Model):
     below: float = Field(
         0, ge=0, le=1, description="So does one whose total score is lower; 0: none."
     )
+    hold: str = Field("", description="Why every picture waits for a person; empty: it does not.")
     keep_candidates: bool = Field(False, description="Store the candidates that were not chosen.")
 
 

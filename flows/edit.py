@@ -21,6 +21,7 @@ from ace_tasks import plan, provenance
 from ace_tasks.engine import Dispatcher, Status, gpus_in_cluster, ray_session
 from ace_tasks.errors import Cancelled, FatalError
 from ace_tasks.plan import PlannedRow
+from ace_tasks.price import NO_LIMIT, Budget
 from ace_tasks.provenance import Outcome
 from ace_tasks.report import MAX_ITEMS, Entry
 from ace_tasks.results import FAILED_STATUSES, Result, ResultsWriter
@@ -57,8 +58,13 @@ class Edited:
         return [*failed, *others][:MAX_ITEMS]
 
 
-def edit_items(run: Run, planned: Planned, *, replicas: int, shard_size: int) -> Edited:
-    """Edit every planned item that is not done; account for every row of the catalog."""
+def edit_items(
+    run: Run, planned: Planned, *, replicas: int, shard_size: int, budget: Budget = NO_LIMIT
+) -> Edited:
+    """Edit every planned item that is not done; account for every row of the catalog.
+
+    Raises OverBudget once replicas were ready for longer than they may be.
+    """
     log = get_run_logger()
     parquet_path, csv_path = run.scratch / "results.parquet", run.scratch / "results.csv"
     failures_path = run.scratch / "failures.jsonl"
@@ -80,9 +86,9 @@ def edit_items(run: Run, planned: Planned, *, replicas: int, shard_size: int) ->
         groups = plan.shards(_to_do(planned, book), shard_size)
         first = next(groups, None)
         if first is not None:
-            with _open_pool(run, replicas) as pool:
+            with open_pool(run, replicas) as pool:
                 edited.status = pool.status
-                _edit_shards(chain([first], groups), pool, shard_size, book, progress)
+                _edit_shards(chain([first], groups), pool, shard_size, book, progress, budget)
         for row in planned.read() if shared_ids else ():
             if row.same_as:
                 book.share(row)
@@ -187,7 +193,7 @@ def _known_before(row: PlannedRow, before: Finished) -> Result | None:
 
 
 @contextmanager
-def _open_pool(run: Run, replicas: int) -> Iterator[Dispatcher]:
+def open_pool(run: Run, replicas: int) -> Iterator[Dispatcher]:
     """Ray, and the dispatcher on it. `replicas` 0: one a GPU, or one on a CPU."""
     with ray_session(run.environment.ray_address, cpus=max(cpu_count(), replicas)):
         device = run.environment.device or ("cuda" if gpus_in_cluster() else "cpu")
@@ -248,6 +254,7 @@ def _edit_shards(
     shard_size: int,
     book: _Book,
     progress: Progress,
+    budget: Budget,
 ) -> None:
     """Submit a window of shards, enter their outcomes as they end, until none is left. The window
     grows with the pool.
@@ -269,6 +276,7 @@ def _edit_shards(
         for each in done:
             future, items = window.pop(each)
             entered += _enter_outcomes(future, items, pool, book)
+        budget.check_spent(pool.status.ready_s)
         in_window = pool.status.done + pool.status.failed - entered
         accounted = book.tally.total + in_window
         progress.tell(accounted, book.tally.not_done, pool.status)

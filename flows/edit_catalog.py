@@ -9,10 +9,12 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from ace_tasks.price import Budget
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import AutoMask, MaskRules, PasteSettings, PixelSettings
-from flows.edit import MAX_SHARD_THREADS, edit_items
-from flows.finish import finish_run
+from flows.canary import Canary
+from flows.conduct import Conduct, conduct
+from flows.edit import MAX_SHARD_THREADS
 from flows.run import open_run, plan_catalog, untracked
 
 _PASTE = PasteSettings()
@@ -110,6 +112,36 @@ def edit_catalog(
     retry_failures: Annotated[
         bool, Field(description="Try again what failed for good in an earlier run.")
     ] = False,
+    dry_run: Annotated[
+        bool, Field(description="Say what the run would do and take, and end there.")
+    ] = False,
+    max_replica_hours: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Stop the run if it would take, or has taken, more hours of replicas (GPU-"
+            "hours, where each has a GPU); 0: no limit.",
+        ),
+    ] = 0.0,
+    max_cost: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="The same in money, where the worker knows what an hour costs; 0: no limit.",
+        ),
+    ] = 0.0,
+    canary: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=200,
+            description="Make so many pictures first, show them, and wait for your word before the "
+            "others are made; 0: make all.",
+        ),
+    ] = 0,
+    canary_wait_hours: Annotated[
+        float, Field(gt=0, le=720, description="How long that word may take.")
+    ] = 72.0,
     replicas: Annotated[
         int, Field(ge=0, description="Model replicas; 0: one for each GPU, or one on a CPU.")
     ] = 0,
@@ -146,6 +178,19 @@ def edit_catalog(
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
-        planned = plan_catalog(untracked(run), strict, retry_failures)
-        edited = edit_items(run, planned, replicas=replicas, shard_size=shard_size)
-        return finish_run(run, planned, edited, max_failed)
+        return conduct(
+            run,
+            lambda changes: plan_catalog(untracked(run), strict, retry_failures, changes=changes),
+            Conduct(
+                max_failed=max_failed,
+                replicas=replicas,
+                shard_size=shard_size,
+                dry_run=dry_run,
+                budget=Budget(
+                    max_replica_hours=max_replica_hours,
+                    max_cost=max_cost,
+                    price_per_hour=run.environment.price_per_hour,
+                ),
+                canary=Canary(items=canary, wait_hours=canary_wait_hours),
+            ),
+        )

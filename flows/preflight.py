@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Collection, Iterator
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from ace_tasks import preflight as looking
-from ace_tasks.plan import read_ids
 from ace_tasks.price import Budget, Estimate, Rate, Rates
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import WorkItem
@@ -25,9 +23,10 @@ def preflight(run: Run, planned: Planned, budget: Budget) -> Estimate:
 
     Raises OverBudget when that is more than the run may take.
     """
-    to_do = sum(1 for _ in _to_do(planned))
+    positions = [position for position, _ in to_do(planned)]
+    # Spread evenly: a plan is sorted by what decides their time.
+    items = items_at(planned, set(positions[:: max(1, -(-len(positions) // _SAMPLE))]))
     sample, problems = [], []
-    items = _sampled(planned, to_do)
     for item, finding in zip(
         items, looking.look_over(items, run.sources, ImageLimits()), strict=True
     ):
@@ -36,7 +35,7 @@ def preflight(run: Run, planned: Planned, budget: Budget) -> Estimate:
         elif finding.tokens is not None:
             sample.append((finding.tokens, item.resolved.steps * item.resolved.candidates))
     rate = known_rate(run)
-    estimate = Estimate.of(to_do, sample, problems, rate, budget.price_per_hour)
+    estimate = Estimate.of(len(positions), sample, problems, rate, budget.price_per_hour)
     publish_preflight(run.flow_name, planned, estimate, rate)
     for each in problems:
         get_run_logger().warning("would fail: %s", each)
@@ -55,15 +54,15 @@ def rates(run: Run) -> Rates:
     return Rates(run.outputs, run.output, run.model.fingerprint, device)
 
 
-def _to_do(planned: Planned) -> Iterator[int]:
-    """Positions in the plan."""
+def to_do(planned: Planned) -> Iterator[tuple[int, str]]:
+    """(position in the plan, task) of the items that are to be edited."""
     before = planned.before
-    for position, (item_id, same_as) in enumerate(read_ids(planned.path)):
-        if not same_as and item_id not in before.records and item_id not in before.failures:
-            yield position
+    for position, row in enumerate(planned.read()):
+        done = row.item_id in before.records or row.item_id in before.failures
+        if not row.same_as and not done:
+            yield position, row.task
 
 
-def _sampled(planned: Planned, to_do: int) -> list[WorkItem]:
-    """A few, spread evenly: a plan is sorted by what decides their time."""
-    chosen = set(islice(_to_do(planned), 0, None, max(1, -(-to_do // _SAMPLE))))
-    return [row.item for position, row in enumerate(planned.read()) if position in chosen]
+def items_at(planned: Planned, positions: Collection[int]) -> list[WorkItem]:
+    """Those items, in the plan's order."""
+    return [row.item for position, row in enumerate(planned.read()) if position in positions]

@@ -16,8 +16,8 @@ from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.results import Summary, failed_rows
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store, join_uri
-from flows.edit import MAX_SHARD_THREADS, edit_items
-from flows.finish import finish_run
+from flows.conduct import Conduct, conduct
+from flows.edit import MAX_SHARD_THREADS
 from flows.run import Run, open_run, plan_catalog, untracked
 
 
@@ -71,9 +71,11 @@ def retry_failed(
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
         file = select_failed(run, failed_run, codes)
-        planned = plan_catalog(untracked(run), False, True, file)
-        edited = edit_items(run, planned, replicas=replicas, shard_size=shard_size)
-        return finish_run(run, planned, edited, max_failed)
+        return conduct(
+            run,
+            lambda changes: plan_catalog(untracked(run), False, True, file, changes),
+            Conduct(max_failed=max_failed, replicas=replicas, shard_size=shard_size),
+        )
 
 
 def read_summary(output: str, run_id: str) -> Summary:

@@ -21,6 +21,7 @@ from prefect.utilities.annotations import quote
 
 from ace_tasks import plan, provenance, resume
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
+from ace_tasks.changes import NO_CHANGES, Changes
 from ace_tasks.errors import CatalogError, NotFound, SettingsError
 from ace_tasks.model.sources import (
     check_license,
@@ -148,19 +149,26 @@ class Planned:
 
 
 @task(name="plan", cache_policy=NO_CACHE, retries=0, persist_result=False)
-def plan_catalog(run: Run, strict: bool, retry_failures: bool, file: Path | None = None) -> Planned:
+def plan_catalog(
+    run: Run,
+    strict: bool,
+    retry_failures: bool,
+    file: Path | None = None,
+    changes: Changes = NO_CHANGES,
+) -> Planned:
     """Read, check and identify the catalog; find what is done. A retried flow run keeps its plan.
 
-    `file`: rows to take instead of the catalog's, under the catalog's rules for sources.
+    `file`: rows to take instead of the catalog's, under the catalog's rules for sources. `changes`:
+    what every row has otherwise than it says.
     Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
     """
     path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
     model = run.model
     # A retried run keeps its plan, unless the code that would carry it out makes other pixels.
-    if not (_reload_plan(run, path, rejects_path) and plan.fits(path, model, run.pixels)):
+    if not (_reload_plan(run, path, rejects_path) and plan.fits(path, model, run.pixels, changes)):
         with nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows:
             specs = to_specs(read_rows(rows), run.catalog, run.environment.allowed_buckets)
-            plan.build_plan(specs, model, run.sources, path, rejects_path, run.pixels)
+            plan.build_plan(specs, model, run.sources, path, rejects_path, run.pixels, changes)
         run.upload(rejects_path, provenance.rejects_key(run.run_id), "application/x-ndjson")
         run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     counts = plan.count(path, rejects_path)

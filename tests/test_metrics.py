@@ -45,7 +45,7 @@ def run(session: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dis
     )
     orders = [f"exit-once {scratch / 'once'}", *["sleep 0.2"] * 4, "bad"]
     items = [item(number, order) for number, order in enumerate(orders)]
-    with Dispatcher(replica, PoolSettings(replicas=1), "run-7", ignore, SleepingReplica) as pool:
+    with Dispatcher(replica, PoolSettings(), "run-7", ignore, SleepingReplica) as pool:
         pool.edit(items, shard=3)
         yield pool
 

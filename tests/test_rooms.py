@@ -19,7 +19,7 @@ LADDER = [
     {"colour", "containers", "lcu", "store"},
     {"controls", "cutout", "images", "model", "paste", "provenance"},
     {"catalog", "frame", "masks", "price", "results", "review"},
-    {"identify"},
+    {"changes", "identify"},
     {"batching", "pixels", "plan", "report", "scores"},
     {"candidates", "fetching", "publishing"},
     {"preflight", "replica", "resume"},

@@ -25,6 +25,13 @@ AcceptLicense = Annotated[
     bool, typer.Option(help="I have read and accept the licence of the variant's weights (once).")
 ]
 MaxFailed = Annotated[int, typer.Option(min=0, help="Failures a good run may have.")]
+DryRun = Annotated[bool, typer.Option(help="Say what the run would do and take; edit nothing.")]
+MaxReplicaHours = Annotated[
+    float, typer.Option(min=0, help="Stop a run that takes more hours of replicas; 0: no limit.")
+]
+MaxCost = Annotated[
+    float, typer.Option(min=0, help="The same in money, by ACE_PRICE_PER_HOUR; 0: no limit.")
+]
 Replicas = Annotated[int, typer.Option(min=0, help="0: one a GPU, or one on a CPU.")]
 
 # What decides a pixel, and so which items are done: `edit` and `plan` take the same.

@@ -1,0 +1,60 @@
+"""From a plan to a finished run: what every flow over a catalog does, whatever its rows came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from ace_tasks.changes import Changes
+from ace_tasks.price import NO_LIMIT, Budget, Estimate
+from flows.canary import NO_CANARY, Canary, ask, said
+from flows.edit import edit_items
+from flows.finish import finish_run
+from flows.preflight import preflight
+from flows.run import Planned, Run, untracked
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a run is carried out; none of it changes a pixel. See the flows' parameters."""
+
+    max_failed: int = 0
+    replicas: int = 0
+    shard_size: int = 32
+    dry_run: bool = False
+    budget: Budget = NO_LIMIT
+    canary: Canary = NO_CANARY
+
+
+def conduct(run: Run, plan: Callable[[Changes], Planned], how: Conduct) -> State[Any]:
+    """Plan, price, try a few, edit, finish. `plan` is called again after a person's word.
+
+    Starts from the top whenever the run does: after a crash, a Retry, or an answer.
+    """
+    how.canary.check()
+    planned = plan(said(run, how.canary))
+    estimate = preflight(untracked(run), untracked(planned), how.budget)
+    if how.dry_run:
+        return _dry(estimate)
+    word = ask(run, planned, how.canary, how.replicas)
+    if isinstance(word, State):
+        return word
+    if word is not None:
+        planned = plan(word)
+    edited = edit_items(
+        run, planned, replicas=how.replicas, shard_size=how.shard_size, budget=how.budget
+    )
+    return finish_run(run, planned, edited, how.max_failed)
+
+
+def _dry(estimate: Estimate) -> State[Any]:
+    hours = estimate.replica_hours
+    takes = "how long is not known yet" if hours is None else f"about {hours:.2f} replica-hours"
+    cost = "" if estimate.cost is None else f", cost {estimate.cost:.2f}"
+    message = f"dry run: {estimate.items} items to do, {takes}{cost}; nothing was edited"
+    return Completed(message=message, data=dataclasses.asdict(estimate))

@@ -1,0 +1,102 @@
+"""What a run will take, on the real flow. If these break, somebody pays for what he had ruled out,
+or a trial that should cost nothing edits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ace_tasks.engine import ray_session
+from ace_tasks.results import Summary
+from ace_tasks.store import Store, join_uri
+from flows.edit_catalog import edit_catalog
+
+pytestmark = pytest.mark.usefixtures("services")
+
+
+@pytest.fixture(scope="module")
+def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
+    with ray_session(cpus=2):
+        yield
+
+
+@pytest.fixture
+def catalog(store: Store, prefix: str, picture: Callable[..., bytes]) -> str:
+    """Nine rows; every other has a mask, and the last one no picture."""
+    rows = []
+    for number in range(9):
+        image = join_uri(prefix, f"in/{number}.png")
+        if number < 8:
+            store.put(image, picture(seed=number), "image/png")
+        row = {"id": f"r{number}", "task": "edit", "image": image, "prompt": "p", "steps": 2}
+        rows.append(row | ({"mask": {"box": [0, 0, 0.5, 0.5]}} if number % 2 else {}))
+    text = "\n".join(json.dumps(row) for row in rows)
+    store.put(join_uri(prefix, "catalog.jsonl"), text.encode(), "text/plain")
+    return join_uri(prefix, "catalog.jsonl")
+
+
+def run(catalog: str, prefix: str, **parameters: Any) -> Any:
+    return edit_catalog(
+        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **parameters
+    )
+
+
+def test_a_run_measures_what_the_next_one_is_priced_by(
+    catalog: str, prefix: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACE_PRICE_PER_HOUR", "2.5")
+
+    def pictures() -> int:
+        return len(list(store.list(f"{prefix}/out/images/")))
+
+    # Not known yet: a dry run says so, and a limit stops it before anything is made.
+    dry = run(catalog, prefix, dry_run=True)
+    assert (dry.name, "how long is not known" in dry.message) == ("Completed", True)
+    limited = run(catalog, prefix, max_replica_hours=1.0)
+    assert (limited.is_failed(), "run a few rows" in limited.message) == (True, True)
+    assert pictures() == 0
+
+    done = run(catalog, prefix)
+    summary = Summary.model_validate(done.result(raise_on_failure=False))
+    assert (summary.done, summary.failed) == (8, 1)
+    assert summary.token_steps == 8 * 2 * (96 // 16) * (64 // 16)  # each picture whole
+
+    # Other items of the same model: known now.
+    again = {"quality": 80}
+    dry = run(catalog, prefix, dry_run=True, **again)
+    told = dry.result()
+    assert (told["items"], told["sampled"], told["tokens"]) == (9, 9, 24)
+    assert [each.partition(":")[0] for each in told["problems"]] == ["row r8"]
+    expected_s = summary.phases_s["generate"] / summary.token_steps * 48 * 9
+    assert told["replica_hours"] * 3600 == pytest.approx(expected_s)
+    assert told["cost"] == pytest.approx(told["replica_hours"] * 2.5)
+    for limit in ({"max_replica_hours": told["replica_hours"] / 2}, {"max_cost": told["cost"] / 2}):
+        limited = run(catalog, prefix, **again, **limit)
+        assert (limited.is_failed(), "accepted: " in limited.message) == (True, True)
+    assert pictures() == 8
+
+
+def test_a_run_that_has_taken_too_much_stops_and_goes_on_with_a_higher_limit(
+    catalog: str, prefix: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The setting promises more than any machine keeps."""
+    monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "0.000001")
+    stopped = run(catalog, prefix, max_replica_hours=1e-7, shard_size=1)
+    assert (stopped.is_failed(), "may take no more" in stopped.message) == (True, True)
+    done = run(catalog, prefix, max_failed=1)
+    summary = Summary.model_validate(done.result())
+    assert summary.done + summary.done_before == 8
+
+
+def test_a_limit_in_money_needs_a_price(catalog: str, prefix: str) -> None:
+    state = run(catalog, prefix, max_cost=1.0)
+    assert (state.is_failed(), "ACE_PRICE_PER_HOUR" in state.message) == (True, True)
+
+
+def test_a_canary_needs_somebody_to_ask(catalog: str, prefix: str, store: Store) -> None:
+    state = run(catalog, prefix, canary=2)
+    assert (state.is_failed(), "a run of a deployment" in state.message) == (True, True)
+    assert not list(store.list(f"{prefix}/out/images/"))
