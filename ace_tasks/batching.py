@@ -2,6 +2,9 @@
 
 Item threads submit a job and wait. Nothing waits for a batch to fill up: while one batch is on
 the GPU others queue, and the next takes the oldest job with those of its shape behind it.
+
+A batch that fails runs again one by one; one that runs out of memory, with less on the GPU
+(`model/ladder.py`).
 """
 
 from __future__ import annotations
@@ -18,10 +21,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ace_tasks.errors import AceError, Cancelled, DeviceLost, FatalError
+from ace_tasks.errors import AceError, Cancelled, DeviceLost, FatalError, OutOfMemory
 from ace_tasks.model.ace import Job
+from ace_tasks.model.faults import in_one_line, is_device_lost, is_out_of_memory
+from ace_tasks.model.ladder import Ladder, Rung
+from ace_tasks.model.residence import MemoryMode
 
 log = logging.getLogger(__name__)
+
+Generate = Callable[[Sequence[Job], MemoryMode], list[np.ndarray]]
 
 
 class Ticket:
@@ -30,6 +38,7 @@ class Ticket:
     def __init__(self, job: Job):
         self.job = job
         self.shared_by = 1  # how many jobs its last pass had
+        self.memory: MemoryMode = "resident"  # of its last pass
         self.gpu_s = 0.0  # its share of the pass that made it
         self._state: Literal["waiting", "running", "done"] = "waiting"
         self._news = threading.Condition()
@@ -56,8 +65,8 @@ class Ticket:
         assert self._canvas is not None
         return self._canvas
 
-    def start(self, shared_by: int) -> None:
-        self.shared_by = shared_by
+    def start(self, shared_by: int, memory: MemoryMode) -> None:
+        self.shared_by, self.memory = shared_by, memory
         self._become("running")
 
     def wait_again(self) -> None:
@@ -76,9 +85,9 @@ class Ticket:
 class Batcher:
     """`generate` gets at most `batch_size` jobs of one shape at a time, always on one thread."""
 
-    def __init__(self, generate: Callable[[Sequence[Job]], list[np.ndarray]], batch_size: int):
+    def __init__(self, generate: Generate, batch_size: int):
         self._generate = generate
-        self._batch_size = batch_size
+        self._ladder = Ladder(batch_size)
         self._queue: deque[Ticket] = deque()
         self._news = threading.Condition()
         self._closed = False
@@ -111,43 +120,62 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._next():
-            error = self._pass(batch)
+            self._make(batch)
+
+    def _make(self, batch: list[Ticket]) -> None:
+        """Until each of the batch has its picture or its error."""
+        parts = deque([batch])
+        while parts:
+            part = parts.popleft()
+            rung = self._ladder.rung(part[0].job)
+            error = self._pass(part, rung.mode)
             if error is None:
+                self._ladder.succeeded(part[0].job)
                 continue
-            if len(batch) == 1 or isinstance(error, Cancelled | DeviceLost | FatalError):
-                for ticket in batch:
+            smaller = self._after(error, part, rung)
+            if not smaller:
+                for ticket in part:
                     ticket.finish(error=error)
-            else:
-                log.warning("a batch of %d failed, each runs alone now: %r", len(batch), error)
-                self._run_alone(batch)
+            parts = deque(each for part in (*smaller, *parts) for each in _split(part, rung))
+            for ticket in (ticket for part in parts for ticket in part):
+                ticket.wait_again()  # waiting is not work
+
+    def _after(self, error: BaseException, part: list[Ticket], rung: Rung) -> list[list[Ticket]]:
+        """How a part that failed is tried again; not at all if it is empty."""
+        if isinstance(error, OutOfMemory):
+            if self._ladder.descend(part[0].job, len(part)):
+                log.warning(
+                    "out of memory with %s; now %d at once, %s",
+                    self._ladder.story(part[0].job), rung.batch_size, rung.mode,
+                )  # fmt: skip
+                return [part]
+            error.args = (f"{self._ladder.story(part[0].job)}; {error}",)
+            return []
+        if len(part) == 1 or isinstance(error, Cancelled | DeviceLost | FatalError):
+            return []
+        log.warning("a batch of %d failed, each runs alone now: %r", len(part), error)
+        return [[ticket] for ticket in part]
 
     def _next(self) -> list[Ticket]:
-        """The oldest ticket and the next ones of its shape; nothing when closed."""
+        """The oldest ticket and the next ones of its shape that fit; nothing when closed."""
         with self._news:
             self._news.wait_for(lambda: self._queue or self._closed)
             if not self._queue:
                 return []
-            shape = self._queue[0].job.shape
-            batch = [each for each in self._queue if each.job.shape == shape][: self._batch_size]
+            first = self._queue[0].job
+            alike = [each for each in self._queue if each.job.shape == first.shape]
+            batch = alike[: self._ladder.rung(first).batch_size]
             for ticket in batch:
                 self._queue.remove(ticket)
             return batch
 
-    def _run_alone(self, batch: list[Ticket]) -> None:
-        for ticket in batch:
-            ticket.wait_again()  # waiting is not work
-        for ticket in batch:
-            error = self._pass([ticket])
-            if error is not None:
-                ticket.finish(error=error)
-
-    def _pass(self, batch: list[Ticket]) -> BaseException | None:
+    def _pass(self, batch: list[Ticket], memory: MemoryMode) -> BaseException | None:
         """One pass; what it raised, without the frames that hold the GPU's memory."""
         for ticket in batch:
-            ticket.start(len(batch))
+            ticket.start(len(batch), memory)
         started = time.monotonic()
         try:
-            canvases = self._generate([ticket.job for ticket in batch])
+            canvases = self._generate([ticket.job for ticket in batch], memory)
             for ticket, canvas in zip(batch, canvases, strict=True):
                 ticket.gpu_s = (time.monotonic() - started) / len(batch)
                 ticket.finish(canvas)
@@ -156,13 +184,26 @@ class Batcher:
         return None
 
 
+def _split(part: list[Ticket], rung: Rung) -> list[list[Ticket]]:
+    size = rung.batch_size
+    return [part[start : start + size] for start in range(0, len(part), size)]
+
+
 def _without_frames(error: BaseException) -> BaseException:
     """What an error's frames hold, tensors among it, would live as long as the error."""
-    if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
-        error = DeviceLost(f"{type(error).__name__}: {error}"[:300])
-    elif not isinstance(error, AceError):
+    told = translated(error)
+    if told is error and not isinstance(error, AceError):
         log.error("a pass failed", exc_info=error)
     traceback.clear_frames(error.__traceback__)
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(told, OutOfMemory):
         torch.cuda.empty_cache()
-    return error.with_traceback(None)
+    return told.with_traceback(None)
+
+
+def translated(error: BaseException) -> BaseException:
+    """Torch's errors that say something of the device → ours."""
+    if is_out_of_memory(error):
+        return OutOfMemory(in_one_line(error))
+    if is_device_lost(error):
+        return DeviceLost(in_one_line(error))
+    return error

@@ -24,6 +24,7 @@
     │   ├── BadImage               bytes that are no picture we take
     │   ├── BadMask                a mask that does not fit its picture
     │   ├── BadOutput              the model made numbers that are no picture
+    │   ├── OutOfMemory            it fits no device, alone and with all else off it
     │   ├── NeedsReview            a picture below a floor; it waits under review/ for a person
     │   ├── Discarded              a picture that a person did not want
     │   ├── SourceMissing          a source that is not there, or may not be read
@@ -162,6 +163,10 @@ class BadMask(ItemError):
 
 class BadOutput(ItemError):
     code = "bad_output"
+
+
+class OutOfMemory(ItemError):
+    code = "out_of_memory"
 
 
 class NeedsReview(ItemError):

@@ -238,6 +238,11 @@ class ModelRecord(_Stored):
     adapter_mode: str | None = Field(
         None, description="resident or fused: two roundings of one picture. None: no adapter."
     )
+    memory_mode: str = Field(
+        "resident",
+        description="resident, text_offload or offload: what left the device while it did not "
+        "work. It changes no bit.",
+    )
     dtype: str
     device: str
 

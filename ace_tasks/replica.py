@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from ace_tasks import __version__, masks, pixels
-from ace_tasks.batching import Batcher, Ticket
+from ace_tasks.batching import Batcher, Ticket, translated
 from ace_tasks.candidates import Contest, judge
 from ace_tasks.errors import (
     BadOutput,
@@ -119,15 +119,10 @@ class Replica:
             if settings.variant_json
             else open_variant(settings.variant, settings.weights)
         )
-        model = AceModel.load(
-            self.variant,
-            settings.weights,
-            settings.device,
-            adapter_mode=settings.adapter_mode,
-            planned=settings.planned_model,
-        )
+        model = self._load_model()
         self._gpu = Batcher(
-            lambda jobs: model.generate(jobs, self._check_cancelled), settings.batch_size
+            lambda jobs, memory: model.generate(jobs, self._check_cancelled, memory),
+            settings.batch_size,
         )
         self._vision = Vision(settings.vision, settings.weights, settings.device)
         self._clip = self._vision.score if settings.vision.clip else None
@@ -138,6 +133,15 @@ class Replica:
             for name in _PACKAGES
             if importlib.util.find_spec(name)
         }
+
+    def _load_model(self) -> AceModel:
+        return AceModel.load(
+            self.variant,
+            self.settings.weights,
+            self.settings.device,
+            adapter_mode=self.settings.adapter_mode,
+            planned=self.settings.planned_model,
+        )
 
     def run(self, item: WorkItem, shard: int, attempt: int = 1) -> Outcome:
         """Edit one item and publish it.
@@ -158,6 +162,11 @@ class Replica:
         except StoreUnavailable as error:
             return self._fail(item, attempt, OutputUnavailable(str(error)))
         except Exception as error:  # one bad item must not end its neighbours
+            told = translated(error)  # of the small models; the large one's comes so
+            if isinstance(told, DeviceLost):
+                raise told from None
+            if isinstance(told, ItemError):
+                return self._fail(item, attempt, told)
             log.exception("item %s (row %s)", item.item_id, item.row_id)
             return self._fail(item, attempt, InternalError(f"{type(error).__name__}: {error}"))
         finally:
@@ -234,7 +243,7 @@ class Replica:
             contest = Contest((resolved.seed,))
             finished = pixels.repaint(resolved, pictures, prepared, None)
             contest.enter(finished, judge(resolved, pictures, prepared, finished, self._clip))
-            return _Made(contest, {}, 0)
+            return _Made(contest, {}, None)
         contest = Contest(candidate_seeds(resolved.seed, resolved.candidates))
         jobs = [_job(resolved, prepared.unit, seed) for seed in contest.seeds]
         tickets = [self._gpu.submit(job) for job in jobs]
@@ -259,7 +268,7 @@ class Replica:
             self._gpu.withdraw(tickets)  # those that nobody waits for any more
         # What this item cost the GPU, so that the sum over items is the time it was busy.
         progress.timings_s["generate"] = round(sum(ticket.gpu_s for ticket in tickets), 4)
-        return _Made(contest, files, tickets[contest.winner().number].shared_by)
+        return _Made(contest, files, tickets[contest.winner().number])
 
     # ------------------------------------------------------------ publishing
 
@@ -292,11 +301,12 @@ class Replica:
                 encoders=identity.encoders,
                 adapter=identity.adapters[resolved.adapter] if resolved.adapter else None,
                 adapter_mode=self.settings.adapter_mode if resolved.adapter else None,
+                memory_mode=made.ticket.memory if made.ticket else "resident",
                 dtype=identity.dtype,
                 device=self.settings.device,
             ),
             sampling=_sampling_record(
-                resolved, prepared, made.contest.seeds[best.number], made.shared_by
+                resolved, prepared, made.contest.seeds[best.number], made.ticket
             ),
             mask=_mask_record(prepared),
             paste=paste_record(prepared, finished),
@@ -336,18 +346,18 @@ class Replica:
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """An item's candidates, the files of those that are kept, and how many shared a pass."""
+    """An item's candidates, the files of those that are kept, and the ticket of the best."""
 
     contest: Contest
     files: dict[int, File]
-    shared_by: int
+    ticket: Ticket | None  # None: no model ran
 
 
 def _sampling_record(
-    resolved: Resolved, prepared: Prepared, seed: int, batch_size: int
+    resolved: Resolved, prepared: Prepared, seed: int, ticket: Ticket | None
 ) -> SamplingRecord | None:
     geometry = prepared.geometry
-    if geometry is None:
+    if geometry is None or ticket is None:
         return None
     return SamplingRecord(
         sampler=resolved.sampler,
@@ -357,7 +367,7 @@ def _sampling_record(
         geometry=geometry.policy,
         canvas_px=(geometry.canvas_w, geometry.canvas_h),
         tokens=geometry.tokens,
-        batch_size=batch_size,
+        batch_size=ticket.shared_by,
     )
 
 

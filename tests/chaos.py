@@ -46,7 +46,7 @@ from infra.local_stack import ROOT, ObjectStore, PrefectServer  # noqa: E402
 BUCKET = "chaos"
 OUTPUT = f"s3://{BUCKET}/out"
 CATALOG = f"s3://{BUCKET}/catalog.jsonl"
-REPLICAS, ITEMS_IN_FLIGHT = 2, 3
+REPLICAS = 2
 _LIMIT_S = 1800
 
 
@@ -60,6 +60,7 @@ class Plan:
     node_kills: int = 2
     store_kills: int = 2
     flow_kills: int = 2
+    batch_size: int = 4
 
     @property
     def kills(self) -> int:
@@ -68,7 +69,7 @@ class Plan:
     @property
     def bound(self) -> int:
         """How many items may be computed again: all in flight, at every kill."""
-        return REPLICAS * ITEMS_IN_FLIGHT * self.kills
+        return REPLICAS * (self.batch_size + 2) * self.kills
 
 
 @dataclass
@@ -132,6 +133,7 @@ class Harness:
             # Raylets hand their environment on to the actors.
             env = self.object_store.env | self.prefect.env | {
                 "ACE_WEIGHTS_DIR": str(self.folder / "weights"),
+                "ACE_BATCH_SIZE": str(self.plan.batch_size),
                 "PREFECT_LOGGING_LEVEL": "ERROR",
             }  # fmt: skip
             os.environ.update(env)
@@ -156,7 +158,7 @@ class Harness:
             image = f"s3://{BUCKET}/in/{number}.png"
             self.store.put(image, out.getvalue(), "image/png")
             rows.append({"id": f"row-{number}", "task": "edit", "image": image, "prompt": "p",
-                         "steps": 100, "seed": number})  # fmt: skip
+                         "steps": 100 + 10 * (number % 2), "seed": number})  # fmt: skip
         self.store.put(CATALOG, "\n".join(map(json.dumps, rows)).encode(), "text/plain")
 
     # ------------------------------------------------------------ breaking

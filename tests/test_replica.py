@@ -530,10 +530,10 @@ def test_a_candidate_that_is_no_picture_is_out_and_its_neighbours_stay(
 ) -> None:
     generate = replica._gpu._generate
 
-    def only_the_second(jobs: Any) -> Any:
+    def only_the_second(jobs: Any, memory: Any) -> Any:
         if jobs[0].seed != candidate_seeds(item.resolved.seed, 3)[1]:
             raise BadOutput("numbers that are no picture")
-        return generate(jobs)
+        return generate(jobs, memory)
 
     replica._gpu._generate = only_the_second
     item = planned(**FILL, candidates=3)
@@ -555,7 +555,7 @@ def test_what_fails_leaves_nothing_of_it_in_the_queue(
     """Else fifteen passes would be paid for a picture that nobody waits for."""
     passes: list[int] = []
 
-    def fail(jobs: Any) -> Any:
+    def fail(jobs: Any, memory: Any) -> Any:
         passes.append(jobs[0].seed)
         time.sleep(0.05)  # while the first one's failure is heard of
         raise RuntimeError("no memory")
@@ -571,7 +571,7 @@ def test_what_fails_leaves_nothing_of_it_in_the_queue(
 # ---------------------------------------------------------------- held back
 
 
-def black(jobs: Any) -> list[Any]:
+def black(jobs: Any, memory: Any) -> list[Any]:
     return [np.zeros((*job.lcu.mask_1HW.shape[1:], 3), np.uint8) for job in jobs]
 
 

@@ -21,6 +21,7 @@ from ace_tasks.errors import BadOutput, WeightsError
 from ace_tasks.lcu import LCU
 from ace_tasks.model import sampling, sources, weights
 from ace_tasks.model.adapters import Adapters, Mode
+from ace_tasks.model.residence import MemoryMode, Residence
 from ace_tasks.model.text import Text, TextEncoder
 from ace_tasks.model.variants import Variant
 from ace_tasks.settings import WeightsSettings
@@ -74,7 +75,8 @@ class AceModel:
         self.device = device
         self.identity: ModelIdentity | None = None  # of what was loaded from files
         self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode)
-        self.text = TextEncoder(variant, parts, device)
+        self.residence = Residence((parts.clip, parts.t5), parts.transformer, device)
+        self.text = TextEncoder(variant, parts, device, lambda: self.residence.bring("text"))
 
     @classmethod
     def load(
@@ -108,29 +110,40 @@ class AceModel:
 
     @torch.inference_mode()
     def generate(
-        self, jobs: Sequence[Job], between_steps: Callable[[], None] = lambda: None
+        self,
+        jobs: Sequence[Job],
+        between_steps: Callable[[], None] = lambda: None,
+        memory: MemoryMode = "resident",
     ) -> list[np.ndarray]:
         """The whole canvas of each job, (H, W, 3) uint8. All jobs have one shape.
 
         Only the transformer sees them together; the rest is done for each alone. `between_steps`
-        may raise to stop early. Raises ValueError for jobs of several shapes, and BadOutput when
+        may raise to stop early. `memory` changes no bit. Raises ValueError for jobs of several shapes, and BadOutput when
         the model's numbers are none.
         """
         if len({job.shape for job in jobs}) != 1:
             raise ValueError("accepted: jobs of one shape (canvas, steps, adapter)")
         between_steps()
-        self.adapters.select(jobs[0].adapter)
+        if memory == "offload":
+            self.residence.take_away("transformer")
+        text = Text.join([self.text.encode(job.prompt) for job in jobs])
+        if memory != "resident":
+            self.residence.take_away("text")
         noises = [Noise.draw(job.lcu, job.seed) for job in jobs]
         conditions = [self.condition(job.lcu, n) for job, n in zip(jobs, noises, strict=True)]
         condition = torch.cat(conditions)
+        self.residence.bring("transformer")
+        self.adapters.select(jobs[0].adapter)
         x = self.denoise(
             torch.cat([noise.start for noise in noises]),
             condition,
-            Text.join([self.text.encode(job.prompt) for job in jobs]),
+            text,
             sampling.sigmas(jobs[0].steps, condition.shape[1]),
             torch.tensor([job.guidance for job in jobs], dtype=torch.float32),
             between_steps,
         )
+        if memory == "offload":
+            self.residence.take_away("transformer")
         return [self.to_uint8(self.decode(each[None])) for each in x]
 
     def encode_image(self, x_CHW: torch.Tensor, eps_BCHW: torch.Tensor) -> torch.Tensor:
