@@ -1,0 +1,161 @@
+"""A few pictures first, and a person's word. If these break, thousands of pictures are made that
+somebody has just rejected, or approved ones are made again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import ValidationError
+
+from ace_tasks.catalog import Reject, Row, to_specs
+from ace_tasks.changes import Changes
+from ace_tasks.errors import SettingsError
+from ace_tasks.provenance import Record
+from ace_tasks.settings import StoreSettings
+from ace_tasks.store import Store, join_uri
+from flows.canary import Approval
+from infra.local_stack import LocalStack
+
+# ---------------------------------------------------------------- what is changed
+
+
+def specs(*prompts: str) -> Iterator[Any]:
+    rows = [
+        Row(n, {"id": f"r{n}", "task": "edit", "image": "s3://tests/a.png", "prompt": prompt})
+        for n, prompt in enumerate(prompts, start=1)
+    ]
+    return to_specs(rows, "s3://tests/catalog.jsonl", None)
+
+
+def test_a_changed_prompt_may_hold_the_old_one() -> None:
+    changes = Changes(prompt="{prompt}, at dawn", seed=7)
+    changed = [spec for _, spec, _ in changes.applied(specs("a mug", "a {bag}"))]  # type: ignore[misc]
+    assert [each.prompt for each in changed] == ["a mug, at dawn", "a {bag}, at dawn"]
+    assert {each.seed for each in changed} == {7}
+    assert [spec.prompt for _, spec, _ in Changes().applied(specs("a mug"))] == ["a mug"]  # type: ignore[misc]
+
+
+def test_a_row_that_is_too_long_then_is_a_reject() -> None:
+    (told,) = Changes(prompt="{prompt}" * 2).applied(specs("x" * 3000))
+    assert isinstance(told, Reject)
+    assert told.field == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ({"decision": "approve", "prompt": "other"}, "'approve' with one"),
+        ({"decision": "approve with changes"}, "'approve with changes' without one"),
+        ({"decision": "approve with changes", "prompt": "{id}"}, "no braces but {prompt}"),
+    ],
+)
+def test_an_answer_that_contradicts_itself_is_told(answer: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        Approval(**answer).changes()
+
+
+def test_an_answer_has_one_of_three_words() -> None:
+    with pytest.raises(ValidationError):
+        Approval(decision="perhaps")  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- the run, as the UI answers it
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack]:
+    with LocalStack(tmp_path / "stack") as stack:
+        for name, value in stack.env.items():
+            monkeypatch.setenv(name, value)
+        stack.serve_deployments()
+        with temporary_settings({PREFECT_API_URL: stack.env["PREFECT_API_URL"]}):
+            yield stack
+
+
+class Runs:
+    """Runs of edit-catalog with a canary, and what a person answers."""
+
+    def __init__(self, store: Store, picture: Callable[..., bytes]):
+        self.store = store
+        store.create_bucket("tests")
+        rows = []
+        for number in range(6):
+            store.put(f"s3://tests/in/{number}.png", picture(seed=number), "image/png")
+            row = {"id": f"r{number}", "image": f"s3://tests/in/{number}.png", "prompt": "p"}
+            masked = {"task": "fill", "mask": {"box": [0, 0, 0.5, 0.5]}}
+            rows.append(row | {"steps": 1} | (masked if number == 4 else {"task": "edit"}))
+        text = "\n".join(map(json.dumps, rows))
+        store.put("s3://tests/catalog.jsonl", text.encode(), "text/plain")
+
+    def start(self, output: str) -> UUID:
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment_by_name("edit-catalog/edit-catalog")
+            parameters = {"catalog": "s3://tests/catalog.jsonl", "output": output,
+                          "variant": "toy", "canary": 3}  # fmt: skip
+            return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+
+    def wait(self, run: UUID, *states: str) -> FlowRun:
+        deadline = time.monotonic() + 240
+        with get_client(sync_client=True) as client:
+            while (found := client.read_flow_run(run)).state_name not in states:
+                assert time.monotonic() < deadline, (found.state_name, found.state)
+                time.sleep(1)
+        return found
+
+    def answer(self, run: UUID, **word: Any) -> None:
+        with get_client(sync_client=True) as client:
+            client.resume_flow_run(run, run_input=word)
+
+    def names(self, output: str, kind: str) -> set[str]:
+        """Row ids that have pictures there."""
+        found = (each.uri for each in self.store.list(join_uri(output, f"{kind}/")))
+        return {uri.split(f"/{kind}/")[1].split("/")[0] for uri in found if uri.endswith(".png")}
+
+    def prompts(self, output: str) -> set[str]:
+        found = [each.uri for each in self.store.list(join_uri(output, "records/"))]
+        records = [Record.model_validate_json(self.store.get(uri)) for uri in found]
+        return {str(each.spec["prompt"]) for each in records}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_run_waits_and_does_as_it_is_told(
+    stack: LocalStack, picture: Callable[..., bytes]
+) -> None:
+    runs = Runs(Store(StoreSettings()), picture)
+    words = {
+        "s3://tests/approved": {"decision": "approve"},
+        "s3://tests/rejected": {"decision": "reject"},
+        "s3://tests/changed": {"decision": "approve with changes", "prompt": "{prompt} at dawn"},
+    }
+    started = {output: runs.start(output) for output in words}
+    first: dict[str, set[str]] = {}
+    for output, run in started.items():
+        runs.wait(run, "Suspended")
+        first[output] = runs.names(output, "review")
+        assert len(first[output]) == 3
+        assert "r4" in first[output], "each task has its share"
+        assert not runs.names(output, "images"), "nothing is published before the word"
+        runs.answer(run, **words[output])
+    ends = {
+        output: runs.wait(run, "Completed", "Rejected", "Failed", "Crashed").state_name
+        for output, run in started.items()
+    }
+    assert list(ends.values()) == ["Completed", "Rejected", "Completed"]
+    everything = {f"r{number}" for number in range(6)}
+    assert runs.names("s3://tests/approved", "images") == everything
+    assert runs.prompts("s3://tests/approved") == {"p"}
+    assert runs.names("s3://tests/rejected", "images") == set()
+    assert runs.names("s3://tests/changed", "images") == everything
+    assert runs.prompts("s3://tests/changed") == {"p at dawn"}
+    for output in words:
+        assert runs.names(output, "review") == set()
