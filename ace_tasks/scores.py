@@ -315,6 +315,8 @@ def _as_large(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _distance(inside: np.ndarray) -> np.ndarray:
     if inside.all():  # there is no other side to be near to
         return np.full(inside.shape, np.inf, np.float32)
+    if not inside.any():
+        return np.zeros(inside.shape, np.float32)
     return np.asarray(
         cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     )

@@ -16,12 +16,11 @@ from typing import Any, Literal
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
-from infra.local_stack import ROOT, ObjectStore, PrefectServer
+from infra.local_stack import ROOT, ObjectStore, PrefectServer, Service
 from tests.benchmarks.contenders import workload as workloads
 from tests.benchmarks.contenders.workload import BUCKET, Workload
 from tests.benchmarks.footprint import Footprint
 
-_LIMIT_S = 900  # of one run
 # Before Ray is imported, here and in every process: everything on the loopback.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
 
@@ -43,8 +42,13 @@ class Run:
     started_at: float
     ended_at: float
     code: int
-    peak_bytes: int
+    pid: int
+    samples: list[tuple[float, dict[int, int]]]  # time → PSS by process
     log: Path
+
+    @property
+    def peak_bytes(self) -> int:
+        return max((sum(found.values()) for _, found in self.samples), default=0)
 
     @property
     def first_picture_s(self) -> float:
@@ -113,6 +117,7 @@ class Arena:
         contender: Contender,
         placed: Workload,
         meanwhile: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
+        limit_s: float = 900,
     ) -> Run:
         """One process of a contender, to its end. `meanwhile` may break it."""
         log = Path(placed.scratch) / "log"
@@ -125,19 +130,16 @@ class Arena:
         command = [sys.executable, "-m", "tests.benchmarks.contenders", contender.module,
                    str(placed.write())]  # fmt: skip
         started_at = time.time()
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out
-            )
+        process = Service.start(contender.title, command, env, log).process
         with Footprint(process.pid) as footprint:
             try:
                 meanwhile(process)
-                code = process.wait(_LIMIT_S)
+                code = process.wait(limit_s)
                 ended_at = time.time()
             finally:
                 process.kill()
         footprint.end_all()
-        return Run(placed, started_at, ended_at, code, footprint.peak_bytes, log)
+        return Run(placed, started_at, ended_at, code, process.pid, footprint.samples, log)
 
     def pictures(self, placed: Workload) -> dict[str, str]:
         """Row id → SHA-256 of the picture that is in the output."""

@@ -43,10 +43,6 @@ class Footprint:
         self.samples: list[tuple[float, dict[int, int]]] = []  # time → pid → bytes
         self._seen: set[psutil.Process] = set()
 
-    @property
-    def peak_bytes(self) -> int:
-        return max((sum(found.values()) for _, found in self.samples), default=0)
-
     def __enter__(self) -> Self:
         self._thread.start()
         return self

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from prefect import flow, task, unmapped
@@ -18,8 +18,11 @@ from prefect.futures import wait
 from prefect_ray import RayTaskRunner
 
 from ace_tasks.store import split_uri
-from tests.benchmarks.contenders.model import Editor, decode, encode
+from tests.benchmarks.contenders.jpeg import decode, encode
 from tests.benchmarks.contenders.workload import Workload
+
+if TYPE_CHECKING:
+    from tests.benchmarks.contenders.model import Editor
 
 
 @functools.cache
@@ -29,6 +32,8 @@ def _s3() -> Any:
 
 @functools.cache
 def _editor(workload: Workload) -> Editor:
+    from tests.benchmarks.contenders.model import Editor  # loads torch: in Ray's worker only
+
     return Editor(workload)
 
 
@@ -56,6 +61,6 @@ def edit_all(workload: Workload) -> int:
 
 def run(workload: Workload) -> None:
     options = {"num_cpus": workload.replicas, "include_dashboard": False, "log_to_driver": False}
-    runner: Any = RayTaskRunner(init_kwargs=options)
+    runner: Any = RayTaskRunner("local", init_kwargs=options)  # whatever else runs here
     if failed := edit_all.with_options(task_runner=runner)(workload):
         sys.exit(f"{failed} rows have no picture")

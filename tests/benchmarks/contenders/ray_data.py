@@ -2,7 +2,8 @@
 
 As its guides on batch inference and checkpoints have it: small blocks, so that stages overlap; a
 pool of actors of fixed size; done rows known by their id. Rows count as done when their block is
-written, so the last stage writes what it stored as Parquet.
+written, so the last stage writes what it stored as Parquet. Stages that ask for equal resources
+would be fused into one, and nothing would overlap; a GPU would keep them apart.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import ray
 from ray.data.checkpoint import CheckpointConfig
 
 from ace_tasks.store import split_uri
-from tests.benchmarks.contenders.model import Editor, decode, encode
+from tests.benchmarks.contenders.jpeg import decode, encode
 from tests.benchmarks.contenders.workload import Workload
 
 ROWS_A_BLOCK = 4
@@ -40,6 +41,8 @@ class Edit:
     """Holds the model; gets a block's rows at a time, and makes one picture after another."""
 
     def __init__(self, workload: Workload):
+        from tests.benchmarks.contenders.model import Editor  # loads torch: in the actor only
+
         self._editor = Editor(workload)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def store(row: dict[str, Any], workload: Workload) -> dict[str, Any]:
 
 
 def run(workload: Workload) -> None:
-    ray.init(include_dashboard=False, log_to_driver=False)
+    ray.init("local", include_dashboard=False, log_to_driver=False)  # whatever else runs here
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     scratch = Path(workload.scratch)
@@ -76,14 +79,14 @@ def run(workload: Workload) -> None:
             filesystem=pyarrow.fs.S3FileSystem(endpoint_override=endpoint),
         )
         .repartition(target_num_rows_per_block=ROWS_A_BLOCK)
-        .map(fetch)
+        .map(fetch, num_cpus=0.5)
         .map_batches(
             Edit,
             batch_size=ROWS_A_BLOCK,
             compute=ray.data.ActorPoolStrategy(size=workload.replicas),
             fn_constructor_args=(workload,),
         )
-        .map(store, fn_args=(workload,))
+        .map(store, fn_args=(workload,), num_cpus=0.5)
         .write_parquet(str(scratch / "results"))
     )
     ray.shutdown()

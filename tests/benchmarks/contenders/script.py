@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 import boto3
 
 from ace_tasks.store import split_uri
-from tests.benchmarks.contenders.model import Editor, decode, encode
+from tests.benchmarks.contenders.jpeg import decode, encode
+from tests.benchmarks.contenders.model import Editor
 from tests.benchmarks.contenders.workload import Workload
 
 

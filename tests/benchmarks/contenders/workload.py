@@ -17,12 +17,11 @@ from PIL import Image
 
 from ace_tasks.store import Store, join_uri
 from infra.local_stack import ROOT
-from tests import releases
 
 Event = Literal["begun", "made", "published"]
 
 BUCKET = "bench"
-_PHOTOS = ROOT / "infra" / "sample" / "photos"
+PHOTOS = ROOT / "infra" / "sample" / "photos"
 _QUALITY = 92  # of sources, as cameras and shops have them
 
 
@@ -102,7 +101,7 @@ def put_catalog(store: Store, name: str, catalog: Iterator[Any]) -> str:
 
 def put_pictures(store: Store, side_px: int, count: int) -> list[str]:
     """`count` different square crops of the sample's photographs, enlarged where they must be."""
-    paths = sorted(_PHOTOS.glob("*.jpg"))
+    paths = sorted(PHOTOS.glob("*.jpg"))
     rng = np.random.default_rng(side_px)
     uris = []
     for number in range(count):
@@ -119,6 +118,8 @@ def put_pictures(store: Store, side_px: int, count: int) -> list[str]:
 
 def put_wide_variant(folder: Path) -> str:
     """A toy with FLUX's token budget, whose 1024² pictures are not scaled; for a model that sleeps."""
+    from tests import releases  # loads torch, which not all who read a workload shall hold
+
     if not folder.exists():
         releases.make_release(folder)
         releases.redefine(folder, max_seq_len=4096)
