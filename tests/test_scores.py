@@ -144,6 +144,23 @@ def test_a_black_picture_is_held_back_and_a_plain_one_is_not(
     assert held(score(black), max_blankness=1) == []
 
 
+def test_a_large_blank_picture_is_as_blank_as_a_small_one() -> None:
+    """Four million levels add up to more than float32 can tell apart."""
+    original = np.random.default_rng(3).integers(0, 256, (2000, 2000, 3), np.uint8)
+    scores = score(Sight(np.full_like(original, 101), original))
+    assert scores.blankness == 1
+    assert held(scores)
+
+
+def test_of_a_large_picture_a_sample_tells_the_change(photo: np.ndarray) -> None:
+    large = cv2.resize(photo, (1280, 960))
+    sight = Sight(shifted(large, (40, 0, -40)), large)
+    sampled = score(sight).change
+    close = scores.close_up(sight)
+    every = scores._lab(close.made) - scores._lab(large)
+    assert sampled == pytest.approx(np.linalg.norm(every, axis=2).mean(), rel=0.01)
+
+
 def test_what_was_blank_may_be_blank(mask: np.ndarray) -> None:
     """A product taken off a white backdrop leaves white; a hole was of one colour before."""
     shop = np.full((240, 320, 3), 255, np.uint8)

@@ -65,7 +65,8 @@ class Geometry:
 
 def normalise(pixels: np.ndarray) -> torch.Tensor:
     """(H, W, 3) uint8 → (3, H, W) float32 in [-1, 1]."""
-    return (torch.tensor(pixels).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+    floats = torch.tensor(pixels).permute(2, 0, 1).float()
+    return floats.div_(255).sub_(0.5).div_(0.5)  # in place: 12 MB a copy at 1024²
 
 
 def split(edit_CHW: torch.Tensor, mask_1HW: torch.Tensor, use_change: bool) -> LCU:
