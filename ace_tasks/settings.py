@@ -191,6 +191,9 @@ class Environment(BaseSettings):
         description="CPU threads of one replica without a GPU. Empty: all cores. Pictures are the "
         "same to the bit only for the same number.",
     )
+    report_pages: int = Field(
+        25, ge=1, le=1000, description="Pages of a contact sheet at most, of 200 rows each."
+    )
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @field_validator("allowed_buckets", mode="before")
