@@ -13,11 +13,13 @@ from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import AutoMask, MaskRules, PasteSettings, PixelSettings
 from flows.edit import MAX_SHARD_THREADS, edit_items
 from flows.finish import finish_run
+from flows.form import described
 from flows.run import open_run, plan_catalog, untracked
 
 _PASTE = PasteSettings()
 
 
+@described
 @flow(
     name="edit-catalog",
     flow_run_name="edit {catalog} with {variant}",

@@ -23,6 +23,7 @@ from ace_tasks.settings import ImageLimits, read_environment
 from ace_tasks.specs import WorkItem, quote
 from ace_tasks.store import Store, join_uri, open_stores
 from flows.contact_sheet import publish_sheet
+from flows.form import described
 from flows.progress import publish_review
 
 _ALL = "all"
@@ -33,6 +34,7 @@ _OUTCOME: dict[str, Standing] = {"promote": "published", "discard": "discarded"}
 Deed = Literal["promote", "discard"]
 
 
+@described
 @flow(
     name="review-run",
     flow_run_name="review {run}",
