@@ -8,6 +8,7 @@ everything, unless the run allows it.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from ace_tasks.specs import AutoMask, Box, Ellipse, MaskSteps, Polygon, Resolved
 # → (H, W) uint8, 255 where it is. Raises BadMask for a label it does not know.
 Segment = Callable[[np.ndarray, str | None], np.ndarray]
 
+_DRAWING_PX = 160
 _BLUR_PX = 8  # a wider blur is as good in a smaller picture, and takes seconds less
 
 
@@ -59,6 +61,17 @@ def build(
 def coverage(mask_HW: np.ndarray) -> float:
     """The share of a picture that its mask selects, in [0, 1]."""
     return float(np.count_nonzero(mask_HW > THRESHOLD) / mask_HW.size)
+
+
+def drawing(mask_HW: np.ndarray) -> bytes:
+    """A PNG in black and white, its longer side at most _DRAWING_PX: some hundred bytes."""
+    height, width = mask_HW.shape
+    scale = min(1.0, _DRAWING_PX / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(mask_HW, size, interpolation=cv2.INTER_AREA)
+    out = io.BytesIO()
+    Image.fromarray(small > THRESHOLD).save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 
 def take_steps(mask_HW: np.ndarray, steps: MaskSteps) -> np.ndarray:

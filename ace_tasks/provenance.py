@@ -9,7 +9,7 @@ Layout under an output URI (one function a key, below):
     review/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>    a picture that waits for a person
     review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record that it would have
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
-                  canary.json, summary.json, report.html, review.html
+                  canary.json, summary.json, report.html, report-2.html …, review.html …
     rates/<model fingerprint[:16]>-<device>.json    how fast a model was in the last run
 
 Nothing here holds a credential: URIs, hashes, settings and counts only.
@@ -102,12 +102,17 @@ def summary_key(run_id: str) -> str:
     return f"runs/{run_id}/summary.json"
 
 
-def report_key(run_id: str) -> str:
-    return f"runs/{run_id}/report.html"
+def report_key(run_id: str, page: int = 1) -> str:
+    """A page of the contact sheet, counted from 1."""
+    return f"runs/{run_id}/report{_page(page)}.html"
 
 
-def review_report_key(run_id: str) -> str:
-    return f"runs/{run_id}/review.html"
+def review_report_key(run_id: str, page: int = 1) -> str:
+    return f"runs/{run_id}/review{_page(page)}.html"
+
+
+def _page(number: int) -> str:
+    return "" if number == 1 else f"-{number}"
 
 
 def listed_item_ids(
@@ -262,6 +267,11 @@ class MaskRecord(_Stored):
     coverage: float = Field(
         description="Share of the picture that the mask selects, once grown and smoothed. 0: the "
         "picture is its source's, and no model ran."
+    )
+    drawing: str | None = Field(
+        None,
+        description="What it selects, for people: a PNG of at most 160 px, some hundred bytes, in "
+        "base64. A model's mask cannot be made again without the model.",
     )
 
 

@@ -9,6 +9,7 @@ The life of a replica: `start` once, `run` per item, `cancel` on the way out.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -379,7 +380,10 @@ def _token_steps(resolved: Resolved, prepared: Prepared) -> int:
 
 def _mask_record(prepared: Prepared) -> MaskRecord | None:
     mask = prepared.mask
-    return None if mask is None else MaskRecord(coverage=round(masks.coverage(mask), 6))
+    if mask is None:
+        return None
+    drawing = base64.b64encode(masks.drawing(mask)).decode()
+    return MaskRecord(coverage=round(masks.coverage(mask), 6), drawing=drawing)
 
 
 def _job(resolved: Resolved, unit: LCU, seed: int) -> Job:

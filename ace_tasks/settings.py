@@ -234,6 +234,9 @@ class Environment(BaseSettings):
         description="Seconds one replica takes for a million tokens × steps. Empty: as an earlier "
         "run under the same output measured it.",
     )
+    report_pages: int = Field(
+        25, ge=1, le=1000, description="Pages of a contact sheet at most, of 200 rows each."
+    )
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @field_validator("allowed_buckets", mode="before")

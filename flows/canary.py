@@ -125,7 +125,7 @@ def ask(run: Run, planned: Planned, canary: Canary, replicas: int) -> State[Any]
         return None
     held = RunHeld(
         run.run_id, run.output, trial.items, run.sources, run.outputs,
-        Review(run.outputs, run.output, by=run.run_id),
+        Review(run.outputs, run.output, by=run.run_id), max_shown=len(trial.items),
     )  # fmt: skip
     if trial.decision is None:
         make(untracked(run), untracked(planned), untracked(held), replicas)

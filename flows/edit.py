@@ -23,7 +23,7 @@ from ace_tasks.errors import Cancelled, FatalError
 from ace_tasks.plan import PlannedRow
 from ace_tasks.price import NO_LIMIT, Budget
 from ace_tasks.provenance import Outcome
-from ace_tasks.report import MAX_ITEMS, Entry
+from ace_tasks.report import PAGE_ITEMS
 from ace_tasks.results import FAILED_STATUSES, Result, ResultsWriter
 from ace_tasks.resume import Finished
 from ace_tasks.settings import PoolSettings, ReplicaSettings, cpu_count
@@ -46,16 +46,32 @@ class Edited:
     parquet_path: Path
     csv_path: Path
     failures_path: Path
-    failed_sample: list[Entry] = field(default_factory=list)
-    other_sample: list[Entry] = field(default_factory=list)
+    max_shown: int
+    failed_sample: list[Result] = field(default_factory=list)
+    other_sample: list[Result] = field(default_factory=list)
     rejected_sample: list[Result] = field(default_factory=list)
     status: Status = field(default_factory=Status)
+    _items: dict[int, str] = field(default_factory=dict)  # line → a sampled row's item, as JSON
 
-    def sample(self) -> list[Entry]:
-        """Entries for the contact sheet: failures first, each group in catalog order."""
-        failed = sorted(self.failed_sample, key=lambda entry: entry.result.line)
-        others = sorted(self.other_sample, key=lambda entry: entry.result.line)
-        return [*failed, *others][:MAX_ITEMS]
+    def offer(self, result: Result, of: WorkItem | PlannedRow) -> None:
+        """Take a row for people while there is room; a failure takes the place of another."""
+        failed = result.status in FAILED_STATUSES
+        if len(self._items) >= self.max_shown:
+            if not (failed and self.other_sample):
+                return
+            del self._items[self.other_sample.pop().line]
+        (self.failed_sample if failed else self.other_sample).append(result)
+        item_json = of.item_json if isinstance(of, PlannedRow) else of.model_dump_json()
+        self._items[result.line] = item_json
+
+    def sample(self) -> list[Result]:
+        """Rows for the contact sheet: failures first, each group in catalog order."""
+        groups = (self.failed_sample, self.other_sample)
+        return [each for group in groups for each in sorted(group, key=lambda each: each.line)]
+
+    def item_of(self, result: Result) -> WorkItem:
+        """Of a row in the sample."""
+        return WorkItem.model_validate_json(self._items[result.line])
 
 
 def edit_items(
@@ -79,7 +95,8 @@ def edit_items(
         ResultsWriter(parquet_path, csv_path) as results,
         failures_path.open("w", encoding="utf-8") as failures,
     ):
-        edited = Edited(results, parquet_path, csv_path, failures_path)
+        max_shown = run.environment.report_pages * PAGE_ITEMS
+        edited = Edited(results, parquet_path, csv_path, failures_path, max_shown)
         book = _Book(edited, failures, shared_ids)
         for reject in _read_rejects(planned.rejects_path):
             book.reject(reject)
@@ -118,21 +135,15 @@ class _Book:
         self.tally = edited.results.tally
 
     def enter(self, result: Result, of: WorkItem | PlannedRow) -> None:
-        """A planned row's item is read for the few that are shown, and for those that failed."""
+        """A planned row's item is read for those that failed."""
         self._edited.results.write(result)
         if result.item_id in self._shared and result.same_as is None:
             self._shared[result.item_id] = result
-        failed = result.status in FAILED_STATUSES
-        sample = self._edited.failed_sample if failed else self._edited.other_sample
-        shown = len(sample) < MAX_ITEMS
-        if not (failed or shown):
-            return
-        item = of.item if isinstance(of, PlannedRow) else of
-        if failed:
+        self._edited.offer(result, of)
+        if result.status in FAILED_STATUSES:
+            item = of.item if isinstance(of, PlannedRow) else of
             row = item.spec.model_dump(mode="json", exclude_none=True)
             self._failures.write(json.dumps(row, ensure_ascii=False) + "\n")
-        if shown:
-            sample.append(Entry(item, result))
 
     def share(self, row: PlannedRow) -> None:
         """A row whose picture is another row's: same outcome, own line."""
@@ -154,7 +165,7 @@ class _Book:
             error=f"{column}{reject['reason']}",
         )
         self._edited.results.write(result)
-        if len(self._edited.rejected_sample) < MAX_ITEMS:
+        if len(self._edited.rejected_sample) < PAGE_ITEMS:
             self._edited.rejected_sample.append(result)
 
 

@@ -15,11 +15,13 @@ from ace_tasks.specs import AutoMask, MaskRules, PasteSettings, PixelSettings
 from flows.canary import Canary
 from flows.conduct import Conduct, conduct
 from flows.edit import MAX_SHARD_THREADS
+from flows.form import described
 from flows.run import open_run, plan_catalog, untracked
 
 _PASTE = PasteSettings()
 
 
+@described
 @flow(
     name="edit-catalog",
     flow_run_name="edit {catalog} with {variant}",

@@ -11,9 +11,11 @@ from pydantic import Field
 
 from ace_tasks.evaluation.measure import MAX_EXAMPLES
 from flows.evaluation import finished, measure, open_evaluation
+from flows.form import described
 from flows.run import untracked
 
 
+@described
 @flow(
     name="evaluate",
     flow_run_name="evaluate {variant}",

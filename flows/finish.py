@@ -13,17 +13,16 @@ from pydantic import ValidationError
 
 from ace_tasks import provenance
 from ace_tasks.errors import AceError, NeedsReview
-from ace_tasks.report import Entry, build_report
+from ace_tasks.report import Entry, Sheet
 from ace_tasks.results import Summary
 from ace_tasks.review import Review
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store, open_stores
+from flows.contact_sheet import publish_sheet
 from flows.edit import Edited
 from flows.preflight import rates
-from flows.progress import publish_report_link, publish_results
+from flows.progress import publish_results
 from flows.run import Planned, Run
-
-_THREADS = 8
 
 
 def finish_run(run: Run, planned: Planned, edited: Edited, max_failed: int) -> State[Any]:
@@ -38,7 +37,7 @@ def finish_run(run: Run, planned: Planned, edited: Edited, max_failed: int) -> S
     run.upload(edited.failures_path, provenance.failures_key(run.run_id), "application/x-ndjson")
     summary = _summary(run, planned, edited, max_failed)
     report_uri = _publish_report(run, planned, edited, summary)
-    shown = [*edited.rejected_sample, *(entry.result for entry in edited.sample())]
+    shown = [*edited.rejected_sample, *edited.sample()]
     publish_results(run.flow_name, summary, shown)
     rates(run).measured(
         run.run_id, summary.done, summary.token_steps, summary.phases_s.get("generate", 0)
@@ -93,25 +92,25 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
 def _publish_report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> str | None:
     """Write the contact sheet and link it. It decorates a finished run, and never fails one."""
     try:
-        html = _report(run, planned, edited, summary)
-        uri = run.uri(provenance.report_key(run.run_id))
-        run.outputs.put(uri, html, "text/html; charset=utf-8")
-        publish_report_link(run.flow_name, uri, run.outputs.presign(uri))
+        sheet = _sheet(run, planned, edited, summary)
+        return publish_sheet(
+            sheet,
+            run.flow_name,
+            lambda page: run.uri(provenance.report_key(run.run_id, page)),
+            run.outputs,
+        )
     except (AceError, ValidationError) as error:
         get_run_logger().warning("no contact sheet: %s", error)
         return None
-    return uri
 
 
-def _report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> bytes:
-    # Hundreds of pictures are read; a store that is away is not worth waiting for each.
+def _sheet(run: Run, planned: Planned, edited: Edited, summary: Summary) -> Sheet:
+    # Thousands of pictures are read; a store that is away is not worth waiting for each.
     sources, outputs = open_stores(
         *(each.model_copy(update={"patience_s": 0})
           for each in (run.environment.source_store, run.environment.output_store))
     )  # fmt: skip
-    with outputs.in_parallel(_THREADS) as pool:
-        entries = list(pool.map(lambda each: _with_record(run, outputs, each), edited.sample()))
-    return build_report(
+    return Sheet(
         title=f"Edits of {run.catalog}",
         facts={
             "result": summary.line,
@@ -119,8 +118,10 @@ def _report(run: Run, planned: Planned, edited: Edited, summary: Summary) -> byt
             "run": summary.run_id,
             "ended": summary.ended_at.strftime("%Y-%m-%d %H:%M UTC"),
         },
-        entries=entries,
+        results=edited.sample(),
+        entry_of=lambda result: _with_record(run, outputs, Entry(edited.item_of(result), result)),
         total=planned.counts.planned,
+        output_uri=run.output,
         sources=sources,
         outputs=outputs,
         limits=ImageLimits(),

@@ -18,9 +18,11 @@ from ace_tasks.settings import read_environment
 from ace_tasks.store import Store, join_uri
 from flows.conduct import Conduct, conduct
 from flows.edit import MAX_SHARD_THREADS
+from flows.form import described
 from flows.run import Run, open_run, plan_catalog, untracked
 
 
+@described
 @flow(
     name="retry-failed",
     flow_run_name="retry {failed_run}",

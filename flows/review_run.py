@@ -16,13 +16,15 @@ from pydantic import Field
 
 from ace_tasks import plan, provenance
 from ace_tasks.errors import NeedsReview, NotFound, SettingsError
-from ace_tasks.report import Entry, build_report
+from ace_tasks.report import PAGE_ITEMS, Entry, Sheet
 from ace_tasks.results import Result, items_to_review
 from ace_tasks.review import Held, Review, Standing
 from ace_tasks.settings import ImageLimits, read_environment
 from ace_tasks.specs import WorkItem, quote
 from ace_tasks.store import Store, join_uri, open_stores
-from flows.progress import publish_report_link, publish_review
+from flows.contact_sheet import publish_sheet
+from flows.form import described
+from flows.progress import publish_review
 
 _ALL = "all"
 _THREADS = 8
@@ -32,6 +34,7 @@ _OUTCOME: dict[str, Standing] = {"promote": "published", "discard": "discarded"}
 Deed = Literal["promote", "discard"]
 
 
+@described
 @flow(
     name="review-run",
     flow_run_name="review {run}",
@@ -77,6 +80,7 @@ class RunHeld:
     sources: Store
     outputs: Store
     review: Review
+    max_shown: int  # on the contact sheet
 
 
 def find_held(output: str, run_id: str) -> RunHeld:
@@ -91,7 +95,8 @@ def find_held(output: str, run_id: str) -> RunHeld:
             "end; start it again and it goes on where it was"
         ) from None
     review = Review(outputs, output, by=str(flow_run.id))
-    return RunHeld(run_id, output, items_to_review(results), sources, outputs, review)
+    rows, max_shown = items_to_review(results), environment.report_pages * PAGE_ITEMS
+    return RunHeld(run_id, output, rows, sources, outputs, review, max_shown)
 
 
 def decisions(rows: dict[str, str], promote: str, discard: str) -> dict[str, Deed]:
@@ -135,19 +140,24 @@ def show(run_held: RunHeld, held: dict[str, Held]) -> str:
     table = [_told(row_id, held[item_id]) for row_id, item_id in run_held.rows.items()]
     publish_review(table, run_held.run_id)
     waiting = [each for each in held.values() if each.standing == "waiting"]
-    html = build_report(
+    entries = _entries(run_held, held) if waiting else []
+    by_line = {each.result.line: each for each in entries[: run_held.max_shown]}
+    sheet = Sheet(
         title=f"Waiting for a decision: run {run_held.run_id}",
         facts={"waiting": len(waiting), "held back": len(held), "output": run_held.output},
-        entries=_entries(run_held, held) if waiting else [],
+        results=[each.result for each in by_line.values()],
+        entry_of=lambda result: by_line[result.line],
         total=len(waiting),
+        output_uri=run_held.output,
         sources=run_held.sources,
         outputs=run_held.outputs,
         limits=ImageLimits(),
     )
-    uri = join_uri(run_held.output, provenance.review_report_key(run_held.run_id))
-    run_held.outputs.put(uri, html, "text/html; charset=utf-8")
-    publish_report_link("review-run", uri, run_held.outputs.presign(uri))
-    return uri
+
+    def uri_of(page: int) -> str:
+        return join_uri(run_held.output, provenance.review_report_key(run_held.run_id, page))
+
+    return publish_sheet(sheet, "review-run", uri_of, run_held.outputs)
 
 
 def ending(

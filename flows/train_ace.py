@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows.form import described
 from flows.run import untracked
 from flows.training import (
     encode_latents,
@@ -22,6 +23,7 @@ from flows.training import (
 )
 
 
+@described
 @flow(
     name="train-ace",
     flow_run_name="train {recipe}",

@@ -330,33 +330,39 @@ class LocalStack:
         return self.data_dir / "store"
 
     def run(self, *command: str) -> str:
-        """Run a console script of this environment against the stack; returns what it printed.
-
-        Raises ServiceFailed with that when it fails.
-        """
-        ended = subprocess.run(
-            [script(command[0]), *command[1:]],
-            env=os.environ | self.env,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if ended.returncode:
-            raise ServiceFailed(f"{' '.join(command)} failed:\n{ended.stdout}")
-        return ended.stdout
+        """As the function of that name, against the stack."""
+        return run(command, self.env)
 
     def serve_deployments(self) -> Service:
-        """Create the work pool, deploy all of prefect.yaml, and start a worker on the pool."""
-        self.run("prefect", "--no-prompt", "work-pool", "create", WORK_POOL, "--type", "process",
-                 "--overwrite")  # fmt: skip
-        self.run("prefect", "--no-prompt", "deploy", "--all")
-        worker = Service.start(
-            "Prefect worker",
-            [script("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"],
-            os.environ | self.env,
-            self.data_dir / "worker.log",
-        )
+        """As the function of that name; the worker stops with the stack."""
+        worker = serve_deployments(self.env, self.data_dir / "worker.log")
         self._stop.callback(worker.stop, timeout_s=30)
         return worker
+
+
+def run(command: Sequence[str], env: Mapping[str, str]) -> str:
+    """Run a console script of this environment, `env` added to ours; returns what it printed.
+
+    Raises ServiceFailed with that when it fails.
+    """
+    ended = subprocess.run(
+        [script(command[0]), *command[1:]],
+        env=os.environ | env,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if ended.returncode:
+        raise ServiceFailed(f"{' '.join(command)} failed:\n{ended.stdout}")
+    return ended.stdout
+
+
+def serve_deployments(env: Mapping[str, str], log: Path) -> Service:
+    """Create the work pool, deploy all of prefect.yaml, and start a worker on the pool."""
+    prefect = ("prefect", "--no-prompt")
+    run([*prefect, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"], env)
+    run([*prefect, "deploy", "--all"], env)
+    command = [script("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    return Service.start("Prefect worker", command, os.environ | env, log)

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, get_args
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -347,14 +348,27 @@ def test_the_hash_of_pixels_tells_any_change() -> None:
     assert len(hashes) == 4
 
 
-def test_a_thumbnail_is_a_small_jpeg_of_the_same_shape() -> None:
+def test_a_thumbnail_is_a_small_webp_of_the_same_shape() -> None:
     for pixels in (_noise(300, 100), _noise(300, 100, channels=1)[:, :, 0]):
-        picture = images.decode(images.thumbnail(pixels, 90), LIMITS)
-        assert (picture.format, picture.size_px) == ("jpeg", (90, 30))
+        data, size_px = images.thumbnail(pixels, 90)
+        picture = images.decode(data, LIMITS)
+        assert (picture.format, picture.size_px, size_px) == ("webp", (90, 30), (90, 30))
+
+
+def test_a_jpeg_may_be_decoded_as_small_as_is_enough() -> None:
+    """A contact sheet opens thousands of photographs."""
+    smooth = cv2.resize(_noise(16, 8), (1600, 800), interpolation=cv2.INTER_CUBIC)
+    jpeg = images.encode(smooth, "jpeg", None)
+    small = images.decode(jpeg, LIMITS, enough_px=150)
+    assert small.size_px == (400, 200)
+    expected = cv2.resize(smooth, (400, 200), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.rgb.astype(int) - expected).mean() < 2
+    png = images.encode(smooth, "png", None)
+    assert images.decode(png, LIMITS, enough_px=150).size_px == (1600, 800)
 
 
 def test_a_thumbnail_of_a_wide_picture_looks_as_it_does() -> None:
     rgb = np.full((60, 60, 3), (180, 60, 60), np.uint8)
-    shown = images.decode(images.thumbnail(rgb, 30, P3), LIMITS)
+    shown = images.decode(images.thumbnail(rgb, 30, P3)[0], LIMITS)
     assert shown.icc_profile is None
     assert np.abs(shown.rgb[15, 15].astype(int) - colour.to_srgb(rgb, P3)[0, 0]).max() <= 4

@@ -22,12 +22,13 @@ from ace_tasks import images
 from ace_tasks.images import Picture
 from ace_tasks.provenance import Done, Record, record_key
 from ace_tasks.replica import Replica
-from ace_tasks.report import Entry, build_report
+from ace_tasks.report import Entry
 from ace_tasks.results import Result
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 from infra.local_stack import ObjectStore
+from tests import sheets
 from tests.conftest import BUCKET
 from tests.test_pixels import P3
 from tests.test_replica import new_replica
@@ -205,6 +206,7 @@ def test_they_are_seen_on_one_contact_sheet(edited: Edited, store: Store) -> Non
         result = Result(line=line, row_id=name, task="fill", status="done",
                         output_uri=done.output_uri)  # fmt: skip
         entries.append(Entry(item, result))
-    html = build_report("files", {}, entries, len(entries), store, store, LIMITS).decode()
-    assert html.count("data:image/jpeg;base64,") == 3 * len(FILES)  # before, mask, after
-    assert "blank" not in html.partition("<body")[2]
+    (html,) = sheets.pages(sheets.sheet(entries, store, store))
+    assert html.count("data:image/webp;base64,") == 2 * len(FILES)  # before, after
+    assert html.count("data:image/png;base64,") == len(FILES)  # mask
+    assert "cannot be read" not in html.partition("<body")[2]

@@ -66,8 +66,8 @@ def test_what_a_run_held_back_is_shown_promoted_and_discarded(
     assert summary.by_error == {"needs_review": 3}
     assert listed(store, prefix, "images") == listed(store, prefix, "records") == []
     page = store.get(f"{prefix}/out/{provenance.report_key(summary.run_id)}").decode()
-    assert page.count("held back") == 3
-    assert page.count("number") == 3
+    assert page.count('data-status="held back"') == 3
+    assert page.count(" of 2; 0: ") == 3  # candidates
     assert "score 0." in page
 
     # The same catalog again neither edits them again nor publishes them.

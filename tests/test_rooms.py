@@ -35,7 +35,7 @@ HOMES = {
     "prefect": {"flows/"},
     "pyarrow": {"ace_tasks/catalog.py", "ace_tasks/plan.py", "ace_tasks/results.py"},
     "pythonjsonlogger": {"ace_tasks/logs.py"},
-    "jinja2": {"ace_tasks/report.py"},
+    "jinja2": {"ace_tasks/report/"},
     "cv2": {
         "ace_tasks/controls.py",
         "ace_tasks/cutout.py",

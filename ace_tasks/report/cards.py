@@ -1,0 +1,196 @@
+"""What the contact sheet says of one row."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ace_tasks.errors import NeedsReview
+from ace_tasks.provenance import (
+    CandidatesRecord,
+    PasteRecord,
+    Record,
+    Scores,
+    SourceRecord,
+    record_key,
+    review_record_key,
+)
+from ace_tasks.report.pictures import Album, Thumbnail, drawn
+from ace_tasks.results import Result
+from ace_tasks.specs import Resolved, WorkItem
+from ace_tasks.store import join_uri
+
+Figure = tuple[str, Thumbnail | None]  # what it is; None: it should be there, and cannot be shown
+Facts = dict[str, Any]  # None, and not shown: nothing to tell
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row to show."""
+
+    item: WorkItem
+    result: Result
+    record: Record | None = None  # the one it has; or would have, were it not held back
+
+
+def status_of(result: Result) -> str:
+    """In a person's words."""
+    if result.error_code == NeedsReview.code:
+        return "held back"
+    return result.status.replace("_", " ")
+
+
+def make_card(entry: Entry, album: Album, output_uri: str) -> dict[str, Any]:
+    """What the template needs of a row. Raises StoreUnavailable."""
+    item, result, record = entry.item, entry.result, entry.record
+    before = album.source(item.sources.image)
+    after = album.output(result.output_uri) if result.output_uri else None
+    pictures = [("before", before)] if item.sources.image else []
+    pictures += [("after", after)] if result.output_uri else []
+    mask, coverage, note = _mask(entry, album)
+    references = [album.reference(each) for each in item.sources.reference]
+    return {
+        "row_id": item.row_id,
+        "task": item.spec.task,
+        "prompt": item.spec.prompt,
+        "status": status_of(result),
+        "error_code": result.error_code,
+        "error": result.error,
+        "scores": _scores(record.scores) if record and record.scores else None,
+        "compared": bool(before and after and before.is_shaped_like(after)),
+        "pictures": pictures,
+        "more": [*mask, *_references(references), *_kept_candidates(record, album)],
+        "note": note,
+        "facts": {
+            "asked": {**_asked(item.resolved), "mask selects": coverage},
+            "made": _made(result, record) if record else {"same picture as row": result.same_as},
+            "where": _where(entry, output_uri),
+        },
+    }
+
+
+def _mask(entry: Entry, album: Album) -> tuple[list[Figure], str | None, str | None]:
+    """A mask as it was used, its coverage; or a word of why it is not shown."""
+    item, record = entry.item, entry.record
+    if item.resolved.mask is None:
+        return [], None, None
+    if record and record.mask and record.mask.drawing:
+        coverage = f"{record.mask.coverage:.1%}"
+        return [("mask", drawn(base64.b64decode(record.mask.drawing)))], coverage, None
+    if item.resolved.auto_mask and item.resolved.auto_mask.method == "model":
+        return [], None, "Its mask is made by a model, and kept with a finished picture only."
+    made, share = album.mask(item)
+    if made is None and item.sources.mask:
+        return [("mask as given", album.source(item.sources.mask))], None, None
+    return [("mask", made)], None if share is None else f"{share:.1%}", None
+
+
+def _references(thumbnails: list[Thumbnail | None]) -> list[Figure]:
+    many = len(thumbnails) > 1
+    return [(f"reference {n}" if many else "reference", t) for n, t in enumerate(thumbnails, 1)]
+
+
+def _kept_candidates(record: Record | None, album: Album) -> Iterator[Figure]:
+    """Those that were stored though not chosen."""
+    told = record.candidates.candidates if record and record.candidates else ()
+    for number, each in enumerate(told):
+        if each.uri and each.scores:
+            yield f"candidate {number}, {each.scores.total:.2f}", album.output(each.uri)
+
+
+def _scores(scores: Scores) -> str:
+    single = scores.model_dump(exclude={"total"}, exclude_none=True)
+    parts = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in single.items())
+    return f"score {scores.total:.2f}" + (f" · {parts}" if parts else "")
+
+
+# ---------------------------------------------------------------- provenance
+
+
+def _asked(resolved: Resolved) -> Facts:
+    """What row and run decided."""
+    steps = resolved.mask_steps
+    changed = steps.model_dump(exclude_defaults=True) if steps else {}
+    return {
+        "seed": resolved.seed,
+        "steps": resolved.steps,
+        "guidance": resolved.guidance,
+        "adapter": resolved.adapter,
+        "control": None if resolved.control == "none" else resolved.control,
+        "mask steps": ", ".join(f"{k} {v}" for k, v in changed.items()) or None,
+        "automatic mask": resolved.auto_mask.method if resolved.auto_mask else None,
+        "geometry": resolved.geometry,
+        "preset": resolved.preset.name if resolved.preset else None,
+        "quality": resolved.quality,
+    }
+
+
+def _made(result: Result, record: Record) -> Facts:
+    """What came of it, and of what."""
+    output, model, sampling, run = record.output, record.model, record.sampling, record.run
+    seconds = ", ".join(f"{phase} {value:g}" for phase, value in record.timings_s.items())
+    return {
+        "same picture as row": result.same_as,
+        "picture": f"{_size(output.size_px)} px, {output.format}, {output.size_bytes} bytes",
+        **(_repainted(record.paste) if record.paste else {}),
+        **(_chosen(record.candidates) if record.candidates else {}),
+        "held back": "; ".join(record.review.reasons) if record.review else None,
+        "promoted by": record.review.promoted_by if record.review else None,
+        "model": f"{model.variant}, {model.route}, {model.dtype} on {model.device}",
+        "weights": f"base {model.base}, encoders {model.encoders}"
+        + (f", adapter {model.adapter}" if model.adapter else ""),
+        "canvas": f"{_size(sampling.canvas_px)} px, {sampling.tokens} tokens, sampled with seed "
+        f"{sampling.seed}" if sampling else "no model ran",
+        "made": f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC, by version {run.code_version}",
+        "by run": f"{run.run_id}, replica {run.replica}",
+        "seconds": seconds or None,
+    }  # fmt: skip
+
+
+def _repainted(paste: PasteRecord) -> Facts:
+    left, top, right, bottom = paste.window_px
+    return {
+        "window": f"{left} to {right} across, {top} to {bottom} down, px",
+        "feather": f"{paste.feather_px} px",
+        "outside the mask": f"differs by {paste.outside_max} at most",
+    }
+
+
+def _chosen(candidates: CandidatesRecord) -> Facts:
+    totals = (
+        f"{n}: {each.error or (each.scores.total if each.scores else '')} (seed {each.seed})"
+        for n, each in enumerate(candidates.candidates)
+    )
+    return {"candidates": f"number {candidates.chosen} of {candidates.count}; {', '.join(totals)}"}
+
+
+def _where(entry: Entry, output_uri: str) -> Facts:
+    """Everything by its place and hash."""
+    item, result, record = entry.item, entry.result, entry.record
+    places: Facts = {"item": item.item_id, "output": result.output_uri}
+    if record is None:
+        single = {"image": item.sources.image, "mask": item.sources.mask}
+        places |= {name: each.uri for name, each in single.items() if each}
+        return places | _numbered([each.uri for each in item.sources.reference])
+    held_back = result.error_code == NeedsReview.code
+    key = review_record_key(record) if held_back else record_key(record.item_id)
+    places |= {"record": join_uri(output_uri, key), "output sha256": record.output.sha256}
+    told = {"image": record.sources.image, "mask": record.sources.mask}
+    places |= {name: _source(each) for name, each in told.items() if each}
+    return places | _numbered([_source(each) for each in record.sources.reference])
+
+
+def _numbered(references: list[str]) -> Facts:
+    many = len(references) > 1
+    return {f"reference {n}" if many else "reference": v for n, v in enumerate(references, 1)}
+
+
+def _source(source: SourceRecord) -> str:
+    kept = f", {', '.join(source.converted)}" if source.converted else ""
+    return f"{source.uri}, {_size(source.size_px)} px, sha256 {source.sha256}{kept}"
+
+
+def _size(size_px: tuple[int, int]) -> str:
+    return f"{size_px[0]}×{size_px[1]}"

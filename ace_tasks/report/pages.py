@@ -1,0 +1,132 @@
+"""Rows → HTML pages, one after the other: whatever their number, one page is in memory."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from ace_tasks.report.cards import Entry, make_card, status_of
+from ace_tasks.report.pictures import Album
+from ace_tasks.results import Result
+from ace_tasks.settings import ImageLimits
+from ace_tasks.store import Store
+
+PAGE_ITEMS = 200
+_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PageLink:
+    """How one page finds another: by its name, where they lie side by side, and by a signed link,
+    for who came by one.
+    """
+
+    name: str
+    signed: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """A contact sheet of `results`, in their order; of each, `entry_of` finds what is shown.
+
+    `total`: how many rows there are; the sheet says how many of them are left out.
+    """
+
+    title: str
+    facts: dict[str, Any]
+    results: Sequence[Result]
+    entry_of: Callable[[Result], Entry]
+    total: int
+    output_uri: str
+    sources: Store
+    outputs: Store
+    limits: ImageLimits
+
+    @property
+    def pages(self) -> int:
+        """How many there are; one at least."""
+        return max(1, -(-len(self.results) // PAGE_ITEMS))
+
+    def build(self, links: Sequence[PageLink]) -> Iterator[bytes]:
+        """Every page as HTML (UTF-8), in order. `links`: one a page.
+
+        A picture that cannot be read is left blank; raises StoreUnavailable when a store is away.
+        """
+        parts = [
+            self.results[start : start + PAGE_ITEMS]
+            for start in range(0, self.pages * PAGE_ITEMS, PAGE_ITEMS)
+        ]
+        outline = [
+            {"link": link, "told": _told(part)} for link, part in zip(links, parts, strict=True)
+        ]
+        for number, part in enumerate(parts, 1):
+            cards = self._cards(part)
+            yield (
+                _template()
+                .render(
+                    **_style_and_script(),
+                    title=self.title,
+                    facts=self.facts,
+                    cards=cards,
+                    statuses=Counter(card["status"] for card in cards),
+                    tasks=Counter(card["task"] for card in cards),
+                    number=number,
+                    outline=outline,
+                    first=(number - 1) * PAGE_ITEMS + 1,
+                    shown=len(self.results),
+                    total=self.total,
+                )
+                .encode()
+            )
+
+    def _cards(self, results: Sequence[Result]) -> list[dict[str, Any]]:
+        album = Album(self.sources, self.outputs, self.limits)
+        with self.outputs.in_parallel(_THREADS) as pool:
+            return list(
+                pool.map(
+                    lambda each: make_card(self.entry_of(each), album, self.output_uri), results
+                )
+            )
+
+
+def _told(results: Sequence[Result]) -> str:
+    """What a page holds, in a line."""
+    if not results:
+        return "no rows"
+    counts = Counter(map(status_of, results))
+    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return f"{told}; rows {results[0].row_id} to {results[-1].row_id}"
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_asset("page.html.j2"))
+
+
+@cache
+def _style_and_script() -> dict[str, str]:
+    """Ours as they stand in a page, and a policy that lets nothing else run or load."""
+    style, script = _asset("page.css"), _asset("page.js")
+    allowed = {"style-src": _hash(style), "script-src": _hash(script), "img-src": "data:"}
+    policy = "; ".join(["default-src 'none'", *(f"{k} {v}" for k, v in allowed.items()),
+                        "base-uri 'none'", "form-action 'none'"])  # fmt: skip
+    return {"style": style, "script": script, "policy": policy}
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return files("ace_tasks.report").joinpath(name).read_text(encoding="utf-8")
