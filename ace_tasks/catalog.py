@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow
 import pyarrow.parquet
@@ -37,6 +37,8 @@ from ace_tasks.store import Store, is_s3, split_uri
 
 MAX_ROW_BYTES = 2**20
 _ACCEPTED = "accepted: .jsonl, .ndjson, .csv or .parquet, each also with .gz"
+# What lies between two cells of a row.
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _BATCH_ROWS = 1024
 # Marks bytes that are not UTF-8 in text decoded with errors="surrogateescape".
 _ESCAPES = range(0xDC80, 0xDD00)
@@ -95,24 +97,32 @@ def open_catalog(uri: str, store: Store) -> Iterator[Path]:
         yield path
 
 
-def read_rows(path: Path) -> Iterator[Row | Reject]:
-    """Every row of a catalog file, in order. Raises CatalogError for the file as a whole."""
+def read_rows(path: Path, *, table: bool = False) -> Iterator[Row | Reject]:
+    """Every row of a catalog file, in order. Raises CatalogError for the file as a whole.
+
+    `table`: the file is no catalog, but any table, which need not say a task, and may be .tsv.
+    """
     if not path.stat().st_size:
         raise CatalogError(f"{path.name}: an empty file")
-    packed = path.suffix == ".gz"
-    kind = Path(path.stem).suffix if packed else path.suffix
-    readers = {".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".csv": _read_csv}
+    packed = path.suffix.lower() == ".gz"
+    kind = (Path(path.stem).suffix if packed else path.suffix).lower()
     try:
         if kind == ".parquet":
             yield from _read_parquet(path, packed)
-        elif kind in readers:
-            with path.open("rb") as raw:
-                file: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
-                yield from readers[kind](path.name, file)
+        elif kind in {".jsonl", ".ndjson"}:
+            with _open(path, packed) as file:
+                yield from _read_jsonl(path.name, file)
+        elif kind == ".csv" or (table and kind in _DELIMITERS):
+            with _open(path, packed) as file:
+                yield from _read_csv(path.name, file, _DELIMITERS[kind], table)
         else:
             raise CatalogError(f"{path.name}: {_ACCEPTED}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise CatalogError(f"{path.name}: damaged gzip ({error})") from None
+
+
+def _open(path: Path, packed: bool) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path) if packed else path.open("rb"))
 
 
 def to_specs(
@@ -149,7 +159,7 @@ def to_examples(
             cells = dict(row.cells)
             given = _target(cells.pop("target", None))
             spec = _with_absolute_uris(parse_spec(cells), catalog_uri, allowed_buckets)
-            target = _absolute("target", given, catalog_uri, allowed_buckets)
+            target = absolute_uri("target", given, catalog_uri, allowed_buckets)
             yield row.line, spec, target, row.cells
         except BadRow as error:
             yield Reject(row.line, error.field, str(error), row.cells)
@@ -180,18 +190,19 @@ def _with_absolute_uris(
         if column == "mask" and value in {"alpha", "auto"}:
             continue
         if isinstance(value, str):
-            changes[column] = _absolute(column, value, catalog_uri, allowed_buckets)
+            changes[column] = absolute_uri(column, value, catalog_uri, allowed_buckets)
         elif column == "reference" and value:
             changes[column] = tuple(
-                _absolute(column, each, catalog_uri, allowed_buckets) for each in value
+                absolute_uri(column, each, catalog_uri, allowed_buckets) for each in value
             )
     given = {column: getattr(spec, column) for column in changes}
     return spec if given == changes else spec.model_copy(update=changes)
 
 
-def _absolute(
+def absolute_uri(
     column: str, uri: str, catalog_uri: str, allowed_buckets: tuple[str, ...] | None
 ) -> str:
+    """A source as a row names it, where it is; see `to_specs`. Raises BadRow."""
     if is_s3(uri):
         if allowed_buckets is None and is_s3(catalog_uri):
             allowed_buckets = (split_uri(catalog_uri)[0],)
@@ -280,7 +291,7 @@ def _read_jsonl(name: str, file: IO[bytes]) -> Iterator[Row | Reject]:
             yield Reject(number, None, reason, text.strip())
 
 
-def _read_csv(name: str, file: IO[bytes]) -> Iterator[Row | Reject]:
+def _read_csv(name: str, file: IO[bytes], delimiter: str, table: bool) -> Iterator[Row | Reject]:
     too_long: list[Reject] = []
     raw: list[str] = []  # the lines of the row being read
 
@@ -294,7 +305,7 @@ def _read_csv(name: str, file: IO[bytes]) -> Iterator[Row | Reject]:
                 yield "\n"  # keeps the reader's line count right; blank rows are skipped
 
     csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(text_lines(), strict=True)
+    reader = csv.reader(text_lines(), delimiter=delimiter, strict=True)
     header: list[str] = []
     while True:
         number = reader.line_num + 1
@@ -313,19 +324,20 @@ def _read_csv(name: str, file: IO[bytes]) -> Iterator[Row | Reject]:
         if not any(cells):
             continue
         if not header:
-            header = _check_header(name, cells)
+            header = _check_header(name, cells, delimiter, table)
         else:
             yield _csv_row(number, header, cells)
 
 
-def _check_header(name: str, header: list[str]) -> list[str]:
+def _check_header(name: str, header: list[str], delimiter: str, table: bool) -> list[str]:
     header = [column.strip() for column in header]
     if not all(map(_is_utf8, header)):
         raise CatalogError(f"{name}: the header is no UTF-8 text; it is {header}"[:300])
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        raise CatalogError(f"{name}: columns must be separated by commas; the header is {header}")
+    if len(header) == 1 and any(other in header[0] for other in ",;\t" if other != delimiter):
+        wanted = {",": "commas", "\t": "tabs"}[delimiter]
+        raise CatalogError(f"{name}: columns must be separated by {wanted}; the header is {header}")
     _check_unique(name, header)
-    if "task" not in header:
+    if not table and "task" not in header:
         raise CatalogError(f"{name}: the header has no 'task' column; it is {header}"[:300])
     return header
 

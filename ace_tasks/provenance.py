@@ -8,6 +8,7 @@ Layout under an output URI (one function a key, below):
     candidates/<row id>/<item_id[:16]>.<number>.<sha256[:8]>.<ext>    those that were not chosen
     review/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>    a picture that waits for a person
     review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record that it would have
+    runs/<run id>/catalog.jsonl                rows that the run made itself
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
                   canary.json, summary.json, report.html, report-2.html …, review.html …
     rates/<model fingerprint[:16]>-<device>.json    how fast a model was in the last run
@@ -69,6 +70,11 @@ def review_picture_key(record: Record) -> str:
 def review_record_key(record: Record) -> str:
     """Written after its picture, deleted after it: what has one is not settled yet."""
     return f"{review_prefix(record.row_id, record.item_id)}{record.output.sha256[:8]}.json"
+
+
+def catalog_key(run_id: str) -> str:
+    """The rows that a run made itself, as a catalog that can be run again."""
+    return f"runs/{run_id}/catalog.jsonl"
 
 
 def plan_key(run_id: str) -> str:

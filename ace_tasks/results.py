@@ -211,8 +211,12 @@ class Summary(BaseModel):
 
     schema_version: int = 1
     run_id: str
+    flow: str = Field("edit-catalog", description="The flow that ran.")
     state: Literal["Completed", "FinishedWithFailures"]
-    catalog: str
+    catalog: str = Field(description="The catalog, or what the run made its rows of.")
+    buckets: tuple[str, ...] | None = Field(
+        None, description="That its rows may name, where the catalog's own does not say it."
+    )
     output: str
     variant: str
     pixels: PixelSettings = DEFAULT_PIXELS
@@ -225,6 +229,9 @@ class Summary(BaseModel):
     failed: int
     failed_before: int
     rejected: int
+    skipped: int | None = Field(
+        None, description="Files of the source that are no pictures. None: it was not read."
+    )
     shared: int = Field(description="Rows that share the picture of another row; counted above.")
     by_error: dict[str, int]
     replicas: int = Field(description="The most that worked at once.")

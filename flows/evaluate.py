@@ -7,15 +7,13 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import Field
 
 from ace_tasks.evaluation.measure import MAX_EXAMPLES
 from flows.evaluation import finished, measure, open_evaluation
-from flows.form import described
+from flows.parameters import told
 from flows.run import untracked
 
 
-@described
 @flow(
     name="evaluate",
     flow_run_name="evaluate {variant}",
@@ -26,29 +24,25 @@ from flows.run import untracked
 )
 def evaluate(
     variant: Annotated[
-        str, Field(description="The model variant, such as toy, or the place of a variant.json.")
+        str, *told("The model variant, such as toy, or the place of a variant.json.")
     ],
-    output: Annotated[
-        str, Field(description="Where tables and scores go: s3://bucket/prefix, or a folder.")
-    ],
+    output: Annotated[str, *told("Where tables and scores go: s3://bucket/prefix, or a folder.")],
     tasks: Annotated[
         str,
-        Field(description="Tasks of the world, comma-separated, as in add,recolour. All: empty."),
+        *told("Tasks of the world, comma-separated, as in add,recolour. All: empty."),
     ] = "",
-    examples: Annotated[
-        int, Field(ge=1, le=MAX_EXAMPLES, description="Held-back examples of each task.")
-    ] = 64,
-    seed: Annotated[int, Field(ge=0, description="Which examples: other seeds, other ones.")] = 1,
+    examples: Annotated[int, *told("Held-back examples of each task.", ge=1, le=MAX_EXAMPLES)] = 64,
+    seed: Annotated[int, *told("Which examples: other seeds, other ones.", ge=0)] = 1,
     size_px: Annotated[
-        int, Field(ge=0, description="Side of the pictures, a multiple of 16; 0: the variant's.")
+        int, *told("Side of the pictures, a multiple of 16; 0: the variant's.", ge=0)
     ] = 0,
     baselines: Annotated[
         bool,
-        Field(description="Also measure what needs no training: copies, fills, random weights."),
+        *told("Also measure what needs no training: copies, fills, random weights."),
     ] = True,
     accept_license: Annotated[
         bool,
-        Field(description="I have read and accept the licence of the variant's weights (once)."),
+        *told("I have read and accept the licence of the variant's weights (once)."),
     ] = False,
 ) -> State[Any]:
     """Measure a variant, and baselines, on held-back examples with exact answers.

@@ -60,8 +60,10 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
     failed = by_status["failed"] + by_status["failed_before"]
     return Summary(
         run_id=run.run_id,
+        flow=run.flow_name,
         state="FinishedWithFailures" if tally.not_done > max_failed else "Completed",
         catalog=run.catalog,
+        buckets=run.buckets,
         output=run.output,
         variant=run.variant_name,
         pixels=run.pixels,
@@ -74,6 +76,7 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         failed=by_status["failed"],
         failed_before=by_status["failed_before"],
         rejected=by_status["rejected"],
+        skipped=run.skipped,
         shared=planned.counts.shared,
         by_error=dict(tally.by_error),
         replicas=status.replicas_most,

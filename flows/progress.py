@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_link_artifact,
     create_progress_artifact,
@@ -25,6 +26,7 @@ from prefect.artifacts import (
 )
 
 from ace_tasks.engine import Status
+from ace_tasks.made import Made
 from ace_tasks.price import Estimate, Rate
 from ace_tasks.results import Result, Summary
 
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 _UPDATE_EVERY_S = 2.0
 _TABLE_ROWS = 50
 _CELL_CHARS = 200
+_MADE_COLUMNS = ("id", "task", "image", "reference", "mask", "prompt")
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,23 @@ def plain(value: Any) -> str:
     for active in "\\`*_{}[]<>()#+!|~":
         text = text.replace(active, f"\\{active}" if active not in "<>" else " ")
     return text
+
+
+def publish_made(flow_name: str, catalog: Path, made: Made, uri: str) -> None:
+    """The first rows that a flow made of its source."""
+    with catalog.open(encoding="utf-8") as lines:
+        rows = [row for row in map(json.loads, islice(lines, _TABLE_ROWS)) if "id" in row]
+    table = [{name: plain(row.get(name, "")) for name in _MADE_COLUMNS} for row in rows]
+    told = f"{made.rows:,} rows"
+    told += f", {made.rejected:,} rejected" if made.rejected else ""
+    told += f"; {made.skipped:,} other files passed over" if made.skipped else ""
+    get_run_logger().info("%s: %s", told, uri)
+    with decoration("rows"):
+        create_table_artifact(
+            key=f"{flow_name}-rows",
+            table=table or [{"id": "none"}],
+            description=f"{told}; the first {len(table)}. All rows: {uri}",
+        )
 
 
 def publish_rejects(flow_name: str, rejects: Path, count: int) -> None:

@@ -6,13 +6,12 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from pydantic import Field
 
 from ace_tasks import plan, provenance
 from ace_tasks.errors import NeedsReview, NotFound, SettingsError
@@ -23,7 +22,7 @@ from ace_tasks.settings import ImageLimits, read_environment
 from ace_tasks.specs import WorkItem, quote
 from ace_tasks.store import Store, join_uri, open_stores
 from flows.contact_sheet import publish_sheet
-from flows.form import described
+from flows.parameters import Discard, Output, Promote, RunId
 from flows.progress import publish_review
 
 _ALL = "all"
@@ -34,7 +33,6 @@ _OUTCOME: dict[str, Standing] = {"promote": "published", "discard": "discarded"}
 Deed = Literal["promote", "discard"]
 
 
-@described
 @flow(
     name="review-run",
     flow_run_name="review {run}",
@@ -42,22 +40,7 @@ Deed = Literal["promote", "discard"]
     persist_result=False,
 )
 def review_run(
-    output: Annotated[str, Field(description="The run's output: s3://bucket/prefix.")],
-    run: Annotated[
-        str,
-        Field(pattern=r"^[A-Za-z0-9-]{1,64}$", description="The run's id, as under runs/."),
-    ],
-    promote: Annotated[
-        str,
-        Field(description="Rows to publish, by id, comma-separated; or: all. Empty: none."),
-    ] = "",
-    discard: Annotated[
-        str,
-        Field(
-            description="Rows whose picture is not wanted, by id, comma-separated; or: all. "
-            "Empty: none."
-        ),
-    ] = "",
+    output: Output, run: RunId, promote: Promote = "", discard: Discard = ""
 ) -> State[Any]:
     """Show what waits, with its reasons; publish what is promoted, and forget what is discarded.
 

@@ -7,12 +7,12 @@ and `finish`, once.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -20,9 +20,11 @@ from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
 from ace_tasks import plan, provenance, resume
-from ace_tasks.catalog import open_catalog, read_rows, to_specs
+from ace_tasks.catalog import Reject, open_catalog, read_rows, to_specs
 from ace_tasks.changes import NO_CHANGES, Changes
 from ace_tasks.errors import CatalogError, NotFound, SettingsError
+from ace_tasks.feeds import Skipped
+from ace_tasks.made import read_made, write_made
 from ace_tasks.model.sources import (
     check_license,
     for_replicas,
@@ -33,6 +35,7 @@ from ace_tasks.model.sources import (
 )
 from ace_tasks.model.variants import Variant
 from ace_tasks.plan import PlanCounts, PlannedRow
+from ace_tasks.price import Budget
 from ace_tasks.settings import (
     Environment,
     ReviewSettings,
@@ -42,7 +45,7 @@ from ace_tasks.settings import (
 )
 from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
-from flows.progress import publish_rejects
+from flows.progress import publish_made, publish_rejects
 
 T = TypeVar("T")
 
@@ -73,10 +76,23 @@ class Run:
     sources: Store
     outputs: Store
     scratch: Path
+    # That rows may name beyond those of the catalog's own rules; the environment's beat them.
+    buckets: tuple[str, ...] | None = None
+    skipped: int | None = None  # files of a source that are no pictures
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def allowed_buckets(self) -> tuple[str, ...] | None:
+        """As `catalog.to_specs` takes them."""
+        allowed = self.environment.allowed_buckets
+        return self.buckets if allowed is None else allowed
 
     def uri(self, key: str) -> str:
         return join_uri(self.output, key)
+
+    def budget(self, max_replica_hours: float, max_cost: float) -> Budget:
+        """Raises SettingsError for a limit in money without a price."""
+        return Budget(max_replica_hours, max_cost, self.environment.price_per_hour)
 
     def upload(self, path: Path, key: str, content_type: str) -> None:
         self.outputs.upload(path, self.uri(key), content_type)
@@ -90,10 +106,14 @@ def open_run(
     pixels: PixelSettings = DEFAULT_PIXELS,
     review: ReviewSettings = _REVIEW,
     *,
+    buckets: tuple[str, ...] | None = None,
     accept_license: bool,
     allow_unguarded_writes: bool,
 ) -> Iterator[Run]:
-    """Check everything a run needs before any work. Raises FatalError."""
+    """Check everything a run needs before any work. Raises FatalError.
+
+    `buckets`: those that whoever starts the run has named beside the catalog.
+    """
     output = output.rstrip("/")
     if not is_s3(output):
         raise SettingsError(f"output: accepted: s3://bucket/prefix; given {output!r}")
@@ -128,6 +148,7 @@ def open_run(
             sources=sources,
             outputs=outputs,
             scratch=Path(scratch),
+            buckets=buckets,
         )
 
 
@@ -148,6 +169,25 @@ class Planned:
         return plan.read_plan(self.path)
 
 
+@task(name="make-catalog", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def make_catalog(run: Run, rows: Iterable[dict[str, Any] | Skipped | Reject]) -> Path:
+    """Write the rows that a flow makes of its source, once: a retried run keeps its catalog.
+
+    `rows` is read only where there is none yet, so whatever is wrong is raised from here.
+    """
+    path = run.scratch / "catalog.jsonl"
+    uri = run.uri(provenance.catalog_key(run.run_id))
+    with suppress(NotFound):
+        run.outputs.head(uri)
+        run.outputs.download(uri, path)
+        return path
+    made = write_made(rows, path)
+    run.skipped = made.skipped
+    run.upload(path, provenance.catalog_key(run.run_id), "application/x-ndjson")
+    publish_made(run.flow_name, path, made, uri)
+    return path
+
+
 @task(name="plan", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def plan_catalog(
     run: Run,
@@ -158,8 +198,8 @@ def plan_catalog(
 ) -> Planned:
     """Read, check and identify the catalog; find what is done. A retried flow run keeps its plan.
 
-    `file`: rows to take instead of the catalog's, under the catalog's rules for sources. `changes`:
-    what every row has otherwise than it says.
+    `file`: rows to take instead of the catalog's, such as those that the run made. `changes`: what
+    every row has otherwise than it says.
     Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
     """
     path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
@@ -167,7 +207,8 @@ def plan_catalog(
     # A retried run keeps its plan, unless the code that would carry it out makes other pixels.
     if not (_reload_plan(run, path, rejects_path) and plan.fits(path, model, run.pixels, changes)):
         with nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows:
-            specs = to_specs(read_rows(rows), run.catalog, run.environment.allowed_buckets)
+            read = read_made if file else read_rows
+            specs = to_specs(read(rows), run.catalog, run.allowed_buckets)
             plan.build_plan(specs, model, run.sources, path, rejects_path, run.pixels, changes)
         run.upload(rejects_path, provenance.rejects_key(run.run_id), "application/x-ndjson")
         run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")

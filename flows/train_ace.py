@@ -7,9 +7,8 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import Field
 
-from flows.form import described
+from flows.parameters import told
 from flows.run import untracked
 from flows.training import (
     encode_latents,
@@ -23,7 +22,6 @@ from flows.training import (
 )
 
 
-@described
 @flow(
     name="train-ace",
     flow_run_name="train {recipe}",
@@ -34,45 +32,44 @@ from flows.training import (
 )
 def train_ace(
     recipe: Annotated[
-        str, Field(description="A committed recipe, such as mini, or a file that ends in .json.")
+        str, *told("A committed recipe, such as mini, or a file that ends in .json.")
     ],
     output: Annotated[
         str,
-        Field(
-            description="s3://bucket/prefix for the variant; checkpoints, metrics and samples lie "
-            "beside it."
+        *told(
+            "s3://bucket/prefix for the variant; checkpoints, metrics and samples lie beside it."
         ),
     ],
     workers: Annotated[
-        int, Field(ge=1, description="Processes that share each step of the denoiser; one a GPU.")
+        int, *told("Processes that share each step of the denoiser; one a GPU.", ge=1)
     ] = 1,
     threads: Annotated[
-        int, Field(ge=0, description="CPU threads of each; 0: the cores shared out among them.")
+        int, *told("CPU threads of each; 0: the cores shared out among them.", ge=0)
     ] = 0,
     stop_after_minutes: Annotated[
         float,
-        Field(ge=0, description="Stop after as many; the same run then goes on. 0: until done."),
+        *told("Stop after as many; the same run then goes on. 0: until done.", ge=0),
     ] = 0,
     photos: Annotated[
         str,
-        Field(description="A local folder of photographs that the VAE learns from, too. Or empty."),
+        *told("A local folder of photographs that the VAE learns from, too. Or empty."),
     ] = "",
     start_from: Annotated[
         str,
-        Field(
-            description="Start from this variant instead of what the recipe says: a name, a folder "
+        *told(
+            "Start from this variant instead of what the recipe says: a name, a folder "
             "or s3://… with a variant.json."
         ),
     ] = "",
     catalog: Annotated[
         str,
-        Field(
-            description="Learn from this catalog instead of what the recipe says: an edit catalog "
+        *told(
+            "Learn from this catalog instead of what the recipe says: an edit catalog "
             "with a column `target`, the wanted picture."
         ),
     ] = "",
     accept_license: Annotated[
-        bool, Field(description="I have read and accept the licence of that variant's weights.")
+        bool, *told("I have read and accept the licence of that variant's weights.")
     ] = False,
 ) -> State[Any]:
     """Train a recipe: VAE, latents, denoiser; then export, upload and show the variant.

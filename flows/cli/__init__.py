@@ -11,15 +11,17 @@ from rich.markup import escape
 
 from ace_tasks.errors import AceError
 from flows.cli.catalog import plan, schema
-from flows.cli.editing import edit, retry, review
-from flows.cli.outputs import sweep
+from flows.cli.editing import edit, restyle, retry, review, try_on
+from flows.cli.outputs import status, sweep
 from flows.cli.terminal import EXIT_FATAL, err
 from flows.cli.training import evaluate, train
 
 app = typer.Typer(
     help="Edit whole catalogs of pictures with ACE++.", no_args_is_help=True, add_completion=False
 )
-for command in (edit, retry, review, train, evaluate, sweep, plan, schema):
+for command in (
+    edit, restyle, try_on, retry, review, status, train, evaluate, sweep, plan, schema,
+):  # fmt: skip
     app.command()(command)
 
 

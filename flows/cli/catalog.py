@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -17,28 +18,28 @@ from ace_tasks.model.sources import check_license, identify, open_variant, open_
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import row_schema
 from ace_tasks.store import open_stores
-from flows.cli.options import (
+from flows.cli.terminal import EXIT_FAILURES, err, out, print_rejects
+from flows.parameters import (
+    DEFAULT_FEATHER,
     AcceptLicense,
-    AllowEmpty,
-    AllowFull,
+    AllowEmptyMasks,
+    AllowFullMasks,
     AutoMaskName,
     Candidates,
     Catalog,
     CropToMask,
     Feather,
     Geometry,
-    GeometryName,
     PresetName,
     Quality,
-    VariantName,
+    Variant,
     pixel_settings,
 )
-from flows.cli.terminal import EXIT_FAILURES, err, out, print_rejects
 
 
 def plan(
     catalog: Catalog,
-    variant: VariantName,
+    variant: Variant,
     output: Annotated[
         str, typer.Option(help="Also count what is finished under this s3://bucket/prefix.")
     ] = "",
@@ -46,22 +47,23 @@ def plan(
         bool, typer.Option(help="Also read every picture and mask, and say what looks wrong.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="With --look: a JSON object a row, and nothing else.")
+        bool,
+        typer.Option(
+            "--json", help="A JSON object with the counts, or with --look one a row; nothing else."
+        ),
     ] = False,
-    geometry: GeometryName = Geometry.CATALOG,
-    feather: Feather = 0.01,
+    geometry: Geometry = "catalog",
+    feather: Feather = DEFAULT_FEATHER,
     crop_to_mask: CropToMask = True,
     candidates: Candidates = 1,
-    auto_mask: AutoMaskName = "",
-    allow_empty_masks: AllowEmpty = False,
-    allow_full_masks: AllowFull = False,
-    preset: PresetName = "",
+    auto_mask: AutoMaskName = "none",
+    allow_empty_masks: AllowEmptyMasks = False,
+    allow_full_masks: AllowFullMasks = False,
+    preset: PresetName = "none",
     quality: Quality = 0,
     accept_license: AcceptLicense = False,
 ) -> None:
     """Check and identify a catalog; edits nothing, writes nothing. Exit code 1: a row has a problem."""
-    if as_json and not look:
-        raise typer.BadParameter("needs --look", param_hint="--json")
     pixels = pixel_settings(
         geometry,
         feather,
@@ -92,6 +94,15 @@ def plan(
             findings = look_over(path, counts.planned, sources, err)
             if as_json:
                 raise typer.Exit(EXIT_FAILURES if print_json(findings, rejects) else 0)
+        before = None
+        if output:
+            before = resume.finished(outputs, output.rstrip("/"), path, retry_failures=False)
+        if as_json:
+            content = dataclasses.asdict(counts)
+            if before:
+                content |= {"done_before": len(before.records), "failed": len(before.failures)}
+            print(json.dumps(content))
+            raise typer.Exit(EXIT_FAILURES if counts.rejected else 0)
         print_rejects(rejects, counts.rejected)
         table = Table("task", "rows")
         for task, rows in sorted(counts.by_task.items()):
@@ -100,8 +111,7 @@ def plan(
         line = f"{counts.planned} rows planned, {counts.rejected} rejected"
         if counts.shared:
             line += f", {counts.shared} share the picture of another row"
-        if output:
-            before = resume.finished(outputs, output.rstrip("/"), path, retry_failures=False)
+        if before:
             line += f"; {len(before.records)} items done before, {len(before.failures)} failed"
         problems = counts.rejected
         if look:

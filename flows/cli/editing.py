@@ -1,134 +1,220 @@
-"""`edit`, `retry`, `review`: pictures are made, tried again, looked at."""
+"""`edit`, `restyle`, `try-on`, `retry`, `review`: pictures are made, tried again, looked at.
+
+The options of a command are the parameters of its flow, by the same names and defaults.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from flows.cli.options import (
+from flows.cli.terminal import run_flow
+from flows.parameters import (
+    DEFAULT_FEATHER,
     AcceptLicense,
-    AllowEmpty,
-    AllowFull,
+    AdapterName,
+    AllowEmptyMasks,
+    AllowFullMasks,
+    AllowUnguardedWrites,
     AutoMaskName,
     Candidates,
     Catalog,
+    Codes,
     CropToMask,
+    Discard,
     DryRun,
-    FailedRun,
     Feather,
+    FormatName,
+    Garments,
     Geometry,
-    GeometryName,
+    Json,
+    KeepCandidates,
+    Limit,
+    LinksFrom,
+    LinksTo,
+    MainOnly,
+    MaskGrow,
+    MaskInvert,
+    MaskLabel,
+    Masks,
     MaxCost,
     MaxFailed,
+    MaxPairs,
     MaxReplicaHours,
     Output,
+    Pairing,
+    PairsTable,
+    People,
+    PersonMasks,
     PresetName,
+    Promote,
+    Prompt,
     Quality,
+    References,
     Replicas,
-    VariantName,
+    RetryFailures,
+    ReviewBelow,
+    RunId,
+    Seed,
+    ShardSize,
+    Source,
+    Steps,
+    Strict,
+    TaskName,
+    TryOnPrompt,
+    Variant,
 )
-from flows.cli.terminal import run_flow
 
 
 def edit(
     catalog: Catalog,
     output: Output,
-    variant: VariantName,
-    geometry: GeometryName = Geometry.CATALOG,
-    feather: Feather = 0.01,
+    variant: Variant,
+    geometry: Geometry = "catalog",
+    feather: Feather = DEFAULT_FEATHER,
     crop_to_mask: CropToMask = True,
     candidates: Candidates = 1,
-    keep_candidates: Annotated[
-        bool, typer.Option(help="Also store those that were not chosen.")
-    ] = False,
-    review_below: Annotated[
-        float, typer.Option(min=0, max=1, help="Hold pictures of a lower score back; 0: none.")
-    ] = 0,
-    auto_mask: AutoMaskName = "",
-    allow_empty_masks: AllowEmpty = False,
-    allow_full_masks: AllowFull = False,
-    preset: PresetName = "",
+    keep_candidates: KeepCandidates = False,
+    review_below: ReviewBelow = 0.0,
+    auto_mask: AutoMaskName = "none",
+    allow_empty_masks: AllowEmptyMasks = False,
+    allow_full_masks: AllowFullMasks = False,
+    preset: PresetName = "none",
     quality: Quality = 0,
-    strict: Annotated[bool, typer.Option(help="Stop if a row is no valid spec.")] = False,
+    strict: Strict = False,
     max_failed: MaxFailed = 0,
-    retry_failures: Annotated[bool, typer.Option(help="Try what failed for good again.")] = False,
+    retry_failures: RetryFailures = False,
     dry_run: DryRun = False,
-    max_replica_hours: MaxReplicaHours = 0,
-    max_cost: MaxCost = 0,
+    max_replica_hours: MaxReplicaHours = 0.0,
+    max_cost: MaxCost = 0.0,
     replicas: Replicas = 0,
-    shard_size: Annotated[int, typer.Option(min=1, max=10_000, help="Rows in a task run.")] = 32,
+    shard_size: ShardSize = 32,
     accept_license: AcceptLicense = False,
-    allow_unguarded_writes: Annotated[
-        bool, typer.Option(help="Go on with a store that ignores If-None-Match.")
-    ] = False,
+    allow_unguarded_writes: AllowUnguardedWrites = False,
+    as_json: Json = False,
 ) -> None:
     """Edit every row of a catalog that is not edited yet."""
+    parameters = locals()
     from flows.edit_catalog import edit_catalog  # Prefect and Ray: only when they are needed
 
-    run_flow(
-        edit_catalog,
-        "editing",
-        catalog=catalog,
-        output=output,
-        variant=variant,
-        geometry=geometry.value,
-        feather=feather,
-        crop_to_mask=crop_to_mask,
-        candidates=candidates,
-        keep_candidates=keep_candidates,
-        review_below=review_below,
-        auto_mask=auto_mask,
-        allow_empty_masks=allow_empty_masks,
-        allow_full_masks=allow_full_masks,
-        preset=preset,
-        quality=quality,
-        strict=strict,
-        max_failed=max_failed,
-        retry_failures=retry_failures,
-        dry_run=dry_run,
-        max_replica_hours=max_replica_hours,
-        max_cost=max_cost,
-        replicas=replicas,
-        shard_size=shard_size,
-        accept_license=accept_license,
-        allow_unguarded_writes=allow_unguarded_writes,
-    )
+    run_flow(edit_catalog, "editing", **parameters)
+
+
+def restyle(
+    source: Source,
+    output: Output,
+    prompt: Prompt,
+    variant: Variant,
+    task: TaskName = "edit",
+    mask: Masks = "none",
+    mask_invert: MaskInvert = False,
+    mask_grow: MaskGrow = 0,
+    mask_label: MaskLabel = "",
+    auto_mask: AutoMaskName = "none",
+    reference: References = "",
+    limit: Limit = 0,
+    links_from: LinksFrom = "",
+    links_to: LinksTo = "",
+    main_only: MainOnly = False,
+    format: FormatName = "source",  # noqa: A002
+    quality: Quality = 0,
+    preset: PresetName = "none",
+    steps: Steps = 0,
+    seed: Seed = -1,
+    adapter: AdapterName = "",
+    candidates: Candidates = 1,
+    keep_candidates: KeepCandidates = False,
+    review_below: ReviewBelow = 0.0,
+    geometry: Geometry = "catalog",
+    feather: Feather = DEFAULT_FEATHER,
+    crop_to_mask: CropToMask = True,
+    allow_empty_masks: AllowEmptyMasks = False,
+    allow_full_masks: AllowFullMasks = False,
+    strict: Strict = False,
+    max_failed: MaxFailed = 0,
+    retry_failures: RetryFailures = False,
+    dry_run: DryRun = False,
+    max_replica_hours: MaxReplicaHours = 0.0,
+    max_cost: MaxCost = 0.0,
+    replicas: Replicas = 0,
+    shard_size: ShardSize = 32,
+    accept_license: AcceptLicense = False,
+    allow_unguarded_writes: AllowUnguardedWrites = False,
+    as_json: Json = False,
+) -> None:
+    """Edit every picture of a prefix, table or product feed by one instruction."""
+    parameters = locals()
+    from flows.restyle_catalog import restyle_catalog
+
+    run_flow(restyle_catalog, "restyling", **parameters)
+
+
+def try_on(
+    people: People,
+    garments: Garments,
+    output: Output,
+    variant: Variant,
+    masks: PersonMasks,
+    prompt: TryOnPrompt = "the person wears this garment",
+    pairing: Pairing = "cross",
+    pairs: PairsTable = "",
+    max_pairs: MaxPairs = 1000,
+    limit: Limit = 0,
+    mask_invert: MaskInvert = False,
+    mask_grow: MaskGrow = 0,
+    mask_label: MaskLabel = "",
+    auto_mask: AutoMaskName = "none",
+    links_from: LinksFrom = "",
+    links_to: LinksTo = "",
+    format: FormatName = "source",  # noqa: A002
+    quality: Quality = 0,
+    preset: PresetName = "none",
+    steps: Steps = 0,
+    seed: Seed = -1,
+    adapter: AdapterName = "",
+    candidates: Candidates = 1,
+    keep_candidates: KeepCandidates = False,
+    review_below: ReviewBelow = 0.0,
+    geometry: Geometry = "catalog",
+    feather: Feather = DEFAULT_FEATHER,
+    crop_to_mask: CropToMask = True,
+    allow_empty_masks: AllowEmptyMasks = False,
+    allow_full_masks: AllowFullMasks = False,
+    strict: Strict = False,
+    max_failed: MaxFailed = 0,
+    retry_failures: RetryFailures = False,
+    dry_run: DryRun = False,
+    max_replica_hours: MaxReplicaHours = 0.0,
+    max_cost: MaxCost = 0.0,
+    replicas: Replicas = 0,
+    shard_size: ShardSize = 32,
+    accept_license: AcceptLicense = False,
+    allow_unguarded_writes: AllowUnguardedWrites = False,
+    as_json: Json = False,
+) -> None:
+    """Put garments on people: every one on every one, or pairs."""
+    parameters = locals()
+    from flows.try_on_batch import try_on_batch
+
+    run_flow(try_on_batch, "trying on", **parameters)
 
 
 def retry(
     output: Output,
-    failed_run: FailedRun,
-    codes: Annotated[
-        str, typer.Option(help="Error codes to retry, comma-separated. Empty: all.")
-    ] = "",
+    failed_run: RunId,
+    codes: Codes = "",
     max_failed: MaxFailed = 0,
     replicas: Replicas = 0,
+    shard_size: ShardSize = 32,
     accept_license: AcceptLicense = False,
+    allow_unguarded_writes: AllowUnguardedWrites = False,
+    as_json: Json = False,
 ) -> None:
     """Try the failed rows of a run again."""
+    parameters = locals()
     from flows.retry_failed import retry_failed
 
-    run_flow(
-        retry_failed,
-        "editing",
-        output=output,
-        failed_run=failed_run,
-        codes=codes,
-        max_failed=max_failed,
-        replicas=replicas,
-        accept_license=accept_license,
-    )
+    run_flow(retry_failed, "editing", **parameters)
 
 
-def review(
-    output: Output,
-    run: FailedRun,
-    promote: Annotated[str, typer.Option(help="Rows to publish, comma-separated, or: all.")] = "",
-    discard: Annotated[
-        str, typer.Option(help="Rows whose picture is not wanted, comma-separated, or: all.")
-    ] = "",
-) -> None:
+def review(output: Output, run: RunId, promote: Promote = "", discard: Discard = "") -> None:
     """Show the pictures that a run held back; publish or discard them."""
     from flows.review_run import review_run
 

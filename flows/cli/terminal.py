@@ -28,19 +28,22 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 
-def run_flow(flow: Any, doing: str, **parameters: Any) -> None:
-    """Run a flow under a progress bar, say how it ended, and exit with its code."""
+def run_flow(flow: Any, doing: str, *, as_json: bool = False, **parameters: Any) -> None:
+    """Run a flow under a progress bar, say how it ended, and exit with its code.
+
+    `as_json`: all that goes to standard output is the summary, as one JSON object.
+    """
     try:
-        with _progress_bar(doing):
+        with _progress_bar(doing, quiet=as_json):
             state = flow(**parameters, return_state=True)
     except KeyboardInterrupt:
         err.print("cancelled; the same command goes on where it was")
         raise typer.Exit(EXIT_CANCELLED) from None
-    _report(state)
+    _report(state, as_json)
 
 
 @contextmanager
-def _progress_bar(doing: str) -> Iterator[None]:
+def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
     from flows.progress import Moment, listening
 
     columns = (
@@ -57,7 +60,8 @@ def _progress_bar(doing: str) -> Iterator[None]:
         def show(moment: Moment) -> None:
             if moment.headline not in told:  # one a run, or one a stage of a training
                 told.add(moment.headline)
-                out.print(moment.headline)
+                if not quiet:
+                    out.print(moment.headline)
             detail = f"{moment.failed} failed" if moment.failed else ""
             if not moment.replicas and moment.accounted < moment.total:
                 detail = "replicas are starting"
@@ -73,11 +77,14 @@ def _progress_bar(doing: str) -> Iterator[None]:
             yield
 
 
-def _report(state: Any) -> None:
+def _report(state: Any, as_json: bool) -> None:
     """Print how a flow run ended, and exit with its code."""
     message = str(state.message or state.name)
     if state.is_completed() or state.name == "FinishedWithFailures":
         summary = state.result(raise_on_failure=False)
+        if as_json:
+            print(json.dumps(summary, ensure_ascii=False))
+            raise typer.Exit(_exit_code(state))
         out.print(f"[bold]{state.name}[/bold]: {escape(message)}")
         print_table(summary.get("table", []))
         for name in (
@@ -91,10 +98,14 @@ def _report(state: Any) -> None:
         ):
             if summary.get(name):
                 out.print(f"  {name:11}{escape(summary[name])}")
-        raise typer.Exit(0 if state.name == "Completed" else EXIT_FAILURES)
+        raise typer.Exit(_exit_code(state))
     prefix = "Flow run encountered an exception: "
     err.print(f"[red]stopped[/red]: {escape(message.removeprefix(prefix))}")
     raise typer.Exit(EXIT_FATAL)
+
+
+def _exit_code(state: Any) -> int:
+    return 0 if state.name == "Completed" else EXIT_FAILURES
 
 
 def print_rejects(path: Path, count: int) -> None:

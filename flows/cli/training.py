@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import AcceptLicense
 from flows.cli.terminal import run_flow
+from flows.parameters import AcceptLicense
 
 
 def train(

@@ -1,0 +1,83 @@
+"""Web links of a feed → where the same pictures are on S3.
+
+Nothing is ever fetched from the web: a feed is somebody else's text, and what it names could be
+anything that this machine can reach. A link is read as a name only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ace_tasks.errors import BadRow, SettingsError
+from ace_tasks.feeds.places import check_prefix
+from ace_tasks.specs import MAX_URI_CHARS, quote
+
+_WEB = re.compile(r"https?://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Links:
+    """What web links begin with, and what takes its place: `https://cdn.shop.com/` → `s3://shop/`."""
+
+    host: str
+    path: str
+    target: str
+
+    @classmethod
+    def named(cls, links_from: str, links_to: str) -> Links | None:
+        """As two parameters name them; None where both are empty. Raises SettingsError."""
+        if not links_from and not links_to:
+            return None
+        if not links_from or not links_to:
+            raise SettingsError(
+                f"links_from and links_to: accepted: both or none; given {quote(links_from)} and "
+                f"{quote(links_to)}"
+            )
+        parts = _split(links_from)
+        if parts is None or not parts.netloc or parts.query or parts.fragment:
+            raise SettingsError(
+                f"links_from: accepted: the beginning of web links, such as https://cdn.shop.com/; "
+                f"given {quote(links_from)}"
+            )
+        path = parts.path.rstrip("/") + "/"  # cdn.shop.com is no part of cdn.shop.com.example
+        return cls(parts.netloc.lower(), path, check_prefix("links_to", links_to))
+
+    def resolve(self, link: str) -> str:
+        """Where a link's picture is on S3. `?v=…` of a shop's links names no other file.
+
+        Raises BadRow.
+        """
+        parts = _split(link)
+        if parts is None or parts.netloc.lower() != self.host:
+            raise self._outside(link)
+        if not parts.path.startswith(self.path):
+            raise self._outside(link)
+        try:
+            key = unquote(parts.path.removeprefix(self.path), errors="strict")
+        except UnicodeDecodeError:
+            raise BadRow("image", f"accepted: links in UTF-8; given {quote(link)}") from None
+        if not key or len(key) > MAX_URI_CHARS:
+            raise BadRow("image", f"accepted: a link to a file; given {quote(link)}")
+        return self.target + key
+
+    def _outside(self, link: str) -> BadRow:
+        return BadRow(
+            "image",
+            f"accepted: links under https://{self.host}{self.path} (links_from); given "
+            f"{quote(link)}",
+        )
+
+
+def is_web(link: str) -> bool:
+    return bool(_WEB.match(link))
+
+
+def _split(link: str) -> SplitResult | None:
+    """The parts of a web link, or None if it is none."""
+    try:
+        parts = urlsplit(link.strip())
+    except ValueError:
+        return None
+    return parts if parts.scheme in {"http", "https"} else None

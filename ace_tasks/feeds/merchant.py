@@ -1,0 +1,137 @@
+"""Google Merchant's product feed in XML, RSS 2.0 or Atom: one row an item.
+
+A feed may be as large as a shop and as hostile as the web. Expat streams it, one item held at a
+time. A document type is refused outright: only there can entities be declared that grow without
+end or name files; a feed has no use for one. (defusedxml refuses the same, but builds trees of
+whatever size; nothing is left of it beyond these lines.) What is too long, or too deep, ends it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+from xml.parsers import expat
+
+from ace_tasks.catalog import MAX_ROW_BYTES, Reject, Row
+from ace_tasks.errors import CatalogError
+
+_GOOGLE = "http://base.google.com/ns/1.0"
+_ITEMS = frozenset({"item", "entry"})  # RSS, Atom
+_MANY = "additional_image_link"
+_CHUNK_BYTES = 65_536
+_MAX_DEPTH = 64
+_ELEMENT_BYTES = 64  # what an empty one takes here, about
+
+
+def read_feed(path: Path) -> Iterator[Row | Reject]:
+    """Every item of a feed, in order: local name → text. `line` is where it begins.
+
+    Raises CatalogError for the file as a whole.
+    """
+    reader = _Reader(path.name)
+    packed = path.suffix.lower() == ".gz"
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield from reader.feed(chunk, last=False)
+        yield from reader.feed(b"", last=True)
+    except LookupError as error:
+        raise CatalogError(f"{path.name}: no XML: {error}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise CatalogError(f"{path.name}: damaged gzip ({error})") from None
+    if not reader.items:
+        raise CatalogError(f"{path.name}: no <item> and no <entry>: no product feed")
+
+
+class _Reader:
+    def __init__(self, name: str):
+        self._name = name
+        self._parser = expat.ParserCreate(namespace_separator=" ")
+        self._parser.buffer_text = True
+        self._parser.StartDoctypeDeclHandler = self._refuse
+        self._parser.EntityDeclHandler = self._refuse
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+        self._parser.DefaultHandler = self._other
+        self._fed = self._fed_at_event = 0  # a piece of markup is held until it is whole
+        self._depth = 0
+        self._item_depth = 0  # 0: outside
+        self._line = 0
+        self._size = 0
+        self._cells: dict[tuple[bool, str], list[str]] = {}  # (Google's own?, name) → texts
+        self._into: list[str] | None = None
+        self._ready: list[Row | Reject] = []
+        self.items = 0
+
+    def feed(self, chunk: bytes, *, last: bool) -> Iterator[Row | Reject]:
+        self._fed += len(chunk)
+        try:
+            self._parser.Parse(chunk, last)
+        except expat.ExpatError as error:
+            raise CatalogError(f"{self._name}: no XML: {error}") from None
+        if self._fed - self._fed_at_event > MAX_ROW_BYTES:
+            raise CatalogError(
+                f"{self._name}: accepted: tags and comments of at most {MAX_ROW_BYTES} bytes; one "
+                f"after line {self._parser.CurrentLineNumber} is longer"
+            )
+        yield from self._ready
+        self._ready.clear()
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise CatalogError(
+            f"{self._name}: accepted: XML without a document type (<!DOCTYPE …>), whose entities "
+            "may grow without end"
+        )
+
+    def _other(self, _: str) -> None:
+        self._fed_at_event = self._fed
+
+    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+        self._fed_at_event = self._fed
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise CatalogError(f"{self._name}: accepted: at most {_MAX_DEPTH} elements deep")
+        space, _, local = name.rpartition(" ")
+        if not self._item_depth and local in _ITEMS:
+            self._item_depth, self._line = self._depth, self._parser.CurrentLineNumber
+            self._size, self._cells = 0, {}
+            self.items += 1
+        elif self._item_depth and self._depth == self._item_depth + 1:
+            self._size += len(local) + _ELEMENT_BYTES
+            if self._size <= MAX_ROW_BYTES:
+                self._into = []
+                self._cells.setdefault((space == _GOOGLE, local), []).append("")
+
+    def _text(self, text: str) -> None:
+        self._fed_at_event = self._fed
+        if self._into is None or self._depth != self._item_depth + 1:
+            return
+        self._size += len(text.encode())
+        if self._size <= MAX_ROW_BYTES:
+            self._into.append(text)
+
+    def _end(self, name: str) -> None:
+        self._fed_at_event = self._fed
+        if self._item_depth and self._depth == self._item_depth + 1 and self._into is not None:
+            space, _, local = name.rpartition(" ")
+            self._cells[space == _GOOGLE, local][-1] = "".join(self._into).strip()
+            self._into = None
+        if self._depth == self._item_depth:
+            self._item_depth = 0
+            self._ready.append(self._row())
+        self._depth -= 1
+
+    def _row(self) -> Row | Reject:
+        cells: dict[str, Any] = {}
+        # Google's own last: <g:id> is the product's, Atom's <id> the entry's.
+        for (_, name), texts in sorted(self._cells.items()):
+            cells[name] = texts if name == _MANY else texts[0]
+        if self._size > MAX_ROW_BYTES:
+            reason = f"accepted: items of at most {MAX_ROW_BYTES} bytes; this one is longer"
+            shown = {name: str(value)[:1000] for name, value in list(cells.items())[:100]}
+            return Reject(self._line, None, reason, shown)
+        return Row(self._line, cells)

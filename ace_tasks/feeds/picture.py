@@ -1,0 +1,76 @@
+"""A picture that a source names, and the id of the row that is made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+# What `images` decodes, as files are called.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif"})
+
+_VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_OTHERS = re.compile(r"[^A-Za-z0-9._-]+")
+_SLUG_CHARS, _HASH_CHARS = 80, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """`names`: what it may be called, its own first: what lies under a prefix has the rest of its
+    key without the ending, what a table names has its id there, or its file's name.
+    """
+
+    uri: str
+    row_id: str
+    names: tuple[str, ...]
+    mask: Any = None  # its table's column
+    columns: Mapping[str, Any] = field(default_factory=dict)  # all of them
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """What a source holds that is no picture: counted, and no row."""
+
+    name: str
+
+
+def is_picture(key: str) -> bool:
+    return PurePosixPath(key).suffix.lower() in SUFFIXES
+
+
+def file_name(key: str) -> str:
+    """The last part of a key, without its ending."""
+    return PurePosixPath(key).stem
+
+
+def row_id_of(text: str, *more: int) -> str:
+    """A valid row id for what `text` names; with `more`, for one of several things that it names.
+
+    The same for ever, whatever else the source holds. `text` itself where it may be one: a key in
+    its prefix as it is, with its ending. Else what of it may stand in an id, without the ending of
+    a picture, and ten hex digits of the SHA-256 of all of it: `shoes/red shoe.jpg` is
+    `shoes-red-shoe-` and its digits. So no two keys share an id: one kind ends as a picture does,
+    the other in digits that tell it from all others.
+    """
+    if not more and _VALID.fullmatch(text) and text not in {".", ".."}:
+        return text
+    stem = text[: -len(PurePosixPath(text).suffix)] if is_picture(text) else text
+    return unique_id("-".join([stem, *map(str, more)]), text, *map(str, more))
+
+
+def unique_id(readable: str, *whole: str) -> str:
+    """What of `readable` may stand in a row id, and ten hex digits of the SHA-256 of `whole`."""
+    ascii_only = unicodedata.normalize("NFKD", readable).encode("ascii", "ignore").decode()
+    slug = _OTHERS.sub("-", ascii_only).strip("-.")
+    if len(slug) > _SLUG_CHARS:  # the end of a path says most
+        slug = slug[-_SLUG_CHARS:].lstrip("-.")
+    digest = hashlib.sha256("\0".join(whole).encode(errors="surrogatepass")).hexdigest()
+    return f"{slug or 'picture'}-{digest[:_HASH_CHARS]}"

@@ -1,0 +1,134 @@
+"""Garments on people: the rows of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ace_tasks.catalog import Reject, open_catalog
+from ace_tasks.errors import BadRow, SettingsError
+from ace_tasks.feeds import (
+    Album,
+    MaskRule,
+    Picture,
+    Place,
+    Skipped,
+    open_masks,
+    pictures,
+    unique_id,
+)
+from ace_tasks.feeds.places import TABLES, suffix_of
+from ace_tasks.pairs import Pair, Pairing, count_pairs, pairs
+from ace_tasks.restyle import Wish
+from ace_tasks.specs import quote
+from ace_tasks.store import Store
+from ace_tasks.templates import Template
+
+_COLUMNS_NAMED = 12
+
+
+@dataclass(frozen=True)
+class Batch:
+    """People, garments, and who wears what. Raises SettingsError for what cannot be meant."""
+
+    people: Place
+    garments: Place
+    masks: str
+    prompt: str
+    pairing: Pairing
+    pairs_table: str
+    max_pairs: int
+    limit: int  # 0: all
+    wish: Wish
+
+    def __post_init__(self) -> None:
+        if (self.pairing == "table") != bool(self.pairs_table):
+            raise SettingsError(
+                f"pairs: accepted: a table with pairing table, and none else; given "
+                f"{quote(self.pairs_table)} with pairing {self.pairing}"
+            )
+        if self.pairs_table and suffix_of(self.pairs_table) not in TABLES:
+            raise SettingsError(
+                f"pairs: accepted: a file that ends in one of {', '.join(sorted(TABLES))}; given "
+                f"{quote(self.pairs_table)}"
+            )
+        self.template  # noqa: B018  # a wrong one is told before any work
+
+    @property
+    def template(self) -> Template:
+        return Template.parse("prompt", self.prompt, ("person", "garment"))
+
+    def rows(self, store: Store, scratch: Path) -> Iterator[dict[str, Any] | Skipped | Reject]:
+        """First what of people and garments was no picture, then a row for each pair.
+
+        Raises SettingsError, before the first row of a pair, when there are more than `max_pairs`.
+        """
+        with ExitStack() as held:
+            people = held.enter_context(Album.on_disk(scratch / "people.sqlite", "person"))
+            garments = held.enter_context(Album.on_disk(scratch / "garments.sqlite", "garment"))
+            yield from people.fill(pictures(self.people, store))
+            yield from garments.fill(pictures(self.garments, store))
+            self._check_columns(people, garments)
+            table = (
+                held.enter_context(open_catalog(self.pairs_table, store))
+                if self.pairs_table
+                else None
+            )
+            self._check_count(people, garments, count_pairs(people, garments, self.pairing, table))
+            mask = held.enter_context(
+                open_masks("masks", self.masks, store, scratch, optional=False)
+            )
+            wanted = pairs(people, garments, self.pairing, table)
+            for each in islice(wanted, self.limit or None):
+                yield each if isinstance(each, Reject) else self._row(each, mask)
+
+    def _check_columns(self, people: Album, garments: Album) -> None:
+        albums = {"person": people, "garment": garments}
+        for field in self.template.fields:
+            album = albums[field.of]
+            if field.column is not None and not album.has_column(field.column):
+                columns = ", ".join(album.columns(_COLUMNS_NAMED)) or "none: they have names only"
+                raise SettingsError(
+                    f"prompt: accepted columns of a {field.of}: {columns}; given {field}"
+                )
+
+    def _check_count(self, people: Album, garments: Album, count: int) -> None:
+        if min(count, self.limit or count) > self.max_pairs:
+            raise SettingsError(
+                f"max_pairs: {people.pictures:,} people and {garments.pictures:,} garments, paired "
+                f"by {self.pairing}, are {count:,} pairs; accepted: at most {self.max_pairs:,}. "
+                "Raise max_pairs if all of them are wanted; set limit for a trial; or choose who "
+                "wears what by pairing order, column or table"
+            )
+
+    def _row(self, pair: Pair, mask: MaskRule) -> dict[str, Any] | Reject:
+        person, garment = pair
+        row = {
+            "id": unique_id(
+                f"{_readable(person)}-{_readable(garment)}", person.row_id, garment.row_id
+            ),
+            "task": "try_on",
+            "image": person.uri,
+            "reference": garment.uri,
+        }
+        try:
+            prompt = self.template.fill(
+                {"person": _readable(person), "garment": _readable(garment)},
+                {"person": person.columns, "garment": garment.columns},
+            )
+            return row | {
+                "prompt": prompt,
+                "mask": mask(person),
+                **self.wish.cells(masked=True),
+            }
+        except BadRow as error:
+            return Reject(0, error.field, str(error), row)
+
+
+def _readable(picture: Picture) -> str:
+    """`anna` of `summer/anna`."""
+    return PurePosixPath(picture.name).name or picture.name

@@ -1,0 +1,306 @@
+"""The parameters that flows share, each described once: for the form in the UI and for a terminal.
+
+An alias is a type with its limits and its text. Prefect makes a field of a form of it, Typer an
+option or an argument. What a flow takes, and by which default, its signature says. No parameter is
+a union, a dict or a list: the UI would show a JSON editor.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic import Field
+
+from ace_tasks.settings import ReviewSettings
+from ace_tasks.specs import AutoMask, MaskRules, PasteSettings, PixelSettings
+
+NONE = "none"  # of a parameter that is chosen from a few words
+
+
+class _Described:
+    """The text under a field. Prefect drops that of `Field`: it takes a docstring's or none."""
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(core), "description": self._text}
+
+
+def told(
+    text: str,
+    *,
+    ge: float | None = None,
+    le: float | None = None,
+    pattern: str | None = None,
+    argument: bool = False,
+    flag: str | None = None,
+) -> tuple[Any, ...]:
+    """What stands in `Annotated` behind a parameter's type.
+
+    `argument`: a terminal takes it by its place. `flag`: as it is called there, if not by its name.
+    """
+    limits: dict[str, Any] = {"ge": ge, "le": le, "pattern": pattern}
+    field = Field(**{name: limit for name, limit in limits.items() if limit is not None})
+    if argument:
+        return field, _Described(text), typer.Argument(help=text)
+    flags = [flag] if flag else []
+    return field, _Described(text), typer.Option(*flags, help=text, min=ge, max=le)
+
+
+# ---------------------------------------------------------------- what is edited, and where to
+
+Catalog = Annotated[
+    str, *told("The catalog: JSONL, CSV or Parquet, at s3:// or a local path.", argument=True)
+]
+Output = Annotated[str, *told("Where pictures and records go: s3://bucket/prefix.", argument=True)]
+RunId = Annotated[
+    str, *told("The run's id, as under runs/.", pattern=r"^[A-Za-z0-9-]{1,64}$", argument=True)
+]
+Variant = Annotated[str, *told("The model variant, such as toy, or the place of a variant.json.")]
+Source = Annotated[
+    str,
+    *told(
+        "The pictures: an s3:// prefix; a table with a column image; a product feed of Google "
+        "Merchant (XML, TSV, CSV) or Shopify (CSV). Files are at s3:// or a local path.",
+        argument=True,
+    ),
+]
+Prompt = Annotated[str, *told("What to do with every picture, such as: on a marble table.")]
+People = Annotated[
+    str,
+    *told(
+        "Pictures of people: an s3:// prefix, or a table with a column image (and id, mask).",
+        argument=True,
+    ),
+]
+Garments = Annotated[
+    str,
+    *told(
+        "Pictures of garments: an s3:// prefix, a table with a column image, or a product feed.",
+        argument=True,
+    ),
+]
+TryOnPrompt = Annotated[
+    str,
+    *told(
+        "What shall be seen. {person} and {garment} are their names; {garment.colour} is a column "
+        "of the table that the garment came from. A brace is written twice: {{."
+    ),
+]
+LinksFrom = Annotated[
+    str,
+    *told(
+        "Of a feed with web links: what they begin with, such as https://cdn.shop.com/. Other "
+        "links are rejected. Empty: all web links are."
+    ),
+]
+LinksTo = Annotated[str, *told("Where what lies behind these links is on S3, such as s3://shop/.")]
+MainOnly = Annotated[bool, *told("Of a product feed: the first picture of each product only.")]
+Limit = Annotated[int, *told("For a trial: only the first so many; 0: all.", ge=0)]
+
+# ---------------------------------------------------------------- what is asked for
+
+TaskName = Annotated[
+    Literal["edit", "fill"],
+    *told(
+        "edit: change the picture, or its masked part. fill: repaint the masked part from "
+        "nothing. With a reference both put what it shows into the masked part."
+    ),
+]
+Masks = Annotated[
+    str,
+    *told(
+        "What is repainted. none: the whole picture. alpha: what is transparent. auto: made by "
+        "auto_mask. column: the table's column mask. Or an s3:// prefix that holds a mask of "
+        "each picture's name."
+    ),
+]
+PersonMasks = Annotated[
+    str,
+    *told(
+        "What of a person is repainted. auto: made by auto_mask. column: the table's column mask. "
+        "alpha: what is transparent. Or an s3:// prefix that holds a mask of each person's name."
+    ),
+]
+MaskInvert = Annotated[
+    bool, *told("Repaint what the mask leaves out: a mask of the product, and its background.")
+]
+MaskGrow = Annotated[
+    int, *told("Grow each mask by so many pixels; negative: shrink it.", ge=-1024, le=1024)
+]
+MaskLabel = Annotated[
+    str, *told("With auto_mask model: what is repainted, as that model calls it. Empty: all.")
+]
+References = Annotated[
+    str,
+    *told("Pictures of what to put in: s3:// URIs, comma-separated; needs a mask. Empty: none."),
+]
+FormatName = Annotated[
+    Literal["source", "png", "jpeg", "webp", "avif"],
+    *told("Of the finished pictures. source: that of the picture that is edited."),
+]
+Steps = Annotated[int, *told("Denoise steps; 0: the variant's.", ge=0, le=200)]
+Seed = Annotated[
+    int, *told("Noise seed of every picture; -1: its own, from its content.", ge=-1, le=2**32 - 1)
+]
+AdapterName = Annotated[str, *told("LoRA adapter, such as portrait. Empty: chosen by the task.")]
+Pairing = Annotated[
+    Literal["cross", "order", "column", "table"],
+    *told(
+        "Who wears what. cross: every person every garment. order: the first person the first "
+        "garment, and so on. column: what the column garment of the people's table names. table: "
+        "what the table `pairs` says."
+    ),
+]
+PairsTable = Annotated[
+    str,
+    *told(
+        "With pairing table: a table with the columns person and garment, which name pictures by "
+        "id or file name. Else empty."
+    ),
+]
+MaxPairs = Annotated[
+    int, *told("Stop before any work if there are more pairs.", ge=1, le=10_000_000)
+]
+
+# ---------------------------------------------------------------- what decides a pixel
+
+Geometry = Annotated[
+    Literal["catalog", "reference"],
+    *told(
+        "catalog: sizes are kept, and all outside a mask. reference: as ACE++'s own code does it."
+    ),
+]
+Feather = Annotated[
+    float,
+    *told("Width of the blend at a mask's edge, in sides of the picture.", ge=0, le=0.25),
+]
+CropToMask = Annotated[bool, *told("Work on a window where the mask is small in a large picture.")]
+Candidates = Annotated[
+    int, *told("Pictures to try for a row that says none; the best is kept.", ge=1, le=16)
+]
+AutoMaskName = Annotated[
+    Literal["none", "grabcut", "border", "model"],
+    *told(
+        'How the mask "auto" is made. grabcut: what stands out in the middle. border: all that '
+        "the colour of the picture's rim does not reach. model: what the worker's segmentation "
+        "model calls by the row's label. none: such rows are rejected."
+    ),
+]
+AllowEmptyMasks = Annotated[
+    bool, *told("Publish a picture as it is where its mask selects nothing; else fail.")
+]
+AllowFullMasks = Annotated[
+    bool, *told("Repaint all of a picture where its mask selects it all; else fail.")
+]
+PresetName = Annotated[
+    Literal[
+        "none",
+        "white-1000",
+        "white-1500",
+        "white-2000",
+        "white-2200",
+        "packshot-2000",
+        "portrait-1200x1600",
+        "portrait-2048x2730",
+    ],
+    *told("Size and background of rows that name none. none: a picture keeps its own."),
+]
+Quality = Annotated[
+    int,
+    *told(
+        "JPEG, AVIF and WebP quality of rows that say none. 0: 95, and WebP is lossless.",
+        ge=0,
+        le=100,
+    ),
+]
+
+# ---------------------------------------------------------------- how it is run
+
+KeepCandidates = Annotated[bool, *told("Also store those that were not chosen, under candidates/.")]
+ReviewBelow = Annotated[
+    float,
+    *told(
+        "Hold a picture back for review if its total score is lower; 0: none is. A blank one "
+        "always waits.",
+        ge=0,
+        le=1,
+    ),
+]
+Strict = Annotated[bool, *told("Stop before any GPU work if a row is no valid spec.")]
+MaxFailed = Annotated[int, *told("How many rejects and failures a completed run may have.", ge=0)]
+RetryFailures = Annotated[bool, *told("Try again what failed for good in an earlier run.")]
+Codes = Annotated[str, *told("Error codes to retry, comma-separated, such as timeout. Empty: all.")]
+DryRun = Annotated[bool, *told("Say what the run would do and take, and end there.")]
+MaxReplicaHours = Annotated[
+    float,
+    *told(
+        "Stop the run if it would take, or has taken, more hours of replicas (GPU-hours, where each "
+        "has a GPU); 0: no limit.",
+        ge=0,
+    ),
+]
+MaxCost = Annotated[
+    float,
+    *told("The same in money, where the worker knows what an hour costs; 0: no limit.", ge=0),
+]
+CanaryItems = Annotated[
+    int,
+    *told(
+        "Make so many pictures first, show them, and wait for your word before the others are "
+        "made; 0: make all.",
+        ge=0,
+        le=200,
+    ),
+]
+CanaryWaitHours = Annotated[float, *told("How long that word may take.", ge=0.01, le=720)]
+Replicas = Annotated[
+    int, *told("Model replicas at most; 0: one for each GPU, or one on a CPU.", ge=0)
+]
+ShardSize = Annotated[int, *told("Rows in one task run of the UI.", ge=1, le=10_000)]
+AcceptLicense = Annotated[
+    bool, *told("I have read and accept the licence of the variant's weights (once).")
+]
+AllowUnguardedWrites = Annotated[
+    bool, *told("Go on with a store that ignores If-None-Match; runs may then collide.")
+]
+Promote = Annotated[str, *told("Rows to publish, by id, comma-separated; or: all. Empty: none.")]
+Discard = Annotated[
+    str,
+    *told("Rows whose picture is not wanted, by id, comma-separated; or: all. Empty: none."),
+]
+Json = Annotated[
+    bool, *told("Print the summary as one JSON object, and nothing else.", flag="--json")
+]
+
+DEFAULT_FEATHER = PasteSettings().feather
+
+
+def pixel_settings(
+    geometry: Geometry,
+    feather: Feather,
+    crop_to_mask: CropToMask,
+    candidates: Candidates,
+    auto_mask: AutoMaskName,
+    allow_empty_masks: AllowEmptyMasks,
+    allow_full_masks: AllowFullMasks,
+    preset: PresetName,
+    quality: Quality,
+) -> PixelSettings:
+    """What decides a pixel, and so which items are done. Raises SettingsError."""
+    return PixelSettings(
+        geometry=geometry,
+        paste=PasteSettings(feather=feather, crop_to_mask=crop_to_mask),
+        candidates=candidates,
+        masks=MaskRules(allow_empty=allow_empty_masks, allow_full=allow_full_masks),
+        auto_mask=AutoMask.named("" if auto_mask == NONE else auto_mask),
+        preset=None if preset == NONE else preset,
+        quality=quality or None,
+    )
+
+
+def review_settings(review_below: ReviewBelow, keep_candidates: KeepCandidates) -> ReviewSettings:
+    """What is held back, and what is kept beside it."""
+    return ReviewSettings(below=review_below, keep_candidates=keep_candidates)

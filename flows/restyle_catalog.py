@@ -1,0 +1,182 @@
+"""Edit every picture of a prefix, table or product feed by one instruction; on a schedule, those
+that are new or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from ace_tasks.catalog import Reject
+from ace_tasks.feeds import (
+    Links,
+    Place,
+    Skipped,
+    buckets_of,
+    check_apart,
+    open_masks,
+    pictures,
+    uris_of,
+)
+from ace_tasks.restyle import Instruction, Wish, restyle_rows
+from flows.canary import Canary
+from flows.conduct import Conduct, conduct
+from flows.edit import MAX_SHARD_THREADS
+from flows.parameters import (
+    DEFAULT_FEATHER,
+    AcceptLicense,
+    AdapterName,
+    AllowEmptyMasks,
+    AllowFullMasks,
+    AllowUnguardedWrites,
+    AutoMaskName,
+    CanaryItems,
+    CanaryWaitHours,
+    Candidates,
+    CropToMask,
+    DryRun,
+    Feather,
+    FormatName,
+    Geometry,
+    KeepCandidates,
+    Limit,
+    LinksFrom,
+    LinksTo,
+    MainOnly,
+    MaskGrow,
+    MaskInvert,
+    MaskLabel,
+    Masks,
+    MaxCost,
+    MaxFailed,
+    MaxReplicaHours,
+    Output,
+    PresetName,
+    Prompt,
+    Quality,
+    References,
+    Replicas,
+    RetryFailures,
+    ReviewBelow,
+    Seed,
+    ShardSize,
+    Source,
+    Steps,
+    Strict,
+    TaskName,
+    Variant,
+    pixel_settings,
+    review_settings,
+)
+from flows.run import Run, make_catalog, open_run, plan_catalog, untracked
+
+
+@flow(
+    name="restyle-catalog",
+    flow_run_name="restyle {source} with {variant}",
+    task_runner=ThreadPoolTaskRunner(max_workers=MAX_SHARD_THREADS),  # type: ignore[arg-type]
+    validate_parameters=True,
+    persist_result=False,
+)
+def restyle_catalog(
+    source: Source,
+    output: Output,
+    prompt: Prompt,
+    variant: Variant,
+    task: TaskName = "edit",
+    mask: Masks = "none",
+    mask_invert: MaskInvert = False,
+    mask_grow: MaskGrow = 0,
+    mask_label: MaskLabel = "",
+    auto_mask: AutoMaskName = "none",
+    reference: References = "",
+    limit: Limit = 0,
+    links_from: LinksFrom = "",
+    links_to: LinksTo = "",
+    main_only: MainOnly = False,
+    format: FormatName = "source",  # noqa: A002
+    quality: Quality = 0,
+    preset: PresetName = "none",
+    steps: Steps = 0,
+    seed: Seed = -1,
+    adapter: AdapterName = "",
+    candidates: Candidates = 1,
+    keep_candidates: KeepCandidates = False,
+    review_below: ReviewBelow = 0.0,
+    geometry: Geometry = "catalog",
+    feather: Feather = DEFAULT_FEATHER,
+    crop_to_mask: CropToMask = True,
+    allow_empty_masks: AllowEmptyMasks = False,
+    allow_full_masks: AllowFullMasks = False,
+    strict: Strict = False,
+    max_failed: MaxFailed = 0,
+    retry_failures: RetryFailures = False,
+    dry_run: DryRun = False,
+    max_replica_hours: MaxReplicaHours = 0.0,
+    max_cost: MaxCost = 0.0,
+    canary: CanaryItems = 0,
+    canary_wait_hours: CanaryWaitHours = 72.0,
+    replicas: Replicas = 0,
+    shard_size: ShardSize = 32,
+    accept_license: AcceptLicense = False,
+    allow_unguarded_writes: AllowUnguardedWrites = False,
+) -> State[Any]:
+    """Edit every picture of a source by one instruction, as far as it is not edited yet.
+
+    A picture is known by its content: one that is new or changed since the last run is edited, one
+    that was renamed has a result without being edited. Another instruction is another edit of all.
+    """
+    check_apart(source=source, output=output, mask=mask)
+    links = Links.named(links_from, links_to)
+    instruction = Instruction(
+        prompt,
+        task,
+        uris_of("reference", reference),
+        Wish(mask_invert, mask_grow, mask_label, format, steps, seed, adapter),
+    )
+    instruction.check(mask)
+    with open_run(
+        source,
+        output,
+        variant,
+        pixel_settings(
+            geometry,
+            feather,
+            crop_to_mask,
+            candidates,
+            auto_mask,
+            allow_empty_masks,
+            allow_full_masks,
+            preset,
+            quality,
+        ),
+        review_settings(review_below, keep_candidates),
+        buckets=buckets_of(source, mask, links_to, *instruction.references),
+        accept_license=accept_license,
+        allow_unguarded_writes=allow_unguarded_writes,
+    ) as run:
+        place = Place("source", source, links, run.environment.allowed_buckets, main_only)
+        rows = _rows(run, place, instruction, mask, limit)
+        made = make_catalog(untracked(run), untracked(rows))
+        return conduct(
+            run,
+            lambda changes: plan_catalog(untracked(run), strict, retry_failures, made, changes),
+            Conduct(
+                max_failed=max_failed,
+                replicas=replicas,
+                shard_size=shard_size,
+                dry_run=dry_run,
+                budget=run.budget(max_replica_hours, max_cost),
+                canary=Canary(canary, canary_wait_hours),
+            ),
+        )
+
+
+def _rows(
+    run: Run, place: Place, instruction: Instruction, mask: str, limit: int
+) -> Iterator[dict[str, Any] | Skipped | Reject]:
+    with open_masks("mask", mask, run.sources, run.scratch, optional=True) as rule:
+        yield from restyle_rows(pictures(place, run.sources), instruction, rule, limit)
