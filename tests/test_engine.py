@@ -312,6 +312,20 @@ def test_replicas_that_never_start_stop_the_run_with_the_reason(pool: Open) -> N
     assert "2 replicas in a row failed to start" in str(caught.value)
 
 
+def test_where_memory_is_too_short_to_load_a_model_the_run_stops(ray_here: None) -> None:
+    """Ray's monitor kills who loads, and would for ever; that of a replica at work blames nobody."""
+    settings = PoolSettings(max_start_failures=2, start_backoff_s=0)
+    dispatcher = Dispatcher(REPLICA, settings, "run", lambda *_: None, SleepingReplica)
+    killed = ray.exceptions.OutOfMemoryError(
+        "Task was killed due to the node running low on memory"
+    )
+    dispatcher._pool.fit(jobs=1)
+    dispatcher._on_death(dispatcher._pool.seats[0], killed)
+    dispatcher._pool.fit(jobs=1)
+    with pytest.raises(PoolFailed, match=r"2 replicas in a row .* running low on memory"):
+        dispatcher._on_death(dispatcher._pool.seats[0], killed)
+
+
 def test_wrong_weights_stop_the_run_at_once(pool: Open) -> None:
     with (
         pool(WrongWeights, max_start_failures=100) as dispatcher,
