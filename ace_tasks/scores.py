@@ -340,7 +340,7 @@ def _clipped(picture: np.ndarray, region: np.ndarray) -> float:
     """Share of a region's pixels at black or white."""
     dark = cv2.inRange(picture, (0, 0, 0), (_CLIPPED - 1,) * 3)
     light = cv2.inRange(picture, (256 - _CLIPPED,) * 3, (255, 255, 255))
-    return np.count_nonzero((dark | light)[region]) / np.count_nonzero(region)
+    return np.count_nonzero(cv2.bitwise_or(dark, light)[region]) / np.count_nonzero(region)
 
 
 def _spread(picture: np.ndarray, region: np.ndarray) -> float:
@@ -370,7 +370,7 @@ def _lab(picture: np.ndarray) -> np.ndarray:
 
 def _lab_at(picture: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The Lab colours (N, 3) of the pixels at flat indices."""
-    return _lab(picture.reshape(-1, 3)[indices][None])[0]
+    return _lab(picture.reshape(-1, 3)[indices][None]).reshape(-1, 3)
 
 
 def _foreground(reference: np.ndarray) -> np.ndarray:
