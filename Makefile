@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up test test-fast chaos check format clean
+.PHONY: help install demo up test test-fast chaos bench check format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,15 @@ test-fast: $(STAMP) ## the tests that break nothing
 SEED ?= 1
 chaos: $(STAMP) ## break every part of a run of 500 items at random, SEED=n; resume; re-read all
 	@$(BIN)/python -m tests.chaos --seed $(SEED)
+
+# Peers need more than the suite does.
+$(VENV)/.bench: $(STAMP)
+	@$(PIP) --editable '.[bench]'
+	@touch $@
+
+SCALE ?= 1
+bench: $(VENV)/.bench ## measure the engine, also beside Ray Data, Prefect on Ray and a plain script
+	@$(BIN)/python -m tests.benchmarks --scale $(SCALE)
 
 check: $(STAMP) ## lint, format, types, published schema
 	@$(BIN)/ruff check .

@@ -16,13 +16,14 @@ is said to keep embeddings. All others keep them.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import psutil
 
@@ -37,6 +38,7 @@ RAY_DATA = Contender("Ray Data", "ray_data")
 PREFECT_RAY = Contender("Prefect, a task a row on Ray", "prefect_ray")
 
 _MB = 2**20
+_HAS_PREFECT_RAY = importlib.util.find_spec("prefect_ray") is not None
 _KILL_LIMIT_S = 300
 
 
@@ -223,8 +225,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def items(count: int) -> int:
         return max(8, round(count * given.scale))
 
-    cases: list[Any] = [
-        Case(**(vars(case) | {"items": items(case.items)}))
+    here = [each for each in ALL if each.module != "prefect_ray" or _HAS_PREFECT_RAY]
+    if len(here) < len(ALL):
+        print("prefect-ray is not installed (extra `bench`), and left out.\n")
+    cases = [
+        replace(
+            case,
+            items=items(case.items),
+            contenders=tuple(c for c in case.contenders if c in here or c not in ALL),
+        )
         for case in CASES
         if given.only in case.title
     ]
@@ -234,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(race_table(results)), end="\n\n", flush=True)
         print("\n".join(targets(results)), end="\n\n", flush=True)
         if given.only in "kill":
-            killed = {c.title: kill_once(arena, c, items(40), 0.3) for c in ALL}
+            killed = {c.title: kill_once(arena, c, items(40), 0.3) for c in here}
             print("\n".join(kill_table(killed, items(40))), end="\n\n", flush=True)
         server = sum(pss_bytes(each.pid) for each in family(arena.server_pid)) / _MB
     print(f"Prefect server beside them: {server:.0f} MB. Load after: {os.getloadavg()[0]:.1f}")
