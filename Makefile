@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up test test-fast chaos bench check format clean
+.PHONY: help install demo up browser test test-fast chaos bench check format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,11 @@ demo: $(STAMP) ## edit the sample catalog end to end on this machine
 
 up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) until Ctrl-C
 	@exec $(BIN)/python -m infra.up
+
+browser: ## install Chromium for the tests that click (Debian; as root or by sudo)
+	@for each in chromium chromium-browser google-chrome; do command -v $$each && exit 0; done; \
+	root=$$(test "$$(id -u)" = 0 || echo sudo); \
+	$$root apt-get -qq update && $$root apt-get -qq install --yes --no-install-recommends chromium
 
 # Whole files at a time, each worker with services of its own. More of them than two cores: many
 # tests wait for something to end or to come back.

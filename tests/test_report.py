@@ -128,7 +128,7 @@ def test_before_after_mask_and_references_are_embedded(see: See, photo: Callable
         "reference 2 of row-1",
     ]
     sizes = [thumbnail(each).size for each in page.all("img")]
-    assert sizes == [(64, 48), (320, 240), (64, 48), (40, 80), (20, 20)]
+    assert sizes == [(64, 48), (288, 216), (64, 48), (40, 80), (20, 20)]
     told = [(int(str(each["width"])), int(str(each["height"]))) for each in page.all("img")]
     assert told == sizes  # nothing moves while they are decoded
     outside = [

@@ -252,6 +252,23 @@ CONTRAST = """() => {
 }"""
 
 
+# Pairs of controls that lie on each other.
+OVERLAPPING = """() => {
+  const all = [...document.querySelectorAll("form select, form input, form button, form output")]
+    .map((each) => [each.name, each.getBoundingClientRect()]);
+  return all.flatMap(([name, a], n) => all.slice(n + 1)
+    .filter(([, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
+    .map(([other]) => `${name} ${other}`));
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 600, 800, 1000, 1280, 1900])
+def test_its_controls_stand_apart_at_any_width(open_sheet: Open, width: int) -> None:
+    page = open_sheet("report-2.html", viewport={"width": width, "height": 900})
+    assert page.evaluate(OVERLAPPING) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read_by_day_and_by_night(open_sheet: Open, scheme: str) -> None:
     page = open_sheet(color_scheme=scheme, viewport={"width": 1280, "height": 900})

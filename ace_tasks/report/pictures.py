@@ -15,7 +15,7 @@ from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import Source, WorkItem
 from ace_tasks.store import Store
 
-_SIDE_PX = 320  # 11 KB for a photograph: 200 pairs of them are 6 MB in base64
+_SIDE_PX = 288  # as a page shows it; 9 KB for a photograph
 _REFERENCE_PX = 200
 
 T = TypeVar("T")
