@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ace_tasks.catalog import Reject, open_catalog
@@ -131,4 +131,4 @@ class Batch:
 
 def _readable(picture: Picture) -> str:
     """`anna` of `summer/anna`."""
-    return PurePosixPath(picture.name).name or picture.name
+    return picture.name.rpartition("/")[2] or picture.name

@@ -158,3 +158,47 @@ def test_edit_says_what_was_done_and_its_exit_code_tells(
     strict = ace("edit", catalog, f"{prefix}/out", "--variant", "toy", "--strict")
     assert strict.returncode == 2
     assert "strict is set" in strict.stderr
+
+
+def test_a_restyle_tells_a_machine_its_summary_and_status_tells_it_again(
+    catalog: str, store: Store, prefix: str, prefect_server: Any, weights_dir: Path
+) -> None:
+    output = f"{prefix}/out"
+    assert ace("status", output).stdout == f"no runs under {output}\n"
+    options = ["--prompt", "p", "--variant", "toy", "--steps", "1", "--json"]
+    run = ace("restyle", f"{prefix}/in", output, *options)
+    assert run.returncode == 0, run.stderr
+    summary = json.loads(run.stdout)
+    assert (summary["done"], summary["flow"], summary["state"]) == (
+        1,
+        "restyle-catalog",
+        "Completed",
+    )
+
+    store.put(f"{output}/runs/cut-short/plan.parquet", b"x", "text/plain")
+    told = ace("status", output)
+    assert told.returncode == 0, told.stderr
+    ended, cut = sorted(told.stdout.splitlines(), key=lambda line: "cut-short" in line)
+    assert "restyle-catalog Completed             1 done, 0 done before, of 1 rows" in ended
+    assert "not ended, or cut short" in cut
+    lines = [json.loads(line) for line in ace("status", output, "--json").stdout.splitlines()]
+    assert {each["run_id"]: each["state"] for each in lines} == {
+        summary["run_id"]: "Completed", "cut-short": None,
+    }  # fmt: skip
+    one = ace("status", output, summary["run_id"], "--json")
+    assert summary.items() <= json.loads(one.stdout).items()
+    none = ace("status", output, "no-run")
+    assert (none.returncode, "run: no-run has no summary" in none.stderr) == (2, True)
+
+
+def test_a_try_on_says_how_many_pairs_it_would_be_and_stops(
+    tmp_path: Path, prefix: str, object_store: Any, prefect_server: Any, weights_dir: Path
+) -> None:
+    for name, count in (("people", 200), ("garments", 50)):
+        rows = "".join(f"s3://tests/{name}/{number}.png\n" for number in range(count))
+        (tmp_path / f"{name}.csv").write_text(f"image\n{rows}")
+    places = [str(tmp_path / "people.csv"), str(tmp_path / "garments.csv"), f"{prefix}/out"]
+    run = ace("try-on", *places, "--variant", "toy", "--masks", "auto", "--json")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "10,000 pairs" in run.stderr
+    assert "at most 1,000" in run.stderr

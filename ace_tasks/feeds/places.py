@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.specs import check_uri, quote
-from ace_tasks.store import is_s3, join_uri, split_uri
+from ace_tasks.store import is_s3, split_uri
 
 TABLES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet"})
 FEEDS = frozenset({".xml", ".rss", ".atom"})
@@ -46,10 +46,11 @@ def check_prefix(parameter: str, uri: str) -> str:
     try:
         if not is_s3(uri):
             raise ValueError(f"accepted: s3://bucket/prefix; given {quote(uri)}")
-        check_uri(join_uri(uri, "key"))
+        uri = "s3://" + uri.removeprefix("s3://").rstrip("/")
+        check_uri(f"{uri}/key")
     except ValueError as error:
         raise SettingsError(f"{parameter}: {error}") from None
-    return uri.rstrip("/") + "/"
+    return f"{uri}/"
 
 
 def check_apart(**places: str) -> None:

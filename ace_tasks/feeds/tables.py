@@ -97,7 +97,7 @@ class TableReader:
 
     def _picture(self, row_id: str, link: str, mask: Any, cells: dict[str, Any]) -> Picture:
         uri = self._resolve("image", link)
-        if isinstance(mask, str) and mask not in _WORDS and mask[:1] not in {"{", "["}:
+        if isinstance(mask, str) and mask and mask not in _WORDS and mask[:1] not in {"{", "["}:
             mask = self._resolve("mask", mask)
         file = file_name(uri)
         names = (row_id, file, uri) if row_id else (file, uri)

@@ -1,0 +1,149 @@
+"""A restyle on a real Prefect server, real Ray and a real store. If these break, a nightly run
+pays for every picture again, or leaves a new one out without a word."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from prefect import flow
+
+from ace_tasks import provenance
+from ace_tasks.engine import ray_session
+from ace_tasks.feeds import Skipped
+from ace_tasks.results import Summary
+from ace_tasks.store import Store
+from flows.restyle_catalog import restyle_catalog
+from flows.retry_failed import retry_failed
+from flows.run import make_catalog, open_run, plan_catalog, untracked
+
+Make = Callable[..., bytes]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
+    with ray_session(cpus=2):
+        yield
+
+
+def restyle(source: str, prefix: str, **parameters: Any) -> tuple[Any, Summary]:
+    wishes = {"prompt": "on a marble table", "variant": "toy", "steps": 1} | parameters
+    state = restyle_catalog(source=source, output=f"{prefix}/out", return_state=True, **wishes)
+    return state, Summary.model_validate(state.result(raise_on_failure=False))
+
+
+def results(store: Store, prefix: str, run_id: str) -> dict[str, dict[str, str]]:
+    text = store.get(f"{prefix}/out/{provenance.results_key(run_id, 'csv')}").decode()
+    return {each["row_id"]: each for each in csv.DictReader(io.StringIO(text))}
+
+
+def edited(store: Store, prefix: str, summary: Summary) -> set[str]:
+    told = results(store, prefix, summary.run_id)
+    return {row_id for row_id, each in told.items() if each["status"] == "done"}
+
+
+def test_a_later_run_edits_what_is_new_or_changed(store: Store, prefix: str, picture: Make) -> None:
+    source = f"{prefix}/in"
+
+    def put(key: str, seed: int) -> None:
+        store.put(f"{source}/{key}", picture(seed=seed), "image/png")
+
+    for seed, key in enumerate(("a.png", "b.PNG", "c.png", "e/f.png")):
+        put(key, seed)
+    store.put(f"{source}/notes.txt", b"none", "text/plain")
+    state, trial = restyle(source, prefix, limit=2)
+    assert (state.name, trial.rows, trial.done) == ("Completed", 2, 2)
+    assert edited(store, prefix, trial) == {"a.png", "b.PNG"}
+
+    _, first = restyle(source, prefix)
+    assert (first.rows, first.done, first.done_before, first.skipped) == (4, 2, 2, 1)
+    assert first.flow == "restyle-catalog"
+
+    put("d.png", 7)  # new
+    put("b.PNG", 8)  # changed
+    store.put(f"{source}/moved.png", store.get(f"{source}/c.png"), "image/png")
+    store.delete(f"{source}/c.png")
+    _, second = restyle(source, prefix)
+    assert edited(store, prefix, second) == {"b.PNG", "d.png"}
+    assert (second.rows, second.done, second.done_before) == (5, 2, 3)
+    moved = results(store, prefix, second.run_id)["moved.png"]
+    record = provenance.Record.model_validate_json(store.get(f"{prefix}/out/{moved['record']}"))
+    assert record.row_id == "c.png"
+    assert store.get(record.output.uri)
+
+    _, third = restyle(source, prefix)
+    assert (third.done, third.done_before) == (0, 5)
+    lines = store.get(f"{prefix}/out/{provenance.catalog_key(third.run_id)}").decode().splitlines()
+    assert [json.loads(line)["id"] for line in lines[:2]] == ["a.png", "b.PNG"]
+
+
+FEED = """<rss xmlns:g="http://base.google.com/ns/1.0"><channel>
+<item><g:id>17</g:id><g:image_link>https://cdn.shop.com/a.png?v=1</g:image_link></item>
+<item><g:id>18</g:id><g:image_link>https://cdn.shop.com/late.png</g:image_link></item>
+<item><g:id>19</g:id><g:image_link>http://169.254.169.254/latest</g:image_link></item>
+</channel></rss>"""
+
+
+def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    store.create_bucket("shop")
+    place = f"s3://shop/{prefix.rpartition('/')[2]}"
+    store.put(f"{place}/a.png", picture(), "image/png")
+    store.put(f"{prefix}/feed.xml", FEED.encode(), "text/xml")
+    links = {"links_from": "https://cdn.shop.com", "links_to": place}
+    state, summary = restyle(f"{prefix}/feed.xml", prefix, **links)
+    assert state.name == "FinishedWithFailures"
+    told = results(store, prefix, summary.run_id)
+    assert {row_id: each["error_code"] for row_id, each in told.items()} == {
+        "17": "", "18": "source_missing", "19": "bad_row",
+    }  # fmt: skip
+    assert "feed.xml, line 4: accepted: links under https://cdn.shop.com/" in told["19"]["error"]
+    store.put(f"{place}/late.png", picture(seed=2), "image/png")
+    again = retry_failed(output=f"{prefix}/out", failed_run=summary.run_id, return_state=True)
+    assert again.name == "Completed", again.message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output": "{p}/in/out"}, "output: accepted: a prefix outside source"),
+        ({"source": "{p}"}, "output: accepted: a prefix outside source"),
+        ({"mask": "magic"}, "mask: accepted: alpha, auto, column, none, or s3://bucket/prefix"),
+        ({"reference": "{p}/r.png"}, "mask: reference needs one"),
+        ({"links_from": "https://x/"}, "links_from and links_to: accepted: both or none"),
+        ({"source": "{p}/empty"}, "source: no picture under"),
+    ],
+)
+def test_what_cannot_run_says_why_and_writes_nothing(
+    store: Store, prefix: str, change: dict[str, str], message: str
+) -> None:
+    given = {"source": "{p}/in", "output": "{p}/out"} | change
+    places = {name: value.replace("{p}", prefix) for name, value in given.items()}
+    state = restyle_catalog(prompt="p", variant="toy", return_state=True, **places)
+    assert state.is_failed()
+    assert message in state.message
+    assert list(store.list(f"{prefix}/")) == []
+
+
+def test_a_retried_flow_run_keeps_the_catalog_it_made(store: Store, prefix: str) -> None:
+    def rows(name: str) -> Iterator[Any]:
+        yield Skipped("x")
+        yield {"id": name, "task": "edit", "image": f"{prefix}/{name}.png", "prompt": "p"}
+
+    @flow
+    def makes_twice() -> list[Any]:
+        found = []
+        for name in ("first", "second"):
+            options = {"accept_license": False, "allow_unguarded_writes": False}
+            with open_run(f"{prefix}/in", f"{prefix}/out", "toy", **options) as run:
+                made = make_catalog(untracked(run), untracked(rows(name)))
+                planned = plan_catalog(untracked(run), False, False, made)
+                found.append((run.skipped, [row.row_id for row in planned.read()]))
+        return found
+
+    assert makes_twice() == [(1, ["first"]), (None, ["first"])]

@@ -1,0 +1,85 @@
+"""Try-on batches on a real Prefect server, real Ray and a real store. If these break, a team pays
+for pairs that nobody asked for, or gets a garment on the wrong person."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ace_tasks.engine import ray_session
+from ace_tasks.provenance import Record
+from ace_tasks.results import Summary
+from ace_tasks.store import Store
+from flows.try_on_batch import try_on_batch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
+    with ray_session(cpus=2):
+        yield
+
+
+@pytest.fixture
+def places(store: Store, prefix: str, picture: Callable[..., bytes]) -> dict[str, str]:
+    """Two people with a mask each, two garments."""
+    pixels = np.zeros((64, 96), np.uint8)
+    pixels[10:40, 20:70] = 255
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    for seed, name in enumerate(("anna", "eva")):
+        store.put(f"{prefix}/people/{name}.png", picture(seed=seed), "image/png")
+        store.put(f"{prefix}/masks/{name}.png", out.getvalue(), "image/png")
+    for seed, name in enumerate(("dress", "shirt"), start=5):
+        store.put(f"{prefix}/garments/{name}.png", picture(64, 64, seed), "image/png")
+    return {name: f"{prefix}/{name}" for name in ("people", "garments", "masks")} | {
+        "output": f"{prefix}/out"
+    }
+
+
+def try_on(places: dict[str, str], **parameters: Any) -> Any:
+    return try_on_batch(**places, variant="toy", steps=1, return_state=True, **parameters)
+
+
+def test_more_pairs_than_allowed_stop_it_before_any_work(
+    places: dict[str, str], store: Store
+) -> None:
+    state = try_on(places, max_pairs=3)
+    assert state.is_failed()
+    assert "2 people and 2 garments, paired by cross, are 4 pairs" in state.message
+    assert list(store.list(places["output"])) == []
+
+
+def test_every_one_wears_every_one_and_the_next_garment_only_is_new(
+    places: dict[str, str], store: Store, prefix: str, picture: Callable[..., bytes]
+) -> None:
+    state = try_on(places, prompt="{person} wears the {garment}")
+    assert state.name == "Completed", state.message
+    records = [
+        Record.model_validate_json(store.get(each.uri))
+        for each in store.list(f"{places['output']}/records/")
+    ]
+    told = {(each.spec["image"][-8:], each.spec["prompt"]) for each in records}
+    assert told == {
+        ("anna.png", "anna wears the dress"), ("anna.png", "anna wears the shirt"),
+        ("/eva.png", "eva wears the dress"), ("/eva.png", "eva wears the shirt"),
+    }  # fmt: skip
+    for record in records:
+        assert record.mask is not None
+        assert record.mask.coverage == pytest.approx(30 * 50 / (64 * 96), abs=1e-5)
+        assert record.sources.reference[0].uri in record.spec["reference"]
+        person, garment = record.row_id.split("-")[:2]
+        assert record.sources.image is not None
+        assert (person, garment) == (
+            record.sources.image.uri[:-4].rpartition("/")[2],
+            record.sources.reference[0].uri[:-4].rpartition("/")[2],
+        )
+
+    store.put(f"{prefix}/garments/coat.png", picture(64, 64, 9), "image/png")
+    state = try_on(places, prompt="{person} wears the {garment}")
+    summary = Summary.model_validate(state.result())
+    assert (summary.rows, summary.done, summary.done_before) == (6, 2, 4)
