@@ -158,6 +158,15 @@ def test_a_link_elsewhere_is_refused(link: str) -> None:
         SHOP.resolve(link)
 
 
+def test_no_message_quotes_what_a_link_keeps_secret() -> None:
+    assert SHOP is not None
+    for link in ("https://anna:s3cret@far.example/a.jpg", "https://far.example/a.jpg?sig=s3cret"):
+        with pytest.raises(BadRow, match=r"given 'https://far.example/a.jpg'"):
+            SHOP.resolve(link)
+    with pytest.raises(SettingsError, match=r"given 'https://cdn.shop.com/'"):
+        Links.named("https://anna:s3cret@cdn.shop.com/", "s3://shop")
+
+
 def test_where_links_lead_is_said_whole_or_not_at_all() -> None:
     assert Links.named("", "") is None
     for links_from, links_to in (

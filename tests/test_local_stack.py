@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -71,6 +72,16 @@ def test_a_deployed_flow_runs_and_everything_stops(
             "prefect", "deployment", "run", "edit-catalog/edit-catalog", "--watch",
             "-p", f"catalog={PREFIX}/catalog.csv", "-p", f"output={output}", "-p", "variant=toy",
         )  # fmt: skip
+        # A restyle may be scheduled at once, is not by itself, and never meets another one.
+        name = "restyle-catalog/restyle-catalog"
+        with urlopen(f"{stack.env['PREFECT_API_URL']}/deployments/name/{name}") as answer:
+            restyle = json.load(answer)
+        assert restyle["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        assert restyle["global_concurrency_limit"]["limit"] == 1
+        (nightly,) = restyle["schedules"]
+        assert (nightly["active"], nightly["schedule"]["cron"]) == (False, "0 3 * * *")
+        required = restyle["parameter_openapi_schema"]["required"]
+        assert nightly["parameters"].keys() == set(required)
         report = mirror(store, output, tmp_path / "mirror")
         assert report is not None
         assert report.read_text().count("<article") == len(ROWS)

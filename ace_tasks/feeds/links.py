@@ -36,10 +36,10 @@ class Links:
                 f"{quote(links_to)}"
             )
         parts = _split(links_from)
-        if parts is None or not parts.netloc or parts.query or parts.fragment:
+        if parts is None or not parts.netloc or "@" in parts.netloc or parts.query:
             raise SettingsError(
-                f"links_from: accepted: the beginning of web links, such as https://cdn.shop.com/; "
-                f"given {quote(links_from)}"
+                "links_from: accepted: the beginning of web links, such as https://cdn.shop.com/, "
+                f"without user, password and query; given {shown(links_from)}"
             )
         path = parts.path.rstrip("/") + "/"  # cdn.shop.com is no part of cdn.shop.com.example
         return cls(parts.netloc.lower(), path, check_prefix("links_to", links_to))
@@ -57,17 +57,24 @@ class Links:
         try:
             key = unquote(parts.path.removeprefix(self.path), errors="strict")
         except UnicodeDecodeError:
-            raise BadRow("image", f"accepted: links in UTF-8; given {quote(link)}") from None
+            raise BadRow("image", f"accepted: links in UTF-8; given {shown(link)}") from None
         if not key or len(key) > MAX_URI_CHARS:
-            raise BadRow("image", f"accepted: a link to a file; given {quote(link)}")
+            raise BadRow("image", f"accepted: a link to a file; given {shown(link)}")
         return self.target + key
 
     def _outside(self, link: str) -> BadRow:
         return BadRow(
             "image",
             f"accepted: links under https://{self.host}{self.path} (links_from); given "
-            f"{quote(link)}",
+            f"{shown(link)}",
         )
+
+
+def shown(link: str) -> str:
+    """A link as a message may quote it: passwords and signatures stand before @ and behind ?."""
+    scheme, _, rest = link.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return quote(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if rest else scheme)
 
 
 def is_web(link: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ace_tasks.catalog import Reject, Row, absolute_uri
 from ace_tasks.errors import BadRow, CatalogError
-from ace_tasks.feeds.links import Links, is_web
+from ace_tasks.feeds.links import Links, is_web, shown
 from ace_tasks.feeds.picture import Picture, Skipped, file_name, row_id_of, unique_id
 from ace_tasks.specs import MAX_URI_CHARS, check_uri, quote
 
@@ -110,7 +110,7 @@ class TableReader:
                 raise BadRow(
                     column,
                     "accepted: pictures on S3; links_from and links_to say where on S3 web links "
-                    f"lead to; given {quote(link)}",
+                    f"lead to; given {shown(link)}",
                 )
             uri = self._links.resolve(link)
         else:
