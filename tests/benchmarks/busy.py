@@ -99,7 +99,7 @@ def measure(arena: Arena, sleep_s: float, replicas: int, items: int) -> Steady:
     def on_failed(item: WorkItem, failed: Failed) -> None:
         raise RuntimeError(f"{item.row_id}: {failed.message}")
 
-    pool = PoolSettings(replicas=replicas, items_in_flight=_ITEMS_IN_FLIGHT)
+    pool = PoolSettings(max_replicas=replicas, items_in_flight=_ITEMS_IN_FLIGHT)
     make = functools.partial(make_watched, placed)
     with Dispatcher(settings, pool, "bench", on_failed, make=make) as dispatcher:
         outcomes = dispatcher.edit(planned, 0)
