@@ -19,6 +19,9 @@ from flows.cli import editing
 ROOT = Path(__file__).resolve().parent.parent
 ENTRYPOINTS = re.findall(r"entrypoint: (\S+)", (ROOT / "prefect.yaml").read_text())
 
+# A run that is suspended comes back on a worker: one that a terminal started has none.
+UI_ONLY = {"canary", "canary_wait_hours"}
+
 
 def flow_of(entrypoint: str) -> Any:
     path, name = entrypoint.split(":")
@@ -61,7 +64,9 @@ def test_a_command_takes_what_its_flow_takes(command: str, entrypoint: str) -> N
     taken.pop("as_json", None)
     wanted = signature(flow_of(entrypoint).fn).parameters
     assert {name: (each.annotation, each.default) for name, each in taken.items()} == {
-        name: (each.annotation, each.default) for name, each in wanted.items()
+        name: (each.annotation, each.default)
+        for name, each in wanted.items()
+        if name not in UI_ONLY
     }
 
 
