@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +25,11 @@ class WatchedModel(AceModel):
 
     workload: Workload
 
-    def generate(
-        self, jobs: Sequence[Job], between_steps: Callable[[], None] = lambda: None
-    ) -> list[np.ndarray]:
+    def generate(self, jobs: Sequence[Job], *arguments: Any) -> list[np.ndarray]:
         for job in jobs:
             self.workload.tell("begun", job.seed)
         if self.workload.sleep_s is None:
-            made = super().generate(jobs, between_steps)
+            made = super().generate(jobs, *arguments)
         else:
             # A GPU that is full takes as long for each picture of a batch.
             time.sleep(self.workload.sleep_s * len(jobs))
