@@ -40,7 +40,7 @@ def test_the_busy_share_leaves_out_starting_up_and_the_tail(tmp_path: Path) -> N
     assert found.phases_ms == {"fetch": 20}
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.timeout(900)
 def test_peers_make_the_same_pictures() -> None:
     table = bench("peers", "--only", "sleeping", "--scale", "0.1")
@@ -49,7 +49,7 @@ def test_peers_make_the_same_pictures() -> None:
     assert all(row.endswith("| 8 of 8 |") for row in rows), table
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.timeout(900)
 def test_this_system_loses_nothing_to_a_kill() -> None:
     table = bench("peers", "--only", "kill", "--scale", "0.2")
@@ -58,7 +58,7 @@ def test_this_system_loses_nothing_to_a_kill() -> None:
     assert int(ours.split("|")[-2]) <= 3
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.timeout(900)
 def test_a_busy_share_is_measured() -> None:
     table = bench("busy", "--scale", "0.05")

@@ -23,7 +23,7 @@ from ace_tasks.provenance import Record
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from flows.canary import Approval
-from infra.local_stack import LocalStack
+from infra.local_stack import LocalStack, free_ports
 
 # ---------------------------------------------------------------- what is changed
 
@@ -73,6 +73,8 @@ def test_an_answer_has_one_of_three_words() -> None:
 
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack]:
+    # Its usual ones are those of another file's tests, which may run beside this one.
+    monkeypatch.setattr("infra.local_stack.preferred_port", lambda port: free_ports(1)[0])
     with LocalStack(tmp_path / "stack") as stack:
         for name, value in stack.env.items():
             monkeypatch.setenv(name, value)
