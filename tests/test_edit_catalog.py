@@ -267,13 +267,16 @@ def test_the_ui_has_a_progress_a_table_and_a_link(
 
     found = asyncio.run(artifacts())
     assert found.keys() == {
-        f"edit-catalog-{k}" for k in ("progress", "results", "rejects", "report")
+        f"edit-catalog-{k}" for k in ("preflight", "progress", "results", "rejects", "report")
     }
     assert found["edit-catalog-progress"].data == 100.0
     table = json.loads(found["edit-catalog-results"].data)
     assert {row["status"] for row in table} == {"done", "rejected"}
     assert "accepted" in json.loads(found["edit-catalog-rejects"].data)[0]["reason"]
     assert "report.html" in found["edit-catalog-report"].data
+    told = {row["what"]: row["value"] for row in json.loads(found["edit-catalog-preflight"].data)}
+    assert (told["rows"], told["no valid spec"], told["items to do"]) == ("2", "1", "1")
+    assert told["tokens of a picture"] == "24"
 
 
 def test_a_runs_preset_and_quality_are_kept_by_its_retry(
