@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -154,6 +155,8 @@ class Arena:
 
 @contextmanager
 def open_arena() -> Iterator[Arena]:
+    # Told to end, it ends as any block does: with its services and without its folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stop:
         folder = Path(stop.enter_context(tempfile.TemporaryDirectory(prefix="ace-bench-")))
         object_store, server = ObjectStore(folder / "store"), PrefectServer(folder / "prefect")
