@@ -69,7 +69,7 @@ def test_a_busy_share_is_measured() -> None:
     assert all(0 < float(row.split("|")[3].strip(" %")) <= 100 for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.timeout(900)
 def test_memory_over_a_run_is_measured() -> None:
     table = bench("steady", "--items", "200")
