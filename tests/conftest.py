@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,10 @@ from infra.local_stack import ObjectStore, PrefectServer
 # faster by two threads, workers get in each other's way, and the number decides the last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ACE_TORCH_THREADS", "1")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and children would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUCKET = "tests"
 BUCKETS = (BUCKET, "no-such-bucket")  # what the test catalogs may name
