@@ -136,21 +136,26 @@ def test_before_and_after_are_compared_by_keyboard_and_by_mouse(open_sheet: Open
 
 
 def test_rows_are_found_by_status_task_and_id_on_this_page_and_the_next(open_sheet: Open) -> None:
+    from playwright.sync_api import expect  # waits: a page answers in its own time
+
     page = open_sheet()
     shown = page.get_by_role("article")
     told = page.get_by_role("status")
-    assert (shown.count(), told.inner_text()) == (PAGE_ITEMS, f"{PAGE_ITEMS} rows")
+    headings = shown.get_by_role("heading", level=2)
+    expect(shown).to_have_count(PAGE_ITEMS)
+    expect(told).to_have_text(f"{PAGE_ITEMS} rows")
     page.get_by_label("Status").select_option("failed")
-    assert shown.count() == 3
-    assert told.inner_text() == f"3 of {PAGE_ITEMS} rows of this page"
+    expect(shown).to_have_count(3)
+    expect(told).to_have_text(f"3 of {PAGE_ITEMS} rows of this page")
     page.get_by_label("Status").select_option("held back")
-    assert shown.get_by_role("heading", level=2).all_inner_texts() == ["Mug-3"]
+    expect(headings).to_have_text(["Mug-3"])
     page.get_by_role("button", name="Reset").click()
     page.wait_for_function("document.querySelectorAll('article[hidden]').length === 0")
     page.get_by_label("Row id").fill("mug-20")  # in whatever case
-    assert shown.count() == 1
+    expect(shown).to_have_count(1)
     page.get_by_label("Row id").fill("mug-1")
     page.get_by_label("Task").select_option("try_on")
+    page.wait_for_timeout(500)
     assert 0 < shown.count() < PAGE_ITEMS / 2
     assert set(page.locator("article:not([hidden])").evaluate_all(
         "all => all.map(each => each.dataset.task)")) == {"try_on"}  # fmt: skip
@@ -158,13 +163,13 @@ def test_rows_are_found_by_status_task_and_id_on_this_page_and_the_next(open_she
     page.get_by_label("Row id").fill("mug-20")
     page.get_by_role("link", name="2", exact=True).click()
     page.wait_for_url("**/report-2.html#*")
-    assert page.get_by_label("Task").input_value() == "try_on"
-    assert page.get_by_label("Row id").input_value() == "mug-20"
+    expect(page.get_by_label("Task")).to_have_value("try_on")
+    expect(page.get_by_label("Row id")).to_have_value("mug-20")
     expected = [f"Mug-{n}" for n in range(PAGE_ITEMS, SHOWN) if n % 3 == 0]
-    assert shown.get_by_role("heading", level=2).all_inner_texts() == expected
+    expect(headings).to_have_text(expected)
     page.get_by_role("link", name="previous page").click()
     page.wait_for_url("**/report.html#*")
-    assert shown.count() == 0
+    expect(shown).to_have_count(0)
     assert page.watched.complaints == []  # type: ignore[attr-defined]
 
 
