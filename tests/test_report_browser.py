@@ -196,6 +196,8 @@ def test_pages_opened_by_a_signed_link_lead_to_each_other(
     open_sheet: Open, store: Store, prefix: str, folder: Path
 ) -> None:
     """On S3 nobody may read the neighbour by its bare name."""
+    from playwright.sync_api import expect
+
     sheet = sheets.sheet(rows(folder), store, store)
     uris = [join_uri(prefix, report_key("r", number)) for number in (1, 2)]
     signed = [PageLink(uri.rpartition("/")[2], store.presign(uri)) for uri in uris]
@@ -205,9 +207,8 @@ def test_pages_opened_by_a_signed_link_lead_to_each_other(
     for name, count in (("next page", SHOWN - PAGE_ITEMS), ("previous page", PAGE_ITEMS)):
         page.get_by_label("Task").select_option("edit")
         page.get_by_role("link", name=name).click()
-        page.wait_for_load_state()
-        assert page.locator("article").count() == count
-        assert page.get_by_label("Task").input_value() == "edit"
+        expect(page.locator("article")).to_have_count(count)
+        expect(page.get_by_label("Task")).to_have_value("edit")
     assert page.watched.complaints == []  # type: ignore[attr-defined]
 
 
