@@ -3,6 +3,7 @@ published twice, a failure ends its neighbours, or a record does not say what ma
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import threading
@@ -268,6 +269,12 @@ def test_a_record_says_how_much_its_mask_selects(
     record = Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
     assert record.mask is not None
     assert record.mask.coverage == pytest.approx(1 - 30 * 50 / (64 * 96), abs=1e-5)
+    assert record.mask.drawing is not None
+    with Image.open(io.BytesIO(base64.b64decode(record.mask.drawing))) as drawing:
+        selected = np.asarray(drawing)
+    assert selected.shape == (64, 96)
+    assert not selected[10:40, 20:70].any()
+    assert selected.mean() == pytest.approx(record.mask.coverage, abs=1e-5)
 
 
 def test_a_source_that_changed_after_planning_is_not_edited(

@@ -345,3 +345,16 @@ def test_without_script_before_and_after_stand_side_by_side(open_sheet: Open) ->
     assert before["x"] + before["width"] <= after["x"]
     assert not page.get_by_role("slider").first.is_visible()
     assert not page.get_by_role("search").is_visible()  # it would do nothing
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_without_chromium_only_ci_fails(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    """A CI whose browser is gone must not look green."""
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(outcome, match="apt-get install chromium"), chromium():
+        pass

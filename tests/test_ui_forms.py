@@ -35,7 +35,8 @@ def page(
 ) -> Iterator[Page]:
     """A browser beside a server that has all deployments, and a worker."""
     with chromium() as browser:
-        worker = serve_deployments({}, tmp_path_factory.mktemp("worker") / "worker.log")
+        log = tmp_path_factory.mktemp("worker") / "worker.log"
+        worker = serve_deployments({"PREFECT_WORKER_QUERY_SECONDS": "1"}, log)
         page = browser.new_context(viewport=TALL).new_page()
         page.set_default_timeout(_LOAD_MS)
         yield page

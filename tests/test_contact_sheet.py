@@ -1,0 +1,76 @@
+"""What a run shows of itself on its contact sheet. If these break, failures are not on it, or a run
+of a million rows holds them all in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ace_tasks.plan import PlannedRow
+from ace_tasks.provenance import report_key
+from ace_tasks.report import PAGE_ITEMS
+from ace_tasks.results import ResultsWriter
+from ace_tasks.store import Store, join_uri
+from flows.contact_sheet import publish_sheet
+from flows.edit import Edited
+from infra.local_stack import PrefectServer
+from tests import sheets
+from tests.sheets import entry
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Edited:
+    """Room for four rows."""
+    parquet, csv = tmp_path / "r.parquet", tmp_path / "r.csv"
+    with ResultsWriter(parquet, csv) as results:
+        return Edited(results, parquet, csv, tmp_path / "failures.jsonl", max_shown=4)
+
+
+def offer(edited: Edited, line: int, status: str = "done") -> None:
+    row = {"id": f"row-{line}", "task": "edit", "image": "s3://b/i"}
+    each = entry(row, line=line, status=status)
+    item, result = each.item, each.result
+    # As an earlier run's rows come, and as this one's do.
+    planned = PlannedRow(
+        line, item.row_id, item.item_id, item.spec.task, None, item.model_dump_json()
+    )
+    edited.offer(result, planned if line % 2 else item)
+
+
+def test_failures_come_first_and_take_the_places_of_others(edited: Edited) -> None:
+    for line in (9, 8, 7, 6, 5):
+        offer(edited, line)
+    for line in (4, 3):
+        offer(edited, line, "failed")
+    offer(edited, 2)
+    assert [each.line for each in edited.sample()] == [3, 4, 8, 9]
+    assert [edited.item_of(each).row_id for each in edited.sample()] == [
+        "row-3", "row-4", "row-8", "row-9",
+    ]  # fmt: skip
+    for line in (12, 11, 10):
+        offer(edited, line, "failed_before")
+    assert [each.line for each in edited.sample()] == [3, 4, 11, 12]  # and no room is left
+
+
+def test_every_page_is_in_the_store_and_the_first_is_linked(
+    store: Store, prefix: str, prefect_server: PrefectServer
+) -> None:
+    row = {"task": "edit", "image": "s3://b/i"}
+    entries = [entry(row, line=n, problem="gone") for n in range(PAGE_ITEMS + 1)]
+
+    def uri_of(page: int) -> str:
+        return join_uri(prefix, report_key("r", page))
+
+    first = publish_sheet(sheets.sheet(entries, store, store), "pages", uri_of, store)
+    assert first == f"{prefix}/runs/r/report.html"
+    there = [each.uri.removeprefix(f"{prefix}/runs/r/") for each in store.list(f"{prefix}/")]
+    assert there == ["report-2.html", "report.html"]
+    link = {"artifacts": {"key": {"any_": ["pages-report"]}}}
+    (told,) = httpx.post(f"{prefect_server.ui_url}/api/artifacts/filter", json=link).json()
+    assert "/runs/r/report.html?" in told["data"]
+    assert first in told["description"]
+    second = store.get(uri_of(2)).decode()
+    assert second.count("<article") == 1
+    assert "/runs/r/report.html?" in second  # the signed way back
