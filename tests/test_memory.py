@@ -67,7 +67,7 @@ def test_no_limit_is_none(tmp_path: Path, limit: object) -> None:
 
 def test_a_seat_gets_more_again_when_memory_is_free(caplog: pytest.LogCaptureFixture) -> None:
     nothing: Any = None
-    seat = Seat("replica-3", nothing, nothing, nothing, 0, ready=True)
+    seat = Seat("replica-3", *[nothing] * 4, started_at=0, ready=True)
     rooms = []
     for used in (0.5, 0.95, 0.97, 0.8, 0.95):
         seat.note(Memory(2 * GB, used), max_share=0.9)

@@ -40,9 +40,8 @@ class Job:
     losses: int = 0  # with its replica, nobody to blame
     dispatched_at: float = 0
 
-    @property
-    def group(self) -> str:
-        return self.item.resolved.group
+    def __post_init__(self) -> None:
+        self.group = self.item.resolved.group
 
 
 class Line:

@@ -42,6 +42,7 @@ class Seat:
 
     name: str
     actor: Any
+    run: Any  # its method, among those of which several are at work at once
     placing: Any  # ObjectRef → its node's id
     starting: Any  # ObjectRef → None, or why not
     started_at: float  # first when it was asked for, then when it got its place
@@ -58,8 +59,7 @@ class Seat:
         job.attempts += 1
         job.dispatched_at = time.monotonic()
         self.group = job.group
-        run = self.actor.run.options(concurrency_group="items")
-        self.in_flight[run.remote(job.item, job.shard.index, job.attempts)] = job
+        self.in_flight[self.run.remote(job.item, job.shard.index, job.attempts)] = job
 
     def take_back(self, ref: Any) -> Job:
         """The job whose answer is there."""
@@ -176,8 +176,14 @@ class Pool:
             **resources,
         )(ReplicaActor)
         actor = actor_class.remote(self._make, self._replica, self._run_id, name)
-        placing = actor.where.options(concurrency_group="control").remote()
-        return Seat(name, actor, placing, actor.start.remote(), time.monotonic())
+        return Seat(
+            name=name,
+            actor=actor,
+            run=actor.run.options(concurrency_group="items"),
+            placing=actor.where.options(concurrency_group="control").remote(),
+            starting=actor.start.remote(),
+            started_at=time.monotonic(),
+        )
 
     def placed(self, seat: Seat, node_id: str) -> None:
         seat.node_id, seat.started_at = node_id, time.monotonic()
