@@ -237,6 +237,13 @@ class Environment(BaseSettings):
     report_pages: int = Field(
         25, ge=1, le=1000, description="Pages of a contact sheet at most, of 200 rows each."
     )
+    alert_failure_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Of the items that a run has edited: once more have failed, of at least 20, it "
+        "tells the automation that notifies.",
+    )
     public_base_url: str | None = Field(
         None,
         description="What takes the place of s3://BUCKET in the links to contact sheets; {bucket} "

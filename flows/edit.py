@@ -28,6 +28,7 @@ from ace_tasks.results import FAILED_STATUSES, Result, ResultsWriter
 from ace_tasks.resume import Finished
 from ace_tasks.settings import PoolSettings, ReplicaSettings, cpu_count
 from ace_tasks.specs import WorkItem
+from flows.events import FailureAlarm, tell_pool_started
 from flows.live import Live
 from flows.run import Planned, Run, untracked
 
@@ -105,7 +106,9 @@ def edit_items(
         if first is not None:
             with open_pool(run, replicas) as pool:
                 edited.status = pool.status
-                _edit_shards(chain([first], groups), pool, shard_size, book, live, budget)
+                _edit_shards(
+                    chain([first], groups), pool, shard_size, book, live, budget, FailureAlarm(run)
+                )
         for row in planned.read() if shared_ids else ():
             if row.same_as:
                 book.share(row)
@@ -234,6 +237,7 @@ def open_pool(run: Run, replicas: int) -> Iterator[Dispatcher]:
             provenance.write_failure(run.outputs, run.output, item, failed, run.run_id)
 
         with Dispatcher(replica, settings, run.run_id, write_failure) as pool:
+            tell_pool_started(run)
             yield pool
 
 
@@ -267,6 +271,7 @@ def _edit_shards(
     book: _Book,
     live: Live,
     budget: Budget,
+    alarm: FailureAlarm,
 ) -> None:
     """Submit a window of shards, enter their outcomes as they end, until none is left. The window
     grows with the pool.
@@ -289,6 +294,7 @@ def _edit_shards(
             outcomes = _enter_outcomes(future, items, pool, book)
             live.end_shard(ShardStatus.of(index, len(items), outcomes))
         budget.check_spent(pool.status.ready_s)
+        alarm.look(pool.status)
         at_work = {index for index, _, _ in window.values()}
         working = [shard for shard in pool.shards() if shard.index in at_work]
         tally = book.tally
