@@ -66,11 +66,16 @@ def site(tmp_path: Path, object_store: Any, weights_dir: Path) -> Iterator[Site]
     site.stop()
 
 
-def die(server: PrefectServer) -> None:
-    """kill -9, a minute of nothing, and a new process over the same database."""
+def kill(server: PrefectServer) -> None:
+    """kill -9, of all its processes."""
     assert server.service
     os.killpg(server.service.process.pid, signal.SIGKILL)
     server.service.process.wait()
+
+
+def die(server: PrefectServer) -> None:
+    """A minute of nothing, and a new process over the same database."""
+    kill(server)
     time.sleep(AWAY_S)
     server.start()
 
@@ -121,3 +126,27 @@ def test_the_run_ends_right_and_its_state_shows(
     of_run = [each for each in site.ask("artifacts/filter", **progress)
               if each["flow_run_id"] == run]  # fmt: skip
     print(trouble.__name__, rows, began, meanwhile, json.dumps(of_run)[:300])
+
+
+def test_a_slot_outlives_the_server(tmp_path: Path) -> None:
+    """Prefect ends a run whose slot cannot be renewed, so a restart would end all guarded runs."""
+    server = PrefectServer(tmp_path / "prefect").start()
+    try:
+        with httpx.Client(base_url=f"{server.ui_url}/api", timeout=60) as api:
+            api.post("v2/concurrency_limits/", json={"name": "one", "limit": 1}).raise_for_status()
+            asked = {"names": ["one"], "slots": 1, "mode": "concurrency", "lease_duration": 300}
+            path = "v2/concurrency_limits/increment-with-lease"
+            while (held := api.post(path, json=asked)).status_code == 503:
+                time.sleep(1)  # SQLite is busy with the server's own start
+            held.raise_for_status()
+            kill(server)
+            server.start()
+            lease = held.json()["lease_id"]
+            path = f"v2/concurrency_limits/leases/{lease}/renew"
+            assert api.post(path, json={"lease_duration": 300}).status_code == 204
+            assert (
+                api.post("v2/concurrency_limits/increment-with-lease", json=asked).status_code
+                == 423
+            )
+    finally:
+        server.stop()
