@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from ace_tasks.catalog import Checked, Reject, Spec
@@ -44,7 +44,7 @@ def _asked_ahead(
 ) -> Iterator[list[Checked | Reject]]:
     """The rows in windows; the next window's sources are asked for while one is worked on."""
     iterator = iter(specs)
-    asked: deque[tuple[list[Checked | Reject], Iterator[Source]]] = deque()
+    asked: deque[tuple[list[Checked | Reject], Iterator[list[Source]]]] = deque()
     while window := list(islice(iterator, _WINDOW)):
         asked.append((window, identities.ask(window, pool)))
         if len(asked) > 1:
@@ -61,18 +61,20 @@ class Identities:
         self._known: OrderedDict[str, Source] = OrderedDict()
         self._asked: set[str] = set()
 
-    def ask(self, rows: Iterable[Checked | Reject], pool: Executor) -> Iterator[Source]:
+    def ask(self, rows: Iterable[Checked | Reject], pool: Executor) -> Iterator[list[Source]]:
         """Have the unknown sources of some rows asked for; their answers, as they come."""
         uris = {uri for row in rows if not isinstance(row, Reject) for uri in _uris(row[1])}
         new = [uri for uri in uris if uri not in self._known and uri not in self._asked]
         self._asked.update(new)
-        return pool.map(self._ask, new)
+        # A share for each thread: a future for each source would cost as much as the row itself.
+        shares = [new[start::_IN_FLIGHT] for start in range(min(_IN_FLIGHT, len(new)))]
+        return pool.map(self._ask_all, shares)
 
     def answered(
-        self, rows: list[Checked | Reject], answers: Iterator[Source]
+        self, rows: list[Checked | Reject], answers: Iterator[list[Source]]
     ) -> list[Checked | Reject]:
         """Wait for them. Raises StoreUnavailable."""
-        for source in answers:
+        for source in chain.from_iterable(answers):
             self._asked.discard(source.uri)
             self._keep(source)
         return rows
@@ -98,6 +100,9 @@ class Identities:
         self._known[source.uri] = source
         while len(self._known) > _KNOWN:
             self._known.popitem(last=False)
+
+    def _ask_all(self, uris: list[str]) -> list[Source]:
+        return list(map(self._ask, uris))
 
     def _ask(self, uri: str) -> Source:
         try:

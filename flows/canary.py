@@ -29,6 +29,7 @@ from flows.run import Planned, Run, untracked
 
 _KEY = "canary"
 _HOLD = "among the first pictures of its run"
+KEEP_SEED = -1
 
 Decision = Literal["approve", "reject", "approve with changes"]
 
@@ -63,11 +64,15 @@ class Approval(RunInput):
     prompt: str = Field(
         "", description="The new prompt of every row; {prompt} in it stands for the row's own."
     )
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The new seed of every row.")
+    # A number alone: an optional one makes Prefect's form ask which type is meant.
+    seed: int = Field(
+        KEEP_SEED, ge=KEEP_SEED, le=MAX_SEED, description="The new seed of every row; -1: as it is."
+    )
 
     def changes(self) -> Changes:
         """Raises SettingsError for an answer that contradicts itself."""
-        changes = Changes(prompt=self.prompt.strip(), seed=self.seed)
+        seed = None if self.seed == KEEP_SEED else self.seed
+        changes = Changes(prompt=self.prompt.strip(), seed=seed)
         if bool(changes) != (self.decision == "approve with changes"):
             raise SettingsError(
                 "approval: accepted: a prompt or a seed with 'approve with changes', and only "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -128,5 +129,12 @@ def upload_picture(store: Store, uri: str, picture: Image) -> str:
 
 
 def _table(metrics: Metrics) -> list[dict[str, Any]]:
+    """The last rows, newest first. Each has every column: the UI takes those of the first row, and
+    a step without references has no loss of them.
+    """
     last: Sequence[dict[str, float]] = metrics[-_TABLE_ROWS:]
-    return [{k: int(v) if k == "step" else v for k, v in row.items()} for row in reversed(last)]
+    columns = dict.fromkeys(chain.from_iterable(last))
+    return [
+        {k: int(row[k]) if k == "step" else row.get(k, "") for k in columns}
+        for row in reversed(last)
+    ]

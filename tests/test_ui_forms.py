@@ -14,8 +14,19 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ROOT, PrefectServer, serve_deployments
-from tests.browser import Watched, chromium, screenshot
+from infra.local_stack import ROOT, PrefectServer
+from tests.browser import Watched, screenshot
+from tests.prefect_ui import (
+    FIELD,
+    JSON_EDITOR,
+    deployment,
+    field,
+    fill,
+    open_form,
+    open_ui,
+    submit,
+    wait_for_state,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -24,41 +35,15 @@ DEPLOYMENTS = [
     each["name"] for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 ]
 TALL = {"width": 1280, "height": 2600}  # all of a form
-FIELD = ".schema-form-property"
-JSON_EDITOR = ".schema-form-property-kind-json, .p-code-input"
-_LOAD_MS = 60_000
 
 
 @pytest.fixture(scope="module")
 def page(
     object_store: Any, prefect_server: Any, weights_dir: Any, tmp_path_factory: Any
 ) -> Iterator[Page]:
-    """A browser beside a server that has all deployments, and a worker."""
-    with chromium() as browser:
-        log = tmp_path_factory.mktemp("worker") / "worker.log"
-        worker = serve_deployments({"PREFECT_WORKER_QUERY_SECONDS": "1"}, log)
-        page = browser.new_context(viewport=TALL).new_page()
-        page.set_default_timeout(_LOAD_MS)
+    with open_ui(tmp_path_factory.mktemp("worker") / "worker.log") as page:
+        page.set_viewport_size(TALL)
         yield page
-        worker.stop(30)
-
-
-def deployment(server: PrefectServer, name: str) -> dict[str, Any]:
-    answer = httpx.post(f"{server.ui_url}/api/deployments/filter", json={}, timeout=30)
-    (found,) = (each for each in answer.json() if each["name"] == name)
-    return dict(found)
-
-
-def open_form(page: Page, server: PrefectServer, deployment_id: str) -> None:
-    page.goto(f"{server.ui_url}/deployments/deployment/{deployment_id}/run")
-    page.get_by_role("heading", name="Parameters").wait_for()
-    page.locator(FIELD).first.wait_for()
-
-
-def field(page: Page, name: str) -> Locator:
-    """The field of a parameter, whether it is optional or not."""
-    label = page.locator(f"{FIELD}__label", has_text=re.compile(rf"^{name}( \(Optional\))?$"))
-    return page.locator(FIELD, has=label)
 
 
 def words(text: str) -> str:
@@ -129,15 +114,10 @@ def test_a_catalog_is_edited_from_the_form_to_the_contact_sheet(
     page.get_by_role("link", name="edit-catalog", exact=True).first.click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run").click()
-    field(page, "max_failed").locator("input").fill("1")
-    field(page, "catalog").locator("textarea").fill(catalog)
-    field(page, "output").locator("textarea").fill(f"{prefix}/out")
-    field(page, "variant").locator("textarea").fill("toy")
+    fill(page, max_failed="1", catalog=catalog, output=f"{prefix}/out", variant="toy")
     screenshot(page, "run-1-filled")
-    page.get_by_role("button", name="Submit").click()
-    page.get_by_role("button", name="View run").last.click()
-    page.wait_for_url("**/runs/flow-run/**")
-    page.get_by_text("Completed", exact=True).first.wait_for(timeout=180_000)
+    submit(page)
+    wait_for_state(page, "Completed")
     page.get_by_text(f"edit {catalog} with toy").first.wait_for()
     screenshot(page, "run-2-completed")
 

@@ -1,0 +1,76 @@
+"""Prefect's own UI in Chromium, over a real server and a worker: forms filled, runs watched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from infra.local_stack import PrefectServer, serve_deployments
+from tests.browser import chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+FIELD = ".schema-form-property"
+JSON_EDITOR = ".schema-form-property-kind-json, .p-code-input"
+_LOAD_MS = 60_000
+
+
+@contextmanager
+def open_ui(log: Path) -> Iterator[Page]:
+    """A page beside a server that has all deployments, and a worker that logs there.
+
+    Server, store and weights are those that the environment names.
+    """
+    with chromium() as browser:
+        worker = serve_deployments({"PREFECT_WORKER_QUERY_SECONDS": "1"}, log)
+        page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+        page.set_default_timeout(_LOAD_MS)
+        yield page
+        worker.stop(30)
+
+
+def deployment(server: PrefectServer, name: str) -> dict[str, Any]:
+    answer = httpx.post(f"{server.ui_url}/api/deployments/filter", json={}, timeout=30)
+    (found,) = (each for each in answer.json() if each["name"] == name)
+    return dict(found)
+
+
+def open_form(page: Page, server: PrefectServer, deployment_id: str) -> None:
+    page.goto(f"{server.ui_url}/deployments/deployment/{deployment_id}/run")
+    page.get_by_role("heading", name="Parameters").wait_for()
+    page.locator(FIELD).first.wait_for()
+
+
+def field(page: Page, name: str) -> Locator:
+    """The field of a parameter, whether it is optional or not."""
+    label = page.locator(f"{FIELD}__label", has_text=re.compile(rf"^{name}( \(Optional\))?$"))
+    return page.locator(FIELD, has=label)
+
+
+def fill(page: Page, **values: str) -> None:
+    """Type each value into its field."""
+    for name, value in values.items():
+        field(page, name).locator("input, textarea").fill(value)
+
+
+def choose(page: Page, name: str, value: str) -> None:
+    # By its arrow: Prefect 3.8's form takes a click on the words of a choice twice, which closes it.
+    field(page, name).locator(".p-select-button__icon").click()
+    page.get_by_role("option", name=value, exact=True).click()
+
+
+def submit(page: Page) -> None:
+    """Send the form, and open the run that it starts."""
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("button", name="View run").last.click()
+    page.wait_for_url("**/runs/flow-run/**")
+
+
+def wait_for_state(page: Page, name: str, timeout_s: float = 180) -> None:
+    page.get_by_text(name, exact=True).first.wait_for(timeout=timeout_s * 1000)

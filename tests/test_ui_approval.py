@@ -1,0 +1,163 @@
+"""A person's word, given in Prefect's UI: the first pictures approved or rejected, a run cancelled.
+If these break, a run waits for ever, or goes on against what somebody clicked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ace_tasks.provenance import Record
+from ace_tasks.store import Store, join_uri
+from infra.local_stack import PrefectServer
+from tests.browser import screenshot
+from tests.prefect_ui import (
+    JSON_EDITOR,
+    choose,
+    deployment,
+    field,
+    fill,
+    open_form,
+    open_ui,
+    submit,
+    wait_for_state,
+)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def page(
+    object_store: Any, prefect_server: Any, weights_dir: Any, tmp_path_factory: Any
+) -> Iterator[Page]:
+    with open_ui(tmp_path_factory.mktemp("worker") / "worker.log") as page:
+        yield page
+
+
+@pytest.fixture
+def catalog(store: Store, prefix: str, picture: Callable[..., bytes]) -> Callable[[int], str]:
+    def write(rows: int) -> str:
+        store.put(f"{prefix}/in.png", picture(), "image/png")
+        lines = [
+            json.dumps({"id": f"mug-{n}", "task": "edit", "image": f"{prefix}/in.png",
+                        "prompt": f"mug {n}", "steps": 1})
+            for n in range(rows)
+        ]  # fmt: skip
+        uri = f"{prefix}/catalog.jsonl"
+        store.put(uri, "\n".join(lines).encode(), "text/plain")
+        return uri
+
+    return write
+
+
+def start(page: Page, server: PrefectServer, prefix: str, **values: str) -> None:
+    open_form(page, server, deployment(server, "edit-catalog")["id"])
+    fill(page, output=f"{prefix}/out", variant="toy", **values)
+    submit(page)
+
+
+def published(store: Store, prefix: str) -> set[str]:
+    found = (each.uri for each in store.list(join_uri(prefix, "out/images/")))
+    return {uri.split("/images/")[1].split("/")[0] for uri in found}
+
+
+def open_answer(page: Page) -> Locator:
+    """The form in which a suspended run is answered."""
+    wait_for_state(page, "Suspended")
+    page.get_by_role("button", name="Resume").first.click()
+    dialog = page.get_by_role("dialog")
+    field(page, "Decision").wait_for()
+    return dialog
+
+
+def answer(page: Page, decision: str, **values: str) -> None:
+    dialog = open_answer(page)
+    choose(page, "Decision", decision)
+    fill(page, **values)
+    screenshot(page, f"approval-2-{decision.replace(' ', '-')}")
+    dialog.get_by_role("button", name="Submit").click()
+
+
+def test_the_first_pictures_are_looked_at_and_approved(
+    page: Page,
+    prefect_server: PrefectServer,
+    store: Store,
+    prefix: str,
+    catalog: Callable[[int], str],
+) -> None:
+    start(page, prefect_server, prefix, catalog=catalog(5), canary="2")
+    wait_for_state(page, "Suspended")
+    screenshot(page, "approval-1-suspended")
+    assert published(store, prefix) == set()
+    page.get_by_role("tablist").get_by_text("Artifacts", exact=True).click()
+    page.get_by_role("link", name="review-run-report").wait_for()
+    dialog = open_answer(page)
+    assert dialog.locator(JSON_EDITOR).count() == 0
+    dialog.get_by_role("button", name="Submit").click()  # what the form begins with: approve
+    wait_for_state(page, "Completed")
+    screenshot(page, "approval-3-completed")
+    assert published(store, prefix) == {f"mug-{n}" for n in range(5)}
+
+
+def test_pictures_that_are_rejected_are_the_only_ones(
+    page: Page,
+    prefect_server: PrefectServer,
+    store: Store,
+    prefix: str,
+    catalog: Callable[[int], str],
+) -> None:
+    start(page, prefect_server, prefix, catalog=catalog(5), canary="2")
+    answer(page, "reject")
+    wait_for_state(page, "Rejected")
+    screenshot(page, "approval-4-rejected")
+    assert published(store, prefix) == set()
+    assert not list(store.list(f"{prefix}/out/review/"))
+
+
+def test_changed_words_make_other_pictures(
+    page: Page,
+    prefect_server: PrefectServer,
+    store: Store,
+    prefix: str,
+    catalog: Callable[[int], str],
+) -> None:
+    start(page, prefect_server, prefix, catalog=catalog(3), canary="1")
+    answer(page, "approve with changes", Prompt="{prompt} at dawn", Seed="7")
+    wait_for_state(page, "Completed")
+    records = [store.get(each.uri) for each in store.list(f"{prefix}/out/records/")]
+    specs = [Record.model_validate_json(each).spec for each in records]
+    assert {(each["prompt"], each["seed"]) for each in specs} == {
+        (f"mug {n} at dawn", 7) for n in range(3)
+    }
+
+
+def test_a_run_is_cancelled_by_a_click(
+    page: Page,
+    prefect_server: PrefectServer,
+    store: Store,
+    prefix: str,
+    catalog: Callable[[int], str],
+) -> None:
+    parameters = {"catalog": catalog(300)}
+    start(page, prefect_server, prefix, **parameters)
+    deadline = time.monotonic() + 120
+    while not published(store, prefix):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    page.get_by_role("button", name="Cancel", exact=True).first.click()
+    dialog = page.get_by_role("dialog")
+    screenshot(page, "cancel-1-asked")
+    dialog.get_by_role("button", name="Confirm").click()
+    wait_for_state(page, "Cancelled")
+    screenshot(page, "cancel-2-cancelled")
+    made = published(store, prefix)
+    assert 0 < len(made) < 300
+    # Nothing works on where nobody looks.
+    time.sleep(5)
+    assert published(store, prefix) == made
