@@ -94,6 +94,14 @@ class Estimate:
         looked_at = len(sample) + len(problems)
         return cls(items, looked_at, tuple(problems), tokens, hours, cost)
 
+    @property
+    def told(self) -> str:
+        """What they take, for a person."""
+        if self.replica_hours is None:
+            return "how long is not known yet"
+        cost = "" if self.cost is None else f", cost {self.cost:.2f}"
+        return f"about {self.replica_hours:.2f} replica-hours{cost}"
+
 
 @dataclass(frozen=True)
 class Budget:

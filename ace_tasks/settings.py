@@ -237,6 +237,18 @@ class Environment(BaseSettings):
     report_pages: int = Field(
         25, ge=1, le=1000, description="Pages of a contact sheet at most, of 200 rows each."
     )
+    alert_failure_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Of the items that a run has edited: once more have failed, of at least 20, it "
+        "tells the automation that notifies.",
+    )
+    public_base_url: str | None = Field(
+        None,
+        description="What takes the place of s3://BUCKET in the links to contact sheets; {bucket} "
+        "in it stands for the bucket. Empty: signed links, which open for 7 days at most.",
+    )
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @field_validator("allowed_buckets", mode="before")
@@ -244,6 +256,13 @@ class Environment(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(each.strip() for each in value.split(",") if each.strip()) or None
+        return value
+
+    @field_validator("public_base_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("https://", "http://")):
+            raise ValueError(f"accepted: https://…; given {value!r}")
         return value
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from ace_tasks.catalog import Reject, open_catalog
@@ -29,6 +30,10 @@ from ace_tasks.store import Store
 from ace_tasks.templates import Template
 
 _COLUMNS_NAMED = 12
+_PRICED = 16  # pairs that are looked at, to price all of them
+
+# (how many rows, a few of them) → what all of them would take
+Price = Callable[[int, list[dict[str, Any]]], str]
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,13 @@ class Batch:
     def template(self) -> Template:
         return Template.parse("prompt", self.prompt, ("person", "garment"))
 
-    def rows(self, store: Store, scratch: Path) -> Iterator[dict[str, Any] | Skipped | Reject]:
+    def rows(
+        self, store: Store, scratch: Path, price: Price | None = None
+    ) -> Iterator[dict[str, Any] | Skipped | Reject]:
         """First what of people and garments was no picture, then a row for each pair.
 
-        Raises SettingsError, before the first row of a pair, when there are more than `max_pairs`.
+        Raises SettingsError, before the first row of a pair, when there are more than `max_pairs`;
+        it says what they would take, by `price`.
         """
         with ExitStack() as held:
             people = held.enter_context(Album.on_disk(scratch / "people.sqlite", "person"))
@@ -78,11 +86,16 @@ class Batch:
                 if self.pairs_table
                 else None
             )
-            self._check_count(people, garments, count_pairs(people, garments, self.pairing, table))
             mask = held.enter_context(
                 open_masks("masks", self.masks, store, scratch, optional=False)
             )
             wanted = pairs(people, garments, self.pairing, table)
+            count = count_pairs(people, garments, self.pairing, table)
+            total = min(count, self.limit or count)
+            if total > self.max_pairs:
+                sample = self._sample(islice(wanted, total), total, mask) if price else []
+                takes = price(total, sample) if price else ""
+                raise self._too_many(people, garments, count, takes)
             for each in islice(wanted, self.limit or None):
                 yield each if isinstance(each, Reject) else self._row(each, mask)
 
@@ -96,14 +109,22 @@ class Batch:
                     f"prompt: accepted columns of a {field.of}: {columns}; given {field}"
                 )
 
-    def _check_count(self, people: Album, garments: Album, count: int) -> None:
-        if min(count, self.limit or count) > self.max_pairs:
-            raise SettingsError(
-                f"max_pairs: {people.pictures:,} people and {garments.pictures:,} garments, paired "
-                f"by {self.pairing}, are {count:,} pairs; accepted: at most {self.max_pairs:,}. "
-                "Raise max_pairs if all of them are wanted; set limit for a trial; or choose who "
-                "wears what by pairing order, column or table"
-            )
+    def _sample(
+        self, wanted: Iterator[Pair | Reject], total: int, mask: MaskRule
+    ) -> list[dict[str, Any]]:
+        """The rows of a few pairs, drawn by lot: a regular step could meet one garment only."""
+        drawn = set(Random(0).sample(range(total), min(_PRICED, total)))
+        found = (each for place, each in enumerate(wanted) if place in drawn)
+        rows = [self._row(each, mask) for each in found if not isinstance(each, Reject)]
+        return [each for each in rows if not isinstance(each, Reject)]
+
+    def _too_many(self, people: Album, garments: Album, count: int, takes: str) -> SettingsError:
+        return SettingsError(
+            f"max_pairs: {people.pictures:,} people and {garments.pictures:,} garments, paired "
+            f"by {self.pairing}, are {count:,} pairs{f' ({takes})' if takes else ''}; accepted: at "
+            f"most {self.max_pairs:,}. Raise max_pairs if all of them are wanted; set limit for a "
+            "trial; or choose who wears what by pairing order, column or table"
+        )
 
     def _row(self, pair: Pair, mask: MaskRule) -> dict[str, Any] | Reject:
         person, garment = pair

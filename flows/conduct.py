@@ -53,8 +53,5 @@ def conduct(run: Run, plan: Callable[[Changes], Planned], how: Conduct) -> State
 
 
 def _dry(estimate: Estimate) -> State[Any]:
-    hours = estimate.replica_hours
-    takes = "how long is not known yet" if hours is None else f"about {hours:.2f} replica-hours"
-    cost = "" if estimate.cost is None else f", cost {estimate.cost:.2f}"
-    message = f"dry run: {estimate.items} items to do, {takes}{cost}; nothing was edited"
+    message = f"dry run: {estimate.items} items to do, {estimate.told}; nothing was edited"
     return Completed(message=message, data=dataclasses.asdict(estimate))

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from ace_tasks import plan, provenance
-from ace_tasks.engine import Dispatcher, Status, gpus_in_cluster, ray_session
+from ace_tasks.engine import Dispatcher, ShardStatus, Status, gpus_in_cluster, ray_session
 from ace_tasks.errors import Cancelled, FatalError
 from ace_tasks.plan import PlannedRow
 from ace_tasks.price import NO_LIMIT, Budget
@@ -28,7 +28,8 @@ from ace_tasks.results import FAILED_STATUSES, Result, ResultsWriter
 from ace_tasks.resume import Finished
 from ace_tasks.settings import PoolSettings, ReplicaSettings, cpu_count
 from ace_tasks.specs import WorkItem
-from flows.progress import Progress
+from flows.events import FailureAlarm, tell_pool_started
+from flows.live import Live
 from flows.run import Planned, Run, untracked
 
 _POLL_S = 0.5
@@ -90,8 +91,8 @@ def edit_items(
         + (f", {planned.counts.rejected} rejected" if planned.counts.rejected else "")
     )
     log.info(headline)
-    progress = Progress(run.flow_name, planned.rows, headline)
     with (
+        Live(run.flow_name, planned.rows, headline) as live,
         ResultsWriter(parquet_path, csv_path) as results,
         failures_path.open("w", encoding="utf-8") as failures,
     ):
@@ -105,12 +106,15 @@ def edit_items(
         if first is not None:
             with open_pool(run, replicas) as pool:
                 edited.status = pool.status
-                _edit_shards(chain([first], groups), pool, shard_size, book, progress, budget)
+                _edit_shards(
+                    chain([first], groups), pool, shard_size, book, live, budget, FailureAlarm(run)
+                )
         for row in planned.read() if shared_ids else ():
             if row.same_as:
                 book.share(row)
         results.check_complete(planned.rows)
-    progress.end(results.tally.total, results.tally.not_done, edited.status)
+        tally = results.tally
+        live.tell(tally.total, tally.not_done, tally.by_error, edited.status)
     return edited
 
 
@@ -233,6 +237,7 @@ def open_pool(run: Run, replicas: int) -> Iterator[Dispatcher]:
             provenance.write_failure(run.outputs, run.output, item, failed, run.run_id)
 
         with Dispatcher(replica, settings, run.run_id, write_failure) as pool:
+            tell_pool_started(run)
             yield pool
 
 
@@ -264,36 +269,41 @@ def _edit_shards(
     pool: Dispatcher,
     shard_size: int,
     book: _Book,
-    progress: Progress,
+    live: Live,
     budget: Budget,
+    alarm: FailureAlarm,
 ) -> None:
     """Submit a window of shards, enter their outcomes as they end, until none is left. The window
     grows with the pool.
     """
     numbered = enumerate(groups)
-    window: dict[concurrent.futures.Future[Any], tuple[Any, list[WorkItem]]] = {}
-    entered = 0
+    window: dict[concurrent.futures.Future[Any], tuple[int, Any, list[WorkItem]]] = {}
     while True:
         feeding = math.ceil(pool.status.capacity / shard_size)
         at_once = min(feeding + _SHARDS_AHEAD, MAX_SHARD_THREADS)
         for index, items in islice(numbered, max(at_once - len(window), 0)):
             future: Any = edit_shard.submit(index, untracked(items), untracked(pool))
-            window[future.wrapped_future] = (future, items)
+            window[future.wrapped_future] = (index, future, items)
         if not window:
             return
         done, _ = concurrent.futures.wait(
             window, timeout=_POLL_S, return_when=concurrent.futures.FIRST_COMPLETED
         )
         for each in done:
-            future, items = window.pop(each)
-            entered += _enter_outcomes(future, items, pool, book)
+            index, future, items = window.pop(each)
+            outcomes = _enter_outcomes(future, items, pool, book)
+            live.end_shard(ShardStatus.of(index, len(items), outcomes))
         budget.check_spent(pool.status.ready_s)
-        in_window = pool.status.done + pool.status.failed - entered
-        accounted = book.tally.total + in_window
-        progress.tell(accounted, book.tally.not_done, pool.status)
+        alarm.look(pool.status)
+        at_work = {index for index, _, _ in window.values()}
+        working = [shard for shard in pool.shards() if shard.index in at_work]
+        tally = book.tally
+        live.tell(tally.total, tally.not_done, tally.by_error, pool.status, working)
 
 
-def _enter_outcomes(future: Any, items: list[WorkItem], pool: Dispatcher, book: _Book) -> int:
+def _enter_outcomes(
+    future: Any, items: list[WorkItem], pool: Dispatcher, book: _Book
+) -> list[Outcome]:
     state = future.wrapped_future.result()
     if not state.is_completed():
         raise pool.error or Cancelled(state.message or "a shard stopped")
@@ -302,4 +312,4 @@ def _enter_outcomes(future: Any, items: list[WorkItem], pool: Dispatcher, book: 
     for outcome in outcomes:
         item = by_id.pop(outcome.item_id)  # a KeyError here is an outcome told twice
         book.enter(Result.of(item, outcome), item)
-    return len(outcomes)
+    return outcomes

@@ -18,7 +18,8 @@ from ace_tasks.results import Summary
 from ace_tasks.review import Review
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store, open_stores
-from flows.contact_sheet import publish_sheet
+from flows.closing import publish_summary
+from flows.contact_sheet import link_to, publish_sheet
 from flows.edit import Edited
 from flows.preflight import rates
 from flows.progress import publish_results
@@ -39,6 +40,8 @@ def finish_run(run: Run, planned: Planned, edited: Edited, max_failed: int) -> S
     report_uri = _publish_report(run, planned, edited, summary)
     shown = [*edited.rejected_sample, *edited.sample()]
     publish_results(run.flow_name, summary, shown)
+    link = report_uri and link_to(report_uri, run.outputs, run.environment.public_base_url)
+    publish_summary(summary, link)
     rates(run).measured(
         run.run_id, summary.done, summary.token_steps, summary.phases_s.get("generate", 0)
     )
@@ -101,6 +104,7 @@ def _publish_report(run: Run, planned: Planned, edited: Edited, summary: Summary
             run.flow_name,
             lambda page: run.uri(provenance.report_key(run.run_id, page)),
             run.outputs,
+            run.environment.public_base_url,
         )
     except (AceError, ValidationError) as error:
         get_run_logger().warning("no contact sheet: %s", error)

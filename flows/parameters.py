@@ -271,6 +271,10 @@ Discard = Annotated[
     str,
     *told("Rows whose picture is not wanted, by id, comma-separated; or: all. Empty: none."),
 ]
+OlderThanHours = Annotated[
+    float,
+    *told("Leave younger pictures: their record may still come from a run that works.", ge=0),
+]
 Json = Annotated[
     bool, *told("Print the summary as one JSON object, and nothing else.", flag="--json")
 ]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from ace_tasks import preflight as looking
+from ace_tasks.catalog import Reject, Row, to_specs
+from ace_tasks.identify import identified
 from ace_tasks.price import Budget, Estimate, Rate, Rates
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import WorkItem
 from flows.progress import publish_preflight
 from flows.run import Planned, Run
 
-_SAMPLE = 16
+SAMPLE = 16
 
 
 @task(name="preflight", cache_policy=NO_CACHE, retries=0, persist_result=False)
@@ -25,22 +28,35 @@ def preflight(run: Run, planned: Planned, budget: Budget) -> Estimate:
     """
     positions = [position for position, _ in to_do(planned)]
     # Spread evenly: a plan is sorted by what decides their time.
-    items = items_at(planned, set(positions[:: max(1, -(-len(positions) // _SAMPLE))]))
+    items = items_at(planned, set(positions[:: max(1, -(-len(positions) // SAMPLE))]))
+    rate = known_rate(run)
+    estimate = _estimate(run, items, len(positions), rate)
+    publish_preflight(run.flow_name, planned, estimate, rate)
+    for each in estimate.problems:
+        get_run_logger().warning("would fail: %s", each)
+    budget.check(estimate)
+    return estimate
+
+
+def price_of(run: Run, count: int, sample: list[dict[str, Any]]) -> str:
+    """What `count` rows would take, by a few of them that are in no plan yet; for a person."""
+    rows = [Row(line, cells) for line, cells in enumerate(sample, start=1)]
+    specs = to_specs(rows, run.catalog, run.allowed_buckets)
+    known = identified(specs, run.model, run.sources, run.pixels)
+    items = [each[0] for each in known if not isinstance(each, Reject)]
+    return _estimate(run, items, count, known_rate(run)).told
+
+
+def _estimate(run: Run, items: list[WorkItem], count: int, rate: Rate | None) -> Estimate:
+    """What `count` items take, by a look at some of them."""
     sample, problems = [], []
-    for item, finding in zip(
-        items, looking.look_over(items, run.sources, ImageLimits()), strict=True
-    ):
+    findings = looking.look_over(items, run.sources, ImageLimits())
+    for item, finding in zip(items, findings, strict=True):
         if finding.problem:
             problems.append(f"row {finding.row_id}: {finding.problem}")
         elif finding.tokens is not None:
             sample.append((finding.tokens, item.resolved.steps * item.resolved.candidates))
-    rate = known_rate(run)
-    estimate = Estimate.of(len(positions), sample, problems, rate, budget.price_per_hour)
-    publish_preflight(run.flow_name, planned, estimate, rate)
-    for each in problems:
-        get_run_logger().warning("would fail: %s", each)
-    budget.check(estimate)
-    return estimate
+    return Estimate.of(count, sample, problems, rate, run.environment.price_per_hour)
 
 
 def known_rate(run: Run) -> Rate | None:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: the moving progress artifact, tables, links, and a listener.
+"""What a person sees of a run: tables, links, and a listener. What moves is in `live`.
 
 Artifacts are Prefect's; text from a catalog is put into tables only after its Markdown is
 disarmed.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,12 +19,9 @@ from typing import TYPE_CHECKING, Any
 from prefect import get_run_logger
 from prefect.artifacts import (
     create_link_artifact,
-    create_progress_artifact,
     create_table_artifact,
-    update_progress_artifact,
 )
 
-from ace_tasks.engine import Status
 from ace_tasks.made import Made
 from ace_tasks.price import Estimate, Rate
 from ace_tasks.results import Result, Summary
@@ -35,8 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_UPDATE_EVERY_S = 2.0
-_TABLE_ROWS = 50
+TABLE_ROWS = 50
 _CELL_CHARS = 200
 _MADE_COLUMNS = ("id", "task", "image", "reference", "mask", "prompt")
 
@@ -79,54 +74,6 @@ def decoration(what: str) -> Iterator[None]:
         log.warning("%s artifact not written: %s", what, type(error).__name__)
 
 
-class Progress:
-    """A progress artifact that moves, at most every two seconds."""
-
-    def __init__(self, flow_name: str, total: int, headline: str):
-        self._total = total
-        self._headline = headline
-        self._updated_at = time.monotonic()
-        self._started_at = time.monotonic()
-        self._artifact: Any = None
-        with decoration("progress"):
-            self._artifact = create_progress_artifact(
-                progress=0.0, key=f"{flow_name}-progress", description=headline
-            )
-
-    def tell(self, accounted: int, failed: int, status: Status) -> None:
-        """`accounted` and `failed`: rows with a result so far; `status` adds those in flight."""
-        moment = self._moment(accounted, failed, status)
-        if time.monotonic() - self._updated_at >= _UPDATE_EVERY_S:
-            self._update(moment, status)
-
-    def end(self, accounted: int, failed: int, status: Status) -> None:
-        """The last word: whatever the clock says."""
-        self._update(self._moment(accounted, failed, status), status)
-
-    def _moment(self, accounted: int, failed: int, status: Status) -> Moment:
-        moment = Moment(self._total, accounted, failed, status.replicas_ready, self._headline)
-        tell_listener(moment)
-        return moment
-
-    def _update(self, moment: Moment, status: Status) -> None:
-        self._updated_at = time.monotonic()
-        edited = status.done + status.failed
-        rate = edited / max(self._updated_at - self._started_at, 1e-9)
-        left = moment.total - moment.accounted
-        eta = f", about {left / rate:.0f} s left" if edited and left else ""
-        if self._artifact is None:
-            return
-        with decoration("progress"):
-            update_progress_artifact(
-                artifact_id=self._artifact,  # type: ignore[arg-type]  # sync here
-                progress=100.0 * moment.accounted / max(moment.total, 1),
-                description=(
-                    f"{moment.accounted} of {moment.total} rows, {moment.failed} failed, "
-                    f"{moment.replicas} replicas, {rate:.2f} items/s{eta}"
-                ),
-            )
-
-
 def plain(value: Any) -> str:
     """Catalog text for a Markdown table: one line, cut short, nothing in it active."""
     text = " ".join(str(value).split())[:_CELL_CHARS]
@@ -138,7 +85,7 @@ def plain(value: Any) -> str:
 def publish_made(flow_name: str, catalog: Path, made: Made, uri: str) -> None:
     """The first rows that a flow made of its source."""
     with catalog.open(encoding="utf-8") as lines:
-        rows = [row for row in map(json.loads, islice(lines, _TABLE_ROWS)) if "id" in row]
+        rows = [row for row in map(json.loads, islice(lines, TABLE_ROWS)) if "id" in row]
     table = [{name: plain(row.get(name, "")) for name in _MADE_COLUMNS} for row in rows]
     told = f"{made.rows:,} rows"
     told += f", {made.rejected:,} rejected" if made.rejected else ""
@@ -157,7 +104,7 @@ def publish_rejects(flow_name: str, rejects: Path, count: int) -> None:
     if not count:
         return
     with rejects.open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in islice(lines, _TABLE_ROWS)]
+        rows = [json.loads(line) for line in islice(lines, TABLE_ROWS)]
     table = [
         {
             "line": row["line"],
@@ -221,7 +168,7 @@ def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -
             "error": plain(f"{each.error_code}: {each.error}") if each.error_code else "",
             "output": each.output_uri or "",
         }
-        for each in islice(shown, _TABLE_ROWS)
+        for each in islice(shown, TABLE_ROWS)
     ]
     with decoration("results"):
         create_table_artifact(
@@ -234,7 +181,7 @@ def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -
 def publish_review(table: list[dict[str, str]], run_id: str) -> None:
     """The table of rows that a run held back, and how each stands; the waiting ones first."""
     ordered = sorted(table, key=lambda row: row["stands"] != "waiting")
-    rows = [{name: plain(value) for name, value in row.items()} for row in ordered[:_TABLE_ROWS]]
+    rows = [{name: plain(value) for name, value in row.items()} for row in ordered[:TABLE_ROWS]]
     waiting = sum(row["stands"] == "waiting" for row in table)
     with decoration("review"):
         create_table_artifact(
@@ -245,13 +192,18 @@ def publish_review(table: list[dict[str, str]], run_id: str) -> None:
         )
 
 
-def publish_report_link(flow_name: str, uri: str, link: str) -> None:
+def publish_report_link(flow_name: str, uri: str, link: str, *, signed: bool) -> None:
     """A link to the contact sheet."""
+    lasts = (
+        "The link opens for 7 days, or as long as the credentials behind it, if that is less; the "
+        f"file stays at {uri}"
+        if signed
+        else f"The file lies at {uri}"
+    )
     with decoration("report"):
         create_link_artifact(
             key=f"{flow_name}-report",
             link=link,
             link_text="contact sheet",
-            description="Before and after. The link opens for 7 days, or as long as the "
-            f"credentials behind it, if that is less; the file stays at {uri}",
+            description=f"Before and after. {lasts}",
         )

@@ -140,7 +140,8 @@ def show(run_held: RunHeld, held: dict[str, Held]) -> str:
     def uri_of(page: int) -> str:
         return join_uri(run_held.output, provenance.review_report_key(run_held.run_id, page))
 
-    return publish_sheet(sheet, "review-run", uri_of, run_held.outputs)
+    public = read_environment().public_base_url
+    return publish_sheet(sheet, "review-run", uri_of, run_held.outputs, public)
 
 
 def ending(

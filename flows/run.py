@@ -46,6 +46,7 @@ from ace_tasks.settings import (
 from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
 from flows.progress import publish_made, publish_rejects
+from flows.run_log import to_run_log
 
 T = TypeVar("T")
 
@@ -124,6 +125,7 @@ def open_run(
     if pixels.preset and pixels.preset not in PRESETS:
         raise SettingsError(f"preset: accepted: {', '.join(PRESETS)}; given {pixels.preset!r}")
     environment = read_environment()
+    to_run_log()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
     weights = environment.weights(accept_license)
     found = open_variant(variant, weights)

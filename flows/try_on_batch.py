@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from prefect import flow
@@ -62,6 +63,7 @@ from flows.parameters import (
     pixel_settings,
     review_settings,
 )
+from flows.preflight import price_of
 from flows.run import make_catalog, open_run, plan_catalog, untracked
 
 
@@ -118,7 +120,8 @@ def try_on_batch(
 ) -> State[Any]:
     """Make a picture of each pair of a person and a garment, as far as there is none yet.
 
-    The pairs are counted first, and nothing is made where there are more than `max_pairs`.
+    The pairs are counted first, and nothing is made where there are more than `max_pairs`; what they
+    would take is said.
     """
     check_apart(people=people, garments=garments, masks=masks, output=output)
     links = Links.named(links_from, links_to)
@@ -156,7 +159,8 @@ def try_on_batch(
             limit,
             Wish(mask_invert, mask_grow, mask_label, format, steps, seed, adapter),
         )
-        made = make_catalog(untracked(run), untracked(batch.rows(run.sources, run.scratch)))
+        rows = batch.rows(run.sources, run.scratch, partial(price_of, run))
+        made = make_catalog(untracked(run), untracked(rows))
         return conduct(
             run,
             lambda changes: plan_catalog(untracked(run), strict, retry_failures, made, changes),

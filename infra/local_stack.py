@@ -27,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 WORK_POOL = "local"
+_LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -240,6 +241,8 @@ class PrefectServer:
             "PREFECT_HOME": str(self.data_dir.resolve()),
             "PREFECT_API_URL": f"{self.ui_url}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # In memory, its default, a restart would forget who holds a slot, and end their runs.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES_ON_DISK,
             "DO_NOT_TRACK": "1",
         }
 
@@ -345,8 +348,12 @@ def run(command: Sequence[str], env: Mapping[str, str]) -> str:
 
     Raises ServiceFailed with that when it fails.
     """
+    return _run([script(command[0]), *command[1:]], env)
+
+
+def _run(command: Sequence[str], env: Mapping[str, str]) -> str:
     ended = subprocess.run(
-        [script(command[0]), *command[1:]],
+        command,
         env=os.environ | env,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
@@ -360,9 +367,7 @@ def run(command: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def serve_deployments(env: Mapping[str, str], log: Path) -> Service:
-    """Create the work pool, deploy all of prefect.yaml, and start a worker on the pool."""
-    prefect = ("prefect", "--no-prompt")
-    run([*prefect, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"], env)
-    run([*prefect, "deploy", "--all"], env)
+    """Set the server up by `infra.deploy`, and start a worker on the pool."""
+    _run([sys.executable, "-m", "infra.deploy"], env)
     command = [script("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"]
     return Service.start("Prefect worker", command, os.environ | env, log)

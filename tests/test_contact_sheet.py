@@ -13,7 +13,7 @@ from ace_tasks.provenance import report_key
 from ace_tasks.report import PAGE_ITEMS
 from ace_tasks.results import ResultsWriter
 from ace_tasks.store import Store, join_uri
-from flows.contact_sheet import publish_sheet
+from flows.contact_sheet import link_to, publish_sheet
 from flows.edit import Edited
 from infra.local_stack import PrefectServer
 from tests import sheets
@@ -74,3 +74,15 @@ def test_every_page_is_in_the_store_and_the_first_is_linked(
     second = store.get(uri_of(2)).decode()
     assert second.count("<article") == 1
     assert "/runs/r/report.html?" in second  # the signed way back
+
+
+@pytest.mark.parametrize(
+    ("base", "link"),
+    [
+        ("https://cdn.shop.example/", "https://cdn.shop.example/out/a%20b/report.html"),
+        ("https://{bucket}.shop.example", "https://pictures.shop.example/out/a%20b/report.html"),
+        ("https://s3.example/{bucket}/", "https://s3.example/pictures/out/a%20b/report.html"),
+    ],
+)
+def test_a_public_address_takes_the_buckets_place(store: Store, base: str, link: str) -> None:
+    assert link_to("s3://pictures/out/a b/report.html", store, base) == link

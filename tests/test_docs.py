@@ -16,6 +16,7 @@ from ace_tasks.model.variants import VARIANTS
 from ace_tasks.settings import Environment
 from ace_tasks.specs import PRESETS, TASKS
 from flows.cli import app
+from infra import deploy
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
@@ -44,6 +45,8 @@ def test_a_documented_command_exists(command: str) -> None:
         given = verify.parse(arguments[2:])
         if given.command == "verify":
             assert given.variant in VARIANTS
+    elif arguments[:2] == ["-m", "infra.deploy"]:
+        deploy.parse(arguments[2:])
     else:
         pytest.fail(f"no rule for {command!r}")
 

@@ -7,6 +7,7 @@ import asyncio
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ import pytest
 from PIL import Image
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 
 from ace_tasks import images, provenance
 from ace_tasks.engine import ray_session
@@ -267,7 +273,17 @@ def test_the_ui_has_a_progress_a_table_and_a_link(
 
     found = asyncio.run(artifacts())
     assert found.keys() == {
-        f"edit-catalog-{k}" for k in ("preflight", "progress", "results", "rejects", "report")
+        f"edit-catalog-{k}"
+        for k in (
+            "preflight",
+            "progress",
+            "shards",
+            "errors",
+            "results",
+            "rejects",
+            "report",
+            "summary",
+        )
     }
     assert found["edit-catalog-progress"].data == 100.0
     table = json.loads(found["edit-catalog-results"].data)
@@ -277,6 +293,29 @@ def test_the_ui_has_a_progress_a_table_and_a_link(
     told = {row["what"]: row["value"] for row in json.loads(found["edit-catalog-preflight"].data)}
     assert (told["rows"], told["no valid spec"], told["items to do"]) == ("2", "1", "1")
     assert told["tokens of a picture"] == "24"
+
+
+def test_what_the_dispatcher_says_is_in_the_runs_log(
+    catalog: Callable[..., str], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ace_tasks.engine.dispatcher._SILENCE_S", 0.3)
+    state = run(catalog([good(prefix, 0, steps=60)]), prefix)
+    assert state.name == "Completed"
+    run_id = state.state_details.flow_run_id
+
+    async def lines() -> dict[str, list[str]]:
+        of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+        async with get_client() as client:
+            found = await client.read_logs(of_run)
+        return {name: [log.message for log in found if log.name == name] for name in
+                {log.name for log in found}}  # fmt: skip
+
+    deadline = time.monotonic() + 30  # logs are sent in batches
+    while "ace_tasks.engine.dispatcher" not in (told := asyncio.run(lines())):
+        assert time.monotonic() < deadline, told
+        time.sleep(1)
+    said = told["ace_tasks.engine.dispatcher"]
+    assert any("nothing finished for" in line and "row good-0" in line for line in said), said
 
 
 def test_a_runs_preset_and_quality_are_kept_by_its_retry(

@@ -361,3 +361,34 @@ def test_waits_for_names_the_row_and_its_replica(pool: Open) -> None:
         thread.join()
     assert "row row-5" in line
     assert "replica-0" in line
+
+
+def test_silence_is_told_of_items_in_flight_and_not_of_an_idle_pool(
+    pool: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ace_tasks.engine.dispatcher._SILENCE_S", 0.5)
+    with pool() as dispatcher:
+        dispatcher.edit([item(0)], 0)
+        caplog.clear()
+        time.sleep(2)
+        assert "nothing finished" not in caplog.text
+        assert dispatcher.waits_for() == "waiting for work"
+        dispatcher.edit([item(1, "sleep 2")], 1)
+    assert "nothing finished" in caplog.text
+    assert "row row-1" in caplog.text
+
+
+def test_a_pool_says_where_its_shards_are(pool: Open) -> None:
+    seen: list[list[tuple[int, int, dict[str, int]]]] = []
+    items = [item(0), item(1, "bad"), item(2, "sleep 2")]
+    with pool() as dispatcher:
+        thread = threading.Thread(target=dispatcher.edit, args=(items, 7))
+        thread.start()
+        while thread.is_alive():
+            told = [(s.index, s.done, dict(s.by_error)) for s in dispatcher.shards()]
+            if told and told not in seen:
+                seen.append(told)
+            time.sleep(0.02)
+        assert dispatcher.shards() == []
+    assert seen[0] == [(7, 0, {})]
+    assert [(7, 1, {"bad_image": 1})] in seen

@@ -143,3 +143,9 @@ def test_settings_are_frozen(settings: BaseModel) -> None:
 
 def test_cores_are_those_we_may_use() -> None:
     assert cpu_count() >= 1
+
+
+def test_a_public_address_is_one_of_the_web(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACE_PUBLIC_BASE_URL", "s3://shop")
+    with pytest.raises(SettingsError, match=r"ACE_PUBLIC_BASE_URL: .*https://"):
+        read_environment()

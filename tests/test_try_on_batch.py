@@ -4,6 +4,7 @@ for pairs that nobody asked for, or gets a garment on the wrong person."""
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,6 +53,43 @@ def test_more_pairs_than_allowed_stop_it_before_any_work(
     assert state.is_failed()
     assert "2 people and 2 garments, paired by cross, are 4 pairs" in state.message
     assert list(store.list(places["output"])) == []
+
+
+def test_two_hundred_people_and_fifty_garments_have_a_price_and_stop(
+    places: dict[str, str],
+    store: Store,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tables, since 250 names may be a few pictures."""
+    monkeypatch.setenv("ACE_PRICE_PER_HOUR", "3")
+    for name, files, count in (
+        ("people", ("anna", "eva"), 200),
+        ("garments", ("dress", "shirt"), 50),
+    ):
+        rows = [f"{name}-{n},{prefix}/{name}/{files[n % 2]}.png,{prefix}/masks/anna.png"
+                for n in range(count)]  # fmt: skip
+        text = "\n".join(["id,image,mask", *rows])
+        store.put(f"{prefix}/{name}.csv", text.encode(), "text/csv")
+    tables = {name: f"{prefix}/{name}.csv" for name in ("people", "garments")}
+    wanted = places | tables | {"masks": "column"}
+    state = try_on(wanted)
+    assert state.is_failed()
+    assert "200 people and 50 garments, paired by cross, are 10,000 pairs" in state.message
+    assert "(how long is not known yet); accepted: at most 1,000" in state.message
+
+    # A canvas of two pictures side by side has so many tokens; a step each.
+    monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "1000")
+    state = try_on(wanted)
+    told = re.search(r"about ([\d.]+) replica-hours, cost ([\d.]+)\)", state.message)
+    assert told is not None, state.message
+    hours, cost = map(float, told.groups())
+    assert cost == pytest.approx(3 * hours, abs=0.02)
+    assert hours > 0
+    tokens = hours * 3600 / 1000 * 1e6 / 10_000
+    dry = try_on(wanted, max_pairs=10_000, limit=20, dry_run=True)
+    assert dry.result()["tokens"] == pytest.approx(tokens, rel=0.1)
+    assert list(store.list(f"{places['output']}/images/")) == []
 
 
 def test_every_one_wears_every_one_and_the_next_garment_only_is_new(

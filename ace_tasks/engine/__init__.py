@@ -16,12 +16,14 @@ Ray, never pixels.
 
 from ace_tasks.engine.actor import EXIT_DEVICE_LOST, MakeReplica, Stop, make_replica
 from ace_tasks.engine.dispatcher import Dispatcher, Status
+from ace_tasks.engine.jobs import ShardStatus
 from ace_tasks.engine.session import gpus_in_cluster, ray_session
 
 __all__ = [
     "EXIT_DEVICE_LOST",
     "Dispatcher",
     "MakeReplica",
+    "ShardStatus",
     "Status",
     "Stop",
     "gpus_in_cluster",

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray.exceptions import NodeDiedError, RayActorError, RayError
 
 from ace_tasks.engine.actor import Answer, MakeReplica, Stop, make_replica
 from ace_tasks.engine.blame import Again, Death, Fate, after_timeout, last_line
-from ace_tasks.engine.jobs import Job, Line, Shard
+from ace_tasks.engine.jobs import Job, Line, Shard, ShardStatus
 from ace_tasks.engine.metrics import RunMetrics
 from ace_tasks.engine.pool import Pool, Seat
 from ace_tasks.errors import Cancelled, FatalError, ItemError, PoolFailed
@@ -76,7 +77,10 @@ class Dispatcher:
         # Items that share a pass take its time together.
         self._item_timeout_s = pool.item_timeout_s * replica.batch_size
         self._stopping = threading.Event()
-        self._loop = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        # What is logged there belongs to the run that made it, which loggers know by the context.
+        self._loop = threading.Thread(
+            target=copy_context().run, args=(self._run,), name="dispatcher", daemon=True
+        )
         self._last_news = self._last_look = time.monotonic()
         self.status = Status()
         self._metrics = RunMetrics(replica.variant)
@@ -115,6 +119,10 @@ class Dispatcher:
     def cancel(self) -> None:
         """Stop every replica between two denoise steps. Safe from any thread, and twice."""
         self._stopping.set()
+
+    def shards(self) -> list[ShardStatus]:
+        """Those that callers wait for just now. Safe from any thread."""
+        return [shard.status() for shard in list(self._shards)]
 
     def waits_for(self) -> str:
         """One line: what this run is waiting for. Safe from any thread."""
@@ -246,9 +254,15 @@ class Dispatcher:
         for seat in list(self._pool.ready()):
             if any(now - job.dispatched_at > self._limit_s(job) for job in seat.in_flight.values()):
                 self._on_overdue(seat)
-        if now - self._last_news > _SILENCE_S and self._pool.seats:
+        if not self._waits():  # idle, between two runs or shards
+            self._last_news = now
+        elif now - self._last_news > _SILENCE_S:
             self._last_news = now
             log.warning("nothing finished for %d s; %s", _SILENCE_S, self.waits_for())
+
+    def _waits(self) -> bool:
+        """Items are in flight, or wait for a replica that starts."""
+        return bool(self._pool.in_flight() or self._waiting or self._suspects)
 
     def _limit_s(self, job: Job) -> float:
         """Each candidate is a picture's work."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ace_tasks.provenance import Failed, Outcome
@@ -12,19 +13,42 @@ from ace_tasks.specs import WorkItem
 _MAX_OVERTAKEN = 64  # a minute's work of a GPU at a second an item
 
 
+@dataclass(frozen=True)
+class ShardStatus:
+    """A shard at one moment, for whoever watches the run."""
+
+    index: int
+    items: int
+    done: int
+    by_error: Counter[str]  # failed items, by code
+
+    @classmethod
+    def of(cls, index: int, items: int, outcomes: Sequence[Outcome]) -> ShardStatus:
+        by_error = Counter(each.code for each in outcomes if isinstance(each, Failed))
+        return cls(index, items, len(outcomes) - by_error.total(), by_error)
+
+
 @dataclass(eq=False)
 class Shard:
     """What one caller of `Dispatcher.edit` waits for."""
 
     index: int
-    left: int
+    items: int
     outcomes: list[Outcome] = field(default_factory=list)
     unwritten: list[tuple[WorkItem, Failed]] = field(default_factory=list)
     finished: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def left(self) -> int:
+        return self.items - len(self.outcomes)
+
+    def status(self) -> ShardStatus:
+        """Safe from any thread."""
+        outcomes = list(self.outcomes)
+        return ShardStatus.of(self.index, self.items, outcomes)
+
     def deliver(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        self.left -= 1
         if not self.left:
             self.finished.set()
 

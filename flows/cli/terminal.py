@@ -19,6 +19,7 @@ from rich.table import Table
 
 # Prefect reads it when it is imported, by a flow; a terminal wants the bar, not the log.
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # by it a dead run is known
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own, over ours
 
 EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
@@ -33,8 +34,10 @@ def run_flow(flow: Any, doing: str, *, as_json: bool = False, **parameters: Any)
 
     `as_json`: all that goes to standard output is the summary, as one JSON object.
     """
+    from prefect import tags
+
     try:
-        with _progress_bar(doing, quiet=as_json):
+        with _progress_bar(doing, quiet=as_json), tags("ace-catalog"):
             state = flow(**parameters, return_state=True)
     except KeyboardInterrupt:
         err.print("cancelled; the same command goes on where it was")

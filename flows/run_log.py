@@ -1,0 +1,29 @@
+"""What `ace_tasks` says while a run works, in the run's log in the UI as well."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.handlers import APILogHandler
+
+
+class _RunLog(APILogHandler):
+    """Prefect's own, for what is said in a run; elsewhere there is no log to put it into."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if FlowRunContext.get() or TaskRunContext.get():
+            super().emit(record)
+
+
+def to_run_log() -> None:
+    """From INFO on, from now on in this process; once is enough.
+
+    Not by PREFECT_LOGGING_EXTRA_LOGGERS: it sets no level, so INFO would be lost, and it would
+    have to be in the environment of every worker, job and terminal.
+    """
+    logger = logging.getLogger("ace_tasks")
+    if not any(isinstance(each, _RunLog) for each in logger.handlers):
+        logger.addHandler(_RunLog(level=logging.INFO))
+        if logger.getEffectiveLevel() > logging.INFO:
+            logger.setLevel(logging.INFO)

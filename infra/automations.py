@@ -1,0 +1,132 @@
+"""Automations on a Prefect server: what happens by itself when a run dies, fails or is cancelled.
+
+They concern runs tagged `ace-catalog`, which those of our deployments and of the terminal are.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.automations import (
+    AutomationCore,
+    CallWebhook,
+    ChangeFlowRunState,
+    EventTrigger,
+    Posture,
+    ResourceSpecification,
+    RunDeployment,
+    SendNotification,
+)
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+
+from flows.events import FAILURES_ABOVE_LIMIT, POOL_STARTED
+
+TAG = "ace-catalog"
+ZOMBIE = "ace-catalog: a run without a heartbeat is crashed"
+FAILING = "ace-catalog: tell that too much of a run fails"
+CANCELLED = "ace-catalog: sweep the output of a cancelled run"
+
+# A server that is away for a minute must not have every run crashed once it is back.
+SILENCE = timedelta(minutes=5)
+_SWEEP_AFTER = timedelta(hours=2)
+_OLDER_THAN_HOURS = 1  # another run may write there; its record comes seconds after its picture
+_CANCEL_WITHIN = timedelta(days=30)  # after the pool has started
+# Each is also the name of a state; ours have other names than the types they are of.
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_OVER = ("Completed", "Failed", "Crashed", "Cancelled", "FinishedWithFailures", "Rejected",
+         "TimedOut", "RolledBack")  # fmt: skip
+_WAITING = ("Suspended", "Paused", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Late")
+_NOTICE = (
+    "{{ event.payload.failed }} of {{ event.payload.edited }} items of "
+    "{{ flow_run.name }} failed so far ({{ event.payload.output }}): {{ flow_run | ui_url }}"
+)
+
+
+def zombie(silence: timedelta = SILENCE) -> AutomationCore:
+    """A process that was killed, or whose machine is gone, cannot say so."""
+    expected = {f"prefect.flow-run.{state}" for state in (*_OVER, *_WAITING)}
+    return AutomationCore(
+        name=ZOMBIE,
+        description=f"No heartbeat for {silence}; a run beats every 30 s.",
+        trigger=_trigger(
+            Posture.Proactive,
+            after={_HEARTBEAT},
+            expect=expected | {_HEARTBEAT},
+            within=silence,
+            match_related=_tagged(),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message="No heartbeat: its process or its machine is gone. The same run, started "
+                "again, goes on where it was.",
+            )
+        ],
+    )
+
+
+def failing(block_id: UUID, *, webhook: bool) -> AutomationCore:
+    """`block_id`: of a notification block, or of a webhook, which keeps the address secret."""
+    action = (
+        CallWebhook(block_document_id=block_id, payload=_NOTICE)
+        if webhook
+        else SendNotification(
+            block_document_id=block_id, subject="ace-catalog: many items fail", body=_NOTICE
+        )
+    )
+    return AutomationCore(
+        name=FAILING,
+        description="A run tells it once, when more fails than ACE_ALERT_FAILURE_SHARE.",
+        trigger=_trigger(Posture.Reactive, expect={FAILURES_ABOVE_LIMIT}),
+        actions=[action],
+    )
+
+
+def cancelled(sweep_deployment_id: UUID) -> AutomationCore:
+    """The process ends its pool itself; pictures whose record never came are left."""
+    output = {"__prefect_kind": "jinja", "template": "{{ flow_run.parameters['output'] }}"}
+    return AutomationCore(
+        name=CANCELLED,
+        description=f"{_SWEEP_AFTER} later, if its pool had started.",
+        trigger=_trigger(
+            Posture.Reactive,
+            after={POOL_STARTED},
+            expect={"prefect.flow-run.Cancelled"},
+            within=_CANCEL_WITHIN,
+        ),
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=sweep_deployment_id,
+                parameters={"output": output, "older_than_hours": _OLDER_THAN_HOURS},
+                schedule_after=_SWEEP_AFTER,
+            )
+        ],
+    )
+
+
+def _tagged() -> ResourceSpecification:
+    return ResourceSpecification(
+        {"prefect.resource.id": [f"prefect.tag.{TAG}"], "prefect.resource.role": ["tag"]}
+    )
+
+
+def _trigger(posture: Any, **more: Any) -> EventTrigger:
+    return EventTrigger(
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        for_each={"prefect.resource.id"},
+        posture=posture,
+        threshold=1,
+        **more,
+    )
+
+
+async def put(client: PrefectClient, wanted: AutomationCore) -> UUID:
+    """Create it, or bring the one of that name up to date."""
+    for found in await client.read_automations_by_name(wanted.name):
+        await client.update_automation(found.id, wanted)
+        return found.id
+    return await client.create_automation(wanted)

@@ -1,0 +1,91 @@
+"""Set a Prefect server up, or bring it up to date: work pool, deployments, automations.
+
+PREFECT_API_URL=… python -m infra.deploy --gpu-runs 1 --notify slack-webhook/ops
+PREFECT_API_URL=… python -m infra.deploy --type kubernetes --directory /app
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+
+from infra import automations, pools
+from infra.local_stack import ROOT, WORK_POOL, ServiceFailed, run
+
+
+async def deploy(pool: str, kind: pools.Kind, gpu_runs: int, notify: str, directory: str) -> None:
+    """`notify`: a block as TYPE/NAME; empty: nobody is told. `directory`: where a job finds the
+    code; empty: here. Raises ServiceFailed.
+    """
+    async with get_client() as client:
+        alarm = await _alarm(client, notify) if notify else None
+        await pools.put(client, pool, kind, gpu_runs)
+        _register(pool, directory)
+        sweep = await client.read_deployment_by_name("sweep-output/sweep-output")
+        wanted = [automations.zombie(), automations.cancelled(sweep.id)]
+        for each in [*wanted, alarm] if alarm else wanted:
+            await automations.put(client, each)
+            print(f"automation     {each.name}")
+        if alarm is None:
+            for found in await client.read_automations_by_name(automations.FAILING):
+                await client.delete_automation(found.id)
+
+
+async def _alarm(client: Any, notify: str) -> Any:
+    kind, _, name = notify.partition("/")
+    try:
+        block = await client.read_block_document_by_name(name, kind, include_secrets=False)
+    except ObjectNotFound:
+        raise ServiceFailed(f"--notify: no block {notify!r}; make it in the UI first") from None
+    return automations.failing(block.id, webhook=kind == "webhook")
+
+
+def _register(pool: str, directory: str) -> None:
+    """Deploy all of prefect.yaml to that pool."""
+    project = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    for each in project["deployments"]:
+        each["work_pool"]["name"] = pool
+    if directory:
+        step = "prefect.deployments.steps.set_working_directory"
+        project["pull"] = [{step: {"directory": directory}}]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prefect.yaml"
+        file.write_text(yaml.safe_dump(project, sort_keys=False))
+        command = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
+        run(command, {"PREFECT_API_URL": os.environ["PREFECT_API_URL"]})
+    print(f"deployments    {len(project['deployments'])} in work pool {pool}")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m infra.deploy", description=__doc__)
+    parser.add_argument("--pool", default=WORK_POOL, help="name of the work pool")
+    parser.add_argument("--type", default="process", choices=["process", "kubernetes"])
+    parser.add_argument("--gpu-runs", type=int, default=1, help="runs on its GPUs at once")
+    parser.add_argument("--notify", default="", help="a block: TYPE/NAME, such as webhook/ops")
+    parser.add_argument("--directory", default="", help="where a job finds the code")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    given = parse()
+    try:
+        if "PREFECT_API_URL" not in os.environ:
+            raise ServiceFailed("PREFECT_API_URL: where is the Prefect server?")
+        asyncio.run(deploy(given.pool, given.type, given.gpu_runs, given.notify, given.directory))
+    except ServiceFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

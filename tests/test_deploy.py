@@ -1,0 +1,282 @@
+"""What `infra.deploy` sets up on a Prefect server, and automations that fire for real. If these
+break, a run whose process was killed stays Running for ever, nobody hears that a night's run
+fails, or two runs fight over the same GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect import flow
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.workers.base import BaseJobConfiguration
+
+from ace_tasks.engine import Status
+from ace_tasks.store import Store
+from flows.events import FailureAlarm, tell_pool_started
+from flows.run import open_run
+from flows.sweep_output import sweep_output
+from infra import automations, pools
+from infra.local_stack import HOST, ROOT, PrefectServer
+
+TOLD: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+
+class Ear(BaseHTTPRequestHandler):
+    """Somebody who is to be told."""
+
+    def do_POST(self) -> None:
+        TOLD.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One of its own: what is set up here would concern the runs of other tests."""
+    service = PrefectServer(tmp_path_factory.mktemp("ops")).start()
+    atexit.register(service.stop)  # Prefect sends its last logs at exit
+    with temporary_settings({PREFECT_API_URL: service.env["PREFECT_API_URL"]}):
+        yield service
+
+
+@pytest.fixture(scope="module")
+def webhook(server: PrefectServer) -> Iterator[None]:
+    ear = HTTPServer((HOST, 0), Ear)
+    threading.Thread(target=ear.serve_forever, daemon=True).start()
+    Webhook(url=f"http://{HOST}:{ear.server_port}/secret-path").save("ops")  # type: ignore[arg-type]
+    yield
+    ear.shutdown()
+
+
+def deploy(server: PrefectServer, *arguments: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", "infra.deploy", *arguments],
+        cwd=ROOT, env=os.environ | server.env, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def deployed(server: PrefectServer, webhook: None) -> str:
+    return deploy(server, "--notify", "webhook/ops")
+
+
+def ask(server: PrefectServer, path: str, **body: Any) -> Any:
+    answer = httpx.post(f"{server.ui_url}/api/{path}", json=body)
+    assert answer.status_code < 300, answer.text
+    return answer.json()
+
+
+def setup_of(server: PrefectServer) -> dict[str, Any]:
+    """All that is there, by name, without ids and times."""
+    queues = ask(server, "work_pools/local/queues/filter")
+    return {
+        "automations": {each["name"] for each in ask(server, "automations/filter")},
+        "count": len(ask(server, "automations/filter")),
+        "deployments": {each["name"]: each["work_queue_name"]
+                        for each in ask(server, "deployments/filter")},
+        "pools": {each["name"]: each["type"] for each in ask(server, "work_pools/filter")},
+        "queues": {each["name"]: each["concurrency_limit"] for each in queues},
+        "limits": {each["name"]: each["global_concurrency_limit"] and
+                   each["global_concurrency_limit"]["limit"]
+                   for each in ask(server, "deployments/filter")},
+    }  # fmt: skip
+
+
+def test_a_second_time_changes_only_what_is_asked_for(server: PrefectServer, deployed: str) -> None:
+    first = setup_of(server)
+    assert first["automations"] == {
+        automations.ZOMBIE, automations.FAILING, automations.CANCELLED,
+    }  # fmt: skip
+    assert first["queues"]["gpu"] == 1
+    names = set(re.findall(r"- name: (\S+)", (ROOT / "prefect.yaml").read_text()))
+    assert first["deployments"].keys() == names
+    on_gpus = {name for name, its_queue in first["deployments"].items() if its_queue == "gpu"}
+    assert on_gpus == names - {"review-run", "sweep-output"}
+    guarded = {name for name, limit in first["limits"].items() if limit == 1}
+    assert guarded == {"edit-catalog", "restyle-catalog", "try-on-batch"}
+    assert "secret-path" not in json.dumps(ask(server, "automations/filter"))  # by reference
+
+    deploy(server, "--notify", "webhook/ops", "--gpu-runs", "3")
+    second = setup_of(server)
+    assert second["queues"].pop("gpu") == 3
+    assert first["queues"].pop("gpu") == 1
+    assert second == first
+
+
+def test_a_block_that_is_not_there_is_told(server: PrefectServer) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "infra.deploy", "--notify", "webhook/nobody"],
+        cwd=ROOT, env=os.environ | server.env, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "no block 'webhook/nobody'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["process", "kubernetes"])
+def test_a_job_is_made_of_the_template(server: PrefectServer, kind: pools.Kind) -> None:
+    async def make() -> dict[str, Any]:
+        async with get_client() as client:
+            name = f"of-{kind}"
+            await pools.put(client, name, kind, gpu_runs=2)
+            await pools.put(client, name, kind, gpu_runs=2)
+            return (await client.read_work_pool(name)).base_job_template
+
+    template = asyncio.run(make())
+    given = {"command": "python -m prefect.engine", "name": "run"}
+    configuration = asyncio.run(BaseJobConfiguration.from_template_and_values(template, given))
+    assert configuration.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    if kind == "kubernetes":
+        pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+        assert pod["terminationGracePeriodSeconds"] == 60
+        (container,) = pod["containers"]
+        assert container["envFrom"][0]["secretRef"]["name"] == "ace-catalog"
+        placeholders = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template)))
+        assert placeholders == set(template["variables"]["properties"]) | placeholders
+        assert template["variables"]["properties"]["image"]["default"] == "ace-catalog"
+
+
+# ---------------------------------------------------------------- automations that fire
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(1)
+    return found
+
+
+def state_of(server: PrefectServer, run_id: str) -> dict[str, Any]:
+    state: dict[str, Any] = httpx.get(f"{server.ui_url}/api/flow_runs/{run_id}").json()["state"]
+    return state
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_crashed_and_one_that_ended_is_left_alone(
+    server: PrefectServer, deployed: str, tmp_path: Path
+) -> None:
+    """A killed process says nothing; a run that ended as FinishedWithFailures has said all."""
+
+    async def hurry() -> None:  # the real one waits for five minutes
+        async with get_client() as client:
+            await automations.put(client, automations.zombie(timedelta(seconds=40)))
+
+    asyncio.run(hurry())
+    code = (
+        "import os, sys, time\n"
+        "from prefect import flow, tags\n"
+        "from prefect.context import get_run_context\n"
+        "from prefect.states import Failed\n"
+        "@flow\n"
+        "def works(path, seconds):\n"
+        "    with open(path, 'w') as f: f.write(str(get_run_context().flow_run.id))\n"
+        "    time.sleep(seconds)\n"
+        "    return Failed(name='FinishedWithFailures')\n"
+        "with tags('ace-catalog'): works(sys.argv[1], float(sys.argv[2]), return_state=True)\n"
+    )
+    env = os.environ | server.env | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / name), seconds], env=env)
+        for name, seconds in (("killed", "600"), ("ended", "20"))
+    ]
+    try:
+        killed, ended = (
+            str(wait_for(lambda path=tmp_path / name: path.exists() and path.read_text()))
+            for name in ("killed", "ended")
+        )
+        heartbeat = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
+
+        def both_beat() -> bool:
+            told = json.dumps(ask(server, "events/filter", **heartbeat))
+            return killed in told and ended in told
+
+        wait_for(both_beat)
+        os.kill(processes[0].pid, signal.SIGKILL)
+        assert processes[1].wait(60) == 0
+        assert state_of(server, killed)["type"] == "RUNNING"
+        wait_for(lambda: state_of(server, killed)["type"] == "CRASHED", 150)
+        assert "No heartbeat" in state_of(server, killed)["message"]
+        time.sleep(30)
+        assert state_of(server, ended)["name"] == "FinishedWithFailures"
+    finally:
+        for each in processes:
+            each.kill()
+            each.wait()
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_too_much_is_told_and_a_cancelled_one_is_swept(
+    server: PrefectServer, deployed: str, store: Store, prefix: str, weights_dir: Path
+) -> None:
+    output = f"{prefix}/out"
+    ids: list[str] = []
+
+    @flow(name="fails")
+    def fails(output: str) -> None:
+        options = {"accept_license": False, "allow_unguarded_writes": False}
+        with open_run(f"{prefix}/c.jsonl", output, "toy", **options) as run:
+            ids.append(run.run_id)
+            tell_pool_started(run)
+            alarm = FailureAlarm(run)
+            for done, failed in ((10, 9), (16, 4), (30, 10), (30, 20)):
+                alarm.look(Status(done=done, failed=failed))
+        wait_for(lambda: not TOLD.empty())
+        with httpx.Client(base_url=f"{server.ui_url}/api") as client:
+            state = {"type": "CANCELLED", "name": "Cancelled"}
+            client.post(f"flow_runs/{ids[0]}/set_state", json={"state": state, "force": True})
+
+    while not TOLD.empty():
+        TOLD.get()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fails(output, return_state=True)
+    told = TOLD.get(timeout=60)
+    assert "10 of 40 items" in told
+    assert output in told
+    assert f"/flow-run/{ids[0]}" in told
+    time.sleep(2)
+    assert TOLD.empty(), "once a run"
+
+    name = {"deployments": {"name": {"any_": ["sweep-output"]}}}
+    (run,) = wait_for(lambda: ask(server, "flow_runs/filter", **name))
+    assert run["parameters"] == {"output": output, "older_than_hours": 1}
+    due = datetime.fromisoformat(run["expected_start_time"]) - datetime.now(UTC)
+    assert timedelta(minutes=110) < due < timedelta(minutes=121)
+
+
+def test_a_sweep_takes_what_no_record_names(
+    server: PrefectServer, store: Store, prefix: str
+) -> None:
+    orphan = f"{prefix}/out/images/row/{uuid.uuid4().hex[:16]}.{uuid.uuid4().hex[:8]}.png"
+    store.put(orphan, b"1", "image/png")
+    state = sweep_output(output=f"{prefix}/out", return_state=True)
+    assert state.message == "0 pictures without a record deleted"  # too young
+    state = sweep_output(output=f"{prefix}/out", older_than_hours=0, return_state=True)
+    assert state.message == "1 pictures without a record deleted"
+    assert not list(store.list(f"{prefix}/out/"))
