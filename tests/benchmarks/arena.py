@@ -20,7 +20,7 @@ from ace_tasks.store import Store
 from infra.local_stack import ROOT, ObjectStore, PrefectServer, Service
 from tests.benchmarks.contenders import workload as workloads
 from tests.benchmarks.contenders.workload import BUCKET, Workload
-from tests.benchmarks.footprint import Footprint
+from tests.benchmarks.footprint import Footprint, Memory
 
 # Before Ray is imported, here and in every process: everything on the loopback.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
@@ -44,12 +44,13 @@ class Run:
     ended_at: float
     code: int
     pid: int
-    samples: list[tuple[float, dict[int, int]]]  # time → PSS by process
+    samples: list[tuple[float, dict[int, Memory]]]  # time → by process
     log: Path
 
     @property
     def peak_bytes(self) -> int:
-        return max((sum(found.values()) for _, found in self.samples), default=0)
+        """PSS of all of it."""
+        return max((sum(m.pss for m in each.values()) for _, each in self.samples), default=0)
 
     @property
     def first_picture_s(self) -> float:

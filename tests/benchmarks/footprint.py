@@ -1,7 +1,4 @@
-"""Memory of a process and all below it, sampled while it runs.
-
-PSS: a page that several processes share counts in equal parts, so that the sum counts it once.
-"""
+"""Memory of a process and all below it, sampled while it runs."""
 
 from __future__ import annotations
 
@@ -9,18 +6,27 @@ import contextlib
 import threading
 import time
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import psutil
 
 
-def pss_bytes(pid: int) -> int:
-    """0 once the process has ended."""
+class Memory(NamedTuple):
+    """Bytes of one process."""
+
+    pss: int  # a page that several share counts in equal parts, so that a sum counts it once
+    own: int  # what it alone has written: unlike the PSS, the same whoever comes and goes beside it
+
+
+def memory(pid: int) -> Memory:
+    """Nothing once the process has ended."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return Memory(0, 0)
+    parts = (line.split() for line in lines)
+    sizes = {name: 1024 * int(kilobytes) for name, kilobytes, _ in parts}
+    return Memory(sizes["Pss:"], sizes["Private_Dirty:"])
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -40,7 +46,7 @@ class Footprint:
         self._every_s = every_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self.samples: list[tuple[float, dict[int, int]]] = []  # time → pid → bytes
+        self.samples: list[tuple[float, dict[int, Memory]]] = []  # time → pid → memory
         self._seen: set[psutil.Process] = set()
 
     def __enter__(self) -> Self:
@@ -62,7 +68,5 @@ class Footprint:
         while not self._ended.is_set():
             processes = family(self._pid)
             self._seen.update(processes)
-            self.samples.append(
-                (time.time(), {each.pid: pss_bytes(each.pid) for each in processes})
-            )
+            self.samples.append((time.time(), {each.pid: memory(each.pid) for each in processes}))
             self._ended.wait(self._every_s)

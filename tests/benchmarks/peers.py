@@ -28,7 +28,7 @@ from typing import Literal
 import psutil
 
 from tests.benchmarks.arena import Arena, Contender, Run, open_arena
-from tests.benchmarks.footprint import family, pss_bytes
+from tests.benchmarks.footprint import family, memory
 
 OURS = Contender("this system", "ours")
 BATCHES = Contender("this system, batches of 4", "ours", (("batch_size", 4),))
@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.only in "kill":
             killed = {c.title: kill_once(arena, c, items(40), 0.3) for c in here}
             print("\n".join(kill_table(killed, items(40))), end="\n\n", flush=True)
-        server = sum(pss_bytes(each.pid) for each in family(arena.server_pid)) / _MB
+        server = sum(memory(each.pid).pss for each in family(arena.server_pid)) / _MB
     print(f"Prefect server beside them: {server:.0f} MB. Load after: {os.getloadavg()[0]:.1f}")
 
 

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.steady                50,000 items
     python -m tests.benchmarks.steady --items 5000   a look
 
-Tiny pictures, a model that sleeps 0 s, one replica; everything else is real. Memory is PSS of the
-flow's process and of the replica's, sampled each second, as means over the first and the last tenth
-of the items.
+Tiny pictures, a model that sleeps 0 s, one replica; everything else is real. Memory is what the
+flow's process and the replica's have for themselves, sampled each second, as means over the first
+and the last tenth of the items.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _FLAT = 1.05
 
 
 def tenths(run: Run, pid: int) -> list[float]:
-    """Mean PSS of a process in MB, in each tenth of the items."""
+    """Mean memory of a process alone in MB, in each tenth of the items."""
     times = [entry.time_s for entry in run.workload.told("published")]
     bounds = [times[len(times) * n // 10] for n in range(10)] + [times[-1]]
     found = []
     for start, end in itertools.pairwise(bounds):
-        taken = [each[pid] for at, each in run.samples if start <= at <= end and each.get(pid)]
+        taken = [each[pid].own for at, each in run.samples if start <= at <= end and pid in each]
         found.append(statistics.mean(taken) / _MB if taken else float("nan"))
     return found
 
