@@ -23,6 +23,7 @@ from ace_tasks.engine import ShardStatus, Status
 from flows.progress import TABLE_ROWS, Moment, decoration, plain, tell_listener
 
 _UPDATE_EVERY_S = 2.0
+_CUT_S = 3.0
 _RATE_OVER_S = 60.0  # items/s are those of the last minute
 
 Cells = list[dict[str, str | int]]
@@ -117,9 +118,10 @@ class Live:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        """The last word is waited for, while a client tries; a run that is cut has no time."""
         self._over.set()
-        self._thread.join()
+        self._thread.join(_CUT_S if kind else None)
 
     def end_shard(self, shard: ShardStatus) -> None:
         """Its rows are in the account from now on."""

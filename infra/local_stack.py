@@ -243,6 +243,8 @@ class PrefectServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # In memory, its default, a restart would forget who holds a slot, and end their runs.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES_ON_DISK,
+            # A run that waits for another one starts soon after it; the default is 30.
+            "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
             "DO_NOT_TRACK": "1",
         }
 

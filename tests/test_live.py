@@ -4,6 +4,7 @@ server that is away takes replicas' time."""
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections import Counter
 from typing import Any
@@ -101,6 +102,20 @@ def test_a_server_that_is_away_takes_nobodys_time(caplog: pytest.LogCaptureFixtu
         took = time.monotonic() - started
     assert took < 1
     assert "progress artifact not written" in caplog.text
+
+
+def test_a_cancelled_run_does_not_wait_for_a_server_that_hangs() -> None:
+    """The promise is that all processes are gone 15 s after the signal."""
+    with socket.create_server((HOST, 0)) as deaf:  # takes connections, answers nothing
+        api = f"http://{HOST}:{deaf.getsockname()[1]}/api"
+        with temporary_settings({PREFECT_API_URL: api}):
+            live = Live("deaf", 2, "2 rows")
+            live.__enter__()
+            live.tell(1, 0, {}, Status())
+            time.sleep(1)
+            started = time.monotonic()
+            live.__exit__(KeyboardInterrupt)
+            assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from rich.table import Table
 # Prefect reads it when it is imported, by a flow; a terminal wants the bar, not the log.
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # by it a dead run is known
+os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "7")  # four minutes, as infra/pools.py has it
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own, over ours
 
 EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
