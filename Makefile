@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up browser test test-fast chaos bench check format clean
+.PHONY: help install demo up browser test test-fast chaos bench check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,24 @@ check: $(STAMP) ## lint, format, types, published schema
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/ace-catalog schema --check ace_tasks/catalog-row.schema.json
+
+# In a virtual environment of their own, or they would list themselves.
+$(VENV)/audit/.installed: $(STAMP)
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1 pip-licenses==5.5.5
+	@touch $@
+
+# text-unidecode may be taken under the Artistic License as well.
+AUDIT := $(VENV)/audit/bin
+audit: $(VENV)/audit/.installed ## what is installed, its licences, its known weaknesses: in out/audit/
+	@mkdir -p out/audit
+	@$(AUDIT)/cyclonedx-py environment --output-format JSON --output-file out/audit/sbom.json $(BIN)/python
+	@$(AUDIT)/pip-licenses --python $(BIN)/python --format markdown --output-file out/audit/licences.md \
+		--ignore-packages text-unidecode --partial-match \
+		--fail-on "GNU General Public;GNU Affero;AGPL;GPL-2;GPL-3;Server Side Public"
+	@# --strict: where the service of weaknesses is out of reach, nothing is found, which is no news.
+	@$(AUDIT)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --format json \
+		--output out/audit/vulnerabilities.json
 
 format: $(STAMP) ## format and mend what can be mended
 	@$(BIN)/ruff check --fix --quiet .

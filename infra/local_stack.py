@@ -152,10 +152,14 @@ def script(name: str) -> str:
 
 
 class ObjectStore:
-    """SeaweedFS with its S3 gateway over `data_dir`; restartable on the same port."""
+    """SeaweedFS with its S3 gateway over `data_dir`; restartable on the same port.
 
-    def __init__(self, data_dir: Path, port: int | None = None):
+    One identity may do everything; or `identities`, a file of them, says who may do what.
+    """
+
+    def __init__(self, data_dir: Path, port: int | None = None, identities: Path | None = None):
         self.data_dir = data_dir
+        self._identities = [f"-s3.config={identities}"] if identities else []
         self.credentials = local_credentials(data_dir)
         self._ports = self._remembered_ports()
         self._ports[0] = port or self._ports[0]
@@ -197,6 +201,7 @@ class ObjectStore:
             "-master.volumeSizeLimitMB=128", "-volume.max=400", "-master.telemetry=false",
             # The only master: there is nobody to wait 10 s for after a restart.
             "-master.electionTimeout=500ms",
+            *self._identities,
         ]  # fmt: skip
         self.service = Service.start(
             "object store", command, os.environ | self.credentials, self.data_dir / "weed.log"

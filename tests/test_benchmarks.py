@@ -12,7 +12,7 @@ import pytest
 
 from ace_tasks.provenance import Done
 from infra.local_stack import ROOT
-from tests.benchmarks import busy
+from tests.benchmarks import busy, scale
 from tests.benchmarks.contenders.workload import Workload
 
 
@@ -38,6 +38,12 @@ def test_the_busy_share_leaves_out_starting_up_and_the_tail(tmp_path: Path) -> N
     assert found.items_s == pytest.approx(0.8)
     assert found.gap_ms == pytest.approx(250)
     assert found.phases_ms == {"fetch": 20}
+
+
+def test_the_page_of_the_scale_model_is_what_the_model_says() -> None:
+    page = (ROOT / "infra" / "SCALE.md").read_text()
+    for line in scale.tables().splitlines():
+        assert line in page
 
 
 @pytest.mark.bench

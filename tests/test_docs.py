@@ -19,7 +19,10 @@ from flows.cli import app
 from infra import deploy
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DOCUMENTS = [
+    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md",
+    "infra/OPERATIONS.md", "infra/SCALE.md",
+]  # fmt: skip
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
@@ -47,15 +50,44 @@ def test_a_documented_command_exists(command: str) -> None:
             assert given.variant in VARIANTS
     elif arguments[:2] == ["-m", "infra.deploy"]:
         deploy.parse(arguments[2:])
+    elif program in {"kubectl", "docker"} or program.startswith("infra/"):
+        files = [each for each in (program, *arguments) if each.startswith("infra/")]
+        assert all((ROOT / each).exists() for each in files if each != "infra/.env")
+    elif arguments[:1] == ["-m"]:
+        assert (ROOT / f"{arguments[1].replace('.', '/')}.py").exists()
     else:
         pytest.fail(f"no rule for {command!r}")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
-    text = (ROOT / name).read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+    """To a file, and to a heading of it where one is named."""
+    here = ROOT / name
+    for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", here.read_text()):
+        if target.startswith("https://"):
+            continue
+        file = here.parent / target if target else here
+        assert file.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in {
+                re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in titles
+            }
+
+
+def test_every_claim_of_security_has_its_test() -> None:
+    """`test_x.py::test_y`, `::test_z` (of the same file), or a whole file."""
+    file, told = "", 0
+    for name, test in re.findall(
+        r"`(test_\w+\.py)?(?:::(test_\w+))?`", (ROOT / "SECURITY.md").read_text()
+    ):
+        file = name or file
+        if test:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+        elif name:
+            assert (ROOT / "tests" / name).exists(), name
+        told += bool(name or test)
+    assert told > 25
 
 
 def test_the_column_table_is_the_specs() -> None:

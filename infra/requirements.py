@@ -1,0 +1,21 @@
+"""What the package needs, a line each, from pyproject.toml: so that an image installs it before our
+code is copied, and keeps that layer when only our code changes.
+
+    python infra/requirements.py metrics train
+"""
+
+import sys
+import tomllib
+from pathlib import Path
+
+
+def main() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    wanted = list(project["dependencies"])
+    for extra in sys.argv[1:]:
+        wanted += project["optional-dependencies"][extra]
+    print(*wanted, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The rates that `scale` takes, measured on this machine: Ray, an object store, a Prefect server."""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from ace_tasks.engine import Dispatcher, ray_session
+from ace_tasks.settings import PoolSettings, StoreSettings
+from ace_tasks.store import Store, join_uri
+from infra.local_stack import ObjectStore, PrefectServer
+from tests.benchmarks.dispatch import REPLICA
+from tests.replicas import SleepingReplica, item
+
+_RATE = 125  # items a second: what 512 GPUs ask of one dispatcher at 4.1 s an item
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def dispatcher(replicas: int, seconds: float = 20) -> None:
+    """As many sleeping replicas, made so quick that all of them together do 125 items a second."""
+    sleep_s = replicas / _RATE
+    pool = PoolSettings(max_replicas=replicas, items_in_flight=3)
+    items = [item(number, f"sleep {sleep_s}") for number in range(int(seconds * _RATE))]
+    with (
+        ray_session(cpus=replicas),
+        Dispatcher(REPLICA, pool, "run", lambda *_: None, SleepingReplica) as dispatcher,
+    ):
+        while dispatcher.status.replicas_ready < replicas:
+            dispatcher.edit(items[: 3 * replicas], 0)
+        started, cpu = time.monotonic(), _cpu_s()
+        dispatcher.edit(items, 1)
+        wall_s, cpu_s = time.monotonic() - started, _cpu_s() - cpu
+        actors = [each for each in psutil.Process().children(recursive=True)
+                  if "ReplicaActor" in " ".join(each.cmdline() or [each.name()])]  # fmt: skip
+        memory = [each.memory_info().rss / 2**20 for each in actors]
+    print(
+        f"| {replicas} | {len(items) / wall_s:.0f} | {len(items) * sleep_s / replicas / wall_s:.1%} "
+        f"| {1000 * cpu_s / len(items):.2f} | {sum(memory) / max(len(memory), 1):.0f} |",
+        flush=True,
+    )
+
+
+class Asleep:
+    def sleep(self) -> None:
+        time.sleep(3600)
+
+
+def calls_in_flight() -> None:
+    """What Ray takes to look over so many calls that are not done."""
+    with ray_session(cpus=1):
+        actor: Any = ray.remote(num_cpus=0, max_concurrency=1)(Asleep).remote()
+        refs: list[Any] = []
+        for count in (96, 384, 1536):
+            refs += [actor.sleep.remote() for _ in range(count - len(refs))]
+            ray.wait(refs, num_returns=1, timeout=1)
+            started = time.process_time()
+            for _ in range(50):
+                ray.wait(list(refs), num_returns=1, timeout=0)
+                ray.wait(list(refs), num_returns=len(refs), timeout=0)
+            ms = 1000 * (time.process_time() - started) / 50
+            print(f"| {count} | {ms:.2f} | {1000 * ms / count:.2f} |", flush=True)
+        ray.kill(actor)
+
+
+def store(keys: int = 5000) -> None:
+    with tempfile.TemporaryDirectory(prefix="ace-rates-") as folder:
+        service = ObjectStore(Path(folder)).start()
+        try:
+            os.environ.update(service.env)
+            client = Store(StoreSettings())
+            client.create_bucket("bench")
+            uris = [join_uri("s3://bench/x", f"{number:08}") for number in range(keys)]
+            for name, call in (
+                ("PUT of 1 KB", lambda uri: client.put(uri, b"x" * 1024, "text/plain")),
+                ("HEAD", client.head),
+            ):
+                started = time.monotonic()
+                with ThreadPoolExecutor(32) as pool:
+                    list(pool.map(call, uris))
+                print(f"| {name} | {keys / (time.monotonic() - started):.0f} /s |", flush=True)
+            started = time.monotonic()
+            listed = sum(1 for _ in client.list("s3://bench/x/"))
+            ms = 1000 * (time.monotonic() - started) / (listed / 1000)
+            print(f"| a listed page of 1000 | {ms:.0f} ms |", flush=True)
+        finally:
+            service.stop()
+
+
+def task_runs(count: int = 2000) -> None:
+    """Empty task runs, as many at once as a run has shards; and what they leave in the database."""
+    with tempfile.TemporaryDirectory(prefix="ace-rates-") as folder:
+        server = PrefectServer(Path(folder)).start()
+        try:
+            os.environ.update(server.env | {"PREFECT_LOGGING_LEVEL": "ERROR"})
+            from prefect import flow, task
+            from prefect.settings import PREFECT_API_URL, temporary_settings
+            from prefect.task_runners import ThreadPoolTaskRunner
+
+            @task
+            def nothing(number: int) -> int:
+                return number
+
+            @flow(task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False)  # type: ignore[arg-type]
+            def many(number: int) -> int:
+                return sum(each.result() for each in nothing.map(range(number)))
+
+            with temporary_settings({PREFECT_API_URL: server.env["PREFECT_API_URL"]}):
+                many(10)
+                before, started = _database_bytes(Path(folder)), time.monotonic()
+                many(count)
+                seconds = time.monotonic() - started
+            settles = time.monotonic() + 10  # the last events are on their way
+            while time.monotonic() < settles:
+                time.sleep(1)
+            kb = (_database_bytes(Path(folder)) - before) / count / 1024
+            print(f"| task runs | {count / seconds:.0f} /s | {kb:.0f} KB each |", flush=True)
+        finally:
+            server.stop()
+
+
+def _database_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("prefect.db*"))
+
+
+def main(replicas: list[int]) -> None:
+    print("| replicas | items/s | busy | ms of CPU an item | MB an actor |\n|---|---|---|---|---|")
+    for each in replicas:
+        dispatcher(each)
+    print("\n| calls in flight | ms a round | µs a call |\n|---|---|---|")
+    calls_in_flight()
+    print("\n| object store, 32 at once | |\n|---|---|")
+    store()
+    print("\n| Prefect server, SQLite | | |\n|---|---|---|")
+    task_runs()

@@ -1,0 +1,164 @@
+"""More than one machine, as far as one machine can show it: real Ray nodes behind a token. If these
+break, machines that came stand idle, those that went took rows with them, or anybody may join."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ace_tasks.store import Store
+from infra.local_stack import (
+    ROOT,
+    ObjectStore,
+    PrefectServer,
+    Service,
+    free_ports,
+    run,
+    script,
+)
+from tests.test_interruptions import upload_catalog
+
+# ---------------------------------------------------------------- nodes come and go
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Any]:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.nodes"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    print(told)
+    return told
+
+
+@pytest.mark.slow
+def test_without_the_token_nobody_joins_or_asks(seen: dict[str, Any]) -> None:
+    """With no token and with another one; as a driver, and by Ray's command."""
+    assert seen["outsiders"] == "refused refused refused refused"
+
+
+@pytest.mark.slow
+def test_each_gpu_has_one_replica_and_a_node_without_has_none(seen: dict[str, Any]) -> None:
+    assert seen["places"] == [1, 2]
+    assert seen["nodes_that_worked"] == ["late", "spot", "two-gpus"]
+
+
+@pytest.mark.slow
+def test_a_node_that_comes_in_mid_run_is_soon_at_work(seen: dict[str, Any]) -> None:
+    """From the moment that its raylet stands, on a machine that nobody else keeps busy."""
+    assert seen["late_at_work_s"] < 10 * max(1, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+@pytest.mark.slow
+def test_a_drained_node_that_is_taken_away_takes_no_row_with_it(seen: dict[str, Any]) -> None:
+    assert seen["deaths"] == 1
+    assert seen["done"] == seen["distinct"] == seen["given"] > 0
+
+
+@pytest.mark.slow
+def test_weights_come_to_a_node_once(seen: dict[str, Any]) -> None:
+    """On one of them two replicas start side by side."""
+    assert seen["weights_made"] == {"late": 1, "spot": 1, "two-gpus": 1}
+
+
+# ---------------------------------------------------------------- the shape of the manifests
+
+
+@pytest.fixture
+def ray_head() -> Iterator[dict[str, str]]:
+    """A head as the manifests start it, and a node with a CPU; the environment of who joins."""
+    folder = Path(tempfile.mkdtemp(prefix="ace-ray-"))  # sockets have short names only
+    port, client, agent, agent_2, metrics = free_ports(5)
+    env = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(20),
+        "RAY_HEAD": f"127.0.0.1:{port}",
+        "ACE_METRICS_PORT": str(metrics),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    common = ["--object-store-memory=80000000", "--disable-usage-stats", "--block"]
+    starts = {
+        "head": ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
+                 f"--ray-client-server-port={client}", f"--temp-dir={folder}",
+                 f"--dashboard-agent-listen-port={agent}"],
+        "node": [f"--address=127.0.0.1:{port}", "--num-cpus=1",
+                 f"--dashboard-agent-listen-port={agent_2}"],
+    }  # fmt: skip
+    services = []
+    try:
+        for name, options in starts.items():
+            command = [script("ray"), "start", *options, *common]
+            log = folder / f"{name}.log"
+            services.append(Service.start(f"Ray {name}", command, os.environ | env, log))
+            services[0].wait_until(lambda: answers(env), 60)
+        yield env
+    finally:
+        for service in reversed(services):
+            service.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def answers(env: dict[str, str]) -> bool:
+    command = [script("ray"), "health-check", f"--address={env['RAY_HEAD']}"]
+    return subprocess.run(command, env=os.environ | env, capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_joins_the_cluster_and_its_flow_runs_there(
+    ray_head: dict[str, str],
+    object_store: ObjectStore,
+    prefect_server: PrefectServer,
+    weights_dir: Path,
+    store: Store,
+    prefix: str,
+    picture: Callable[..., bytes],
+    tmp_path: Path,
+) -> None:
+    """`infra/worker.sh`, as image, compose.yaml and Kubernetes run it."""
+    env = prefect_server.env | ray_head | {"ACE_WORK_POOL": "cluster", "ACE_DEVICE": "cpu"}
+    prefect = ("prefect", "--no-prompt")
+    run([*prefect, "work-pool", "create", "cluster", "--type", "process"], env)
+    run([*prefect, "deploy", "--name", "edit-catalog", "--pool", "cluster"], env)
+    catalog = upload_catalog(store, prefix, picture, 6, 2)
+    worker = Service.start(
+        "worker", [str(ROOT / "infra" / "worker.sh")], os.environ | env, tmp_path / "worker.log"
+    )
+    try:
+        run([*prefect, "deployment", "run", "edit-catalog/edit-catalog", "--watch",
+             "-p", f"catalog={catalog}", "-p", f"output={prefix}/out", "-p", "variant=toy"], env)  # fmt: skip
+        assert len(list(store.list(f"{prefix}/out/records/"))) == 6
+    except Exception:
+        print(worker.log_tail(60))
+        raise
+    finally:
+        worker.stop(timeout_s=60)
+    told = worker.log.read_text()
+    assert "Ray runtime started" in told
+    assert ray_head["RAY_AUTH_TOKEN"] not in told
+    assert worker.process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_token_ends(ray_head: dict[str, str], tmp_path: Path) -> None:
+    """Whoever runs it starts it anew, and sees that it does not stay."""
+    env = ray_head | {"RAY_AUTH_TOKEN": "f" * 40, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    worker = Service.start(
+        "worker", [str(ROOT / "infra" / "worker.sh")], os.environ | env, tmp_path / "worker.log"
+    )
+    try:
+        assert worker.process.wait(90) != 0
+    finally:
+        worker.stop()

