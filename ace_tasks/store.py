@@ -227,16 +227,30 @@ class Store:
         Raises NotFound, Forbidden, PreconditionFailed, TooLarge (before reading it) and
         StoreUnavailable.
         """
-        if not is_s3(uri):
-            return _get_local(uri, max_bytes)
-        bucket, key = split_uri(uri)
-        condition = {"IfMatch": f'"{if_match}"'} if if_match else {}
+        return self.get_version(uri, if_match=if_match, max_bytes=max_bytes)[0]
 
-        def read() -> bytes:
-            answer = self._client.get_object(Bucket=bucket, Key=key, **condition)
+    def get_version(
+        self,
+        uri: str,
+        version_id: str | None = None,
+        *,
+        if_match: str | None = None,
+        max_bytes: int | None = None,
+    ) -> tuple[bytes, str | None]:
+        """As `get`, of one version or the newest; and which version it is, if the bucket keeps any."""
+        if not is_s3(uri):
+            return _get_local(uri, max_bytes), None
+        bucket, key = split_uri(uri)
+        wanted = {"IfMatch": f'"{if_match}"'} if if_match else {}
+        if version_id:
+            wanted["VersionId"] = version_id
+
+        def read() -> tuple[bytes, str | None]:
+            answer = self._client.get_object(Bucket=bucket, Key=key, **wanted)
             with contextlib.closing(answer["Body"]) as body:
                 _check_size(uri, answer["ContentLength"], max_bytes)
-                return bytes(body.read())
+                found = answer.get("VersionId")
+                return bytes(body.read()), None if found == "null" else found
 
         return self._call(uri, read)
 
