@@ -138,6 +138,16 @@ def _xmp(image: Image.Image) -> bytes | None:
     return found.encode() if isinstance(found, str) else found
 
 
+def xmp_of(data: bytes) -> bytes | None:
+    """The XMP of a file, without reading its pixels; None where there is none, or no picture."""
+    try:
+        check_parts(data)
+        with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
+            return _xmp(image)
+    except Exception:  # as many kinds as in `decode`
+        return None
+
+
 def _is_deep(image: Image.Image) -> bool:
     """16 bits a channel. Pillow cuts colour to 8 when it loads it, and the mode does not tell."""
     return image.mode == "I;16" or (

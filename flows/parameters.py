@@ -266,6 +266,14 @@ AcceptLicense = Annotated[
 AllowUnguardedWrites = Annotated[
     bool, *told("Go on with a store that ignores If-None-Match; runs may then collide.")
 ]
+SampleItems = Annotated[
+    int,
+    *told(
+        "Read record and picture of so many items at most, spread over the run; 0: of all. "
+        "What is there at all is checked of every row.",
+        ge=0,
+    ),
+]
 Promote = Annotated[str, *told("Rows to publish, by id, comma-separated; or: all. Empty: none.")]
 Discard = Annotated[
     str,

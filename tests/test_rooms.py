@@ -21,7 +21,7 @@ LADDER = [
     {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack"},
     {"changes", "feeds", "history", "identify"},
     {"batching", "made", "pairs", "pixels", "plan", "report", "restyle", "scores"},
-    {"candidates", "fetching", "publishing", "try_on"},
+    {"audit", "candidates", "fetching", "publishing", "try_on"},
     {"preflight", "replica", "resume"},
     {"engine"},
     {"training"},

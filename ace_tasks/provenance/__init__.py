@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ace_tasks.provenance.keys import (
+    audit_key,
     canary_key,
     candidate_key,
     catalog_key,
@@ -79,6 +80,7 @@ __all__ = [
     "Scores",
     "SourceRecord",
     "SourcesRecord",
+    "audit_key",
     "canary_key",
     "candidate_key",
     "catalog_key",

@@ -10,7 +10,7 @@ Layout under an output URI (one function a key, below):
     review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record that it would have
     runs/<run id>/catalog.jsonl                rows that the run made itself
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
-                  canary.json, summary.json, report.html, report-2.html …, review.html …
+                  canary.json, summary.json, audit.json, report.html, report-2.html …, review.html …
     rates/<model fingerprint[:16]>-<device>.json    how fast a model was in the last run
 """
 
@@ -88,6 +88,11 @@ def canary_key(run_id: str) -> str:
 
 def summary_key(run_id: str) -> str:
     return f"runs/{run_id}/summary.json"
+
+
+def audit_key(run_id: str) -> str:
+    """What an audit of a run found, the last time."""
+    return f"runs/{run_id}/audit.json"
 
 
 def report_key(run_id: str, page: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""`development-ca`: what pictures are signed with, for trying out."""
+"""`audit`, `development-ca`: what a run left is proved; and what proves it, for trying out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flows.cli.terminal import out
+from flows.cli.terminal import out, run_flow
+from flows.parameters import Json, Output, RunId, SampleItems
+
+
+def audit(output: Output, run: RunId, sample: SampleItems = 1000, as_json: Json = False) -> None:
+    """Re-read a run: every row accounted for, every picture with its proof. Exit code 1: not so."""
+    from flows.audit_run import audit_run
+
+    run_flow(audit_run, "auditing", as_json=as_json, output=output, run=run, sample=sample)
 
 
 def development_ca(
