@@ -60,6 +60,11 @@ def hardware(device: str) -> DeviceRecord:
     )
 
 
+def use_threads(count: int) -> None:
+    """Of torch on the CPU."""
+    torch.set_num_threads(count)
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -344,6 +344,36 @@ class Store:
         bucket, key = split_uri(uri)
         self._call(uri, lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
+    def purge(self, uri: str) -> None:
+        """Delete an object, and every older version of it where the bucket keeps them."""
+        self.delete(uri)
+        self._delete_versions(uri, all_of_them=True)
+
+    def purge_older(self, uri: str) -> None:
+        """Delete every version of an object but the newest."""
+        self._delete_versions(uri, all_of_them=False)
+
+    def _delete_versions(self, uri: str, *, all_of_them: bool) -> None:
+        bucket, key = split_uri(uri)
+        for version_id, is_latest in self._versions(uri):
+            if all_of_them or not is_latest:
+                wanted = {"Bucket": bucket, "Key": key, "VersionId": version_id}
+                self._call(uri, lambda wanted=wanted: self._client.delete_object(**wanted))
+
+    def _versions(self, uri: str) -> list[tuple[str, bool]]:
+        """(version id, whether it is the newest), delete markers included."""
+        bucket, key = split_uri(uri)
+        request, found = {"Bucket": bucket, "Prefix": key}, []
+        while True:
+            page = self._call(uri, lambda: self._client.list_object_versions(**request))
+            for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                if each["Key"] == key and each.get("VersionId", "null") != "null":
+                    found.append((each["VersionId"], bool(each["IsLatest"])))
+            if not page.get("IsTruncated"):
+                return found
+            request["KeyMarker"] = page["NextKeyMarker"]
+            request["VersionIdMarker"] = page["NextVersionIdMarker"]
+
     def create_bucket(self, bucket: str) -> None:
         """Create a bucket; no error if it is ours already."""
 

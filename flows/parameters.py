@@ -274,6 +274,18 @@ SampleItems = Annotated[
         ge=0,
     ),
 ]
+ForgottenSource = Annotated[
+    str,
+    *told(
+        "A source whose pictures go, by its URI (s3://…) or its SHA-256 in hex; or name a run.",
+    ),
+]
+ForgottenRun = Annotated[
+    str, *told("A run whose pictures go, by its id.", pattern=r"^[A-Za-z0-9-]{0,64}$")
+]
+DeleteForGood = Annotated[
+    bool, *told("Delete for good, and leave tombstones. Off: only say what would go.")
+]
 Promote = Annotated[str, *told("Rows to publish, by id, comma-separated; or: all. Empty: none.")]
 Discard = Annotated[
     str,

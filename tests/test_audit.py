@@ -4,11 +4,14 @@ an edited record passes for what was made."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
+import ray
 
 from ace_tasks import development_ca, provenance
 from ace_tasks.engine import ray_session
@@ -96,6 +99,21 @@ def test_an_untouched_run_is_proved_and_every_touch_is_named(
     assert len(written["findings"]) == 4
     _, sampled = audit(prefix, summary, sample=1)
     assert ("record_missing", "row-1") in sampled
+
+
+def test_nothing_that_a_run_leaves_holds_a_credential(
+    summary: Summary, store: Store, prefix: str
+) -> None:
+    """Neither pictures, records, tables and reports, nor the logs of Ray's session."""
+    key = Path(os.environ["ACE_C2PA_KEY"])
+    words = [os.environ["AWS_SECRET_ACCESS_KEY"], str(key), *key.read_text().splitlines()[1:-1]]
+    files = {each.uri: store.get(each.uri) for each in store.list(f"{prefix}/out/")}
+    assert any(summary.run_id in uri for uri in files)
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    files |= {str(each): each.read_bytes() for each in logs.rglob("*") if each.is_file()}
+    assert any("worker" in name for name in files)
+    for name, body in files.items():
+        assert not any(word.encode() in body for word in words), name
 
 
 def test_a_record_that_was_sealed_anew_is_given_away_by_its_picture_s_signature(

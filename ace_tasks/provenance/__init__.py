@@ -21,6 +21,7 @@ from ace_tasks.provenance.keys import (
     review_record_key,
     review_report_key,
     summary_key,
+    tombstone_key,
 )
 from ace_tasks.provenance.listing import (
     listed_item_ids,
@@ -103,5 +104,6 @@ __all__ = [
     "review_report_key",
     "seal_of",
     "summary_key",
+    "tombstone_key",
     "write_failure",
 ]

@@ -11,6 +11,7 @@ Layout under an output URI (one function a key, below):
     runs/<run id>/catalog.jsonl                rows that the run made itself
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
                   canary.json, summary.json, audit.json, report.html, report-2.html …, review.html …
+    forgotten/<digest>.json                    tombstones: what is not to be made again
     rates/<model fingerprint[:16]>-<device>.json    how fast a model was in the last run
 """
 
@@ -79,6 +80,11 @@ def failures_key(run_id: str) -> str:
 def rate_key(model: str, device: str) -> str:
     """How fast a model is on a kind of device, by its fingerprint; of all runs under an output."""
     return f"rates/{model[:16]}-{device}.json"
+
+
+def tombstone_key(digest: str) -> str:
+    """Of what is not to be made again; see `ace_tasks.tombstones`."""
+    return f"forgotten/{digest}.json"
 
 
 def canary_key(run_id: str) -> str:

@@ -104,6 +104,7 @@ class DeviceRecord(_Stored):
 
 class ModelRecord(_Stored):
     variant: str
+    place: str | None = Field(None, description="Where the variant is, if that is no local folder.")
     route: str
     base: str
     encoders: str

@@ -151,6 +151,7 @@ class Recorder:
         identity, settings = self._identity, self._settings
         return ModelRecord(
             variant=identity.variant,
+            place=settings.variant if "://" in settings.variant else None,
             route=identity.route,
             base=identity.base,
             encoders=identity.encoders,
