@@ -205,7 +205,7 @@ class Reproducer:
                 yield f"{name} {now.get(name, 'absent')}, recorded {version}"
         hardware = stack.hardware(self._device)
         batch_size = record.sampling.batch_size if record.sampling else self._asked.batch_size
-        pairs = {
+        pairs: dict[str, tuple[object, object]] = {
             "pixels version": (PIXELS_VERSION, record.pixels_version),
             "device": (self._device, told.device),
             "attention": (model.attention, told.attention),

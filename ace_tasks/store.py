@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -355,22 +356,22 @@ class Store:
 
     def _delete_versions(self, uri: str, *, all_of_them: bool) -> None:
         bucket, key = split_uri(uri)
-        for version_id, is_latest in self._versions(uri):
+        for version_id, is_latest in tuple(self._versions(uri)):
             if all_of_them or not is_latest:
                 wanted = {"Bucket": bucket, "Key": key, "VersionId": version_id}
-                self._call(uri, lambda wanted=wanted: self._client.delete_object(**wanted))
+                self._call(uri, partial(self._client.delete_object, **wanted))
 
-    def _versions(self, uri: str) -> list[tuple[str, bool]]:
+    def _versions(self, uri: str) -> Iterator[tuple[str, bool]]:
         """(version id, whether it is the newest), delete markers included."""
         bucket, key = split_uri(uri)
-        request, found = {"Bucket": bucket, "Prefix": key}, []
+        request = {"Bucket": bucket, "Prefix": key}
         while True:
             page = self._call(uri, lambda: self._client.list_object_versions(**request))
             for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
                 if each["Key"] == key and each.get("VersionId", "null") != "null":
-                    found.append((each["VersionId"], bool(each["IsLatest"])))
+                    yield each["VersionId"], bool(each["IsLatest"])
             if not page.get("IsTruncated"):
-                return found
+                return
             request["KeyMarker"] = page["NextKeyMarker"]
             request["VersionIdMarker"] = page["NextVersionIdMarker"]
 
