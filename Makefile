@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up browser test test-fast chaos bench check audit format clean
+.PHONY: help install demo up browser exiftool test test-fast chaos bench check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,11 @@ browser: ## install Chromium for the tests that click (Debian; as root or by sud
 	@for each in chromium chromium-browser google-chrome; do command -v $$each && exit 0; done; \
 	root=$$(test "$$(id -u)" = 0 || echo sudo); \
 	$$root apt-get -qq update && $$root apt-get -qq install --yes --no-install-recommends chromium
+
+exiftool: ## install exiftool for the tests that read XMP with it (Debian; as root or by sudo)
+	@command -v exiftool || { root=$$(test "$$(id -u)" = 0 || echo sudo); \
+	$$root apt-get -qq update && \
+	$$root apt-get -qq install --yes --no-install-recommends libimage-exiftool-perl; }
 
 # Whole files at a time, each worker with services of its own. More of them than two cores: many
 # tests wait for something to end or to come back.
@@ -67,6 +72,7 @@ check: $(STAMP) ## lint, format, types, published schema
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/ace-catalog schema --check ace_tasks/catalog-row.schema.json
+	@$(BIN)/ace-catalog schema --of record --check ace_tasks/record.schema.json
 
 # In a virtual environment of their own, or they would list themselves.
 $(VENV)/audit/.installed: $(STAMP)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 
-from ace_tasks import images
+from ace_tasks import images, xmp
 from ace_tasks.errors import (
     BadImage,
     PreconditionFailed,
@@ -19,7 +19,7 @@ from ace_tasks.errors import (
     TooLarge,
 )
 from ace_tasks.images import Picture, Pictures
-from ace_tasks.provenance import SourceRecord, SourcesRecord
+from ace_tasks.provenance import ParentRecord, SourceRecord, SourcesRecord, public_uri
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import Source, Sources
 from ace_tasks.store import Store, is_s3
@@ -46,7 +46,9 @@ def fetch_one(store: Store, source: Source, limits: ImageLimits) -> tuple[Pictur
         raise SourceMissing(f"{source.uri}: {source.problem}")
     if_match = source.etag if is_s3(source.uri) else None
     try:
-        data = store.get(source.uri, if_match=if_match, max_bytes=limits.max_bytes)
+        data, version_id = store.get_version(
+            source.uri, if_match=if_match, max_bytes=limits.max_bytes
+        )
     except PreconditionFailed:
         raise SourceChanged(f"{source.uri} changed after it was planned") from None
     except TooLarge as error:
@@ -63,11 +65,21 @@ def fetch_one(store: Store, source: Source, limits: ImageLimits) -> tuple[Pictur
     except BadImage as error:
         raise BadImage(f"{source.uri}: {error}") from None
     record = SourceRecord(
-        uri=source.uri,
+        uri=public_uri(source.uri),
         etag=source.etag,
+        version_id=version_id,
         sha256=sha256,
         size_bytes=len(data),
         size_px=picture.size_px,
+        format=picture.format,
         converted=picture.converted,
+        parent=_parent(picture),
     )
     return picture, record
+
+
+def _parent(picture: Picture) -> ParentRecord | None:
+    told = xmp.read(picture.xmp)
+    if told.item_id is None or told.record_uri is None:
+        return None
+    return ParentRecord(item_id=told.item_id, record=told.record_uri)

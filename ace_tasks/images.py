@@ -8,6 +8,7 @@ before any pixel is read.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import warnings
@@ -16,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from ace_tasks import colour
 from ace_tasks.containers import check_parts
@@ -61,6 +62,8 @@ class Picture:
     icc_profile: bytes | None  # of RGB data; None: sRGB
     straight: np.ndarray | None = None  # with alpha: the colours as the file has them
     converted: tuple[str, ...] = ()  # what of the file could not be kept as it was
+    file: bytes = b""  # as it was read
+    xmp: bytes | None = None
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -115,7 +118,7 @@ def decode(data: bytes, limits: ImageLimits, enough_px: int | None = None) -> Pi
                 if enough_px:
                     image.draft(None, (enough_px, enough_px))
                 image.load()
-                return _picture(image, deep)
+                return dataclasses.replace(_picture(image, deep), file=data, xmp=_xmp(image))
     except (BadImage, MemoryError):  # short memory is no fault of the picture
         raise
     except Image.DecompressionBombError:  # Pillow's own limit, on the header as ours is
@@ -128,6 +131,21 @@ def decode(data: bytes, limits: ImageLimits, enough_px: int | None = None) -> Pi
     # ValueError …); all of them mean: no picture.
     except Exception as error:
         raise BadImage(f"damaged picture: {type(error).__name__}: {error}"[:200]) from None
+
+
+def _xmp(image: Image.Image) -> bytes | None:
+    found = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    return found.encode() if isinstance(found, str) else found
+
+
+def xmp_of(data: bytes) -> bytes | None:
+    """The XMP of a file, without reading its pixels; None where there is none, or no picture."""
+    try:
+        check_parts(data)
+        with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
+            return _xmp(image)
+    except Exception:  # as many kinds as in `decode`
+        return None
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -207,8 +225,9 @@ def encode(
     quality: int | None,
     icc_profile: bytes | None = None,
     alpha: np.ndarray | None = None,
+    xmp: bytes | None = None,
 ) -> bytes:
-    """(H, W, 3) uint8 → file. PNG is lossless, and WebP without a `quality` (1-100).
+    """(H, W, 3) uint8 → file, with its XMP if it has any. PNG is lossless, and WebP without a `quality` (1-100).
 
     `alpha` (H, W) uint8 is for formats that have it; see `has_alpha`. JPEG and AVIF keep colour
     at full resolution (4:4:4): products have sharp red edges. Raises BadImage for a picture the
@@ -230,6 +249,12 @@ def encode(
             "speed": _AVIF_SPEED,
         },
     }[format_]  # type: ignore[assignment]
+    if xmp and format_ == "png":
+        chunks = PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options["pnginfo"] = chunks
+    elif xmp:
+        options["xmp"] = xmp
     out = io.BytesIO()
     pixels = rgb if alpha is None else np.dstack([rgb, alpha])
     try:

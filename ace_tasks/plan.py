@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -33,8 +33,10 @@ from ace_tasks.specs import (
     canonical_json,
 )
 from ace_tasks.store import Store
+from ace_tasks.tombstones import NOTHING_FORGOTTEN, Forgotten
 
 _BATCH_ROWS = 1000
+_FORGOTTEN = "its source, or its picture, is to stay forgotten"
 
 _MADE_FOR = b"ace_catalog.made_for"
 SCHEMA = pyarrow.schema(
@@ -88,11 +90,12 @@ def build_plan(
     rejects_path: Path,
     pixels: PixelSettings = DEFAULT_PIXELS,
     changes: Changes = NO_CHANGES,
+    forgotten: Forgotten = NOTHING_FORGOTTEN,
 ) -> None:
     """Identify every spec, with its changes; write the sorted plan, and the rejects as JSON lines.
 
     The plan remembers the model, the settings, the changes and the pixels' version it was made
-    for: see `fits`.
+    for: see `fits`. What is to stay forgotten becomes a reject, which quotes nothing of its row.
 
     Raises CatalogError when there is no row at all, StoreUnavailable when sources cannot be
     identified because the store is away.
@@ -104,6 +107,8 @@ def build_plan(
     ):
         rows = held.enter_context(closing(_Scratch(Path(scratch))))
         for each in identified(changes.applied(specs), model, store, pixels):
+            if not isinstance(each, Reject) and forgotten.covers(each[0]):
+                each = Reject(each[0].line, None, _FORGOTTEN, {})
             reject = each if isinstance(each, Reject) else rows.add(*each)
             if reject:
                 out.write(reject.to_json() + "\n")
@@ -155,6 +160,37 @@ def read_ids(path: Path) -> Iterator[tuple[str, str | None]]:
         for batch in parquet.iter_batches(columns=["item_id", "same_as"]):
             columns = (batch.column(name).to_pylist() for name in ("item_id", "same_as"))
             yield from zip(*columns, strict=True)
+
+
+def read_told(path: Path) -> Iterator[tuple[str | None, str]]:
+    """(item id, what is said of an error) of every row of a plan or of results, in order."""
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        errors = "error" in parquet.schema_arrow.names
+        for batch in parquet.iter_batches(columns=["item_id", "error"] if errors else ["item_id"]):
+            for row in batch.to_pylist():
+                yield row["item_id"], row.get("error") or ""
+
+
+def drop_items(path: Path, item_ids: Collection[str], is_told: Callable[[str], bool]) -> None:
+    """Write a plan, or results, anew without the rows of some items; where `is_told` of an error,
+    without its words.
+    """
+    shorter = path.with_name(f"{path.name}.shorter")
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        schema = parquet.schema_arrow
+        with pyarrow.parquet.ParquetWriter(shorter, schema, compression="zstd") as writer:
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                kept = [each not in item_ids for each in batch.column("item_id").to_pylist()]
+                batch = batch.filter(pyarrow.array(kept, pyarrow.bool_()))
+                if "error" in schema.names:
+                    errors = [_FORGOTTEN if each and is_told(each) else each
+                              for each in batch.column("error").to_pylist()]  # fmt: skip
+                    at = schema.get_field_index("error")
+                    batch = batch.set_column(
+                        at, schema.field(at), pyarrow.array(errors, pyarrow.string())
+                    )
+                writer.write_batch(batch)
+    shorter.replace(path)
 
 
 def shards(items: Iterable[WorkItem], size: int) -> Iterator[list[WorkItem]]:

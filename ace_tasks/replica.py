@@ -9,15 +9,10 @@ The life of a replica: `start` once, `run` per item, `cancel` on the way out.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import importlib.metadata
-import importlib.util
 import logging
-import os
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ace_tasks import __version__, masks, pixels
+from ace_tasks import pixels
 from ace_tasks.batching import Batcher, Ticket, translated
 from ace_tasks.candidates import Contest, judge
 from ace_tasks.errors import (
@@ -46,29 +41,23 @@ from ace_tasks.model.ace import AceModel, Job
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
 from ace_tasks.model.vision import Vision
-from ace_tasks.pixels import Finished, Prepared
+from ace_tasks.pixels import Prepared
 from ace_tasks.provenance import (
     Done,
     Failed,
-    MaskRecord,
-    ModelRecord,
     Outcome,
     Record,
-    ReviewRecord,
-    RunRecord,
-    SamplingRecord,
-    SourcesRecord,
     write_failure,
 )
-from ace_tasks.publishing import File, Publisher, encode, paste_record, reasons_to_hold
+from ace_tasks.publishing import Chosen, File, Publisher, Recorder, Work
 from ace_tasks.settings import ReplicaSettings
+from ace_tasks.signing import Signer, read_signer
 from ace_tasks.specs import Resolved, WorkItem, candidate_seeds
 from ace_tasks.store import open_stores
 
 log = logging.getLogger(__name__)
 
 WAITING = "wait_gpu"  # the one phase in which an item is not itself at work
-_PACKAGES = ("torch", "diffusers", "transformers", "ray")
 
 
 @dataclass
@@ -101,8 +90,12 @@ class Progress:
 class Replica:
     """One model on one device. `run` is thread-safe, and returns failures as values."""
 
-    def __init__(self, settings: ReplicaSettings, run_id: str, name: str):
+    def __init__(
+        self, settings: ReplicaSettings, run_id: str, name: str, signer: Signer | None = None
+    ):
+        """`signer`: in place of the files that the settings name."""
         self.settings = settings
+        self._signer = signer
         self.run_id = run_id
         self.name = name
         self._cancelled = threading.Event()
@@ -115,6 +108,7 @@ class Replica:
             torch.set_num_threads(settings.torch_threads)
         self._source, self._output = open_stores(settings.source_store, settings.output_store)
         self._publisher = Publisher(self._output, settings.output_uri)
+        signer = self._signer or read_signer(settings.marks)
         self.variant = (
             Variant.model_validate_json(settings.variant_json)
             if settings.variant_json
@@ -128,12 +122,10 @@ class Replica:
         self._vision = Vision(settings.vision, settings.weights, settings.device)
         self._clip = self._vision.score if settings.vision.clip else None
         assert model.identity is not None
-        self._identity = model.identity
-        self._versions = {
-            name: importlib.metadata.version(name)
-            for name in _PACKAGES
-            if importlib.util.find_spec(name)
-        }
+        self._recorder = Recorder(
+            settings, self.run_id, self.name, model.identity, model.attention, self._publisher,
+            signer,
+        )  # fmt: skip
 
     def _load_model(self) -> AceModel:
         return AceModel.load(
@@ -153,7 +145,7 @@ class Replica:
         """
         progress = self._in_flight[item.item_id] = Progress()
         try:
-            done = self._edit(item, shard, progress)
+            done = self._edit(item, shard, attempt, progress)
             log.info("done", extra={"seconds": done.seconds, "phases_s": done.timings_s})
             return done
         except (Cancelled, DeviceLost, FatalError):
@@ -193,27 +185,30 @@ class Replica:
         if self._cancelled.is_set():
             raise Cancelled(f"{self.name} was cancelled")
 
-    def _edit(self, item: WorkItem, shard: int, progress: Progress) -> Done:
+    def _edit(self, item: WorkItem, shard: int, attempt: int, progress: Progress) -> Done:
         started = time.monotonic()
         self._check_cancelled()
         with progress.in_phase("fetch"):
             pictures, sources = fetch(self._source, item.sources, self.settings.limits)
         with progress.in_phase("build"):
             prepared = self._prepare(item.resolved, pictures)
-        made = self._make(item.resolved, pictures, prepared, progress)
+        work = Work(item, shard, attempt, pictures, sources, prepared)
+        made = self._make(work, progress)
         best = made.contest.winner()
         with progress.in_phase("encode"):
             finished = pixels.framed(item.resolved, best.finished)
             file = made.files.pop(best.number, None)
-            file = file or encode(item.resolved, pictures, finished)
+            ran = made.ticket is not None
+            file = file or self._recorder.encode(item, pictures, finished, ran)
         with progress.in_phase("publish"):
             uris = {
                 number: self._publisher.store_candidate(item, number, each)
                 for number, each in made.files.items()
             }
-            record = self._record(
-                item, shard, sources, prepared, made, finished, file, uris, progress
+            chosen = Chosen(
+                made.contest.seeds[best.number], best.scores, made.contest.record(uris), made.ticket
             )
+            record, file = self._recorder.record(work, chosen, finished, file, progress.timings_s)
             published = self._publish(record, file)
         ours = published.run.attempt == record.run.attempt
         return Done(
@@ -236,10 +231,9 @@ class Replica:
             estimate=self._vision.draw,
         )
 
-    def _make(
-        self, resolved: Resolved, pictures: Pictures, prepared: Prepared, progress: Progress
-    ) -> _Made:
+    def _make(self, work: Work, progress: Progress) -> _Made:
         """Every candidate of an item; while one is finished and scored, the next is on the GPU."""
+        resolved, pictures, prepared = work.item.resolved, work.pictures, work.prepared
         if prepared.unit is None:  # nothing is to be painted
             contest = Contest((resolved.seed,))
             finished = pixels.repaint(resolved, pictures, prepared, None)
@@ -262,9 +256,8 @@ class Replica:
                         finished, judge(resolved, pictures, prepared, finished, self._clip)
                     )
                     if self.settings.review.keep_candidates and len(tickets) > 1:
-                        files[number] = encode(
-                            resolved, pictures, pixels.framed(resolved, finished)
-                        )
+                        framed = pixels.framed(resolved, finished)
+                        files[number] = self._recorder.encode(work.item, pictures, framed, True)
         finally:
             self._gpu.withdraw(tickets)  # those that nobody waits for any more
         # What this item cost the GPU, so that the sum over items is the time it was busy.
@@ -272,58 +265,6 @@ class Replica:
         return _Made(contest, files, tickets[contest.winner().number])
 
     # ------------------------------------------------------------ publishing
-
-    def _record(
-        self,
-        item: WorkItem,
-        shard: int,
-        sources: SourcesRecord,
-        prepared: Prepared,
-        made: _Made,
-        finished: Finished,
-        file: File,
-        candidate_uris: dict[int, str],
-        progress: Progress,
-    ) -> Record:
-        resolved, identity = item.resolved, self._identity
-        best = made.contest.winner()
-        reasons = reasons_to_hold(best.scores, self.settings.review)
-        return Record(
-            row_id=item.row_id,
-            item_id=item.item_id,
-            spec=item.spec.model_dump(mode="json", exclude_none=True),
-            resolved=resolved.model_dump(mode="json"),
-            sources=sources,
-            output=self._publisher.output_record(item, finished, file),
-            model=ModelRecord(
-                variant=identity.variant,
-                route=identity.route,
-                base=identity.base,
-                encoders=identity.encoders,
-                adapter=identity.adapters[resolved.adapter] if resolved.adapter else None,
-                adapter_mode=self.settings.adapter_mode if resolved.adapter else None,
-                memory_mode=made.ticket.memory if made.ticket else "resident",
-                dtype=identity.dtype,
-                device=self.settings.device,
-            ),
-            sampling=_sampling_record(
-                resolved, prepared, made.contest.seeds[best.number], made.ticket
-            ),
-            mask=_mask_record(prepared),
-            paste=paste_record(prepared, finished),
-            scores=best.scores,
-            candidates=made.contest.record(candidate_uris),
-            review=ReviewRecord(reasons=tuple(reasons)) if reasons else None,
-            run=RunRecord(
-                run_id=self.run_id,
-                shard=shard,
-                attempt=uuid.uuid4().hex,
-                replica=f"{self.name}-{os.getpid()}",
-                code_version=__version__,
-                versions=self._versions,
-            ),
-            timings_s=dict(progress.timings_s),
-        )
 
     def _publish(self, record: Record, file: File) -> Record:
         """The record that stands. Raises NeedsReview for a picture that waits for a person."""
@@ -354,36 +295,10 @@ class _Made:
     ticket: Ticket | None  # None: no model ran
 
 
-def _sampling_record(
-    resolved: Resolved, prepared: Prepared, seed: int, ticket: Ticket | None
-) -> SamplingRecord | None:
-    geometry = prepared.geometry
-    if geometry is None or ticket is None:
-        return None
-    return SamplingRecord(
-        sampler=resolved.sampler,
-        steps=resolved.steps,
-        guidance=resolved.guidance,
-        seed=seed,
-        geometry=geometry.policy,
-        canvas_px=(geometry.canvas_w, geometry.canvas_h),
-        tokens=geometry.tokens,
-        batch_size=ticket.shared_by,
-    )
-
-
 def _token_steps(resolved: Resolved, prepared: Prepared) -> int:
     if prepared.geometry is None:
         return 0
     return prepared.geometry.tokens * resolved.steps * resolved.candidates
-
-
-def _mask_record(prepared: Prepared) -> MaskRecord | None:
-    mask = prepared.mask
-    if mask is None:
-        return None
-    drawing = base64.b64encode(masks.drawing(mask)).decode()
-    return MaskRecord(coverage=round(masks.coverage(mask), 6), drawing=drawing)
 
 
 def _job(resolved: Resolved, unit: LCU, seed: int) -> Job:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -175,6 +176,15 @@ class ResultsWriter:
 def _no_formula(text: str | None) -> str | None:
     # Messages quote the catalog; a spreadsheet would run "=HYPERLINK(…)".
     return f"'{text}" if text and text.startswith(_FORMULA_STARTS) else text
+
+
+def read_results(path: Path) -> Iterator[Result]:
+    """The results of a run, streamed from its results.parquet."""
+    names = [each.name for each in dataclasses.fields(Result)]
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+            for row in batch.to_pylist():
+                yield Result(**row)
 
 
 def failed_rows(parquet: bytes, codes: Collection[str]) -> set[str]:

@@ -88,6 +88,37 @@ class VisionSettings(_Model):
     clip: VisionModel | None = None
 
 
+class MarkSettings(_Model):
+    """What a picture's file says of itself. None of it changes a pixel.
+
+    Of the key there are names only: each replica reads it where it is, and it never leaves its
+    process.
+    """
+
+    xmp: bool = True
+    prompt: bool = Field(False, description="Whether the XMP may hold the prompt.")
+    key: str | None = Field(None, description="A PEM file on each node: the private key.")
+    certificates: str | None = Field(
+        None, description="A PEM file on each node: the certificate that signs, then its chain."
+    )
+    block: str | None = Field(
+        None, description="A Prefect block of type Secret with both, in place of files."
+    )
+    timestamp_url: str | None = Field(None, description="A timestamp authority, RFC 3161.")
+
+    @property
+    def signs(self) -> bool:
+        return bool(self.block or self.key)
+
+
+class Origin(_Model):
+    """What started a run; for its records."""
+
+    flow: str | None = None
+    url: str | None = None
+    deployment: str | None = None
+
+
 class ReplicaSettings(_Model):
     """One replica: which model, where, and what it may use."""
 
@@ -118,6 +149,8 @@ class ReplicaSettings(_Model):
     output_store: StoreSettings = StoreSettings()
     limits: ImageLimits = ImageLimits()
     review: ReviewSettings = ReviewSettings()
+    marks: MarkSettings = MarkSettings()
+    origin: Origin = Origin()
 
 
 class PoolSettings(_Model):
@@ -249,6 +282,23 @@ class Environment(BaseSettings):
         description="What takes the place of s3://BUCKET in the links to contact sheets; {bucket} "
         "in it stands for the bucket. Empty: signed links, which open for 7 days at most.",
     )
+    xmp: bool = Field(True, description="Whether pictures say in XMP that a model made them.")
+    embed_prompt: bool = Field(False, description="Whether that XMP holds the prompt, too.")
+    c2pa_key: Path | None = Field(
+        None,
+        description="On each node: the private key that signs pictures, PEM. Empty: none does.",
+    )
+    c2pa_certificates: Path | None = Field(
+        None, description="On each node: the certificate of that key, then its chain, PEM."
+    )
+    c2pa_block: str | None = Field(
+        None,
+        description='A Prefect block of type Secret, JSON with "key" and "certificates" (PEM), in '
+        "place of files.",
+    )
+    c2pa_timestamp_url: str | None = Field(
+        None, description="A timestamp authority (RFC 3161) that is asked at each signature."
+    )
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @field_validator("allowed_buckets", mode="before")
@@ -272,6 +322,27 @@ class Environment(BaseSettings):
     @property
     def output_store(self) -> StoreSettings:
         return StoreSettings(endpoint_url=self.output_endpoint_url, profile=self.output_profile)
+
+    @property
+    def marks(self) -> MarkSettings:
+        """Raises SettingsError for half of what signing takes, or for both ways to it."""
+        key, certificates = self.c2pa_key, self.c2pa_certificates
+        if bool(key) != bool(certificates):
+            raise SettingsError(
+                "environment: ACE_C2PA_KEY and ACE_C2PA_CERTIFICATES: accepted: both or none"
+            )
+        if key and self.c2pa_block:
+            raise SettingsError(
+                "environment: ACE_C2PA_BLOCK: accepted: a block, or files; given both"
+            )
+        return MarkSettings(
+            xmp=self.xmp,
+            prompt=self.embed_prompt,
+            key=_absolute(str(key)) if key else None,
+            certificates=_absolute(str(certificates)) if certificates else None,
+            block=self.c2pa_block,
+            timestamp_url=self.c2pa_timestamp_url,
+        )
 
     @property
     def vision_places(self) -> dict[str, str]:

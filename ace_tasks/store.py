@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -227,16 +228,30 @@ class Store:
         Raises NotFound, Forbidden, PreconditionFailed, TooLarge (before reading it) and
         StoreUnavailable.
         """
-        if not is_s3(uri):
-            return _get_local(uri, max_bytes)
-        bucket, key = split_uri(uri)
-        condition = {"IfMatch": f'"{if_match}"'} if if_match else {}
+        return self.get_version(uri, if_match=if_match, max_bytes=max_bytes)[0]
 
-        def read() -> bytes:
-            answer = self._client.get_object(Bucket=bucket, Key=key, **condition)
+    def get_version(
+        self,
+        uri: str,
+        version_id: str | None = None,
+        *,
+        if_match: str | None = None,
+        max_bytes: int | None = None,
+    ) -> tuple[bytes, str | None]:
+        """As `get`, of one version or the newest; and which version it is, if the bucket keeps any."""
+        if not is_s3(uri):
+            return _get_local(uri, max_bytes), None
+        bucket, key = split_uri(uri)
+        wanted = {"IfMatch": f'"{if_match}"'} if if_match else {}
+        if version_id:
+            wanted["VersionId"] = version_id
+
+        def read() -> tuple[bytes, str | None]:
+            answer = self._client.get_object(Bucket=bucket, Key=key, **wanted)
             with contextlib.closing(answer["Body"]) as body:
                 _check_size(uri, answer["ContentLength"], max_bytes)
-                return bytes(body.read())
+                found = answer.get("VersionId")
+                return bytes(body.read()), None if found == "null" else found
 
         return self._call(uri, read)
 
@@ -329,6 +344,36 @@ class Store:
         """Delete an object; no error if there is none."""
         bucket, key = split_uri(uri)
         self._call(uri, lambda: self._client.delete_object(Bucket=bucket, Key=key))
+
+    def purge(self, uri: str) -> None:
+        """Delete an object, and every older version of it where the bucket keeps them."""
+        self.delete(uri)
+        self._delete_versions(uri, all_of_them=True)
+
+    def purge_older(self, uri: str) -> None:
+        """Delete every version of an object but the newest."""
+        self._delete_versions(uri, all_of_them=False)
+
+    def _delete_versions(self, uri: str, *, all_of_them: bool) -> None:
+        bucket, key = split_uri(uri)
+        for version_id, is_latest in tuple(self._versions(uri)):
+            if all_of_them or not is_latest:
+                wanted = {"Bucket": bucket, "Key": key, "VersionId": version_id}
+                self._call(uri, partial(self._client.delete_object, **wanted))
+
+    def _versions(self, uri: str) -> Iterator[tuple[str, bool]]:
+        """(version id, whether it is the newest), delete markers included."""
+        bucket, key = split_uri(uri)
+        request = {"Bucket": bucket, "Prefix": key}
+        while True:
+            page = self._call(uri, lambda: self._client.list_object_versions(**request))
+            for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                if each["Key"] == key and each.get("VersionId", "null") != "null":
+                    yield each["VersionId"], bool(each["IsLatest"])
+            if not page.get("IsTruncated"):
+                return
+            request["KeyMarker"] = page["NextKeyMarker"]
+            request["VersionIdMarker"] = page["NextVersionIdMarker"]
 
     def create_bucket(self, bucket: str) -> None:
         """Create a bucket; no error if it is ours already."""

@@ -15,10 +15,18 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.runtime import deployment, flow_run
 from prefect.states import Failed
 
 from ace_tasks import plan, provenance
-from ace_tasks.engine import Dispatcher, ShardStatus, Status, gpus_in_cluster, ray_session
+from ace_tasks.engine import (
+    Dispatcher,
+    ShardStatus,
+    Status,
+    gpus_in_cluster,
+    make_replica,
+    ray_session,
+)
 from ace_tasks.errors import Cancelled, FatalError
 from ace_tasks.plan import PlannedRow
 from ace_tasks.price import NO_LIMIT, Budget
@@ -26,11 +34,12 @@ from ace_tasks.provenance import Outcome
 from ace_tasks.report import PAGE_ITEMS
 from ace_tasks.results import FAILED_STATUSES, Result, ResultsWriter
 from ace_tasks.resume import Finished
-from ace_tasks.settings import PoolSettings, ReplicaSettings, cpu_count
+from ace_tasks.settings import Origin, PoolSettings, ReplicaSettings, cpu_count
 from ace_tasks.specs import WorkItem
 from flows.events import FailureAlarm, tell_pool_started
 from flows.live import Live
 from flows.run import Planned, Run, untracked
+from flows.signing import make_signing_replica, without_user
 
 _POLL_S = 0.5
 _SHARDS_AHEAD = 2  # the tail of one shard overlaps the head of the next
@@ -231,14 +240,22 @@ def open_pool(run: Run, replicas: int) -> Iterator[Dispatcher]:
             source_store=run.environment.source_store,
             output_store=run.environment.output_store,
             review=run.review,
+            marks=run.environment.marks,
+            origin=_origin(run),
         )
+        # A key that lies in a Prefect block is read by each replica itself.
+        make = make_signing_replica if replica.marks.block else make_replica
 
         def write_failure(item: WorkItem, failed: provenance.Failed) -> None:
             provenance.write_failure(run.outputs, run.output, item, failed, run.run_id)
 
-        with Dispatcher(replica, settings, run.run_id, write_failure) as pool:
+        with Dispatcher(replica, settings, run.run_id, write_failure, make=make) as pool:
             tell_pool_started(run)
             yield pool
+
+
+def _origin(run: Run) -> Origin:
+    return Origin(flow=run.flow_name, url=without_user(flow_run.ui_url), deployment=deployment.name)
 
 
 def _torch_threads(run: Run) -> int:

@@ -266,6 +266,26 @@ AcceptLicense = Annotated[
 AllowUnguardedWrites = Annotated[
     bool, *told("Go on with a store that ignores If-None-Match; runs may then collide.")
 ]
+SampleItems = Annotated[
+    int,
+    *told(
+        "Read record and picture of so many items at most, spread over the run; 0: of all. "
+        "What is there at all is checked of every row.",
+        ge=0,
+    ),
+]
+ForgottenSource = Annotated[
+    str,
+    *told(
+        "A source whose pictures go, by its URI (s3://…) or its SHA-256 in hex; or name a run.",
+    ),
+]
+ForgottenRun = Annotated[
+    str, *told("A run whose pictures go, by its id.", pattern=r"^[A-Za-z0-9-]{0,64}$")
+]
+DeleteForGood = Annotated[
+    bool, *told("Delete for good, and leave tombstones. Off: only say what would go.")
+]
 Promote = Annotated[str, *told("Rows to publish, by id, comma-separated; or: all. Empty: none.")]
 Discard = Annotated[
     str,

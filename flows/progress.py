@@ -192,6 +192,17 @@ def publish_review(table: list[dict[str, str]], run_id: str) -> None:
         )
 
 
+def publish_findings(table: list[dict[str, str]], line: str, run_id: str) -> None:
+    """The table of what an audit found wrong."""
+    rows = [{name: plain(value) for name, value in row.items()} for row in table[:TABLE_ROWS]]
+    with decoration("audit"):
+        create_table_artifact(
+            key="audit-run-findings",
+            table=rows or [{"problem": "none"}],
+            description=f"run {run_id}: {line}; the first {len(rows)} of {len(table)} findings",
+        )
+
+
 def publish_report_link(flow_name: str, uri: str, link: str, *, signed: bool) -> None:
     """A link to the contact sheet."""
     lasts = (

@@ -45,6 +45,7 @@ from ace_tasks.settings import (
 )
 from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
+from ace_tasks.tombstones import Forgotten
 from flows.progress import publish_made, publish_rejects
 from flows.run_log import to_run_log
 
@@ -211,7 +212,10 @@ def plan_catalog(
         with nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows:
             read = read_made if file else read_rows
             specs = to_specs(read(rows), run.catalog, run.allowed_buckets)
-            plan.build_plan(specs, model, run.sources, path, rejects_path, run.pixels, changes)
+            forgotten = Forgotten.read(run.outputs, run.output)
+            plan.build_plan(
+                specs, model, run.sources, path, rejects_path, run.pixels, changes, forgotten
+            )
         run.upload(rejects_path, provenance.rejects_key(run.run_id), "application/x-ndjson")
         run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     counts = plan.count(path, rejects_path)

@@ -5,12 +5,20 @@ from __future__ import annotations
 
 import json
 import logging
+from importlib.resources import files
 
 import pytest
 
 from ace_tasks import provenance
 from ace_tasks.model.variants import find_variant
-from ace_tasks.provenance import Failed, Failure, failure_key, listed_item_ids, write_failure
+from ace_tasks.provenance import (
+    Failed,
+    Failure,
+    failure_key,
+    listed_item_ids,
+    record_schema,
+    write_failure,
+)
 from ace_tasks.settings import StoreSettings
 from ace_tasks.specs import Source, Sources, WorkItem, parse_spec, work_item
 from ace_tasks.store import Store, join_uri
@@ -69,6 +77,12 @@ def test_the_layout_of_an_output_is_as_documented() -> None:
 def test_pictures_of_two_racers_never_share_a_key() -> None:
     first, second = (provenance.image_key("r", ID, each * 64, "png") for each in "ab")
     assert first != second
+
+
+def test_the_published_schema_of_records_is_the_one_of_the_code() -> None:
+    """Else others check records by another contract: `ace-catalog schema --of record` writes it."""
+    text = files("ace_tasks").joinpath("record.schema.json").read_text(encoding="utf-8")
+    assert json.loads(text) == record_schema()
 
 
 @pytest.mark.parametrize("kind", ["records", "failures"])

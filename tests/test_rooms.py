@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from rungs above its own; each heavy library lives in the rooms named.
 LADDER = [
     {"errors"},
-    {"layout", "logs", "settings", "specs"},
+    {"development_ca", "layout", "logs", "settings", "specs", "xmp"},
     {"colour", "containers", "lcu", "store", "templates"},
     {"controls", "cutout", "images", "model", "paste", "provenance"},
-    {"catalog", "frame", "masks", "price", "results", "review"},
+    {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack", "tombstones"},
     {"changes", "feeds", "history", "identify"},
     {"batching", "made", "pairs", "pixels", "plan", "report", "restyle", "scores"},
-    {"candidates", "fetching", "publishing", "try_on"},
-    {"preflight", "replica", "resume"},
+    {"audit", "candidates", "fetching", "publishing", "retention", "try_on"},
+    {"preflight", "replica", "reproduce", "resume"},
     {"engine"},
     {"training"},
     {"evaluation"},
@@ -36,6 +36,8 @@ HOMES = {
     "pyarrow": {"ace_tasks/catalog.py", "ace_tasks/plan.py", "ace_tasks/results.py"},
     "pythonjsonlogger": {"ace_tasks/logs.py"},
     "jinja2": {"ace_tasks/report/"},
+    "c2pa": {"ace_tasks/signing.py"},
+    "cryptography": {"ace_tasks/development_ca.py", "ace_tasks/signing.py"},
     "cv2": {
         "ace_tasks/controls.py",
         "ace_tasks/cutout.py",
@@ -53,6 +55,7 @@ HOMES = {
         "ace_tasks/lcu/",
         "ace_tasks/model/",
         "ace_tasks/replica.py",
+        "ace_tasks/stack.py",
         "ace_tasks/training/",
     },
 }

@@ -16,6 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from ace_tasks.errors import BadOutput, WeightsError
 from ace_tasks.lcu import LCU
@@ -107,6 +108,16 @@ class AceModel:
         model = cls(variant, parts, device, adapter_mode)
         model.identity = identity
         return model
+
+    @property
+    def attention(self) -> str:
+        """The backend of the transformer's attention, as diffusers calls it."""
+        chosen = {
+            getattr(processor, "_attention_backend", None)
+            for processor in self.parts.transformer.attn_processors.values()
+        }
+        active, _ = _AttentionBackendRegistry.get_active_backend()
+        return ", ".join(sorted({str((each or active).value) for each in chosen}))
 
     @torch.inference_mode()
     def generate(

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -15,6 +15,7 @@ from ace_tasks import plan as planning
 from ace_tasks import resume
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
 from ace_tasks.model.sources import check_license, identify, open_variant, open_vision, with_vision
+from ace_tasks.provenance import record_schema
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import row_schema
 from ace_tasks.store import open_stores
@@ -121,16 +122,22 @@ def plan(
 
 
 def schema(
+    of: Annotated[
+        Literal["row", "record"], typer.Option(help="Of a catalog's row, or of a picture's record.")
+    ] = "row",
     check: Annotated[
         Path | None, typer.Option(help="Compare with this file instead; exit 1 if it differs.")
     ] = None,
     write: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
 ) -> None:
-    """Print the JSON Schema of a catalog row."""
-    text = json.dumps(row_schema(), indent=2, ensure_ascii=False) + "\n"
+    """Print the JSON Schema of a catalog row, or of a record."""
+    text = (
+        json.dumps(row_schema() if of == "row" else record_schema(), indent=2, ensure_ascii=False)
+        + "\n"
+    )
     if check:
         if not check.exists() or check.read_text() != text:
-            err.print(f"{check} is stale; run: ace-catalog schema --write {check}")
+            err.print(f"{check} is stale; run: ace-catalog schema --of {of} --write {check}")
             raise typer.Exit(EXIT_FAILURES)
     elif write:
         write.write_text(text)

@@ -84,7 +84,7 @@ def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
 def _report(state: Any, as_json: bool) -> None:
     """Print how a flow run ended, and exit with its code."""
     message = str(state.message or state.name)
-    if state.is_completed() or state.name == "FinishedWithFailures":
+    if state.is_completed() or state.name in {"FinishedWithFailures", "AuditFailed"}:
         summary = state.result(raise_on_failure=False)
         if as_json:
             print(json.dumps(summary, ensure_ascii=False))
@@ -99,6 +99,7 @@ def _report(state: Any, as_json: bool) -> None:
             "evaluation",
             "samples",
             "report",
+            "audit",
         ):
             if summary.get(name):
                 out.print(f"  {name:11}{escape(summary[name])}")

@@ -51,7 +51,9 @@ class File:
         return images.MEDIA_TYPES[self.format]
 
 
-def encode(resolved: Resolved, pictures: Pictures, finished: Finished) -> File:
+def encode(
+    resolved: Resolved, pictures: Pictures, finished: Finished, xmp: bytes | None = None
+) -> File:
     """As the row asks, or as its source is. Raises BadImage."""
     format_: ImageFormat
     if resolved.format == "source":
@@ -62,7 +64,7 @@ def encode(resolved: Resolved, pictures: Pictures, finished: Finished) -> File:
     rgb, alpha = finished.rgb, finished.alpha
     if alpha is not None and not images.has_alpha(format_):
         rgb, alpha = images.on_white(rgb, alpha), None
-    data = images.encode(rgb, format_, resolved.quality, finished.icc_profile, alpha)
+    data = images.encode(rgb, format_, resolved.quality, finished.icc_profile, alpha, xmp)
     return File(format_, data)
 
 
@@ -115,7 +117,9 @@ class Publisher:
         """
         marker = self._uri(record_key(record.item_id))
         with self._outputs():
-            self.store.put(record.output.uri, file.data, file.media_type)
+            etag = self.store.put(record.output.uri, file.data, file.media_type)
+            output = record.output.model_copy(update={"etag": etag})
+            record = record.model_copy(update={"output": output})
             if self.store.put_if_absent(marker, record.to_json(), "application/json"):
                 return record
             standing = Record.model_validate_json(self.store.get(marker))

@@ -1,0 +1,250 @@
+"""C2PA: sign a finished picture, and read what a signed one proves.
+
+A signature is the last thing that is done to a file; one changed byte makes it invalid. The key
+stays in this process: it is in no message, record or representation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import c2pa
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from ace_tasks import __version__
+from ace_tasks.errors import InternalError, SettingsError
+from ace_tasks.images import MEDIA_TYPES, Pictures
+from ace_tasks.provenance import C2paRecord, Record, SourceRecord
+from ace_tasks.settings import MarkSettings
+
+_RECORD_LABEL = "org.ace-catalog.record"
+_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+# A thumbnail of a source would put a person's photograph into every picture; and nothing that a
+# picture names is fetched from the web. Whom to trust is for the reader's settings to say.
+_SETTINGS = {
+    "builder": {"thumbnail": {"enabled": False}},
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": False},
+}
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The operator's key and certificates. Thread-safe."""
+
+    key: bytes = field(repr=False)
+    certificates: bytes = field(repr=False)
+    algorithm: str
+    certificate_sha256: str
+    timestamp_url: str | None = None
+
+    @classmethod
+    def of(cls, key: bytes, certificates: bytes, timestamp_url: str | None = None) -> Signer:
+        """From PEM. Raises SettingsError, which never quotes them."""
+        try:
+            private = load_pem_private_key(key, password=None)
+            certificate = x509.load_pem_x509_certificates(certificates)[0]
+        except (ValueError, TypeError, IndexError):
+            raise SettingsError(
+                "C2PA: accepted: a private key without a password and its certificates, PEM"
+            ) from None
+        if _public(private) != _public(certificate):
+            raise SettingsError("C2PA: the first certificate is not that of the private key")
+        now = datetime.now(UTC)
+        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+            raise SettingsError(
+                f"C2PA: the certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d} "
+                f"to {certificate.not_valid_after_utc:%Y-%m-%d} only"
+            )
+        digest = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+        signer = cls(key, certificates, _algorithm(private), digest, timestamp_url)
+        try:
+            signer._native().close()
+        except c2pa.C2paError:
+            raise SettingsError("C2PA: the certificate may not sign content") from None
+        return signer
+
+    @classmethod
+    def read(cls, key: str, certificates: str, timestamp_url: str | None = None) -> Signer:
+        """From PEM files. Raises SettingsError."""
+        try:
+            private, chain = Path(key).read_bytes(), Path(certificates).read_bytes()
+        except OSError as error:
+            raise SettingsError(
+                f"C2PA: key or certificates cannot be read ({type(error).__name__})"
+            ) from None
+        return cls.of(private, chain, timestamp_url)
+
+    def sign(
+        self, data: bytes, record: Record, record_uri: str, pictures: Pictures
+    ) -> tuple[bytes, C2paRecord]:
+        """A file → the same picture, signed; and what its record says of that.
+
+        `record` is sealed and knows its digital source type.
+        """
+        try:
+            signed = self._signed(data, record, record_uri, pictures)
+        except c2pa.C2paError:  # a source may hold what is no manifest: then without its history
+            signed = self._signed(data, record, record_uri, None)
+        proof = read(signed, record.output.format)
+        if proof.manifest is None or proof.problems:
+            raise InternalError(f"a signature that is not valid: {', '.join(proof.problems)}")
+        return signed, C2paRecord(
+            manifest=proof.manifest,
+            algorithm=self.algorithm,
+            certificate_sha256=self.certificate_sha256,
+        )
+
+    def _signed(
+        self, data: bytes, record: Record, record_uri: str, pictures: Pictures | None
+    ) -> bytes:
+        media_type = MEDIA_TYPES[record.output.format]
+        manifest = _manifest(record, record_uri)
+        ingredients = _ingredients(record)
+        if pictures is None:
+            manifest["ingredients"] = ingredients
+        out = io.BytesIO()
+        with c2pa.Builder(json.dumps(manifest), context=_context()) as builder:
+            if pictures:
+                shown = [pictures.image] if pictures.image else []
+                for told, picture in zip(ingredients, [*shown, *pictures.references], strict=True):
+                    source = io.BytesIO(picture.file)
+                    builder.add_ingredient(json.dumps(told), told["format"], source)
+            with self._native() as native:
+                builder.sign(native, media_type, io.BytesIO(data), out)
+        return out.getvalue()
+
+    def _native(self) -> Any:
+        algorithm = getattr(c2pa.C2paSigningAlg, self.algorithm)
+        return c2pa.Signer.from_info(
+            c2pa.C2paSignerInfo(algorithm, self.certificates, self.key, self.timestamp_url)
+        )
+
+
+def read_signer(marks: MarkSettings) -> Signer | None:
+    """By the files that the settings name. Raises SettingsError."""
+    if marks.key is None or marks.certificates is None:
+        return None
+    return Signer.read(marks.key, marks.certificates, marks.timestamp_url)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the C2PA manifest in a file says. `state`: none, Valid, Trusted or Invalid."""
+
+    state: str
+    manifest: str | None = None
+    record_uri: str | None = None
+    seal: str | None = None
+    problems: tuple[str, ...] = ()
+
+
+def read(data: bytes, format_: str) -> Proof:
+    """Never raises: a file that cannot be read is Invalid."""
+    try:
+        with c2pa.Reader(MEDIA_TYPES[format_], io.BytesIO(data), context=_context()) as reader:
+            content = json.loads(reader.json())
+    except c2pa.C2paError as error:
+        if isinstance(error, c2pa.C2paError.ManifestNotFound):
+            return Proof("none")
+        return Proof("Invalid", problems=(str(error)[:200],))
+    label = content["active_manifest"]
+    assertions = content["manifests"][label].get("assertions", ())
+    told: dict[str, Any] = next(
+        (each["data"] for each in assertions if each["label"] == _RECORD_LABEL), {}
+    )
+    active = content.get("validation_results", {}).get("activeManifest", {})
+    return Proof(
+        state=content.get("validation_state", "Invalid"),
+        manifest=label,
+        record_uri=told.get("uri"),
+        seal=told.get("seal"),
+        problems=tuple(each["code"] for each in active.get("failure", ())),
+    )
+
+
+def _manifest(record: Record, record_uri: str) -> dict[str, Any]:
+    sources = record.sources
+    actions: list[dict[str, Any]] = []
+    made = {
+        "digitalSourceType": record.marks.digital_source_type if record.marks else None,
+        "softwareAgent": {"name": "ACE++", "version": record.model.variant},
+    }
+    if sources.image:
+        actions.append(_action("c2pa.opened", ["image"]))
+    elif record.sampling:
+        actions.append({"action": "c2pa.created", **made})
+    if sources.reference:
+        names = [f"reference-{n}" for n in range(len(sources.reference))]
+        actions.append(_action("c2pa.placed", names))
+    if sources.image and record.sampling:
+        actions.append({"action": "c2pa.edited", **made})
+    return {
+        "claim_generator_info": [{"name": "ace-catalog", "version": __version__}],
+        "title": record.row_id,
+        "format": MEDIA_TYPES[record.output.format],
+        "assertions": [
+            {"label": "c2pa.actions.v2", "data": {"actions": actions}},
+            {
+                "label": _RECORD_LABEL,
+                "data": {
+                    "uri": record_uri,
+                    "item_id": record.item_id,
+                    "pixels_sha256": record.output.pixels_sha256,
+                    "seal": record.seal,
+                },
+            },
+        ],
+    }
+
+
+def _action(name: str, ingredients: list[str]) -> dict[str, Any]:
+    return {"action": name, "parameters": {"ingredientIds": ingredients}}
+
+
+def _ingredients(record: Record) -> list[dict[str, str]]:
+    """The source was opened, references were placed. Titles are names, never paths."""
+    told = record.sources
+    found = [_ingredient("image", "parentOf", told.image)] if told.image else []
+    for n, each in enumerate(told.reference):
+        found.append(_ingredient(f"reference-{n}", "componentOf", each))
+    return found
+
+
+def _ingredient(label: str, relationship: str, source: SourceRecord) -> dict[str, str]:
+    return {
+        "label": label,
+        "relationship": relationship,
+        "title": source.uri.rpartition("/")[2],
+        "format": MEDIA_TYPES[source.format or "png"],
+        "instance_id": f"sha256:{source.sha256}",
+    }
+
+
+def _context() -> Any:
+    return c2pa.Context(c2pa.Settings.from_dict(_SETTINGS))
+
+
+def _public(holder: Any) -> bytes:
+    return bytes(holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+def _algorithm(key: Any) -> str:
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES:
+        return _CURVES[key.curve.name]
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return "ED25519"
+    if isinstance(key, rsa.RSAPrivateKey):
+        return "PS256"
+    raise SettingsError("C2PA: accepted: a key on P-256, P-384, P-521 or Ed25519, or RSA")

@@ -1,0 +1,105 @@
+"""`audit`, `reproduce`, `forget`, `development-ca`: what a run left is proved; and what proves it, for trying out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ace_tasks.settings import read_environment
+from ace_tasks.store import Store
+from flows.cli.terminal import EXIT_FAILURES, out, run_flow
+from flows.parameters import (
+    AcceptLicense,
+    DeleteForGood,
+    ForgottenRun,
+    ForgottenSource,
+    Json,
+    Output,
+    RunId,
+    SampleItems,
+)
+
+
+def audit(output: Output, run: RunId, sample: SampleItems = 1000, as_json: Json = False) -> None:
+    """Re-read a run: every row accounted for, every picture with its proof. Exit code 1: not so."""
+    from flows.audit_run import audit_run
+
+    run_flow(audit_run, "auditing", as_json=as_json, output=output, run=run, sample=sample)
+
+
+def reproduce(
+    records: Annotated[
+        list[str], typer.Argument(help="Records, by their URI; or an output: all records there.")
+    ],
+    variant: Annotated[
+        str, typer.Option(help="The variant's place, where the record does not tell it.")
+    ] = "",
+    sources: Annotated[
+        Path | None, typer.Option(help="A folder with the sources that were local files.")
+    ] = None,
+    threads: Annotated[
+        int,
+        typer.Option(min=0, help="CPU threads; 0: as recorded. Another number rounds otherwise."),
+    ] = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=64, help="So many of each picture share a pass.")
+    ] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    accept_license: AcceptLicense = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object a record, a line each; nothing else.")
+    ] = False,
+) -> None:
+    """Make recorded pictures again and compare their pixels. Exit code 1: some are not the same."""
+    from ace_tasks.reproduce import Asked, Reproducer, record_uris  # torch
+
+    environment = read_environment()
+    asked = Asked(variant, sources, threads, batch_size, accept_license)
+    reproducer, identical, count = Reproducer(environment, device, asked), 0, 0
+    for place in records:
+        for uri in record_uris(Store(environment.output_store), place):
+            made = reproducer.reproduce(uri)
+            count += 1
+            identical += made.identical
+            if as_json:
+                print(json.dumps(made.as_dict()))
+                continue
+            how = "identical" if made.identical else "not the same"
+            if not made.identical and made.psnr_db is not None:
+                how += f", PSNR {made.psnr_db:.1f} dB, at most {made.largest_difference} levels"
+            differs = f"; {'; '.join(made.differs)}" if made.differs else ""
+            out.print(escape(f"{uri}: {how}{differs}"))
+    if not as_json:
+        out.print(f"{identical} of {count} bit-identical")
+    raise typer.Exit(0 if identical == count else EXIT_FAILURES)
+
+
+def forget(
+    output: Output,
+    source: ForgottenSource = "",
+    run: ForgottenRun = "",
+    delete: DeleteForGood = False,
+    as_json: Json = False,
+) -> None:
+    """Delete all that was made of a source, or by a run, and see that it is not made again."""
+    from flows import forget as flow
+
+    run_flow(
+        flow.forget, "forgetting", as_json=as_json,
+        output=output, source=source, run=run, delete=delete,
+    )  # fmt: skip
+
+
+def development_ca(
+    folder: Annotated[Path, typer.Argument(help="Where key.pem, chain.pem and ca.pem go.")],
+    organization: Annotated[str, typer.Option(help="Whose name the certificate has.")] = "Example",
+) -> None:
+    """Make a key, its certificate and an authority that nobody trusts, to try C2PA signatures."""
+    from ace_tasks import development_ca as authority
+
+    made = authority.make(folder, organization)
+    out.print(escape(f"ACE_C2PA_KEY={made.key}\nACE_C2PA_CERTIFICATES={made.chain}"))

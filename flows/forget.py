@@ -1,0 +1,98 @@
+"""Forget a source or a run: pictures, records, rows of tables and pages, for good."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+)
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from ace_tasks.errors import SettingsError
+from ace_tasks.retention import Doomed, Forget
+from ace_tasks.settings import read_environment
+from ace_tasks.specs import quote
+from ace_tasks.store import Store, is_s3
+from flows.parameters import DeleteForGood, ForgottenRun, ForgottenSource, Output
+
+_SHA256_CHARS = 64
+_LEFT = (
+    "not touched: catalogs and sources themselves, Prefect's logs, copies elsewhere, and pages or "
+    "pictures that somebody saved"
+)
+
+
+@flow(
+    name="forget",
+    flow_run_name="forget under {output}",
+    validate_parameters=True,
+    persist_result=False,
+    log_prints=False,
+)
+def forget(
+    output: Output,
+    source: ForgottenSource = "",
+    run: ForgottenRun = "",
+    delete: DeleteForGood = False,
+) -> State[Any]:
+    """Say what would go; with `delete`, delete it and leave tombstones that every plan honours.
+
+    No other run may work under the output meanwhile.
+    """
+    check(source, run)
+    store = Store(read_environment().output_store)
+    forgetting = Forget(store, output.rstrip("/"), source, run)
+    doomed = forgetting.look()
+    artifacts = told_artifacts(doomed)
+    if delete:
+        forgetting.delete(doomed, by=str(flow_run.id))
+        _delete_artifacts(artifacts)
+    counts = doomed.counts() | {"Prefect artifacts": len(artifacts)}
+    line = ", ".join(f"{count} {what}" for what, count in counts.items())
+    message = f"{'deleted' if delete else 'dry run; would go'}: {line}; {_LEFT}"
+    get_run_logger().info(message)
+    table = [{"what": what, "how many": str(count)} for what, count in counts.items()]
+    return Completed(message=message, data={"table": table, "counts": counts, "deleted": delete})
+
+
+def check(source: str, run: str) -> None:
+    """Raises SettingsError unless exactly one of them is named, and it is one."""
+    if bool(source) == bool(run):
+        raise SettingsError("forget: accepted: a source, or a run")
+    is_hash = len(source) == _SHA256_CHARS and all(c in "0123456789abcdef" for c in source)
+    if source and not is_s3(source) and not is_hash:
+        raise SettingsError(
+            f"source: accepted: s3://bucket/key, or a SHA-256 in hex; given {quote(source)}"
+        )
+
+
+def told_artifacts(doomed: Doomed) -> list[UUID]:
+    """The artifacts of the runs that told of it, where they hold a word of it."""
+    runs = [UUID(each) for each in sorted(doomed.runs) if _is_uuid(each)]
+    if not runs:
+        return []
+    of_runs = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=runs))
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=of_runs)
+    return [each.id for each in found if doomed.told_in(f"{each.data} {each.description}")]
+
+
+def _delete_artifacts(ids: list[UUID]) -> None:
+    with get_client(sync_client=True) as client:
+        for each in ids:
+            client.delete_artifact(each)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,159 @@
+"""The audit of a run, on a real store and a real Prefect server. If these break, a swapped picture or
+an edited record passes for what was made."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+import ray
+
+from ace_tasks import development_ca, provenance
+from ace_tasks.engine import ray_session
+from ace_tasks.provenance import Record, record_key
+from ace_tasks.results import Summary
+from ace_tasks.store import Store, join_uri
+from flows.audit_run import audit_run
+from flows.edit_catalog import edit_catalog
+
+Make = Callable[..., bytes]
+ROWS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services(
+    object_store: Any, prefect_server: Any, weights_dir: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:  # fmt: skip
+    """All pictures here are signed."""
+    made = development_ca.make(tmp_path_factory.mktemp("ca"), "Shop")
+    with pytest.MonkeyPatch.context() as environment, ray_session(cpus=2):
+        environment.setenv("ACE_C2PA_KEY", str(made.key))
+        environment.setenv("ACE_C2PA_CERTIFICATES", str(made.chain))
+        yield
+
+
+@pytest.fixture
+def summary(store: Store, prefix: str, picture: Make) -> Summary:
+    """A run of six pictures, a twin of the first, and a reject."""
+    rows = []
+    for n in range(ROWS):
+        image = join_uri(prefix, f"in/{n}.png")
+        store.put(image, picture(seed=n), "image/png")
+        rows.append({"id": f"row-{n}", "task": "edit", "image": image, "prompt": "p", "steps": 1})
+    rows += [rows[0] | {"id": "twin"}, rows[0] | {"id": "bad", "steps": -1}]
+    store.put(f"{prefix}/c.jsonl", "\n".join(map(json.dumps, rows)).encode(), "text/plain")
+    state = edit_catalog(
+        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy", return_state=True
+    )
+    return Summary.model_validate(state.result(raise_on_failure=False))
+
+
+def audit(prefix: str, summary: Summary, **more: Any) -> tuple[Any, set[tuple[str, str]]]:
+    state = audit_run(output=f"{prefix}/out", run=summary.run_id, return_state=True, **more)
+    told = state.result(raise_on_failure=False)
+    return state, {(each["problem"], each["row_id"]) for each in told["findings"]}
+
+
+def records(store: Store, prefix: str) -> dict[str, Record]:
+    found = [Record.model_validate_json(store.get(each.uri))
+             for each in store.list(f"{prefix}/out/records/")]  # fmt: skip
+    return {record.row_id: record for record in found}
+
+
+def edit_record(store: Store, prefix: str, record: Record, **changes: Any) -> None:
+    content = json.loads(record.to_json())
+    content["sampling"] |= changes
+    marker = f"{prefix}/out/{record_key(record.item_id)}"
+    store.put(marker, json.dumps(content).encode(), "application/json")
+
+
+def test_an_untouched_run_is_proved_and_every_touch_is_named(
+    summary: Summary, store: Store, prefix: str, picture: Make
+) -> None:
+    state, found = audit(prefix, summary)
+    assert (state.name, found) == ("Completed", set())
+    assert f"{ROWS + 2} rows, {ROWS} items with a picture, {ROWS} of them read, {ROWS} signed" in (
+        state.message
+    )
+
+    made = records(store, prefix)
+    store.put(made["row-0"].output.uri, picture(seed=99), "image/png")
+    store.delete(f"{prefix}/out/{record_key(made['row-1'].item_id)}")
+    store.delete(made["row-2"].output.uri)
+    edit_record(store, prefix, made["row-3"], seed=1)
+    state, found = audit(prefix, summary)
+    assert state.name == "AuditFailed"
+    assert found == {
+        ("picture_changed", "row-0"),
+        ("record_missing", "row-1"),
+        ("picture_missing", "row-2"),
+        ("record_edited", "row-3"),
+    }
+    written = json.loads(store.get(f"{prefix}/out/{provenance.audit_key(summary.run_id)}"))
+    assert len(written["findings"]) == 4
+    _, sampled = audit(prefix, summary, sample=1)
+    assert ("record_missing", "row-1") in sampled
+
+
+def test_nothing_that_a_run_leaves_holds_a_credential(
+    summary: Summary, store: Store, prefix: str
+) -> None:
+    """Neither pictures, records, tables and reports, nor the logs of Ray's session."""
+    key = Path(os.environ["ACE_C2PA_KEY"])
+    words = [os.environ["AWS_SECRET_ACCESS_KEY"], str(key), *key.read_text().splitlines()[1:-1]]
+    files = {each.uri: store.get(each.uri) for each in store.list(f"{prefix}/out/")}
+    assert any(summary.run_id in uri for uri in files)
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    files |= {str(each): each.read_bytes() for each in logs.rglob("*") if each.is_file()}
+    assert any("worker" in name for name in files)
+    for name, body in files.items():
+        assert not any(word.encode() in body for word in words), name
+
+
+def test_a_record_that_was_sealed_anew_is_given_away_by_its_picture_s_signature(
+    summary: Summary, store: Store, prefix: str
+) -> None:
+    made = records(store, prefix)
+    forged = made["row-0"].model_copy(update={"scores": None}).sealed()
+    store.put(f"{prefix}/out/{record_key(forged.item_id)}", forged.to_json(), "application/json")
+    _, found = audit(prefix, summary)
+    assert found == {("record_edited", "row-0")}
+
+
+def test_pictures_that_no_record_names_and_records_that_are_none_are_told(
+    summary: Summary, store: Store, prefix: str
+) -> None:
+    made = records(store, prefix)
+    uri = made["row-0"].output.uri
+    stray = f"{uri.rpartition('.')[0][:-8]}00000000.png"
+    store.put(stray, b"left over", "image/png")
+    invalid = f"{prefix}/out/{record_key(made['row-1'].item_id)}"
+    store.put(invalid, b'{"schema_version": 2}', "application/json")
+    other = f"{prefix}/out/{record_key(made['row-2'].item_id)}"
+    store.put(other, made["row-3"].to_json(), "application/json")
+    _, found = audit(prefix, summary)
+    assert found == {
+        ("picture_without_record", "row-0"),
+        ("record_invalid", "row-1"),
+        ("record_invalid", "row-2"),
+    }
+
+
+def test_a_row_without_a_result_is_told(
+    summary: Summary, store: Store, prefix: str, tmp_path: Any
+) -> None:
+    uri, path = f"{prefix}/out/{provenance.results_key(summary.run_id, 'parquet')}", tmp_path / "r"
+    store.download(uri, path)
+    table = pyarrow.parquet.read_table(path)
+    kept = [row != "row-4" for row in table["row_id"].to_pylist()]
+    pyarrow.parquet.write_table(table.filter(kept), path)
+    store.upload(path, uri, "application/vnd.apache.parquet")
+    state, found = audit(prefix, summary)
+    assert ("not_accounted", "row-4") in found
+    assert state.name == "AuditFailed"

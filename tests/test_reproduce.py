@@ -1,0 +1,112 @@
+"""A recorded picture made again. If these break, a record does not hold what its picture was made
+with, or a changed source or model passes for the recorded one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ace_tasks import development_ca
+from ace_tasks.errors import SettingsError, SourceChanged, SourceMissing, WeightsError
+from ace_tasks.provenance import Done, Record, record_key
+from ace_tasks.reproduce import Asked, Reproducer
+from ace_tasks.settings import MarkSettings, read_environment
+from ace_tasks.specs import WorkItem
+from ace_tasks.store import Store, join_uri
+from tests.test_replica import FILL, TASKS, new_replica
+
+pytestmark = pytest.mark.usefixtures("object_store", "weights_dir")
+
+
+@pytest.fixture
+def reproducer() -> Reproducer:
+    return Reproducer(read_environment(), "cpu", Asked())
+
+
+def uri_of(prefix: str, item: WorkItem) -> str:
+    return join_uri(prefix, record_key(item.item_id))
+
+
+@pytest.mark.parametrize("variant", ["toy", "toy-lora"])
+def test_each_task_s_picture_is_made_again_to_the_bit(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, reproducer: Reproducer,
+    tmp_path: Path, variant: str,
+) -> None:  # fmt: skip
+    """Signed ones too, and the chosen one of several."""
+    made = development_ca.make(tmp_path / "ca", "Shop")
+    marks = MarkSettings(key=str(made.key), certificates=str(made.chain))
+    replica = new_replica(weights_dir, prefix, variant, marks=marks, torch_threads=1)
+    rows = [*TASKS, FILL | {"candidates": 3, "format": "jpeg", "preset": "white-1000"}]
+    for row in rows:
+        item = planned(variant, **row)
+        assert isinstance(replica.run(item, 0), Done)
+        again = reproducer.reproduce(uri_of(prefix, item))
+        assert again.identical, again
+        assert again.differs == ()
+        assert (again.psnr_db is None) == (row.get("format") != "jpeg")
+
+
+def test_what_differs_is_told(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store
+) -> None:
+    item = planned(**FILL)
+    assert isinstance(new_replica(weights_dir, prefix, torch_threads=1).run(item, 0), Done)
+    record = Record.model_validate_json(store.get(uri_of(prefix, item)))
+    sampling = record.sampling.model_copy(update={"seed": record.sampling.seed ^ 1})
+    run = record.run.model_copy(update={"versions": record.run.versions | {"torch": "1.0"}})
+    other = record.model_copy(update={"sampling": sampling, "run": run})
+    store.put(f"{prefix}/other.json", other.to_json(), "application/json")
+    asked = Asked(threads=2, batch_size=2)
+    again = Reproducer(read_environment(), "cpu", asked).reproduce(f"{prefix}/other.json")
+    assert not again.identical
+    assert again.psnr_db is not None
+    assert again.psnr_db < 60
+    kinds = {each.split()[0] for each in again.differs}
+    assert kinds == {"torch", "threads", "batch"}
+
+
+def test_a_source_that_changed_or_went_is_not_taken_for_the_recorded_one(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
+    reproducer: Reproducer, picture: Callable[..., bytes],
+) -> None:  # fmt: skip
+    item = planned(**FILL)
+    assert isinstance(new_replica(weights_dir, prefix).run(item, 0), Done)
+    store.put(f"{prefix}/in/image.png", picture(seed=9), "image/png")
+    with pytest.raises(SourceChanged, match="recorded"):
+        reproducer.reproduce(uri_of(prefix, item))
+    store.delete(f"{prefix}/in/image.png")
+    with pytest.raises(SourceMissing):
+        reproducer.reproduce(uri_of(prefix, item))
+    with pytest.raises(SettingsError, match="record"):
+        reproducer.reproduce(f"{prefix}/in/mask.png")
+
+
+def test_another_model_is_not_taken_for_the_recorded_one(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str
+) -> None:
+    item = planned(**FILL)
+    assert isinstance(new_replica(weights_dir, prefix).run(item, 0), Done)
+    with pytest.raises(WeightsError, match="other weights"):
+        Reproducer(read_environment(), "cpu", Asked(variant="toy-lora")).reproduce(
+            uri_of(prefix, item)
+        )
+
+
+def test_the_command_says_how_many_are_the_same(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str
+) -> None:
+    """In a process of its own, as a person has it the day after."""
+    replica = new_replica(weights_dir, join_uri(prefix, "out"), torch_threads=1)
+    for seed in (1, 2):
+        assert isinstance(replica.run(planned(**FILL, seed=seed), 0), Done)
+    command = [sys.executable, "-m", "flows.cli", "reproduce", f"{prefix}/out"]
+    run = subprocess.run([*command, "--json"], capture_output=True, text=True, env=os.environ)
+    assert run.returncode == 0, run.stderr
+    told = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [each["identical"] for each in told] == [True, True]
