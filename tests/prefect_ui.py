@@ -65,11 +65,14 @@ def choose(page: Page, name: str, value: str) -> None:
     page.get_by_role("option", name=value, exact=True).click()
 
 
-def submit(page: Page) -> None:
-    """Send the form, and open the run that it starts."""
-    page.get_by_role("button", name="Submit").click()
-    page.get_by_role("button", name="View run").last.click()
-    page.wait_for_url("**/runs/flow-run/**")
+def submit(page: Page, server: PrefectServer) -> None:
+    """Send the form, and open the run that it starts.
+
+    Not by the notice that links to it: that is gone after some seconds, which a busy machine takes.
+    """
+    with page.expect_response(re.compile(r"/create_flow_run$")) as answer:
+        page.get_by_role("button", name="Submit").click()
+    page.goto(f"{server.ui_url}/runs/flow-run/{answer.value.json()['id']}")
 
 
 def wait_for_state(page: Page, name: str, timeout_s: float = 180) -> None:

@@ -59,7 +59,7 @@ def catalog(store: Store, prefix: str, picture: Callable[..., bytes]) -> Callabl
 def start(page: Page, server: PrefectServer, prefix: str, **values: str) -> None:
     open_form(page, server, deployment(server, "edit-catalog")["id"])
     fill(page, output=f"{prefix}/out", variant="toy", **values)
-    submit(page)
+    submit(page, server)
 
 
 def published(store: Store, prefix: str) -> set[str]:

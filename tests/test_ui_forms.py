@@ -116,7 +116,7 @@ def test_a_catalog_is_edited_from_the_form_to_the_contact_sheet(
     page.get_by_text("Custom run").click()
     fill(page, max_failed="1", catalog=catalog, output=f"{prefix}/out", variant="toy")
     screenshot(page, "run-1-filled")
-    submit(page)
+    submit(page, prefect_server)
     wait_for_state(page, "Completed")
     page.get_by_text(f"edit {catalog} with toy").first.wait_for()
     screenshot(page, "run-2-completed")
