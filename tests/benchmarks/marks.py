@@ -1,0 +1,112 @@
+"""What it costs to mark, record and sign a picture, beside encoding it.
+
+    python -m tests.benchmarks.marks
+
+Rounds of all steps after one another, medians, so that a busy machine slows each alike.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from PIL import Image
+
+from ace_tasks import development_ca, images, signing, xmp
+from ace_tasks.images import Pictures
+from ace_tasks.provenance import (
+    MarksRecord,
+    ModelRecord,
+    OutputRecord,
+    Record,
+    RunRecord,
+    SamplingRecord,
+    SourceRecord,
+    SourcesRecord,
+)
+from ace_tasks.settings import ImageLimits
+from ace_tasks.specs import ImageFormat
+from infra.local_stack import ROOT
+
+_PHOTO = ROOT / "infra" / "sample" / "photos" / "china.jpg"
+_ROUNDS = 12
+_SIDE_PX = 1024
+_ITEM, _URI = "0" * 64, "s3://shop/edited/records/00/item.json"
+_SOURCE_TYPE = xmp.digital_source_type("edit")
+
+
+def packet() -> bytes:
+    return xmp.packet(
+        tool="ace-catalog", item_id=_ITEM, record_uri=_URI, source_type=_SOURCE_TYPE,
+        system="ACE++, variant mini", system_version=_ITEM, prompt=None,
+    )  # fmt: skip
+
+
+def record(format_: ImageFormat, source: bytes) -> Record:
+    image = SourceRecord(
+        uri="s3://shop/in/mug.jpg", etag="e", sha256=_ITEM, size_bytes=len(source),
+        size_px=(4000, 3000), format="jpeg",
+    )  # fmt: skip
+    output = OutputRecord(
+        uri="s3://shop/edited/x", sha256=_ITEM, pixels_sha256=_ITEM, size_px=(_SIDE_PX, _SIDE_PX),
+        size_bytes=1, format=format_,
+    )  # fmt: skip
+    return Record(
+        row_id="mug", item_id=_ITEM, spec={"task": "edit", "prompt": "a mug"}, resolved={"seed": 1},
+        sources=SourcesRecord(image=image), output=output,
+        marks=MarksRecord(xmp=True, digital_source_type=_SOURCE_TYPE, prompt=False),
+        model=ModelRecord(
+            variant="mini", route="fft", base=_ITEM, encoders=_ITEM, adapter=None, dtype="float32",
+            device="cpu",
+        ),
+        sampling=SamplingRecord(
+            sampler="euler", steps=8, guidance=1, seed=1, geometry="catalog",
+            canvas_px=(_SIDE_PX, _SIDE_PX), tokens=4096,
+        ),
+        run=RunRecord(
+            run_id="r", shard=0, attempt="a", replica="r", code_version="0", versions={}
+        ),
+        timings_s={},
+    )  # fmt: skip
+
+
+def main() -> None:
+    photo = Image.open(_PHOTO).convert("RGB")
+    rgb = np.asarray(photo.resize((_SIDE_PX, _SIDE_PX)))
+    out = io.BytesIO()
+    photo.resize((4000, 3000)).save(out, "JPEG", quality=92)
+    source = out.getvalue()
+    pictures = Pictures(images.decode(source, ImageLimits()), None, ())
+    with tempfile.TemporaryDirectory() as folder:
+        made = development_ca.make(Path(folder) / "ca", "Shop")
+        signer = signing.Signer.read(str(made.key), str(made.chain))
+    print(
+        "| | encode, ms | with XMP, ms | record and seal, ms | sign and read back, ms | bytes more |"
+    )
+    print("|---|---|---|---|---|---|")
+    for format_ in get_args(ImageFormat):
+        rounds = []
+        for _ in range(_ROUNDS):
+            at = [time.perf_counter()]
+            plain = images.encode(rgb, format_, None)
+            at.append(time.perf_counter())
+            marked = images.encode(rgb, format_, None, xmp=packet())
+            at.append(time.perf_counter())
+            sealed = record(format_, source).sealed()
+            sealed.to_json()
+            at.append(time.perf_counter())
+            signed, _proof = signer.sign(marked, sealed, _URI, pictures)
+            at.append(time.perf_counter())
+            rounds.append([1000 * (b - a) for a, b in pairwise(at)])
+        cells = " | ".join(f"{statistics.median(each):.1f}" for each in zip(*rounds, strict=True))
+        print(f"| {format_} | {cells} | {len(signed) - len(plain)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
