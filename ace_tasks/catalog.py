@@ -58,15 +58,21 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that is no valid spec. `row` is the row as it was, cut at MAX_ROW_BYTES."""
+    """A row that is no valid spec. `row` is the row as it was, cut at MAX_ROW_BYTES.
+
+    `forgotten`: nothing is wrong with it but that its picture is to stay away.
+    """
 
     line: int
     field: str | None
     reason: str
     row: dict[str, Any] | str
+    forgotten: bool = False
 
     def to_json(self) -> str:
         content = {"line": self.line, "field": self.field, "reason": self.reason, "row": self.row}
+        if self.forgotten:
+            content["forgotten"] = True
         try:
             return json.dumps(content, ensure_ascii=False, default=str, allow_nan=False)
         except ValueError:  # Parquet and 1e999 bring numbers that JSON has no word for

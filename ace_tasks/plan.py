@@ -6,6 +6,7 @@ million and who used which id first lie in scratch files; memory holds their ord
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import tempfile
 from array import array
@@ -78,6 +79,7 @@ class PlanCounts:
 
     planned: int = 0
     rejected: int = 0
+    forgotten: int = 0
     shared: int = 0
     by_task: dict[str, int] = field(default_factory=dict)
 
@@ -95,7 +97,7 @@ def build_plan(
     """Identify every spec, with its changes; write the sorted plan, and the rejects as JSON lines.
 
     The plan remembers the model, the settings, the changes and the pixels' version it was made
-    for: see `fits`. What is to stay forgotten becomes a reject, which quotes nothing of its row.
+    for: see `fits`. What is to stay forgotten stands among the rejects, as such, and quotes nothing of its row.
 
     Raises CatalogError when there is no row at all, StoreUnavailable when sources cannot be
     identified because the store is away.
@@ -108,7 +110,7 @@ def build_plan(
         rows = held.enter_context(closing(_Scratch(Path(scratch))))
         for each in identified(changes.applied(specs), model, store, pixels):
             if not isinstance(each, Reject) and forgotten.covers(each[0]):
-                each = Reject(each[0].line, None, _FORGOTTEN, {})
+                each = Reject(each[0].line, None, _FORGOTTEN, {}, forgotten=True)
             reject = each if isinstance(each, Reject) else rows.add(*each)
             if reject:
                 out.write(reject.to_json() + "\n")
@@ -141,7 +143,11 @@ def count(plan_path: Path, rejects_path: Path) -> PlanCounts:
                     counts.by_task.get(each["values"], 0) + each["counts"]
                 )
     with rejects_path.open(encoding="utf-8") as lines:
-        counts.rejected = sum(1 for _ in lines)
+        for line in lines:
+            if json.loads(line).get("forgotten"):
+                counts.forgotten += 1
+            else:
+                counts.rejected += 1
     return counts
 
 

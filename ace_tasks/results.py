@@ -20,7 +20,7 @@ from ace_tasks.provenance import Done, Failed, record_key
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, WorkItem
 
-Status = Literal["done", "done_before", "failed", "failed_before", "rejected"]
+Status = Literal["done", "done_before", "failed", "failed_before", "rejected", "forgotten"]
 FAILED_STATUSES = frozenset({"failed", "failed_before", "rejected"})
 
 _COLUMNS = {
@@ -239,6 +239,7 @@ class Summary(BaseModel):
     failed: int
     failed_before: int
     rejected: int
+    forgotten: int = Field(0, description="Rows whose source or picture is to stay forgotten.")
     skipped: int | None = Field(
         None, description="Files of the source that are no pictures. None: it was not read."
     )
@@ -266,4 +267,5 @@ class Summary(BaseModel):
         parts = [f"{self.done} done", f"{self.done_before} done before"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{self.rejected} rejected"] if self.rejected else []
+        parts += [f"{self.forgotten} forgotten"] if self.forgotten else []
         return f"{', '.join(parts)}, of {self.rows} rows"

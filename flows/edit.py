@@ -98,6 +98,7 @@ def edit_items(
     headline = (
         f"{planned.rows} rows: {planned.counts.planned - to_do} done before, {to_do} to do"
         + (f", {planned.counts.rejected} rejected" if planned.counts.rejected else "")
+        + (f", {planned.counts.forgotten} forgotten" if planned.counts.forgotten else "")
     )
     log.info(headline)
     with (
@@ -166,6 +167,12 @@ class _Book:
         self.enter(result, row)
 
     def reject(self, reject: dict[str, Any]) -> None:
+        if reject.get("forgotten"):
+            told = reject["reason"]
+            self._edited.results.write(
+                Result(reject["line"], None, None, status="forgotten", error=told)
+            )
+            return
         row = reject["row"] if isinstance(reject["row"], dict) else {}
         row_id, task_name = row.get("id"), row.get("task")
         column = f"{reject['field']}: " if reject["field"] else ""

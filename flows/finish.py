@@ -79,6 +79,7 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         failed=by_status["failed"],
         failed_before=by_status["failed_before"],
         rejected=by_status["rejected"],
+        forgotten=by_status["forgotten"],
         skipped=run.skipped,
         shared=planned.counts.shared,
         by_error=dict(tally.by_error),

@@ -166,7 +166,7 @@ class Planned:
 
     @property
     def rows(self) -> int:
-        return self.counts.planned + self.counts.rejected
+        return self.counts.planned + self.counts.rejected + self.counts.forgotten
 
     def read(self) -> Iterator[PlannedRow]:
         return plan.read_plan(self.path)

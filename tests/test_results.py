@@ -60,6 +60,9 @@ RESULTS = {
     "rejected": Result(
         line=5, row_id=None, task=None, status="rejected", error_code="bad_row", error="id: missing"
     ),
+    "forgotten": Result(
+        line=6, row_id=None, task=None, status="forgotten", error="is to stay forgotten"
+    ),
 }
 
 
@@ -137,21 +140,21 @@ def test_an_outcome_becomes_the_result_of_its_row(item: WorkItem) -> None:
     )
 
 
-@pytest.mark.parametrize("expected", [4, 6, 0])
+@pytest.mark.parametrize("expected", [5, 7, 0])
 def test_a_row_lost_or_told_twice_breaks_the_run(tmp_path: Path, expected: int) -> None:
     with ResultsWriter(tmp_path / "r.parquet", tmp_path / "r.csv") as writer:
         for result in RESULTS.values():
             writer.write(result)
-        with pytest.raises(BrokenRun, match=f"{expected} rows were read but 5 .*'rejected': 1"):
+        with pytest.raises(BrokenRun, match=f"{expected} rows were read but 6 .*'rejected': 1"):
             writer.check_complete(expected)
-        writer.check_complete(5)
+        writer.check_complete(6)
 
 
 def test_the_tally_counts_by_status_and_by_error() -> None:
     tally = Tally()
     for result in [*RESULTS.values(), RESULTS["done"]]:
         tally.add(result)
-    assert (tally.total, tally.not_done) == (6, 3)
+    assert (tally.total, tally.not_done) == (7, 3)
     assert tally.by_status["done"] == 2
     assert dict(tally.by_error) == {"bad_mask": 2, "bad_row": 1}
 

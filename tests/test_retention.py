@@ -101,7 +101,7 @@ def test_a_source_is_forgotten_with_all_that_was_made_of_it(
     store.put(f"{prefix}/in/copy.png", secret, "image/png")
     copied = {"id": "copied", "task": "edit", "image": f"{prefix}/in/copy.png"}
     later = edit(prefix, [*rows[:5], copied], store)
-    assert (later.done, later.done_before, later.rejected) == (0, 1, 5)
+    assert (later.done, later.done_before, later.forgotten, later.rejected) == (0, 1, 5, 0)
     assert (
         outcome(forget(output=f"{prefix}/out", source=source, return_state=True))["counts"][
             "pictures"
@@ -124,7 +124,7 @@ def test_a_run_is_forgotten_and_its_neighbour_stays(
     }
     assert holding(store, prefix, [second.run_id])
     later = edit(prefix, [row | {"id": "a", "seed": 1}, row | {"id": "b", "seed": 2}], store)
-    assert (later.done, later.done_before, later.rejected) == (0, 1, 1)
+    assert (later.done, later.done_before, later.forgotten) == (0, 1, 1)
 
 
 def test_older_versions_go_too(store: Store, object_store: Any) -> None:
