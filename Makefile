@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up browser exiftool test test-fast chaos bench check audit format clean
+.PHONY: help install demo up browser exiftool postgres test test-fast chaos bench check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,13 +30,20 @@ install: $(STAMP) ## make .venv with everything pinned
 demo: $(STAMP) ## edit the sample catalog end to end on this machine
 	@$(BIN)/python -m infra.demo
 
-up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) until Ctrl-C
-	@exec $(BIN)/python -m infra.up
+DB ?= sqlite
+up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) until Ctrl-C; DB=postgres
+	@exec $(BIN)/python -m infra.up --db $(DB)
 
 browser: ## install Chromium for the tests that click (Debian; as root or by sudo)
 	@for each in chromium chromium-browser google-chrome; do command -v $$each && exit 0; done; \
 	root=$$(test "$$(id -u)" = 0 || echo sudo); \
 	$$root apt-get -qq update && $$root apt-get -qq install --yes --no-install-recommends chromium
+
+postgres: ## install PostgreSQL for `make up DB=postgres` (Debian; as root or by sudo)
+	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { \
+	root=$$(test "$$(id -u)" = 0 || echo sudo); \
+	$$root apt-get -qq update && \
+	$$root apt-get -qq install --yes --no-install-recommends postgresql; }
 
 exiftool: ## install exiftool for the tests that read XMP with it (Debian; as root or by sudo)
 	@command -v exiftool || { root=$$(test "$$(id -u)" = 0 || echo sudo); \

@@ -23,11 +23,15 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Database = Literal["sqlite", "postgres"]
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 WORK_POOL = "local"
 _LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
+_DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -83,7 +87,15 @@ class Service:
     log: Path
 
     @classmethod
-    def start(cls, name: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> Service:
+    def start(
+        cls,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        user: str | None = None,
+    ) -> Service:
+        """`user`: who runs it, if not who asks; only root may say so."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             process = subprocess.Popen(
@@ -95,6 +107,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 # A session of its own: Ctrl-C reaches us alone, and we stop children in order.
                 start_new_session=True,
+                user=user,
                 preexec_fn=_die_with_parent,
             )
         return cls(name, process, log)
@@ -231,10 +244,13 @@ class ObjectStore:
 
 
 class PrefectServer:
-    """A Prefect server with UI; its SQLite database lies in `data_dir`."""
+    """A Prefect server with UI. Its database is SQLite in `data_dir`, or at `database_url`, which
+    may hold a password: only the server's own environment has it.
+    """
 
-    def __init__(self, data_dir: Path, port: int | None = None):
+    def __init__(self, data_dir: Path, port: int | None = None, database_url: str | None = None):
         self.data_dir = data_dir
+        self._database = {_DATABASE: database_url} if database_url else {}
         self.port = port or free_ports(1)[0]
         self.ui_url = f"http://{HOST}:{self.port}"
         self.service: Service | None = None
@@ -260,7 +276,10 @@ class PrefectServer:
             "--log-level", "WARNING",
         ]  # fmt: skip
         self.service = Service.start(
-            "Prefect server", command, os.environ | self.env, self.data_dir / "server.log"
+            "Prefect server",
+            command,
+            os.environ | self.env | self._database,
+            self.data_dir / "server.log",
         )
 
     def wait(self) -> None:
@@ -283,8 +302,10 @@ class LocalStack:
     A context manager. `env` is what every client needs in its environment.
     """
 
-    def __init__(self, data_dir: Path):
+    def __init__(self, data_dir: Path, database: Database = "sqlite"):
+        """`database`: of the Prefect server; each has a history of its own."""
         self.data_dir = data_dir
+        self._database = database
         self.owned = False
         self.env: dict[str, str] = {}
         self.ui_url = ""
@@ -314,7 +335,9 @@ class LocalStack:
 
     def _start(self) -> None:
         store = ObjectStore(self.data_dir / "store", preferred_port(8333))
-        server = PrefectServer(self.data_dir / "prefect", preferred_port(4200))
+        server = PrefectServer(
+            self.data_dir / "prefect", preferred_port(4200), self._start_database()
+        )
         for service in (store, server):  # both take seconds, so both start before we wait
             self._stop.callback(service.stop)
             service.launch()
@@ -323,6 +346,15 @@ class LocalStack:
         self.ui_url = server.ui_url
         weights = {"ACE_WEIGHTS_DIR": str((self.data_dir / "weights").resolve())}
         self.env = store.env | server.env | weights
+
+    def _start_database(self) -> str | None:
+        if self._database == "sqlite":
+            return None
+        from infra.postgres import Postgres  # it is made of what is here
+
+        postgres = Postgres(self.data_dir / "postgres")
+        self._stop.callback(postgres.stop)
+        return postgres.start().url
 
     def _addresses(self) -> dict[str, str]:
         return {k: v for k, v in self.env.items() if k not in local_credentials(self._store_dir)}
