@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up browser exiftool postgres test test-fast chaos bench check audit format clean
+.PHONY: help install demo up put browser exiftool postgres test test-fast chaos bench check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ demo: $(STAMP) ## edit the sample catalog end to end on this machine
 DB ?= sqlite
 up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) until Ctrl-C; DB=postgres
 	@exec $(BIN)/python -m infra.up --db $(DB)
+
+put: $(STAMP) ## copy a folder into the store of `make up`: FROM=pictures TO=s3://ace-demo/mine
+	@$(BIN)/python -m infra.put "$(FROM)" "$(TO)"
 
 browser: ## install Chromium for the tests that click (Debian; as root or by sudo)
 	@for each in chromium chromium-browser google-chrome; do command -v $$each && exit 0; done; \

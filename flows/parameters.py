@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import Field
 
+from ace_tasks.errors import SettingsError
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import AutoMask, MaskRules, PasteSettings, PixelSettings
 
@@ -323,6 +324,14 @@ def pixel_settings(
         preset=None if preset == NONE else preset,
         quality=quality or None,
     )
+
+
+def check_auto_mask(column: str, masks: str, auto_mask: AutoMaskName) -> None:
+    """Raises SettingsError where every row would be refused for want of a way to make its mask."""
+    if masks == "auto" and auto_mask == NONE:
+        raise SettingsError(
+            f"auto_mask: accepted with {column} auto: grabcut, border or model; given none"
+        )
 
 
 def review_settings(review_below: ReviewBelow, keep_candidates: KeepCandidates) -> ReviewSettings:

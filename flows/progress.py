@@ -106,6 +106,11 @@ def publish_rejects(flow_name: str, rejects: Path, count: int) -> None:
     with rejects.open(encoding="utf-8") as lines:
         told = (each for each in map(json.loads, lines) if not each.get("forgotten"))
         rows = list(islice(told, TABLE_ROWS))
+    first = rows[0]
+    get_run_logger().warning(
+        "%d rows are no valid request; the first, line %d: %s%s",
+        count, first["line"], f"{first['field']}: " if first["field"] else "", first["reason"],
+    )  # fmt: skip
     table = [
         {
             "line": row["line"],

@@ -68,6 +68,7 @@ from flows.parameters import (
     Strict,
     TaskName,
     Variant,
+    check_auto_mask,
     pixel_settings,
     review_settings,
 )
@@ -94,6 +95,7 @@ def restyle_catalog(
     auto_mask: AutoMaskName = "none",
     reference: References = "",
     limit: Limit = 0,
+    dry_run: DryRun = False,
     links_from: LinksFrom = "",
     links_to: LinksTo = "",
     main_only: MainOnly = False,
@@ -114,7 +116,6 @@ def restyle_catalog(
     strict: Strict = False,
     max_failed: MaxFailed = 0,
     retry_failures: RetryFailures = False,
-    dry_run: DryRun = False,
     max_replica_hours: MaxReplicaHours = 0.0,
     max_cost: MaxCost = 0.0,
     canary: CanaryItems = 0,
@@ -130,6 +131,7 @@ def restyle_catalog(
     that was renamed has a result without being edited. Another instruction is another edit of all.
     """
     check_apart(source=source, output=output, mask=mask)
+    check_auto_mask("mask", mask, auto_mask)
     links = Links.named(links_from, links_to)
     instruction = Instruction(
         prompt,

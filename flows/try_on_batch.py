@@ -60,6 +60,7 @@ from flows.parameters import (
     Strict,
     TryOnPrompt,
     Variant,
+    check_auto_mask,
     pixel_settings,
     review_settings,
 )
@@ -85,6 +86,7 @@ def try_on_batch(
     pairs: PairsTable = "",
     max_pairs: MaxPairs = 1000,
     limit: Limit = 0,
+    dry_run: DryRun = False,
     mask_invert: MaskInvert = False,
     mask_grow: MaskGrow = 0,
     mask_label: MaskLabel = "",
@@ -108,7 +110,6 @@ def try_on_batch(
     strict: Strict = False,
     max_failed: MaxFailed = 0,
     retry_failures: RetryFailures = False,
-    dry_run: DryRun = False,
     max_replica_hours: MaxReplicaHours = 0.0,
     max_cost: MaxCost = 0.0,
     canary: CanaryItems = 0,
@@ -124,6 +125,7 @@ def try_on_batch(
     would take is said.
     """
     check_apart(people=people, garments=garments, masks=masks, output=output)
+    check_auto_mask("masks", masks, auto_mask)
     links = Links.named(links_from, links_to)
     # What is local may name what is local; what is on S3 may not.
     catalog = people if is_s3(garments) else garments

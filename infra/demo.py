@@ -33,6 +33,20 @@ def upload_sample(store: Store) -> None:
             store.put(uri, path.read_bytes(), media_type)
 
 
+# What a try-on batch takes: folders of people, of their masks by the same names, of garments.
+_TRY_ON = {"image": "people", "mask": "people-masks", "reference": "garments"}
+
+
+def upload_people(store: Store) -> None:
+    """The people and garments of the sample's try-on rows, as a shop would have them: in folders."""
+    store.create_bucket(BUCKET)
+    for part, folder in _TRY_ON.items():
+        files = sorted((ROOT / "infra" / "sample" / "world").glob(f"try-on-*-{part}.png"))
+        for number, path in enumerate(files, start=1):
+            name = f"{'garment' if part == 'reference' else 'person'}-{number}.png"
+            store.put(join_uri(PREFIX, f"{folder}/{name}"), path.read_bytes(), "image/png")
+
+
 def mirror(store: Store, prefix: str, folder: Path) -> Path | None:
     """Copy every object under a prefix to a folder, same keys; returns the newest report."""
     shutil.rmtree(folder, ignore_errors=True)

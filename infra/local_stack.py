@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -311,6 +312,17 @@ class LocalStack:
         self.ui_url = ""
         self._stop = contextlib.ExitStack()
 
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, data_dir: Path) -> Iterator[LocalStack]:
+        """The one that is up over that folder. Raises ServiceFailed if none is."""
+        if not (data_dir / "stack.json").exists():
+            raise ServiceFailed("the local stack is not up; start it by `make up`, and keep it")
+        with cls(data_dir) as stack:
+            if stack.owned:  # what a crash left behind
+                raise ServiceFailed("the local stack is not up; start it by `make up`, and keep it")
+            yield stack
+
     def __enter__(self) -> LocalStack:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         addresses = self.data_dir / "stack.json"
@@ -328,6 +340,11 @@ class LocalStack:
             raise
         addresses.write_text(json.dumps({"env": self._addresses(), "ui_url": self.ui_url}))
         self._stop.callback(addresses.unlink, missing_ok=True)
+        # For a shell: it holds the store's keys, so it is its owner's alone.
+        self.env_file.touch(mode=0o600)
+        exports = (f"export {name}={shlex.quote(value)}\n" for name, value in self.env.items())
+        self.env_file.write_text("".join(exports))
+        self._stop.callback(self.env_file.unlink, missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -366,6 +383,11 @@ class LocalStack:
             raise ServiceFailed(f"the local stack in {self.data_dir} is just starting") from None
         self.ui_url = content["ui_url"]
         self.env = content["env"] | local_credentials(self._store_dir)
+
+    @property
+    def env_file(self) -> Path:
+        """`source` it, and commands in that shell speak to the stack."""
+        return self.data_dir / "env"
 
     @property
     def _store_dir(self) -> Path:

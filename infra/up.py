@@ -14,9 +14,9 @@ from typing import get_args
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
-from infra.demo import OUTPUT, upload_sample
+from infra.demo import OUTPUT, upload_people, upload_sample
 from infra.local_stack import ROOT, Database, LocalStack
-from infra.sample.make import PREFIX
+from infra.sample.make import BUCKET, PREFIX
 
 
 def main() -> int:
@@ -31,14 +31,20 @@ def main() -> int:
             print(f"the local stack is up already: {stack.ui_url}")
             return 0
         os.environ.update(stack.env)
-        upload_sample(Store(StoreSettings()))
+        store = Store(StoreSettings())
+        upload_sample(store)
+        upload_people(store)
         worker = stack.serve_deployments()
         print(
             f"\nPrefect UI     {stack.ui_url}/deployments\n"
             f"object store   {stack.env['AWS_ENDPOINT_URL']} (keys: .local/store/credentials)\n"
-            f"try            edit-catalog with catalog {PREFIX}/catalog.jsonl, "
-            f"output {OUTPUT}, variant toy\n"
-            "Ctrl-C stops everything; the data stays in .local/",
+            f"try            edit-catalog: catalog {PREFIX}/catalog.jsonl, "
+            f"output {OUTPUT}, variant mini\n"
+            f"               try-on-batch: people {PREFIX}/people, garments {PREFIX}/garments,\n"
+            f"               masks {PREFIX}/people-masks, output s3://{BUCKET}/looks, variant mini,\n"
+            "               prompt dress the person in the garment\n"
+            "in a shell     source .local/env    then ace-catalog speaks to this stack\n"
+            "Ctrl-C stops everything; the data stays in .local/, delete it to begin anew",
             flush=True,
         )
         while not stopping.wait(1):

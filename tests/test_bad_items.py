@@ -129,7 +129,9 @@ def test_twenty_bad_pictures_among_forty_good_rows(
 class Deadly(Dispatcher):
     """The real dispatcher over the real replica, whose process ends at one prompt."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(
+        self, *arguments: Any, make: Any = None
+    ) -> None:  # ours in the place of the flow's
         super().__init__(*arguments, make=make_deadly_replica)
 
 

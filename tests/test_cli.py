@@ -198,7 +198,9 @@ def test_a_try_on_says_how_many_pairs_it_would_be_and_stops(
         rows = "".join(f"s3://tests/{name}/{number}.png\n" for number in range(count))
         (tmp_path / f"{name}.csv").write_text(f"image\n{rows}")
     places = [str(tmp_path / "people.csv"), str(tmp_path / "garments.csv"), f"{prefix}/out"]
-    run = ace("try-on", *places, "--variant", "toy", "--masks", "auto", "--json")
+    run = ace(
+        "try-on", *places, "--variant", "toy", "--masks", "auto", "--auto-mask", "border", "--json"
+    )
     assert (run.returncode, run.stdout) == (2, "")
     assert "10,000 pairs" in run.stderr
     assert "at most 1,000" in run.stderr

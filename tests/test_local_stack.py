@@ -132,6 +132,13 @@ def test_cancel_in_the_ui_stops_the_run(
         assert len(records(store, output)) == LONG
 
 
+LIST = """
+from ace_tasks.settings import StoreSettings
+from ace_tasks.store import Store
+print(*(each.uri for each in Store(StoreSettings()).list("s3://mine/")))
+"""
+
+
 @pytest.mark.slow
 def test_up_prints_the_address_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     """`python -m infra.up` in a copy of its own, so that a stack in use here is left alone."""
@@ -151,6 +158,20 @@ def test_up_prints_the_address_and_stops_on_ctrl_c(tmp_path: Path) -> None:
             if "Ctrl-C" in line:
                 break
         assert "Prefect UI     http://127.0.0.1:" in "".join(lines)
+        assert (tmp_path / ".local" / "env").stat().st_mode & 0o077 == 0
+        pictures = tmp_path / "pictures" / "red"
+        pictures.mkdir(parents=True)
+        (pictures / "mug.png").write_bytes(b"mug")
+        put = "import infra.put, pathlib; " + code.partition("; ")[2].replace(
+            "infra.up", "infra.put"
+        )
+        for command in (
+            [sys.executable, "-c", put, str(pictures.parent), "s3://mine/pictures/"],
+            ["bash", "-c", f"source {tmp_path}/.local/env && {sys.executable} -c '{LIST}'"],
+        ):
+            told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+            assert told.returncode == 0, told.stderr
+        assert told.stdout == "s3://mine/pictures/red/mug.png\n"
         children = psutil.Process(up.pid).children(recursive=True)
         assert len(children) >= 3  # store, server, worker
         started = time.monotonic()
@@ -159,5 +180,12 @@ def test_up_prints_the_address_and_stops_on_ctrl_c(tmp_path: Path) -> None:
         assert time.monotonic() - started < 60
         _, alive = psutil.wait_procs(children, timeout=20)
         assert alive == []
+        assert not (tmp_path / ".local" / "env").exists()
+        late = subprocess.run(
+            [sys.executable, "-c", put, str(pictures), "s3://mine/x"],
+            cwd=ROOT, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert late.returncode == 1
+        assert "start it by `make up`" in late.stderr
     finally:
         up.kill()

@@ -38,7 +38,9 @@ def make_counting_replica(log: Path, settings: ReplicaSettings, run_id: str, nam
 class WatchedDispatcher(Dispatcher):
     folder: Path
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(
+        self, *arguments: Any, make: Any = None
+    ) -> None:  # ours in the place of the flow's
         super().__init__(
             *arguments, make=functools.partial(make_counting_replica, self.folder / "computed")
         )

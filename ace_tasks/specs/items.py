@@ -222,7 +222,7 @@ def _auto_mask(spec: Fill | Edit | Reference | TryOn, pixels: PixelSettings) -> 
         return None
     auto = pixels.auto_mask
     if auto is None:
-        raise BadRow("mask", '"auto" needs a way to make it, and the run names none')
+        raise BadRow("mask", '"auto" needs a way to make it, and the run names none (auto_mask)')
     if spec.mask_label and auto.method != "model":
         raise BadRow(
             "mask_label",
