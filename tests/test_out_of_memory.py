@@ -15,7 +15,7 @@ import torch
 from ace_tasks.engine import Dispatcher, ray_session
 from ace_tasks.errors import DeviceLost
 from ace_tasks.provenance import Done, Failed, Failure, Outcome, Record, failure_key, record_key
-from ace_tasks.settings import PoolSettings, ReplicaSettings, WeightsSettings
+from ace_tasks.settings import MarkSettings, PoolSettings, ReplicaSettings, WeightsSettings
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 from tests.sick_devices import STICKY, SickDevice, SmallDevice
@@ -33,6 +33,7 @@ def device(weights_dir: Path, prefix: str) -> Open:
             weights=WeightsSettings(folder=weights_dir),
             output_uri=join_uri(prefix, place),
             batch_size=batch_size,
+            marks=MarkSettings(xmp=False),  # XMP names the output, so files of two would differ
         )
         return SmallDevice(settings, capacity)
 
