@@ -132,7 +132,7 @@ def test_a_machine_gets_a_line_of_json_for_each_row_and_nothing_else(masked: str
     alone = ace("plan", masked, "--variant", "toy", "--json")
     assert alone.returncode == 1
     assert json.loads(alone.stdout) == {
-        "planned": 3, "rejected": 1, "shared": 0, "by_task": {"fill": 3},
+        "planned": 3, "rejected": 1, "forgotten": 0, "shared": 0, "by_task": {"fill": 3},
     }  # fmt: skip
 
 

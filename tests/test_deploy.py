@@ -27,6 +27,7 @@ import pytest
 from prefect import flow
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.base import BaseJobConfiguration
 
@@ -253,6 +254,8 @@ def test_a_run_that_fails_too_much_is_told_and_a_cancelled_one_is_swept(
 
     while not TOLD.empty():
         TOLD.get()
+    # A process has one that tells events, and it keeps to the server of whoever came first.
+    EventsWorker.drain_all(timeout=10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         fails(output, return_state=True)

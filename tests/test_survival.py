@@ -128,6 +128,15 @@ def test_the_run_ends_right_and_its_state_shows(
     print(trouble.__name__, rows, began, meanwhile, json.dumps(of_run)[:300])
 
 
+def patiently(api: httpx.Client, path: str, content: dict[str, Any]) -> httpx.Response:
+    """A server that has just started answers 503 while SQLite is busy with its start."""
+    deadline = time.monotonic() + 60
+    while (answer := api.post(path, json=content)).status_code == 503:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    return answer
+
+
 def test_a_slot_outlives_the_server(tmp_path: Path) -> None:
     """Prefect ends a run whose slot cannot be renewed, so a restart would end all guarded runs."""
     server = PrefectServer(tmp_path / "prefect").start()
@@ -136,17 +145,13 @@ def test_a_slot_outlives_the_server(tmp_path: Path) -> None:
             api.post("v2/concurrency_limits/", json={"name": "one", "limit": 1}).raise_for_status()
             asked = {"names": ["one"], "slots": 1, "mode": "concurrency", "lease_duration": 300}
             path = "v2/concurrency_limits/increment-with-lease"
-            while (held := api.post(path, json=asked)).status_code == 503:
-                time.sleep(1)  # SQLite is busy with the server's own start
+            held = patiently(api, path, asked)
             held.raise_for_status()
             kill(server)
             server.start()
             lease = held.json()["lease_id"]
-            path = f"v2/concurrency_limits/leases/{lease}/renew"
-            assert api.post(path, json={"lease_duration": 300}).status_code == 204
-            assert (
-                api.post("v2/concurrency_limits/increment-with-lease", json=asked).status_code
-                == 423
-            )
+            renew = f"v2/concurrency_limits/leases/{lease}/renew"
+            assert patiently(api, renew, {"lease_duration": 300}).status_code == 204
+            assert patiently(api, path, asked).status_code == 423
     finally:
         server.stop()
