@@ -16,7 +16,7 @@ from infra.local_stack import ROOT
 def test_everything_breaks_and_nothing_is_lost(capfd: pytest.CaptureFixture[str]) -> None:
     """In a process of its own: a cluster's settings must not reach the other tests."""
     run = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--seed", "7", "--items", "60", "--replica-kills",
+        [sys.executable, "-m", "tests.chaos", "--seed", "7", "--items", "80", "--replica-kills",
          "2", "--node-kills", "1", "--store-kills", "1", "--flow-kills", "1"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
