@@ -11,6 +11,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.canary import Canary
 from flows.conduct import Conduct, conduct
 from flows.edit import MAX_SHARD_THREADS
+from flows.naming import run_name
 from flows.parameters import (
     DEFAULT_FEATHER,
     AcceptLicense,
@@ -47,7 +48,7 @@ from flows.run import open_run, plan_catalog, untracked
 
 @flow(
     name="edit-catalog",
-    flow_run_name="edit {catalog} with {variant}",
+    flow_run_name=run_name("edit {catalog} with {variant}"),
     task_runner=ThreadPoolTaskRunner(max_workers=MAX_SHARD_THREADS),  # type: ignore[arg-type]
     validate_parameters=True,
     persist_result=False,

@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import ValidationError
 
@@ -119,7 +120,7 @@ def _sheet(run: Run, planned: Planned, edited: Edited, summary: Summary) -> Shee
           for each in (run.environment.source_store, run.environment.output_store))
     )  # fmt: skip
     return Sheet(
-        title=f"Edits of {run.catalog}",
+        title=flow_run.name or f"Edits of {run.catalog}",
         facts={
             "result": summary.line,
             "variant": summary.variant,

@@ -25,6 +25,7 @@ from ace_tasks.restyle import Instruction, Wish, restyle_rows
 from flows.canary import Canary
 from flows.conduct import Conduct, conduct
 from flows.edit import MAX_SHARD_THREADS
+from flows.naming import run_name
 from flows.parameters import (
     DEFAULT_FEATHER,
     AcceptLicense,
@@ -77,7 +78,7 @@ from flows.run import Run, make_catalog, open_run, plan_catalog, untracked
 
 @flow(
     name="restyle-catalog",
-    flow_run_name="restyle {source} with {variant}",
+    flow_run_name=run_name("restyle {source} with {variant}"),
     task_runner=ThreadPoolTaskRunner(max_workers=MAX_SHARD_THREADS),  # type: ignore[arg-type]
     validate_parameters=True,
     persist_result=False,

@@ -16,6 +16,7 @@ from ace_tasks.try_on import Batch
 from flows.canary import Canary
 from flows.conduct import Conduct, conduct
 from flows.edit import MAX_SHARD_THREADS
+from flows.naming import run_name
 from flows.parameters import (
     DEFAULT_FEATHER,
     AcceptLicense,
@@ -70,7 +71,7 @@ from flows.run import make_catalog, open_run, plan_catalog, untracked
 
 @flow(
     name="try-on-batch",
-    flow_run_name="try {garments} on {people} with {variant}",
+    flow_run_name=run_name("try {garments} on {people} with {variant}"),
     task_runner=ThreadPoolTaskRunner(max_workers=MAX_SHARD_THREADS),  # type: ignore[arg-type]
     validate_parameters=True,
     persist_result=False,

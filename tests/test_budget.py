@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
 
 from ace_tasks.engine import ray_session
 from ace_tasks.results import Summary
@@ -44,6 +45,11 @@ def run(catalog: str, prefix: str, **parameters: Any) -> Any:
     )
 
 
+def name_of(state: Any) -> str:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(state.state_details.flow_run_id).name
+
+
 def test_a_run_measures_what_the_next_one_is_priced_by(
     catalog: str, prefix: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,11 +61,13 @@ def test_a_run_measures_what_the_next_one_is_priced_by(
     # Not known yet: a dry run says so, and a limit stops it before anything is made.
     dry = run(catalog, prefix, dry_run=True)
     assert (dry.name, "how long is not known" in dry.message) == ("Completed", True)
+    assert name_of(dry) == f"dry run: edit {catalog} with toy"
     limited = run(catalog, prefix, max_replica_hours=1.0)
     assert (limited.is_failed(), "run a few rows" in limited.message) == (True, True)
     assert pictures() == 0
 
     done = run(catalog, prefix)
+    assert name_of(done) == f"edit {catalog} with toy"
     summary = Summary.model_validate(done.result(raise_on_failure=False))
     assert (summary.done, summary.failed) == (8, 1)
     assert summary.token_steps == 8 * 2 * (96 // 16) * (64 // 16)  # each picture whole

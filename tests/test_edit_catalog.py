@@ -7,6 +7,7 @@ import asyncio
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,6 +147,7 @@ def test_every_row_has_a_result_and_every_result_a_proof(
     assert summary.phases_s.keys() >= {"fetch", "build", "generate", "encode", "publish"}
     report = read(store, state, provenance.report_key, prefix)
     assert report.count(b"<article") == 4
+    assert re.search(rb"<h1>edit s3://.* with toy</h1>", report)
 
 
 def test_failures_are_kept_told_and_tried_again_only_when_asked(

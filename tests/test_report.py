@@ -332,7 +332,8 @@ def test_what_made_a_picture_is_one_click_away(see: See, photo: Callable[..., st
     )  # fmt: skip
     page = see([replace(shown, record=made)])
     for told in (
-        "score 0.71 · sharpness 0.5, colour shift 3.25", "grow_px 3", "white-1000", "80",
+        "score 0.71 · sharpness 0.5, colour shift 3.25", "3.25: Lab distance across the mask",
+        "grow_px 3", "white-1000", "80",
         "1 to 33 across, 2 to 44 down", "5 px", "number 1 of 2; 0: 0.4 (seed 11)", "too plain",
         "flow-7", "catalog", "d4d4d4", "a1a1a1", "b2b2b2", "fetch 0.25, generate 1.5",
         f"s3://b/out/{record_key(shown.item.item_id)}", f"{image}, 64×48 px",

@@ -66,6 +66,7 @@ def make_card(entry: Entry, album: Album, output_uri: str) -> dict[str, Any]:
         "facts": {
             "asked": {**_asked(item.resolved), "mask selects": coverage},
             "made": _made(result, record) if record else {"same picture as row": result.same_as},
+            "scores": _explained(record.scores) if record and record.scores else {},
             "where": _where(entry, output_uri),
         },
     }
@@ -104,6 +105,15 @@ def _scores(scores: Scores) -> str:
     single = scores.model_dump(exclude={"total"}, exclude_none=True)
     parts = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in single.items())
     return f"score {scores.total:.2f}" + (f" · {parts}" if parts else "")
+
+
+def _explained(scores: Scores) -> Facts:
+    """Each with its unit and what is best; a tooltip would be none on a phone."""
+    told = Scores.model_fields
+    return {
+        name.replace("_", " "): f"{value:g}: {told[name].description}"
+        for name, value in scores.model_dump(exclude_none=True).items()
+    }
 
 
 # ---------------------------------------------------------------- provenance
