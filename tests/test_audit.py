@@ -20,9 +20,16 @@ from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.audit_run import audit_run
 from flows.edit_catalog import edit_catalog
+from infra.local_stack import PrefectServer
 
 Make = Callable[..., bytes]
 ROWS = 6
+CREDENTIALS = {
+    "HF_TOKEN": "hf_dummyTokenOfNobody0123456789",
+    "PREFECT_API_AUTH_STRING": "nobody:dummyPasswordOfTheServer",
+    "AWS_SESSION_TOKEN_OF_ANOTHER_JOB": "dummySessionTokenThatIsNotOurs",
+}
+"""Such as lie in the environment of whoever starts a run."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,6 +40,8 @@ def services(
     """All pictures here are signed."""
     made = development_ca.make(tmp_path_factory.mktemp("ca"), "Shop")
     with pytest.MonkeyPatch.context() as environment, ray_session(cpus=2):
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
         environment.setenv("ACE_C2PA_KEY", str(made.key))
         environment.setenv("ACE_C2PA_CERTIFICATES", str(made.chain))
         yield
@@ -102,16 +111,26 @@ def test_an_untouched_run_is_proved_and_every_touch_is_named(
 
 
 def test_nothing_that_a_run_leaves_holds_a_credential(
-    summary: Summary, store: Store, prefix: str
+    summary: Summary, store: Store, prefix: str, prefect_server: PrefectServer
 ) -> None:
-    """Neither pictures, records, tables and reports, nor the logs of Ray's session."""
+    """Neither pictures, records, tables and reports, nor the logs of Ray's session, nor Prefect's
+    database of runs, logs and artifacts. Tables are searched as what they hold: they are packed.
+    """
     key = Path(os.environ["ACE_C2PA_KEY"])
-    words = [os.environ["AWS_SECRET_ACCESS_KEY"], str(key), *key.read_text().splitlines()[1:-1]]
+    words = [os.environ["AWS_SECRET_ACCESS_KEY"], str(key), *key.read_text().splitlines()[1:-1],
+             *CREDENTIALS.values()]  # fmt: skip
     files = {each.uri: store.get(each.uri) for each in store.list(f"{prefix}/out/")}
+    for uri in [each for each in files if each.endswith(".parquet")]:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(files[uri])).to_pylist()
+        files[f"{uri}, read"] = json.dumps(table, default=str).encode()
     assert any(summary.run_id in uri for uri in files)
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())
-    files |= {str(each): each.read_bytes() for each in logs.rglob("*") if each.is_file()}
+    for folder in (logs, prefect_server.data_dir):
+        files |= {str(each): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
     assert any("worker" in name for name in files)
+    database = b"".join(body for name, body in files.items() if "prefect.db" in name)
+    assert summary.run_id.encode() in database  # what Prefect keeps is among them
+    assert summary.line.encode() in database
     for name, body in files.items():
         assert not any(word.encode() in body for word in words), name
 
