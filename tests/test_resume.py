@@ -1,0 +1,60 @@
+"""Which of millions of planned items are done. If these break, finished pictures are made and paid
+for again, or a run that goes on takes them for done and they are never made."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import tracemalloc
+
+from ace_tasks.resume import ItemIds
+
+
+def ids(*numbers: int) -> list[str]:
+    return [hashlib.sha256(str(number).encode()).hexdigest() for number in numbers]
+
+
+def test_it_is_a_set_of_strings() -> None:
+    rng = random.Random(3)
+    for _ in range(200):
+        some, others = (ids(*rng.choices(range(30), k=rng.randrange(12))) for _ in "ab")
+        packed = ItemIds(some)
+        assert packed == set(some)
+        assert (list(packed), len(packed)) == (sorted(set(some)), len(set(some)))
+        assert [each in packed for each in others] == [each in some for each in others]
+        assert packed.among(iter(others)) == set(some) & set(others)
+        assert packed.without(ItemIds(others)) == set(some) - set(others)
+
+
+def test_digests_that_begin_or_end_with_zeros_are_not_taken_for_each_other() -> None:
+    odd = ["00" * 32, "00" * 31 + "01", "01" + "00" * 31, "0100" + "00" * 29 + "01", "ff" * 32]
+    for n, each in enumerate(odd):
+        packed = ItemIds(odd[:n] + odd[n + 1 :])
+        assert each not in packed
+        assert packed == set(odd) - {each}
+        assert each in ItemIds(odd)
+
+
+def test_what_is_no_item_id_is_in_none() -> None:
+    (known,) = ids(1)
+    names = ["", "README", known[:-2], known + "00", f" {known[1:]}", known[:-1] + "g", "é" * 64]
+    packed = ItemIds([known])
+    assert not any(each in packed for each in names)
+    assert ItemIds([*names, known]) == {known}
+    assert packed.among([*names, known]) == {known}
+    assert packed.among(names) == set()
+
+
+def test_an_item_takes_little_memory() -> None:
+    """Ten million items must fit beside the rest of a flow."""
+    count = 200_000
+    tracemalloc.start()
+    try:
+        packed = ItemIds(f"{n:064x}" for n in range(count))
+        done = packed.among(f"{n:064x}" for n in range(0, count, 2))
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(packed), len(done)) == (count, count / 2)
+    assert held < 60 * count
+    assert peak < 60 * count + 150 * 65_536 * 2  # and one batch of strings
