@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
-from infra.local_stack import ROOT, ObjectStore, PrefectServer, Service
+from infra.local_stack import ROOT, Database, ObjectStore, PrefectServer, Service
+from infra.postgres import Postgres
 from tests.benchmarks.contenders import workload as workloads
 from tests.benchmarks.contenders.workload import BUCKET, Workload
 from tests.benchmarks.footprint import Footprint, Memory
@@ -155,12 +156,20 @@ class Arena:
 
 
 @contextmanager
-def open_arena() -> Iterator[Arena]:
+def open_arena(database: Database = "sqlite") -> Iterator[Arena]:
+    """`database`: of the Prefect server."""
     # Told to end, it ends as any block does: with its services and without its folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stop:
         folder = Path(stop.enter_context(tempfile.TemporaryDirectory(prefix="ace-bench-")))
-        object_store, server = ObjectStore(folder / "store"), PrefectServer(folder / "prefect")
+        url = None
+        if database == "postgres":
+            folder.chmod(0o755)  # where we are root, a user of its own runs it
+            postgres = Postgres(folder / "postgres")
+            stop.callback(postgres.stop)
+            url = postgres.start().url
+        object_store = ObjectStore(folder / "store")
+        server = PrefectServer(folder / "prefect", database_url=url)
         for service in (object_store, server):
             stop.callback(service.stop)
             service.launch()

@@ -43,6 +43,7 @@ def run(workload: Workload) -> None:
         output=workload.output,
         variant=workload.variant,
         replicas=workload.replicas,
+        shard_size=workload.shard_size,
         return_state=True,
     )
     if not state.is_completed():

@@ -49,6 +49,7 @@ class Workload:
     threads: int = 1  # of torch, in the one process that holds the model
     replicas: int = 1
     batch_size: int = 1  # of this system
+    shard_size: int = 32  # of this system: items of one task run
     keep_embeddings: bool = False  # of the plain script
 
     @classmethod

@@ -1,0 +1,128 @@
+"""What a Prefect server bears of one long run: ten thousand shards, a task run each.
+
+    python -m tests.benchmarks.task_runs                          SQLite, then PostgreSQL
+    python -m tests.benchmarks.task_runs --runs 1000 --databases sqlite
+
+The main flow, with one item a shard (it takes 32 otherwise), so that there are as many task runs as
+of 320,000 items; a model that sleeps 0 s, one replica. Each second somebody asks for the list of
+runs, as an open page of the UI does. All of it shares this machine, so a server's limit is not
+reached: that it keeps up, and what it takes for a task run, is what is seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import psutil
+
+from infra.local_stack import Database
+from tests.benchmarks.arena import Arena, Run, open_arena
+from tests.benchmarks.footprint import memory
+from tests.benchmarks.peers import OURS
+
+_MB = 2**20
+
+
+class Visitor:
+    """Asks the server for its runs each second, and weighs it, until the block ends."""
+
+    def __init__(self, arena: Arena):
+        self._api = httpx.Client(base_url=arena.env["PREFECT_API_URL"], timeout=60)
+        self._server = psutil.Process(arena.server_pid)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._visit)
+        self.waited_s: list[float] = []
+        self.memory_mb: list[float] = []
+        self.cpu_s = 0.0
+
+    def __enter__(self) -> Visitor:
+        self._cpu_before = self._cpu()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.cpu_s = self._cpu() - self._cpu_before
+
+    def ask(self, path: str, body: dict[str, Any]) -> Any:
+        answer = self._api.post(path, json=body)
+        answer.raise_for_status()
+        return answer.json()
+
+    def _visit(self) -> None:
+        while not self._ended.wait(1):
+            began = time.monotonic()
+            self.ask("/flow_runs/filter", {"limit": 200, "sort": "START_TIME_DESC"})
+            self.waited_s.append(time.monotonic() - began)
+            self.memory_mb.append(memory(self._server.pid).own / _MB)
+
+    def _cpu(self) -> float:
+        times = self._server.cpu_times()
+        return times.user + times.system
+
+
+def size_bytes(folder: Path) -> int:
+    """Of all files below it; a database's log is among them."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def measure(database: Database, runs: int) -> Iterator[str]:
+    with open_arena(database) as arena, Visitor(arena) as visitor:
+        kept = arena.folder / ("postgres/cluster/base" if database == "postgres" else "prefect")
+        before = size_bytes(kept)
+        workload = arena.workload(
+            "task-runs", items=runs, side_px=64, pictures=16, variant="toy", sleep_s=0.0,
+            shard_size=1,
+        )  # fmt: skip
+        run: Run = arena.run(OURS, arena.place(workload, OURS), limit_s=4 * 3600)
+        if run.code:
+            raise RuntimeError(f"code {run.code}\n{run.log.read_text()[-3000:]}")
+        shards: dict[str, Any] = {"task_runs": {"name": {"like_": "shard-"}}}
+        done = {"state": {"type": {"any_": ["COMPLETED"]}}}
+        deadline = time.monotonic() + 120
+        while True:  # records reach the server in batches
+            recorded = visitor.ask("/task_runs/count", shards)
+            completed = visitor.ask("/task_runs/count", {"task_runs": shards["task_runs"] | done})
+            if completed >= runs or time.monotonic() > deadline:
+                break
+            time.sleep(1)
+        grown_kb = (size_bytes(kept) - before) / 1024 / runs
+    seconds = run.whole_s
+    slowest = sorted(visitor.waited_s)
+    yield (
+        f"| {database} | {recorded:,} | {completed:,} | {seconds:.0f} | {runs / seconds:.1f} "
+        f"| {1000 * visitor.cpu_s / runs:.1f} | {grown_kb:.1f} "
+        f"| {visitor.memory_mb[0]:.0f} → {visitor.memory_mb[-1]:.0f} "
+        f"| {statistics.median(slowest):.2f}, {slowest[int(0.95 * len(slowest))]:.2f}, "
+        f"{slowest[-1]:.2f} |"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--runs", type=int, default=10_000)
+    names = list(get_args(Database))
+    parser.add_argument("--databases", nargs="+", choices=names, default=names)
+    given = parser.parse_args(arguments)
+    print(f"Load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    print(
+        "| database | task runs | completed | s | a second | server's CPU, ms each | database, KB each "
+        "| server, MB | list of runs: median, 95 %, slowest, s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for database in given.databases:
+        for line in measure(database, given.runs):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
