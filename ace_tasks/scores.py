@@ -34,6 +34,7 @@ _VARIED = 8.0  # levels of standard deviation, above which nothing is blank
 _PLAIN = 2.0  # below it a source was blank itself
 _SAME_COLOUR = 6.0  # Lab: a flat repair in the colour of its surroundings is a good one
 _BINS = 8  # of a channel, in colour histograms
+_LAB_ENDS = ((0, 100), (-100, 100), (-100, 100))
 _SAMPLED_PX = 2**18  # as many tell a mean distance of colours as well as all
 
 
@@ -381,7 +382,20 @@ def _foreground(reference: np.ndarray) -> np.ndarray:
 
 
 def _histogram(lab_N3: np.ndarray) -> np.ndarray:
-    """Shares of colours; a and b twice as fine as L, since light differs from place to place."""
-    edges = [np.linspace(0, 100, _BINS // 2 + 1), *[np.linspace(-100, 100, 2 * _BINS + 1)] * 2]
+    """Shares of colours; a and b twice as fine as L, since light differs from place to place.
+
+    Blurred, so that near colours overlap wherever the bins' edges lie: flat colours one bin apart
+    in a by 0.6, three bins by 0.1.
+    """
+    bins = (_BINS // 2, 2 * _BINS, 2 * _BINS)
+    edges = [np.linspace(*ends, count + 1) for ends, count in zip(_LAB_ENDS, bins, strict=True)]
     counts, _ = np.histogramdd(lab_N3, bins=edges)
-    return np.asarray(counts / max(1, len(lab_N3)))
+    lightness, a, b = (_blur(count, width) for count, width in zip(bins, (0.5, 1, 1), strict=True))
+    return np.einsum("il,jm,kn,lmn->ijk", lightness, a, b, counts / max(1, len(lab_N3)))
+
+
+def _blur(bins: int, width: float) -> np.ndarray:
+    """A Gaussian over bins as a matrix that loses nothing at the ends; `width` in bins."""
+    at = np.arange(bins)
+    kernel = np.exp(-((at[:, None] - at) ** 2) / (2 * width**2))
+    return np.asarray(kernel / kernel.sum(axis=0))

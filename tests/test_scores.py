@@ -110,6 +110,19 @@ def test_likeness_tells_the_reference_that_was_used(photo: np.ndarray, mask: np.
     assert alike > 0.8 > 0.2 > unlike
 
 
+def test_a_slightly_other_colour_is_still_like(photo: np.ndarray, mask: np.ndarray) -> None:
+    """Wherever the edges of a histogram's bins lie; another colour stays unlike."""
+    likenesses = []
+    for blue in range(150, 240, 6):
+        reference = np.full((60, 60, 3), 255, np.uint8)
+        reference[10:50, 10:50] = (30, 60, blue)
+        sight = repainted(photo, mask, np.full_like(photo, (38, 66, blue + 12)))
+        likenesses.append(score(replace(sight, references=[reference])).likeness or 0)
+        other = repainted(photo, mask, np.full_like(photo, (200, 40, 40)))
+        assert (score(replace(other, references=[reference])).likeness or 0) < 0.05
+    assert min(likenesses) > 0.5, likenesses
+
+
 def test_a_clip_score_joins_where_there_is_one(good: Sight) -> None:
     def clip(picture: np.ndarray, prompt: str) -> float:
         assert picture is good.made

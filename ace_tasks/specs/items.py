@@ -31,8 +31,9 @@ from ace_tasks.specs.settings import (
 # 4: masks that are mistakes are refused, controls, presets, candidates.
 PIXELS_VERSION = 4
 # Raise by hand whenever another of several candidates may be taken for the best (`ace_tasks.scores`).
-# 2: spreads are added up in double precision, changes of large parts are sampled.
-SCORES_VERSION = 2
+# 2: spreads are added up in double precision, changes of large parts are sampled; 3: near colours
+# are alike.
+SCORES_VERSION = 3
 
 
 class Source(Frozen):
