@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up put browser exiftool postgres test test-fast chaos bench check audit format clean
+.PHONY: help install demo up put get browser exiftool postgres test test-fast chaos bench check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,7 +35,10 @@ up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) unti
 	@exec $(BIN)/python -m infra.up --db $(DB)
 
 put: $(STAMP) ## copy a folder into the store of `make up`: FROM=pictures TO=s3://ace-demo/mine
-	@$(BIN)/python -m infra.put "$(FROM)" "$(TO)"
+	@$(BIN)/python -m infra.transfer "$(FROM)" "$(TO)"
+
+get: $(STAMP) ## copy a folder out of it: FROM=s3://ace-demo/looks/images TO=looks
+	@$(BIN)/python -m infra.transfer "$(FROM)" "$(TO)"
 
 browser: ## install Chromium for the tests that click (Debian; as root or by sudo)
 	@for each in chromium chromium-browser google-chrome; do command -v $$each && exit 0; done; \

@@ -391,7 +391,8 @@ def _histogram(lab_N3: np.ndarray) -> np.ndarray:
     edges = [np.linspace(*ends, count + 1) for ends, count in zip(_LAB_ENDS, bins, strict=True)]
     counts, _ = np.histogramdd(lab_N3, bins=edges)
     lightness, a, b = (_blur(count, width) for count, width in zip(bins, (0.5, 1, 1), strict=True))
-    return np.einsum("il,jm,kn,lmn->ijk", lightness, a, b, counts / max(1, len(lab_N3)))
+    shares = counts / max(1, len(lab_N3))
+    return np.asarray(np.einsum("il,jm,kn,lmn->ijk", lightness, a, b, shares))
 
 
 def _blur(bins: int, width: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_UI_URL
 from ace_tasks.errors import item_error_codes
 from ace_tasks.results import Summary
 from flows.live import told_time
-from flows.progress import decoration, plain
+from flows.progress import counted, decoration, plain
 
 _RETRY = "retry-failed/retry-failed"
 
@@ -36,8 +36,8 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
         parts.append(f"[Contact sheet]({report})")
     busy = "" if summary.busy_share is None else f", busy {summary.busy_share:.0%} of their time"
     parts.append(
-        f"{told_time(summary.seconds)}, {summary.items_per_second:g} items/s; at most "
-        f"{summary.replicas} replicas{busy}; {summary.deaths} died."
+        f"{told_time(summary.seconds)}, {summary.items_per_second:.2g} items/s; at most "
+        f"{counted(summary.replicas, 'replica')}{busy}; {summary.deaths} died."
     )
     if summary.by_error:
         transient = item_error_codes()

@@ -24,7 +24,7 @@ from flows.run import untracked
 )
 def evaluate(
     variant: Annotated[
-        str, *told("The model variant, such as toy, or the place of a variant.json.")
+        str, *told("The model variant, such as mini, or the place of a variant.json.")
     ],
     output: Annotated[str, *told("Where tables and scores go: s3://bucket/prefix, or a folder.")],
     tasks: Annotated[

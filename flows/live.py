@@ -20,7 +20,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from ace_tasks.engine import ShardStatus, Status
-from flows.progress import TABLE_ROWS, Moment, decoration, plain, tell_listener
+from flows.progress import TABLE_ROWS, Moment, counted, decoration, plain, tell_listener
 
 _UPDATE_EVERY_S = 2.0
 _CUT_S = 3.0
@@ -152,9 +152,10 @@ class Live:
         self._told_at = now
         rate = self._rate(now, status.done + status.failed)
         waiting = self._total - accounted
+        alive = f"{counted(status.replicas_ready, 'replica')} alive, " if waiting else ""
         line = (
             f"{accounted - failed} done, {failed} failed, {waiting} waiting of {self._total} rows; "
-            f"{status.replicas_ready} replicas alive, {rate:.2f} items/s"
+            f"{alive}{rate:.2f} items/s"
         )
         if rate and waiting:
             line += f", about {told_time(waiting / rate)} left"

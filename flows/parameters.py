@@ -59,7 +59,13 @@ Output = Annotated[str, *told("Where pictures and records go: s3://bucket/prefix
 RunId = Annotated[
     str, *told("The run's id, as under runs/.", pattern=r"^[A-Za-z0-9-]{1,64}$", argument=True)
 ]
-Variant = Annotated[str, *told("The model variant, such as toy, or the place of a variant.json.")]
+Variant = Annotated[
+    str,
+    *told(
+        "The model variant, such as mini, or the place of a variant.json. (toy is of random weights: "
+        "it edits nothing.)"
+    ),
+]
 Source = Annotated[
     str,
     *told(

@@ -82,6 +82,11 @@ def plain(value: Any) -> str:
     return text
 
 
+def counted(number: int, what: str) -> str:
+    """1 replica, 2 replicas."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def publish_made(flow_name: str, catalog: Path, made: Made, uri: str) -> None:
     """The first rows that a flow made of its source."""
     with catalog.open(encoding="utf-8") as lines:

@@ -42,7 +42,7 @@ def main() -> int:
             f"output {OUTPUT}, variant mini\n"
             f"               try-on-batch: people {PREFIX}/people, garments {PREFIX}/garments,\n"
             f"               masks {PREFIX}/people-masks, output s3://{BUCKET}/looks, variant mini,\n"
-            "               prompt dress the person in the garment\n"
+            "               prompt dress the person in the garment (as mini was taught)\n"
             "in a shell     source .local/env    then ace-catalog speaks to this stack\n"
             "Ctrl-C stops everything; the data stays in .local/, delete it to begin anew",
             flush=True,

@@ -162,16 +162,29 @@ def test_up_prints_the_address_and_stops_on_ctrl_c(tmp_path: Path) -> None:
         pictures = tmp_path / "pictures" / "red"
         pictures.mkdir(parents=True)
         (pictures / "mug.png").write_bytes(b"mug")
-        put = "import infra.put, pathlib; " + code.partition("; ")[2].replace(
-            "infra.up", "infra.put"
+        copy = "import infra.transfer, pathlib; " + code.partition("; ")[2].replace(
+            "infra.up", "infra.transfer"
         )
+        back = tmp_path / "back"
         for command in (
-            [sys.executable, "-c", put, str(pictures.parent), "s3://mine/pictures/"],
+            [sys.executable, "-c", copy, str(pictures.parent), "s3://mine/pictures/"],
+            [sys.executable, "-c", copy, "s3://mine/pictures", str(back)],
             ["bash", "-c", f"source {tmp_path}/.local/env && {sys.executable} -c '{LIST}'"],
         ):
             told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
             assert told.returncode == 0, told.stderr
         assert told.stdout == "s3://mine/pictures/red/mug.png\n"
+        assert (back / "red" / "mug.png").read_bytes() == b"mug"
+        for start, end, told_of in (
+            ("s3://mine/nowhere", str(back), "there is nothing under s3://mine/nowhere"),
+            (str(tmp_path / "no"), "s3://mine/x", f"there is no {tmp_path / 'no'}"),
+            (str(pictures), str(back), "accepted: FROM a folder TO s3://"),
+        ):
+            told = subprocess.run(
+                [sys.executable, "-c", copy, start, end],
+                cwd=ROOT, capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+            assert (told.returncode, told_of in told.stderr) == (1, True), told.stderr
         children = psutil.Process(up.pid).children(recursive=True)
         assert len(children) >= 3  # store, server, worker
         started = time.monotonic()
@@ -182,7 +195,7 @@ def test_up_prints_the_address_and_stops_on_ctrl_c(tmp_path: Path) -> None:
         assert alive == []
         assert not (tmp_path / ".local" / "env").exists()
         late = subprocess.run(
-            [sys.executable, "-c", put, str(pictures), "s3://mine/x"],
+            [sys.executable, "-c", copy, str(pictures), "s3://mine/x"],
             cwd=ROOT, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert late.returncode == 1

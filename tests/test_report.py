@@ -322,7 +322,7 @@ def test_what_made_a_picture_is_one_click_away(see: See, photo: Callable[..., st
     made = record(
         shown,
         scores=scores,
-        paste=PasteRecord(window_px=(1, 2, 33, 44), feather_px=5, outside_max=0, outside_mean=0,
+        paste=PasteRecord(window_px=(1, 2, 33, 44), feather_px=5, outside_max=3, outside_mean=0,
                           model_outside_mean=1),
         candidates=CandidatesRecord(count=2, chosen=1, candidates=(
             CandidateRecord(seed=11, scores=Scores(total=0.4), uri=photo("other.png", 64, 48)),
@@ -334,7 +334,7 @@ def test_what_made_a_picture_is_one_click_away(see: See, photo: Callable[..., st
     for told in (
         "score 0.71 · sharpness 0.5, colour shift 3.25", "3.25: Lab distance across the mask",
         "grow_px 3", "white-1000", "80",
-        "1 to 33 across, 2 to 44 down", "5 px", "number 1 of 2; 0: 0.4 (seed 11)", "too plain",
+        "1 to 33 across, 2 to 44 down", "only in the feather's 5 px, by 3 of 255 at most", "number 1 of 2; 0: 0.4 (seed 11)", "too plain",
         "flow-7", "catalog", "d4d4d4", "a1a1a1", "b2b2b2", "fetch 0.25, generate 1.5",
         f"s3://b/out/{record_key(shown.item.item_id)}", f"{image}, 64×48 px",
     ):  # fmt: skip

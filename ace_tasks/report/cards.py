@@ -161,10 +161,10 @@ def _made(result: Result, record: Record) -> Facts:
 
 def _repainted(paste: PasteRecord) -> Facts:
     left, top, right, bottom = paste.window_px
+    feather = f"only in the feather's {paste.feather_px} px, by {paste.outside_max} of 255 at most"
     return {
         "window": f"{left} to {right} across, {top} to {bottom} down, px",
-        "feather": f"{paste.feather_px} px",
-        "outside the mask": f"differs by {paste.outside_max} at most",
+        "differs outside the mask": feather if paste.outside_max else "nowhere",
     }
 
 

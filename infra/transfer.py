@@ -1,0 +1,74 @@
+"""Copy a folder, or a file, into the object store of the local stack, or out of it; it must be up.
+
+make put FROM=pictures TO=s3://ace-demo/mine/people
+make get FROM=s3://ace-demo/looks/images TO=looks
+"""
+
+from __future__ import annotations
+
+import argparse
+import mimetypes
+import os
+import sys
+from pathlib import Path, PurePosixPath
+
+from ace_tasks.errors import AceError
+from ace_tasks.settings import StoreSettings
+from ace_tasks.store import Store, is_s3, join_uri, split_uri
+from infra.local_stack import ROOT, LocalStack, ServiceFailed
+
+
+def put(store: Store, path: Path, uri: str) -> int:
+    """Same names under `uri`, in a bucket that is made if need be; returns how many files."""
+    if not path.exists():
+        raise ServiceFailed(f"FROM: accepted: a folder or a file; there is no {path.resolve()}")
+    store.create_bucket(split_uri(uri)[0])
+    found = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    folder = path.parent if path.is_file() else path
+    for each in found:
+        kind = mimetypes.guess_type(each.name)[0] or "application/octet-stream"
+        store.put(join_uri(uri, each.relative_to(folder).as_posix()), each.read_bytes(), kind)
+    return len(found)
+
+
+def get(store: Store, uri: str, path: Path) -> int:
+    """What lies under `uri`, by the same names in a folder; returns how many files.
+
+    Raises ServiceFailed if there is nothing, or a name that would lead out of the folder.
+    """
+    count = 0
+    for each in store.list(f"{uri}/"):
+        name = PurePosixPath(each.uri.removeprefix(f"{uri}/"))
+        if name.is_absolute() or ".." in name.parts:
+            raise ServiceFailed(f"{each.uri}: its name leads out of {path}")
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(store.get(each.uri))
+        count += 1
+    if not count:
+        raise ServiceFailed(f"FROM: accepted: where something is; there is nothing under {uri}")
+    return count
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m infra.transfer", description=__doc__)
+    parser.add_argument("start", help="a folder or a file, or where in the store")
+    parser.add_argument("end", help="where in the store, or a folder")
+    given = parser.parse_args()
+    start, end = given.start.rstrip("/"), given.end.rstrip("/")
+    try:
+        if is_s3(start) == is_s3(end):
+            raise ServiceFailed("accepted: FROM a folder TO s3://bucket/place, or the other way")
+        with LocalStack.running(ROOT / ".local") as stack:
+            os.environ.update(stack.env)
+            store = Store(StoreSettings())
+            count = get(store, start, Path(end)) if is_s3(start) else put(store, Path(start), end)
+    except (AceError, ServiceFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{count} {'file' if count == 1 else 'files'} under {end}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
