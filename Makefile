@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up put get browser exiftool postgres test test-fast chaos bench check audit format clean
+.PHONY: help install demo up put get browser exiftool postgres redis test test-fast chaos bench check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,11 @@ postgres: ## install PostgreSQL for `make up DB=postgres` (Debian; as root or by
 	root=$$(test "$$(id -u)" = 0 || echo sudo); \
 	$$root apt-get -qq update && \
 	$$root apt-get -qq install --yes --no-install-recommends postgresql; }
+
+redis: ## install Redis for the test that loses a Ray head (Debian; as root or by sudo)
+	@command -v redis-server || { root=$$(test "$$(id -u)" = 0 || echo sudo); \
+	$$root apt-get -qq update && \
+	$$root apt-get -qq install --yes --no-install-recommends redis-server; }
 
 exiftool: ## install exiftool for the tests that read XMP with it (Debian; as root or by sudo)
 	@command -v exiftool || { root=$$(test "$$(id -u)" = 0 || echo sudo); \

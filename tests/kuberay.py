@@ -43,6 +43,13 @@ RAY_CLUSTER = closed(
     "headGroupSpec rayVersion",
     rayVersion=TEXT,
     authOptions=closed("mode", mode={"enum": ["disabled", "token"]}),
+    gcsFaultToleranceOptions=closed(
+        "redisAddress",
+        redisAddress=TEXT,
+        redisUsername=ANY,
+        redisPassword=closed("valueFrom", valueFrom=ANY),  # `value` would be a secret in a manifest
+        externalStorageNamespace=TEXT,
+    ),
     enableInTreeAutoscaling=SWITCH,
     autoscalerOptions=closed(
         version={"enum": ["v1", "v2"]},

@@ -72,6 +72,27 @@ def test_weights_come_to_a_node_once(seen: dict[str, Any]) -> None:
     assert seen["weights_made"] == {"late": 1, "spot": 1, "two-gpus": 1}
 
 
+# ---------------------------------------------------------------- the head goes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_head_that_is_lost_comes_back_and_the_run_goes_on() -> None:
+    """With what it knew in a Redis, as `infra/kubernetes/lasting-head` has it."""
+    if not shutil.which("redis-server") or os.geteuid():
+        if os.environ.get("CI") == "true":
+            pytest.fail("needs redis-server (make redis) and root")
+        pytest.skip("needs redis-server (make redis) and root, for a namespace of processes")
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.lost_head"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    print(told)
+    assert told["done"] == told["outcomes"] == told["given"]
+    assert (told["deaths"], told["replicas"]) == (0, 2), "the same replicas go on"
+
+
 # ---------------------------------------------------------------- the shape of the manifests
 
 

@@ -344,3 +344,19 @@ def test_alerts_ask_for_metrics_that_there_are() -> None:
         page, _, anchor = alert["annotations"]["runbook"].partition("#")
         assert (ROOT / page).exists()
         assert anchor in headings
+
+
+def test_a_lasting_head_keeps_what_it_knows_and_its_worker_waits_for_it() -> None:
+    overlay = "aws-lasting-head"
+    (cluster,) = ray_clusters(overlay)
+    assert cluster["gcsFaultToleranceOptions"]["redisPassword"] == {
+        "valueFrom": {"secretKeyRef": {"name": "ace-redis", "key": "password"}}
+    }
+    (worker,) = of_kind(overlay, "Deployment")
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert env["RAY_gcs_rpc_server_reconnect_timeout_s"] == "600"
+    assert env["RAY_HEAD"] == "ace-head-svc:6379"  # those of the base are still there
+    (policy,) = (each["spec"] for each in of_kind(overlay, "NetworkPolicy")
+                 if each["metadata"]["name"] == "head-to-redis")  # fmt: skip
+    assert policy["podSelector"]["matchLabels"]["ray.io/node-type"] == "head"

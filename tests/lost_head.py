@@ -1,0 +1,154 @@
+"""A run whose Ray head is lost and comes back, with what it knew in a Redis; in a process of its own,
+since a cluster's settings must not reach other tests.
+
+    python -m tests.lost_head
+
+The head has a namespace of processes for itself, as in a pod: Ray refuses a second one on a machine
+where it sees the first one's nodes. So Linux and root, beside a `redis-server`. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+# Before Ray is imported: nobody without the token.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(20)}
+
+import ray
+
+from ace_tasks.engine import Dispatcher
+from ace_tasks.provenance import Done, Outcome
+from ace_tasks.settings import PoolSettings
+from infra.local_stack import HOST, Service, free_ports, script
+from tests.benchmarks.dispatch import REPLICA
+from tests.replicas import SleepingReplica, item
+
+_ITEMS = 80
+_AWAY_S = 8
+_LIMIT_S = 120
+_ALONE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+_COMMON = ["--object-store-memory=80000000", "--disable-usage-stats", "--block"]
+
+
+class Place:
+    """A Redis, a head that keeps what it knows there, and a node with two CPUs."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.redis_port, self.port, self._client, *self._agents = free_ports(5)
+        self._password = secrets.token_hex(20)
+        self.address = f"{HOST}:{self.port}"
+
+    def start_redis(self) -> Service:
+        settings = f"requirepass {self._password}\nbind {HOST}\nport {self.redis_port}\nsave ''\n"
+        (self.folder / "redis.conf").write_text(settings)
+        command = [shutil.which("redis-server") or "redis-server", str(self.folder / "redis.conf")]
+        return Service.start("Redis", command, os.environ, self.folder / "redis.log")
+
+    def start_head(self) -> Service:
+        env = os.environ | {
+            "RAY_REDIS_ADDRESS": f"{HOST}:{self.redis_port}",
+            "RAY_external_storage_namespace": "ace",
+        }
+        command = [
+            *_ALONE, script("ray"), "start", "--head", f"--port={self.port}", "--num-cpus=0",
+            "--include-dashboard=false", f"--ray-client-server-port={self._client}",
+            f"--redis-password={self._password}",  # as KubeRay gives it
+            f"--temp-dir={self.folder}", f"--dashboard-agent-listen-port={self._agents[0]}", *_COMMON,
+        ]  # fmt: skip
+        head = Service.start("Ray head", command, env, self.folder / "head.log")
+        head.wait_until(self._answers, 60)
+        return head
+
+    def start_node(self) -> Service:
+        command = [
+            script("ray"), "start", f"--address={self.address}", "--num-cpus=2",
+            f"--temp-dir={self.node_folder}", f"--dashboard-agent-listen-port={self._agents[1]}",
+            *_COMMON,
+        ]  # fmt: skip
+        return Service.start("Ray node", command, os.environ, self.folder / "node.log")
+
+    @property
+    def node_folder(self) -> str:
+        """By it a driver says which of two nodes on one machine it belongs to."""
+        return str(self.folder / "n")
+
+    def _answers(self) -> bool:
+        command = [script("ray"), "health-check", f"--address={self.address}"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def end(service: Service) -> None:
+    """kill -9, of all its processes: none may say goodbye."""
+    for each in [*psutil.Process(service.process.pid).children(recursive=True), service.process]:
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            each.kill()
+    service.process.wait()
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _LIMIT_S
+    while not what():
+        if time.monotonic() > deadline:
+            raise TimeoutError("nothing comes of it")
+        time.sleep(0.1)
+
+
+def lose_the_head(place: Place, head: Service) -> tuple[Service, dict[str, object]]:
+    """The new head, and what was seen."""
+    outcomes: list[Outcome] = []
+    with Dispatcher(
+        REPLICA, PoolSettings(max_replicas=2), "run", lambda *_: None, SleepingReplica
+    ) as dispatcher:
+        items = [item(n, "sleep 0.25") for n in range(_ITEMS)]
+        run = threading.Thread(target=lambda: outcomes.extend(dispatcher.edit(items, 0)))
+        run.start()
+        status = dispatcher.status
+        until(lambda: status.done >= 20)
+        end(head)
+        lost_at = time.monotonic()
+        time.sleep(_AWAY_S)
+        meanwhile = status.done
+        head = place.start_head()
+        until(lambda: status.done > meanwhile)
+        going_on_s = time.monotonic() - lost_at
+        run.join(_LIMIT_S)
+        done = {each.item_id for each in outcomes if isinstance(each, Done)}
+        return head, {
+            "given": _ITEMS, "done": len(done), "outcomes": len(outcomes),
+            "deaths": status.deaths, "replicas": status.replicas_most,
+            "goes_on_after_s": round(going_on_s, 1),
+        }  # fmt: skip
+
+
+def main() -> None:
+    with contextlib.ExitStack() as stop:
+        # Sockets have short names only.
+        place = Place(Path(stop.enter_context(tempfile.TemporaryDirectory(prefix="ace-head-"))))
+        stop.callback(end, place.start_redis())
+        head = place.start_head()
+        try:
+            stop.callback(end, place.start_node())
+            until(lambda: Path(place.node_folder).is_dir())
+            ray.init(address=place.address, _temp_dir=place.node_folder, log_to_driver=False)
+            head, told = lose_the_head(place, head)
+        finally:
+            end(head)
+    print(json.dumps(told), flush=True)
+    os._exit(0)  # there is no cluster left to say goodbye to
+
+
+if __name__ == "__main__":
+    main()
