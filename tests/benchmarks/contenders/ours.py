@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import flows.edit
-from ace_tasks.engine import Dispatcher
 from ace_tasks.settings import ReplicaSettings
 from tests.benchmarks.contenders.workload import Workload
 
@@ -34,8 +33,7 @@ def make_watched(workload: Workload, settings: ReplicaSettings, run_id: str, nam
 
 
 def run(workload: Workload) -> None:
-    make = functools.partial(make_watched, workload)
-    flows.edit.Dispatcher = functools.partial(Dispatcher, make=make)  # type: ignore[misc, assignment]
+    flows.edit.make_replica = functools.partial(make_watched, workload)  # type: ignore[assignment]
     from flows.edit_catalog import edit_catalog
 
     state = edit_catalog(
