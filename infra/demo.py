@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ROOT, LocalStack, script
+from infra.local_stack import LocalStack
 from infra.sample.make import BUCKET, PREFIX
+from infra.services import ROOT, script
 
 OUTPUT = f"s3://{BUCKET}/edited"
 MIRROR = ROOT / "out" / "demo"

@@ -19,7 +19,8 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
 from infra import automations, pools
-from infra.local_stack import ROOT, WORK_POOL, ServiceFailed, run
+from infra.prefect_server import WORK_POOL
+from infra.services import ROOT, ServiceFailed, run
 
 
 async def deploy(pool: str, kind: pools.Kind, gpu_runs: int, notify: str, directory: str) -> None:

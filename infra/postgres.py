@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from infra.local_stack import HOST, Service, ServiceFailed, free_ports
+from infra.services import HOST, Service, ServiceFailed, free_ports
 
 _USER = "prefect"
 _SYSTEM_USER = "postgres"  # who runs it where we are root, for it refuses to be root's

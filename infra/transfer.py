@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from ace_tasks.errors import AceError
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, is_s3, join_uri, split_uri
-from infra.local_stack import ROOT, LocalStack, ServiceFailed
+from infra.local_stack import LocalStack
+from infra.services import ROOT, ServiceFailed
 
 
 def put(store: Store, path: Path, uri: str) -> int:

@@ -15,8 +15,9 @@ from typing import get_args
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
 from infra.demo import OUTPUT, upload_people, upload_sample
-from infra.local_stack import ROOT, Database, LocalStack
+from infra.local_stack import Database, LocalStack
 from infra.sample.make import BUCKET, PREFIX
+from infra.services import ROOT
 
 
 def main() -> int:

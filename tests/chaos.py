@@ -41,7 +41,9 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from ace_tasks.provenance import Record, orphan_pictures  # noqa: E402
 from ace_tasks.settings import StoreSettings  # noqa: E402
 from ace_tasks.store import Store, join_uri  # noqa: E402
-from infra.local_stack import ROOT, ObjectStore, PrefectServer  # noqa: E402
+from infra.object_store import ObjectStore  # noqa: E402
+from infra.prefect_server import PrefectServer  # noqa: E402
+from infra.services import ROOT  # noqa: E402
 
 BUCKET = "chaos"
 OUTPUT = f"s3://{BUCKET}/out"

@@ -25,7 +25,8 @@ from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import StoreSettings
 from ace_tasks.specs import WorkItem, work_item
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ObjectStore, PrefectServer
+from infra.object_store import ObjectStore
+from infra.prefect_server import PrefectServer
 
 # Before torch is imported, here and in every child process. Such small numbers are added up no
 # faster by two threads, workers get in each other's way, and the number decides the last bits.

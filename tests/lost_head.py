@@ -31,7 +31,7 @@ import ray
 from ace_tasks.engine import Dispatcher
 from ace_tasks.provenance import Done, Outcome
 from ace_tasks.settings import PoolSettings
-from infra.local_stack import HOST, Service, free_ports, script
+from infra.services import HOST, Service, free_ports, script
 from tests.benchmarks.dispatch import REPLICA
 from tests.replicas import SleepingReplica, item
 

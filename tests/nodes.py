@@ -37,7 +37,7 @@ from ace_tasks.model import weights
 from ace_tasks.model.variants import find_variant
 from ace_tasks.provenance import Done, Outcome
 from ace_tasks.settings import PoolSettings, ReplicaSettings
-from infra.local_stack import script
+from infra.services import script
 from tests.benchmarks.dispatch import REPLICA
 from tests.replicas import SleepingReplica, item
 

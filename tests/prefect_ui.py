@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from infra.local_stack import PrefectServer, serve_deployments
+from infra.prefect_server import PrefectServer, serve_deployments
 from tests.browser import chromium
 
 if TYPE_CHECKING:

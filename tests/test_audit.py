@@ -20,7 +20,7 @@ from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.audit_run import audit_run
 from flows.edit_catalog import edit_catalog
-from infra.local_stack import PrefectServer
+from infra.prefect_server import PrefectServer
 
 Make = Callable[..., bytes]
 ROWS = 6

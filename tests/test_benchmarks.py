@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ace_tasks.provenance import Done
-from infra.local_stack import ROOT
+from infra.services import ROOT
 from tests.benchmarks import busy, scale
 from tests.benchmarks.contenders.workload import Workload
 

@@ -23,7 +23,8 @@ from ace_tasks.provenance import Record
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from flows.canary import Approval
-from infra.local_stack import LocalStack, free_ports
+from infra.local_stack import LocalStack
+from infra.services import free_ports
 
 # ---------------------------------------------------------------- what is changed
 

@@ -18,7 +18,8 @@ from ace_tasks.store import Store, join_uri
 from flows.cli.catalog import plan
 from flows.cli.editing import edit
 from flows.parameters import pixel_settings
-from infra.local_stack import PrefectServer, script
+from infra.prefect_server import PrefectServer
+from infra.services import script
 
 
 def ace(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -17,15 +17,9 @@ from typing import Any
 import pytest
 
 from ace_tasks.store import Store
-from infra.local_stack import (
-    ROOT,
-    ObjectStore,
-    PrefectServer,
-    Service,
-    free_ports,
-    run,
-    script,
-)
+from infra.object_store import ObjectStore
+from infra.prefect_server import PrefectServer
+from infra.services import ROOT, Service, free_ports, run, script
 from tests.test_interruptions import upload_catalog
 
 # ---------------------------------------------------------------- nodes come and go

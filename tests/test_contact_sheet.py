@@ -15,7 +15,7 @@ from ace_tasks.results import ResultsWriter
 from ace_tasks.store import Store, join_uri
 from flows.contact_sheet import link_to, publish_sheet
 from flows.edit import Edited
-from infra.local_stack import PrefectServer
+from infra.prefect_server import PrefectServer
 from tests import sheets
 from tests.sheets import entry
 

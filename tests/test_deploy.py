@@ -37,7 +37,8 @@ from flows.events import FailureAlarm, tell_pool_started
 from flows.run import open_run
 from flows.sweep_output import sweep_output
 from infra import automations, pools
-from infra.local_stack import HOST, ROOT, PrefectServer
+from infra.prefect_server import PrefectServer
+from infra.services import HOST, ROOT
 
 TOLD: queue.SimpleQueue[str] = queue.SimpleQueue()
 

@@ -43,7 +43,7 @@ from ace_tasks.training.preview import canvas, preview
 from ace_tasks.training.tasks import ALL_TASKS, Example, draw_example
 from flows.evaluate import evaluate
 from flows.evaluation import _markdown
-from infra.local_stack import ROOT
+from infra.services import ROOT
 
 EXAMPLES = 40  # of each task: three chunks
 

@@ -20,7 +20,7 @@ import pytest
 
 from ace_tasks.provenance import Record
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ROOT
+from infra.services import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from infra.local_stack import ROOT
+from infra.services import ROOT
 
 
 @pytest.mark.slow

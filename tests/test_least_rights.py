@@ -24,7 +24,7 @@ from flows.edit_catalog import edit_catalog
 from flows.restyle_catalog import restyle_catalog
 from flows.retry_failed import retry_failed
 from infra.identities import make_identities
-from infra.local_stack import ObjectStore
+from infra.object_store import ObjectStore
 
 RIGHTS = {
     "sources": ["Read:shop", "List:shop"],

@@ -16,7 +16,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ace_tasks.engine import ShardStatus, Status
 from flows.live import Live, Shards, told_time
-from infra.local_stack import HOST, PrefectServer, free_ports
+from infra.prefect_server import PrefectServer
+from infra.services import HOST, free_ports
 
 
 def shard(index: int, done: int, **by_error: int) -> ShardStatus:

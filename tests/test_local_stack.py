@@ -24,8 +24,10 @@ import pytest
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
 from infra.demo import mirror, upload_sample
-from infra.local_stack import ROOT, LocalStack, ObjectStore, free_ports, preferred_port
+from infra.local_stack import LocalStack
+from infra.object_store import ObjectStore
 from infra.sample.make import BUCKET, PREFIX, ROWS
+from infra.services import ROOT, free_ports, preferred_port
 from tests.test_interruptions import ROWS as LONG
 from tests.test_interruptions import STEPS, records, upload_catalog
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from ace_tasks.settings import Environment
-from infra.local_stack import ROOT, script
+from infra.services import ROOT, script
 from tests.kuberay import SCHEMAS, pod_templates
 
 INFRA = ROOT / "infra"

@@ -16,8 +16,9 @@ import pytest
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
-from infra.local_stack import LocalStack, ServiceFailed, free_ports
+from infra.local_stack import LocalStack
 from infra.postgres import Postgres
+from infra.services import ServiceFailed, free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -27,7 +27,7 @@ from ace_tasks.results import Result
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ObjectStore
+from infra.object_store import ObjectStore
 from tests import sheets
 from tests.conftest import BUCKET
 from tests.test_pixels import P3

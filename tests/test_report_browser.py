@@ -18,7 +18,7 @@ from ace_tasks.provenance import report_key
 from ace_tasks.report import PAGE_ITEMS, Entry, PageLink
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ROOT
+from infra.services import ROOT
 from tests import sheets
 from tests.browser import Watched, chromium, screenshot
 from tests.sheets import entry, record

@@ -18,7 +18,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from ace_tasks import provenance
 from ace_tasks.store import Store
-from infra.local_stack import serve_deployments
+from infra.prefect_server import serve_deployments
 
 
 def next_run(client: SyncPrefectClient, deployment_id: Any, seen: set[Any]) -> FlowRun:

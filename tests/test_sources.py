@@ -31,7 +31,7 @@ from ace_tasks.model.variants import Variant, find_variant
 from ace_tasks.settings import StoreSettings, VisionSettings, WeightsSettings, read_environment
 from ace_tasks.specs import AutoMask, PixelSettings
 from ace_tasks.store import Store
-from infra.local_stack import free_ports
+from infra.services import free_ports
 from tests.hub import COMMIT, Hub, sha256
 
 ROOT = Path(__file__).parents[1]

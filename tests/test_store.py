@@ -24,7 +24,7 @@ from ace_tasks.errors import (
 )
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri, open_stores, split_uri, translate
-from infra.local_stack import ObjectStore
+from infra.object_store import ObjectStore
 
 
 def test_bytes_come_back_with_identity(store: Store, prefix: str) -> None:

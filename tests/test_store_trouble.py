@@ -16,7 +16,7 @@ from ace_tasks.provenance import Done
 from ace_tasks.replica import Replica
 from ace_tasks.settings import ReplicaSettings, StoreSettings, WeightsSettings
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ObjectStore
+from infra.object_store import ObjectStore
 from tests.faults import FaultyStore
 from tests.test_replica import FILL
 

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import PrefectServer, Service, serve_deployments
+from infra.prefect_server import PrefectServer, serve_deployments
+from infra.services import Service
 from tests.test_interruptions import records, upload_catalog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -28,7 +28,7 @@ from ace_tasks.store import Store, join_uri
 from ace_tasks.training.keeping import Kept, send_folder
 from ace_tasks.training.recipe import Recipe
 from flows.train_ace import train_ace
-from infra.local_stack import ROOT
+from infra.services import ROOT
 from tests.releases import make_release
 from tests.tiny_training import go_on_from, tiny_recipe, write_recipe
 

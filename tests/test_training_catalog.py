@@ -24,7 +24,7 @@ from ace_tasks.training.latents import Latents
 from ace_tasks.training.objective import Batches, ObjectiveSettings
 from ace_tasks.training.recipe import Recipe, check
 from ace_tasks.training.stages import encode_chunk, train_denoiser, train_vae
-from infra.local_stack import free_ports
+from infra.services import free_ports
 from tests.tiny_training import quiet, tiny_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

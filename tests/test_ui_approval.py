@@ -12,7 +12,7 @@ import pytest
 
 from ace_tasks.provenance import Record
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import PrefectServer
+from infra.prefect_server import PrefectServer
 from tests.browser import screenshot
 from tests.prefect_ui import (
     JSON_EDITOR,

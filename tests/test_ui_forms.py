@@ -14,7 +14,8 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ROOT, PrefectServer
+from infra.prefect_server import PrefectServer
+from infra.services import ROOT
 from tests.browser import Watched, screenshot
 from tests.prefect_ui import (
     FIELD,

@@ -17,8 +17,11 @@ from typing import Any, Literal
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
-from infra.local_stack import ROOT, Database, ObjectStore, PrefectServer, Service
+from infra.local_stack import Database
+from infra.object_store import ObjectStore
 from infra.postgres import Postgres
+from infra.prefect_server import PrefectServer
+from infra.services import ROOT, Service
 from tests.benchmarks.contenders import workload as workloads
 from tests.benchmarks.contenders.workload import BUCKET, Workload
 from tests.benchmarks.footprint import Footprint, Memory

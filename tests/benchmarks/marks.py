@@ -32,7 +32,7 @@ from ace_tasks.provenance import (
 )
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
-from infra.local_stack import ROOT
+from infra.services import ROOT
 
 _PHOTO = ROOT / "infra" / "sample" / "photos" / "china.jpg"
 _ROUNDS = 12

@@ -16,7 +16,8 @@ import ray
 from ace_tasks.engine import Dispatcher, ray_session
 from ace_tasks.settings import PoolSettings, StoreSettings
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ObjectStore, PrefectServer
+from infra.object_store import ObjectStore
+from infra.prefect_server import PrefectServer
 from tests.benchmarks.dispatch import REPLICA
 from tests.replicas import SleepingReplica, item
 

@@ -30,7 +30,8 @@ from ace_tasks.report import Entry, Sheet
 from ace_tasks.results import Result
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ROOT, ObjectStore
+from infra.object_store import ObjectStore
+from infra.services import ROOT
 from tests import sheets
 
 _BUCKET = "s3://sheets"

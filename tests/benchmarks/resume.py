@@ -26,7 +26,7 @@ import pyarrow.parquet
 from ace_tasks import plan, provenance, resume
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ObjectStore
+from infra.object_store import ObjectStore
 
 _WRITERS = 32
 

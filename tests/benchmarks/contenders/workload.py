@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ace_tasks.store import Store, join_uri
-from infra.local_stack import ROOT
+from infra.services import ROOT
 
 Event = Literal["begun", "made", "published"]
 

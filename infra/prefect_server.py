@@ -1,0 +1,74 @@
+"""A Prefect server as a child process, and a worker for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from infra.services import HOST, Service, answers, free_ports, run_command, script
+
+WORK_POOL = "local"
+_LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
+_DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+
+
+class PrefectServer:
+    """A Prefect server with UI. Its database is SQLite in `data_dir`, or at `database_url`, which
+    may hold a password: only the server's own environment has it.
+    """
+
+    def __init__(self, data_dir: Path, port: int | None = None, database_url: str | None = None):
+        self.data_dir = data_dir
+        self._database = {_DATABASE: database_url} if database_url else {}
+        self.port = port or free_ports(1)[0]
+        self.ui_url = f"http://{HOST}:{self.port}"
+        self.service: Service | None = None
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a flow, a worker or the `prefect` command needs in its environment."""
+        return {
+            "PREFECT_HOME": str(self.data_dir.resolve()),
+            "PREFECT_API_URL": f"{self.ui_url}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # In memory, its default, a restart would forget who holds a slot, and end their runs.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES_ON_DISK,
+            # A run that waits for another one starts soon after it; the default is 30.
+            "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def launch(self) -> None:
+        """Start the process; `wait` until it answers."""
+        command = [
+            script("prefect"), "server", "start", "--host", HOST, "--port", str(self.port),
+            "--log-level", "WARNING",
+        ]  # fmt: skip
+        self.service = Service.start(
+            "Prefect server",
+            command,
+            os.environ | self.env | self._database,
+            self.data_dir / "server.log",
+        )
+
+    def wait(self) -> None:
+        assert self.service
+        self.service.wait_until(lambda: answers(f"{self.ui_url}/api/health"), 90)
+
+    def start(self) -> PrefectServer:
+        self.launch()
+        self.wait()
+        return self
+
+    def stop(self) -> None:
+        if self.service:
+            self.service.stop()
+
+
+def serve_deployments(env: Mapping[str, str], log: Path) -> Service:
+    """Set the server up by `infra.deploy`, and start a worker on the pool."""
+    run_command([sys.executable, "-m", "infra.deploy"], env)
+    command = [script("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    return Service.start("Prefect worker", command, os.environ | env, log)
