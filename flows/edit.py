@@ -279,13 +279,19 @@ def _torch_threads(run: Run) -> int:
     retries=0,  # the dispatcher owns retries
     persist_result=False,
 )
-def edit_shard(index: int, items: list[WorkItem], pool: Dispatcher) -> list[Outcome] | State[Any]:
-    """One shard through the pool; the pool outlives it."""
+def edit_shard(
+    index: int, items: list[WorkItem], pool: Dispatcher, outcomes: list[Outcome]
+) -> State[Any] | None:
+    """One shard through the pool; the pool outlives it.
+
+    Its outcomes go into a list that it is given: a flow run remembers whatever a task returns, and
+    each of its elements, to its end.
+    """
     try:
-        outcomes = pool.edit(items, index)
+        outcomes += pool.edit(items, index)
     except (FatalError, Cancelled) as error:
         return Failed(message=f"stopped: {error}")
-    return outcomes
+    return None
 
 
 def _edit_shards(
@@ -301,21 +307,27 @@ def _edit_shards(
     grows with the pool.
     """
     numbered = enumerate(groups)
-    window: dict[concurrent.futures.Future[Any], tuple[int, Any, list[WorkItem]]] = {}
+    window: dict[concurrent.futures.Future[Any], tuple[int, list[WorkItem], list[Outcome]]] = {}
     while True:
         feeding = math.ceil(pool.status.capacity / shard_size)
         at_once = min(feeding + _SHARDS_AHEAD, MAX_SHARD_THREADS)
         for index, items in islice(numbered, max(at_once - len(window), 0)):
-            future: Any = edit_shard.submit(index, untracked(items), untracked(pool))
-            window[future.wrapped_future] = (index, future, items)
+            outcomes: list[Outcome] = []
+            future: Any = edit_shard.submit(
+                index, untracked(items), untracked(pool), untracked(outcomes)
+            )
+            window[future.wrapped_future] = (index, items, outcomes)
         if not window:
             return
         done, _ = concurrent.futures.wait(
             window, timeout=_POLL_S, return_when=concurrent.futures.FIRST_COMPLETED
         )
         for each in done:
-            index, future, items = window.pop(each)
-            outcomes = _enter_outcomes(future, items, pool, book)
+            index, items, outcomes = window.pop(each)
+            state = each.result()
+            if not state.is_completed():
+                raise pool.error or Cancelled(state.message or "a shard stopped")
+            _enter_outcomes(outcomes, items, book)
             live.end_shard(ShardStatus.of(index, len(items), outcomes))
         budget.check_spent(pool.status.ready_s)
         alarm.look(pool.status)
@@ -325,15 +337,8 @@ def _edit_shards(
         live.tell(tally.total, tally.not_done, tally.by_error, pool.status, working)
 
 
-def _enter_outcomes(
-    future: Any, items: list[WorkItem], pool: Dispatcher, book: _Book
-) -> list[Outcome]:
-    state = future.wrapped_future.result()
-    if not state.is_completed():
-        raise pool.error or Cancelled(state.message or "a shard stopped")
-    outcomes: list[Outcome] = future.result()
+def _enter_outcomes(outcomes: list[Outcome], items: list[WorkItem], book: _Book) -> None:
     by_id = {item.item_id: item for item in items}
     for outcome in outcomes:
         item = by_id.pop(outcome.item_id)  # a KeyError here is an outcome told twice
         book.enter(Result.of(item, outcome), item)
-    return outcomes

@@ -25,7 +25,9 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
+from prefect.context import FlowRunContext
 
+import flows.edit
 from ace_tasks import images, provenance
 from ace_tasks.engine import ray_session
 from ace_tasks.provenance import Record
@@ -148,6 +150,26 @@ def test_every_row_has_a_result_and_every_result_a_proof(
     report = read(store, state, provenance.report_key, prefix)
     assert report.count(b"<article") == 4
     assert re.search(rb"<h1>edit s3://.* with toy</h1>", report)
+
+
+def test_a_long_run_remembers_no_shard_that_has_ended(
+    catalog: Callable[..., str], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect keeps a state for whatever a task returns: a million items would be a gigabyte."""
+    remembered = []
+    enter = flows.edit._enter_outcomes
+
+    def watch(*arguments: Any) -> None:
+        context = FlowRunContext.get()
+        assert context is not None
+        remembered.append(len(context.run_results))
+        enter(*arguments)
+
+    monkeypatch.setattr(flows.edit, "_enter_outcomes", watch)
+    state = run(catalog([good(prefix, n) for n in range(8)]), prefix, shard_size=1)
+    assert state.name == "Completed"
+    assert len(remembered) == 8
+    assert remembered[-1] == remembered[0]
 
 
 def test_failures_are_kept_told_and_tried_again_only_when_asked(
