@@ -131,4 +131,4 @@ def _digest(item_id: str) -> bytes | None:
         digest = bytes.fromhex(item_id)
     except ValueError:
         return None
-    return digest if len(digest) == _DIGEST.itemsize and len(item_id) == 64 else None
+    return digest if len(digest) == _DIGEST.itemsize and digest.hex() == item_id else None

@@ -34,7 +34,7 @@ _VARIED = 8.0  # levels of standard deviation, above which nothing is blank
 _PLAIN = 2.0  # below it a source was blank itself
 _SAME_COLOUR = 6.0  # Lab: a flat repair in the colour of its surroundings is a good one
 _BINS = 8  # of a channel, in colour histograms
-_LAB_ENDS = ((0, 100), (-100, 100), (-100, 100))
+_LAB_ENDS = ((0, 100), (-100, 100), (-100, 100))  # what lies beyond counts at the end
 _SAMPLED_PX = 2**18  # as many tell a mean distance of colours as well as all
 
 
@@ -388,8 +388,8 @@ def _histogram(lab_N3: np.ndarray) -> np.ndarray:
     in a by 0.6, three bins by 0.1.
     """
     bins = (_BINS // 2, 2 * _BINS, 2 * _BINS)
-    edges = [np.linspace(*ends, count + 1) for ends, count in zip(_LAB_ENDS, bins, strict=True)]
-    counts, _ = np.histogramdd(lab_N3, bins=edges)
+    within = np.clip(lab_N3, *np.array(_LAB_ENDS).T)
+    counts, _ = np.histogramdd(within, bins=bins, range=_LAB_ENDS)
     lightness, a, b = (_blur(count, width) for count, width in zip(bins, (0.5, 1, 1), strict=True))
     shares = counts / max(1, len(lab_N3))
     return np.asarray(np.einsum("il,jm,kn,lmn->ijk", lightness, a, b, shares))

@@ -36,7 +36,7 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
         parts.append(f"[Contact sheet]({report})")
     busy = "" if summary.busy_share is None else f", busy {summary.busy_share:.0%} of their time"
     parts.append(
-        f"{told_time(summary.seconds)}, {summary.items_per_second:.2g} items/s; at most "
+        f"{told_time(summary.seconds)}, {summary.items_per_second:.2f} items/s; at most "
         f"{counted(summary.replicas, 'replica')}{busy}; {summary.deaths} died."
     )
     if summary.by_error:

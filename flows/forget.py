@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from ace_tasks.store import Store, is_s3
 from flows.parameters import DeleteForGood, ForgottenRun, ForgottenSource, Output
 
 _SHA256_CHARS = 64
+_PAGE = 200  # the server answers no more artifacts at once
 _LEFT = (
     "not touched: catalogs and sources themselves, Prefect's logs, copies elsewhere, and pages or "
     "pictures that somebody saved"
@@ -79,9 +81,14 @@ def told_artifacts(doomed: Doomed) -> list[UUID]:
     if not runs:
         return []
     of_runs = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=runs))
+    told: list[UUID] = []
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts(artifact_filter=of_runs)
-    return [each.id for each in found if doomed.told_in(f"{each.data} {each.description}")]
+        for offset in itertools.count(step=_PAGE):
+            page = client.read_artifacts(artifact_filter=of_runs, limit=_PAGE, offset=offset)
+            told += [a.id for a in page if doomed.told_in(f"{a.data} {a.description}")]
+            if len(page) < _PAGE:
+                return told
+    return told
 
 
 def _delete_artifacts(ids: list[UUID]) -> None:

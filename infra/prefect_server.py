@@ -14,7 +14,7 @@ _LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
 _DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 # By default the server writes each state of a task run by a transaction of its own. Where it is
 # slower than a run's shards end, it queues 10,000 states and then drops what comes.
-_RECORDER = {
+RECORDER = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
@@ -56,7 +56,7 @@ class PrefectServer:
         self.service = Service.start(
             "Prefect server",
             command,
-            os.environ | self.env | _RECORDER | self._database,
+            os.environ | self.env | RECORDER | self._database,
             self.data_dir / "server.log",
         )
 

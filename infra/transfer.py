@@ -1,4 +1,4 @@
-"""Copy a folder, or a file, into the object store of the local stack, or out of it; it must be up.
+"""Copy a folder or a file into the object store of the local stack, or a folder out of it.
 
 make put FROM=pictures TO=s3://ace-demo/mine/people
 make get FROM=s3://ace-demo/looks/images TO=looks
@@ -39,6 +39,8 @@ def get(store: Store, uri: str, path: Path) -> int:
     """
     count = 0
     for each in store.list(f"{uri}/"):
+        if each.uri.endswith("/"):  # what some tools write for a folder
+            continue
         name = PurePosixPath(each.uri.removeprefix(f"{uri}/"))
         if name.is_absolute() or ".." in name.parts:
             raise ServiceFailed(f"{each.uri}: its name leads out of {path}")
@@ -58,13 +60,13 @@ def main() -> int:
     given = parser.parse_args()
     start, end = given.start.rstrip("/"), given.end.rstrip("/")
     try:
-        if is_s3(start) == is_s3(end):
+        if not (start and end) or is_s3(start) == is_s3(end):
             raise ServiceFailed("accepted: FROM a folder TO s3://bucket/place, or the other way")
         with LocalStack.running(ROOT / ".local") as stack:
             os.environ.update(stack.env)
             store = Store(StoreSettings())
             count = get(store, start, Path(end)) if is_s3(start) else put(store, Path(start), end)
-    except (AceError, ServiceFailed) as error:
+    except (AceError, ServiceFailed, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{count} {'file' if count == 1 else 'files'} under {end}")

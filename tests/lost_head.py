@@ -23,8 +23,12 @@ from pathlib import Path
 
 import psutil
 
-# Before Ray is imported: nobody without the token.
-os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(20)}
+# Before Ray is imported: nobody without the token, and the patience that the overlay has.
+os.environ |= {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(20),
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+}
 
 import ray
 
@@ -58,6 +62,7 @@ class Place:
         return Service.start("Redis", command, os.environ, self.folder / "redis.log")
 
     def start_head(self) -> Service:
+        """Also `head` from now on."""
         env = os.environ | {
             "RAY_REDIS_ADDRESS": f"{HOST}:{self.redis_port}",
             "RAY_external_storage_namespace": "ace",
@@ -68,9 +73,9 @@ class Place:
             f"--redis-password={self._password}",  # as KubeRay gives it
             f"--temp-dir={self.folder}", f"--dashboard-agent-listen-port={self._agents[0]}", *_COMMON,
         ]  # fmt: skip
-        head = Service.start("Ray head", command, env, self.folder / "head.log")
-        head.wait_until(self._answers, 60)
-        return head
+        self.head = Service.start("Ray head", command, env, self.folder / "head.log")
+        self.head.wait_until(self._answers, _LIMIT_S)
+        return self.head
 
     def start_node(self) -> Service:
         command = [
@@ -92,10 +97,11 @@ class Place:
 
 def end(service: Service) -> None:
     """kill -9, of all its processes: none may say goodbye."""
-    for each in [*psutil.Process(service.process.pid).children(recursive=True), service.process]:
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            each.kill()
-    service.process.wait()
+    with contextlib.suppress(psutil.Error):  # it is gone
+        for each in psutil.Process(service.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                each.kill()
+    service.kill()
 
 
 def until(what: Callable[[], bool]) -> None:
@@ -106,8 +112,8 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def lose_the_head(place: Place, head: Service) -> tuple[Service, dict[str, object]]:
-    """The new head, and what was seen."""
+def lose_the_head(place: Place) -> dict[str, object]:
+    """What was seen."""
     outcomes: list[Outcome] = []
     with Dispatcher(
         REPLICA, PoolSettings(max_replicas=2), "run", lambda *_: None, SleepingReplica
@@ -116,17 +122,17 @@ def lose_the_head(place: Place, head: Service) -> tuple[Service, dict[str, objec
         run = threading.Thread(target=lambda: outcomes.extend(dispatcher.edit(items, 0)))
         run.start()
         status = dispatcher.status
-        until(lambda: status.done >= 20)
-        end(head)
+        until(lambda: status.done >= 20 and status.replicas_ready == 2)
+        end(place.head)
         lost_at = time.monotonic()
         time.sleep(_AWAY_S)
         meanwhile = status.done
-        head = place.start_head()
+        place.start_head()
         until(lambda: status.done > meanwhile)
         going_on_s = time.monotonic() - lost_at
         run.join(_LIMIT_S)
         done = {each.item_id for each in outcomes if isinstance(each, Done)}
-        return head, {
+        return {
             "given": _ITEMS, "done": len(done), "outcomes": len(outcomes),
             "deaths": status.deaths, "replicas": status.replicas_most,
             "goes_on_after_s": round(going_on_s, 1),
@@ -138,15 +144,12 @@ def main() -> None:
         # Sockets have short names only.
         place = Place(Path(stop.enter_context(tempfile.TemporaryDirectory(prefix="ace-head-"))))
         stop.callback(end, place.start_redis())
-        head = place.start_head()
-        try:
-            stop.callback(end, place.start_node())
-            until(lambda: Path(place.node_folder).is_dir())
-            ray.init(address=place.address, _temp_dir=place.node_folder, log_to_driver=False)
-            head, told = lose_the_head(place, head)
-        finally:
-            end(head)
-    print(json.dumps(told), flush=True)
+        place.start_head()
+        stop.callback(lambda: end(place.head))
+        stop.callback(end, place.start_node())
+        until(lambda: Path(place.node_folder).is_dir())
+        ray.init(address=place.address, _temp_dir=place.node_folder, log_to_driver=False)
+        print(json.dumps(lose_the_head(place)), flush=True)
     os._exit(0)  # there is no cluster left to say goodbye to
 
 

@@ -70,13 +70,16 @@ def test_weights_come_to_a_node_once(seen: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_head_that_is_lost_comes_back_and_the_run_goes_on() -> None:
     """With what it knew in a Redis, as `infra/kubernetes/lasting-head` has it."""
-    if not shutil.which("redis-server") or os.geteuid():
+    alone = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"]).returncode == 0
+    if not alone:
+        pytest.skip("needs the right to make a namespace of processes (unshare)")
+    if not shutil.which("redis-server"):
         if os.environ.get("CI") == "true":
-            pytest.fail("needs redis-server (make redis) and root")
-        pytest.skip("needs redis-server (make redis) and root, for a namespace of processes")
+            pytest.fail("needs redis-server (make redis)")
+        pytest.skip("needs redis-server (make redis)")
     ended = subprocess.run(
         [sys.executable, "-m", "tests.lost_head"], cwd=ROOT, capture_output=True, text=True
     )

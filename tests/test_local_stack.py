@@ -181,6 +181,8 @@ def test_up_prints_the_address_and_stops_on_ctrl_c(tmp_path: Path) -> None:
             ("s3://mine/nowhere", str(back), "there is nothing under s3://mine/nowhere"),
             (str(tmp_path / "no"), "s3://mine/x", f"there is no {tmp_path / 'no'}"),
             (str(pictures), str(back), "accepted: FROM a folder TO s3://"),
+            ("s3://mine/pictures", "", "accepted: FROM a folder TO s3://"),
+            ("", "s3://mine/x", "accepted: FROM a folder TO s3://"),
         ):
             told = subprocess.run(
                 [sys.executable, "-c", copy, start, end],

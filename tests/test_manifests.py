@@ -17,8 +17,10 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
+from prefect.settings.models.server.services import ServerServicesTaskRunRecorderSettings
 
 from ace_tasks.settings import Environment
+from infra.prefect_server import RECORDER
 from infra.services import ROOT, script
 from tests.kuberay import SCHEMAS, pod_templates
 
@@ -346,6 +348,19 @@ def test_alerts_ask_for_metrics_that_there_are() -> None:
         assert anchor in headings
 
 
+def test_prefect_s_server_writes_task_runs_by_the_hundred(
+    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting that Prefect has renamed would be ignored without a word, and task runs be lost."""
+    env = compose["services"]["prefect"]["environment"]
+    assert {name: str(env[name]) for name in RECORDER} == RECORDER
+    for name, value in RECORDER.items():
+        monkeypatch.setenv(name, value)
+    settings = ServerServicesTaskRunRecorderSettings()
+    assert (settings.read_batch_size, settings.batch_size) == (100, 100)
+    assert settings.flush_interval == 1
+
+
 def test_a_lasting_head_keeps_what_it_knows_and_its_worker_waits_for_it() -> None:
     overlay = "aws-lasting-head"
     (cluster,) = ray_clusters(overlay)
@@ -359,4 +374,7 @@ def test_a_lasting_head_keeps_what_it_knows_and_its_worker_waits_for_it() -> Non
     assert env["RAY_HEAD"] == "ace-head-svc:6379"  # those of the base are still there
     (policy,) = (each["spec"] for each in of_kind(overlay, "NetworkPolicy")
                  if each["metadata"]["name"] == "head-to-redis")  # fmt: skip
-    assert policy["podSelector"]["matchLabels"]["ray.io/node-type"] == "head"
+    (who,) = policy["podSelector"]["matchExpressions"]
+    assert who["values"] == ["head", "redis-cleanup"]
+    # Each cluster has a place of its own there: the next one must not take over the dead one's.
+    assert "externalStorageNamespace" not in cluster["gcsFaultToleranceOptions"]

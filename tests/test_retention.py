@@ -58,8 +58,10 @@ def holding(store: Store, prefix: str, words: list[str]) -> set[str]:
 
 def told_by_prefect(words: list[str]) -> int:
     """How many artifacts hold one of the words."""
+    artifacts: list[Any] = []
     with get_client(sync_client=True) as client:
-        artifacts = client.read_artifacts()
+        while page := client.read_artifacts(limit=200, offset=len(artifacts)):
+            artifacts += page
     texts = [f"{each.data} {each.description}" for each in artifacts]
     return sum(any(word in text for word in words) for text in texts)
 

@@ -123,6 +123,17 @@ def test_a_slightly_other_colour_is_still_like(photo: np.ndarray, mask: np.ndarr
     assert min(likenesses) > 0.5, likenesses
 
 
+@pytest.mark.parametrize("colour", [(0, 0, 255), (0, 255, 0), (255, 0, 255), (0, 0, 240)])
+def test_the_purest_colours_are_like_themselves(
+    photo: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]
+) -> None:
+    """They lie beyond 100 in Lab, where a histogram may end."""
+    reference = np.full((60, 60, 3), 255, np.uint8)
+    reference[10:50, 10:50] = colour
+    sight = repainted(photo, mask, np.full_like(photo, colour))
+    assert (score(replace(sight, references=[reference])).likeness or 0) > 0.8
+
+
 def test_a_clip_score_joins_where_there_is_one(good: Sight) -> None:
     def clip(picture: np.ndarray, prompt: str) -> float:
         assert picture is good.made

@@ -164,7 +164,9 @@ def _repainted(paste: PasteRecord) -> Facts:
     feather = f"only in the feather's {paste.feather_px} px, by {paste.outside_max} of 255 at most"
     return {
         "window": f"{left} to {right} across, {top} to {bottom} down, px",
-        "differs outside the mask": feather if paste.outside_max else "nowhere",
+        "differs outside the mask": feather
+        if paste.outside_max
+        else "nowhere, before the file's compression",
     }
 
 
