@@ -63,7 +63,7 @@ exiftool: ## install exiftool for the tests that read XMP with it (Debian; as ro
 
 # Whole files at a time, each worker with services of its own. More of them than two cores: many
 # tests wait for something to end or to come back.
-WORKERS ?= 4
+WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 test: $(STAMP) ## all tests that need no GPU

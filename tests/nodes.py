@@ -128,7 +128,7 @@ class Work:
 
 def outsider() -> str:
     """What Ray says to somebody who has no token, or another one."""
-    told = []
+    asked = []
     address = f"{ray.get_runtime_context().gcs_address}"
     for token in (None, "f" * 40):
         env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
@@ -138,9 +138,11 @@ def outsider() -> str:
             [sys.executable, "-c", code],
             [script("ray"), "health-check", f"--address={address}"],
         ):
-            ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-            told.append("in" if ended.returncode == 0 or "IN" in ended.stdout else "refused")
-    return " ".join(told)
+            asked.append(subprocess.Popen(
+                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            ))  # fmt: skip
+    told = [(each.communicate(timeout=120)[0], each.returncode) for each in asked]
+    return " ".join("in" if code == 0 or "IN" in out else "refused" for out, code in told)
 
 
 def main() -> None:
