@@ -67,10 +67,10 @@ WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 test: $(STAMP) ## all tests that need no GPU
-	@$(PYTEST) -m "not gpu and not bench"
+	@$(PYTEST) -m "not gpu and not bench and not long"
 
 test-fast: $(STAMP) ## the tests that break nothing
-	@$(PYTEST) -m "not gpu and not bench and not slow"
+	@$(PYTEST) -m "not gpu and not bench and not long and not slow"
 
 SEED ?= 1
 chaos: $(STAMP) ## break every part of a run of 500 items at random, SEED=n; resume; re-read all

@@ -129,7 +129,7 @@ class Runs:
         return {str(each.spec["prompt"]) for each in records}
 
 
-@pytest.mark.slow
+@pytest.mark.long  # test_ui_approval gives the same answers in the browser
 @pytest.mark.timeout(900)
 def test_the_run_waits_and_does_as_it_is_told(
     stack: LocalStack, picture: Callable[..., bytes]

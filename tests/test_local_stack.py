@@ -95,7 +95,7 @@ def test_a_deployed_flow_runs_and_everything_stops(
     assert alive == []
 
 
-@pytest.mark.slow
+@pytest.mark.long  # test_ui_approval cancels by a click, test_interruptions counts the processes
 @pytest.mark.timeout(600)
 def test_cancel_in_the_ui_stops_the_run(
     tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch

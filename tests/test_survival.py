@@ -92,7 +92,7 @@ def hang(server: PrefectServer) -> None:
 @pytest.mark.parametrize(
     ("trouble", "rows"),
     [
-        pytest.param(die, 20, id="dies-and-the-run-ends-meanwhile"),
+        pytest.param(die, 20, id="dies-and-the-run-ends-meanwhile", marks=pytest.mark.long),
         pytest.param(die, 90, id="dies-and-the-run-outlasts-it"),
         pytest.param(hang, 20, id="hangs-and-the-run-ends-meanwhile"),
     ],
