@@ -22,8 +22,11 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """A browser without a window. While it is open, its thread can run no other event loop."""
+def chromium(*switches: str) -> Iterator[Browser]:
+    """A browser without a window. While it is open, its thread can run no other event loop.
+
+    `switches`: of Chromium's command line, beside ours.
+    """
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
         told = f"no {', '.join(_NAMES)} on PATH; on Debian: apt-get install chromium"
@@ -34,7 +37,9 @@ def chromium() -> Iterator[Browser]:
 
     with sync_playwright() as playwright:
         # Chromium's own sandbox wants rights that root in a container has not.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", *switches]
+        )
         yield browser
         browser.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from infra.prefect_server import PrefectServer, serve_deployments
 from tests.browser import chromium
@@ -27,7 +28,9 @@ def open_ui(log: Path) -> Iterator[Page]:
 
     Server, store and weights are those that the environment names.
     """
-    with chromium() as browser:
+    # A run's page draws a graph by WebGL, sixty times a second: without a GPU that is a core, which
+    # Chromium takes before all others.
+    with chromium("--disable-3d-apis") as browser:
         worker = serve_deployments({"PREFECT_WORKER_QUERY_SECONDS": "1"}, log)
         page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
         page.set_default_timeout(_LOAD_MS)
@@ -70,10 +73,33 @@ def submit(page: Page, server: PrefectServer) -> None:
 
     Not by the notice that links to it: that is gone after some seconds, which a busy machine takes.
     """
-    with page.expect_response(re.compile(r"/create_flow_run$")) as answer:
-        page.get_by_role("button", name="Submit").click()
-    page.goto(f"{server.ui_url}/runs/flow-run/{answer.value.json()['id']}")
+    made = send(page, page.get_by_role("button", name="Submit"), "create_flow_run")
+    page.goto(f"{server.ui_url}/runs/flow-run/{made['id']}")
+
+
+def send(page: Page, button: Locator, path: str) -> Any:
+    """Click what sends a form; the server's answer, at the end of `path`.
+
+    While another process holds SQLite, a server answers 503 and did nothing. The UI says so, and
+    one clicks again.
+    """
+    for _ in range(5):
+        with page.expect_response(re.compile(rf"/{path}$")) as waiting:
+            button.click()
+        answer = waiting.value
+        if answer.status != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+    assert answer.ok, (answer.status, answer.text())
+    return answer.json()
 
 
 def wait_for_state(page: Page, name: str, timeout_s: float = 180) -> None:
-    page.get_by_text(name, exact=True).first.wait_for(timeout=timeout_s * 1000)
+    """Until the page of a run says its state."""
+    try:
+        page.get_by_text(name, exact=True).first.wait_for(timeout=timeout_s * 1000)
+    except PlaywrightTimeout:
+        run = re.sub(
+            r"/runs/flow-run/([0-9a-f-]+).*", r"/api/flow_run_states/?flow_run_id=\1", page.url
+        )
+        states = [(each["name"], each["message"]) for each in httpx.get(run, timeout=30).json()]
+        raise AssertionError(f"not {name!r} within {timeout_s:g} s, but {states}") from None

@@ -42,8 +42,8 @@ def item(number: int, prompt: str = "sleep 0.01", **more: Any) -> WorkItem:
 
 
 class SleepingReplica:
-    """Prompts: `sleep S`, `bad`, `exit`, `hang`, `freeze`, `exit-once PATH`,
-    `device-lost-once PATH`, `fatal`."""
+    """Prompts: `sleep S`, `wait PATH` (for a file), `bad`, `exit`, `hang`, `freeze`,
+    `exit-once PATH`, `device-lost-once PATH`, `fatal`."""
 
     def __init__(self, settings: ReplicaSettings, run_id: str, name: str):
         self.name = name
@@ -58,6 +58,8 @@ class SleepingReplica:
     def run(self, item: WorkItem, shard: int, attempt: int) -> Outcome:
         order, _, detail = item.resolved.prompt.partition(" ")
         log.info("an order is obeyed")
+        while order == "wait" and not Path(detail).exists():
+            self._sleep(0.02)
         with self._gpu:
             self._orders += 1
             self._since[item.item_id] = time.monotonic()

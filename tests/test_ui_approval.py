@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.sync_api import expect
 
 from ace_tasks.provenance import Record
 from ace_tasks.store import Store, join_uri
@@ -22,6 +23,7 @@ from tests.prefect_ui import (
     fill,
     open_form,
     open_ui,
+    send,
     submit,
     wait_for_state,
 )
@@ -72,7 +74,7 @@ def open_answer(page: Page) -> Locator:
     wait_for_state(page, "Suspended")
     page.get_by_role("button", name="Resume").first.click()
     dialog = page.get_by_role("dialog")
-    field(page, "Decision").wait_for()
+    expect(field(page, "Decision")).to_contain_text("approve")  # what it begins with
     return dialog
 
 
@@ -81,7 +83,12 @@ def answer(page: Page, decision: str, **values: str) -> None:
     choose(page, "Decision", decision)
     fill(page, **values)
     screenshot(page, f"approval-2-{decision.replace(' ', '-')}")
-    dialog.get_by_role("button", name="Submit").click()
+    send_answer(page, dialog)
+
+
+def send_answer(page: Page, dialog: Locator) -> None:
+    result = send(page, dialog.get_by_role("button", name="Submit"), "resume")
+    assert result["status"] == "ACCEPT", result
 
 
 def test_the_first_pictures_are_looked_at_and_approved(
@@ -99,7 +106,7 @@ def test_the_first_pictures_are_looked_at_and_approved(
     page.get_by_role("link", name="review-run-report").wait_for()
     dialog = open_answer(page)
     assert dialog.locator(JSON_EDITOR).count() == 0
-    dialog.get_by_role("button", name="Submit").click()  # what the form begins with: approve
+    send_answer(page, dialog)
     wait_for_state(page, "Completed")
     screenshot(page, "approval-3-completed")
     assert published(store, prefix) == {f"mug-{n}" for n in range(5)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+
+from PIL import Image
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
@@ -148,13 +151,14 @@ class Arena:
         return Run(placed, started_at, ended_at, code, process.pid, footprint.samples, log)
 
     def pictures(self, placed: Workload) -> dict[str, str]:
-        """Row id → SHA-256 of the picture that is in the output."""
+        """Row id → SHA-256 of what its picture decodes to: ours says in its XMP where it came from."""
         found = {}
         for each in self.store.list(placed.output):
             path = PurePosixPath(each.uri)
             if path.suffix == ".jpg":
                 row = path.stem if path.stem.startswith("row-") else path.parent.name
-                found[row] = hashlib.sha256(self.store.get(each.uri)).hexdigest()
+                with Image.open(io.BytesIO(self.store.get(each.uri))) as picture:
+                    found[row] = hashlib.sha256(picture.tobytes()).hexdigest()
         return found
 
 
