@@ -33,7 +33,7 @@ from tests.releases import make_release
 from tests.tiny_training import go_on_from, tiny_recipe, write_recipe
 
 # Each is written down and uploaded, a tenth of a second: far from done when the first are.
-STEPS = 150
+STEPS = 90
 
 
 @pytest.fixture
