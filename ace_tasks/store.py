@@ -153,6 +153,9 @@ class Store:
                     read_timeout=settings.read_timeout_s,
                     max_pool_connections=settings.max_connections,
                     tcp_keepalive=True,
+                    # For links, botocore still takes the one before where a region knows both, as
+                    # us-east-1 does; buckets made since June 2020 refuse it, and so does SSE-KMS.
+                    signature_version="s3v4",
                 ),
             )
         except BotoCoreError as error:

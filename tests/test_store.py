@@ -156,7 +156,9 @@ def test_a_presigned_link_opens_without_credentials(store: Store, prefix: str) -
 
     uri = join_uri(prefix, "page.html")
     store.put(uri, b"<p>hello", "text/html")
-    with urllib.request.urlopen(store.presign(uri, 60)) as answer:
+    link = store.presign(uri, 60)
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in link  # else new buckets of us-east-1 refuse it
+    with urllib.request.urlopen(link) as answer:
         assert answer.read() == b"<p>hello"
         assert answer.headers["Content-Type"].startswith("text/html")
 
