@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FIELD = ".schema-form-property"
 JSON_EDITOR = ".schema-form-property-kind-json, .p-code-input"
 _LOAD_MS = 60_000
+_ANSWER_MS = 150_000  # a server waits a minute for SQLite before it says no
 
 
 @contextmanager
@@ -80,15 +81,17 @@ def submit(page: Page, server: PrefectServer) -> None:
 def send(page: Page, button: Locator, path: str) -> Any:
     """Click what sends a form; the server's answer, at the end of `path`.
 
-    While another process holds SQLite, a server answers 503 and did nothing. The UI says so, and
-    one clicks again.
+    Where SQLite is busy, a server answers 503 and did nothing. The UI says that something went
+    wrong, keeps the form, and one clicks again.
     """
     for _ in range(5):
-        with page.expect_response(re.compile(rf"/{path}$")) as waiting:
+        with page.expect_response(re.compile(rf"/{path}$"), timeout=_ANSWER_MS) as waiting:
             button.click()
         answer = waiting.value
         if answer.status != httpx.codes.SERVICE_UNAVAILABLE:
             break
+        answer.finished()
+        page.wait_for_timeout(1000)
     assert answer.ok, (answer.status, answer.text())
     return answer.json()
 
@@ -98,8 +101,13 @@ def wait_for_state(page: Page, name: str, timeout_s: float = 180) -> None:
     try:
         page.get_by_text(name, exact=True).first.wait_for(timeout=timeout_s * 1000)
     except PlaywrightTimeout:
-        run = re.sub(
-            r"/runs/flow-run/([0-9a-f-]+).*", r"/api/flow_run_states/?flow_run_id=\1", page.url
-        )
-        states = [(each["name"], each["message"]) for each in httpx.get(run, timeout=30).json()]
-        raise AssertionError(f"not {name!r} within {timeout_s:g} s, but {states}") from None
+        raise AssertionError(f"not {name!r} within {timeout_s:g} s, but {_states(page)}") from None
+
+
+def _states(page: Page) -> list[tuple[str, str]]:
+    """The states that a page's run went through, and what each says."""
+    run = re.search(r"^(.+)/runs/flow-run/([0-9a-f-]+)", page.url)
+    assert run, page.url
+    answer = httpx.get(f"{run[1]}/api/flow_run_states/?flow_run_id={run[2]}", timeout=90)
+    answer.raise_for_status()
+    return [(each["name"], each["message"]) for each in answer.json()]

@@ -220,6 +220,7 @@ def test_starts_that_fail_beside_a_working_replica_come_ever_more_rarely(
     for (known, wait_s), after in zip(failed, tries[1:], strict=False):
         assert after - known > wait_s - 0.01, (failed, tries)
     waits = [wait_s for _, wait_s in failed[-3:]]
+    assert waits[0] >= 0.4
     assert waits == [waits[0], 2 * waits[0], 4 * waits[0]]
 
 
@@ -391,6 +392,7 @@ def test_silence_is_told_of_items_in_flight_and_not_of_an_idle_pool(
 def test_a_pool_says_where_its_shards_are(pool: Open, tmp_path: Path) -> None:
     seen: list[list[tuple[int, int, dict[str, int]]]] = []
     go_on = tmp_path / "go-on"
+    deadline = time.monotonic() + 60
     items = [item(0), item(1, "bad"), item(2, f"wait {go_on}")]
     with pool() as dispatcher:
         thread = threading.Thread(target=dispatcher.edit, args=(items, 7))
@@ -399,9 +401,9 @@ def test_a_pool_says_where_its_shards_are(pool: Open, tmp_path: Path) -> None:
             told = [(s.index, s.done, dict(s.by_error)) for s in dispatcher.shards()]
             if told and told not in seen:
                 seen.append(told)
-            if told == [(7, 1, {"bad_image": 1})]:
+            if told == [(7, 1, {"bad_image": 1})] or time.monotonic() > deadline:
                 go_on.touch()
             time.sleep(0.02)
         assert dispatcher.shards() == []
     assert seen[0] == [(7, 0, {})]
-    assert go_on.exists()
+    assert [(7, 1, {"bad_image": 1})] in seen

@@ -4,6 +4,7 @@ If these break, a run waits for ever, or goes on against what somebody clicked."
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,8 @@ def open_answer(page: Page) -> Locator:
     wait_for_state(page, "Suspended")
     page.get_by_role("button", name="Resume").first.click()
     dialog = page.get_by_role("dialog")
-    expect(field(page, "Decision")).to_contain_text("approve")  # what it begins with
+    decision = field(page, "Decision").locator(".p-select-button")
+    expect(decision).to_have_text(re.compile(r"^\s*approve\s*$"), timeout=60_000)  # its default
     return dialog
 
 
@@ -160,7 +162,8 @@ def test_a_run_is_cancelled_by_a_click(
     page.get_by_role("button", name="Cancel", exact=True).first.click()
     dialog = page.get_by_role("dialog")
     screenshot(page, "cancel-1-asked")
-    dialog.get_by_role("button", name="Confirm").click()
+    result = send(page, dialog.get_by_role("button", name="Confirm"), "set_state")
+    assert result["status"] == "ACCEPT", result
     wait_for_state(page, "Cancelled")
     screenshot(page, "cancel-2-cancelled")
     made = published(store, prefix)

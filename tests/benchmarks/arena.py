@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -151,14 +152,21 @@ class Arena:
         return Run(placed, started_at, ended_at, code, process.pid, footprint.samples, log)
 
     def pictures(self, placed: Workload) -> dict[str, str]:
-        """Row id → SHA-256 of what its picture decodes to: ours says in its XMP where it came from."""
+        """Row id → SHA-256 of what its picture decodes to: ours says in its XMP where it came from.
+
+        One that cannot be read is none.
+        """
         found = {}
         for each in self.store.list(placed.output):
             path = PurePosixPath(each.uri)
             if path.suffix == ".jpg":
                 row = path.stem if path.stem.startswith("row-") else path.parent.name
-                with Image.open(io.BytesIO(self.store.get(each.uri))) as picture:
-                    found[row] = hashlib.sha256(picture.tobytes()).hexdigest()
+                with (
+                    contextlib.suppress(OSError),
+                    Image.open(io.BytesIO(self.store.get(each.uri))) as picture,
+                ):
+                    content = f"{picture.mode} {picture.size} ".encode() + picture.tobytes()
+                    found[row] = hashlib.sha256(content).hexdigest()
         return found
 
 

@@ -1,4 +1,7 @@
-"""The rates that `scale` takes, measured on this machine: Ray, an object store, a Prefect server."""
+"""The rates that `scale` takes, measured on this machine: Ray and an object store.
+
+Those of a Prefect server are measured by `task_runs`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ from ace_tasks.engine import Dispatcher, ray_session
 from ace_tasks.settings import PoolSettings, StoreSettings
 from ace_tasks.store import Store, join_uri
 from infra.object_store import ObjectStore
-from infra.prefect_server import PrefectServer
 from tests.benchmarks.dispatch import REPLICA
 from tests.replicas import SleepingReplica, item
 
@@ -99,42 +101,6 @@ def store(keys: int = 5000) -> None:
             service.stop()
 
 
-def task_runs(count: int = 2000) -> None:
-    """Empty task runs, as many at once as a run has shards; and what they leave in the database."""
-    with tempfile.TemporaryDirectory(prefix="ace-rates-") as folder:
-        server = PrefectServer(Path(folder)).start()
-        try:
-            os.environ.update(server.env | {"PREFECT_LOGGING_LEVEL": "ERROR"})
-            from prefect import flow, task
-            from prefect.settings import PREFECT_API_URL, temporary_settings
-            from prefect.task_runners import ThreadPoolTaskRunner
-
-            @task
-            def nothing(number: int) -> int:
-                return number
-
-            @flow(task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False)  # type: ignore[arg-type]
-            def many(number: int) -> int:
-                return sum(each.result() for each in nothing.map(range(number)))
-
-            with temporary_settings({PREFECT_API_URL: server.env["PREFECT_API_URL"]}):
-                many(10)
-                before, started = _database_bytes(Path(folder)), time.monotonic()
-                many(count)
-                seconds = time.monotonic() - started
-            settles = time.monotonic() + 10  # the last events are on their way
-            while time.monotonic() < settles:
-                time.sleep(1)
-            kb = (_database_bytes(Path(folder)) - before) / count / 1024
-            print(f"| task runs | {count / seconds:.0f} /s | {kb:.0f} KB each |", flush=True)
-        finally:
-            server.stop()
-
-
-def _database_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("prefect.db*"))
-
-
 def main(replicas: list[int]) -> None:
     print("| replicas | items/s | busy | ms of CPU an item | MB an actor |\n|---|---|---|---|---|")
     for each in replicas:
@@ -143,5 +109,3 @@ def main(replicas: list[int]) -> None:
     calls_in_flight()
     print("\n| object store, 32 at once | |\n|---|---|")
     store()
-    print("\n| Prefect server, SQLite | | |\n|---|---|---|")
-    task_runs()

@@ -38,9 +38,9 @@ RATES = {
     "plan_us": Rate(206, "µs", "measured", "of CPU to check, identify and sort a row"),
     "resume_bytes": Rate(240, "B", "measured", "of memory for a planned item, while resuming"),
     "task_runs_s": Rate(
-        37, "/s", "measured", "task runs that a Prefect server recorded, all that came"
+        34, "/s", "measured", "task runs that a Prefect server kept up with; its limit is higher"
     ),
-    "task_run_kb": Rate(20, "KB", "measured", "of its database for each"),
+    "task_run_kb": Rate(16, "KB", "measured", "of its PostgreSQL for each"),
     "weights_gb": Rate(34, "GB", "published", "a node fetches once"),
     "node_gb_s": Rate(1.0, "GB/s", "assumed", "a node reads from S3"),
     "node_gpus": Rate(8, "GPUs", "assumed", "in a node"),
