@@ -16,6 +16,9 @@ from ace_tasks.settings import cpu_count
 
 # 78 MB is Ray's smallest store; nothing of ours goes through it.
 _OBJECT_STORE_BYTES = 80 * 2**20
+# Else Ray starts a process for each CPU at once, a second of a core and 46 MB each, and waits for
+# them (ray-project/ray#40131). A replica's starts when it is asked for.
+_SYSTEM = {"prestart_worker_first_driver": False}
 
 
 @contextmanager
@@ -43,6 +46,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
             num_cpus=cpus or cpu_count(),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
+            _system_config=_SYSTEM,
             **common,
         )
     if on_main_thread and handler is not None:
