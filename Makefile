@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up put get browser exiftool postgres redis test test-fast chaos bench check audit format clean
+.PHONY: help install demo up put get browser exiftool postgres redis test test-again test-fast chaos bench check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,8 +66,13 @@ exiftool: ## install exiftool for the tests that read XMP with it (Debian; as ro
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
+MARKED := -m "not gpu and not bench and not long"
+
 test: $(STAMP) ## all tests that need no GPU
-	@$(PYTEST) -m "not gpu and not bench and not long"
+	@$(PYTEST) $(MARKED)
+
+test-again: $(STAMP) ## those that failed last time, one after another
+	@$(BIN)/python -m pytest $(MARKED) --last-failed --last-failed-no-failures=none
 
 test-fast: $(STAMP) ## the tests that break nothing
 	@$(PYTEST) -m "not gpu and not bench and not long and not slow"
