@@ -4,10 +4,10 @@
     python -m tests.benchmarks.peers --scale 0.2  a look
 
 Each contender is a process of its own over the same catalog, with the same model in one process, on
-as many threads; JPEG of 1024² in, JPEG out. What they made is compared by what it decodes to. Speed counts
-from the first pass of the model to the last picture, so starting up counts apart. Memory is the
-largest sum of PSS, sampled each second, of a contender and all below it; the object store and the
-Prefect server, which some use, are not in it.
+as many threads; JPEG of 1024² in, JPEG out. What they made is compared by what it decodes to. Speed
+counts from the first pass of the model to the last picture, so starting up counts apart. Memory is
+the largest sum of PSS, sampled each second, of a contender and all below it; the object store and
+the Prefect server, which some use, are not in it.
 
 The plain script encodes its prompt for each row, as upstream and diffusers' pipelines do, unless it
 is said to keep embeddings. All others keep them.
