@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up put get browser exiftool postgres redis test test-again test-fast chaos bench check audit format clean
+.PHONY: help install demo up put get browser exiftool postgres redis test test-thorough test-all properties chaos bench check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,21 +61,21 @@ exiftool: ## install exiftool for the tests that read XMP with it (Debian; as ro
 	$$root apt-get -qq update && \
 	$$root apt-get -qq install --yes --no-install-recommends libimage-exiftool-perl; }
 
-# Whole files at a time, each worker with services of its own. More of them than two cores: many
+# Whole files at a time, and files that share services together. More workers than two cores: many
 # tests wait for something to end or to come back.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder
 
-MARKED := -m "not gpu and not bench and not long"
+test: $(STAMP) ## the tests that a newcomer needs; nothing but this project is installed
+	@$(PYTEST) -m "not thorough and not gpu and not bench"
 
-test: $(STAMP) ## all tests that need no GPU
-	@$(PYTEST) $(MARKED)
+test-thorough: $(STAMP) browser exiftool postgres redis ## the other tests: browser, databases, minutes of broken parts
+	@$(PYTEST) -m thorough
 
-test-again: $(STAMP) ## those that failed last time, one after another
-	@$(BIN)/python -m pytest $(MARKED) --last-failed --last-failed-no-failures=none
+test-all: test test-thorough ## every test that needs no GPU
 
-test-fast: $(STAMP) ## the tests that break nothing
-	@$(PYTEST) -m "not gpu and not bench and not long and not slow"
+properties: $(STAMP) ## the property tests, with thousands of new examples each
+	@$(PYTEST) -m hypothesis --hypothesis-profile=full
 
 SEED ?= 1
 chaos: $(STAMP) ## break every part of a run of 500 items at random, SEED=n; resume; re-read all
@@ -90,12 +90,13 @@ SCALE ?= 1
 bench: $(VENV)/.bench ## measure the engine, also beside Ray Data, Prefect on Ray and a plain script
 	@$(BIN)/python -m tests.benchmarks --scale $(SCALE)
 
-check: $(STAMP) ## lint, format, types, published schema
+check: $(STAMP) ## lint, format, types, published schemas, test ids
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/ace-catalog schema --check ace_tasks/catalog-row.schema.json
 	@$(BIN)/ace-catalog schema --of record --check ace_tasks/record.schema.json
+	@$(BIN)/python -m tests.collection
 
 # In a virtual environment of their own, or they would list themselves.
 $(VENV)/audit/.installed: $(STAMP)

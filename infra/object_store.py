@@ -80,10 +80,10 @@ class ObjectStore:
     def wait(self) -> None:
         assert self.service
         # An anonymous request is refused once the gateway is up and knows its keys.
-        self.service.wait_until(lambda: answers(self.endpoint_url, accept=(200, 403)), 60)
+        self.service.wait_until(lambda: answers(self.endpoint_url, accept=(200, 403)))
         # Until the volumes have reported to the master, reads of what is there answer 500.
         status = f"http://{HOST}:{self._ports[2]}/dir/status"
-        self.service.wait_until(lambda: '"DataCenters":null' not in body(status), 60)
+        self.service.wait_until(lambda: '"DataCenters":null' not in body(status))
 
     def start(self) -> ObjectStore:
         self.launch()

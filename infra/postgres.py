@@ -63,7 +63,7 @@ class Postgres:
     def wait(self) -> None:
         assert self.service
         asks = [_program("pg_isready"), "-q", "-h", HOST, "-p", str(self.port)]
-        self.service.wait_until(lambda: subprocess.run(asks).returncode == 0, 60)
+        self.service.wait_until(lambda: subprocess.run(asks).returncode == 0)
 
     def start(self) -> Postgres:
         self.launch()

@@ -62,7 +62,7 @@ class PrefectServer:
 
     def wait(self) -> None:
         assert self.service
-        self.service.wait_until(lambda: answers(f"{self.ui_url}/api/health"), 90)
+        self.service.wait_until(lambda: answers(f"{self.ui_url}/api/health"))
 
     def start(self) -> PrefectServer:
         self.launch()

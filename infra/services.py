@@ -23,6 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# They end a hang, however slow the machine is.
+_START_LIMIT_S = 300
+_ANSWER_LIMIT_S = 30
 
 
 class ServiceFailed(RuntimeError):
@@ -91,13 +94,16 @@ class Service:
             )
         return cls(name, process, log)
 
-    def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Wait for the end of its start. Raises ServiceFailed if it ends or hangs instead."""
+        deadline = time.monotonic() + _START_LIMIT_S
         while not ready():
             if self.process.poll() is not None:
                 raise ServiceFailed(f"{self.name} ended while starting:\n{self.log_tail()}")
             if time.monotonic() > deadline:
-                raise ServiceFailed(f"{self.name} silent for {timeout_s} s:\n{self.log_tail()}")
+                raise ServiceFailed(
+                    f"{self.name} silent for {_START_LIMIT_S} s:\n{self.log_tail()}"
+                )
             time.sleep(0.1)
 
     def log_tail(self, lines: int = 15) -> str:
@@ -122,7 +128,7 @@ class Service:
 def answers(url: str, accept: Sequence[int] = (200,)) -> bool:
     """Whether there is an answer with one of these statuses."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=_ANSWER_LIMIT_S) as answer:
             return answer.status in accept
     except urllib.error.HTTPError as error:
         return error.code in accept
@@ -131,7 +137,7 @@ def answers(url: str, accept: Sequence[int] = (200,)) -> bool:
 
 
 def body(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=2) as answer:
+    with urllib.request.urlopen(url, timeout=_ANSWER_LIMIT_S) as answer:
         return str(answer.read().decode()).replace(" ", "")
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.patience import limit_s
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -23,9 +25,9 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def chromium(*switches: str) -> Iterator[Browser]:
-    """A browser without a window. While it is open, its thread can run no other event loop.
+    """Start a browser without a window. While it is open, its thread can run no other event loop.
 
-    `switches`: of Chromium's command line, beside ours.
+    `switches` are added to Chromium's command line.
     """
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
@@ -33,26 +35,34 @@ def chromium(*switches: str) -> Iterator[Browser]:
         if os.environ.get("CI") == "true":
             pytest.fail(told)
         pytest.skip(told)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=1000 * limit_s())
     with sync_playwright() as playwright:
         # Chromium's own sandbox wants rights that root in a container has not.
         browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", *switches]
+            executable_path=program, args=["--no-sandbox", *switches], timeout=1000 * limit_s()
         )
         yield browser
         browser.close()
 
 
+def new_page(browser: Browser, **context: Any) -> Page:
+    """Open a page in a context of its own; whatever is waited for there has time."""
+    made = browser.new_context(**context)
+    made.set_default_timeout(1000 * limit_s())
+    return made.new_page()
+
+
 def screenshot(page: Page, name: str) -> Path:
-    """For people: out/screenshots/<name>.png."""
+    """Save it for people, as out/screenshots/<name>.png."""
     path = SCREENSHOTS / f"{name}.png"
     page.screenshot(path=path)
     return path
 
 
 class Watched:
-    """What a page did that nobody sees: requests, words on the console, dialogs, refusals."""
+    """Things a page did that nobody sees: requests, words on the console, dialogs, refusals."""
 
     def __init__(self, page: Page):
         self.requests: list[str] = []

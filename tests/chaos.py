@@ -44,12 +44,13 @@ from ace_tasks.store import Store, join_uri  # noqa: E402
 from infra.object_store import ObjectStore  # noqa: E402
 from infra.prefect_server import PrefectServer  # noqa: E402
 from infra.services import ROOT  # noqa: E402
+from tests.patience import limit_s  # noqa: E402
 
 BUCKET = "chaos"
 OUTPUT = f"s3://{BUCKET}/out"
 CATALOG = f"s3://{BUCKET}/catalog.jsonl"
 REPLICAS = 2
-_LIMIT_S = 1800
+_LIMIT_S = limit_s(1800)
 
 Strike = Callable[[], bool]
 """Breaks one part; false if this is not the moment."""
@@ -187,7 +188,8 @@ class Harness:
         deadline = time.monotonic() + _LIMIT_S
         while True:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not done after {_LIMIT_S} s: {self.outcome}")
+                log = (self.folder / "flow.log").read_text()[-4000:]
+                raise TimeoutError(f"not done after {_LIMIT_S:g} s: {self.outcome}\n{log}")
             if self.flow is None:
                 self._start_flow(env)
             assert self.flow
@@ -205,7 +207,7 @@ class Harness:
         self.flow = None
 
     def _break_what_is_due(self, agenda: list[Event], records: int) -> None:
-        """The first that can come now: one that has to wait holds none of the others up."""
+        """Break the first that can be broken now: one that has to wait holds up none of the others."""
         for event in agenda:
             due, kind, strike = event
             if due <= records and strike():

@@ -1,6 +1,6 @@
 """The real parts tests run on: SeaweedFS, a Prefect server, Ray; each started once, on free ports.
 
-Once a worker, where pytest-xdist has several: no two of them share a service or a folder.
+Once for each worker of pytest-xdist: no two of them share a service or a folder.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ import atexit
 import io
 import os
 import signal
+import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ace_tasks.catalog import Row, to_specs
+from ace_tasks.engine import ray_session
 from ace_tasks.identify import Identities
 from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import StoreSettings
@@ -27,24 +30,109 @@ from ace_tasks.specs import WorkItem, work_item
 from ace_tasks.store import Store, join_uri
 from infra.object_store import ObjectStore
 from infra.prefect_server import PrefectServer
+from tests import kept_logs, patience
 
 # Before torch is imported, here and in every child process. Such small numbers are added up no
 # faster by two threads, workers get in each other's way, and the number decides the last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ACE_TORCH_THREADS", "1")
 
+# Some machines set it. Every child process would compile torch, Ray and Prefect anew: eight seconds
+# of a core.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A shell starts what runs in its background deaf to Ctrl-C, and children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+patience.measure_slowness()
+# pytest-timeout's: it ends a test that hangs, with a trace of every thread.
+os.environ.setdefault("PYTEST_TIMEOUT", str(patience.limit_s(900)))
+
+# The same examples each time, so that what passed here passes there; `--hypothesis-profile=full`
+# looks further, and anew each time.
+hypothesis.settings.register_profile(
+    "quick", max_examples=25, derandomize=True, database=None, deadline=None
+)
+hypothesis.settings.register_profile("full", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile("quick")
 
 BUCKET = "tests"
 BUCKETS = (BUCKET, "no-such-bucket")  # what the test catalogs may name
 
 
+# ------------------------------------------------------------ how tests are shared out and told
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Refuse to make a test's name of a value that is no plain word: it has to be given one."""
+    plain = val is None or isinstance(val, (bool, int, float)) or hasattr(val, "__name__")
+    if isinstance(val, str):
+        plain = val.isascii() and val.isprintable() and len(val) <= 80
+    if plain:
+        return None
+    raise pytest.UsageError(
+        f"{argname}={val!r:.100}: give the case a name, pytest.param(…, id='…') or ids=…"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: a long file that comes last has all workers wait for it."""
-    slow = {each.path for each in items if each.get_closest_marker("slow")}
-    items.sort(key=lambda each: each.path not in slow)
+    """Keep a file on one worker; and all files that share services, which name a group."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    grouped = {each.path for each in items if "services" in _group(each)}
+    # The longest first: a group that comes last has all workers wait for it.
+    items.sort(
+        key=lambda each: (each.path not in grouped, each.get_closest_marker("thorough") is None)
+    )
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return str(marker.args[0])
+
+
+def _worker(config: pytest.Config) -> str:
+    return getattr(config, "workerinput", {}).get("workerid", "main")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        kept_logs.forget()
+
+
+_folder = pytest.StashKey[Path]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_are_kept(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """In `out/tests/`, whatever services and child processes wrote."""
+    folder = request.config.stash[_folder] = tmp_path_factory.getbasetemp()
+    yield
+    kept_logs.keep(folder, _worker(request.config))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows the end of every log that grew meanwhile."""
+    report = yield
+    folder = item.config.stash.get(_folder, None)
+    if report.failed and folder:
+        worker = _worker(item.config)
+        kept_logs.keep(folder, worker)
+        report.sections += kept_logs.tails(folder, worker, since=call.start)
+    return report
+
+
+# ------------------------------------------------------------ services
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +165,24 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     os.environ.update(service.env)  # for child processes; this one has read its settings
     with temporary_settings({PREFECT_API_URL: service.env["PREFECT_API_URL"]}):
         yield service
+
+
+@pytest.fixture(scope="session")
+def ray_here(object_store: ObjectStore, prefect_server: PrefectServer) -> Iterator[None]:
+    """Ray on this machine, one for all files of a worker; its processes know store and server."""
+    with ray_session(cpus=4):
+        yield
+
+
+@pytest.fixture
+def replicas_here(
+    object_store: ObjectStore, prefect_server: PrefectServer, weights_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Flows edit in this process, by a real replica and without Ray."""
+    from tests import pool_here
+
+    pool_here.use(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Random items of every geometry, and models that give back what they are shown.
 
-For the property test and the benchmark: odd sizes, aspects up to 16, sides of 20 and of 6000 px,
-with and without masks and references. Case n is the same for ever.
+The property test and the benchmark share them: odd sizes, aspects up to 16, sides of 20 and of
+6000 px, with and without masks and references. The benchmark's case n is the same for ever.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
+from ace_tasks import lcu
 from ace_tasks.images import Picture, Pictures
 from ace_tasks.model.variants import find_variant
 from ace_tasks.pixels import Prepared
 from ace_tasks.specs import PixelSettings, Resolved, Source, Sources, parse_spec, resolve
 
 _SIDES = (20, 21, 31, 64, 97, 128, 200, 333, 512, 777, 1000, 1501, 3001, 6000)
-_MAX_ASPECT, _MAX_PX = 16, 700_000
-_EXTREMES = ((6000, 375), (375, 6000), (20, 20), (320, 20), (20, 320), (16, 256), (1600, 100))
-_BUDGETS = (256, 1024, 4096)  # tokens
+MAX_ASPECT, MAX_PX = 16, 700_000
+EXTREMES = ((6000, 375), (375, 6000), (20, 20), (320, 20), (20, 320), (16, 256), (1600, 100))
+BUDGETS = (256, 1024, 4096)  # tokens
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Case:
     budget: int  # tokens
 
     def resolved(self, settings: PixelSettings = PixelSettings()) -> Resolved:  # noqa: B008
-        """As a row would be; but nothing is erased, so that a model can give it back."""
+        """Resolve it as a row, except that nothing is erased: a model can give all of it back."""
         task = "edit" if self.shape is None else "try_on" if self.references else "fill"
         row = {"id": "a", "prompt": "p", "task": task, "image": "a"}
         row |= {"mask": self.shape} if self.shape else {}
@@ -49,23 +51,32 @@ class Case:
 
 def draw_case(number: int) -> Case:
     rng = np.random.default_rng([6, number])
-    size = _EXTREMES[number] if number < len(_EXTREMES) else _draw_size(rng)
+    size = EXTREMES[number] if number < len(EXTREMES) else _draw_size(rng)
     shape = _draw_shape(rng, *size) if number % 4 else None
     references: tuple[tuple[int, int], ...] = ()
     if shape and number % 2:  # beside what is edited whole no row has one
         references = tuple(_draw_size(rng) for _ in range(int(rng.integers(1, 3))))
-    return Case(number, size, shape, references, int(rng.choice(_BUDGETS)))
+    return Case(number, size, shape, references, int(rng.choice(BUDGETS)))
+
+
+@st.composite
+def sizes(draw: st.DrawFn, longest: int, most_px: int = 1 << 30) -> tuple[int, int]:
+    """Draw any size of at least 16 px a side and an aspect of at most 16."""
+    side = draw(st.integers(16, longest))
+    least = max(16, -(-side // MAX_ASPECT))
+    size = side, draw(st.integers(least, min(side, most_px // side)))
+    return size if draw(st.booleans()) else size[::-1]
 
 
 def _draw_size(rng: np.random.Generator) -> tuple[int, int]:
     while True:
         width, height = (int(side) for side in rng.choice(_SIDES, 2))
-        if width * height <= _MAX_PX and max(width, height) <= _MAX_ASPECT * min(width, height):
+        if width * height <= MAX_PX and max(width, height) <= MAX_ASPECT * min(width, height):
             return width, height
 
 
 def _draw_shape(rng: np.random.Generator, width: int, height: int) -> dict[str, Any]:
-    """Anything from one pixel to the whole picture, at its edges, too."""
+    """Draw a shape of one pixel, of the whole picture or of anything between."""
     across, down = (np.sort(rng.choice(side + 1, 2, replace=False)) for side in (width, height))
     if not rng.integers(0, 3):  # small, where windows are
         across[1], down[1] = min(across[1], across[0] + 9), min(down[1], down[0] + 9)
@@ -75,7 +86,7 @@ def _draw_shape(rng: np.random.Generator, width: int, height: int) -> dict[str, 
 
 
 def picture(size: tuple[int, int], seed: int) -> Picture:
-    """Three slow waves: survives being scaled."""
+    """Make a picture of three slow waves, which survives being scaled."""
     rng = np.random.default_rng(seed)
     x, y = np.linspace(0, 1, size[0], dtype=np.float32), np.linspace(0, 1, size[1])[:, None]
     waves = [
@@ -86,8 +97,13 @@ def picture(size: tuple[int, int], seed: int) -> Picture:
 
 
 def shown(prepared: Prepared) -> np.ndarray:
-    """The canvas as the model sees it, (H, W, 3) uint8: the answer of one that changes nothing."""
-    unit = prepared.unit
+    """Return the answer of a model that changes nothing, (H, W, 3) uint8."""
+    assert prepared.unit is not None
+    return answer(prepared.unit)
+
+
+def answer(unit: lcu.LCU) -> np.ndarray:
+    """Return the canvas that the model sees, as if it gave it back: (H, W, 3) uint8."""
     assert unit.change_CHW is not None
     canvas = unit.edit_CHW + unit.change_CHW
     return ((canvas + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

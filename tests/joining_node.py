@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 # Before Ray is imported: everything on the loopback.
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
@@ -22,36 +20,41 @@ import ray
 from ray.cluster_utils import Cluster
 
 from ace_tasks.engine import Dispatcher, ray_session
-from ace_tasks.engine.pool import Seat
 from ace_tasks.provenance import Done
 from ace_tasks.settings import PoolSettings
 from tests.benchmarks.dispatch import REPLICA
+from tests.patience import wait_until
 from tests.replicas import SleepingReplica, item
 
-_LIMIT_S = 120
+_LOOKS = 2
 
 
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _LIMIT_S
-    while not what():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the cluster is too slow")
-        time.sleep(0.05)
+class Seats:
+    """The seats of a run's pool, watched."""
 
+    def __init__(self, dispatcher: Dispatcher):
+        self._pool = dispatcher._pool
+        self.waiting_most = 0
 
-def usual(seats: Sequence[Seat]) -> list[int]:
-    """[ready, waiting for a node, nodes] as they are for most of three seconds, two looks at the
-    cluster. On a busy machine a seat may be idle for long enough to be given back in between.
-    """
-    seen: Counter[tuple[int, int, int]] = Counter()
-    deadline = time.monotonic() + 3
-    while time.monotonic() < deadline:
-        now = list(seats)
-        nodes = {seat.node_id for seat in now if seat.ready}
-        seen[len([s for s in now if s.ready]), sum(s.node_id is None for s in now), len(nodes)] += 1
-        time.sleep(0.05)
-    assert max(waiting for _, waiting, _ in seen) <= 1, seen
-    return list(seen.most_common(1)[0][0])
+    def now(self) -> tuple[int, int, int]:
+        """Return how many are ready, how many wait for a node, and on how many nodes they are."""
+        seats = list(self._pool.seats)
+        ready = [seat for seat in seats if seat.ready]
+        waiting = sum(seat.node_id is None for seat in seats)
+        self.waiting_most = max(self.waiting_most, waiting)
+        return len(ready), waiting, len({seat.node_id for seat in ready})
+
+    def after_looks(self) -> tuple[int, int, int]:
+        """Return them once the pool has looked at the cluster again, and once more."""
+        looks = {self._pool._next_look}
+
+        def looked() -> bool:
+            self.now()
+            looks.add(self._pool._next_look)
+            return len(looks) > _LOOKS
+
+        wait_until(looked, "looks at the cluster")
+        return self.now()
 
 
 def main() -> None:
@@ -66,31 +69,36 @@ def main() -> None:
             ray_session(cluster.address),
             Dispatcher(REPLICA, pool, "run", lambda *_: None, SleepingReplica) as dispatcher,
         ):
-            status, seats = dispatcher.status, dispatcher._pool.seats
-            makers: set[str] = set()
+            status, seats = dispatcher.status, Seats(dispatcher)
             stop = threading.Event()
 
-            def edit() -> None:
-                for shard in range(1000):
+            def edit(start: int) -> set[str]:
+                """Edit shards until it is time to stop; return who made the pictures."""
+                makers: set[str] = set()
+                for shard in range(start, 1000, 2):
                     items = [item(100 * shard + n, "sleep 0.05") for n in range(100)]
                     done = dispatcher.edit(items, shard)
                     makers.update(each.output_uri for each in done if isinstance(each, Done))
                     if stop.is_set():
-                        return
+                        break
+                return makers
 
-            work = threading.Thread(target=edit)
-            work.start()
-            until(lambda: status.done > 20)
-            told["before"] = usual(seats)
-            cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-            until(lambda: status.replicas_ready == 2)
-            told["after"] = usual(seats)
-            stop.set()
-            work.join()
-            told["makers"] = len(makers)
-            until(lambda: len(seats) == 1)
-            until(lambda: ray.available_resources().get("CPU") == 1)
-            told["at_the_end"] = [len(seats), status.deaths]
+            # Two of them, so that no seat is idle between two shards.
+            with ThreadPoolExecutor(2) as threads:
+                work = [threads.submit(edit, start) for start in (0, 1)]
+                try:
+                    wait_until(lambda: status.done > 20, "items done on one node")
+                    told["before"] = seats.after_looks()
+                    cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+                    wait_until(lambda: status.replicas_ready == 2, "a replica on the new node")
+                    told["after"] = seats.after_looks()
+                finally:
+                    stop.set()
+            told["makers"] = len(set.union(*(each.result() for each in work)))
+            told["waiting_most"] = seats.waiting_most
+            wait_until(lambda: len(dispatcher._pool.seats) == 1, "idle seats to be given back")
+            wait_until(lambda: ray.available_resources().get("CPU") == 1, "their CPUs to be free")
+            told["at_the_end"] = [len(dispatcher._pool.seats), status.deaths]
     finally:
         cluster.shutdown()
     print(json.dumps(told))

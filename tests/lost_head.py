@@ -18,7 +18,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -37,11 +36,11 @@ from ace_tasks.provenance import Done, Outcome
 from ace_tasks.settings import PoolSettings
 from infra.services import HOST, Service, free_ports, script
 from tests.benchmarks.dispatch import REPLICA
+from tests.patience import wait_until
 from tests.replicas import SleepingReplica, item
 
-_ITEMS = 80
-_AWAY_S = 8
-_LIMIT_S = 120
+_IN_FLIGHT = 6  # in two replicas
+_AWAY_S = 5  # the run looks at the cluster every two seconds: it meets the loss
 _ALONE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _COMMON = ["--object-store-memory=80000000", "--disable-usage-stats", "--block"]
 
@@ -62,7 +61,7 @@ class Place:
         return Service.start("Redis", command, os.environ, self.folder / "redis.log")
 
     def start_head(self) -> Service:
-        """Also `head` from now on."""
+        """Start it, perhaps again; it is `head` from now on."""
         env = os.environ | {
             "RAY_REDIS_ADDRESS": f"{HOST}:{self.redis_port}",
             "RAY_external_storage_namespace": "ace",
@@ -74,7 +73,7 @@ class Place:
             f"--temp-dir={self.folder}", f"--dashboard-agent-listen-port={self._agents[0]}", *_COMMON,
         ]  # fmt: skip
         self.head = Service.start("Ray head", command, env, self.folder / "head.log")
-        self.head.wait_until(self._answers, _LIMIT_S)
+        self.head.wait_until(self._answers)
         return self.head
 
     def start_node(self) -> Service:
@@ -96,7 +95,7 @@ class Place:
 
 
 def end(service: Service) -> None:
-    """kill -9, of all its processes: none may say goodbye."""
+    """Send SIGKILL to all its processes: none may say goodbye."""
     with contextlib.suppress(psutil.Error):  # it is gone
         for each in psutil.Process(service.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
@@ -104,38 +103,30 @@ def end(service: Service) -> None:
     service.kill()
 
 
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _LIMIT_S
-    while not what():
-        if time.monotonic() > deadline:
-            raise TimeoutError("nothing comes of it")
-        time.sleep(0.1)
-
-
 def lose_the_head(place: Place) -> dict[str, object]:
-    """What was seen."""
+    """Run items, lose the head, start it again; return what was seen."""
     outcomes: list[Outcome] = []
     with Dispatcher(
         REPLICA, PoolSettings(max_replicas=2), "run", lambda *_: None, SleepingReplica
     ) as dispatcher:
-        items = [item(n, "sleep 0.25") for n in range(_ITEMS)]
+        go = place.folder / "go"
+        orders = ["sleep 0"] * 20 + [f"wait {go}"] * _IN_FLIGHT + ["sleep 0.25"] * 54
+        items = [item(number, order) for number, order in enumerate(orders)]
         run = threading.Thread(target=lambda: outcomes.extend(dispatcher.edit(items, 0)))
         run.start()
         status = dispatcher.status
-        until(lambda: status.done >= 20 and status.replicas_ready == 2)
+        wait_until(
+            lambda: status.done == 20 and status.replicas_ready == 2, "two replicas and 20 items"
+        )
         end(place.head)
-        lost_at = time.monotonic()
+        go.touch()
         time.sleep(_AWAY_S)
-        meanwhile = status.done
         place.start_head()
-        until(lambda: status.done > meanwhile)
-        going_on_s = time.monotonic() - lost_at
-        run.join(_LIMIT_S)
+        wait_until(lambda: not run.is_alive(), "the end of the run", output=place.head.log_tail)
         done = {each.item_id for each in outcomes if isinstance(each, Done)}
         return {
-            "given": _ITEMS, "done": len(done), "outcomes": len(outcomes),
+            "given": len(items), "done": len(done), "outcomes": len(outcomes),
             "deaths": status.deaths, "replicas": status.replicas_most,
-            "goes_on_after_s": round(going_on_s, 1),
         }  # fmt: skip
 
 
@@ -147,7 +138,7 @@ def main() -> None:
         place.start_head()
         stop.callback(lambda: end(place.head))
         stop.callback(end, place.start_node())
-        until(lambda: Path(place.node_folder).is_dir())
+        wait_until(Path(place.node_folder).is_dir, "the node's folder")
         ray.init(address=place.address, _temp_dir=place.node_folder, log_to_driver=False)
         print(json.dumps(lose_the_head(place)), flush=True)
     os._exit(0)  # there is no cluster left to say goodbye to

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,12 @@ from ace_tasks.provenance import Done, Outcome
 from ace_tasks.settings import PoolSettings, ReplicaSettings
 from infra.services import script
 from tests.benchmarks.dispatch import REPLICA
+from tests.patience import limit_s, wait_until
 from tests.replicas import SleepingReplica, item
 
 _STORE_BYTES = 80 * 2**20
-_LIMIT_S = 120
 _SHARD = 200
-_NOTICE_S = 4  # a spot machine has two minutes
+_NOTICE_S = 4  # between the warning and the end of a spot machine, where it is two minutes
 
 
 class OnItsNode(SleepingReplica):
@@ -67,17 +67,20 @@ class OnItsNode(SleepingReplica):
         weights.ensure(find_variant("toy"), self._weights)
 
 
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _LIMIT_S
-    while not what():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the cluster is too slow")
-        time.sleep(0.05)
+def wait_for_looks(dispatcher: Dispatcher, count: int) -> None:
+    """Wait until the pool has looked that many times at what the cluster has."""
+    looks = {dispatcher._pool._next_look}
+
+    def looked() -> bool:
+        looks.add(dispatcher._pool._next_look)
+        return len(looks) > count
+
+    wait_until(looked, "looks at the cluster")
 
 
 @contextmanager
 def nodes(disks: Path) -> Iterator[Any]:
-    """A head without work, and a way to add nodes: add(name, gpus, cpus)."""
+    """Start a head without work; yield the cluster and add(name, gpus, cpus), which adds a node."""
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
@@ -127,7 +130,7 @@ class Work:
 
 
 def outsider() -> str:
-    """What Ray says to somebody who has no token, or another one."""
+    """Ask Ray without a token and with another one; return what it said to each."""
     asked = []
     address = f"{ray.get_runtime_context().gcs_address}"
     for token in (None, "f" * 40):
@@ -141,7 +144,7 @@ def outsider() -> str:
             asked.append(subprocess.Popen(
                 command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             ))  # fmt: skip
-    told = [(each.communicate(timeout=120)[0], each.returncode) for each in asked]
+    told = [(each.communicate(timeout=limit_s())[0], each.returncode) for each in asked]
     return " ".join("in" if code == 0 or "IN" in out else "refused" for out, code in told)
 
 
@@ -160,18 +163,14 @@ def main() -> None:
             told["outsiders"] = outsider()
             status, seats = dispatcher.status, dispatcher._pool.seats
             work = Work(dispatcher)
-            until(lambda: status.replicas_ready == 3)
-            time.sleep(3)  # two looks at the cluster
+            wait_until(lambda: status.replicas_ready == 3, "three replicas")
+            wait_for_looks(dispatcher, 2)
             told["places"] = sorted(Counter(s.node_id for s in seats if s.node_id).values())
 
-            came = time.monotonic()
             add("late", 1)
-            told["node_up_s"] = round(time.monotonic() - came, 1)
-            came = time.monotonic()
-            until(lambda: status.replicas_ready == 4)
-            told["late_at_work_s"] = round(time.monotonic() - came, 1)
+            wait_until(lambda: status.replicas_ready == 4, "a replica on the late node")
             before = status.done
-            until(lambda: status.done > before + 20)
+            wait_until(lambda: status.done > before + 20, "items done with it")
 
             node_id = lost.node_id
             subprocess.run(
@@ -182,10 +181,13 @@ def main() -> None:
             )  # fmt: skip
             time.sleep(_NOTICE_S)
             cluster.remove_node(lost, allow_graceful=False)
-            until(lambda: all(seat.node_id != node_id for seat in list(seats)))
-            until(lambda: status.replicas_ready == 3)
+            wait_until(
+                lambda: all(seat.node_id != node_id for seat in list(seats)),
+                "the seat to be given up",
+            )
+            wait_until(lambda: status.replicas_ready == 3, "three replicas")
             before = status.done
-            until(lambda: status.done > before + 60)
+            wait_until(lambda: status.done > before + 60, "items done without it")
             work.end()
             done = [each.item_id for each in work.outcomes if isinstance(each, Done)]
             told["given"], told["done"], told["distinct"] = work.given, len(done), len(set(done))

@@ -12,20 +12,20 @@ import httpx
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from infra.prefect_server import PrefectServer, serve_deployments
-from tests.browser import chromium
+from infra.services import Service
+from tests.browser import chromium, new_page
+from tests.patience import limit_s, wait_until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, Response
 
 FIELD = ".schema-form-property"
 JSON_EDITOR = ".schema-form-property-kind-json, .p-code-input"
-_LOAD_MS = 60_000
-_ANSWER_MS = 150_000  # a server waits a minute for SQLite before it says no
 
 
 @contextmanager
-def open_ui(log: Path) -> Iterator[Page]:
-    """A page beside a server that has all deployments, and a worker that logs there.
+def open_ui(log: Path) -> Iterator[tuple[Page, Service]]:
+    """Open a page beside a server that has all deployments, and a worker that logs there.
 
     Server, store and weights are those that the environment names.
     """
@@ -33,14 +33,14 @@ def open_ui(log: Path) -> Iterator[Page]:
     # Chromium takes before all others.
     with chromium("--disable-3d-apis") as browser:
         worker = serve_deployments({"PREFECT_WORKER_QUERY_SECONDS": "1"}, log)
-        page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
-        page.set_default_timeout(_LOAD_MS)
-        yield page
-        worker.stop(30)
+        try:
+            yield new_page(browser, viewport={"width": 1280, "height": 1000}), worker
+        finally:
+            worker.stop(limit_s())
 
 
 def deployment(server: PrefectServer, name: str) -> dict[str, Any]:
-    answer = httpx.post(f"{server.ui_url}/api/deployments/filter", json={}, timeout=30)
+    answer = httpx.post(f"{server.ui_url}/api/deployments/filter", json={}, timeout=limit_s())
     (found,) = (each for each in answer.json() if each["name"] == name)
     return dict(found)
 
@@ -79,35 +79,36 @@ def submit(page: Page, server: PrefectServer) -> None:
 
 
 def send(page: Page, button: Locator, path: str) -> Any:
-    """Click what sends a form; the server's answer, at the end of `path`.
+    """Click what sends a form; return the server's answer, at the end of `path`.
 
     Where SQLite is busy, a server answers 503 and did nothing. The UI says that something went
     wrong, keeps the form, and one clicks again.
     """
-    for _ in range(5):
-        with page.expect_response(re.compile(rf"/{path}$"), timeout=_ANSWER_MS) as waiting:
+
+    def answered() -> Response | None:
+        with page.expect_response(re.compile(rf"/{path}$")) as waiting:
             button.click()
-        answer = waiting.value
-        if answer.status != httpx.codes.SERVICE_UNAVAILABLE:
-            break
-        answer.finished()
-        page.wait_for_timeout(1000)
+        waiting.value.finished()
+        return None if waiting.value.status == httpx.codes.SERVICE_UNAVAILABLE else waiting.value
+
+    answer = wait_until(answered, "an answer other than 503", every_s=1)
+    assert answer is not None
     assert answer.ok, (answer.status, answer.text())
     return answer.json()
 
 
-def wait_for_state(page: Page, name: str, timeout_s: float = 180) -> None:
-    """Until the page of a run says its state."""
+def wait_for_state(page: Page, name: str) -> None:
+    """Wait until the page of a run says its state."""
     try:
-        page.get_by_text(name, exact=True).first.wait_for(timeout=timeout_s * 1000)
+        page.get_by_text(name, exact=True).first.wait_for()
     except PlaywrightTimeout:
-        raise AssertionError(f"not {name!r} within {timeout_s:g} s, but {_states(page)}") from None
+        raise AssertionError(f"the run never was {name!r}, but {_states(page)}") from None
 
 
 def _states(page: Page) -> list[tuple[str, str]]:
-    """The states that a page's run went through, and what each says."""
+    """Return the states that a page's run went through, and what each says."""
     run = re.search(r"^(.+)/runs/flow-run/([0-9a-f-]+)", page.url)
     assert run, page.url
-    answer = httpx.get(f"{run[1]}/api/flow_run_states/?flow_run_id={run[2]}", timeout=90)
+    answer = httpx.get(f"{run[1]}/api/flow_run_states/?flow_run_id={run[2]}", timeout=limit_s())
     answer.raise_for_status()
     return [(each["name"], each["message"]) for each in answer.json()]

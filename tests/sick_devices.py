@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from ace_tasks.provenance import Outcome
 from ace_tasks.replica import Replica
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.specs import WorkItem
+from tests.patience import limit_s, wait_until
 
 NEEDS = {"resident": 1.0, "text_offload": 0.7, "offload": 0.4}
 NO_MEMORY = (
@@ -69,7 +69,7 @@ class SmallDevice(Replica):
             jobs: Sequence[Job], between_steps: Any, memory: MemoryMode
         ) -> list[np.ndarray]:
             self.at_work.set()
-            assert self.go.wait(60)
+            assert self.go.wait(limit_s())
             height, width = jobs[0].lcu.mask_1HW.shape[1:]
             tokens = height // 16 * (width // 16)
             fits = len(jobs) * tokens * NEEDS[memory] <= self.capacity
@@ -92,15 +92,19 @@ class SmallDevice(Replica):
 
         threads = [threading.Thread(target=run, args=(each,)) for each in (first, *items)]
         threads[0].start()
-        assert self.at_work.wait(60)
+        assert self.at_work.wait(limit_s())
         for number, thread in enumerate(threads[1:], start=1):
             thread.start()
-            while len(self._gpu._queue) < number:
-                time.sleep(0.005)
+            wait_until(
+                lambda n=number: len(self._gpu._queue) >= n, "an item to queue", every_s=0.005
+            )  # type: ignore[misc]
         self.go.set()
         for thread in threads:
             thread.join()
         return [outcomes[each.item_id] for each in items]
+
+    def _waiting(self, items: int) -> bool:
+        return len(self._gpu._queue) >= items
 
 
 class SickDevice(Replica):

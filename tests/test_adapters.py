@@ -73,7 +73,7 @@ def test_every_adapter_acts_as_if_merged_into_the_checkpoint(
 
 
 def test_switching_leaves_nothing_behind(settings: WeightsSettings) -> None:
-    """Whatever came before, an adapter gives the same picture; None gives the plain weights'."""
+    """An adapter gives the same picture after any other; None gives that of the plain weights."""
     for mode in ("resident", "fused"):
         fresh = {name: edit(load(settings, mode), name) for name in NAMES}  # type: ignore[arg-type]
         assert len({each.tobytes() for each in fresh.values()}) == len(NAMES)
@@ -84,8 +84,8 @@ def test_switching_leaves_nothing_behind(settings: WeightsSettings) -> None:
 
 
 def test_fused_weights_do_not_drift_in_bf16(settings: WeightsSettings) -> None:
-    """In place, 20 cycles of adding and taking away change weights for good; from a pristine copy
-    they come back bit for bit."""
+    """Adding and subtracting in place changes weights for good within 20 cycles; a pristine copy
+    brings them back bit for bit."""
     variant = LORA.model_copy(update={"dtype": "bfloat16"})
     model = AceModel(variant, weights.load(variant, weights.ensure(LORA, settings), "cpu"), "cpu",
                      "fused")  # fmt: skip

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 import ray
 
 from ace_tasks import development_ca, provenance
-from ace_tasks.engine import ray_session
 from ace_tasks.provenance import Record, record_key
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
@@ -33,24 +32,30 @@ CREDENTIALS = {
 """Such as lie in the environment of whoever starts a run."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def services(
-    object_store: Any, prefect_server: Any, weights_dir: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[None]:  # fmt: skip
+pytestmark = pytest.mark.xdist_group("services")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> development_ca.Made:
+    return development_ca.make(tmp_path_factory.mktemp("ca"), "Shop")
+
+
+@pytest.fixture(autouse=True)
+def environment(certificate: development_ca.Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """All pictures here are signed."""
-    made = development_ca.make(tmp_path_factory.mktemp("ca"), "Shop")
-    with pytest.MonkeyPatch.context() as environment, ray_session(cpus=2):
-        for name, value in CREDENTIALS.items():
-            environment.setenv(name, value)
-        environment.setenv("ACE_C2PA_KEY", str(made.key))
-        environment.setenv("ACE_C2PA_CERTIFICATES", str(made.chain))
-        yield
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ACE_C2PA_KEY", str(certificate.key))
+    monkeypatch.setenv("ACE_C2PA_CERTIFICATES", str(certificate.chain))
 
 
 @pytest.fixture
-def summary(store: Store, prefix: str, picture: Make) -> Summary:
-    """A run of six pictures, a twin of the first, and a reject."""
+def summary(store: Store, prefix: str, picture: Make, replicas_here: None) -> Summary:
+    return run(store, prefix, picture)
+
+
+def run(store: Store, prefix: str, picture: Make) -> Summary:
+    """Run a catalog of six pictures, a twin of the first, and a reject."""
     rows = []
     for n in range(ROWS):
         image = join_uri(prefix, f"in/{n}.png")
@@ -112,11 +117,13 @@ def test_an_untouched_run_is_proved_and_every_touch_is_named(
 
 
 def test_nothing_that_a_run_leaves_holds_a_credential(
-    summary: Summary, store: Store, prefix: str, prefect_server: PrefectServer
-) -> None:
+    ray_here: None, weights_dir: Path, store: Store, prefix: str, picture: Make,
+    prefect_server: PrefectServer,
+) -> None:  # fmt: skip
     """Neither pictures, records, tables and reports, nor the logs of Ray's session, nor Prefect's
     database of runs, logs and artifacts. Tables are searched as what they hold: they are packed.
     """
+    summary = run(store, prefix, picture)
     key = Path(os.environ["ACE_C2PA_KEY"])
     words = [os.environ["AWS_SECRET_ACCESS_KEY"], str(key), *key.read_text().splitlines()[1:-1],
              *CREDENTIALS.values()]  # fmt: skip

@@ -8,7 +8,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from PIL import Image
 
 import flows.edit
 from ace_tasks import provenance
-from ace_tasks.engine import Dispatcher, ray_session
+from ace_tasks.engine import Dispatcher
 from ace_tasks.results import Summary
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.store import Store, join_uri
@@ -26,10 +26,7 @@ from flows.retry_failed import retry_failed
 Make = Callable[..., bytes]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
+pytestmark = pytest.mark.xdist_group("services")
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -89,7 +86,7 @@ def write(store: Store, prefix: str, rows: list[dict[str, Any]]) -> str:
 
 
 def test_twenty_bad_pictures_among_forty_good_rows(
-    store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
+    replicas_here: None, store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACE_ALLOWED_BUCKETS", "tests,no-such-bucket")
     rows = []
@@ -150,10 +147,11 @@ def make_deadly_replica(settings: ReplicaSettings, run_id: str, name: str) -> An
     return DeadlyReplica(settings, run_id, name)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_quarantined_item_kills_no_replica_in_the_next_run(
-    store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    ray_here: None, weights_dir: Any, store: Store, prefix: str, picture: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setattr(flows.edit, "Dispatcher", Deadly)
     image = join_uri(prefix, "in/a.png")
     store.put(image, picture(), "image/png")
@@ -180,7 +178,9 @@ def test_a_quarantined_item_kills_no_replica_in_the_next_run(
     assert run(failures, prefix)[1].done_before == 1
 
 
-def test_a_retry_names_what_it_was_given(store: Store, prefix: str, picture: Make) -> None:
+def test_a_retry_names_what_it_was_given(
+    replicas_here: None, store: Store, prefix: str, picture: Make
+) -> None:
     image = join_uri(prefix, "in/none.png")
     rows = [{"id": "a", "task": "edit", "image": image, "prompt": "p"}]
     _, summary = run(write(store, prefix, rows), prefix)

@@ -4,14 +4,13 @@ spoilt weights, or with others than its records say."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ace_tasks.engine import ray_session
 from ace_tasks.errors import WeightsError
 from ace_tasks.model.sources import identify, open_variant
 from ace_tasks.replica import Replica
@@ -20,13 +19,9 @@ from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from tests.releases import BFL_TRANSFORMER, make_release, pin
 
+pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+
 Make = Callable[..., bytes]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
 
 
 @pytest.fixture
@@ -60,7 +55,6 @@ def spoil(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.slow
 def test_a_run_on_spoilt_weights_stops_at_once_with_the_file(
     store: Store, prefix: str, catalog: str, release: Path
 ) -> None:
@@ -79,7 +73,6 @@ def test_a_run_on_spoilt_weights_stops_at_once_with_the_file(
     assert list(store.list(f"{prefix}/bad/runs/"))
 
 
-@pytest.mark.slow
 def test_a_run_on_weights_that_are_spoilt_in_the_store_stops_at_once(
     store: Store, prefix: str, catalog: str, release: Path, weights_dir: Path
 ) -> None:

@@ -17,6 +17,7 @@ from ace_tasks.errors import Cancelled, DeviceLost, OutOfMemory
 from ace_tasks.lcu import LCU
 from ace_tasks.model.ace import Job
 from ace_tasks.model.residence import MemoryMode
+from tests.patience import limit_s, wait_until
 
 
 def job(name: str, side: int = 16, adapter: str | None = None) -> Job:
@@ -37,7 +38,7 @@ class Gpu:
         assert self.inside == 1, "two batches at once"
         try:
             self.batches.append([each.prompt for each in jobs])
-            assert self.go.wait(20)
+            assert self.go.wait(limit_s())
             for each in jobs:
                 if each.prompt.startswith("bad"):
                     raise RuntimeError(each.prompt)
@@ -108,10 +109,12 @@ def test_after_close_nobody_waits_and_nothing_is_taken() -> None:
         batcher.submit(job("late"))
     gpu.go.set()
     assert running.result().shape == (1, 1, 3)
-    deadline = threading.Event()
-    while any(t.name == "gpu" and t.is_alive() and t._target.__self__ is batcher  # type: ignore[attr-defined]
-              for t in threading.enumerate() if hasattr(t, "_target")):  # fmt: skip
-        assert not deadline.wait(0.05)
+    wait_until(lambda: not works(batcher), "the thread's end", every_s=0.01)
+
+
+def works(batcher: Batcher) -> bool:
+    targets = [getattr(thread, "_target", None) for thread in threading.enumerate()]
+    return any(getattr(target, "__self__", None) is batcher for target in targets)
 
 
 class Tensors:
@@ -119,7 +122,7 @@ class Tensors:
 
 
 def test_a_failed_pass_lets_go_of_its_memory_before_the_next() -> None:
-    """Else the rescue of a batch that was too large runs out of memory as well."""
+    """Otherwise the retry of a batch that was too large runs out of memory as well."""
     alive: list[int] = []
     held: weakref.ref[Tensors] | None = None
 
@@ -133,7 +136,7 @@ def test_a_failed_pass_lets_go_of_its_memory_before_the_next() -> None:
         return [np.zeros((1, 1, 3), np.uint8)]
 
     gate = threading.Event()
-    batcher = Batcher(lambda jobs, _: (gate.wait(20), generate(jobs))[1], 3)
+    batcher = Batcher(lambda jobs, _: (gate.wait(limit_s()), generate(jobs))[1], 3)
     tickets = [batcher.submit(job(name, side=side)) for name, side in
                (("first", 8), ("a", 16), ("bad", 16), ("c", 16), ("after", 32))]  # fmt: skip
     gate.set()
@@ -154,17 +157,16 @@ def test_while_its_mates_run_alone_an_item_waits() -> None:
         if len(jobs) > 1:
             raise RuntimeError("together")
         order.append(jobs[0].prompt)
-        assert jobs[0].prompt == "first" or gates[jobs[0].prompt].wait(20)
+        assert jobs[0].prompt == "first" or gates[jobs[0].prompt].wait(limit_s())
         return [np.zeros((1, 1, 3), np.uint8)]
 
     start = threading.Event()
-    batcher = Batcher(lambda jobs, _: (start.wait(20), generate(jobs))[1], 2)
+    batcher = Batcher(lambda jobs, _: (start.wait(limit_s()), generate(jobs))[1], 2)
     batcher.submit(job("first", side=8))
     tickets = [batcher.submit(job(name)) for name in ("a", "b")]
     start.set()
     tickets[0].wait_for_turn()
-    while order != ["first", "a"]:
-        pass
+    wait_until(lambda: order == ["first", "a"], "a to be made alone", every_s=0.01)
     assert not tickets[1].wait_for_pass()  # its batch failed, and it is not done
     assert tickets[1]._state == "waiting"
     gates["a"].set()
@@ -183,7 +185,7 @@ def test_a_lost_device_is_told_as_such_and_not_tried_again() -> None:
         return [np.zeros((1, 1, 3), np.uint8)] * len(jobs)
 
     gate = threading.Event()
-    batcher = Batcher(lambda jobs, _: (gate.wait(20), generate(jobs))[1], 2)
+    batcher = Batcher(lambda jobs, _: (gate.wait(limit_s()), generate(jobs))[1], 2)
     batcher.submit(job("first", side=8))
     tickets = [batcher.submit(job(name)) for name in ("a", "b")]
     gate.set()

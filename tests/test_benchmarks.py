@@ -47,7 +47,6 @@ def test_the_page_of_the_scale_model_is_what_the_model_says() -> None:
 
 
 @pytest.mark.bench
-@pytest.mark.timeout(900)
 def test_peers_make_the_same_pictures() -> None:
     table = bench("peers", "--only", "sleeping", "--scale", "0.1")
     rows = [line for line in table.splitlines() if line.startswith("| sleeping")]
@@ -56,7 +55,6 @@ def test_peers_make_the_same_pictures() -> None:
 
 
 @pytest.mark.bench
-@pytest.mark.timeout(900)
 def test_this_system_loses_nothing_to_a_kill() -> None:
     table = bench("peers", "--only", "kill", "--scale", "0.2")
     (ours,) = [line for line in table.splitlines() if line.startswith("| this system")]
@@ -65,7 +63,6 @@ def test_this_system_loses_nothing_to_a_kill() -> None:
 
 
 @pytest.mark.bench
-@pytest.mark.timeout(900)
 def test_a_busy_share_is_measured() -> None:
     table = bench("busy", "--scale", "0.05")
     rows = [
@@ -76,7 +73,6 @@ def test_a_busy_share_is_measured() -> None:
 
 
 @pytest.mark.bench
-@pytest.mark.timeout(900)
 def test_memory_over_a_run_is_measured() -> None:
     table = bench("steady", "--items", "200")
     assert "200 of 200 items" in table

@@ -4,24 +4,17 @@ or a trial that should cost nothing edits."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 
-from ace_tasks.engine import ray_session
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 
-pytestmark = pytest.mark.usefixtures("services")
-
-
-@pytest.fixture(scope="module")
-def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
+pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""Catalog files. If these break, one odd line ends a run of a million rows, a row is dropped
-without a word, or two formats of one catalog are edited twice."""
+"""Test the reading of catalog files. If these break, one odd line ends a run of a million rows, a
+row is dropped without a word, or two formats of one catalog are edited twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import re
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from ace_tasks.catalog import (
     Reject,
     Row,
     Spec,
+    _unique_keys,
     open_catalog,
     read_rows,
     to_specs,
@@ -44,7 +44,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def as_bytes(kind: str, rows: list[dict[str, Any]]) -> bytes:
-    """The rows as a file of that kind; shapes and lists are JSON text in the two tables."""
+    """Write the rows as a file of that kind; the two tables hold shapes and lists as JSON text."""
     if kind in {"jsonl", "ndjson"}:
         return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -142,29 +142,28 @@ def test_the_last_line_needs_no_line_end(read: Read) -> None:
 OBJECT = b'{"id": "a", "task": "edit", "image": "s3://b/a", "prompt": "p"}'
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b'{"id": "a", "prompt": "caf\xe9"}', "UTF-8"),
-        (b'{"guidance": NaN}', "NaN is no JSON"),
-        (b'{"guidance": -Infinity}', "-Infinity is no JSON"),
-        (b'{"id": "a", "id": "b"}', "key 'id' stands twice"),
-        (b'{"mask": {"box": 1, "box": 2}}', "key 'box' stands twice"),
-        (b'["a", "fill"]', "one JSON object a line; given list"),
-        (b'"text"', "given str"),
-        (b"null", "given NoneType"),
-        (b"[" * 100_000, "recursion"),
-        (b'{"mask": ' + b'{"a":' * 100_000, "recursion"),
-        (b'{"id": "a"', "no JSON"),
-        (b'{"id": "a"} {"id": "b"}', "no JSON: Extra data"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "no JSON"),
-        (b'{"prompt": "\\ud83d"}', "no JSON: .*surrogate"),
-        (b'{"\\ud83d": 1}', "no JSON: .*surrogate"),
-        (b"id,task,image", "no JSON"),
-        (b"\0\0\0", "no JSON"),
-    ],
-    ids=lambda value: repr(value)[:32],
-)
+NO_OBJECTS = {  # name: (line, what the reason must say)
+    "Latin-1": (b'{"id": "a", "prompt": "caf\xe9"}', "UTF-8"),
+    "NaN": (b'{"guidance": NaN}', "NaN is no JSON"),
+    "-Infinity": (b'{"guidance": -Infinity}', "-Infinity is no JSON"),
+    "key twice": (b'{"id": "a", "id": "b"}', "key 'id' stands twice"),
+    "key twice in a mask": (b'{"mask": {"box": 1, "box": 2}}', "key 'box' stands twice"),
+    "list": (b'["a", "fill"]', "one JSON object a line; given list"),
+    "text": (b'"text"', "given str"),
+    "null": (b"null", "given NoneType"),
+    "deep lists": (b"[" * 100_000, "recursion"),
+    "deep objects": (b'{"mask": ' + b'{"a":' * 100_000, "recursion"),
+    "object left open": (b'{"id": "a"', "no JSON"),
+    "two objects": (b'{"id": "a"} {"id": "b"}', "no JSON: Extra data"),
+    "number of 5000 digits": (b'{"seed": ' + b"9" * 5000 + b"}", "no JSON"),
+    "half a surrogate pair": (b'{"prompt": "\\ud83d"}', "no JSON: .*surrogate"),
+    "half a surrogate pair as key": (b'{"\\ud83d": 1}', "no JSON: .*surrogate"),
+    "CSV": (b"id,task,image", "no JSON"),
+    "zero bytes": (b"\0\0\0", "no JSON"),
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), NO_OBJECTS.values(), ids=NO_OBJECTS)
 def test_a_line_that_is_no_object_is_one_reject(read: Read, line: bytes, reason: str) -> None:
     good, rejects = read("catalog.jsonl", b"\n".join([OBJECT, line, OBJECT]))
     assert [number for number, _ in good] == [1, 3]
@@ -179,19 +178,35 @@ HEADER = b"id,task,image,prompt\n"
 GOOD = b"a,edit,s3://b/a,p\n"
 
 
-@pytest.mark.parametrize(
-    ("record", "reason", "row"),
-    [
-        (b"a,edit,s3://b/a\n", "4 cells, as the header; given 3", {"image": "s3://b/a"}),
-        (b"a,edit,s3://b/a,p,more\n", "4 cells, as the header; given 5", {"prompt": "p"}),
-        (b"a,edit,s3://b/a,caf\xe9\n", "UTF-8", {"prompt": "caf\ufffd"}),
-        (b"a,edit,caf\xe9\n", "UTF-8", {"image": "caf\ufffd"}),
-        (b'a,edit,s3://b/a,"p"q\n', "no CSV", 'a,edit,s3://b/a,"p"q\n'),
-        (b'a,edit,s3://b/a,"caf\xe9"q\n', "no CSV", 'a,edit,s3://b/a,"caf\ufffd"q\n'),
-        (b"a,edit\r,s3://b/a,p\n", "no CSV", "a,edit\r,s3://b/a,p\n"),
-    ],
-    ids=repr,
-)
+BROKEN_RECORDS: dict[str, tuple[bytes, str, dict[str, str] | str]] = {
+    # name: (record, what the reason must say, what the reject holds)
+    "too few cells": (
+        b"a,edit,s3://b/a\n",
+        "4 cells, as the header; given 3",
+        {"image": "s3://b/a"},
+    ),
+    "too many cells": (
+        b"a,edit,s3://b/a,p,more\n",
+        "4 cells, as the header; given 5",
+        {"prompt": "p"},
+    ),
+    "Latin-1": (b"a,edit,s3://b/a,caf\xe9\n", "UTF-8", {"prompt": "caf\ufffd"}),
+    "Latin-1 and too few": (b"a,edit,caf\xe9\n", "UTF-8", {"image": "caf\ufffd"}),
+    "text after a quote": (b'a,edit,s3://b/a,"p"q\n', "no CSV", 'a,edit,s3://b/a,"p"q\n'),
+    "Latin-1 and a quote": (
+        b'a,edit,s3://b/a,"caf\xe9"q\n',
+        "no CSV",
+        'a,edit,s3://b/a,"caf\ufffd"q\n',
+    ),
+    "carriage return in a cell": (
+        b"a,edit\r,s3://b/a,p\n",
+        "no CSV",
+        "a,edit\r,s3://b/a,p\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("record", "reason", "row"), BROKEN_RECORDS.values(), ids=BROKEN_RECORDS)
 def test_a_broken_csv_record_is_one_reject(
     read: Read, record: bytes, reason: str, row: dict[str, str] | str
 ) -> None:
@@ -215,8 +230,9 @@ def test_a_quote_left_open_is_one_reject_that_holds_what_it_swallowed(read: Read
 
 def test_a_quote_left_open_swallows_no_more_than_a_row_may_hold(read: Read) -> None:
     swallowed = MAX_ROW_BYTES // len(GOOD)
-    good, rejects = read("catalog.csv", HEADER + b'b,edit,s3://b/a,"open\n' + GOOD * 100_000)
-    assert 100_000 - swallowed - 2 <= len(good) < 100_000 - swallowed + 2
+    content = b'b,edit,s3://b/a,"open\n' + GOOD * (swallowed + 5000)
+    good, rejects = read("catalog.csv", HEADER + content)
+    assert 4998 <= len(good) < 5002
     assert [reject.line for reject in rejects] == [2]
     assert len(rejects[0].row) <= MAX_ROW_BYTES
 
@@ -246,9 +262,7 @@ def test_a_reject_holds_line_column_reason_and_the_row_as_it_was(read: Read, kin
     }
 
 
-@pytest.mark.parametrize(
-    ("kind", "guidance"), [("jsonl", float("inf")), ("parquet", float("nan"))], ids=str
-)
+@pytest.mark.parametrize(("kind", "guidance"), [("jsonl", float("inf")), ("parquet", float("nan"))])
 def test_numbers_that_json_cannot_say_are_rejected_in_words(
     read: Read, kind: str, guidance: float
 ) -> None:
@@ -284,32 +298,42 @@ def test_a_line_of_ten_megabytes_is_rejected_and_never_held(read: Read, tmp_path
 
 
 def test_a_row_of_many_keys_takes_no_quadratic_time(read: Read) -> None:
-    """100,000 keys fit a row; comparing each with all took minutes."""
+    """70,000 keys fit a row; comparing each with all others took minutes."""
     row = json.dumps({f"k{n}": 0 for n in range(70_000)}).encode()
     assert len(row) < MAX_ROW_BYTES
-    started = time.monotonic()
     _, (reject,) = read("catalog.jsonl", row)
-    assert time.monotonic() - started < 10
     assert reject.field == "task"
+
+    class Key(str):
+        compared = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Key.compared += 1
+            return super().__eq__(other)
+
+    keys = [Key(f"k{n}") for n in range(1000)]
+    assert [*_unique_keys([(key, 0) for key in keys])] == keys
+    assert Key.compared < 3 * len(keys)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_a_large_catalog_streams(tmp_path: Path, kind: str) -> None:
-    """Peak memory belongs to the window, not to the file."""
+    """The peak of memory depends on the batch that is read, and not on the file's size."""
     path = tmp_path / f"catalog.{kind}"
-    path.write_bytes(as_bytes(kind, [ROWS[1] | {"id": str(n)} for n in range(20_000)]))
+    path.write_bytes(as_bytes(kind, [ROWS[1] | {"id": str(n)} for n in range(5000)]))
     tracemalloc.start()
     count = sum(1 for _ in to_specs(read_rows(path), "s3://b/catalog", None))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert count == 20_000
-    assert peak < 1_000_000  # the rows of one Parquet batch; all of them are 20 MB
+    assert count == 5000
+    assert peak < 1_000_000  # the rows of one Parquet batch; all of them are 5 MB
 
 
 # ---------------------------------------------------------------- files that are refused
 
 PARQUET = as_bytes("parquet", ROWS)
-PACKED = gzip.compress(as_bytes("jsonl", ROWS))
+PACKED = gzip.compress(as_bytes("jsonl", ROWS), mtime=0)
 
 
 def _parquet_with_a_column_twice() -> bytes:
@@ -320,39 +344,66 @@ def _parquet_with_a_column_twice() -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("catalog.jsonl", b"", "an empty file"),
-        ("catalog.parquet", b"", "an empty file"),
-        ("catalog.txt", b"x", r"accepted: \.jsonl, \.ndjson, \.csv or \.parquet"),
-        ("catalog", b"x", "accepted"),
-        ("catalog.gz", PACKED, "accepted"),
-        ("catalog.jsonl.zip", b"x", "accepted"),
-        ("catalog.jsonl", OBJECT.decode().encode("utf-16"), "UTF-16"),
-        ("catalog.csv", (HEADER + GOOD).decode().encode("utf-16"), "UTF-16"),
-        ("catalog.csv", b"\xfe\xff" + HEADER.decode().encode("utf-16-be"), "UTF-16"),
-        ("catalog.csv", b"id;task;image\n", "separated by commas.*id;task;image"),
-        ("catalog.csv", b"id\ttask\timage\n", "separated by commas"),
-        ("catalog.csv", b"id,task,image,task\n", "column 'task' stands twice"),
-        ("catalog.csv", b"id,image,prompt\n", "no 'task' column.*'prompt'"),
-        ("catalog.csv", b"id,task,caf\xe9\na,edit,x\n", "UTF-8"),
-        ("catalog.parquet", _parquet_with_a_column_twice(), "column 'prompt' stands twice"),
-        ("catalog.parquet", PARQUET[: len(PARQUET) // 2], "unreadable Parquet"),
-        ("catalog.parquet", PARQUET[:-1], "unreadable Parquet"),
-        ("catalog.parquet", PARQUET[:4] + b"\xff" * 64 + PARQUET[68:], "unreadable Parquet"),
-        ("catalog.parquet", OBJECT, "unreadable Parquet"),
-        ("catalog.parquet.gz", gzip.compress(OBJECT), "unreadable Parquet"),
-        ("catalog.parquet.gz", gzip.compress(PARQUET)[:-9], "damaged gzip"),
-        ("catalog.jsonl.gz", PACKED[:-9], "damaged gzip"),
-        ("catalog.jsonl.gz", PACKED[:5], "damaged gzip"),
-        ("catalog.jsonl.gz", PACKED[:-8] + b"\0" * 8, "damaged gzip"),
-        ("catalog.jsonl.gz", PACKED[:20] + b"\xff" * 9 + PACKED[29:], "damaged gzip"),
-        ("catalog.jsonl.gz", as_bytes("jsonl", ROWS), "damaged gzip.*[Nn]ot a gzipped file"),
-        ("catalog.csv.gz", b"PK\x03\x04", "damaged gzip"),
-    ],
-    ids=lambda value: repr(value)[:24],
-)
+UNREADABLE = {  # case: (file name, content, what the message must say)
+    "empty JSONL": ("catalog.jsonl", b"", "an empty file"),
+    "empty Parquet": ("catalog.parquet", b"", "an empty file"),
+    "text file": ("catalog.txt", b"x", r"accepted: \.jsonl, \.ndjson, \.csv or \.parquet"),
+    "no ending": ("catalog", b"x", "accepted"),
+    "only gz": ("catalog.gz", PACKED, "accepted"),
+    "zip": ("catalog.jsonl.zip", b"x", "accepted"),
+    "UTF-16 JSONL": ("catalog.jsonl", OBJECT.decode().encode("utf-16"), "UTF-16"),
+    "UTF-16 CSV": ("catalog.csv", (HEADER + GOOD).decode().encode("utf-16"), "UTF-16"),
+    "big-endian CSV": (
+        "catalog.csv",
+        b"\xfe\xff" + HEADER.decode().encode("utf-16-be"),
+        "UTF-16",
+    ),
+    "semicolons": ("catalog.csv", b"id;task;image\n", "separated by commas.*id;task;image"),
+    "tabs": ("catalog.csv", b"id\ttask\timage\n", "separated by commas"),
+    "CSV column twice": ("catalog.csv", b"id,task,image,task\n", "column 'task' stands twice"),
+    "no task column": ("catalog.csv", b"id,image,prompt\n", "no 'task' column.*'prompt'"),
+    "Latin-1 header": ("catalog.csv", b"id,task,caf\xe9\na,edit,x\n", "UTF-8"),
+    "Parquet column twice": (
+        "catalog.parquet",
+        _parquet_with_a_column_twice(),
+        "column 'prompt' stands twice",
+    ),
+    "half a Parquet": ("catalog.parquet", PARQUET[: len(PARQUET) // 2], "unreadable Parquet"),
+    "Parquet without its last byte": ("catalog.parquet", PARQUET[:-1], "unreadable Parquet"),
+    "overwritten Parquet": (
+        "catalog.parquet",
+        PARQUET[:4] + b"\xff" * 64 + PARQUET[68:],
+        "unreadable Parquet",
+    ),
+    "JSON as Parquet": ("catalog.parquet", OBJECT, "unreadable Parquet"),
+    "packed JSON as Parquet": (
+        "catalog.parquet.gz",
+        gzip.compress(OBJECT, mtime=0),
+        "unreadable Parquet",
+    ),
+    "Parquet cut in its gzip": (
+        "catalog.parquet.gz",
+        gzip.compress(PARQUET, mtime=0)[:-9],
+        "damaged gzip",
+    ),
+    "gzip cut at its end": ("catalog.jsonl.gz", PACKED[:-9], "damaged gzip"),
+    "gzip cut in its header": ("catalog.jsonl.gz", PACKED[:5], "damaged gzip"),
+    "gzip with a wrong checksum": ("catalog.jsonl.gz", PACKED[:-8] + b"\0" * 8, "damaged gzip"),
+    "overwritten gzip": (
+        "catalog.jsonl.gz",
+        PACKED[:20] + b"\xff" * 9 + PACKED[29:],
+        "damaged gzip",
+    ),
+    "gz not packed": (
+        "catalog.jsonl.gz",
+        as_bytes("jsonl", ROWS),
+        "damaged gzip.*[Nn]ot a gzipped file",
+    ),
+    "zip as gz": ("catalog.csv.gz", b"PK\x03\x04", "damaged gzip"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), UNREADABLE.values(), ids=UNREADABLE)
 def test_a_file_that_cannot_be_read_is_an_error_of_the_catalog(
     read: Read, name: str, content: bytes, message: str
 ) -> None:

@@ -1,5 +1,5 @@
-"""The page that ends a run. If these break, a person does not find how to try failed rows again,
-or the way it names fails."""
+"""Test the page that ends a run. If these break, a person does not find how to try failed rows
+again, or the way it names fails."""
 
 from __future__ import annotations
 

@@ -54,6 +54,7 @@ def test_failures_come_first_and_take_the_places_of_others(edited: Edited) -> No
     assert [each.line for each in edited.sample()] == [3, 4, 11, 12]  # and no room is left
 
 
+@pytest.mark.xdist_group("services")
 def test_every_page_is_in_the_store_and_the_first_is_linked(
     store: Store, prefix: str, prefect_server: PrefectServer
 ) -> None:
@@ -77,12 +78,13 @@ def test_every_page_is_in_the_store_and_the_first_is_linked(
 
 
 @pytest.mark.parametrize(
-    ("base", "link"),
+    ("base", "place"),
     [
-        ("https://cdn.shop.example/", "https://cdn.shop.example/out/a%20b/report.html"),
-        ("https://{bucket}.shop.example", "https://pictures.shop.example/out/a%20b/report.html"),
-        ("https://s3.example/{bucket}/", "https://s3.example/pictures/out/a%20b/report.html"),
+        pytest.param("https://cdn.shop.example/", "https://cdn.shop.example", id="whole"),
+        pytest.param("https://{bucket}.shop.example", "https://pictures.shop.example", id="host"),
+        pytest.param("https://s3.example/{bucket}/", "https://s3.example/pictures", id="path"),
     ],
 )
-def test_a_public_address_takes_the_buckets_place(store: Store, base: str, link: str) -> None:
-    assert link_to("s3://pictures/out/a b/report.html", store, base) == link
+def test_a_public_address_takes_the_buckets_place(store: Store, base: str, place: str) -> None:
+    link = link_to("s3://pictures/out/a b/report.html", store, base)
+    assert link == f"{place}/out/a%20b/report.html"

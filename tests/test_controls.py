@@ -88,11 +88,11 @@ def _canny(picture: np.ndarray, low: int, high: int) -> np.ndarray:
 # ---------------------------------------------------------------- the maps
 
 
-@pytest.mark.parametrize("size", [(290, 417), (64, 128), (63, 65), (16, 16)])
+@pytest.mark.parametrize(("height", "width"), [(290, 417), (64, 128), (63, 65), (16, 16)])
 def test_a_mosaic_is_what_is_in_the_middle_of_its_cells(
-    photo: np.ndarray, size: tuple[int, int]
+    photo: np.ndarray, height: int, width: int
 ) -> None:
-    picture = photo[: size[0], : size[1]]
+    picture = photo[:height, :width]
     assert np.array_equal(controls.mosaic(picture), _mosaic(picture))
 
 

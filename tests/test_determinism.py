@@ -19,7 +19,7 @@ from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 from tests.test_replica import TASKS
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""The documents against the code. If these break, a newcomer types a command that does not exist."""
+"""Test the documents against the code. If these break, a newcomer types a command that does not
+exist."""
 
 from __future__ import annotations
 
@@ -28,40 +29,41 @@ ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
 
 def commands() -> list[str]:
-    """Every line after a `$` in the documents, without its comment."""
+    """Return every line after a `$` in the documents, without its comment."""
     text = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
     return [line.partition("#")[0].strip() for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("command", sorted(set(commands())))
-def test_a_documented_command_exists(command: str) -> None:
+def exists(command: str) -> bool:
     program, *arguments = shlex.split(command)
     if program == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert arguments[0] in targets
-    elif program.endswith("ace-catalog"):
+        return arguments[0] in targets
+    if program.endswith("ace-catalog"):
         options = [each for each in arguments[1:] if each.startswith("--")]
         shown = CliRunner().invoke(app, [arguments[0], "--help"], env={"COLUMNS": "200"})
-        assert shown.exit_code == 0
-        assert all(option in shown.stdout for option in options)
-    elif arguments[:2] == ["-m", "ace_tasks.model.weights"]:
+        return shown.exit_code == 0 and all(option in shown.stdout for option in options)
+    if arguments[:2] == ["-m", "ace_tasks.model.weights"]:
         given = verify.parse(arguments[2:])
-        if given.command == "verify":
-            assert given.variant in VARIANTS
-    elif arguments[:2] == ["-m", "infra.deploy"]:
+        return given.command != "verify" or given.variant in VARIANTS
+    if arguments[:2] == ["-m", "infra.deploy"]:
         deploy.parse(arguments[2:])
-    elif program in {"kubectl", "docker"} or program.startswith("infra/"):
+        return True
+    if program in {"kubectl", "docker"} or program.startswith("infra/"):
         files = [each for each in (program, *arguments) if each.startswith("infra/")]
-        assert all((ROOT / each).exists() for each in files if each != "infra/.env")
-    elif arguments[:1] == ["-m"]:
-        assert (ROOT / f"{arguments[1].replace('.', '/')}.py").exists()
-    else:
-        pytest.fail(f"no rule for {command!r}")
+        return all((ROOT / each).exists() for each in files if each != "infra/.env")
+    if arguments[:1] == ["-m"]:
+        return (ROOT / f"{arguments[1].replace('.', '/')}.py").exists()
+    pytest.fail(f"no rule for {command!r}")
+
+
+def test_every_documented_command_exists() -> None:
+    assert [command for command in sorted(set(commands())) if not exists(command)] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
-    """To a file, and to a heading of it where one is named."""
+    """A link leads to a file, and to a heading of it where one is named."""
     here = ROOT / name
     for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", here.read_text()):
         if target.startswith("https://"):
@@ -76,7 +78,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_every_claim_of_security_has_its_test() -> None:
-    """`test_x.py::test_y`, `::test_z` (of the same file), or a whole file."""
+    """A claim names `test_x.py::test_y`, `::test_z` (of the same file), or a whole file."""
     file, told = "", 0
     for name, test in re.findall(
         r"`(test_\w+\.py)?(?:::(test_\w+))?`", (ROOT / "SECURITY.md").read_text()

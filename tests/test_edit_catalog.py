@@ -8,8 +8,7 @@ import csv
 import io
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,21 @@ from prefect.context import FlowRunContext
 
 import flows.edit
 from ace_tasks import images, provenance
-from ace_tasks.engine import ray_session
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
 from flows.run import open_run, plan_catalog, untracked
+from tests.patience import wait_until
 from tests.tiny_vision import make_depth_anything
 
 Make = Callable[..., bytes]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(cpus=2):  # one Ray for all flows of this file
-        yield
+pytestmark = pytest.mark.xdist_group("services")
+over_ray = pytest.mark.usefixtures("ray_here", "weights_dir")
+here = pytest.mark.usefixtures("replicas_here")
 
 
 @pytest.fixture
@@ -98,6 +96,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@over_ray
 def test_ten_good_rows_and_ten_wrong_ones(
     catalog: Callable[..., str], store: Store, prefix: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -126,6 +125,7 @@ def test_ten_good_rows_and_ten_wrong_ones(
     assert (state.name, summary.done, summary.done_before) == ("Completed", 0, 10)
 
 
+@here
 def test_every_row_has_a_result_and_every_result_a_proof(
     catalog: Callable[..., str], store: Store, prefix: str
 ) -> None:
@@ -152,6 +152,7 @@ def test_every_row_has_a_result_and_every_result_a_proof(
     assert re.search(rb"<h1>edit s3://.* with toy</h1>", report)
 
 
+@over_ray
 def test_a_long_run_remembers_no_shard_that_has_ended(
     catalog: Callable[..., str], prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_long_run_remembers_no_shard_that_has_ended(
     assert remembered[-1] == remembered[0]
 
 
+@here
 def test_failures_are_kept_told_and_tried_again_only_when_asked(
     catalog: Callable[..., str], store: Store, prefix: str
 ) -> None:
@@ -199,6 +201,7 @@ def test_failures_are_kept_told_and_tried_again_only_when_asked(
     assert (summary.done, summary.done_before, summary.failed) == (1, 1, 1)
 
 
+@here
 def test_masks_are_made_and_allowed_as_the_run_says_and_its_retry_alike(
     catalog: Callable[..., str], store: Store, prefix: str
 ) -> None:
@@ -227,6 +230,7 @@ def test_masks_are_made_and_allowed_as_the_run_says_and_its_retry_alike(
     assert codes == {"noise": "bad_mask", "full": "bad_mask"}  # not rejected: "auto" has its way
 
 
+@here
 def test_strict_stops_before_any_work(
     catalog: Callable[..., str], store: Store, prefix: str
 ) -> None:
@@ -236,6 +240,7 @@ def test_strict_stops_before_any_work(
     assert not list(store.list(f"{prefix}/out/images/"))
 
 
+@here
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -249,6 +254,7 @@ def test_strict_stops_before_any_work(
         ({"catalog": "s3://tests/no-such.jsonl"}, "no such catalog"),
         ({"catalog": "no-such.csv"}, "no such catalog"),
     ],
+    ids=["variant", "auto-mask", "output", "bucket", "catalog-on-s3", "catalog-here"],
 )
 def test_what_cannot_run_says_why_at_once(
     catalog: Callable[..., str], prefix: str, change: dict[str, str], message: str
@@ -259,6 +265,7 @@ def test_what_cannot_run_says_why_at_once(
     assert message in state.message
 
 
+@here
 def test_a_retried_flow_run_keeps_its_plan(
     catalog: Callable[..., str], store: Store, prefix: str
 ) -> None:
@@ -281,6 +288,7 @@ def test_a_retried_flow_run_keeps_its_plan(
     assert first[0].planned == 3
 
 
+@here
 def test_the_ui_has_a_progress_a_table_and_a_link(
     catalog: Callable[..., str], prefix: str, store: Store
 ) -> None:
@@ -319,6 +327,7 @@ def test_the_ui_has_a_progress_a_table_and_a_link(
     assert told["tokens of a picture"] == "24"
 
 
+@over_ray
 def test_what_the_dispatcher_says_is_in_the_runs_log(
     catalog: Callable[..., str], prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,12 +347,12 @@ def test_what_the_dispatcher_says_is_in_the_runs_log(
         told = asyncio.run(lines()).get("ace_tasks.engine.dispatcher", ())
         return any("nothing finished for" in line for line in told)
 
-    deadline = time.monotonic() + 60  # logs are sent in batches
-    while not said():
-        assert time.monotonic() < deadline, asyncio.run(lines())
-        time.sleep(1)
+    wait_until(
+        said, "the dispatcher's line in the run's log", output=lambda: str(asyncio.run(lines()))
+    )
 
 
+@here
 def test_a_runs_preset_and_quality_are_kept_by_its_retry(
     store: Store, prefix: str, catalog: Callable[..., str], picture: Make
 ) -> None:
@@ -370,6 +379,7 @@ def test_a_runs_preset_and_quality_are_kept_by_its_retry(
         assert (published.rgb[:150] >= 250).all()
 
 
+@here
 def test_an_unknown_preset_stops_the_run_before_any_work(
     prefix: str, catalog: Callable[..., str]
 ) -> None:

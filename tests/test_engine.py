@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import ray
 
-from ace_tasks.engine import Dispatcher, ray_session
+from ace_tasks.engine import Dispatcher
 from ace_tasks.errors import Cancelled, PoolFailed
 from ace_tasks.provenance import Done, Failed, Outcome
 from ace_tasks.settings import PoolSettings, ReplicaSettings, WeightsSettings
 from ace_tasks.specs import WorkItem
+from tests.patience import wait_until
 from tests.replicas import (
     BatchingReplica,
     CountingReplica,
@@ -34,13 +35,8 @@ from tests.replicas import (
 REPLICA = ReplicaSettings(
     variant="toy", weights=WeightsSettings(folder=Path("unused")), output_uri="s3://unused"
 )
+pytestmark = pytest.mark.xdist_group("services")
 Open = Callable[..., AbstractContextManager[Dispatcher]]
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with ray_session(cpus=4):
-        yield
 
 
 @pytest.fixture
@@ -136,8 +132,8 @@ def test_killed_actors_are_replaced_and_their_items_run_again(pool: Open) -> Non
     with pool(max_replicas=2) as dispatcher:
 
         def kill_all_at_work() -> None:
-            while dispatcher.status.replicas_ready < 2 or dispatcher.status.done < 4:
-                time.sleep(0.05)
+            status = dispatcher.status
+            wait_until(lambda: status.replicas_ready == 2 and status.done >= 4, "both at work")
             for seat in dispatcher._pool.seats:
                 ray.kill(seat.actor)
 
@@ -207,15 +203,16 @@ def test_starts_that_fail_beside_a_working_replica_come_ever_more_rarely(
     """
     log = tmp_path / "tries"
     make = functools.partial(full_disk_that_tells, log)
-    tries: list[float] = []
-    deadline = time.monotonic() + 100
     with pool(make, max_replicas=2, max_start_failures=2, start_backoff_s=0.4) as dispatcher:
-        while len(tries) < 5 and time.monotonic() < deadline:
+
+        def tries_after_more_work() -> list[float]:
             assert len(dispatcher.edit([item(n, "sleep 0.1") for n in range(8)], 0)) == 8
-            tries = [float(line) for line in log.read_text().split()] if log.exists() else []
+            return [float(line) for line in log.read_text().split()] if log.exists() else []
+
+        wait_until(lambda: len(tries_after_more_work()) >= 5, "five starts that fail")
+        tries = tries_after_more_work()
     told = [each for each in caplog.records if "failed to start" in each.msg]
     failed = [(each.created, float(each.args[1])) for each in told if isinstance(each.args, tuple)]
-    assert len(tries) >= 5
     assert len(failed) >= 4
     for (known, wait_s), after in zip(failed, tries[1:], strict=False):
         assert after - known > wait_s - 0.01, (failed, tries)
@@ -224,36 +221,37 @@ def test_starts_that_fail_beside_a_working_replica_come_ever_more_rarely(
     assert waits == [waits[0], 2 * waits[0], 4 * waits[0]]
 
 
-def test_at_the_tail_replicas_that_are_not_needed_are_given_back(pool: Open) -> None:
+def test_at_the_tail_replicas_that_are_not_needed_are_given_back(
+    pool: Open, tmp_path: Path
+) -> None:
     """Else four GPUs are paid for while the last picture is made on a fifth."""
-    items = [*[item(n, "sleep 0.1") for n in range(40)], item(40, "sleep 7")]
-    with pool(max_replicas=3, items_in_flight=2, idle_release_s=0.5) as dispatcher:
-        seats: list[int] = []
-        ends = threading.Event()
-
-        def watch() -> None:
-            while not ends.wait(0.1):
-                seats.append(len(dispatcher._pool.seats))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        outcomes = dispatcher.edit(items, 0)
-        left = len(dispatcher._pool.seats)
-        ends.set()
-        watcher.join()
+    last = tmp_path / "last"
+    items = [*[item(n, "sleep 0.1") for n in range(40)], item(40, f"wait {last}")]
+    settings = {"max_replicas": 3, "items_in_flight": 2, "idle_release_s": 0.5}
+    with ThreadPoolExecutor(1) as thread, pool(**settings) as dispatcher:
+        editing = thread.submit(dispatcher.edit, items, 0)
+        wait_until(lambda: len(dispatcher._pool.seats) == 3, "three replicas")
+        wait_until(lambda: len(dispatcher._pool.seats) == 1, "two to be given back")
+        assert dispatcher.status.in_flight == 1
+        last.touch()
+        outcomes = editing.result()
         assert len(dispatcher.edit([item(n, "sleep 0.5") for n in range(50, 60)], 1)) == 10
     assert (len(outcomes), failures(outcomes)) == (41, {})
-    assert (max(seats), left) == (3, 1)
     assert dispatcher.status.deaths == 0
 
 
-def test_the_least_number_of_replicas_stays(pool: Open) -> None:
+def test_the_least_number_of_replicas_stays(pool: Open, tmp_path: Path) -> None:
+    last = tmp_path / "last"
     settings = {"min_replicas": 2, "max_replicas": 3, "idle_release_s": 0.2}
-    with pool(**settings) as dispatcher:
+    with ThreadPoolExecutor(1) as thread, pool(**settings) as dispatcher:
         dispatcher.edit([item(n, "sleep 0.1") for n in range(30)], 0)
-        outcomes = dispatcher.edit([item(40, "sleep 5")], 1)
+        editing = thread.submit(dispatcher.edit, [item(40, f"wait {last}")], 1)
+        wait_until(lambda: len(dispatcher._pool.seats) == 2, "the third to be given back")
+        given_back = dispatcher._last_look
+        wait_until(lambda: dispatcher._last_look > given_back + 1, "more rounds of the loop")
         assert len(dispatcher._pool.seats) == 2
-    assert failures(outcomes) == {}
+        last.touch()
+        assert failures(editing.result()) == {}
 
 
 def test_what_does_not_fit_into_the_cluster_waits_one_at_a_time(pool: Open) -> None:
@@ -300,7 +298,7 @@ def test_where_memory_is_short_items_come_one_at_a_time(
 
 def test_the_time_limit_is_for_each_candidate(pool: Open, written: list[Failed]) -> None:
     """Else an item of eight candidates is given up in the middle of its work."""
-    items = [item(0, "sleep 5", candidates=3), item(1, "sleep 5")]
+    items = [item(0, "sleep 4", candidates=16), item(1, "sleep 4")]
     with pool(item_timeout_s=2) as dispatcher:
         outcomes = dispatcher.edit(items, 0)
     assert failures(outcomes) == {items[1].item_id: "timeout"}
@@ -352,26 +350,22 @@ def test_a_fatal_error_in_an_item_stops_every_shard(pool: Open) -> None:
 
 
 def test_cancel_stops_a_long_item_and_its_process(pool: Open) -> None:
-    started = time.monotonic()
-    with pool() as dispatcher:
-        threading.Timer(4, dispatcher.cancel).start()
+    with ThreadPoolExecutor(1) as thread, pool() as dispatcher:
+        editing = thread.submit(dispatcher.edit, [item(0, "sleep 9999"), item(1, "hang")], 0)
+        wait_until(lambda: dispatcher.status.in_flight == 2, "both items at work")
+        dispatcher.cancel()
         with pytest.raises(Cancelled):
-            dispatcher.edit([item(0, "sleep 300"), item(1, "hang")], 0)
-    assert time.monotonic() - started < 60
+            editing.result()
     assert dispatcher.error is None
 
 
-def test_waits_for_names_the_row_and_its_replica(pool: Open) -> None:
-    with pool() as dispatcher:
-        thread = threading.Thread(target=dispatcher.edit, args=([item(5, "sleep 2")], 0))
-        thread.start()
-        deadline = time.monotonic() + 60
-        while "row row-5" not in dispatcher.waits_for() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        line = dispatcher.waits_for()
-        thread.join()
-    assert "row row-5" in line
-    assert "replica-0" in line
+def test_waits_for_names_the_row_and_its_replica(pool: Open, tmp_path: Path) -> None:
+    last = tmp_path / "last"
+    with ThreadPoolExecutor(1) as thread, pool() as dispatcher:
+        thread.submit(dispatcher.edit, [item(5, f"wait {last}")], 0)
+        wait_until(lambda: "row row-5" in dispatcher.waits_for(), "the row to be at work")
+        assert "replica-0" in dispatcher.waits_for()
+        last.touch()
 
 
 def test_silence_is_told_of_items_in_flight_and_not_of_an_idle_pool(
@@ -381,7 +375,8 @@ def test_silence_is_told_of_items_in_flight_and_not_of_an_idle_pool(
     with pool() as dispatcher:
         dispatcher.edit([item(0)], 0)
         caplog.clear()
-        time.sleep(2)
+        idle_since = dispatcher._last_look
+        wait_until(lambda: dispatcher._last_look > idle_since + 2, "an idle loop to go on")
         assert "nothing finished" not in caplog.text
         assert dispatcher.waits_for() == "waiting for work"
         dispatcher.edit([item(1, "sleep 2")], 1)
@@ -390,20 +385,17 @@ def test_silence_is_told_of_items_in_flight_and_not_of_an_idle_pool(
 
 
 def test_a_pool_says_where_its_shards_are(pool: Open, tmp_path: Path) -> None:
-    seen: list[list[tuple[int, int, dict[str, int]]]] = []
     go_on = tmp_path / "go-on"
-    deadline = time.monotonic() + 60
     items = [item(0), item(1, "bad"), item(2, f"wait {go_on}")]
-    with pool() as dispatcher:
-        thread = threading.Thread(target=dispatcher.edit, args=(items, 7))
-        thread.start()
-        while thread.is_alive():
-            told = [(s.index, s.done, dict(s.by_error)) for s in dispatcher.shards()]
-            if told and told not in seen:
-                seen.append(told)
-            if told == [(7, 1, {"bad_image": 1})] or time.monotonic() > deadline:
-                go_on.touch()
-            time.sleep(0.02)
+    with ThreadPoolExecutor(1) as thread, pool() as dispatcher:
+
+        def shards() -> list[tuple[int, int, dict[str, int]]]:
+            return [(each.index, each.done, dict(each.by_error)) for each in dispatcher.shards()]
+
+        editing = thread.submit(dispatcher.edit, items, 7)
+        ((index, _, _),) = wait_until(shards, "the shard to be known")
+        assert index == 7
+        wait_until(lambda: shards() == [(7, 1, {"bad_image": 1})], "two of its items")
+        go_on.touch()
+        assert len(editing.result()) == 3
         assert dispatcher.shards() == []
-    assert seen[0] == [(7, 0, {})]
-    assert [(7, 1, {"bad_image": 1})] in seen

@@ -1,4 +1,4 @@
-"""The exception tree. If these break, an error that leaves a worker turns into a puzzle about
+"""Test the exception tree. If these break, an error that leaves a worker turns into a puzzle about
 `__init__`, or a failure is retried for ever, or never."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CLASSES = {
 
 
 def _drawn() -> dict[str, str]:
-    """Class → parent, as the docstring of `errors` draws them."""
+    """Map each class to its parent, as the docstring of `errors` draws them."""
     parents, path = {}, ["AceError"]
     for indent, name in re.findall(
         r"^    ((?:│   |    )*)[├└]── (\w+)", errors.__doc__ or "", re.M
@@ -44,7 +44,7 @@ def test_every_item_error_has_a_code_of_its_own() -> None:
     assert "item_error" not in codes
 
 
-@pytest.mark.parametrize("kind", CLASSES.values(), ids=str)
+@pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
 def test_an_error_crosses_processes_whole(kind: type[AceError]) -> None:
     """pickle calls the class with `args` again; a constructor that hands on fewer breaks it."""
     arguments = {StoreError: ("s3://b/k", "why"), BadRow: ("mask", "why")}

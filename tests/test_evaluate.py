@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,10 @@ from ace_tasks.training.tasks import ALL_TASKS, Example, draw_example
 from flows.evaluate import evaluate
 from flows.evaluation import _markdown
 from infra.services import ROOT
+from tests.patience import limit_s, wait_until
+from tests.processes import ace_here
 
+pytestmark = pytest.mark.xdist_group("services")
 EXAMPLES = 40  # of each task: three chunks
 
 
@@ -277,12 +279,13 @@ class Command:
 
     def wait_for_chunks(self, store: Store, output: str, count: int) -> dict[str, Any]:
         """Until so many are written; which, and when."""
-        deadline = time.monotonic() + 120
-        while len(found := written(store, output)) < count:
+
+        def are_there() -> dict[str, Any]:
             assert self.process.poll() is None, self.process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        return found
+            found = written(store, output)
+            return found if len(found) >= count else {}
+
+        return wait_until(are_there, f"{count} chunks", every_s=0.05)
 
 
 def written(store: Store, output: str) -> dict[str, Any]:
@@ -306,8 +309,7 @@ def artifacts(state: Any) -> Iterator[Any]:
     return iter(asyncio.run(read()))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.thorough
 def test_cancelled_and_killed_it_goes_on_where_it_was(
     server: None, store: Store, prefix: str
 ) -> None:
@@ -316,8 +318,8 @@ def test_cancelled_and_killed_it_goes_on_where_it_was(
     child = psutil.Process(command.process.pid)
     family = [child, *child.children(recursive=True)]
     os.killpg(command.process.pid, signal.SIGTERM)  # as a process worker does
-    command.process.wait(15)
-    _, alive = psutil.wait_procs(family, timeout=5)
+    command.process.wait(limit_s())
+    _, alive = psutil.wait_procs(family, timeout=limit_s())
     assert [each.pid for each in alive] == []
     cancelled = written(store, prefix)
     assert 2 <= len(cancelled) < 3 * len(ALL_TASKS)  # in the midst of the model
@@ -388,11 +390,9 @@ def test_a_folder_will_do_and_the_command_prints_the_table(
     server: None, store: Store, tmp_path: Path
 ) -> None:
     output = tmp_path / "made" / "here"
-    command = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "evaluate", "toy-lora", str(output),
-         "--size-px", "64", "--examples", "1", "--tasks", "try_on,remove", "--seed", "9"],
-        cwd=ROOT, env=os.environ | {"COLUMNS": "240"}, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True,
+    command = ace_here(
+        "evaluate", "toy-lora", str(output), "--size-px", "64", "--examples", "1",
+        "--tasks", "try_on,remove", "--seed", "9",
     )  # fmt: skip
     assert command.returncode == 0, command.stderr
     assert "Completed: toy-lora: 0.0 ±" in command.stdout
@@ -416,6 +416,7 @@ def test_a_folder_will_do_and_the_command_prints_the_table(
         ({"output": "s3://no-such-bucket/x"}, "no-such-bucket"),
         ({"output": "/dev/null/x"}, "cannot write under /dev/null/x"),
     ],
+    ids=["variant", "license", "tasks", "size", "output", "bucket", "folder"],
 )
 def test_what_cannot_run_says_why_at_once(
     server: None, prefix: str, change: dict[str, Any], message: str

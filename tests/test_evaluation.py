@@ -4,6 +4,7 @@ right pictures must pass, slightly spoilt ones too, and what a model does by doi
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -18,13 +19,17 @@ from ace_tasks.training import world
 from ace_tasks.training.tasks import ALL_TASKS, Example, examples
 from ace_tasks.training.world import PALETTE, PATTERNS, Paint, Scene, render
 
-RNG = np.random.default_rng(0)
 Spoil = Callable[[Example], np.ndarray]
 
 
 @cache
-def held_out(task: str, count: int = 64, size_px: int = 64) -> tuple[Example, ...]:
+def held_out(task: str, count: int = 32, size_px: int = 64) -> tuple[Example, ...]:
     return tuple(examples(5, count, size_px, split="test", tasks=(task,)))
+
+
+def chance(example: Example) -> np.random.Generator:
+    """Return numbers that depend on the example alone, not on which tests ran before."""
+    return np.random.default_rng(zlib.crc32(example.target.tobytes()))
 
 
 def rate(task: str, spoil: Spoil, count: int) -> float:
@@ -41,12 +46,12 @@ def blurred(picture: np.ndarray, sigma_px: float) -> np.ndarray:
 
 
 def spoilt(example: Example) -> np.ndarray:
-    noisy = blurred(example.target, 0.7) + RNG.normal(0, 6, example.target.shape)
+    noisy = blurred(example.target, 0.7) + chance(example).normal(0, 6, example.target.shape)
     return np.rint(np.clip(noisy, 0, 255)).astype(np.uint8)
 
 
 def noise(example: Example) -> np.ndarray:
-    return RNG.integers(0, 256, example.target.shape, dtype=np.uint8)
+    return chance(example).integers(0, 256, example.target.shape, dtype=np.uint8)
 
 
 def made_as(example: Example, scene: Scene) -> np.ndarray:
@@ -64,12 +69,12 @@ def other_paint(example: Example, **changes: str) -> np.ndarray:
 
 def wrong_colour(example: Example) -> np.ndarray:
     others = [name for name in PALETTE if name != example.truth.after.paint.colour]
-    return other_paint(example, colour=others[RNG.integers(len(others))])
+    return other_paint(example, colour=others[chance(example).integers(len(others))])
 
 
 def wrong_pattern(example: Example) -> np.ndarray:
     others = [name for name in PATTERNS if name != example.truth.after.paint.pattern]
-    return other_paint(example, pattern=others[RNG.integers(len(others))])
+    return other_paint(example, pattern=others[chance(example).integers(len(others))])
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
@@ -87,7 +92,7 @@ def test_answers_succeed_at_the_larger_size_too(task: str) -> None:
 
 
 def test_mild_blur_and_noise_are_forgiven() -> None:
-    """Else a model would be scored by its autoencoder."""
+    """Otherwise a model would be scored by its autoencoder."""
     rates = {task: rate(task, spoilt, 20) for task in ALL_TASKS}
     assert np.mean(list(rates.values())) >= 0.97, rates
     assert min(rates.values()) >= 0.92, rates

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ace_tasks import colour, frame
 from ace_tasks.paste import Window
@@ -15,11 +17,17 @@ SQUARE = Preset(name="t", width_px=200, height_px=200)
 TALL = Preset(name="t", width_px=120, height_px=160, margin=0.1, background=(10, 200, 30))
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-@pytest.mark.parametrize("size", [(500, 300), (31, 6000), (6000, 20), (64, 64), (4001, 3001)])
+@pytest.mark.parametrize("name", PRESETS)
+@given(size=st.tuples(st.integers(16, 6000), st.integers(16, 6000)))
+@example(size=(500, 300))
+@example(size=(31, 6000))
+@example(size=(6000, 20))
+@example(size=(64, 64))
+@example(size=(4001, 3001))
 def test_a_picture_is_as_large_as_the_margin_lets_it_centred_and_whole(
-    size: tuple[int, int], preset: Preset
+    name: str, size: tuple[int, int]
 ) -> None:
+    preset = PRESETS[name]
     window = frame.place(size, preset)
     width, height = window.size
     margin = round(preset.margin * min(preset.width_px, preset.height_px))

@@ -6,28 +6,57 @@ Pictures go all the way: `pixels.prepare`, a model that is known, `pixels.finish
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
 from ace_tasks import pixels
 from ace_tasks.pixels import Prepared
-from tests.geometry_cases import Case, draw_case, psnr, shown
+from tests.geometry_cases import BUDGETS, EXTREMES, MAX_PX, Case, psnr, shown, sizes
 
-CASES = 200
 MAGENTA = (255, 0, 255)
 
-each_case = pytest.mark.parametrize("number", range(CASES))
+
+SIZES = sizes(3344, MAX_PX)  # any longer, and an aspect of 16 has more pixels
 
 
-def _prepared(number: int) -> tuple[Case, pixels.Pictures, Prepared]:
-    case = draw_case(number)
+@st.composite
+def cases(draw: st.DrawFn, always_masked: bool = False) -> Case:
+    size, budget = draw(SIZES), draw(st.sampled_from(BUDGETS))
+    if not always_masked and draw(st.booleans()):
+        return Case(0, size, None, (), budget)  # what is edited whole has no references
+    most = draw(st.sampled_from((9, max(size))))  # small masks are shown in a window
+    left, top = (draw(st.integers(0, side - 2)) for side in size)
+    right, bottom = (
+        draw(st.integers(at + 2, min(side, at + most)))  # an ellipse of one pixel has none
+        for at, side in zip((left, top), size, strict=True)
+    )
+    assume((left, top, right, bottom) != (0, 0, *size))  # a full mask is refused
+    kind = draw(st.sampled_from(["box", "ellipse"]))
+    shape = {kind: [float(each) for each in (left, top, right, bottom)]}
+    return Case(0, size, shape, tuple(draw(st.lists(SIZES, max_size=2))), budget)
+
+
+def edges(test: Callable[..., None]) -> Callable[..., None]:
+    """Try every extreme size too, edited whole and beside references."""
+    for size in EXTREMES:
+        box = {"box": [0.0, 0.0, size[0] / 2, float(size[1])]}
+        test = example(Case(1, size, box, ((333, 97), (20, 20)), 1024))(test)
+        test = example(Case(1, size, None, (), 1024))(test)
+    return test
+
+
+def _prepared(case: Case) -> tuple[pixels.Pictures, Prepared]:
     pictures = case.pictures()
-    return case, pictures, pixels.prepare(case.resolved(), pictures, use_change=True)
+    return pictures, pixels.prepare(case.resolved(), pictures, use_change=True)
 
 
 def _only_the_target(canvas: np.ndarray, prepared: Prepared) -> np.ndarray:
-    """All else in magenta, which would show if the cut were off by one pixel."""
+    """Paint all else magenta, which would show if the cut were off by one pixel."""
     assert prepared.geometry.target is not None
     left, top, right, bottom = prepared.geometry.target
     alone = np.empty_like(canvas)
@@ -36,9 +65,10 @@ def _only_the_target(canvas: np.ndarray, prepared: Prepared) -> np.ndarray:
     return alone
 
 
-@each_case
-def test_what_a_model_gives_back_is_where_it_was(number: int) -> None:
-    case, pictures, prepared = _prepared(number)
+@edges
+@given(case=cases())
+def test_what_a_model_gives_back_is_where_it_was(case: Case) -> None:
+    pictures, prepared = _prepared(case)
     canvas = _only_the_target(shown(prepared), prepared)
     out = pixels.finish(case.resolved(), pictures, prepared, canvas)
     assert pictures.image is not None
@@ -53,9 +83,10 @@ def test_what_a_model_gives_back_is_where_it_was(number: int) -> None:
         assert found >= 45  # slow waves, down to a sixth and back
 
 
-@each_case
-def test_beyond_mask_and_feather_nothing_changes(number: int) -> None:
-    case, pictures, prepared = _prepared(number)
+@edges
+@given(case=cases(always_masked=True))
+def test_beyond_mask_and_feather_nothing_changes(case: Case) -> None:
+    pictures, prepared = _prepared(case)
     if prepared.mask is None:
         return
     out = pixels.finish(case.resolved(), pictures, prepared, 255 - shown(prepared))

@@ -3,9 +3,9 @@ out turned, discoloured or cut, or one bad file takes its process along."""
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
-import time
 import zlib
 from collections.abc import Callable
 from typing import Any, get_args
@@ -13,6 +13,8 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from ace_tasks import colour, images
@@ -68,7 +70,7 @@ def _refusal(data: bytes, limits: ImageLimits = LIMITS) -> str:
 
 
 def _corners() -> np.ndarray:
-    """Four flat colours, one a quarter, and wider than high: every turn and flip shows."""
+    """Make a wide picture of four flat colours, on which every turn and flip shows."""
     quarters = np.array([[[250, 5, 5], [5, 250, 5]], [[5, 5, 250], [250, 250, 5]]], np.uint8)
     return quarters.repeat(24, axis=0).repeat(32, axis=1)
 
@@ -87,14 +89,15 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-@pytest.mark.parametrize("orientation", UPRIGHT)
-def test_pictures_are_turned_upright_by_exif(kind: str, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    picture = images.decode(_file(_corners(), kind, exif=exif, **LOSSLESS[kind]), LIMITS)
-    expected = UPRIGHT[orientation](_corners())
-    assert picture.size_px == (expected.shape[1], expected.shape[0])
-    assert np.abs(picture.rgb.astype(int) - expected).max() < 12  # JPEG and AVIF are not exact
+def test_pictures_are_turned_upright_by_exif(kind: str) -> None:
+    for orientation, turn in UPRIGHT.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture = images.decode(_file(_corners(), kind, exif=exif, **LOSSLESS[kind]), LIMITS)
+        expected = turn(_corners())
+        assert picture.size_px == (expected.shape[1], expected.shape[0]), orientation
+        # JPEG and AVIF are not exact.
+        assert np.abs(picture.rgb.astype(int) - expected).max() < 12, orientation
 
 
 def test_alpha_is_turned_with_its_picture() -> None:
@@ -221,24 +224,31 @@ def test_animations_are_refused(kind: str) -> None:
     assert _refusal(data) == "accepted: a still picture; given an animation of 3 frames"
 
 
+@functools.cache
+def _photo(kind: str) -> bytes:
+    return _file(_noise(200, 150), kind)
+
+
 @pytest.mark.parametrize("kind", LOSSLESS)
-@pytest.mark.parametrize("percent", range(0, 100, 10))
+@given(percent=st.integers(0, 99))
+@example(percent=0)
+@example(percent=99)
 def test_a_truncated_file_is_refused_wherever_it_ends(kind: str, percent: int) -> None:
-    data = _file(_noise(200, 150), kind)
+    data = _photo(kind)
     assert images.decode(data, LIMITS).size_px == (200, 150)
     _refusal(data[: len(data) * percent // 100])
 
 
-@pytest.mark.parametrize(
-    "size", [(10_001, 10_000), (14_000, 14_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
-)
-def test_a_tiny_file_of_huge_dimensions_is_refused_by_its_header(size: tuple[int, int]) -> None:
-    """Its pixels are not there; whoever tried to read them would say "damaged" instead."""
-    data = _png(*size, 8, 2, b"\0" * 100)
+@given(width=st.integers(10_001, 2**31 - 1), height=st.integers(10_000, 2**31 - 1))
+@example(width=10_001, height=10_000)
+@example(width=14_000, height=14_000)
+@example(width=60_000, height=60_000)
+@example(width=2**31 - 1, height=2**31 - 1)
+def test_a_tiny_file_of_huge_dimensions_is_refused_by_its_header(width: int, height: int) -> None:
+    """Its pixels are not there: a decoder that tried to read them would say "damaged" instead."""
+    data = _png(width, height, 8, 2, b"\0" * 100)
     assert len(data) < 100
-    started = time.monotonic()
     assert _refusal(data).startswith("accepted: at most 100000000 pixels; given ")
-    assert time.monotonic() - started < 1
 
 
 def test_the_pixel_limit_is_a_setting() -> None:

@@ -44,7 +44,7 @@ def test_nobody_starves_behind_a_stream_of_another_group() -> None:
 
 
 def test_each_of_many_waits_for_a_bounded_number_of_others() -> None:
-    """With groups as seats ask for them, whatever comes in meanwhile."""
+    """Seats ask for groups in any order while others come in."""
     chance = random.Random(4)
     line = Line(max_overtaken=8)
     came: dict[Job, int] = {}

@@ -1,10 +1,11 @@
-"""Weights between BFL's, Comfy's and diffusers' layouts. If these break, a released checkpoint or
-LoRA loads without a word and draws something else."""
+"""Test weights between BFL's, Comfy's and diffusers' layouts. If these break, a released checkpoint
+or LoRA loads without a word and draws something else."""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -48,6 +49,13 @@ def _model(config: dict[str, Any]) -> FluxTransformer2DModel:
     return FluxTransformer2DModel(**config).eval()
 
 
+@cache
+def _full_size() -> State:
+    """Return the keys and shapes of FLUX.1-Fill-dev's transformer, which take no memory."""
+    with torch.device("meta"):
+        return dict(FluxTransformer2DModel(**FULL).state_dict())
+
+
 def _answer(model: FluxTransformer2DModel) -> Tensor:
     generator = torch.Generator().manual_seed(5)
 
@@ -74,7 +82,7 @@ def _same(one: State, other: State) -> bool:
 
 
 def _diffusers_converter(width: int) -> Callable[[State], State]:
-    """diffusers' own converter; the width written in it, 3072, is exchanged."""
+    """Return diffusers' own converter; the width written in it, 3072, is exchanged."""
     code = convert_flux_transformer_checkpoint_to_diffusers.__code__
     assert code.co_consts.count(3072) == 1
     constants = tuple(width if each == 3072 else each for each in code.co_consts)
@@ -174,9 +182,7 @@ def test_widened_weights_answer_alike_whatever_the_change_is() -> None:
 
 
 def test_at_full_size_the_parameters_are_those_of_flux_fill() -> None:
-    with torch.device("meta"):
-        model = FluxTransformer2DModel(**FULL)
-    ours = dict(model.state_dict())
+    ours = _full_size()
     back = keymap.from_bfl(keymap.to_bfl(ours, FULL), FULL)
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in ours.items()}
     narrow = sum(value.numel() for value in back.values())
@@ -189,7 +195,7 @@ def test_at_full_size_the_parameters_are_those_of_flux_fill() -> None:
 
 
 def _lora(config: dict[str, Any], ranks: tuple[int, ...], alpha: float) -> State:
-    """A LoRA on every linear of every block, named after BFL's keys; ranks take turns."""
+    """Make a LoRA for every linear of every block, named after BFL's keys; ranks take turns."""
     bfl = keymap.to_bfl(_model(config).state_dict(), config)
     generator = torch.Generator().manual_seed(7)
     linears = [k for k, v in bfl.items() if "_blocks." in k and v.ndim == 2]
@@ -204,7 +210,7 @@ def _lora(config: dict[str, Any], ranks: tuple[int, ...], alpha: float) -> State
 
 
 def _merged(config: dict[str, Any], lora: State) -> FluxTransformer2DModel:
-    """The same LoRA added to BFL's fused weights: W + alpha / rank · up · down."""
+    """Add the same LoRA to BFL's fused weights: W + alpha / rank · up · down."""
     model = _model(config)
     bfl = keymap.to_bfl(model.state_dict(), config)
     for key in [k for k in bfl if "_blocks." in k and bfl[k].ndim == 2]:
@@ -215,7 +221,7 @@ def _merged(config: dict[str, Any], lora: State) -> FluxTransformer2DModel:
     return model
 
 
-@pytest.mark.parametrize("ranks", [(4,), (4, 8, 4)])
+@pytest.mark.parametrize("ranks", [(4,), (4, 8, 4)], ids=["one rank", "two ranks"])
 def test_a_comfy_lora_acts_as_if_merged(ranks: tuple[int, ...]) -> None:
     config = _tiny()
     lora = _lora(config, ranks, alpha=2.0)
@@ -277,8 +283,7 @@ def test_at_full_size_a_lora_has_304_modules() -> None:
         ),
     ]
     assert len(bfl_names) == 304
-    with torch.device("meta"):
-        state = dict(FluxTransformer2DModel(**FULL).state_dict())
+    state = _full_size()
     bfl = keymap.to_bfl(state, FULL)
     shapes = {
         k.removesuffix(".weight").replace(".", "_"): v.shape for k, v in bfl.items() if v.ndim == 2

@@ -45,7 +45,7 @@ def _inputs(**given: Any) -> lcu.Inputs:
 
 
 def _floats(pixels: np.ndarray) -> torch.Tensor:
-    """By hand: 0 → -1, 255 → 1."""
+    """Scale pixels by hand: 0 → -1, 255 → 1."""
     return torch.from_numpy(pixels.transpose(2, 0, 1) / 127.5 - 1).float()
 
 
@@ -178,10 +178,10 @@ def test_two_references_equal_one_that_shows_both() -> None:
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
-        ((100, 400), (100, 400)),  # exactly 4
-        ((100, 401), (100, 400)),
-        ((401, 100), (400, 100)),
-        ((33, 191), (33, 132)),
+        pytest.param((100, 400), (100, 400), id="exactly 4"),
+        pytest.param((100, 401), (100, 400), id="a row too high"),
+        pytest.param((401, 100), (400, 100), id="a column too wide"),
+        pytest.param((33, 191), (33, 132), id="odd sides"),
     ],
 )
 def test_an_aspect_above_4_is_cropped_to_its_centre(
@@ -248,35 +248,41 @@ def test_whole_canvases_keep_the_budget_with_any_inputs() -> None:
 @pytest.mark.parametrize(
     ("given", "error", "sentence"),
     [
-        (
+        pytest.param(
             {"image": _noise(64, 48), "mask": _left_half(48, 64)},
             BadMask,
             r"accepted: a mask of its picture's size \(48, 64\).*given \(64, 48\)",
+            id="a mask turned",
         ),
-        (
+        pytest.param(
             {"image": _noise(330, 64), "mask": _left_half(330, 64)},
             BadImage,
             "accepted with a mask: aspect ratios up to 4; given 330×64",
+            id="too wide with a mask",
         ),
-        (
+        pytest.param(
             {"image": _noise(15, 30)},
             BadImage,
             "accepted: a canvas of at least 16×16 px within 4096 tokens; given 15×30",
+            id="too narrow",
         ),
-        (
+        pytest.param(
             {"image": _noise(64, 256), "max_seq_len": 2},
             BadImage,
             "within 2 tokens; given 64×256",
+            id="no tokens for it",
         ),
-        (
+        pytest.param(
             {"references": (_noise(8, 32),), "height": 3},
             BadImage,
             "a reference shrinks to nothing: 0×3 px",
+            id="a reference of no width",
         ),
-        (
+        pytest.param(
             {"references": (_noise(400, 100),), "width": 16, "height": 64},
             BadImage,
             "the target is too narrow beside its references: 16 px of a 272 px canvas",
+            id="no room beside a reference",
         ),
     ],
 )

@@ -6,20 +6,22 @@ outside the mask only.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ace_tasks import lcu
 from ace_tasks.errors import BadImage, BadMask
 from ace_tasks.layout import at_scale, lay_out
+from tests.geometry_cases import answer, picture, psnr, sizes
 
-SIDES = (16, 20, 31, 64, 97, 200, 333, 512, 1000, 3000, 6000)
 
-
-def _inputs(**given: Any) -> lcu.Inputs:
+def _inputs(**overrides: Any) -> lcu.Inputs:
     defaults: dict[str, Any] = {
         "image": None,
         "mask": None,
@@ -31,56 +33,29 @@ def _inputs(**given: Any) -> lcu.Inputs:
         "keep_pixels_rate": None,
         "use_change": True,
     }
-    return lcu.Inputs(**(defaults | given))
-
-
-def _smooth(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """A picture that survives scaling: three slow waves, uint8."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    waves = [
-        np.sin(2 * np.pi * (a * x / width + b * y / height) + c) for a, b, c in rng.random((3, 3))
-    ]
-    return np.stack([np.round(127 + 120 * wave) for wave in waves], axis=-1).astype(np.uint8)
+    return lcu.Inputs(**(defaults | overrides))
 
 
 def _noise(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def _perfect_model(unit: lcu.LCU) -> np.ndarray:
-    """Gives back the canvas it was shown."""
-    assert unit.change_CHW is not None
-    shown = unit.edit_CHW + unit.change_CHW
-    return ((shown + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+RATES = st.sampled_from((None, 0.8))
 
 
-def _psnr(a: np.ndarray, b: np.ndarray) -> float:
-    error = np.mean((a.astype(float) - b) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
-
-
-def _cases(count: int) -> list[tuple[tuple[int, int], list[tuple[int, int]], int, float | None]]:
-    """Random (target, references, budget, rate) incl. odd sizes and aspects up to 16."""
-    rng = np.random.default_rng(7)
-    cases = []
-    while len(cases) < count:
-        width, height = (int(each) for each in rng.choice(SIDES, 2))
-        if max(width, height) > 16 * min(width, height):
-            continue
-        references = [
-            (int(w), int(h)) for w, h in rng.choice(SIDES[2:9], (int(rng.integers(0, 3)), 2))
-        ]
-        budget = int(rng.choice([128, 1024, 4096]))
-        cases.append(((width, height), references, budget, rng.choice([None, 0.8])))
-    return cases
-
-
-@pytest.mark.parametrize("case", _cases(200))
+@given(
+    target=sizes(6000),
+    references=st.lists(sizes(3000), max_size=2),
+    budget=st.integers(128, 4096),
+    rate=RATES,
+)
+@example(target=(6000, 375), references=[], budget=128, rate=None)
+@example(target=(375, 6000), references=[(3000, 200), (31, 31)], budget=4096, rate=0.8)
+@example(target=(16, 16), references=[(512, 31)], budget=128, rate=None)
+@example(target=(97, 20), references=[], budget=4096, rate=None)
 def test_any_layout_keeps_its_promises(
-    case: tuple[tuple[int, int], list[tuple[int, int]], int, float | None],
+    target: tuple[int, int], references: list[tuple[int, int]], budget: int, rate: float | None
 ) -> None:
-    target, references, budget, rate = case
     layout = lay_out(target, references, budget, rate)
     assert layout.tokens <= budget
     assert layout.scale <= 1
@@ -90,50 +65,53 @@ def test_any_layout_keeps_its_promises(
     assert top + height <= frame[1]
     assert max(frame) <= 4 * min(frame)
     # Nothing is distorted by more than half a pixel of the canvas.
-    for placed, given in zip(
+    for placed, size in zip(
         (layout.target, *layout.references), (target, *references), strict=True
     ):
-        scale = max(placed) / max(given)
-        assert abs(min(placed) - min(given) * scale) <= 1
+        scale = max(placed) / max(size)
+        assert abs(min(placed) - min(size) * scale) <= 1
     # A little larger would not fit, unless nothing had to be scaled.
     if layout.scale < 1:
         more = at_scale(layout.scale * 1.05 + 0.02, target, references, rate)
         assert more.tokens > budget
 
 
-def _handy_cases(count: int) -> list[Any]:
-    """Those whose pictures are quickly made and scaled; larger ones prove no more."""
-    return [each for each in _cases(3 * count) if np.prod(each[0]) <= 1_600_000][:count]
-
-
-@pytest.mark.parametrize("case", _handy_cases(30))
+# Larger pictures take longer and prove no more.
+@given(
+    size=sizes(1000),
+    references=st.lists(sizes(512), max_size=2),
+    budget=st.sampled_from((128, 1024, 4096)),
+    rate=RATES,
+)
+@example(size=(3000, 500), references=[(333, 64)], budget=128, rate=None)
+@example(size=(64, 97), references=[(512, 31), (97, 200)], budget=4096, rate=0.8)
+@example(size=(16, 20), references=[], budget=4096, rate=None)
 def test_a_perfect_model_gives_the_picture_back(
-    case: tuple[tuple[int, int], list[tuple[int, int]], int, float | None],
+    size: tuple[int, int], references: list[tuple[int, int]], budget: int, rate: float | None
 ) -> None:
-    (width, height), references, budget, rate = case
-    image = _smooth(width, height)
+    image = picture(size, seed=0).rgb
     unit, geometry = lcu.build(
         _inputs(
             image=image,
-            references=tuple(_smooth(*size, seed=1) for size in references),
+            references=tuple(picture(each, seed=1).rgb for each in references),
             max_seq_len=budget,
             keep_pixels_rate=rate,
         )
     )
     assert unit.edit_CHW.shape == (3, geometry.canvas_h, geometry.canvas_w)
-    out = lcu.restore(_perfect_model(unit), geometry)
+    out = lcu.restore(answer(unit), geometry)
     assert out.shape == image.shape
     left, top, right, bottom = geometry.target or (0, 0, 0, 0)
-    if (right - left, bottom - top) == (width, height):
+    if (right - left, bottom - top) == size:
         assert np.array_equal(out, image)  # nothing was scaled: not one bit
     else:
-        assert _psnr(out, image) > 30
+        assert psnr(out, image) > 30
 
 
 def test_a_seam_one_pixel_off_would_be_seen() -> None:
     image, reference = _noise(64, 48), _noise(50, 48, seed=1)
     unit, geometry = lcu.build(_inputs(image=image, references=(reference,)))
-    shown = _perfect_model(unit)
+    shown = answer(unit)
     assert np.array_equal(lcu.restore(shown, geometry), image)
     assert np.array_equal(shown[:, 14:64], reference)  # ends at the seam; its edge goes on left
     assert np.array_equal(shown[:, :14], np.repeat(reference[:, :1], 14, axis=1))
@@ -142,17 +120,15 @@ def test_a_seam_one_pixel_off_would_be_seen() -> None:
 
 def test_upstream_keeps_less_of_the_width_on_the_same_pictures() -> None:
     kept = []
-    for (width, height), references, _, _ in _handy_cases(200):
-        if not references or max(width, height) > 4 * min(width, height) or width < 100:
-            continue
-        image = np.zeros((height, width, 3), np.uint8)
-        beside = tuple(np.zeros((h, w, 3), np.uint8) for w, h in references)
-        given = {"image": image, "references": beside, "max_seq_len": 4096}
+    for width, height, *beside in itertools.product((100, 333, 512), repeat=4):
+        image, reference = (np.zeros((*each, 3), np.uint8) for each in ((height, width), beside))
         try:
-            _, upstream = lcu.build(_inputs(**given, policy="reference"))
+            _, upstream = lcu.build(
+                _inputs(image=image, references=(reference,), policy="reference")
+            )
         except BadImage:  # so narrow a target that upstream has none of it left
             continue
-        _, ours = lcu.build(_inputs(**given))
+        _, ours = lcu.build(_inputs(image=image, references=(reference,)))
         assert ours.target is not None
         assert (ours.out_w, ours.out_h) == (width, height)
         scale = upstream.canvas_h / height
@@ -162,10 +138,10 @@ def test_upstream_keeps_less_of_the_width_on_the_same_pictures() -> None:
 
 
 def test_a_thin_line_of_a_mask_is_not_lost_when_scaled() -> None:
-    mask = np.zeros((3000, 3000), np.uint8)
-    mask[1500] = 255
+    mask = np.zeros((1500, 1500), np.uint8)
+    mask[750] = 255
     unit, geometry = lcu.build(
-        _inputs(image=np.zeros((3000, 3000, 3), np.uint8), mask=mask, max_seq_len=1024)
+        _inputs(image=np.zeros((1500, 1500, 3), np.uint8), mask=mask, max_seq_len=256)
     )
     left, _, right, _ = geometry.target or (0, 0, 0, 0)
     assert unit.mask_1HW.sum() >= right - left
@@ -181,7 +157,7 @@ def test_padding_is_not_painted_and_goes_on_as_the_edge_was() -> None:
     assert unit.mask_1HW[0, :20, :40].all()
     assert not unit.mask_1HW[0, 20:].any()
     assert not unit.mask_1HW[0, :, 40:].any()
-    shown = _perfect_model(unit)
+    shown = answer(unit)
     assert np.array_equal(shown[:20, 40:], np.repeat(image[:, -1:], 8, axis=1))
     assert np.array_equal(shown[20:, :40], np.repeat(image[-1:], 12, axis=0))
 
@@ -191,7 +167,7 @@ def test_a_banner_is_padded_to_an_aspect_of_four_and_comes_back_whole() -> None:
     unit, geometry = lcu.build(_inputs(image=image))
     assert (geometry.canvas_w, geometry.canvas_h) == (640, 160)
     assert geometry.target == (0, 48, 640, 88)  # on the tokens' grid
-    assert np.array_equal(lcu.restore(_perfect_model(unit), geometry), image)
+    assert np.array_equal(lcu.restore(answer(unit), geometry), image)
 
 
 def test_without_a_picture_all_is_painted_in_the_size_asked_for() -> None:
@@ -227,6 +203,6 @@ def test_all_channels_agree_on_what_is_masked() -> None:
     unit, _ = lcu.build(_inputs(image=image, mask=mask, repainting_scale=0.5, use_change=False))
     assert unit.change_CHW is None
     whole, _ = lcu.build(_inputs(image=image))
-    full = _perfect_model(whole)
+    full = answer(whole)
     inside = torch.tensor(full[10:20, 10:30]).permute(2, 0, 1) / 127.5 - 1
     assert torch.allclose(unit.edit_CHW[:, 10:20, 10:30], inside * 0.5, atol=1e-6)

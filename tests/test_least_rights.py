@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from ace_tasks.engine import ray_session
 from ace_tasks.errors import AceError, Forbidden, OutputRefused
 from ace_tasks.results import Summary
 from ace_tasks.settings import StoreSettings, read_environment
@@ -25,6 +23,10 @@ from flows.restyle_catalog import restyle_catalog
 from flows.retry_failed import retry_failed
 from infra.identities import make_identities
 from infra.object_store import ObjectStore
+from infra.services import script
+from tests import pool_here
+from tests.patience import wait_until
+from tests.processes import run
 
 RIGHTS = {
     "sources": ["Read:shop", "List:shop"],
@@ -41,7 +43,7 @@ def shop(
     weights_dir: Any,
     picture: Callable[..., bytes],
 ) -> Iterator[Store]:
-    """A shop's store, as its owner sees it. No process of ours has the owner's keys."""
+    """Start a shop's store; yield it as its owner sees it. No process of ours has his keys."""
     folder = tmp_path_factory.mktemp("shop")
     identities = make_identities(folder / "keys", RIGHTS)
     service = ObjectStore(folder / "store", identities=identities.config).start()
@@ -65,8 +67,7 @@ def shop(
                      "image": f"s3://shop/in/{number}.png"})  # fmt: skip
     owner.put("s3://shop/catalog.jsonl", "\n".join(map(json.dumps, rows)).encode(), "text/plain")
     try:
-        with ray_session(cpus=2):
-            yield owner
+        yield owner
     finally:
         service.stop()
         for name in set(os.environ) - set(before):
@@ -112,8 +113,14 @@ def test_what_is_not_granted_is_refused(attempt: str, shop: Store) -> None:
     assert shop.get("s3://shop/in/0.png") == before
 
 
-def test_the_whole_system_lives_with_two_identities(shop: Store) -> None:
-    """Plan, edit, contact sheet; a row that fails and is tried again; a restyle of a folder."""
+def test_the_whole_system_lives_with_two_identities(
+    shop: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plan, edit, contact sheet; a row that fails and is tried again; a restyle of a folder.
+
+    The replica is in this process: a Ray of another file's tests would know other keys.
+    """
+    pool_here.use(monkeypatch)
     broken = shop.get("s3://shop/in/3.png")
     shop.put("s3://shop/in/3.png", b"no picture", "image/png")
     edited = edit_catalog(
@@ -140,6 +147,13 @@ def test_the_whole_system_lives_with_two_identities(shop: Store) -> None:
     assert summary(restyled).done == 4
 
 
+@pytest.mark.thorough
+def test_a_replica_of_ray_lives_with_them_too(shop: Store) -> None:
+    catalog, output = "s3://shop/catalog.jsonl", "s3://edited/by-ray"
+    run([script("ace-catalog"), "edit", catalog, output, "--variant", "toy"])
+    assert len(list(shop.list(f"{output}/images/"))) == 4
+
+
 def test_an_output_among_the_sources_is_refused_before_any_work(shop: Store) -> None:
     with pytest.raises(OutputRefused, match="s3://shop/edited"):
         edit_catalog(catalog="s3://shop/catalog.jsonl", output="s3://shop/edited", variant="toy")
@@ -155,8 +169,7 @@ def test_a_leaked_link_opens_one_object_until_it_expires(shop: Store) -> None:
     assert status(link, "PUT", b"spoilt") == 403
     assert status(link, "DELETE") == 403
     brief = as_("outputs").presign("s3://edited/leak/report.html", expires_s=1)
-    time.sleep(2.5)
-    assert status(brief) == 403
+    wait_until(lambda: status(brief) == 403, "a link to expire")
     assert shop.get("s3://edited/leak/report.html") == b"a page"
 
 

@@ -1,11 +1,10 @@
-"""What a platform team applies. If these break, a cluster refuses the manifests, or takes them and
-stands open."""
+"""Test what a platform team applies. If these break, a cluster refuses the manifests, or takes them
+and stands open."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
 import tomllib
 from fnmatch import fnmatch
 from functools import cache
@@ -22,6 +21,7 @@ from prefect.settings.models.server.services import ServerServicesTaskRunRecorde
 from ace_tasks.settings import Environment
 from infra.prefect_server import RECORDER
 from infra.services import ROOT, script
+from tests import processes
 from tests.kuberay import SCHEMAS, pod_templates
 
 INFRA = ROOT / "infra"
@@ -33,17 +33,14 @@ KUBERNETES_VERSION = "1.34"
 PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+[\w.-]*")
 
 
-def run(*command: str, **more: Any) -> str:
-    ended = subprocess.run(
-        [script(command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True, **more
-    )
-    assert ended.returncode == 0, ended.stderr + ended.stdout
-    return ended.stdout
+def run(name: str, *arguments: str) -> str:
+    """Run a program of this Python's environment; return what it wrote."""
+    return processes.run([script(name), *arguments]).stdout
 
 
 @cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
-    """What `kubectl apply --kustomize` would send."""
+    """Render what `kubectl apply --kustomize` would send."""
     text = run("kubectl", "kustomize", str(KUBERNETES / "overlays" / overlay))
     return list(yaml.safe_load_all(text))
 
@@ -62,17 +59,14 @@ def pods(overlay: str) -> list[dict[str, Any]]:
 
 
 def drawn() -> list[str]:
-    ended = subprocess.run([INFRA / "secrets.sh"], capture_output=True, text=True, check=True)
-    return ended.stdout.splitlines()
+    return processes.run([str(INFRA / "secrets.sh")]).stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    """compose.yaml as Compose understands it, with keys drawn for it."""
-    keys = dict(line.split("=") for line in drawn())
-    text = run(
-        "docker-compose", "--file", str(COMPOSE), "--profile", "monitoring", "config", env=keys
-    )
+    """Read compose.yaml as Compose does, whose environment is keys drawn for it and no more."""
+    command = [script("docker-compose"), "--file", str(COMPOSE), "--profile", "monitoring"]
+    text = processes.run(["env", "-i", *drawn(), *command, "config"]).stdout
     return dict(yaml.safe_load(text))
 
 
@@ -130,7 +124,7 @@ def test_compose_accepts_its_file(compose: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["worker.sh", "secrets.sh"])
 def test_a_script_parses_and_may_be_run(name: str) -> None:
-    subprocess.run(["bash", "-n", INFRA / name], check=True)
+    processes.run(["bash", "-n", str(INFRA / name)])
     assert (INFRA / name).stat().st_mode & 0o111
 
 
@@ -138,7 +132,7 @@ def test_a_script_parses_and_may_be_run(name: str) -> None:
 
 
 def test_the_list_of_requirements_is_the_projects() -> None:
-    """The step of the image that can be run without an engine, run as it is written there."""
+    """This step of the image can be run without an engine, and is run as it is written there."""
     step = re.search(
         r"^RUN (python infra/requirements\.py .*) > requirements\.txt$", DOCKERFILE, re.M
     )

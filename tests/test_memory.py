@@ -4,7 +4,9 @@ items in flight, though its node had memory to spare."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,9 +24,17 @@ def write(root: Path, **files: object) -> None:
         (root / name.replace("__", ".")).write_text(f"{content}\n")
 
 
-def system(tmp_path: Path, cgroup: str) -> Path:
-    write(tmp_path / "proc/self", cgroup=cgroup)
-    return tmp_path
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Make a node of which a tenth is used, and this process's cgroups: system(lines) → root."""
+    node = SimpleNamespace(total=100 * GB, available=90 * GB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: node)
+
+    def make(cgroup: str) -> Path:
+        write(tmp_path / "proc/self", cgroup=cgroup)
+        return tmp_path
+
+    return make
 
 
 def test_here_it_is_read() -> None:
@@ -33,8 +43,8 @@ def test_here_it_is_read() -> None:
     assert 0 < memory.used_share <= 1
 
 
-def test_the_tightest_cgroup_above_the_process_counts(tmp_path: Path) -> None:
-    root = system(tmp_path, "0::/pods/mine")
+def test_the_tightest_cgroup_above_the_process_counts(system: Callable[[str], Path]) -> None:
+    root = system("0::/pods/mine")
     top = root / "sys/fs/cgroup"
     write(top / "pods", memory__max=4 * GB, memory__current=int(3.96 * GB),
           memory__stat=f"anon 1\ninactive_file {int(0.04 * GB)}")  # fmt: skip
@@ -42,27 +52,29 @@ def test_the_tightest_cgroup_above_the_process_counts(tmp_path: Path) -> None:
     assert Gauge(root).read().used_share == pytest.approx(0.98)
 
 
-def test_files_that_the_kernel_can_drop_are_not_used_memory(tmp_path: Path) -> None:
+def test_files_that_the_kernel_can_drop_are_not_used_memory(system: Callable[[str], Path]) -> None:
     """A replica that reads 34 GB of weights fills its container's page cache."""
-    root = system(tmp_path, "0::/")
+    root = system("0::/")
     write(root / "sys/fs/cgroup", memory__max=4 * GB, memory__current=4 * GB,
           memory__stat=f"inactive_file {4 * GB}")  # fmt: skip
-    assert Gauge(root).read().used_share < 0.97  # this machine's own
+    assert Gauge(root).read().used_share == pytest.approx(0.1)  # the node's
 
 
-def test_version_1_and_a_path_that_the_container_does_not_see(tmp_path: Path) -> None:
-    root = system(tmp_path, "9:cpu:/x\n4:memory:/kubepods/burstable/pod7\n0::/")
+def test_version_1_and_a_path_that_the_container_does_not_see(
+    system: Callable[[str], Path],
+) -> None:
+    root = system("9:cpu:/x\n4:memory:/kubepods/burstable/pod7\n0::/")
     write(root / "sys/fs/cgroup/memory", memory__limit_in_bytes=2 * GB,
           memory__usage_in_bytes=int(1.97 * GB), memory__stat="total_inactive_file 0")  # fmt: skip
     assert Gauge(root).read().used_share == pytest.approx(0.985, abs=0.001)
 
 
 @pytest.mark.parametrize("limit", ["max", 2**63 - 4096])
-def test_no_limit_is_none(tmp_path: Path, limit: object) -> None:
-    root = system(tmp_path, "4:memory:/\n0::/")
+def test_no_limit_is_none(system: Callable[[str], Path], limit: object) -> None:
+    root = system("4:memory:/\n0::/")
     for folder in ("sys/fs/cgroup/memory", "sys/fs/cgroup"):
         write(root / folder, memory__max=limit, memory__limit_in_bytes=limit)
-    assert Gauge(root).read().used_share < 1
+    assert Gauge(root).read().used_share == pytest.approx(0.1)
 
 
 def test_a_seat_gets_more_again_when_memory_is_free(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,63 +6,40 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
+import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import ray
 
-from ace_tasks.engine import Dispatcher, ray_session
-from ace_tasks.provenance import Failed
-from ace_tasks.settings import PoolSettings, ReplicaSettings, WeightsSettings
-from tests.replicas import SleepingReplica, item
+from infra.services import ROOT, Service
+from tests.patience import limit_s, wait_until
+from tests.replicas import item
 
-ROOT = Path(__file__).resolve().parent.parent
 DASHBOARD = ROOT / "infra" / "grafana" / "ace-catalog.json"
-_INTERVAL = "RAY_metrics_report_interval_ms"
-# Of each kind of metric, what Prometheus calls its series.
+# What Prometheus calls the series of each kind of metric.
 SERIES = {"Counter": "_total", "Gauge": "", "Histogram": "_bucket"}
 
 
-@pytest.fixture(scope="module")
-def session(object_store: object) -> Iterator[Path]:
-    """Ray, reporting twice a second; the folder of its logs."""
-    os.environ[_INTERVAL] = "500"
-    ray.shutdown()  # another file's
-    with ray_session(cpus=2):
-        yield Path(ray._private.worker.global_worker.node.get_session_dir_path()) / "logs"
-    del os.environ[_INTERVAL]
+class Reports:
+    """Ray's reports of a run that is still open, as Prometheus reads them."""
 
+    def __init__(self, folder: Path):
+        command = [sys.executable, "-m", "tests.reporting_run", str(folder)]
+        self.service = Service.start("run", command, os.environ, folder / "run.log")
+        ready = folder / "ready.json"
+        self.service.wait_until(ready.exists)
+        told: dict[str, Any] = json.loads(ready.read_text())
+        self.logs = Path(told["logs"])
+        self._url = f"http://127.0.0.1:{told['port']}/metrics"
 
-@pytest.fixture(scope="module")
-def run(session: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
-    """Five items done, one failed, one whose replica died once; the pool still open."""
-    scratch = tmp_path_factory.mktemp("metrics")
-    replica = ReplicaSettings(
-        variant="sleeping", weights=WeightsSettings(folder=scratch), output_uri="s3://tests/out"
-    )
-    orders = [f"exit-once {scratch / 'once'}", *["sleep 0.2"] * 4, "bad"]
-    items = [item(number, order) for number, order in enumerate(orders)]
-    with Dispatcher(replica, PoolSettings(), "run-7", ignore, SleepingReplica) as pool:
-        pool.edit(items, shard=3)
-        yield pool
-
-
-def ignore(item: object, failed: Failed) -> None:
-    """Nothing is left to be written here."""
-
-
-@pytest.fixture(scope="module")
-def scrape(run: Dispatcher) -> Callable[[str], float]:
-    """The value of a series, summed over its labels, as Prometheus would read it."""
-    port = ray.nodes()[0]["MetricsExportPort"]
-
-    def read(start: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    def read(self, series: str) -> float:
+        """Return the value of a series, summed over its labels."""
+        with urllib.request.urlopen(self._url, timeout=limit_s()) as answer:
             lines = answer.read().decode().splitlines()
-        name, _, labels = start.partition("{")
+        name, _, labels = series.partition("{")
         wanted = [part for part in labels.rstrip("}").split(",") if part]
         return sum(
             float(line.rpartition(" ")[2])
@@ -70,17 +47,12 @@ def scrape(run: Dispatcher) -> Callable[[str], float]:
             if line.startswith(f"{name}{{") and all(part in line for part in wanted)
         )
 
-    return read
 
-
-def settles(read: Callable[[], float], expected: float) -> bool:
-    """Reports come a little later than what they report."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if read() == pytest.approx(expected):
-            return True
-        time.sleep(0.5)
-    return False
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
+    reports = Reports(tmp_path_factory.mktemp("metrics"))
+    yield reports
+    reports.service.stop(limit_s())
 
 
 @pytest.mark.parametrize(
@@ -97,10 +69,12 @@ def settles(read: Callable[[], float], expected: float) -> bool:
         ("ray_ace_replicas_ready", 1),
     ],
 )
-def test_prometheus_reads_what_happened(
-    scrape: Callable[[str], float], series: str, expected: float
-) -> None:
-    assert settles(lambda: scrape(series), expected), scrape(series)
+def test_prometheus_reads_what_happened(reports: Reports, series: str, expected: float) -> None:
+    """Reports come a little later than what they report."""
+    wait_until(
+        lambda: reports.read(series) == pytest.approx(expected),
+        f"{series} to be {expected}", output=lambda: str(reports.read(series)),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -113,15 +87,16 @@ def test_prometheus_reads_what_happened(
     ],
 )
 def test_what_depends_on_the_moment_is_counted_too(
-    scrape: Callable[[str], float], series: str, least: float
+    reports: Reports, series: str, least: float
 ) -> None:
-    assert settles(lambda: min(scrape(series), least), least), scrape(series)
+    wait_until(
+        lambda: reports.read(series) >= least - 1e-6,
+        f"{series} to be {least} or more", output=lambda: str(reports.read(series)),
+    )  # fmt: skip
 
 
-def test_a_replicas_log_says_which_item_of_which_run_it_is_about(
-    run: Dispatcher, session: Path
-) -> None:
-    text = "".join(path.read_text() for path in session.glob("worker-*.err"))
+def test_a_replicas_log_says_which_item_of_which_run_it_is_about(reports: Reports) -> None:
+    text = "".join(path.read_text() for path in reports.logs.glob("worker-*.err"))
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     about = {each["row_id"]: each for each in lines if each["message"] == "an order is obeyed"}
     assert about.keys() >= {f"row-{number}" for number in range(6)}

@@ -58,7 +58,7 @@ def test_no_variant_from_elsewhere_may_say_that_it_ships(
 
 @pytest.mark.parametrize(("task", "least"), [("recolour", 6), ("background", 6), ("remove", 6)])
 def test_it_edits_what_it_has_not_seen(model: AceModel, task: str, least: int) -> None:
-    """Far below what it does on average: see training/RESULTS.md. Noise would get none."""
+    """The model does far better on average (training/RESULTS.md); noise would get none right."""
     right = 0
     for number in range(EXAMPLES):
         example = draw_example(11, number, MINI.width_px, split="test", tasks=[task])

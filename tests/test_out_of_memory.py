@@ -3,7 +3,6 @@ every pass of a catalog fails before it works."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -166,7 +165,7 @@ def test_when_small_models_run_out_the_item_fails_with_its_code(
 # ---------------------------------------------------------------- a device that is lost
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("once", [True, False])
 def test_after_a_sticky_error_a_clean_process_goes_on(
     planned: Planned, weights_dir: Path, prefix: str, store: Store, tmp_path: Path, once: bool
@@ -190,7 +189,6 @@ def test_after_a_sticky_error_a_clean_process_goes_on(
     )
     make: Any = partial(SickDevice, "sick", tmp_path / "happened" if once else None)
     written: list[Failed] = []
-    started = time.monotonic()
     with (
         ray_session(cpus=1),
         Dispatcher(
@@ -212,4 +210,3 @@ def test_after_a_sticky_error_a_clean_process_goes_on(
         for each in done
     }
     assert len(processes) >= 1
-    assert time.monotonic() - started < 250

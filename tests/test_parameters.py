@@ -1,5 +1,6 @@
-"""The forms in the UI and the options of the terminal. If these break, a person who writes no code
-meets a JSON editor, or a field without a word; or a command takes other options than its flow."""
+"""Test the forms in the UI and the options of the terminal. If these break, a person who writes no
+code meets a JSON editor, or a field without a word; or a command takes other options than its flow.
+"""
 
 from __future__ import annotations
 

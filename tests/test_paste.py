@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ace_tasks import paste
 from ace_tasks.layout import lay_out
@@ -64,18 +66,19 @@ def test_a_window_stays_in_its_picture() -> None:
     assert window.top >= 0
 
 
-def test_a_mask_is_never_cut_and_keeps_its_margin() -> None:
-    rng = np.random.default_rng(1)
-    for _ in range(40):
-        width, height = (int(each) for each in rng.integers(300, 6000, 2))
-        left, top = int(rng.integers(0, width - 20)), int(rng.integers(0, height - 20))
-        right, bottom = int(rng.integers(left + 1, width)), int(rng.integers(top + 1, height))
-        window = _window((width, height), (left, top, right, bottom), budget=256)
-        margin = max(64, round(0.5 * max(right - left, bottom - top)))
-        assert window.left <= max(0, left - margin)
-        assert window.top <= max(0, top - margin)
-        assert window.right >= min(width, right + margin)
-        assert window.bottom >= min(height, bottom + margin)
+@given(st.data(), st.integers(300, 3000), st.integers(300, 3000))
+def test_a_mask_is_never_cut_and_keeps_its_margin(
+    data: st.DataObject, width: int, height: int
+) -> None:
+    left, top = (data.draw(st.integers(0, side - 1)) for side in (width, height))
+    right = data.draw(st.integers(left + 1, width))
+    bottom = data.draw(st.integers(top + 1, height))
+    window = _window((width, height), (left, top, right, bottom), budget=256)
+    margin = max(64, round(0.5 * max(right - left, bottom - top)))
+    assert window.left <= max(0, left - margin)
+    assert window.top <= max(0, top - margin)
+    assert window.right >= min(width, right + margin)
+    assert window.bottom >= min(height, bottom + margin)
 
 
 def test_a_window_that_gains_little_is_not_worth_less_context() -> None:

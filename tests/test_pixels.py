@@ -122,7 +122,7 @@ def test_policy_reference_takes_the_models_answer_whole() -> None:
 
 
 def test_a_control_is_shown_in_the_pictures_place_and_pasted_into_the_picture() -> None:
-    """What the map is drawn from stays outside the mask, and is what the record compares with."""
+    """The original stays outside the mask, and the record compares with it."""
     picture = _decoded(_noise(96, 64))
     resolved = _resolved(task="edit", image="a", mask=BOX, control="gray")
     prepared = pixels.prepare(resolved, Pictures(picture, None, ()), use_change=True)
@@ -149,7 +149,7 @@ def test_a_control_without_a_mask_replaces_all_of_the_picture_in_srgb() -> None:
 
 
 def test_a_control_is_drawn_of_the_window_that_the_model_sees() -> None:
-    picture = _decoded(_noise(3000, 2000))
+    picture = _decoded(_noise(1500, 1000))
     settings = PixelSettings(control_models={"depth": "1" * 64})
     row = {"task": "edit", "image": "a", "mask": {"box": [1000, 700, 1100, 800]}}
     resolved = _resolved(settings, control="depth", **row)

@@ -1,4 +1,4 @@
-"""Plans, against a real store. If these break, a finished catalog is edited and paid for again,
+"""Test plans against a real store. If these break, a finished catalog is edited and paid for again,
 an item is lost between two rows that share it, or one bad source stops a million good rows."""
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def build(store: Store, tmp_path: Path) -> Build:
 
 @pytest.fixture
 def image(store: Store, prefix: str) -> str:
-    """The URI of an object to edit; planning asks for its identity only."""
+    """Return the URI of an object to edit; planning asks for its identity only."""
     uri = join_uri(prefix, "i.png")
     store.put(uri, b"some bytes", "image/png")
     return uri
@@ -108,22 +108,21 @@ def test_every_source_of_a_row_is_identified(build: Build, store: Store, prefix:
     assert all(each.sha256 for each in sources.each())
 
 
-@pytest.mark.parametrize(
-    ("uri", "problem"),
-    [
-        (f"s3://{BUCKET}/no/such.png", "no such object"),
-        # HEAD has no body to say more in.
-        ("s3://no-such-bucket/i.png", "no such object"),
-        ("no/such.png", "no such file"),
-        (".", "no such file"),
-        ("x" * 300, "cannot be read"),
-    ],
-    ids=lambda value: value[:20],
-)
+MISSING = {  # name: (source, its problem)
+    "no object": (f"s3://{BUCKET}/no/such.png", "no such object"),
+    # HEAD has no body to say more in.
+    "no bucket": ("s3://no-such-bucket/i.png", "no such object"),
+    "no file": ("no/such.png", "no such file"),
+    "folder": (".", "no such file"),
+    "name too long": ("x" * 300, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("uri", "problem"), MISSING.values(), ids=MISSING)
 def test_a_source_that_is_not_there_is_the_items_problem(
     build: Build, image: str, uri: str, problem: str
 ) -> None:
-    """Not the run's, and no reject: the object may be there when the item's turn comes."""
+    """It does not end the run, and is no reject: the object may be there when its turn comes."""
     rows = [edit("a", image), edit("b", uri), edit("c", image, prompt="q", mask=uri)]
     built = build(rows)
     assert built.rejects == []
@@ -138,7 +137,7 @@ def test_a_source_that_is_not_there_is_the_items_problem(
 def test_an_object_that_came_later_makes_another_item(
     build: Build, store: Store, prefix: str
 ) -> None:
-    """Else the failure of the first run would be kept although its reason is gone."""
+    """The failure of the first run is not kept once its reason is gone."""
     uri = join_uri(prefix, "late.png")
     before = build([edit("a", uri)]).items["a"]
     store.put(uri, b"now", "image/png")
@@ -152,7 +151,7 @@ def test_a_store_that_is_away_stops_the_plan(build: Build, image: str) -> None:
 
 
 def test_a_source_of_many_rows_is_asked_for_a_few_times_only(build: Build, image: str) -> None:
-    """A try-on catalog names one garment in every row; a HEAD a row would be paid for."""
+    """A try-on catalog names one garment in every row, and a HEAD for each row would cost money."""
 
     class Counting(Store):
         heads = 0
@@ -228,18 +227,12 @@ def test_rows_that_ask_for_the_same_share_one_item(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "column"),
-    [
-        ({"control": "depth"}, "control"),
-        ({"mask": "auto"}, "mask"),
-        ({"adapter": "portrait"}, "adapter"),
-    ],
-    ids=str,
+    ("column", "value"), [("control", "depth"), ("mask", "auto"), ("adapter", "portrait")]
 )
 def test_what_this_version_cannot_do_is_rejected_before_it_is_paid_for(
-    build: Build, image: str, wrong: dict[str, Any], column: str
+    build: Build, image: str, column: str, value: str
 ) -> None:
-    row = edit("b", image, **wrong)
+    row = edit("b", image, **{column: value})
     built = build([edit("a", image, control="canny", candidates=1, mask="alpha"), row])
     assert built.rejected() == [(2, column)]
     assert built.rejects[0]["row"] == row
@@ -248,7 +241,8 @@ def test_what_this_version_cannot_do_is_rejected_before_it_is_paid_for(
 
 
 def test_neighbours_run_alike(build: Build, image: str) -> None:
-    """Adapter, task, size, steps, then the catalog's order: a replica rarely switches."""
+    """Rows are ordered by adapter, task, size, steps, then as in the catalog, so that a replica
+    rarely switches."""
 
     def reference(row_id: str, **more: Any) -> dict[str, Any]:
         row = {"id": row_id, "task": "reference", "reference": image, "prompt": row_id}
@@ -325,7 +319,7 @@ WAYS = pytest.mark.parametrize("heads_at_most", [2000, 0], ids=["by HEAD", "by l
 
 @pytest.fixture
 def left_behind(build: Build, store: Store, prefix: str, image: str) -> tuple[Built, str]:
-    """A plan of six items, and what an earlier run left of them under the output URI."""
+    """Return a plan of six items, and the output URI with what an earlier run left of them."""
     names = ["done", "bad", "lost", "both", "fresh", "other-output"]
     built = build([edit(name, image, prompt=name) for name in names])
     output = join_uri(prefix, "out")

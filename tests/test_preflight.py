@@ -1,4 +1,4 @@
-"""The look at a catalog's pictures and masks before it is paid for. If these break, a thousand
+"""Test the look at a catalog's pictures and masks before it is paid for. If these break, a thousand
 inverted masks reach the GPUs, or a good catalog is called a bad one."""
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def test_a_mask_of_a_model_is_left_to_it_unless_it_is_here() -> None:
 
 @pytest.fixture
 def items(store: Store, prefix: str, planned: Callable[..., WorkItem]) -> list[WorkItem]:
-    """Ten rows: the fourth has a broken picture, the sixth a mask that is not there."""
+    """Plan ten rows: the fourth has a broken picture, the sixth a mask that is not there."""
     store.put(join_uri(prefix, "in/broken.png"), b"<html>", "image/png")
     row = {"task": "fill", "image": "in/image.png", "mask": "in/mask.png"}
     wrong = {3: {"image": "in/broken.png"}, 5: {"mask": "in/none.png"}}
@@ -207,7 +207,7 @@ def test_no_more_is_read_ahead_than_there_are_threads_for(
 
 
 def test_a_store_that_is_away_stops_the_look(items: list[WorkItem]) -> None:
-    """Else each of a million rows would wait for it, and be called a bad one."""
+    """Each of a million rows would wait for it, and be called a bad one."""
     away = Store(StoreSettings(endpoint_url="http://127.0.0.1:9", max_attempts=1, patience_s=0))
     with pytest.raises(CatalogError, match="cannot be read"):
         [*preflight.look_over(items, away, LIMITS)]

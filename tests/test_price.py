@@ -1,5 +1,5 @@
-"""What a run will take and may take. If these break, a catalog is started that nobody wanted to
-pay for, or one that somebody did is stopped."""
+"""Test what a run is estimated to cost, and its limits. If these break, a catalog is started that
+nobody wanted to pay for, or one that somebody did is stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_estimate_is_the_samples_mean_times_the_items() -> None:
 
 
 def test_tokens_and_steps_of_one_item_belong_together() -> None:
-    """Large pictures may be those with many steps: no product of two means."""
+    """Large pictures may be those with many steps, so a product of two means is wrong."""
     found = Estimate.of(2, [(100, 1), (1000, 10)], [], Rate(seconds_per_million=3600.0), None)
     assert found.replica_hours == pytest.approx((100 + 10_000) / 1e6)
 
@@ -33,9 +33,9 @@ def test_tokens_and_steps_of_one_item_belong_together() -> None:
 @pytest.mark.parametrize(
     ("found", "hours"),
     [
-        (estimate(rate=None), None),
-        (Estimate.of(5, [], ["row a: bad"], RATE, None), None),
-        (estimate(items=0, rate=None), 0.0),
+        pytest.param(estimate(rate=None), None, id="no rate"),
+        pytest.param(Estimate.of(5, [], ["row a: bad"], RATE, None), None, id="no sample"),
+        pytest.param(estimate(items=0, rate=None), 0.0, id="no items"),
     ],
 )
 def test_what_is_not_known_is_not_guessed(found: Estimate, hours: float | None) -> None:
@@ -43,7 +43,11 @@ def test_what_is_not_known_is_not_guessed(found: Estimate, hours: float | None) 
     assert found.cost is None
 
 
-@pytest.mark.parametrize("budget", [Budget(0.39), Budget(0, 0.99, 2.5), Budget(10, 0.5, 2.5)])
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(0.39), Budget(0, 0.99, 2.5), Budget(10, 0.5, 2.5)],
+    ids=["hours", "money", "money, not hours"],
+)
 def test_more_than_the_limit_is_refused_with_both_numbers(budget: Budget) -> None:
     with pytest.raises(OverBudget, match=r"accepted: 0\.\d\d replica-hours.*take about 0\.40"):
         budget.check(estimate(price=budget.price_per_hour))
@@ -51,7 +55,11 @@ def test_more_than_the_limit_is_refused_with_both_numbers(budget: Budget) -> Non
         budget.check_spent(0.4 * 3600)
 
 
-@pytest.mark.parametrize("budget", [Budget(), Budget(0.41), Budget(1, 1.01, 2.5), Budget(0, 5, 0)])
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(), Budget(0.41), Budget(1, 1.01, 2.5), Budget(0, 5, 0)],
+    ids=["no limit", "hours", "hours and money", "money of no price"],
+)
 def test_less_than_the_limit_is_not(budget: Budget) -> None:
     budget.check(estimate())
     budget.check_spent(0.4 * 3600)

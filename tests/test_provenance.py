@@ -1,4 +1,4 @@
-"""Keys, listings and failure records. If these break, a finished item is not found again, two
+"""Test keys, listings and failure records. If these break, a finished item is not found again, two
 racers write one picture, or a failed row cannot be fed back."""
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def test_pictures_of_two_racers_never_share_a_key() -> None:
 
 
 def test_the_published_schema_of_records_is_the_one_of_the_code() -> None:
-    """Else others check records by another contract: `ace-catalog schema --of record` writes it."""
+    """Others check records by the published one; `ace-catalog schema --of record` writes it."""
     text = files("ace_tasks").joinpath("record.schema.json").read_text(encoding="utf-8")
     assert json.loads(text) == record_schema()
 

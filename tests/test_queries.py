@@ -1,5 +1,5 @@
-"""The README's queries, run by DuckDB over results that lie on S3. If these break, an analyst is
-told of columns that are not there."""
+"""Test the README's queries, run by DuckDB over results that lie on S3. If these break, an analyst
+is told of columns that are not there."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ Edited = Callable[..., tuple[WorkItem, Done, Record, Picture]]
 
 
 def outside(picture: Picture) -> np.ndarray:
-    """Well beyond mask and feather."""
+    """Return where a pixel lies well beyond mask and feather."""
     away = np.ones(picture.rgb.shape[:2], bool)
     away[24:66, 34:76] = False
     return away

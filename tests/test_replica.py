@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ace_tasks.errors import BadOutput, Cancelled, OutputRefused
 from ace_tasks.model.sources import identify_vision, with_vision
 from ace_tasks.model.variants import find_variant
 from ace_tasks.provenance import Done, Failed, Failure, Record, failure_key, record_key
-from ace_tasks.replica import Progress, Replica
+from ace_tasks.replica import Replica
 from ace_tasks.settings import ReplicaSettings, ReviewSettings, VisionSettings, WeightsSettings
 from ace_tasks.specs import (
     AutoMask,
@@ -35,6 +36,7 @@ from ace_tasks.specs import (
     work_item,
 )
 from ace_tasks.store import Store, join_uri
+from tests.patience import limit_s, wait_until
 from tests.tiny_vision import make_clip, make_depth_anything, make_segmenter
 
 Make = Callable[..., bytes]
@@ -52,6 +54,10 @@ def new_replica(weights_dir: Path, output_uri: str, variant: str = "toy", **more
     return replica
 
 
+def record_of(store: Store, prefix: str, item: WorkItem) -> Record:
+    return Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+
+
 @pytest.fixture
 def replica(weights_dir: Path, prefix: str) -> Replica:
     return new_replica(weights_dir, prefix)
@@ -67,7 +73,7 @@ TASKS = [
 
 
 @pytest.mark.parametrize("variant", ["toy", "toy-lora"])
-@pytest.mark.parametrize("row", TASKS, ids=lambda row: row["task"])
+@pytest.mark.parametrize("row", [pytest.param(each, id=each["task"]) for each in TASKS])
 def test_each_task_is_published_with_its_record(
     planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str,
     row: dict[str, Any], variant: str,
@@ -76,7 +82,7 @@ def test_each_task_is_published_with_its_record(
     done = new_replica(weights_dir, prefix, variant).run(item, 3)
     assert isinstance(done, Done), done
     data = store.get(done.output_uri)
-    record = Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+    record = record_of(store, prefix, item)
     assert hashlib.sha256(data).hexdigest() == record.output.sha256 == done.sha256
     pixels = images.decode(data, images.ImageLimits())
     assert images.pixels_sha256(pixels.rgb) == record.output.pixels_sha256
@@ -110,8 +116,7 @@ def test_the_same_item_gives_the_same_pixels_anywhere(
         replica.run(planned(task="edit", image="in/ref.png"), 0)  # a neighbour before it
         done = replica.run(item, 0)
         assert isinstance(done, Done)
-        body = store.get(join_uri(join_uri(prefix, place), record_key(item.item_id)))
-        hashes.append(Record.model_validate_json(body).output.pixels_sha256)
+        hashes.append(record_of(store, join_uri(prefix, place), item).output.pixels_sha256)
     assert hashes[0] == hashes[1]
 
 
@@ -138,8 +143,7 @@ def test_a_control_is_another_item_and_another_picture(
     done = {control: replica.run(item, 0) for control, item in items.items()}
     assert all(isinstance(each, Done) for each in done.values()), done
     assert len({each.sha256 for each in done.values() if isinstance(each, Done)}) == 3
-    key = record_key(items["depth"].item_id)
-    record = Record.model_validate_json(store.get(join_uri(prefix, key)))
+    record = record_of(store, prefix, items["depth"])
     assert (record.resolved["control"], record.resolved["control_model"]) == (
         "depth", depth.fingerprint,
     )  # fmt: skip
@@ -166,7 +170,7 @@ def test_a_model_makes_the_mask_and_another_helps_to_choose(
         spec = plain.spec.model_copy(update={"mask": "auto", "mask_label": label})
         item = work_item(1, spec, plain.sources, model, pixels)
         assert isinstance(done := replica.run(item, 0), Done), done
-        return Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+        return record_of(store, prefix, item)
 
     records = {label: made(label) for label in (None, "shirt", "skirt")}
     covered = {label: each.mask.coverage for label, each in records.items() if each.mask}
@@ -201,44 +205,37 @@ def bad_pictures(picture: Make) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kind", [
-    "truncated JPEG", "HTML", "zero bytes", "one pixel", "fifteen pixels", "animation", "a TIFF",
-    "SVG", "a GIF", "random bytes", "PNG header only",
-])  # fmt: skip
 def test_a_bad_picture_is_a_failure_with_a_reason(
-    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str,
-    picture: Make, kind: str,
-) -> None:  # fmt: skip
-    store.put(join_uri(prefix, "in/bad.jpg"), bad_pictures(picture)[kind], "image/jpeg")
-    item = planned(task="edit", image="in/bad.jpg")
-    failed = replica.run(item, 0)
-    assert isinstance(failed, Failed)
-    assert (failed.code, failed.transient) == ("bad_image", False)
-    assert "in/bad.jpg" in failed.message
-    written = Failure.model_validate_json(store.get(join_uri(prefix, failure_key(item.item_id))))
-    assert (written.code, written.message) == (failed.code, failed.message)
-    assert written.row["image"] == join_uri(prefix, "in/bad.jpg")
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str, picture: Make
+) -> None:
+    for kind, data in bad_pictures(picture).items():
+        store.put(join_uri(prefix, "in/bad.jpg"), data, "image/jpeg")
+        item = planned(task="edit", image="in/bad.jpg")
+        failed = replica.run(item, 0)
+        assert isinstance(failed, Failed), kind
+        assert (failed.code, failed.transient) == ("bad_image", False), kind
+        assert "in/bad.jpg" in failed.message
+        body = store.get(join_uri(prefix, failure_key(item.item_id)))
+        written = Failure.model_validate_json(body)
+        assert (written.code, written.message) == (failed.code, failed.message)
+        assert written.row["image"] == join_uri(prefix, "in/bad.jpg")
     assert not list(store.list(join_uri(prefix, "records/")))
 
 
-@pytest.mark.parametrize(
-    ("row", "code", "message"),
-    [
-        (FILL | {"mask": "in/ref.png"}, "bad_mask", "96×64; given 64×64"),
-        (FILL | {"mask": "alpha"}, "bad_mask", "alpha channel"),
-        (FILL | {"mask": {"box": [0, 0, 500, 20]}}, "bad_mask", "outside"),
-        (FILL | {"image": "in/nothing.png"}, "source_missing", "no such object"),
-        (FILL | {"image": "s3://no-such-bucket/a.png"}, "source_missing", "no such object"),
-    ],
-)
 def test_what_does_not_fit_is_a_failure_with_a_reason(
-    planned: Callable[..., WorkItem], replica: Replica,
-    row: dict[str, Any], code: str, message: str,
-) -> None:  # fmt: skip
-    failed = replica.run(planned(**row), 0)
-    assert isinstance(failed, Failed)
-    assert failed.code == code
-    assert message in failed.message
+    planned: Callable[..., WorkItem], replica: Replica
+) -> None:
+    for change, code, message in (
+        ({"mask": "in/ref.png"}, "bad_mask", "96×64; given 64×64"),
+        ({"mask": "alpha"}, "bad_mask", "alpha channel"),
+        ({"mask": {"box": [0, 0, 500, 20]}}, "bad_mask", "outside"),
+        ({"image": "in/nothing.png"}, "source_missing", "no such object"),
+        ({"image": "s3://no-such-bucket/a.png"}, "source_missing", "no such object"),
+    ):
+        failed = replica.run(planned(**FILL | change), 0)
+        assert isinstance(failed, Failed), change
+        assert failed.code == code
+        assert message in failed.message
 
 
 def test_an_allowed_empty_mask_is_published_without_a_model_and_says_so(
@@ -253,7 +250,7 @@ def test_an_allowed_empty_mask_is_published_without_a_model_and_says_so(
     replica._gpu.close()  # whoever asks it now is cancelled
     done = replica.run(item.model_copy(update={"resolved": resolved}), 0)
     assert isinstance(done, Done), done
-    record = Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+    record = record_of(store, prefix, item)
     assert record.sampling is None
     assert record.mask is not None
     assert record.mask.coverage == 0
@@ -267,7 +264,7 @@ def test_a_record_says_how_much_its_mask_selects(
 ) -> None:
     item = planned(**FILL, mask_invert=True)
     assert isinstance(replica.run(item, 0), Done)
-    record = Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
+    record = record_of(store, prefix, item)
     assert record.mask is not None
     assert record.mask.coverage == pytest.approx(1 - 30 * 50 / (64 * 96), abs=1e-5)
     assert record.mask.drawing is not None
@@ -373,84 +370,76 @@ def test_an_output_bucket_that_vanished_stops_the_run(
         replica.run(planned(**FILL), 0)
 
 
-def _waits_for_the_gpu(replica: Replica, item: WorkItem) -> bool:
+def _phase(replica: Replica, item: WorkItem) -> str | None:
     progress = replica._in_flight.get(item.item_id)
-    return progress is not None and progress.phase == "wait_gpu"
+    return progress and progress.phase
 
 
 def test_waiting_for_the_gpu_is_not_work(
-    planned: Callable[..., WorkItem], replica: Replica
+    planned: Callable[..., WorkItem], replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = planned(**FILL), planned(**FILL, seed=2)
+    ahead_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead_s)
+    monkeypatch.setattr("ace_tasks.replica.time", clock)
+    items = {"generate": planned(**FILL), "wait_gpu": planned(**FILL, seed=2)}
     go = threading.Event()
-    check = replica._check_cancelled
+    generate = replica._gpu._generate
 
-    def hold_the_gpu() -> None:
-        if threading.current_thread().name == "gpu":
-            assert go.wait(20)
-        check()
+    def hold_the_gpu(jobs: Any, memory: Any) -> Any:
+        assert go.wait(limit_s())
+        return generate(jobs, memory)
 
-    replica._check_cancelled = hold_the_gpu  # type: ignore[method-assign]
-    threads = [threading.Thread(target=replica.run, args=(i, 0)) for i in (first, second)]
-    threads[0].start()
-    while replica._in_flight.get(first.item_id, Progress()).phase != "generate":
-        assert threads[0].is_alive()
-    threads[1].start()
-    while not _waits_for_the_gpu(replica, second):
-        assert threads[1].is_alive()
-    before = replica.busy_s()
-    threading.Event().wait(0.3)
-    after = replica.busy_s()
-    assert after[second.item_id] == before[second.item_id]
-    assert after[first.item_id] >= before[first.item_id] + 0.3
-    go.set()
-    for thread in threads:
-        thread.join()
+    replica._gpu._generate = hold_the_gpu
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            for phase, item in items.items():
+                threads.submit(replica.run, item, 0)
+                wait_until(lambda i=item, p=phase: _phase(replica, i) == p, phase, every_s=0.01)
+            before = replica.busy_s()
+            ahead_s = 100.0
+            after = replica.busy_s()
+        finally:
+            go.set()
+    working, waiting = (item.item_id for item in items.values())
+    assert after[waiting] == before[waiting]
+    assert after[working] >= before[working] + 100
 
 
 def test_the_time_of_a_shared_batch_is_shared(
-    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str
-) -> None:
-    """Else four items that shared four seconds would have kept a GPU busy for sixteen."""
-    settings = ReplicaSettings(
-        variant="toy-lora",
-        weights=WeightsSettings(folder=weights_dir),
-        output_uri=prefix,
-        batch_size=4,
-        adapter_mode="fused",
-    )
-    replica = Replica(settings, "run-1", "replica-0")
-    replica.start()
+    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Otherwise four items that shared four seconds would seem to keep a GPU busy for sixteen."""
+    replica = new_replica(weights_dir, prefix, "toy-lora", batch_size=4, adapter_mode="fused")
     items = [planned("toy-lora", **FILL, seed=n) for n in range(5)]
-    held = threading.Barrier(2)
-    check = replica._check_cancelled
-    waited = threading.Event()
+    now_s = 0
+    monkeypatch.setattr("ace_tasks.batching.time", SimpleNamespace(monotonic=lambda: now_s))
+    at_work, go = threading.Event(), threading.Event()
+    generate = replica._gpu._generate
 
-    def hold_the_first() -> None:
-        if threading.current_thread().name == "gpu" and not waited.is_set():
-            waited.set()
-            held.wait(20)
-        check()
+    def four_seconds(jobs: Any, memory: Any) -> Any:
+        nonlocal now_s
+        at_work.set()
+        assert go.wait(limit_s())
+        now_s += 4
+        return generate(jobs, memory)
 
-    replica._check_cancelled = hold_the_first  # type: ignore[method-assign]
+    replica._gpu._generate = four_seconds
     with ThreadPoolExecutor(5) as threads:
-        outcomes = [threads.submit(replica.run, items[0], 0)]
-        assert waited.wait(20)
-        outcomes += [threads.submit(replica.run, item, 0) for item in items[1:]]
-        while len(replica._gpu._queue) < 4:
-            assert not any(each.done() for each in outcomes)
-        held.wait(20)
-    records = [
-        Record.model_validate_json(store.get(join_uri(prefix, record_key(each.item_id))))
-        for each in items
-    ]
+        try:
+            outcomes = [threads.submit(replica.run, items[0], 0)]
+            assert at_work.wait(limit_s())
+            outcomes += [threads.submit(replica.run, item, 0) for item in items[1:]]
+            wait_until(lambda: len(replica._gpu._queue) == 4, "four in the queue", every_s=0.01)
+        finally:
+            go.set()
+    assert all(isinstance(each.result(), Done) for each in outcomes)
+    records = [record_of(store, prefix, each) for each in items]
     assert [each.sampling.batch_size for each in records] == [1, 4, 4, 4, 4]
     assert {(each.model.adapter_mode, each.resolved["adapter"]) for each in records} == {
         ("fused", "local_editing")
     }
-    times = [each.timings_s["generate"] for each in records[1:]]
-    walls = [outcome.result().seconds for outcome in outcomes[1:]]
-    assert sum(times) < 1.2 * max(walls)
+    assert [each.timings_s["generate"] for each in records] == [4, 1, 1, 1, 1]
 
 
 def test_no_credential_is_in_what_a_replica_writes(
@@ -480,14 +469,10 @@ def test_formats_follow_the_source_unless_told(
 # ---------------------------------------------------------------- candidates
 
 
-def record_of(store: Store, prefix: str, item: WorkItem) -> Record:
-    return Record.model_validate_json(store.get(join_uri(prefix, record_key(item.item_id))))
-
-
 def test_of_several_candidates_the_best_is_published(
     planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str
 ) -> None:
-    """And it is the picture that its seed makes alone, so that a person can have it again."""
+    """Its seed alone makes the same picture, so that a person can have it again."""
     item = planned(**FILL, candidates=4)
     done = new_replica(weights_dir, prefix).run(item, 0)
     assert isinstance(done, Done), done
@@ -563,19 +548,20 @@ def test_a_candidate_that_is_no_picture_is_out_and_its_neighbours_stay(
 def test_what_fails_leaves_nothing_of_it_in_the_queue(
     planned: Callable[..., WorkItem], replica: Replica
 ) -> None:
-    """Else fifteen passes would be paid for a picture that nobody waits for."""
+    """Otherwise fifteen passes would be paid for a picture that nobody waits for."""
     passes: list[int] = []
 
     def fail(jobs: Any, memory: Any) -> Any:
         passes.append(jobs[0].seed)
-        time.sleep(0.05)  # while the first one's failure is heard of
+        if len(passes) > 1:
+            wait_until(lambda: not replica._gpu._queue, "an empty queue", every_s=0.01)
         raise RuntimeError("no memory")
 
     replica._gpu._generate = fail
     failed = replica.run(planned(**FILL, candidates=16), 0)
     assert isinstance(failed, Failed)
     assert failed.code == "internal_error"
-    assert len(passes) < 16
+    assert len(passes) <= 2
     assert not replica._gpu._queue
 
 

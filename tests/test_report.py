@@ -32,18 +32,18 @@ from ace_tasks.store import Store, join_uri
 from tests import sheets
 from tests.sheets import entry, record
 
-HOSTILE = [
-    "<img src=x onerror=alert(1)>",
-    "</p></article><script>alert(1)</script>",
-    "{{ 7*7 }}",
-    "{% for x in ().__class__.__mro__ %}{{ x }}{% endfor %}",
-    '" onload="alert(1)',
-    "&lt;b&gt; &amp; 雪",
-]
+HOSTILE = {
+    "an image": "<img src=x onerror=alert(1)>",
+    "a script": "</p></article><script>alert(1)</script>",
+    "a template's sum": "{{ 7*7 }}",
+    "a template's loop": "{% for x in ().__class__.__mro__ %}{{ x }}{% endfor %}",
+    "an attribute": '" onload="alert(1)',
+    "entities": "&lt;b&gt; &amp; 雪",
+}
 
 
 class _Page(HTMLParser):
-    """What a browser would see."""
+    """Holds what a browser would see."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -62,7 +62,7 @@ class _Page(HTMLParser):
 
     @property
     def labels(self) -> list[str | None]:
-        """What each place for a picture says it shows."""
+        """Return what each place for a picture claims to show."""
         return [
             "blank" if attributes.get("class") == "blank" else attributes.get("alt")
             for tag, attributes in self.tags
@@ -156,7 +156,12 @@ def test_a_slider_is_there_only_where_the_two_lie_on_each_other(
 
 
 @pytest.mark.parametrize(
-    ("mask", "white"), [({"box": [0, 0, 32, 48]}, 0.5), ("alpha", None), (None, None)], ids=str
+    ("mask", "white"),
+    [
+        pytest.param({"box": [0, 0, 32, 48]}, 0.5, id="box"),
+        pytest.param("alpha", None, id="alpha"),
+        pytest.param(None, None, id="none"),
+    ],
 )
 def test_a_drawn_mask_is_shown_as_it_was_used(
     see: See, photo: Callable[..., str], mask: Any, white: float | None
@@ -196,7 +201,7 @@ def test_a_mask_made_by_a_model_comes_from_the_record_or_its_absence_is_explaine
     assert "Its mask is made by a model" in page.text
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_what_a_catalog_says_is_shown_and_never_run(see: See, text: str) -> None:
     row = {"task": "edit", "image": "s3://b/i", "prompt": text}
     failed = {"status": "failed", "error_code": "bad_mask", "error": f"given {text}"}
@@ -249,7 +254,7 @@ def test_a_picture_that_cannot_be_shown_is_left_blank(
 def test_a_mask_that_fits_nothing_is_shown_as_it_was_given(
     see: See, photo: Callable[..., str]
 ) -> None:
-    """Whoever has to mend the row sees the file at fault."""
+    """The person who repairs the row sees the file at fault."""
     row = {"task": "fill", "image": photo("i.png", 64, 48), "mask": photo("m.png", 30, 30)}
     page = see([entry(row, status="failed", error_code="bad_mask", error="of another size")])
     assert page.labels == ["before of row-1", "mask as given of row-1"]

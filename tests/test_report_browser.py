@@ -20,13 +20,16 @@ from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from infra.services import ROOT
 from tests import sheets
-from tests.browser import Watched, chromium, screenshot
+from tests.browser import Watched, chromium, new_page, screenshot
 from tests.sheets import entry, record
 from tests.test_report import HOSTILE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.thorough
+
+HOSTILE_TEXTS = list(HOSTILE.values())
 PHOTOS = sorted((ROOT / "infra" / "sample" / "photos").glob("*.jpg"))
 SHOWN = PAGE_ITEMS + 7
 LONG = "a" * 128
@@ -42,7 +45,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A contact sheet of two pages, as one has it on disk."""
+    """Write a contact sheet of two pages to a folder, as one has it on disk."""
     folder = tmp_path_factory.mktemp("sheet")
     store = Store(StoreSettings())
     sheet = sheets.sheet(rows(folder), store, store, title="Edits of s3://shop/spring.jsonl",
@@ -53,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(folder: Path) -> list[Entry]:
-    """Failures, one held back, all tasks, hostile prompts, pictures high, wide and in a frame."""
+    """Make failures, one held back, all tasks, hostile prompts, pictures high, wide and framed."""
     mask = np.zeros((64, 96), np.uint8)
     mask[16:48, 24:72] = 255
     entries = []
@@ -66,7 +69,7 @@ def rows(folder: Path) -> list[Entry]:
             Image.eval(photo, lambda level: 255 - level).save(after)
         row: dict[str, Any] = {
             "id": f"Mug-{number}", "task": "edit", "image": str(before),
-            "prompt": HOSTILE[number % len(HOSTILE)] * 3,
+            "prompt": HOSTILE_TEXTS[number % len(HOSTILE_TEXTS)] * 3,
         }  # fmt: skip
         result: dict[str, Any] = {"output_uri": str(after)}
         if number < 3:
@@ -87,14 +90,12 @@ def rows(folder: Path) -> list[Entry]:
 
 @pytest.fixture
 def open_sheet(browser: Browser, folder: Path) -> Iterator[Open]:
-    """open_sheet(url, **context) → a page that has loaded, watched."""
+    """Give open_sheet(url, **context) → a page that has loaded, watched."""
     contexts = []
 
     def open_sheet(url: str = "report.html", **options: Any) -> Page:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
+        page = new_page(browser, **options)
+        contexts.append(page.context)
         page.watched = Watched(page)  # type: ignore[attr-defined]
         page.goto(url if "://" in url else f"{folder.as_uri()}/{url}")
         return page
@@ -105,7 +106,7 @@ def open_sheet(browser: Browser, folder: Path) -> Iterator[Open]:
 
 
 def split(page: Page, row_id: str) -> str:
-    """Where the picture after begins, as it is drawn."""
+    """Return where the picture after begins, as it is drawn."""
     figure = page.get_by_role("article", name=row_id, exact=True).locator(".compare figure").nth(1)
     return str(figure.evaluate("each => getComputedStyle(each).clipPath"))
 
@@ -155,10 +156,8 @@ def test_rows_are_found_by_status_task_and_id_on_this_page_and_the_next(open_she
     expect(shown).to_have_count(1)
     page.get_by_label("Row id").fill("mug-1")
     page.get_by_label("Task").select_option("try_on")
-    page.wait_for_timeout(500)
+    expect(page.locator("article:not([hidden]):not([data-task=try_on])")).to_have_count(0)
     assert 0 < shown.count() < PAGE_ITEMS / 2
-    assert set(page.locator("article:not([hidden])").evaluate_all(
-        "all => all.map(each => each.dataset.task)")) == {"try_on"}  # fmt: skip
     page.keyboard.press("Enter")  # a form is nothing to send
     page.get_by_label("Row id").fill("mug-20")
     page.get_by_role("link", name="2", exact=True).click()
@@ -180,16 +179,21 @@ def test_a_catalog_can_make_the_page_neither_run_nor_load_anything(open_sheet: O
         summary.click()
     page.mouse.wheel(0, 5000)
     page.get_by_text("<img src=x onerror=alert(1)>").first.wait_for()
-    page.wait_for_timeout(200)
-    assert watched.complaints == []  # the policy had nothing to refuse
-    assert [each for each in watched.requests if not each.startswith("data:")] == [page.url]
+    assert watched.complaints == []
     # Were one unescaped after all, the policy refuses it.
-    page.evaluate("document.querySelector('.prompt').innerHTML = '<img src=x onerror=alert(3)>'")
-    page.wait_for_timeout(200)
-    told = "\n".join(watched.complaints)
-    assert "refused: img-src" in told
-    assert "refused: script-src-attr" in told
-    assert "dialog" not in told
+    with (
+        page.expect_console_message(lambda told: told.text.startswith("refused: img-src")),
+        page.expect_console_message(lambda told: told.text.startswith("refused: script-src-attr")),
+    ):
+        page.evaluate(
+            "document.querySelector('.prompt').innerHTML = '<img src=x onerror=alert(3)>'"
+        )
+    # What the catalog says came before that: nothing else was loaded, nothing else was refused.
+    refused = [each.split()[1] for each in watched.complaints if each.startswith("refused: ")]
+    assert sorted(refused) == ["img-src", "script-src-attr"]
+    assert "dialog" not in "\n".join(watched.complaints)
+    loaded = [each for each in watched.requests if not each.startswith("data:")]
+    assert loaded == [page.url, page.url.replace("report.html", "x")]
 
 
 def test_pages_opened_by_a_signed_link_lead_to_each_other(

@@ -4,9 +4,6 @@ with, or a changed source or model passes for the recorded one."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from ace_tasks.reproduce import Asked, Reproducer
 from ace_tasks.settings import MarkSettings, read_environment
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
+from tests.processes import run_python
 from tests.test_replica import FILL, TASKS, new_replica
 
 pytestmark = pytest.mark.usefixtures("object_store", "weights_dir")
@@ -38,7 +36,7 @@ def test_each_task_s_picture_is_made_again_to_the_bit(
     planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, reproducer: Reproducer,
     tmp_path: Path, variant: str,
 ) -> None:  # fmt: skip
-    """Signed ones too, and the chosen one of several."""
+    """This holds for signed pictures and for the chosen one of several candidates."""
     made = development_ca.make(tmp_path / "ca", "Shop")
     marks = MarkSettings(key=str(made.key), certificates=str(made.chain))
     replica = new_replica(weights_dir, prefix, variant, marks=marks, torch_threads=1)
@@ -101,12 +99,10 @@ def test_another_model_is_not_taken_for_the_recorded_one(
 def test_the_command_says_how_many_are_the_same(
     planned: Callable[..., WorkItem], weights_dir: Path, prefix: str
 ) -> None:
-    """In a process of its own, as a person has it the day after."""
+    """It runs in a process of its own, as for a person on the next day."""
     replica = new_replica(weights_dir, join_uri(prefix, "out"), torch_threads=1)
     for seed in (1, 2):
         assert isinstance(replica.run(planned(**FILL, seed=seed), 0), Done)
-    command = [sys.executable, "-m", "flows.cli", "reproduce", f"{prefix}/out"]
-    run = subprocess.run([*command, "--json"], capture_output=True, text=True, env=os.environ)
-    assert run.returncode == 0, run.stderr
-    told = [json.loads(line) for line in run.stdout.splitlines()]
+    ended = run_python("-m", "flows.cli", "reproduce", f"{prefix}/out", "--json")
+    told = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [each["identical"] for each in told] == [True, True]

@@ -76,8 +76,9 @@ def test_a_mode_changes_no_bit_and_what_works_is_on_the_device(
 
 
 class Watched:
-    """Asserts of every call of a part that the part is where it should be. On a CPU both places are
-    the same memory; that a part was asked for before it works is what can be seen.
+    """Asserts at every call of a part that the part was brought to the device before.
+
+    Both places are the same memory on a CPU, so nothing but the request can be seen.
     """
 
     def __init__(self, model: AceModel) -> None:

@@ -13,7 +13,6 @@ import pytest
 from prefect import flow
 
 from ace_tasks import provenance
-from ace_tasks.engine import ray_session
 from ace_tasks.feeds import Skipped
 from ace_tasks.results import Summary
 from ace_tasks.store import Store
@@ -21,13 +20,9 @@ from flows.restyle_catalog import restyle_catalog
 from flows.retry_failed import retry_failed
 from flows.run import make_catalog, open_run, plan_catalog, untracked
 
+pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+
 Make = Callable[..., bytes]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
 
 
 def restyle(source: str, prefix: str, **parameters: Any) -> tuple[Any, Summary]:
@@ -119,6 +114,15 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
         ({"links_from": "https://x/"}, "links_from and links_to: accepted: both or none"),
         ({"source": "{p}/empty"}, "source: no picture under"),
     ],
+    ids=[
+        "output-in-source",
+        "source-around-output",
+        "mask",
+        "auto-mask",
+        "reference",
+        "links",
+        "empty-source",
+    ],  # fmt: skip
 )
 def test_what_cannot_run_says_why_and_writes_nothing(
     store: Store, prefix: str, change: dict[str, str], message: str

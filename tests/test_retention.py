@@ -7,14 +7,13 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow.parquet
 import pytest
 from prefect.client.orchestration import get_client
 
-from ace_tasks.engine import ray_session
 from ace_tasks.results import Summary
 from ace_tasks.store import Store
 from flows.audit_run import audit_run
@@ -22,13 +21,9 @@ from flows.edit_catalog import edit_catalog
 from flows.forget import forget
 from tests.conftest import BUCKET
 
+pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+
 Make = Callable[..., bytes]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
 
 
 def edit(prefix: str, rows: list[dict[str, Any]], store: Store) -> Summary:
@@ -165,7 +160,9 @@ def test_older_versions_go_too(store: Store, object_store: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"source": "s3://b/k", "run": "r"}, {"source": "in/local.png"}]
+    "given",
+    [{}, {"source": "s3://b/k", "run": "r"}, {"source": "in/local.png"}],
+    ids=["nothing", "both", "a-local-file"],
 )
 def test_what_is_to_be_forgotten_must_be_named(prefix: str, given: dict[str, str]) -> None:
     state = forget(output=f"{prefix}/out", return_state=True, **given)

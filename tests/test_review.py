@@ -1,5 +1,6 @@
-"""What waits for a person, on a real store. If these break, a picture that nobody accepted is
-published, one that was accepted is lost, or a reviewer cut short leaves half a decision."""
+"""Test pictures that wait for a person, on a real store. If these break, a picture that nobody
+accepted is published, one that was accepted is lost, or a reviewer cut short leaves half a
+decision."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def item(planned: Callable[..., WorkItem]) -> WorkItem:
 
 @pytest.fixture
 def held(store: Store, prefix: str, item: WorkItem) -> Record:
-    """A picture that waits, as a replica leaves it."""
+    """Hold a picture for review, as a replica leaves it."""
     return hold(store, prefix, item, b"picture")
 
 
@@ -127,14 +128,14 @@ def test_discarded_it_leaves_and_says_so(
     assert "flow-1" in failure.message
 
 
-@pytest.mark.parametrize("deed", ["promote", "discard"])
+@pytest.mark.parametrize("decision", ["promote", "discard"])
 def test_a_decision_twice_is_a_decision_once(
-    store: Store, prefix: str, item: WorkItem, held: Record, deed: str
+    store: Store, prefix: str, item: WorkItem, held: Record, decision: str
 ) -> None:
     review = Review(store, prefix, "flow-1")
-    first = getattr(review, deed)(item.item_id)
+    first = getattr(review, decision)(item.item_id)
     before = keys(store, prefix, "review", "images", "records", "failures")
-    assert getattr(Review(store, prefix, "flow-2"), deed)(item.item_id) == first
+    assert getattr(Review(store, prefix, "flow-2"), decision)(item.item_id) == first
     assert keys(store, prefix, "review", "images", "records", "failures") == before
 
 
@@ -159,9 +160,11 @@ class Cut:
         return write
 
 
-@pytest.mark.parametrize(("deed", "standing"), [("promote", "published"), ("discard", "discarded")])
+@pytest.mark.parametrize(
+    ("decision", "standing"), [("promote", "published"), ("discard", "discarded")]
+)
 def test_cut_anywhere_the_same_decision_completes_it(
-    store: Store, prefix: str, planned: Callable[..., WorkItem], deed: str, standing: str
+    store: Store, prefix: str, planned: Callable[..., WorkItem], decision: str, standing: str
 ) -> None:
     cut_at = 0
     while True:
@@ -169,32 +172,32 @@ def test_cut_anywhere_the_same_decision_completes_it(
         hold(store, prefix, item, b"picture")
         review = Review(Cut(store, cut_at), prefix, "flow-1")  # type: ignore[arg-type]
         try:
-            getattr(review, deed)(item.item_id)
+            getattr(review, decision)(item.item_id)
             break
         except StoreUnavailable:
             pass
         waiting = [key for key in keys(store, prefix, "review") if key.endswith(".json")]
         assert waiting, "what is half done must be found again"
-        assert getattr(Review(store, prefix, "flow-2"), deed)(item.item_id).standing == standing
+        assert getattr(Review(store, prefix, "flow-2"), decision)(item.item_id).standing == standing
         assert keys(store, prefix, "review") == []
         cut_at += 1
-    assert cut_at == {"promote": 4, "discard": 3}[deed]  # every write was a place to be cut at
+    assert cut_at == {"promote": 4, "discard": 3}[decision]  # every write was a place to be cut at
     pictures = keys(store, prefix, "images")
-    assert len(pictures) == (cut_at + 1 if deed == "promote" else 0)
+    assert len(pictures) == (cut_at + 1 if decision == "promote" else 0)
 
 
 def test_two_reviewers_at_once_do_no_harm(
     store: Store, prefix: str, planned: Callable[..., WorkItem]
 ) -> None:
-    """Whatever they decide: it is published whole, or discarded whole."""
+    """It is published whole, or discarded whole, whatever they decide."""
     items = [planned(task="edit", image="in/image.png", seed=n, id=f"row-{n}") for n in range(6)]
     for each in items:
         hold(store, prefix, each, b"picture")
 
-    def decide(deed: str) -> None:
-        review = Review(store, prefix, deed)
+    def decide(decision: str) -> None:
+        review = Review(store, prefix, decision)
         for each in items:
-            getattr(review, deed)(each.item_id)
+            getattr(review, decision)(each.item_id)
 
     threads = [threading.Thread(target=decide, args=(d,)) for d in ("promote", "discard")]
     for thread in threads:

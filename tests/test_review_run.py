@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from ace_tasks import provenance
-from ace_tasks.engine import ray_session
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
@@ -21,13 +20,9 @@ from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
 from flows.review_run import review_run
 
+pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+
 Make = Callable[..., bytes]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
 
 
 @pytest.fixture

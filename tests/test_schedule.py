@@ -1,43 +1,56 @@
-"""A schedule at one-minute pace, as the server keeps it and a worker runs it. If this breaks, a
+"""A schedule, as the server keeps it and a worker runs it. If this breaks, a
 nightly run edits what it has already edited, or leaves out what came in since."""
 
 from __future__ import annotations
 
 import csv
 import io
-import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.schedules import CronSchedule
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 
 from ace_tasks import provenance
 from ace_tasks.store import Store
 from infra.prefect_server import serve_deployments
+from infra.services import Service
+from tests.patience import limit_s, wait_until
+
+PACE = timedelta(seconds=20)
 
 
-def next_run(client: SyncPrefectClient, deployment_id: Any, seen: set[Any]) -> FlowRun:
-    """The first run of the schedule that ended after those seen, completed."""
-    deadline = time.monotonic() + 240
-    mine = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment_id]}})
-    while time.monotonic() < deadline:
-        runs = client.read_flow_runs(flow_run_filter=mine, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
-        for run in runs:
-            if run.id not in seen and run.state and run.state.is_final():
-                assert run.state_name == "Completed", run.state
-                seen.add(run.id)
+class Schedule:
+    """Runs of a schedule, as they end."""
+
+    def __init__(self, client: SyncPrefectClient, worker: Service, deployment_id: Any):
+        self._client = client
+        self._worker = worker
+        self._mine = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment_id]}})
+        self._seen: set[Any] = set()
+
+    def next_run(self) -> FlowRun:
+        """Wait for the first one that ended after those seen. It has to be completed."""
+        run = wait_until(self._ended, "a run's end", output=self._worker.log_tail, every_s=1)
+        assert run is not None
+        assert run.state_name == "Completed", run.state
+        self._seen.add(run.id)
+        return run
+
+    def _ended(self) -> FlowRun | None:
+        order = FlowRunSort.EXPECTED_START_TIME_ASC
+        for run in self._client.read_flow_runs(flow_run_filter=self._mine, sort=order):
+            if run.id not in self._seen and run.state and run.state.is_final():
                 return run
-        time.sleep(1)
-    raise AssertionError([(run.name, run.state_name) for run in runs])
+        return None
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.thorough
 def test_each_run_edits_what_came_since_the_one_before(
     object_store: Any,
     prefect_server: Any,
@@ -65,15 +78,18 @@ def test_each_run_edits_what_came_since_the_one_before(
                 "source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "on marble",
                 "variant": "toy", "steps": 1,
             }  # fmt: skip
-            client.create_deployment_schedules(
-                deployment.id, [(CronSchedule(cron="* * * * *"), True)], parameters=parameters
+            (made,) = client.create_deployment_schedules(
+                deployment.id, [(IntervalSchedule(interval=PACE), True)], parameters=parameters
             )
-            seen: set[Any] = set()
-            assert edited(next_run(client, deployment.id, seen)) == {"a.png", "b.png"}
+            schedule = Schedule(client, worker, deployment.id)
+            assert edited(schedule.next_run()) == {"a.png", "b.png"}
             put("b.png", 3)  # changed
             put("c.png", 4)  # new
-            # A run may begin between the two, so what counts is what two runs did together.
-            later = [edited(next_run(client, deployment.id, seen)) for _ in range(2)]
-            assert sorted(name for made in later for name in made) == ["b.png", "c.png"]
+            # A run may begin before or between the two: what counts is what is edited in the end.
+            later: list[str] = []
+            while len(later) < 2:
+                later += edited(schedule.next_run())
+            assert sorted(later) == ["b.png", "c.png"]
+            client.delete_deployment_schedule(deployment.id, made.id)
     finally:
-        worker.stop(30)
+        worker.stop(limit_s())

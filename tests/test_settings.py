@@ -1,5 +1,5 @@
-"""Settings and the environment. If these break, a typo in a variable goes unseen, or an unset one
-in a compose file points the run somewhere else."""
+"""Test settings and the environment. If these break, a typo in a variable goes unseen, or an unset
+one in a compose file points the run somewhere else."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("one", ("one",)),
-        ("one,two", ("one", "two")),
-        (" one , two ,, ", ("one", "two")),
-        (" , ", None),
-        ("", None),
+        pytest.param("one", ("one",), id="one"),
+        pytest.param("one,two", ("one", "two"), id="two"),
+        pytest.param(" one , two ,, ", ("one", "two"), id="spaces and empty names"),
+        pytest.param(" , ", None, id="empty names only"),
+        pytest.param("", None, id="empty"),
     ],
 )
 def test_allowed_buckets_are_separated_by_commas(
@@ -83,12 +83,13 @@ def test_rays_address_has_no_second_name(monkeypatch: pytest.MonkeyPatch) -> Non
     assert read_environment().ray_address is None
 
 
-@pytest.mark.parametrize("variable", VARIABLES)
-def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """Compose files and Kubernetes pass what is not set as an empty text."""
+def test_an_empty_variable_counts_as_unset() -> None:
+    """Compose files and Kubernetes pass unset variables as empty texts."""
     default = read_environment()
-    monkeypatch.setenv(variable, "")
-    assert read_environment() == default
+    for variable in VARIABLES:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(variable, "")
+            assert read_environment() == default, variable
 
 
 def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,38 +104,36 @@ def test_foreign_variables_are_none_of_our_business(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("name", "value"),
     [
-        {"min_replicas": 0},
-        {"max_replicas": 0},
-        {"min_replicas": 2},
-        {"max_memory_share": 0},
-        {"items_in_flight": 0},
-        {"item_timeout_s": 0},
-        {"cancel_grace_s": -1},
-        {"max_start_failures": 0},
-        {"replcas": 1},
+        ("min_replicas", 0),
+        ("max_replicas", 0),
+        ("min_replicas", 2),
+        ("max_memory_share", 0),
+        ("items_in_flight", 0),
+        ("item_timeout_s", 0),
+        ("cancel_grace_s", -1),
+        ("max_start_failures", 0),
+        ("replcas", 1),
     ],
-    ids=str,
 )
-def test_a_pool_that_could_not_work_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(wrong))):
-        PoolSettings(**wrong)
+def test_a_pool_that_could_not_work_is_refused(name: str, value: int) -> None:
+    with pytest.raises(ValidationError, match=name):
+        PoolSettings(**{name: value})
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        StoreSettings(),
-        ImageLimits(),
-        PoolSettings(),
-        ReplicaSettings(
-            variant="toy", weights=WeightsSettings(folder=Path("/w")), output_uri="s3://b/out"
-        ),
-        Environment(),
-    ],
-    ids=lambda each: type(each).__name__,
-)
+FROZEN: list[BaseModel] = [
+    StoreSettings(),
+    ImageLimits(),
+    PoolSettings(),
+    ReplicaSettings(
+        variant="toy", weights=WeightsSettings(folder=Path("/w")), output_uri="s3://b/out"
+    ),
+    Environment(),
+]
+
+
+@pytest.mark.parametrize("settings", FROZEN, ids=[type(each).__name__ for each in FROZEN])
 def test_settings_are_frozen(settings: BaseModel) -> None:
     for name in type(settings).model_fields:
         with pytest.raises(ValidationError, match="frozen"):

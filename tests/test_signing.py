@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ace_tasks.settings import Environment, ImageLimits, MarkSettings
 from ace_tasks.signing import Signer
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
+from tests.processes import run
 from tests.test_replica import FILL, TASKS, new_replica
 
 FORMATS = ("png", "jpeg", "webp", "avif")
@@ -50,10 +50,10 @@ def signed(
 ) -> Callable[..., tuple[bytes, Record]]:  # fmt: skip
     """Make an item's picture, signed; its file and its record."""
     replica = new_replica(weights_dir, prefix, marks=marks)
-    return lambda **row: run(replica, planned(**row), store, prefix)
+    return lambda **row: made_by(replica, planned(**row), store, prefix)
 
 
-def run(replica: Replica, item: WorkItem, store: Store, prefix: str) -> tuple[bytes, Record]:
+def made_by(replica: Replica, item: WorkItem, store: Store, prefix: str) -> tuple[bytes, Record]:
     done = replica.run(item, 0)
     assert isinstance(done, Done), done
     body = store.get(join_uri(prefix, record_key(item.item_id)))
@@ -140,7 +140,7 @@ def test_actions_and_ingredients_say_how_it_was_made(
 def test_an_edit_of_our_own_picture_names_its_parent(
     signed: Callable[..., tuple[bytes, Record]], store: Store, prefix: str
 ) -> None:
-    """Also where its manifest is broken: a source cannot make its item fail."""
+    """A source whose manifest is broken has a parent too: it must not make its item fail."""
     data, first = signed(**FILL, format="jpeg")
     files = {
         "again": data,
@@ -166,7 +166,7 @@ def test_without_a_key_nothing_is_signed_and_without_xmp_nothing_is_said(
     for xmp_on in (True, False):
         place = join_uri(prefix, str(xmp_on))
         replica = new_replica(weights_dir, place, marks=MarkSettings(xmp=xmp_on))
-        data, record = run(replica, planned(**FILL), store, place)
+        data, record = made_by(replica, planned(**FILL), store, place)
         assert record.marks is not None
         assert (record.marks.xmp, record.marks.c2pa) == (xmp_on, None)
         assert signing.read(data, "png").state == "none"
@@ -178,7 +178,7 @@ def test_without_a_key_nothing_is_signed_and_without_xmp_nothing_is_said(
 def test_a_record_tells_the_stack_and_an_old_one_is_read(
     planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store
 ) -> None:
-    _, record = run(new_replica(weights_dir, prefix), planned(**FILL), store, prefix)
+    _, record = made_by(new_replica(weights_dir, prefix), planned(**FILL), store, prefix)
     assert record.schema_version == 2
     assert (record.model.attention, record.run.attempt_number) == ("native", 1)
     assert record.model.hardware is not None
@@ -210,7 +210,7 @@ def test_local_sources_are_named_without_their_folders(
     row = {"id": "r", "task": "edit", "image": "mug.png", "prompt": "a mug", "steps": 1}
     ((line, spec, _),) = to_specs([Row(1, row)], str(tmp_path / "c.jsonl"), None)  # type: ignore[misc]
     item = work_item(line, spec, Identities(store).sources(spec), find_variant("toy").identity())
-    _, record = run(new_replica(weights_dir, prefix), item, store, prefix)
+    _, record = made_by(new_replica(weights_dir, prefix), item, store, prefix)
     assert record.sources.image is not None
     assert (record.sources.image.uri, record.spec["image"]) == ("mug.png", "mug.png")
     assert str(tmp_path) not in record.to_json().decode()
@@ -251,6 +251,7 @@ def test_half_a_key_or_two_are_no_setting() -> None:
         _ = Environment(c2pa_key=Path("k"), c2pa_certificates=Path("c"), c2pa_block="b").marks
 
 
+@pytest.mark.xdist_group("services")
 def test_the_key_of_a_prefect_block_is_read_where_it_signs(
     made: development_ca.Made, prefect_server: Any
 ) -> None:
@@ -270,6 +271,7 @@ def test_the_key_of_a_prefect_block_is_read_where_it_signs(
 # ---------------------------------------------------------------- other readers
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     not shutil.which("exiftool") and not os.environ.get("CI"), reason="needs exiftool"
 )
@@ -280,10 +282,7 @@ def test_exiftool_reads_the_iptc_terms(
     data, record = signed(**FILL, format=format_, prompt=PROMPT)
     file = tmp_path / f"picture.{format_}"
     file.write_bytes(data)
-    told = subprocess.run(
-        ["exiftool", "-json", "-n", "-XMP:all", str(file)], capture_output=True, text=True
-    )
-    (tags,) = json.loads(told.stdout)
+    (tags,) = json.loads(run(["exiftool", "-json", "-n", "-XMP:all", str(file)]).stdout)
     assert tags["DigitalSourceType"] == f"{IPTC}compositeWithTrainedAlgorithmicMedia"
     assert tags["AISystemUsed"] == "ACE++, variant toy"
     assert len(tags["AISystemVersionUsed"]) == 64

@@ -1,23 +1,22 @@
-"""Where model files come from: folders, a real object store, and a hub that speaks to the real
+"""Test the places of model files: folders, a real object store, and a hub that speaks to the real
 client. If these break, a node downloads 34 GB twice, works with half of them, or plans a catalog
 for another model than it edits with."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
+from s3transfer.utils import OSUtils
 
-from ace_tasks.errors import AceError, SettingsError, WeightsError
+from ace_tasks.errors import AceError, SettingsError, WeightsError, WeightsUnavailable
 from ace_tasks.model import places, sources, weights
 from ace_tasks.model.sources import (
     check_license,
@@ -27,14 +26,16 @@ from ace_tasks.model.sources import (
     open_vision,
     with_vision,
 )
-from ace_tasks.model.variants import Variant, find_variant
+from ace_tasks.model.variants import HubFile, Variant, find_variant
 from ace_tasks.settings import StoreSettings, VisionSettings, WeightsSettings, read_environment
 from ace_tasks.specs import AutoMask, PixelSettings
 from ace_tasks.store import Store
+from infra.object_store import ObjectStore
 from infra.services import free_ports
 from tests.hub import COMMIT, Hub, sha256
+from tests.hub_node import Node
+from tests.patience import wait_until
 
-ROOT = Path(__file__).parents[1]
 DEFINITION = {
     "name": "tiny",
     "summary": "Bytes that are never loaded.",
@@ -88,7 +89,7 @@ def settings(tmp_path: Path) -> WeightsSettings:
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every file that is fetched from the store, in order."""
+    """Return the list of files that are fetched from the store, in order."""
     paths: list[str] = []
     fetch = places.Bucket.fetch
 
@@ -98,6 +99,20 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(places.Bucket, "fetch", told)
     return paths
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Hub]:
+    with Hub({}, gated={"owner/gated"}).serve() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def node(
+    object_store: ObjectStore, served: Hub, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Node]:
+    with Node.running(served.endpoint, tmp_path_factory.mktemp("hub")) as node:
+        yield node
 
 
 # ---------------------------------------------------------------- which variant
@@ -146,22 +161,31 @@ RECIPE = {"seed": 1, "in_channels": 384}
 HUB_FILE = {"path": "a", "repo": "o/n", "revision": "main", "remote": "a"}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"color": "red"}, "color: Extra inputs are not permitted"),
-        ({"transformer": None}, "a variant with files needs `transformer`"),
-        ({"transformer": {"channels": 400}}, "transformer: channels: Input should be 384 or 448"),
-        ({"transformer": {"channels": 448}}, "route lora takes a transformer of 384 channels"),
-        ({"recipe": RECIPE}, "recipe: the files are where this one is"),
-        ({"hub": [HUB_FILE]}, "hub: the files are where this one is"),
-        ({"home": "/elsewhere"}, "home: the files are where this one is"),
-        ({"name": "../x"}, "name: String should match"),
-        ({"steps": 0}, "steps: Input should be greater than 0"),
-        ({"adapters": {"subject": 0}}, "adapters: subject: Input should be greater than 0"),
-        ({"license": LICENSE | {"id": "../../.bashrc"}}, "license: id: String should match"),
-    ],
-)
+WRONG: dict[str, tuple[dict[str, Any], str]] = {  # name: (what is changed, the message)
+    "unknown field": ({"color": "red"}, "color: Extra inputs are not permitted"),
+    "no transformer": ({"transformer": None}, "a variant with files needs `transformer`"),
+    "400 channels": (
+        {"transformer": {"channels": 400}},
+        "transformer: channels: Input should be 384 or 448",
+    ),
+    "448 channels": (
+        {"transformer": {"channels": 448}},
+        "route lora takes a transformer of 384 channels",
+    ),
+    "recipe": ({"recipe": RECIPE}, "recipe: the files are where this one is"),
+    "hub": ({"hub": [HUB_FILE]}, "hub: the files are where this one is"),
+    "home": ({"home": "/elsewhere"}, "home: the files are where this one is"),
+    "name that climbs": ({"name": "../x"}, "name: String should match"),
+    "no steps": ({"steps": 0}, "steps: Input should be greater than 0"),
+    "rank 0": ({"adapters": {"subject": 0}}, "adapters: subject: Input should be greater than 0"),
+    "licence that climbs": (
+        {"license": LICENSE | {"id": "../../.bashrc"}},
+        "license: id: String should match",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
 def test_a_wrong_variant_json_names_its_field(
     tmp_path: Path, settings: WeightsSettings, change: dict[str, Any], message: str
 ) -> None:
@@ -172,7 +196,11 @@ def test_a_wrong_variant_json_names_its_field(
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"<html>404</html>", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[]", b"<html>404</html>", b"\xff\xfe"],
+    ids=["empty", "cut", "list", "HTML", "UTF-16"],
+)
 def test_a_variant_json_that_is_none_is_refused(
     tmp_path: Path, settings: WeightsSettings, data: bytes
 ) -> None:
@@ -264,64 +292,58 @@ def test_a_file_that_is_not_the_one_listed_never_gets_its_name(
     assert "model.safetensors" not in left  # vae's, which has the same name, comes later
 
 
-_KILLED_IN_THE_MIDDLE = """
-import multiprocessing, os, signal, sys, time
-from pathlib import Path
-from ace_tasks.model import places, sources, weights
-from ace_tasks.settings import WeightsSettings
+def kill_one_and_run_four(variant: Variant, settings: WeightsSettings, log: Path) -> set[Path]:
+    """Fetch in a process that is killed over the transformer, then in four; log what is fetched."""
+    processes = get_context("fork")  # torch is loaded once, and has not worked yet
+    fetch, rename = places.Bucket.fetch, OSUtils.rename_file
 
-uri, folder, log = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-settings = WeightsSettings(folder=folder)
-variant = sources.open_variant(uri, settings)
-processes = multiprocessing.get_context("fork")  # torch is loaded once, and has not worked yet
-fetch = places.Bucket.fetch
+    def logged(self: places.Bucket, path: str, to: Path) -> None:
+        with log.open("a") as file:
+            file.write(f"{path}\n")
+        fetch(self, path, to)
 
-def told(self, path, to):
-    with log.open("a") as file:
-        file.write(f"{path}\\n")
-    fetch(self, path, to)
+    def hang(self: OSUtils, name: str, final_name: str) -> None:
+        if "transformer" in final_name:
+            threading.Event().wait()
+        rename(self, name, final_name)
 
-places.Bucket.fetch = told
+    def hang_over_the_transformer() -> None:
+        OSUtils.rename_file = hang
+        weights.ensure(variant, settings)
 
-def call(_):
-    return str(weights.ensure(variant, settings))
+    def coming() -> list[Path]:
+        assert first.is_alive()
+        return list(settings.folder.glob("*.part/.coming/transformer/model.safetensors*"))
 
-first = processes.Process(target=call, args=(0,))
-first.start()
-while not list(folder.glob("*.part/.coming/transformer/model.safetensors*")):
-    assert first.is_alive()
-os.kill(first.pid, signal.SIGKILL)
-first.join()
-assert first.exitcode == -signal.SIGKILL
-assert list(folder.glob("*.part/.coming/transformer/*"))
-with log.open("a") as file:
-    file.write("killed\\n")
-with processes.Pool(4) as pool:
-    print(*set(pool.map(call, range(4), chunksize=1)))
-"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places.Bucket, "fetch", logged)
+        first = processes.Process(target=hang_over_the_transformer)
+        first.start()
+        wait_until(coming, "the first bytes of the transformer")
+        first.kill()
+        first.join()
+        assert list(settings.folder.glob("*.part/.coming/transformer/*"))
+        with log.open("a") as file:
+            file.write("killed\n")
+        with processes.Pool(4) as pool:
+            return set(pool.map(partial(weights.ensure, variant), [settings] * 4, chunksize=1))
 
 
 def test_a_killed_fetch_is_completed_once_by_the_next(
-    store: Store, prefix: str, tmp_path: Path, settings: WeightsSettings
+    store: Store, prefix: str, tmp_path: Path, settings: WeightsSettings, node: Node
 ) -> None:
     """boto3 writes under a name of its own; what it left was once taken into the folder, and no
     replica of that node could start again."""
-    large = FILES | {"transformer/model.safetensors": os.urandom(2**20) * 96}
     log = tmp_path / "log"
-    run = subprocess.run(
-        [sys.executable, "-c", _KILLED_IN_THE_MIDDLE,
-         publish(store, prefix, large), str(settings.folder), str(log)],
-        capture_output=True, text=True, cwd=ROOT, timeout=200,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-2000:]
+    variant = open_variant(publish(store, prefix, FILES), settings)
+    (folder,) = node(kill_one_and_run_four, variant, settings, log)
     before, after = (part.split() for part in log.read_text().split("killed"))
-    in_order = sorted(large)
+    in_order = sorted(FILES)
     assert in_order[2] == "transformer/model.safetensors"
     assert before == in_order[:3]
     assert after == in_order[2:]
-    (folder,) = run.stdout.split()
-    assert content(Path(folder)).keys() == large.keys() | {"sha256.json"}
-    weights.verify(Path(folder))
+    assert content(folder).keys() == FILES.keys() | {"sha256.json"}
+    weights.verify(folder)
 
 
 def test_a_list_that_leads_out_of_the_folder_is_never_followed(
@@ -361,7 +383,7 @@ def test_a_local_folder_without_its_list_says_how_to_write_it(
 def test_named_variants_come_from_the_mirror_if_there_is_one(
     store: Store, prefix: str, tmp_path: Path, settings: WeightsSettings, fetched: list[str]
 ) -> None:
-    """A site without the internet; both kinds of mirror give the same model."""
+    """A site without the internet has one; both kinds of mirror give the same model."""
     variant = find_variant("ace-fft")
     files = {file.path: file.path.encode() for file in variant.hub}
     models = []
@@ -502,215 +524,138 @@ NOISE = {
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    repositories = {
+def hub(served: Hub) -> Hub:
+    served.repositories = {
         "owner/tiny": FILES | NOISE,
         "owner/gated": dict(FILES),
         "owner/pickle": FILES | {"vae/model.bin": b"\x80\x04."},
     }
-    with Hub(repositories, gated={"owner/gated"}).serve() as served:
-        yield served
+    served.asked.clear()
+    served.spoilt.clear()
+    served.broken = None
+    return served
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Callable[..., str]:
-    """Run code in a process that knows the hub by its environment, as a node does."""
-
-    def run(code: str, endpoint: str, **environment: str) -> str:
-        prelude = f"""
-import logging, sys
-from pathlib import Path
-from ace_tasks.errors import AceError
-from ace_tasks.model import places, sources
-from ace_tasks.model.variants import HubFile, Variant, find_variant
-from ace_tasks.settings import WeightsSettings
-logging.basicConfig(level=logging.DEBUG)
-settings = WeightsSettings(folder=Path({str(tmp_path / "node")!r}))
-
-def told(call):
-    try:
-        print(call())
-    except AceError as error:
-        print(f"{{type(error).__name__}}: {{error}}")
-"""
-        known = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        ended = subprocess.run(
-            [sys.executable, "-c", prelude + code],
-            env=known
-            | {
-                "HF_ENDPOINT": endpoint,
-                "HF_HOME": str(tmp_path / "hf"),
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-            }
-            | environment,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=200,
-        )
-        assert ended.returncode == 0, ended.stderr[-3000:]
-        told = ended.stdout + ended.stderr
-        # The whole of it: "hf_" alone may well begin the name of a temporary folder.
-        assert environment.get("HF_TOKEN", Hub.token) not in told, "a token was written somewhere"
-        return ended.stdout
-
-    return run
-
-
-_OFF_THE_HUB = """
-from ace_tasks.model import weights
-for name in ("tiny@v1", f"tiny@{COMMIT}", "spoilt"):
-    variant = sources.open_variant(f"hf://owner/{name}", settings)
-    print(sources.identify(variant, settings).fingerprint)
-    told(lambda: weights.ensure(variant, settings))
-    print(sources.identify(variant, settings).fingerprint)
-"""
+def hub_files(
+    repo: str, revision: str = "main", remote: str = "vae/model.safetensors"
+) -> places.HubFiles:
+    return places.HubFiles((HubFile(path="vae/a", repo=repo, revision=revision, remote=remote),))
 
 
 def test_a_repository_of_the_hub_is_a_variant(
-    hub: Hub, client: Callable[..., str], tmp_path: Path, settings: WeightsSettings
+    hub: Hub, node: Node, tmp_path: Path, settings: WeightsSettings
 ) -> None:
-    """Large and small files; nothing else that lies in the repository; and none that came over
-    the wire other than the hub states it."""
+    """Large and small files are taken, and nothing else that lies in the repository."""
+    here = lay(tmp_path / "tiny", FILES)
+    model = identify(open_variant(str(here), settings), settings)
+    for revision in ("v1", COMMIT):
+        variant = node(open_variant, f"hf://owner/tiny@{revision}", settings)
+        assert node(identify, variant, settings).fingerprint == model.fingerprint
+        folder = node(weights.ensure, variant, settings)
+        assert node(identify, variant, settings).fingerprint == model.fingerprint
+        assert content(folder) == content(here) | {
+            "sha256.json": (folder / "sha256.json").read_bytes()
+        }
+        weights.verify(folder)
+    # A tag and its commit are the same files; to plan, none is fetched.
+    assert hub.asked.count(f"GET /lfs/{sha256(FILES['vae/model.safetensors'])}") == 1
+
+
+def test_a_file_other_than_the_hub_states_is_refused(
+    hub: Hub, node: Node, settings: WeightsSettings
+) -> None:
     right = b"to be spoilt on its way"
     hub.repositories["owner/spoilt"] = FILES | {"vae/model.safetensors": right}
     hub.spoilt[sha256(right)] = bytes(len(right))
-    told = client(f"COMMIT = {COMMIT!r}\n{_OFF_THE_HUB}", hub.endpoint).splitlines()
-    here = str(lay(tmp_path / "tiny", FILES))
-    model = identify(open_variant(here, settings), settings).fingerprint
-    assert [told[n] == model for n in (0, 2, 3, 5, 6, 8)] == [True] * 4 + [False] * 2
-    for folder in (told[1], told[4]):
-        assert content(Path(folder)) == content(Path(here)) | {
-            "sha256.json": (Path(folder) / "sha256.json").read_bytes()
-        }
-        weights.verify(Path(folder))
-    assert told[7].startswith("WeightsError: vae/model.safetensors: fetched with SHA-256 ")
-    assert told[7].endswith(f"expected {sha256(right)}")
-    asked = [
-        each for each in hub.asked if each == f"GET /lfs/{sha256(FILES['vae/model.safetensors'])}"
-    ]
-    assert len(asked) == 1  # a tag and its commit are the same files; to plan, none is fetched
-
-
-_VISION_OFF_THE_HUB = """
-import json
-model = sources.identify_vision("hf://owner/seer", settings)
-print(model.model_dump_json())
-print(json.dumps(sources.vision_source(model.place, settings).manifest()))
-"""
+    variant = node(open_variant, "hf://owner/spoilt", settings)
+    planned = node(identify, variant, settings)
+    with pytest.raises(WeightsError) as caught:
+        node(weights.ensure, variant, settings)
+    assert str(caught.value).startswith("vae/model.safetensors: fetched with SHA-256 ")
+    assert str(caught.value).endswith(f"expected {sha256(right)}")
+    assert node(identify, variant, settings) == planned
 
 
 def test_of_a_repository_a_vision_model_is_what_its_classes_load(
-    hub: Hub, client: Callable[..., str], tmp_path: Path, settings: WeightsSettings
+    hub: Hub, node: Node, tmp_path: Path, settings: WeightsSettings
 ) -> None:
     beside = {"README.md": b"#", "pytorch_model.bin": b"\x80", "onnx/model.safetensors": b"1"}
     hub.repositories["owner/seer"] = VISION | beside
-    told, files = client(_VISION_OFF_THE_HUB, hub.endpoint).splitlines()
-    assert json.loads(told) == {
-        "place": f"hf://owner/seer@{COMMIT}",
-        "fingerprint": identify_vision(str(lay(tmp_path / "here", VISION)), settings).fingerprint,
-    }
-    assert json.loads(files) == {path: sha256(data) for path, data in VISION.items()}
-
-
-_NAMED = """
-files = tuple(
-    HubFile(path=path, repo="owner/gated" if path.startswith("adapters") else "owner/tiny",
-            revision="main", remote=path)
-    for path in FILES if path != "variant.json"
-)
-variant = Variant(**DEFINITION, hub=files)
-told(lambda: sources.identify(variant, settings).fingerprint)
-"""
-_FETCHED = """
-from ace_tasks.model import weights
-told(lambda: weights.ensure(variant, settings))
-"""
+    model = node(identify_vision, "hf://owner/seer", settings)
+    here = identify_vision(str(lay(tmp_path / "here", VISION)), settings)
+    assert (model.place, model.fingerprint) == (f"hf://owner/seer@{COMMIT}", here.fingerprint)
+    source = node(sources.vision_source, model.place, settings)
+    assert node(source.manifest) == {path: sha256(data) for path, data in VISION.items()}
 
 
 def test_a_named_variant_takes_files_from_two_repositories_with_a_token(
-    hub: Hub, client: Callable[..., str]
+    hub: Hub, node: Node, settings: WeightsSettings
 ) -> None:
-    code = f"FILES = {list(FILES)}\nDEFINITION = {DEFINITION}\n{_NAMED}"
-    for environment in ({}, {"HF_TOKEN": f"{hub.token}x"}):
-        assert client(code, hub.endpoint, **environment).strip() == (
-            "WeightsError: owner/gated@main: the hub asks for access; accept its licence on the "
-            "hub and set HF_TOKEN"
+    paths = FILES.keys() - {"variant.json"}
+    files = tuple(
+        HubFile(
+            path=path,
+            repo="owner/gated" if path.startswith("adapters") else "owner/tiny",
+            revision="main",
+            remote=path,
         )
-    told = client(code + _FETCHED, hub.endpoint, HF_TOKEN=hub.token).split()
-    assert content(Path(told[1])).keys() == FILES.keys() - {"variant.json"} | {"sha256.json"}
+        for path in sorted(paths)
+    )
+    variant = Variant(**DEFINITION, hub=files)  # type: ignore[arg-type]
+    for token in (None, f"{hub.token}x"):
+        with pytest.raises(WeightsError) as caught:
+            node(identify, variant, settings, token=token)
+        assert str(caught.value) == (
+            "owner/gated@main: the hub asks for access; accept its licence on the hub and set "
+            "HF_TOKEN"
+        )
+    folder = node(weights.ensure, variant, settings, token=hub.token)
+    assert content(folder).keys() == paths | {"sha256.json"}
 
 
-_REFUSALS = """
-def files(repo, revision="main", remote="vae/model.safetensors"):
-    return places.HubFiles((HubFile(path="a", repo=repo, revision=revision, remote=remote),))
-
-for case in CASES:
-    told(lambda: files(*case).manifest())
-for place in ("hf://owner/nothing", "hf://owner/pickle", "hf://no-owner", "hf://owner/tiny@no"):
-    told(lambda: sources.identify(sources.open_variant(place, settings), settings))
-told(lambda: files("owner/tiny").fetch("b", Path("unused")))
-"""
-
-
-def test_what_the_hub_refuses_is_told_in_a_line(hub: Hub, client: Callable[..., str]) -> None:
-    cases = [
-        ("owner/nothing",),
-        ("owner/tiny", "no-such-branch"),
-        ("owner/tiny", "main", "no-such.json"),
-    ]
-    told = client(f"CASES = {cases}\n{_REFUSALS}", hub.endpoint).splitlines()
-    assert {each.partition(": ")[0] for each in told} <= {"WeightsError", "WeightsUnavailable"}
-    expected = [
-        "owner/nothing@main: no such repository, or it is private and HF_TOKEN",
-        "owner/tiny@no-such-branch: no such revision",
-        "owner/tiny@main: no-such.json: no such file",
-        "hf://owner/nothing: no such repository",
-        f"hf://owner/pickle@{COMMIT}: vae/model.bin: a pickle",
-        "hf://no-owner: ",
-        "hf://owner/tiny@no: no such revision",
-        "b: not a file of this variant",
-    ]
-    for line, part in zip(told, expected, strict=True):
-        assert part in line
-
-
-_LISTED = """
-files = places.HubFiles((HubFile(path="vae/a", repo="owner/tiny", revision="main",
-                                  remote="vae/model.safetensors"),))
-told(files.manifest)
-"""
-_FETCHES = """
-told(lambda: sources.open_variant("hf://owner/tiny", settings))
-told(lambda: files.fetch("vae/a", settings.folder / "a"))
-"""
+def test_what_the_hub_refuses_is_told_in_a_line(
+    hub: Hub, node: Node, settings: WeightsSettings
+) -> None:
+    for files, message in (
+        (hub_files("owner/nothing"), "owner/nothing@main: no such repository, or it is private and HF_TOKEN"),
+        (hub_files("owner/tiny", "no-such-branch"), "owner/tiny@no-such-branch: no such revision"),
+        (hub_files("owner/tiny", remote="no.json"), "owner/tiny@main: no.json: no such file"),
+    ):  # fmt: skip
+        with pytest.raises((WeightsError, WeightsUnavailable)) as caught:
+            node(files.manifest)
+        assert str(caught.value).startswith(message)
+        assert "\n" not in str(caught.value)
+    for place, message in (
+        ("hf://owner/nothing", "hf://owner/nothing: no such repository"),
+        ("hf://owner/pickle", f"hf://owner/pickle@{COMMIT}: vae/model.bin: a pickle"),
+        ("hf://no-owner", "hf://no-owner: "),
+        ("hf://owner/tiny@no", "hf://owner/tiny@no: no such revision"),
+    ):
+        with pytest.raises((WeightsError, WeightsUnavailable)) as caught:
+            node(identify, node(open_variant, place, settings), settings)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(WeightsError, match="b: not a file of this variant"):
+        node(hub_files("owner/tiny").fetch, "b", Path("unused"))
 
 
 @pytest.mark.parametrize("answer", ["<html>Sign in to the guest network</html>", '{"a": 1}', "[1]"])
-def test_something_else_in_the_hubs_place_is_told(
-    hub: Hub, client: Callable[..., str], answer: str
-) -> None:
+def test_something_else_in_the_hubs_place_is_told(hub: Hub, node: Node, answer: str) -> None:
     hub.broken = answer
-    told = client(_LISTED, hub.endpoint)
-    assert told.startswith("WeightsUnavailable: owner/tiny@main: the hub gave no answer: ")
+    with pytest.raises(WeightsUnavailable, match=r"^owner/tiny@main: the hub gave no answer: "):
+        node(hub_files("owner/tiny").manifest)
 
 
-def _check_that_nobody_answered(client: Callable[..., str], code: str, lines: int) -> None:
-    told = client(code, f"http://127.0.0.1:{free_ports(1)[0]}", HF_TOKEN="hf_secret").splitlines()
-    assert len(told) == lines
-    for line in told:
-        assert re.fullmatch(
-            r"WeightsUnavailable: (hf://owner/tiny|owner/tiny@main.*): "
-            "the hub gave no answer: ConnectError",
-            line,
-        )
-
-
-def test_a_hub_that_is_away_is_told(client: Callable[..., str]) -> None:
-    _check_that_nobody_answered(client, _LISTED, 1)
-
-
-@pytest.mark.slow
-def test_a_hub_that_is_away_is_told_after_the_clients_own_tries(client: Callable[..., str]) -> None:
-    _check_that_nobody_answered(client, _LISTED + _FETCHES, 3)
+def test_a_hub_that_is_away_is_told_after_the_clients_own_tries(
+    tmp_path: Path, settings: WeightsSettings
+) -> None:
+    files = hub_files("owner/tiny")
+    with Node.running(f"http://127.0.0.1:{free_ports(1)[0]}", tmp_path) as node:
+        for what, call, *arguments in (
+            ("owner/tiny@main", files.manifest),
+            ("hf://owner/tiny", open_variant, "hf://owner/tiny", settings),
+            ("owner/tiny@main: vae/model.safetensors", files.fetch, "vae/a", tmp_path / "a"),
+        ):
+            with pytest.raises(WeightsUnavailable) as caught:
+                node(call, *arguments, token="hf_secret")
+            assert str(caught.value) == f"{what}: the hub gave no answer: ConnectError"

@@ -1,4 +1,4 @@
-"""Prompts as each route reads them. If these break, published weights see other words than they
+"""Test how each route reads prompts. If these break, published weights see other words than they
 were trained on, or a catalog's one instruction is encoded a million times."""
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def encoder(loaded: tuple[str, weights.Parts]) -> TextEncoder:
     return TextEncoder(find_variant(name), parts, "cpu")
 
 
-@pytest.mark.parametrize(
-    ("given", "cleaned"),
-    [
-        ("a  red\n\tmug ", "a red mug"),
-        ("mugs &amp; cups", "mugs & cups"),
-        ("mugs &amp;amp; cups", "mugs & cups"),
-        ("a cafÃ© in {image}", "a café in {image}"),
-        ("\u201ca mug\u201d", '"a mug"'),
-        ("a\u00a0mug", "a mug"),
-    ],
-)
+CLEANED = {  # name: (as given, as the route reads it)
+    "white space": ("a  red\n\tmug ", "a red mug"),
+    "entity": ("mugs &amp; cups", "mugs & cups"),
+    "entity of an entity": ("mugs &amp;amp; cups", "mugs & cups"),
+    "wrong encoding": ("a cafÃ© in {image}", "a café in {image}"),
+    "curly quotes": ("\u201ca mug\u201d", '"a mug"'),
+    "no-break space": ("a\u00a0mug", "a mug"),
+}
+
+
+@pytest.mark.parametrize(("given", "cleaned"), CLEANED.values(), ids=CLEANED)
 def test_the_fft_route_cleans_prompts_as_upstream_does(given: str, cleaned: str) -> None:
     assert clean_prompt(given) == cleaned
 

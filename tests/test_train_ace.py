@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,11 @@ from ace_tasks.training.keeping import Kept, send_folder
 from ace_tasks.training.recipe import Recipe
 from flows.train_ace import train_ace
 from infra.services import ROOT
+from tests.patience import limit_s, wait_until
 from tests.releases import make_release
 from tests.tiny_training import go_on_from, tiny_recipe, write_recipe
 
+pytestmark = pytest.mark.xdist_group("services")
 # Each is written down and uploaded, a tenth of a second: far from done when the first are.
 STEPS = 90
 
@@ -65,11 +66,12 @@ class Command:
 
     def wait_for_step(self, kept: Kept, step: int) -> None:
         """Until the store has a checkpoint so far."""
-        deadline = time.monotonic() + 200
-        while kept.steps_done("denoise") < step:
+
+        def is_there() -> bool:
             assert self.process.poll() is None, self.process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+            return kept.steps_done("denoise") >= step
+
+        wait_until(is_there, f"a checkpoint of step {step}")
 
     def family(self) -> list[psutil.Process]:
         mine = []
@@ -97,8 +99,7 @@ def artifacts(run_id: UUID) -> dict[str, Any]:
     return asyncio.run(read())
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.thorough
 def test_stopped_cancelled_killed_it_goes_on_and_gives_a_variant(
     recipe: Recipe, machine: Path, server: None, store: Store, prefix: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -118,8 +119,8 @@ def test_stopped_cancelled_killed_it_goes_on_and_gives_a_variant(
     family = command.family()
     assert len(family) > 4  # the flow, Ray's servers, the worker
     os.killpg(command.process.pid, signal.SIGTERM)  # as a process worker does
-    command.process.wait(15)
-    _, alive = psutil.wait_procs(family, timeout=5)
+    command.process.wait(limit_s())
+    _, alive = psutil.wait_procs(family, timeout=limit_s())
     assert [each.cmdline() for each in alive] == []
     cancelled_at = kept.steps_done("denoise")
     assert stopped_at + 10 <= cancelled_at < STEPS
@@ -184,8 +185,7 @@ def check_another_machine(path: Path, prefix: str, store: Store, folder: Path) -
     assert not list(folder.rglob("chunk-*"))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.thorough
 def test_a_lora_from_a_variant_and_a_catalog_in_the_store(
     machine: Path, server: None, store: Store, prefix: str, tmp_path: Path,
     picture: Callable[..., bytes],
@@ -233,6 +233,7 @@ def test_a_lora_from_a_variant_and_a_catalog_in_the_store(
         ({"recipe": "flux-lora", "start_from": "toy-lora"}, "say which"),
         ({"workers": 3}, "workers: accepted: a divisor of the batch of 4; given 3"),
     ],
+    ids=["recipe", "output", "bucket", "photos", "start", "license", "catalog", "place", "workers"],
 )
 def test_what_cannot_run_says_why_at_once(
     machine: Path, server: None, prefix: str, tmp_path: Path, change: dict[str, Any], message: str

@@ -106,6 +106,9 @@ def test_an_edit_catalog_knows_no_target_and_a_training_needs_one() -> None:
         ({"reference": ["a.png", "b.png"]} | {"task": "try_on", "mask": "m.png"}, "reference",
          "accepted in training: one picture"),
     ],
+    ids=["no target", "target a number", "target of the web", "target of another bucket",
+         "image of another bucket", "unknown column", "unknown task", "no prompt",
+         "two references"],
 )  # fmt: skip
 def test_a_row_that_is_no_request_is_told_with_line_column_and_reason(
     shop: Path, change: dict[str, Any], field: str, reason: str
@@ -148,7 +151,9 @@ def test_the_plan_counts_and_a_catalog_without_a_good_row_says_why(shop: Path) -
         ({"mask": "alpha"}, "mask", "alpha channel"),
         ({"reference": "broken.png"}, "reference", "accepted: a JPEG, PNG"),
     ],
-)
+    ids=["no target", "broken target", "no image", "small mask", "box outside", "no alpha",
+         "broken reference"],
+)  # fmt: skip
 def test_pictures_that_are_of_no_use_are_left_out_and_told(
     shop: Path, trained_vae: Path, change: dict[str, Any], field: str, reason: str
 ) -> None:

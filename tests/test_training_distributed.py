@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from ace_tasks.training.keeping import Kept, read_metrics
 from ace_tasks.training.loop import saved_step
 from ace_tasks.training.recipe import Recipe
 from ace_tasks.training.stages import encode_chunk, train_denoiser, train_vae
+from tests.patience import wait_until
 from tests.tiny_training import tiny_recipe
 
 RECIPE = tiny_recipe(steps=24)
@@ -128,7 +128,7 @@ def cluster() -> Iterator[None]:
         yield
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_workers_go_on_where_one_was_and_learn_what_one_would(
     data: Path, tmp_path: Path, prefix: str, store: Store, cluster: None
 ) -> None:
@@ -153,7 +153,7 @@ def test_two_workers_go_on_where_one_was_and_learn_what_one_would(
     assert not (kept.work / "ray").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_worker_costs_the_steps_since_its_checkpoint(
     data: Path, tmp_path: Path, cluster: None
 ) -> None:
@@ -187,18 +187,17 @@ class _KillAWorker:
         self._thread.join(1)
 
     def _watch(self) -> None:
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline:
-            if self._metrics.exists() and self._metrics.read_text().count("\n") >= self._at_line:
-                for each in psutil.Process().children(recursive=True):
-                    if "RayTrainWorker" in " ".join(each.cmdline()):
-                        each.kill()
-                        self.killed = True
-                return
-            time.sleep(0.005)
+        wait_until(self._is_due, "a training worker's steps", every_s=0.005)
+        for each in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(each.cmdline()):
+                each.kill()
+                self.killed = True
+
+    def _is_due(self) -> bool:
+        return self._metrics.exists() and self._metrics.read_text().count("\n") >= self._at_line
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_latents_are_made_on_every_core_and_missing_ones_only(
     data: Path, tmp_path: Path, cluster: None
 ) -> None:
@@ -213,7 +212,7 @@ def test_latents_are_made_on_every_core_and_missing_ones_only(
     assert latents.chunk_path(tmp_path / "latents", 0).stat().st_mtime_ns == stays
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_a_worker_meets_is_told_in_our_words(tmp_path: Path, cluster: None) -> None:
     settings = FitSettings(
         recipe=RECIPE, stage="denoise", work=tmp_path, uri="s3://no-such-bucket/a",

@@ -42,8 +42,8 @@ def encode(example: Example, encoder: Encoder, settings: DataSettings = ALWAYS_F
 
 @pytest.mark.parametrize("task", ALL_TASKS)
 def test_nothing_of_the_answer_is_among_the_conditions(task: str, encoder: Encoder) -> None:
-    """With another answer the conditions are the same to the bit, the reference's aside, which is
-    given; and what shall be erased is not in them either.
+    """Another answer leaves the conditions the same to the bit. Erased pixels are not in them
+    either.
     """
     example = example_of(task)
     told = encode(example, encoder)
@@ -124,7 +124,7 @@ def test_held_back_scenes_are_never_drawn(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_chunk_is_a_function_of_its_number(tmp_path: Path, encoder: Encoder) -> None:
-    """And a process that was killed while it wrote one has left nothing under the chunk's name."""
+    """A process that was killed while it wrote a chunk leaves nothing under the chunk's name."""
     settings = FEW
     assert latents.missing(tmp_path / "a", settings) == [0, 1, 2]
     for number in (0, 1, 2):

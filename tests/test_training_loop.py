@@ -4,8 +4,6 @@ while saving loses both the new and the old checkpoint."""
 from __future__ import annotations
 
 import math
-import os
-import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -16,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ace_tasks.training.loop import Loop, LoopSettings
+from infra.services import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = LoopSettings(steps=40, lr=0.05, warmup_steps=5, ema_decay=0.9, log_every_steps=10)
 
 
@@ -96,15 +94,12 @@ while True:
 
 def test_killed_while_saving_a_whole_checkpoint_is_there(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SAVES_FOR_EVER, str(path)], cwd=ROOT, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    for _ in range(50):
-        told = int(process.stdout.readline())
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    command = [sys.executable, "-c", _SAVES_FOR_EVER, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(50):
+            told = int(process.stdout.readline())
+        process.kill()
     loop = make(path)
     assert loop.resume()
     assert loop.step >= told

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +23,10 @@ from ace_tasks.training.preview import preview
 from ace_tasks.training.recipe import Recipe, check
 from ace_tasks.training.stages import Until, encode_chunk, train_denoiser, train_vae
 from ace_tasks.training.tasks import ALL_TASKS, draw_example
-from tests.tiny_training import tiny_recipe, write_recipe
+from infra.services import ROOT
+from tests.processes import run_python
+from tests.tiny_training import quiet, tiny_recipe, write_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
 # The number of threads decides a sum's last bit.
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,12 +39,8 @@ def stopping_at(path: Path, step: int) -> Until:
     return lambda: saved_step(path) >= step
 
 
-def quiet(step: int, numbers: dict[str, float]) -> None:
-    pass
-
-
 def train(work: Path, cut: bool = False) -> Path:
-    """All stages, each cut in the middle if told; the variant's folder."""
+    """Run all stages, each interrupted in its middle if `cut`; return the variant's folder."""
     if cut:
         until = stopping_at(work / "vae.pt", 3)
         assert not train_vae(RECIPE, work, PHOTOS, quiet, until)
@@ -80,7 +75,7 @@ def test_cut_in_every_stage_it_makes_the_same_variant_to_the_bit(
 
 
 def test_another_process_makes_the_same_chunk(work: Path, tmp_path: Path) -> None:
-    """Whatever number of threads it has been given."""
+    """The number of threads it was given must not matter."""
     shutil.copytree(work / "vae", tmp_path / "vae")
     path = write_recipe(tmp_path / "tiny.json", RECIPE)
     code = (
@@ -90,7 +85,7 @@ def test_another_process_makes_the_same_chunk(work: Path, tmp_path: Path) -> Non
         f"encode_chunk(Recipe.read({str(path)!r}), pathlib.Path({str(tmp_path)!r}), 1);"
         "assert torch.get_num_threads() == 2"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    run_python("-c", code)
     one, other = (latents.chunk_path(each / "latents", 1).read_bytes() for each in (work, tmp_path))
     assert one == other
 
@@ -182,6 +177,7 @@ def test_the_committed_recipes_can_be_made() -> None:
         ('{"name": "a", "summary": "", "data": {"sizes_px": [60]}}', r"sizes_px.0: .*multiple of"),
         ("{", "Invalid JSON"),
     ],
+    ids=["name", "unknown field", "size", "no JSON"],
 )
 def test_a_wrong_recipe_says_where(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.json").write_text(content)
@@ -201,6 +197,7 @@ def test_a_recipe_that_is_not_there_names_those_that_are() -> None:
         ({"channels": 384}, 1, "448"),
         ({}, 3, "workers: accepted: a divisor of the batch of 4; given 3"),
     ],
+    ids=["axes", "channels", "workers"],
 )
 def test_what_makes_no_model_is_known_at_once(
     small: dict[str, object], workers: int, message: str

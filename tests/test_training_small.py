@@ -21,11 +21,10 @@ def words() -> Words:
     return Words.make(SETTINGS, VOCABULARY)
 
 
-@pytest.mark.parametrize("word", VOCABULARY)
-def test_every_word_of_the_world_is_one_token(words: Words, word: str) -> None:
-    for phrase in (word, f"a {word} mug"):
-        tokens = words.t5.tokenize(phrase)
-        assert tokens == [f"▁{each}" for each in phrase.split()]
+def test_every_word_of_the_world_is_one_token(words: Words) -> None:
+    for word in VOCABULARY:
+        for phrase in (word, f"a {word} mug"):
+            assert words.t5.tokenize(phrase) == [f"▁{each}" for each in phrase.split()]
 
 
 def test_other_words_fall_apart_into_letters_and_come_back(words: Words) -> None:
@@ -88,7 +87,7 @@ def test_the_prompt_reaches_the_velocity_by_both_encoders(words: Words) -> None:
 
 
 def test_what_encoders_said_stands_for_them(words: Words) -> None:
-    """Without encoders of its own the model takes hidden states in the place of tokens."""
+    """A model without encoders of its own takes hidden states in place of tokens."""
     trained = Trained.make(SETTINGS, words)
     ids, clip = words.tokens(["a red mug"])
     tokens, one, grid = torch.zeros(1, 4, SETTINGS.channels), torch.ones(1), torch.zeros(4, 3)

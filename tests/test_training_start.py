@@ -38,7 +38,8 @@ from tests.tiny_training import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LARGER = {"data": {"sizes_px": [96], "examples": 24, "chunk": 16}}
+FEW = {"data": {"sizes_px": [64], "examples": 16, "chunk": 8}}
+LARGER = {"data": {"sizes_px": [96], "examples": 16, "chunk": 8}}
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,8 @@ def test_384_channels_become_448_that_answer_alike(theirs: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("channels", [384, 448])
 def test_either_width_learns_and_loads_again(theirs: Path, tmp_path: Path, channels: int) -> None:
-    folder = go_on(go_on_from(theirs, channels=channels), tmp_path)
+    recipe = go_on_from(theirs, channels=channels, **FEW)
+    folder = go_on(recipe, tmp_path)
     model = load_variant(folder)
     assert model.variant.route == ("lora" if channels == 384 else "fft")
     weight = model.parts.transformer.x_embedder.weight
@@ -181,7 +183,7 @@ def test_either_width_learns_and_loads_again(theirs: Path, tmp_path: Path, chann
     assert model.variant.adapters == {}  # they were of other weights
     if channels == 448:
         assert weight[:, 128:192].any()  # learnt from nothing
-    found = latents.load(tmp_path / "latents", go_on_from(theirs).data)
+    found = latents.load(tmp_path / "latents", recipe.data)
     assert {each.change_BCHW.shape[1] for each in found} == {16 if channels == 448 else 0}
     example = draw_example(5, 0, 64, split="test", tasks=("recolour",))
     assert preview(model, example).shape == example.target.shape
@@ -233,7 +235,7 @@ def test_training_hears_what_the_loaded_model_will_hear(theirs: Path, tmp_path: 
 
 
 def test_encoders_learn_if_told_to(theirs: Path, tmp_path: Path) -> None:
-    folder = go_on(go_on_from(theirs, learn_text=True), tmp_path)
+    folder = go_on(go_on_from(theirs, learn_text=True, **FEW), tmp_path)
     for name in ("text_encoder", "text_encoder_2"):
         assert files(theirs, name) != files(folder, name)
     load_variant(folder)
@@ -258,7 +260,7 @@ def test_its_place_is_named_after_what_it_starts_from(
 
 
 def test_a_recipe_may_be_told_where_to_start(ours: Path, tmp_path: Path) -> None:
-    """What a variant brings along gives way; without being told, a recipe is what it says."""
+    """The variant's parts replace the recipe's; without `start_from` a recipe stays as it is."""
     path = write_recipe(tmp_path / "tiny.json", tiny_recipe())
     assert Recipe.read(str(path)).given() == tiny_recipe()
     told = Recipe.read(str(path)).given(start_from=str(ours))
@@ -279,6 +281,7 @@ def test_a_recipe_may_be_told_where_to_start(ours: Path, tmp_path: Path) -> None
         ({"lora": {"rank": 4}}, "lora: needs start_from"),
         ({"start_from": "toy", "lora": {}, "learn_text": True}, "learn_text: a LoRA"),
     ],
+    ids=["vae", "small", "channels", "lora", "text"],
 )
 def test_a_recipe_with_two_beginnings_says_so(
     tmp_path: Path, changes: dict[str, object], message: str
@@ -306,7 +309,7 @@ def test_a_work_folder_that_was_not_begun_says_so(ours: Path, tmp_path: Path) ->
 
 
 def test_the_published_variants_keep_their_terms_and_numbers(ours: Path) -> None:
-    """What is made of weights under a licence is under it, too."""
+    """A variant that is made from licensed weights is under the same licence."""
     base = find_variant("flux-fill-lora")
     wide = base.model_copy(update={"route": "fft"})
     recipe = go_on_from("flux-fill-lora", channels=448, data={"catalog": "s3://a/b.csv"})

@@ -4,12 +4,8 @@ their scene does, and every score that compares with a render measures nothing."
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import combinations, product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +15,7 @@ from ace_tasks.training import world
 from ace_tasks.training.draws import backgrounds, draw_scene, empty, held_back, paints, posed
 from ace_tasks.training.tasks import draw_example
 from ace_tasks.training.world import KINDS, PALETTE, PATTERNS, PERSON, PRODUCTS, Scene, render
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.processes import run_python
 
 
 def scenes(count: int, kinds: tuple[str, ...] = KINDS) -> list[Scene]:
@@ -42,15 +37,8 @@ def test_another_process_makes_the_same_examples_and_loads_no_torch() -> None:
         "import sys, ace_tasks.evaluation, tests.test_training_world as t;"
         "print(t.fingerprint(), 'torch' in sys.modules)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONHASHSEED": "7"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == [fingerprint(), "False"]
+    ended = run_python("-c", code, env={"PYTHONHASHSEED": "7"})
+    assert ended.stdout.split() == [fingerprint(), "False"]
 
 
 def test_a_picture_does_not_depend_on_what_was_rendered_before() -> None:
@@ -60,7 +48,7 @@ def test_a_picture_does_not_depend_on_what_was_rendered_before() -> None:
 
 
 def test_every_field_of_a_scene_shows() -> None:
-    """Else two different answers would look alike, and neither could be told by its picture."""
+    """Otherwise two different answers would look alike."""
     scene = posed(scenes(1)[0])
     person = posed(scenes(1, (PERSON,))[0])
     assert person.wearer is not None
@@ -107,7 +95,7 @@ def test_edges_are_smooth_and_a_scene_looks_alike_at_every_size() -> None:
 
 
 def test_products_differ_in_silhouette_colours_in_hue_and_patterns_are_coarse_enough() -> None:
-    """Below nine pixels a trial learnt no pattern; alike silhouettes could not be scored."""
+    """A trial learnt no pattern below nine pixels, and similar silhouettes cannot be scored."""
     shapes = {k: render(posed(replace(scenes(1)[0], kind=k)), 64).product > 127 for k in PRODUCTS}
     for a, b in combinations(shapes.values(), 2):
         assert (a & b).sum() / (a | b).sum() < 0.75

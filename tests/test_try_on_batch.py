@@ -5,24 +5,19 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ace_tasks.engine import ray_session
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
 from ace_tasks.store import Store
 from flows.try_on_batch import try_on_batch
 
-
-@pytest.fixture(scope="module", autouse=True)
-def services(object_store: Any, prefect_server: Any, weights_dir: Any) -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
+pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from ace_tasks.store import Store, join_uri
 from infra.prefect_server import PrefectServer
 from infra.services import ROOT
 from tests.browser import Watched, screenshot
+from tests.patience import limit_s
 from tests.prefect_ui import (
     FIELD,
     JSON_EDITOR,
@@ -32,6 +33,8 @@ from tests.prefect_ui import (
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+pytestmark = pytest.mark.thorough
+
 DEPLOYMENTS = [
     each["name"] for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 ]
@@ -42,13 +45,13 @@ TALL = {"width": 1280, "height": 2600}  # all of a form
 def page(
     object_store: Any, prefect_server: Any, weights_dir: Any, tmp_path_factory: Any
 ) -> Iterator[Page]:
-    with open_ui(tmp_path_factory.mktemp("worker") / "worker.log") as page:
+    with open_ui(tmp_path_factory.mktemp("worker") / "worker.log") as (page, _):
         page.set_viewport_size(TALL)
         yield page
 
 
 def words(text: str) -> str:
-    """Without the marks of Markdown, as which the form shows a description."""
+    """Drop the marks of Markdown: the form shows a description without them."""
     return " ".join(re.findall(r"\w+", text))
 
 
@@ -78,11 +81,11 @@ def test_every_parameter_has_a_plain_field_and_says_what_it_is(
 def test_a_parameter_that_is_no_plain_one_would_be_seen(
     page: Page, prefect_server: PrefectServer
 ) -> None:
-    """That the test above finds what it looks for, should Prefect change its form."""
+    """The test above finds what it looks for, or else Prefect has changed its form."""
 
     def wrong(settings: dict[str, Any]) -> None: ...
 
-    with httpx.Client(base_url=f"{prefect_server.ui_url}/api", timeout=30) as api:
+    with httpx.Client(base_url=f"{prefect_server.ui_url}/api", timeout=limit_s()) as api:
         flow_id = api.post("/flows/", json={"name": "wrong"}).json()["id"]
         schema = parameter_schema(wrong).model_dump()
         body = {"name": "wrong", "flow_id": flow_id, "parameter_openapi_schema": schema}
@@ -92,7 +95,6 @@ def test_a_parameter_that_is_no_plain_one_would_be_seen(
         api.delete(f"/deployments/{deployment_id}")
 
 
-@pytest.mark.slow
 def test_a_catalog_is_edited_from_the_form_to_the_contact_sheet(
     page: Page,
     prefect_server: PrefectServer,

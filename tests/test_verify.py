@@ -1,9 +1,10 @@
-"""The command that proves a set of weights before a catalog is sent to them. If these break, a
+"""Test the command that proves a set of weights before a catalog is sent to them. If these break, a
 night's run is the first to find out that the weights are cut, or give noise."""
 
 from __future__ import annotations
 
-import subprocess
+import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,37 +13,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 from ace_tasks.model import verify
+from tests.processes import run_python
 from tests.releases import BFL_TRANSFORMER, TRANSFORMER, make_release, pin, redefine
 
-ROOT = Path(__file__).parents[1]
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """`python -m ace_tasks.model.weights …` in a process of its own: code, stdout, stderr."""
-    monkeypatch.setenv("ACE_WEIGHTS_DIR", str(tmp_path / "node"))
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        ended = subprocess.run(
-            [sys.executable, "-m", "ace_tasks.model.weights", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=200,
-        )
-        return ended.returncode, ended.stdout, ended.stderr
-
-    return run
 
 
 @pytest.fixture
 def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """The same in this process, which has torch already."""
+    """Run `python -m ace_tasks.model.weights …` in this process: exit code, stdout, stderr."""
     monkeypatch.setenv("ACE_WEIGHTS_DIR", str(tmp_path / "node"))
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -60,40 +44,62 @@ def here(
     return run
 
 
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("releases")
+    return {base: make_release(folder / base, base) for base in ("toy", "toy-lora")}
+
+
+@pytest.fixture
+def release(originals: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Return a copy of a tiny release, to be spoilt."""
+    return lambda base: Path(shutil.copytree(originals[base], tmp_path / "tiny"))
+
+
 def spoil(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
     state = load_file(path)
     change(state)
     save_file(state, path, metadata={"format": "pt"})
 
 
-def test_a_folder_as_published_is_pinned_and_proved(command: Command, tmp_path: Path) -> None:
-    """What a person does with an own mirror: two commands."""
+def test_a_folder_as_published_is_pinned_and_proved(here: Command, tmp_path: Path) -> None:
+    """A person with an own mirror types two commands."""
     folder = make_release(tmp_path / "tiny", "toy", "bfl")
     (folder / "sha256.json").unlink()
-    assert command("pin", folder) == (0, f"{folder}/sha256.json: 12 files\n", "")
-    code, told, complaint = command("verify", folder)
-    assert (code, complaint) == (0, "")
-    lines = [line.split(maxsplit=1) for line in told.splitlines()]
+    assert here("pin", folder) == (0, f"{folder}/sha256.json: 12 files\n", "")
+    proved = run_python("-m", "ace_tasks.model.weights", "verify", str(folder))
+    assert proved.stderr == ""
+    lines = [line.split(maxsplit=1) for line in proved.stdout.splitlines()]
     assert [key for key, _ in lines] == ["files", "transformer", "model", "one"]
     parameters = sum(value.numel() for value in load_file(folder / BFL_TRANSFORMER).values())
-    assert f"{parameters:,} parameters" in told
+    assert f"{parameters:,} parameters" in proved.stdout
 
 
-def test_a_fault_is_one_line_and_exit_code_2(command: Command, tmp_path: Path) -> None:
+def test_a_fault_is_one_line_and_exit_code_2(here: Command, release: Callable[[str], Path]) -> None:
     """transformers would print a table of its own about such a file."""
-    folder = make_release(tmp_path / "tiny", "toy")
+    printed: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = printed.append  # type: ignore[method-assign]
+    transformers_logging.set_verbosity_warning()
+    transformers_logging.add_handler(handler)
+    folder = release("toy")
     path = folder / "text_encoder_2" / "model.safetensors"
     spoil(path, lambda state: state.update(more=torch.zeros(2)))
     pin(folder)
-    code, _, complaint = command("verify", folder)
+    code, _, complaint = here("verify", folder)
+    transformers_logging.remove_handler(handler)
     assert code == 2
     assert complaint == f"failed: WeightsError: {path}: more: unexpected\n"
+    assert printed == []
 
 
 @pytest.mark.parametrize(
     ("name", "adapters"), [("toy", 0), ("toy-lora", 3)]
 )  # a step without, and one with each
-def test_every_toy_is_proved_with_every_adapter(here: Command, name: str, adapters: int) -> None:
+def test_every_toy_is_proved_with_every_adapter(
+    here: Command, weights_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str, adapters: int
+) -> None:
+    monkeypatch.setenv("ACE_WEIGHTS_DIR", str(weights_dir))
     code, told, _ = here("verify", name)
     assert code == 0
     starts = [line.split()[0] for line in told.splitlines()]
@@ -111,9 +117,12 @@ def test_every_toy_is_proved_with_every_adapter(here: Command, name: str, adapte
         "adapters/subject.safetensors",
     ],
 )
-def test_weights_that_are_no_numbers_are_refused(here: Command, tmp_path: Path, name: str) -> None:
-    """Whole files, correct hashes, every key in its place; and every picture black."""
-    folder = make_release(tmp_path / "tiny", "toy-lora")
+def test_weights_that_are_no_numbers_are_refused(
+    here: Command, release: Callable[[str], Path], name: str
+) -> None:
+    """The files are whole, their hashes are right, every key is in its place; and every picture
+    would be black."""
+    folder = release("toy-lora")
 
     def break_one(state: dict[str, torch.Tensor]) -> None:
         key = max(state, key=lambda each: state[each].numel())
@@ -127,8 +136,10 @@ def test_weights_that_are_no_numbers_are_refused(here: Command, tmp_path: Path, 
     assert complaint.splitlines()[-1].startswith(f"failed: WeightsError: one step with {adapter}: ")
 
 
-def test_a_licence_is_asked_for_and_accepted_once(here: Command, tmp_path: Path) -> None:
-    folder = make_release(tmp_path / "tiny", "toy")
+def test_a_licence_is_asked_for_and_accepted_once(
+    here: Command, release: Callable[[str], Path]
+) -> None:
+    folder = release("toy")
     redefine(folder, license={"id": "strict-1", "name": "Strict Licence", "where": "LICENSE.md"})
     code, told, complaint = here("verify", folder)
     assert (code, told) == (2, "")
@@ -138,12 +149,12 @@ def test_a_licence_is_asked_for_and_accepted_once(here: Command, tmp_path: Path)
 
 
 def test_what_cannot_be_done_is_told_in_a_line(
-    here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Command, release: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     empty = tmp_path / "empty"
     empty.mkdir()
-    pickled = make_release(tmp_path / "tiny", "toy")
+    pickled = release("toy")
     (pickled / "vae" / "model.bin").write_bytes(b"\x80\x04.")
     for arguments, message in (
         (("verify", "grand"), "SettingsError: variant: accepted: mini, toy, toy-lora"),

@@ -115,9 +115,7 @@ def test_a_segmenter_that_knows_no_lines_draws_none(models: dict[str, Path]) -> 
         Contour.load(models["segmenter"], "cpu")
 
 
-@pytest.mark.parametrize(
-    ("name", "sign"), [("dpt", 1), ("relative", 1), ("metric", -1)], ids=lambda each: str(each)
-)
+@pytest.mark.parametrize(("name", "sign"), [("dpt", 1), ("relative", 1), ("metric", -1)])
 def test_what_is_near_is_white(models: dict[str, Path], name: str, sign: int) -> None:
     model = DepthEstimator.load(models[name], "cpu")
     drawn = model.draw(PICTURE)

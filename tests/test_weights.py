@@ -1,14 +1,11 @@
-"""Model files on a node, and their strict loading, on toys and tiny releases of both layouts. If
-these break, a node works with half a file, or a wrong checkpoint loads without a word and draws
+"""Test model files on a node, and their strict loading, on toys and tiny releases of both layouts.
+If these break, a node works with half a file, or a wrong checkpoint loads without a word and draws
 something else over a whole catalog."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,15 +22,16 @@ from ace_tasks.model.places import check_manifest, hash_folder, read_manifest
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import WeightsSettings
+from tests.processes import run_python
 from tests.releases import BFL_TRANSFORMER, TRANSFORMER, make_release, pin, redefine, to_bfl
 
 State = dict[str, Tensor]
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """lora: 384 channels, adapters; fft: 448 channels; bfl: the same weights as fft."""
+    """Make three releases: lora has 384 channels and adapters, fft 448 channels, and bfl the same
+    weights as fft."""
     folder = tmp_path_factory.mktemp("releases")
     return {
         "lora": make_release(folder / "lora", "toy-lora"),
@@ -44,8 +42,15 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def release(originals: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a tiny release, to be spoilt."""
+    """Return a copy of a tiny release, to be spoilt."""
     return lambda name: Path(shutil.copytree(originals[name], tmp_path / name))
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a release whose text encoders are wider."""
+    folder = tmp_path_factory.mktemp("foreign")
+    return make_release(folder / "fft", text_dim=64, pooled_dim=64)
 
 
 def load(folder: Path) -> weights.Parts:
@@ -55,7 +60,8 @@ def load(folder: Path) -> weights.Parts:
 
 
 def refused(folder: Path) -> str:
-    """What loading says, without the folder's own name. Nothing but a WeightsError will do."""
+    """Return the message with which loading is refused, without the folder's own name. Only a
+    WeightsError will do."""
     with pytest.raises(WeightsError) as caught:
         load(folder)
     message = str(caught.value)
@@ -70,7 +76,7 @@ def edit(path: Path, change: Callable[[State], Any]) -> None:
 
 
 def answer(model: FluxTransformer2DModel, seed: int = 5, **changed: Tensor) -> Tensor:
-    """The transformer's output for numbers drawn from a seed."""
+    """Return the transformer's output for numbers drawn from a seed."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -126,14 +132,7 @@ with processes.Pool(4) as pool:
 
 def test_of_many_processes_one_builds_and_all_find_it(tmp_path: Path) -> None:
     log, weights_dir = tmp_path / "log", tmp_path / "weights"
-    run = subprocess.run(
-        [sys.executable, "-c", _FOUR_CALLERS, str(weights_dir), str(log)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=200,
-        check=True,
-    )
+    run = run_python("-c", _FOUR_CALLERS, str(weights_dir), str(log))
     assert log.read_text() == "built\n"
     (found,) = run.stdout.split()
     weights.verify(Path(found))
@@ -141,18 +140,19 @@ def test_of_many_processes_one_builds_and_all_find_it(tmp_path: Path) -> None:
     assert {path.name for path in weights_dir.iterdir()} == {name, f"{name}.lock"}
 
 
-def test_a_second_call_finds_what_the_first_made(weights_dir: Path) -> None:
+def test_a_second_call_finds_what_the_first_made(
+    weights_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = WeightsSettings(folder=weights_dir)
     first = weights.ensure(find_variant("toy"), settings)
     made = (first / "sha256.json").stat()
-    started = time.monotonic()
+    monkeypatch.setattr(weights, "_make", lambda *_: pytest.fail("it is made again"))
     assert weights.ensure(find_variant("toy"), settings) == first
-    assert time.monotonic() - started < 0.5
     assert (first / "sha256.json").stat().st_mtime_ns == made.st_mtime_ns
 
 
 def test_a_folder_without_its_list_of_hashes_is_made_again(tmp_path: Path) -> None:
-    """What a node's crash leaves behind: half a folder, under either name."""
+    """A node's crash leaves half a folder behind, under either name."""
     settings, variant = WeightsSettings(folder=tmp_path), find_variant("toy")
     made = weights.ensure(variant, settings)
     hashes = weights.verify(made)
@@ -186,7 +186,7 @@ def test_bfl_and_diffusers_layouts_answer_alike_bit_for_bit(originals: dict[str,
 def test_a_384_checkpoint_on_the_fft_route_does_not_see_the_change(
     release: Callable[[str], Path], originals: dict[str, Path], layout: str
 ) -> None:
-    """FLUX.1-Fill-dev itself as the start of the 448-channel route (ACE_SPEC 9.8)."""
+    """FLUX.1-Fill-dev itself is the start of the 448-channel route (ACE_SPEC 9.8)."""
     folder = release("lora")
     if layout == "bfl":
         redefine(folder, transformer={"layout": "bfl", "config": to_bfl(folder)})
@@ -323,7 +323,7 @@ def test_a_renamed_file_is_named(release: Callable[[str], Path]) -> None:
 def test_what_a_link_leads_to_is_hashed_as_well(
     release: Callable[[str], Path], tmp_path: Path, linked: str
 ) -> None:
-    """Nodes that share files between variants; a linked folder was once loaded unseen."""
+    """Nodes share files between variants by links; a linked folder was once loaded unseen."""
     folder = release("fft")
     (folder / linked).rename(tmp_path / "elsewhere")
     (folder / linked).symlink_to(tmp_path / "elsewhere")
@@ -349,37 +349,37 @@ def test_a_pickle_is_refused_listed_or_not(
 SHA = "0" * 64
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("[]", "unreadable"),
-        ("{", "unreadable"),
-        ("", "unreadable"),
-        ("<html>404</html>", "unreadable"),
-        ('{"a": 1}', "unreadable"),
-        ('{"a": null}', "unreadable"),
-        ("{}", "lists no files"),
-        ('{"a": "abc"}', "a: accepted: a SHA-256 in hex; given 'abc'"),
-        (json.dumps({"../../x": SHA}), "'../../x'"),
-        (json.dumps({"/etc/passwd": SHA}), "'/etc/passwd'"),
-        (json.dumps({"a/../../b": SHA}), "'a/../../b'"),
-        (json.dumps({"a\\..\\b": SHA}), r"'a\\\\..\\\\b'"),
-        (json.dumps({"a\0b": SHA}), r"'a\\x00b'"),
-        (json.dumps({"vae/.hidden": SHA}), "'vae/.hidden'"),
-        (json.dumps({"a//b": SHA}), "'a//b'"),
-        (json.dumps({"": SHA}), "''"),
-        (json.dumps({".": SHA}), "'.'"),
-    ],
-)
+NO_LISTS = {  # name: (content, what the message must say)
+    "a list": ("[]", "unreadable"),
+    "cut": ("{", "unreadable"),
+    "no text": ("", "unreadable"),
+    "HTML": ("<html>404</html>", "unreadable"),
+    "number as hash": ('{"a": 1}', "unreadable"),
+    "null as hash": ('{"a": null}', "unreadable"),
+    "no files": ("{}", "lists no files"),
+    "short hash": ('{"a": "abc"}', "a: accepted: a SHA-256 in hex; given 'abc'"),
+    "climbs": (json.dumps({"../../x": SHA}), "'../../x'"),
+    "absolute": (json.dumps({"/etc/passwd": SHA}), "'/etc/passwd'"),
+    "climbs later": (json.dumps({"a/../../b": SHA}), "'a/../../b'"),
+    "backslashes": (json.dumps({"a\\..\\b": SHA}), r"'a\\..\\b'"),
+    "zero byte": (json.dumps({"a\0b": SHA}), r"'a\x00b'"),
+    "hidden": (json.dumps({"vae/.hidden": SHA}), "'vae/.hidden'"),
+    "slash twice": (json.dumps({"a//b": SHA}), "'a//b'"),
+    "no name": (json.dumps({"": SHA}), "''"),
+    "dot": (json.dumps({".": SHA}), "'.'"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), NO_LISTS.values(), ids=NO_LISTS)
 def test_a_list_of_hashes_that_is_none_is_refused(
     release: Callable[[str], Path], content: str, message: str
 ) -> None:
-    """From a folder, a store or the hub: a path that leads out would be written to."""
+    """It comes from a folder, a store or the hub; a path that leads out would be written to."""
     folder = release("fft")
     (folder / "sha256.json").write_text(content)
     told = refused(folder)
     assert told.startswith("sha256.json: ")
-    assert message.replace("\\\\", "\\") in told
+    assert message in told
 
 
 def test_a_binary_list_of_hashes_is_refused() -> None:
@@ -396,7 +396,7 @@ def test_a_binary_list_of_hashes_is_refused() -> None:
 def test_no_file_can_be_spoilt_without_being_named(
     release: Callable[[str], Path], name: str, kind: str
 ) -> None:
-    """A download that was cut before the hashes were taken; every file of the release."""
+    """A download may be cut before the hashes are taken; this tries every file of the release."""
     folder = release(name)
     for path in sorted(hash_folder(folder)):
         if path == "variant.json":
@@ -455,7 +455,7 @@ KEYS = [
 def test_a_key_that_does_not_fit_is_named_with_its_file(
     release: Callable[[str], Path], name: str, path: str, key: str, change: str
 ) -> None:
-    """The wrong checkpoint, correctly downloaded: a part of a model still makes pictures."""
+    """The file is whole, and of another checkpoint; a part of a model still makes pictures."""
     folder = release(name)
     changes: dict[str, Callable[[State], Any]] = {
         "missing": lambda state: state.pop(key),
@@ -495,7 +495,7 @@ def test_an_adapter_that_is_not_there_stops_the_plan(release: Callable[[str], Pa
 def test_another_width_is_refused(
     release: Callable[[str], Path], tmp_path: Path, layout: str
 ) -> None:
-    """Weights with three heads, where the config says two."""
+    """The weights have three heads, where the config says two."""
     folder = release("fft" if layout == "diffusers" else "bfl")
     name = TRANSFORMER if layout == "diffusers" else BFL_TRANSFORMER
     wide = make_release(tmp_path / "wide", "toy", layout, heads=3)
@@ -525,7 +525,7 @@ def test_other_channels_than_are_said_are_refused(
 
 
 def test_a_second_checkpoint_in_the_transformer_is_refused(release: Callable[[str], Path]) -> None:
-    """Which of two was loaded would be the folder's order."""
+    """The folder's order would decide which of the two is loaded."""
     folder = release("fft")
     shutil.copy(folder / TRANSFORMER, folder / "transformer" / "other.safetensors")
     pin(folder)
@@ -564,14 +564,13 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("part", "message"), FOREIGN)
 def test_a_whole_part_of_another_model_is_refused(
-    release: Callable[[str], Path], tmp_path: Path, part: str, message: str
+    release: Callable[[str], Path], foreign: Path, part: str, message: str
 ) -> None:
-    """Each part is good by itself; without this, every item of the run fails, or worse, none."""
+    """Each part is good by itself; the model would fail every item, or worse, none."""
     folder = release("fft")
-    other = make_release(tmp_path / "other", text_dim=64, pooled_dim=64)
     shutil.rmtree(folder / part)
     twin = {"tokenizer": "tokenizer_2", "tokenizer_2": "tokenizer"}.get(part, part)
-    shutil.copytree(other / twin, folder / part)
+    shutil.copytree(foreign / twin, folder / part)
     pin(folder)
     assert refused(folder).startswith(message)
 

@@ -3,7 +3,8 @@
     python -m tests.watched_flow CATALOG OUTPUT FOLDER [REPLICAS]
 
 `FOLDER/alone` holds the number of items that wait to run alone or do; `FOLDER/computed` gets one
-line whenever a replica begins to compute an item.
+line whenever a replica begins an item. Where a test writes a number to `FOLDER/brake`, replicas
+wait once more items than that have begun, until the file is gone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import functools
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from ace_tasks.settings import ReplicaSettings
 
 
 def make_counting_replica(log: Path, settings: ReplicaSettings, run_id: str, name: str) -> Any:
-    """The real replica, telling what it computes. Runs in the actor: torch stays there."""
+    """Make the real replica, which notes what it begins. Runs in the actor: torch stays there."""
     from ace_tasks.images import Pictures
     from ace_tasks.replica import Replica
     from ace_tasks.specs import Resolved
@@ -30,9 +32,19 @@ def make_counting_replica(log: Path, settings: ReplicaSettings, run_id: str, nam
         def _prepare(self, resolved: Resolved, pictures: Pictures) -> Any:
             with log.open("a") as file:  # one short append: whole, whoever else writes
                 file.write(f"{resolved.seed}\n")
+            while brakes(log):
+                self._check_cancelled()
+                time.sleep(0.05)
             return super()._prepare(resolved, pictures)
 
     return CountingReplica(settings, run_id, name)
+
+
+def brakes(log: Path) -> bool:
+    try:
+        return len(log.read_text().split()) > int(log.with_name("brake").read_text())
+    except FileNotFoundError:
+        return False
 
 
 class WatchedDispatcher(Dispatcher):
