@@ -61,21 +61,21 @@ exiftool: ## install exiftool for the tests that read XMP with it (Debian; as ro
 	$$root apt-get -qq update && \
 	$$root apt-get -qq install --yes --no-install-recommends libimage-exiftool-perl; }
 
-# Whole files at a time, and files that share services together. More workers than two cores: many
-# tests wait for something to end or to come back.
+# Whole files at a time. More workers than two cores: many tests wait for something to end or to
+# come back.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --no-loadscope-reorder
 
 test: $(STAMP) ## the tests that a newcomer needs; nothing but this project is installed
-	@$(PYTEST) -m "not thorough and not gpu and not bench"
+	@$(PYTEST) --dist=loadgroup -m "not thorough and not gpu and not bench"
 
 test-thorough: $(STAMP) browser exiftool postgres redis ## the other tests: browser, databases, minutes of broken parts
-	@$(PYTEST) -m thorough
+	@$(PYTEST) --dist=loadfile -m thorough
 
 test-all: test test-thorough ## every test that needs no GPU
 
 properties: $(STAMP) ## the property tests, with thousands of new examples each
-	@$(PYTEST) -m hypothesis --hypothesis-profile=full
+	@$(PYTEST) --dist=loadfile -m hypothesis --hypothesis-profile=full
 
 SEED ?= 1
 chaos: $(STAMP) ## break every part of a run of 500 items at random, SEED=n; resume; re-read all

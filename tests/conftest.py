@@ -77,23 +77,37 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
+# Their tests run flows in the worker's own process: one worker takes them all, so that one Prefect
+# server and one Ray are started for them.
+_FLOW_TESTS = {
+    "tests/test_audit.py", "tests/test_bad_items.py", "tests/test_bad_weights.py",
+    "tests/test_budget.py", "tests/test_cli.py", "tests/test_contact_sheet.py",
+    "tests/test_edit_catalog.py", "tests/test_evaluate.py", "tests/test_restyle_catalog.py",
+    "tests/test_retention.py", "tests/test_review_run.py", "tests/test_signing.py",
+    "tests/test_train_ace.py", "tests/test_try_on_batch.py",
+}  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file on one worker; and all files that share services, which name a group."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    grouped = {each.path for each in items if "services" in _group(each)}
-    # The longest first: a group that comes last has all workers wait for it.
-    items.sort(
-        key=lambda each: (each.path not in grouped, each.get_closest_marker("thorough") is None)
-    )
+    """Put the longest first: what comes last has all workers wait for it."""
+    thorough = {each.path for each in items if each.get_closest_marker("thorough")}
+    items.sort(key=lambda each: (_file(each.nodeid) not in _FLOW_TESTS, each.path not in thorough))
 
 
-def _group(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    return str(marker.args[0])
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give whole files to workers, and with `--dist=loadgroup` the flow tests to one of them."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadFlows(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = _file(nodeid)
+            return "flows" if file in _FLOW_TESTS else file
+
+    return LoadFlows(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
 
 
 def _worker(config: pytest.Config) -> str:

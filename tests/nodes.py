@@ -129,9 +129,9 @@ class Work:
         return Counter(each.output_uri.split("/")[0] for each in done)
 
 
-def outsider() -> str:
-    """Ask Ray without a token and with another one; return what it said to each."""
-    asked = []
+def outsiders() -> list[subprocess.Popen[str]]:
+    """Have Ray asked without a token and with another one."""
+    asked: list[subprocess.Popen[str]] = []
     address = f"{ray.get_runtime_context().gcs_address}"
     for token in (None, "f" * 40):
         env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
@@ -144,6 +144,11 @@ def outsider() -> str:
             asked.append(subprocess.Popen(
                 command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             ))  # fmt: skip
+    return asked
+
+
+def answers(asked: list[subprocess.Popen[str]]) -> str:
+    """Wait for what Ray said to each."""
     told = [(each.communicate(timeout=limit_s())[0], each.returncode) for each in asked]
     return " ".join("in" if code == 0 or "IN" in out else "refused" for out, code in told)
 
@@ -160,7 +165,7 @@ def main() -> None:
             ray_session(cluster.address),
             Dispatcher(replica, pool, "run", lambda *_: None, OnItsNode) as dispatcher,
         ):
-            told["outsiders"] = outsider()
+            asked = outsiders()
             status, seats = dispatcher.status, dispatcher._pool.seats
             work = Work(dispatcher)
             wait_until(lambda: status.replicas_ready == 3, "three replicas")
@@ -189,6 +194,7 @@ def main() -> None:
             before = status.done
             wait_until(lambda: status.done > before + 60, "items done without it")
             work.end()
+            told["outsiders"] = answers(asked)
             done = [each.item_id for each in work.outcomes if isinstance(each, Done)]
             told["given"], told["done"], told["distinct"] = work.given, len(done), len(set(done))
             told["nodes_that_worked"] = sorted(work.on_node())

@@ -32,9 +32,6 @@ CREDENTIALS = {
 """Such as lie in the environment of whoever starts a run."""
 
 
-pytestmark = pytest.mark.xdist_group("services")
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> development_ca.Made:
     return development_ca.make(tmp_path_factory.mktemp("ca"), "Shop")

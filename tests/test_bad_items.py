@@ -26,9 +26,6 @@ from flows.retry_failed import retry_failed
 Make = Callable[..., bytes]
 
 
-pytestmark = pytest.mark.xdist_group("services")
-
-
 def png_of(width: int, height: int) -> bytes:
     """A PNG of a few bytes that says it is huge."""
 

@@ -19,7 +19,7 @@ from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from tests.releases import BFL_TRANSFORMER, make_release, pin
 
-pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+pytestmark = pytest.mark.usefixtures("replicas_here")
 
 Make = Callable[..., bytes]
 

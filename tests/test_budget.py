@@ -14,7 +14,7 @@ from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 
-pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+pytestmark = pytest.mark.usefixtures("replicas_here")
 
 
 @pytest.fixture

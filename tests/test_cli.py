@@ -19,8 +19,6 @@ from flows.parameters import pixel_settings
 from infra.services import script
 from tests.processes import ace_here, run
 
-pytestmark = pytest.mark.xdist_group("services")
-
 
 def ace_alone(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The installed command, in a process of its own."""

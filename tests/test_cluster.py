@@ -86,7 +86,7 @@ def test_a_head_that_is_lost_comes_back_and_the_run_goes_on() -> None:
 # ---------------------------------------------------------------- the shape of the manifests
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ray_head() -> Iterator[dict[str, str]]:
     """Start a head as the manifests do, and a node with a CPU; return what those who join need."""
     folder = Path(tempfile.mkdtemp(prefix="ace-ray-"))  # sockets have short names only

@@ -54,7 +54,6 @@ def test_failures_come_first_and_take_the_places_of_others(edited: Edited) -> No
     assert [each.line for each in edited.sample()] == [3, 4, 11, 12]  # and no room is left
 
 
-@pytest.mark.xdist_group("services")
 def test_every_page_is_in_the_store_and_the_first_is_linked(
     store: Store, prefix: str, prefect_server: PrefectServer
 ) -> None:

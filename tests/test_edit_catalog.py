@@ -40,7 +40,6 @@ from tests.tiny_vision import make_depth_anything
 Make = Callable[..., bytes]
 
 
-pytestmark = pytest.mark.xdist_group("services")
 over_ray = pytest.mark.usefixtures("ray_here", "weights_dir")
 here = pytest.mark.usefixtures("replicas_here")
 
@@ -152,7 +151,7 @@ def test_every_row_has_a_result_and_every_result_a_proof(
     assert re.search(rb"<h1>edit s3://.* with toy</h1>", report)
 
 
-@over_ray
+@here
 def test_a_long_run_remembers_no_shard_that_has_ended(
     catalog: Callable[..., str], prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +347,7 @@ def test_what_the_dispatcher_says_is_in_the_runs_log(
         return any("nothing finished for" in line for line in told)
 
     wait_until(
-        said, "the dispatcher's line in the run's log", output=lambda: str(asyncio.run(lines()))
+        said, "the line in the run's log", output=lambda: str(asyncio.run(lines())), every_s=1
     )
 
 

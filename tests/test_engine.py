@@ -35,7 +35,6 @@ from tests.replicas import (
 REPLICA = ReplicaSettings(
     variant="toy", weights=WeightsSettings(folder=Path("unused")), output_uri="s3://unused"
 )
-pytestmark = pytest.mark.xdist_group("services")
 Open = Callable[..., AbstractContextManager[Dispatcher]]
 
 

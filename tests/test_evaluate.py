@@ -46,7 +46,6 @@ from infra.services import ROOT
 from tests.patience import limit_s, wait_until
 from tests.processes import ace_here
 
-pytestmark = pytest.mark.xdist_group("services")
 EXAMPLES = 40  # of each task: three chunks
 
 

@@ -20,7 +20,7 @@ from flows.restyle_catalog import restyle_catalog
 from flows.retry_failed import retry_failed
 from flows.run import make_catalog, open_run, plan_catalog, untracked
 
-pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+pytestmark = pytest.mark.usefixtures("replicas_here")
 
 Make = Callable[..., bytes]
 
@@ -122,7 +122,7 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
         "reference",
         "links",
         "empty-source",
-    ],  # fmt: skip
+    ],
 )
 def test_what_cannot_run_says_why_and_writes_nothing(
     store: Store, prefix: str, change: dict[str, str], message: str

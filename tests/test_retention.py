@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +16,22 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from ace_tasks.results import Summary
-from ace_tasks.store import Store
+from ace_tasks.store import Store, split_uri
 from flows.audit_run import audit_run
 from flows.edit_catalog import edit_catalog
 from flows.forget import forget
-from tests.conftest import BUCKET
 
-pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+pytestmark = pytest.mark.usefixtures("replicas_here")
 
 Make = Callable[..., bytes]
+
+
+@pytest.fixture
+def prefix(store: Store) -> str:
+    """A bucket of its own, since all of it is searched."""
+    bucket = f"forget-{uuid.uuid4().hex[:12]}"
+    store.create_bucket(bucket)
+    return f"s3://{bucket}/shop"
 
 
 def edit(prefix: str, rows: list[dict[str, Any]], store: Store) -> Summary:
@@ -40,7 +48,7 @@ def holding(store: Store, prefix: str, words: list[str]) -> set[str]:
     those of the output without its prefix. Sources and catalogs are the user's own.
     """
     found = set()
-    for each in store.list(f"s3://{BUCKET}/"):
+    for each in store.list(f"s3://{split_uri(prefix)[0]}/"):
         if each.uri.startswith((f"{prefix}/in/", f"{prefix}/c.jsonl")):
             continue
         body = store.get(each.uri)

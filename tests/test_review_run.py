@@ -20,7 +20,7 @@ from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
 from flows.review_run import review_run
 
-pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+pytestmark = pytest.mark.usefixtures("replicas_here")
 
 Make = Callable[..., bytes]
 

@@ -251,7 +251,6 @@ def test_half_a_key_or_two_are_no_setting() -> None:
         _ = Environment(c2pa_key=Path("k"), c2pa_certificates=Path("c"), c2pa_block="b").marks
 
 
-@pytest.mark.xdist_group("services")
 def test_the_key_of_a_prefect_block_is_read_where_it_signs(
     made: development_ca.Made, prefect_server: Any
 ) -> None:

@@ -32,7 +32,6 @@ from tests.patience import limit_s, wait_until
 from tests.releases import make_release
 from tests.tiny_training import go_on_from, tiny_recipe, write_recipe
 
-pytestmark = pytest.mark.xdist_group("services")
 # Each is written down and uploaded, a tenth of a second: far from done when the first are.
 STEPS = 90
 

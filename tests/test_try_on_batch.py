@@ -17,7 +17,7 @@ from ace_tasks.results import Summary
 from ace_tasks.store import Store
 from flows.try_on_batch import try_on_batch
 
-pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.usefixtures("replicas_here")]
+pytestmark = pytest.mark.usefixtures("replicas_here")
 
 
 @pytest.fixture
