@@ -9,13 +9,46 @@ from itertools import chain, islice
 from typing import Any
 
 from ace_tasks.catalog import Checked, Reject, Spec
-from ace_tasks.errors import BadRow, CatalogError, StoreError, StoreUnavailable
-from ace_tasks.specs import ModelIdentity, PixelSettings, Source, Sources, WorkItem, work_item
-from ace_tasks.store import Store
+from ace_tasks.errors import BadRow, CatalogError, OutputRefused, StoreError, StoreUnavailable
+from ace_tasks.provenance import is_named
+from ace_tasks.specs import (
+    ModelIdentity,
+    PixelSettings,
+    Source,
+    Sources,
+    WorkItem,
+    quote,
+    work_item,
+)
+from ace_tasks.store import Store, join_uri
 
 _IN_FLIGHT = 32
 _WINDOW = 1024  # rows whose sources are asked for together, while the rows before are worked on
 _KNOWN = 100_000  # references repeat over a catalog: remember that many sources
+_PICTURES = ("images/", "candidates/", "review/")  # where a run writes its own
+
+
+def refuse_unproved(
+    specs: Iterable[Checked | Reject], store: Store, output_uri: str
+) -> Iterator[Checked | Reject]:
+    """Yield the rows as they come, up to one whose source lies among the output's own pictures.
+
+    A picture that a record of this output names may be edited again. Any other one there is the
+    user's own, or waits for a person. Raises OutputRefused with the line, the source and the place.
+    """
+    places = tuple(join_uri(output_uri, kind) for kind in _PICTURES)
+    proved: set[str] = set()
+    for each in specs:
+        for uri in () if isinstance(each, Reject) else _uris(each[1]):
+            if uri.startswith(places) and uri not in proved:
+                if not is_named(store, output_uri, uri):
+                    raise OutputRefused(
+                        f"output: accepted: a place whose {', '.join(_PICTURES)} hold no sources but "
+                        f"pictures that its records name; line {each[0]} names {quote(uri)} and "
+                        f"the output is {quote(output_uri)}"
+                    )
+                proved.add(uri)
+        yield each
 
 
 def identified(

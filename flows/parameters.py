@@ -302,6 +302,14 @@ OlderThanHours = Annotated[
     float,
     *told("Leave younger pictures: their record may still come from a run that works.", ge=0),
 ]
+SweptRun = Annotated[
+    str,
+    *told(
+        "Only pictures that this run can have written, by its id. Empty: those of every run.",
+        pattern=r"^[A-Za-z0-9-]{0,64}$",
+    ),
+]
+DeleteOrphans = Annotated[bool, *told("Delete the pictures for good. Off: only list them.")]
 Json = Annotated[
     bool, *told("Print the summary as one JSON object, and nothing else.", flag="--json")
 ]

@@ -24,6 +24,7 @@ from ace_tasks.catalog import Reject, open_catalog, read_rows, to_specs
 from ace_tasks.changes import NO_CHANGES, Changes
 from ace_tasks.errors import CatalogError, NotFound, SettingsError
 from ace_tasks.feeds import Skipped
+from ace_tasks.identify import refuse_unproved
 from ace_tasks.made import read_made, write_made
 from ace_tasks.model.sources import (
     check_license,
@@ -212,6 +213,7 @@ def plan_catalog(
         with nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows:
             read = read_made if file else read_rows
             specs = to_specs(read(rows), run.catalog, run.allowed_buckets)
+            specs = refuse_unproved(specs, run.outputs, run.output)
             forgotten = Forgotten.read(run.outputs, run.output)
             plan.build_plan(
                 specs, model, run.sources, path, rejects_path, run.pixels, changes, forgotten

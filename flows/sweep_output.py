@@ -1,18 +1,17 @@
-"""Delete pictures that no record names, as a run that was cut between two writes leaves them."""
+"""List pictures that no record names, as a run that was cut between two writes leaves them."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from ace_tasks import provenance
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
-from flows.parameters import OlderThanHours, Output
+from ace_tasks.sweeping import sweep
+from flows.parameters import DeleteOrphans, OlderThanHours, Output, SweptRun
 
 
 @flow(
@@ -21,18 +20,24 @@ from flows.parameters import OlderThanHours, Output
     validate_parameters=True,
     persist_result=False,
 )
-def sweep_output(output: Output, older_than_hours: OlderThanHours = 24.0) -> State[Any]:
-    """Delete pictures that no record names.
+def sweep_output(
+    output: Output,
+    older_than_hours: OlderThanHours = 24.0,
+    run: SweptRun = "",
+    delete: DeleteOrphans = False,
+) -> State[Any]:
+    """List pictures of ours that no record names; with `delete`, delete them.
 
-    An automation starts it two hours after a run was cancelled whose pool had started.
+    Nothing is touched that is not proved to be ours: see `ace_tasks.provenance.ownership`. Two
+    hours after a run was cancelled, an automation starts this for what that run wrote.
     """
     store = Store(read_environment().output_store)
-    before = datetime.now(UTC) - timedelta(hours=older_than_hours)
-    deleted = 0
-    for each in provenance.orphan_pictures(store, output.rstrip("/"), before):
-        store.delete(each.uri)
-        get_run_logger().info("deleted %s", each.uri)
-        deleted += 1
-    return Completed(
-        message=f"{deleted} pictures without a record deleted", data={"deleted": deleted}
-    )
+    found = deleted = 0
+    for each in sweep(store, output.rstrip("/"), older_than_hours, run, delete=delete):
+        found += 1
+        deleted += each.is_deleted
+        get_run_logger().info("%s %s", "deleted" if each.is_deleted else "found", each.uri)
+    message = f"{found} pictures without a record, {deleted} deleted"
+    if found and not delete:
+        message += "; switch on `delete` to delete them"
+    return Completed(message=message, data={"found": found, "deleted": deleted})

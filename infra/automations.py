@@ -27,7 +27,7 @@ from flows.events import FAILURES_ABOVE_LIMIT, POOL_STARTED
 TAG = "ace-catalog"
 ZOMBIE = "ace-catalog: a run without a heartbeat is crashed"
 FAILING = "ace-catalog: tell that too much of a run fails"
-CANCELLED = "ace-catalog: sweep the output of a cancelled run"
+CANCELLED = "ace-catalog: sweep what a cancelled run left"
 
 # A server that is away for a minute must not have every run crashed once it is back.
 SILENCE = timedelta(minutes=5)
@@ -87,7 +87,7 @@ def failing(block_id: UUID, *, webhook: bool) -> AutomationCore:
 
 def cancelled(sweep_deployment_id: UUID) -> AutomationCore:
     """The process ends its pool itself; pictures whose record never came are left."""
-    output = {"__prefect_kind": "jinja", "template": "{{ flow_run.parameters['output'] }}"}
+    output = _filled_in("flow_run.parameters['output']")
     return AutomationCore(
         name=CANCELLED,
         description=f"{_SWEEP_AFTER} later, if its pool had started.",
@@ -101,11 +101,20 @@ def cancelled(sweep_deployment_id: UUID) -> AutomationCore:
             RunDeployment(
                 source="selected",
                 deployment_id=sweep_deployment_id,
-                parameters={"output": output, "older_than_hours": _OLDER_THAN_HOURS},
+                parameters={
+                    "output": output,
+                    "older_than_hours": _OLDER_THAN_HOURS,
+                    "run": _filled_in("flow_run.id"),
+                    "delete": True,
+                },
                 schedule_after=_SWEEP_AFTER,
             )
         ],
     )
+
+
+def _filled_in(expression: str) -> dict[str, str]:
+    return {"__prefect_kind": "jinja", "template": f"{{{{ {expression} }}}}"}
 
 
 def _tagged() -> ResourceSpecification:

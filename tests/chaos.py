@@ -38,7 +38,7 @@ os.environ.update(LOOPBACK)
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from ace_tasks.provenance import Record, orphan_pictures  # noqa: E402
+from ace_tasks.provenance import Record, orphans  # noqa: E402
 from ace_tasks.settings import StoreSettings  # noqa: E402
 from ace_tasks.store import Store, join_uri  # noqa: E402
 from infra.object_store import ObjectStore  # noqa: E402
@@ -277,7 +277,7 @@ class Harness:
             named.add(record.output.uri)
             outcome.records += 1
         outcome.pictures = len(named)
-        outcome.orphans = sum(1 for _ in orphan_pictures(self.store, OUTPUT, datetime.now(UTC)))
+        outcome.orphans = sum(1 for _ in orphans(self.store, OUTPUT, datetime.now(UTC)))
         computed = (self.folder / "computed").read_text().split()
         outcome.computed = len(computed)
         outcome.repeated = len(computed) - len(set(computed))

@@ -23,7 +23,7 @@ from ace_tasks.provenance import (
     ReviewRecord,
     Scores,
     failure_key,
-    orphan_pictures,
+    orphans,
     record_key,
     write_failure,
 )
@@ -114,7 +114,7 @@ def test_promoted_it_is_a_picture_like_any_other(
     assert record.review is not None
     assert (record.review.reasons, record.review.promoted_by) == ((REASON,), "flow-1")
     assert keys(store, prefix, "review") == []
-    assert [*orphan_pictures(store, prefix, datetime.now(UTC) + timedelta(hours=1))] == []
+    assert [*orphans(store, prefix, datetime.now(UTC) + timedelta(hours=1))] == []
 
 
 def test_discarded_it_leaves_and_says_so(
@@ -248,11 +248,12 @@ def test_the_sweep_leaves_what_waits_and_what_records_name(
     record = would_be(prefix, item, b"picture").model_copy(update={"candidates": named})
     later = datetime.now(UTC) + timedelta(hours=1)
 
-    def orphans() -> list[str]:
-        return [each.uri for each in orphan_pictures(store, prefix, later)]
+    def found() -> list[str]:
+        return [each.uri for each in orphans(store, prefix, later)]
 
-    assert orphans() == [kept, lost]
+    store.put(join_uri(prefix, provenance.record_key("0" * 64)), b"{}", "application/json")
+    assert found() == [kept, lost]
     publisher.hold(record, File("png", b"picture"))
-    assert orphans() == [lost]
+    assert found() == [lost]
     publisher.publish(record, File("png", b"picture"))
-    assert orphans() == [lost]
+    assert found() == [lost]

@@ -23,16 +23,15 @@ from ace_tasks.provenance.keys import (
     summary_key,
     tombstone_key,
 )
-from ace_tasks.provenance.listing import (
-    listed_item_ids,
-    orphan_pictures,
-)
+from ace_tasks.provenance.listing import listed_item_ids
+from ace_tasks.provenance.orphans import Orphan, WrittenBy, delete_orphan, orphans
 from ace_tasks.provenance.outcomes import (
     Done,
     Failed,
     Outcome,
     write_failure,
 )
+from ace_tasks.provenance.ownership import check_is_output, is_named
 from ace_tasks.provenance.records import (
     C2paRecord,
     CandidateRecord,
@@ -70,6 +69,7 @@ __all__ = [
     "MarksRecord",
     "MaskRecord",
     "ModelRecord",
+    "Orphan",
     "Outcome",
     "OutputRecord",
     "ParentRecord",
@@ -81,15 +81,19 @@ __all__ = [
     "Scores",
     "SourceRecord",
     "SourcesRecord",
+    "WrittenBy",
     "audit_key",
     "canary_key",
     "candidate_key",
     "catalog_key",
+    "check_is_output",
+    "delete_orphan",
     "failure_key",
     "failures_key",
     "image_key",
+    "is_named",
     "listed_item_ids",
-    "orphan_pictures",
+    "orphans",
     "plan_key",
     "public_uri",
     "rate_key",

@@ -113,7 +113,8 @@ class Publisher:
         """Picture first, then the record as the marker; returns the record that stands.
 
         When another attempt was first, its record stands and our picture goes, unless both made
-        the same bytes and so share the key.
+        the same bytes and so share the key. A sweep may take a picture in the moment before its
+        record is there: so we look again after it, and write the picture once more.
         """
         marker = self._uri(record_key(record.item_id))
         with self._outputs():
@@ -121,11 +122,20 @@ class Publisher:
             output = record.output.model_copy(update={"etag": etag})
             record = record.model_copy(update={"output": output})
             if self.store.put_if_absent(marker, record.to_json(), "application/json"):
+                self._see_that_it_stands(record.output.uri, file)
                 return record
             standing = Record.model_validate_json(self.store.get(marker))
-            if standing.output.uri != record.output.uri:
+            if standing.output.uri == record.output.uri:
+                self._see_that_it_stands(record.output.uri, file)
+            else:
                 self.store.delete(record.output.uri)
             return standing
+
+    def _see_that_it_stands(self, uri: str, file: File) -> None:
+        try:
+            self.store.head(uri)
+        except NotFound:
+            self.store.put(uri, file.data, file.media_type)
 
     def hold(self, record: Record, file: File) -> None:
         """Put a picture under `review/`, and then the record it would have had."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from ace_tasks import plan as planning
 from ace_tasks import resume
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
+from ace_tasks.identify import refuse_unproved
 from ace_tasks.model.sources import check_license, identify, open_variant, open_vision, with_vision
 from ace_tasks.provenance import record_schema
 from ace_tasks.settings import read_environment
@@ -87,6 +88,8 @@ def plan(
         path, rejects = Path(scratch) / "plan.parquet", Path(scratch) / "rejects.jsonl"
         with open_catalog(catalog, sources) as file:
             specs = to_specs(read_rows(file), catalog, environment.allowed_buckets)
+            if output:
+                specs = refuse_unproved(specs, outputs, output.rstrip("/"))
             planning.build_plan(specs, model, sources, path, rejects, pixels)
         counts = planning.count(path, rejects)
         if look:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from ace_tasks import provenance
+from ace_tasks import sweeping
 from ace_tasks.history import PastRun, past_runs, read_summary
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
 from flows.cli.terminal import out
-from flows.parameters import Output
+from flows.parameters import DeleteOrphans, OlderThanHours, Output, SweptRun
 
 
 def status(
@@ -50,18 +49,15 @@ def _as_json(run: PastRun) -> str:
 
 def sweep(
     output: Output,
-    delete: Annotated[bool, typer.Option(help="Delete them; else only list them.")] = False,
-    older_than_hours: Annotated[
-        float, typer.Option(min=0, help="Leave younger ones: their record may still come.")
-    ] = 24,
+    older_than_hours: OlderThanHours = 24.0,
+    run: SweptRun = "",
+    delete: DeleteOrphans = False,
 ) -> None:
-    """Find pictures that no record names, as a crash between two writes leaves them."""
+    """List pictures of ours that no record names, as a crash between two writes leaves them."""
     store = Store(read_environment().output_store)
-    before = datetime.now(UTC) - timedelta(hours=older_than_hours)
-    found = 0
-    for each in provenance.orphan_pictures(store, output.rstrip("/"), before):
+    found = deleted = 0
+    for each in sweeping.sweep(store, output.rstrip("/"), older_than_hours, run, delete=delete):
         found += 1
-        if delete:
-            store.delete(each.uri)
-        out.print(f"{'deleted' if delete else 'orphan'} {escape(each.uri)}")
-    out.print(f"{found} pictures without a record{' deleted' if delete else ''}")
+        deleted += each.is_deleted
+        out.print(f"{'deleted' if each.is_deleted else 'found'} {escape(each.uri)}")
+    out.print(f"{found} pictures without a record, {deleted} deleted")

@@ -1,0 +1,91 @@
+"""Pictures of ours that no record names, as a crash between the two writes of a commit leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+
+from ace_tasks.errors import NotFound
+from ace_tasks.provenance.listing import listed_item_ids
+from ace_tasks.provenance.ownership import NamedPictures, PictureKey, check_is_output
+from ace_tasks.store import ObjectInfo, Store, join_uri
+
+_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
+_ID_CHARS = 16  # of an item's id, in the name of its picture
+
+
+@dataclass(frozen=True)
+class WrittenBy:
+    """The items of one run, and when it was planned: narrows a sweep to what it can have written."""
+
+    starts: frozenset[str]  # of the ids, as they stand in the names of pictures
+    planned_at: datetime
+
+    @classmethod
+    def of(cls, item_ids: Iterable[str], planned_at: datetime) -> WrittenBy:
+        return cls(frozenset(each[:_ID_CHARS] for each in item_ids), planned_at)
+
+    def may_have(self, picture: PictureKey, found: ObjectInfo) -> bool:
+        is_later = found.modified is not None and found.modified >= self.planned_at
+        return is_later and picture.start in self.starts
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A picture of ours without a record, and its content."""
+
+    uri: str
+    picture: PictureKey
+    data: bytes
+
+
+def orphans(
+    store: Store, output_uri: str, before: datetime, run: WrittenBy | None = None
+) -> Iterator[Orphan]:
+    """Yield the pictures that are proved to be ours and that no record names.
+
+    `before`: only those last written earlier, since a young one may still get its record; so it
+    must lie further back than an item can take. `run`: only those that this run can have written.
+    What waits under `review/` is no orphan. Raises OutputRefused where no run has ever written.
+    """
+    check_is_output(store, output_uri)
+    with_record = {each[:_ID_CHARS] for each in listed_item_ids(store, output_uri, "records")}
+    named = NamedPictures(store, output_uri)
+    base = join_uri(output_uri, "")
+    for each in chain.from_iterable(store.list(base + kind) for kind in ("images/", "candidates/")):
+        picture = PictureKey.parse(each.uri.removeprefix(base))
+        if (
+            picture is None
+            or not _is_due(each, before)
+            or (run and not run.may_have(picture, each))
+        ):
+            continue
+        # Most pictures have their record: they cost one read, and their content none.
+        if picture.start in with_record and named.has(picture):
+            continue
+        try:
+            now, data = store.head(each.uri), store.get(each.uri)
+        except NotFound:  # deleted since it was listed
+            continue
+        if _is_due(now, before) and picture.holds(data) and not named.has(picture):
+            yield Orphan(each.uri, picture, data)
+
+
+def _is_due(found: ObjectInfo, before: datetime) -> bool:
+    return found.modified is not None and found.modified < before
+
+
+def delete_orphan(store: Store, output_uri: str, orphan: Orphan) -> bool:
+    """Delete it; put it back where a record names it meanwhile. Return whether it is gone.
+
+    A run may publish the same bytes under the same key at this very moment. Its record comes
+    before our look at it, and we restore; or after, and then `Publisher.publish` finds the picture
+    missing and writes it again.
+    """
+    store.delete(orphan.uri)
+    if not NamedPictures(store, output_uri).has(orphan.picture):
+        return True
+    store.put(orphan.uri, orphan.data, _MEDIA_TYPES[orphan.uri.rpartition(".")[2]])
+    return False

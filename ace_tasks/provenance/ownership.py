@@ -1,0 +1,98 @@
+"""Whether an object under an output was written by a run of ours.
+
+Nothing is deleted by its place alone: a shop may keep pictures of its own under `images/`. A
+picture is ours when all three hold: its key has the form that `keys` gives, the output holds a
+marker of ours, and the hash in its name is that of its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from ace_tasks.errors import NotFound, OutputRefused
+from ace_tasks.provenance.keys import review_prefix
+from ace_tasks.provenance.records import Record
+from ace_tasks.specs import quote
+from ace_tasks.store import Store, join_uri
+
+_ROW = r"(?P<row_id>[A-Za-z0-9._-]{1,128})"
+_NAME = r"(?P<start>[0-9a-f]{16})\.(?:\d+\.)?(?P<hash>[0-9a-f]{8})\.(?:png|jpg|webp|avif)"
+_PICTURE = re.compile(rf"(?P<kind>images|candidates)/{_ROW}/{_NAME}")
+_MARKER = re.compile(r"records/[0-9a-f]{2}/[0-9a-f]{64}\.json|runs/[^/]+/plan\.parquet")
+
+
+@dataclass(frozen=True)
+class PictureKey:
+    """The key of a published picture or a kept candidate, below its output URI."""
+
+    key: str
+    kind: str
+    row_id: str
+    start: str  # the first 16 characters of the item's id
+    hash: str  # the first 8 characters of the content's SHA-256
+
+    @classmethod
+    def parse(cls, key: str) -> PictureKey | None:
+        """Return the parts of a key of ours; None for any other."""
+        found = _PICTURE.fullmatch(key)
+        return cls(key=key, **found.groupdict()) if found else None
+
+    def holds(self, data: bytes) -> bool:
+        """Return whether the content is the one that the name says."""
+        return hashlib.sha256(data).hexdigest().startswith(self.hash)
+
+
+def check_is_output(store: Store, output_uri: str) -> None:
+    """Raise OutputRefused where no run has ever written a plan or a record."""
+    for kind in ("runs/", "records/"):
+        for each in store.list(join_uri(output_uri, kind)):
+            if _MARKER.fullmatch(each.uri.removeprefix(join_uri(output_uri, ""))):
+                return
+    raise OutputRefused(
+        f"output: accepted: a place in which runs have written (it holds records/ or runs/ of "
+        f"theirs); given {quote(output_uri)}"
+    )
+
+
+def is_named(store: Store, output_uri: str, uri: str) -> bool:
+    """Return whether a record of this output names the object at `uri` as a picture of its own."""
+    picture = PictureKey.parse(uri.removeprefix(join_uri(output_uri, "")))
+    return picture is not None and NamedPictures(store, output_uri).has(picture)
+
+
+@dataclass(frozen=True)
+class NamedPictures:
+    """The pictures that an output's records name. Every question reads the records afresh."""
+
+    store: Store
+    output_uri: str
+
+    def has(self, picture: PictureKey) -> bool:
+        """Return whether a record names the picture, or one that waits for a person's decision.
+
+        A record that cannot be read may name anything, so it keeps every picture of its item.
+        """
+        if self._is_named(picture, f"records/{picture.start[:2]}/{picture.start}"):
+            return True
+        waiting = review_prefix(picture.row_id, picture.start)
+        return picture.kind == "candidates" and self._is_named(picture, waiting)
+
+    def _is_named(self, picture: PictureKey, prefix: str) -> bool:
+        for each in self.store.list(join_uri(self.output_uri, prefix)):
+            if each.uri.endswith(".json") and self._names(each.uri, picture):
+                return True
+        return False
+
+    def _names(self, record_uri: str, picture: PictureKey) -> bool:
+        try:
+            record = Record.model_validate_json(self.store.get(record_uri))
+        except NotFound:  # deleted since it was listed
+            return False
+        except ValidationError:
+            return True
+        # The key alone counts: an output may have been moved since.
+        return any(uri.endswith(f"/{picture.key}") for uri in record.pictures())
