@@ -39,15 +39,17 @@ def refuse_unproved(
     places = tuple(join_uri(output_uri, kind) for kind in _PICTURES)
     proved: set[str] = set()
     for each in specs:
-        for uri in () if isinstance(each, Reject) else _uris(each[1]):
-            if uri.startswith(places) and uri not in proved:
+        if not isinstance(each, Reject):
+            line, spec, _ = each
+            among = {uri for uri in _uris(spec) if uri.startswith(places)} - proved
+            for uri in sorted(among):
                 if not is_named(store, output_uri, uri):
                     raise OutputRefused(
-                        f"output: accepted: a place whose {', '.join(_PICTURES)} hold no sources but "
-                        f"pictures that its records name; line {each[0]} names {quote(uri)} and "
+                        f"output: accepted: a place whose {', '.join(_PICTURES)} hold no sources "
+                        f"but pictures that its records name; line {line} names {quote(uri)} and "
                         f"the output is {quote(output_uri)}"
                     )
-                proved.add(uri)
+            proved |= among
         yield each
 
 

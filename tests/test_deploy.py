@@ -12,7 +12,6 @@ import queue
 import re
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -38,6 +37,7 @@ from infra.prefect_server import PrefectServer
 from infra.services import HOST, ROOT, Service
 from tests.patience import limit_s, wait_until
 from tests.processes import run_python
+from tests.test_sweeping import leave
 
 TOLD: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -262,18 +262,25 @@ def test_a_run_that_fails_too_much_is_told_and_a_cancelled_one_is_swept(
     (run,) = sweeps
     # The server takes events in their order, and the run was cancelled after its last look.
     assert TOLD.empty(), "once a run"
-    assert run["parameters"] == {"output": output, "older_than_hours": 1}
+    assert run["parameters"] == {
+        "output": output, "older_than_hours": 1, "run": ids[0], "delete": True,
+    }  # fmt: skip
     due = datetime.fromisoformat(run["expected_start_time"]) - datetime.now(UTC)
     assert timedelta(minutes=100) < due <= timedelta(hours=2)
 
 
-def test_a_sweep_takes_what_no_record_names(
+def test_a_sweep_lists_what_no_record_names_and_deletes_it_only_when_told(
     prefect_server: PrefectServer, store: Store, prefix: str
 ) -> None:
-    orphan = f"{prefix}/out/images/row/{uuid.uuid4().hex[:16]}.{uuid.uuid4().hex[:8]}.png"
-    store.put(orphan, b"1", "image/png")
-    state = sweep_output(output=f"{prefix}/out", return_state=True)
-    assert state.message == "0 pictures without a record deleted"  # too young
-    state = sweep_output(output=f"{prefix}/out", older_than_hours=0, return_state=True)
-    assert state.message == "1 pictures without a record deleted"
-    assert not list(store.list(f"{prefix}/out/"))
+    output = f"{prefix}/out"
+    store.put(f"{output}/runs/run-1/plan.parquet", b"a plan", "text/plain")
+    orphan = leave(store, output, b"left over")
+    for parameters, message in (
+        ({}, "0 pictures without a record, 0 deleted"),  # too young
+        ({"older_than_hours": 0}, "1 pictures without a record, 0 deleted; switch on `delete`"),
+        ({"older_than_hours": 0, "delete": True}, "1 pictures without a record, 1 deleted"),
+    ):
+        assert store.get(orphan) == b"left over"
+        state = sweep_output(output=output, return_state=True, **parameters)
+        assert state.message.startswith(message)
+    assert [each.uri for each in store.list(output)] == [f"{output}/runs/run-1/plan.parquet"]

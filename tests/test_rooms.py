@@ -22,7 +22,7 @@ LADDER = [
     {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack", "tombstones"},
     {"changes", "feeds", "history", "identify"},
     {"batching", "made", "pairs", "pixels", "plan", "report", "restyle", "scores"},
-    {"audit", "candidates", "fetching", "publishing", "retention", "try_on"},
+    {"audit", "candidates", "fetching", "publishing", "retention", "sweeping", "try_on"},
     {"preflight", "replica", "reproduce", "resume"},
     {"engine"},
     {"training"},
