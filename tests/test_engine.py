@@ -133,7 +133,7 @@ def test_killed_actors_are_replaced_and_their_items_run_again(pool: Open) -> Non
         def kill_all_at_work() -> None:
             status = dispatcher.status
             wait_until(lambda: status.replicas_ready == 2 and status.done >= 4, "both at work")
-            for seat in dispatcher._pool.seats:
+            for seat in list(dispatcher._pool.seats):  # the loop replaces those that die
                 ray.kill(seat.actor)
 
         killer = threading.Thread(target=kill_all_at_work)
@@ -342,9 +342,10 @@ def test_wrong_weights_stop_the_run_at_once(pool: Open) -> None:
         dispatcher.edit([item(0)], 0)
 
 
-def test_a_fatal_error_in_an_item_stops_every_shard(pool: Open) -> None:
+def test_a_fatal_error_in_an_item_stops_every_shard(pool: Open, tmp_path: Path) -> None:
+    waits = item(2, f"wait {tmp_path / 'never'}")
     with pool() as dispatcher, pytest.raises(PoolFailed, match="the weights are wrong"):
-        dispatcher.edit([item(0, "sleep 0.1"), item(1, "fatal"), item(2, "sleep 60")], 0)
+        dispatcher.edit([item(0, "sleep 0.1"), item(1, "fatal"), waits], 0)
     assert isinstance(dispatcher.error, PoolFailed)
 
 

@@ -125,8 +125,10 @@ def call(_):
     together.wait()
     return str(weights.ensure(find_variant("toy"), settings))
 
-with processes.Pool(4) as pool:
-    print(*set(pool.map(call, range(4), chunksize=1)))
+pool = processes.Pool(4)
+print(*set(pool.map(call, range(4), chunksize=1)))
+pool.close()  # and no `with`, which kills workers in the midst of their last words
+pool.join()
 """
 
 
