@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from ace_tasks.model import sampling
 from ace_tasks.training.latents import Latents
-from ace_tasks.training.objective import Batches, ObjectiveSettings, weigh
+from ace_tasks.training.objective import Batches, ObjectiveSettings, loss, weigh
 
 SETTINGS = ObjectiveSettings(batch=12, stage_1_share=0.5)
 
@@ -52,6 +53,25 @@ def test_the_first_stage_sees_no_references() -> None:
     later = [batches.take(step)[0] for step in range(50, 100)]
     assert {each.reference_w for each in later} == {0, 8}
     assert not all(each.stage_1_B.all() for each in later if not each.reference_w)
+
+
+def test_the_model_sees_the_noisy_target_and_answers_with_noise_less_target() -> None:
+    """Sampling starts from pure noise at sigma 1 and follows noise - x0: another mixture, or
+    another answer, would train a model that sampling cannot use.
+    """
+    batch, noise, sigma = Batches(SHAPES, SETTINGS, steps=100).take(0)
+    x0 = torch.as_tensor(batch.target_BCHW).float()
+    seen: list[torch.Tensor] = []
+
+    def perfect(packed: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        seen.append(packed)
+        return sampling.pack(noise - x0)
+
+    least, _ = loss(perfect, batch, noise, sigma, SETTINGS)
+    level = sigma[:, None, None, None]
+    x_t = sampling.pack((1 - level) * x0 + level * noise)
+    assert torch.equal(seen[0][..., : x_t.shape[-1]], x_t)
+    assert least.item() == 0
 
 
 def errors() -> tuple[torch.Tensor, torch.Tensor]:
