@@ -1,4 +1,4 @@
-"""How long a test waits: for a condition, never for a moment.
+"""Tests wait for a condition, never for a moment.
 
 A limit is there to end a hang, so it is long, and it grows with the machine's slowness. That is one
 number, measured once when the tests start; workers and child processes read it from the

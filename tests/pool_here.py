@@ -7,6 +7,7 @@ the engine, which keep Ray.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -95,6 +96,4 @@ def use(monkeypatch: Any) -> None:
 
 
 def _no_session(*_: Any, **__: Any) -> Any:
-    import contextlib
-
     return contextlib.nullcontext()

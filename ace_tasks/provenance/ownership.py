@@ -1,4 +1,4 @@
-"""Whether an object under an output was written by a run of ours.
+"""Proof that a run of ours wrote an object under an output.
 
 Nothing is deleted by its place alone: a shop may keep pictures of its own under `images/`. A
 picture is ours when all three hold: its key has the form that `keys` gives, the output holds a
