@@ -5,7 +5,8 @@
 All parts are real: SeaweedFS, a Prefect server, a Ray cluster of several raylets on this machine,
 the toy model. Events come when the run has reached random shares of its items, so all of them hit
 a run at work. Replicas are not killed while an item runs alone: a death then is evidence against
-that item, and two would quarantine an innocent one. That is the rule, not a fault.
+that item, and two would quarantine an innocent one. That is the rule, not a fault. So that no event
+comes too late, the run is held once it has gone `_SLACK_ITEMS` past an event that still waits.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ OUTPUT = f"s3://{BUCKET}/out"
 CATALOG = f"s3://{BUCKET}/catalog.jsonl"
 REPLICAS = 2
 _LIMIT_S = limit_s(1800)
+_SLACK_ITEMS = 10
 
 Strike = Callable[[], bool]
 """Breaks one part; false if this is not the moment."""
@@ -96,16 +98,12 @@ class Outcome:
     last_line: str = ""
 
     def is_good(self, plan: Plan) -> bool:
-        """Nothing lost, nothing published twice, little repeated; and it was broken indeed.
-
-        An event waits until nobody runs alone, so on a slow machine a few may come too late.
-        """
+        """Nothing lost, nothing published twice, little repeated; and it was broken as planned."""
         return (
             self.records == self.pictures == plan.items
             and not self.wrong
             and self.repeated <= plan.bound
-            and self.done.total() >= 0.75 * plan.kills
-            and len(self.done) == 4
+            and self.done.total() == plan.kills
         )
 
 
@@ -201,6 +199,7 @@ class Harness:
                 continue
             if agenda and (records := self._records()) >= agenda[0][0]:
                 self._break_what_is_due(agenda, records)
+                self._hold(any(due + _SLACK_ITEMS <= records for due, *_ in agenda))
             time.sleep(0.3)
         log = (self.folder / "flow.log").read_text().strip().splitlines()
         self.outcome.last_line = log[-1] if log else ""
@@ -214,6 +213,14 @@ class Harness:
                 self.outcome.done[kind] += 1
                 agenda.remove(event)
                 return
+
+    def _hold(self, hold: bool) -> None:
+        """Let the run give out no further item, or let it go on."""
+        path = self.folder / "hold"
+        if hold:
+            path.touch()
+        else:
+            path.unlink(missing_ok=True)
 
     def _start_flow(self, env: dict[str, str]) -> None:
         self.outcome.runs += 1

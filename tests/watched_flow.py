@@ -4,7 +4,8 @@
 
 `FOLDER/alone` holds the number of items that wait to run alone or do; `FOLDER/computed` gets one
 line whenever a replica begins an item. Where a test writes a number to `FOLDER/brake`, replicas
-wait once more items than that have begun, until the file is gone.
+wait once more items than that have begun, until the file is gone. While `FOLDER/hold` is there, no
+further item is given to a replica, but for those that have to run alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import flows.edit
 from ace_tasks.engine import Dispatcher
+from ace_tasks.engine.jobs import Line
 from ace_tasks.settings import ReplicaSettings
 
 
@@ -56,6 +58,14 @@ class WatchedDispatcher(Dispatcher):
         super().__init__(
             *arguments, make=functools.partial(make_counting_replica, self.folder / "computed")
         )
+
+    def _fill_seats(self) -> None:
+        if not (self.folder / "hold").exists():
+            super()._fill_seats()
+            return
+        held, self._waiting = self._waiting, Line()
+        super()._fill_seats()
+        self._waiting = held
 
     def _publish_status(self) -> None:
         super()._publish_status()
