@@ -177,6 +177,10 @@ class Discarded(ItemError):
     code = "discarded"
 
 
+A_PERSON_DECIDES = frozenset({NeedsReview.code, Discarded.code})
+"""No retry takes these up unless it names them."""
+
+
 class SourceMissing(ItemError):
     code = "source_missing"
 

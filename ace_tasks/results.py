@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import BaseModel, Field
 
-from ace_tasks.errors import BrokenRun, Discarded, NeedsReview, SettingsError
+from ace_tasks.errors import A_PERSON_DECIDES, BrokenRun, SettingsError
 from ace_tasks.provenance import Done, Failed, record_key
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, WorkItem
@@ -188,25 +188,33 @@ def read_results(path: Path) -> Iterator[Result]:
 
 
 def failed_rows(parquet: bytes, codes: Collection[str]) -> set[str]:
-    """Ids of the rows that failed, with one of `codes`, or whatever the code if that is empty.
+    """Ids of the rows that failed, with one of `codes`.
 
+    Without codes, whatever the code, but for those that a person decides about. What was held back
+    may have been discarded since, so each of these two codes finds the rows of both.
     `parquet` is a run's results.parquet. Raises SettingsError for a code that did not occur.
     """
     failed = _failed(parquet)
     found = {each["error_code"] for each in failed}
+    if found & A_PERSON_DECIDES:
+        found |= A_PERSON_DECIDES
     if unknown := sorted(set(codes) - found):
         raise SettingsError(
             f"codes: accepted: those of the run, {', '.join(sorted(found)) or 'none'}; "
             f"given {unknown[0]!r}"
         )
-    return {each["row_id"] for each in failed if not codes or each["error_code"] in codes}
+    wanted = set(codes) or found - A_PERSON_DECIDES
+    if wanted & A_PERSON_DECIDES:
+        wanted |= A_PERSON_DECIDES
+    return {each["row_id"] for each in failed if each["error_code"] in wanted}
 
 
 def items_to_review(parquet: bytes) -> dict[str, str]:
     """Row id → item id of the rows that a run held back, or found held back or discarded."""
-    codes = {NeedsReview.code, Discarded.code}
     return {
-        each["row_id"]: each["item_id"] for each in _failed(parquet) if each["error_code"] in codes
+        each["row_id"]: each["item_id"]
+        for each in _failed(parquet)
+        if each["error_code"] in A_PERSON_DECIDES
     }
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from ace_tasks.errors import NotFound
+from ace_tasks.errors import A_PERSON_DECIDES, NotFound
 from ace_tasks.plan import read_ids
 from ace_tasks.provenance import Failure, failure_key, listed_item_ids, record_key
 from ace_tasks.store import Store, join_uri
@@ -72,13 +72,22 @@ class Finished:
     """Of the items of a plan: which are done, and which would only fail again."""
 
     records: Set[str]
-    failures: dict[str, Failure]  # only those that a run does not try again by itself
+    failures: dict[str, Failure]  # only those that this run does not try again
+    reopened: tuple[Failure, ...] = ()  # a person's, that this run tries again since it names them
 
 
-def finished(store: Store, output_uri: str, plan_path: Path, retry_failures: bool) -> Finished:
+def finished(
+    store: Store,
+    output_uri: str,
+    plan_path: Path,
+    retry_failures: bool,
+    named: Collection[str] = frozenset(),
+) -> Finished:
     """Which planned items have a record, or a failure that would repeat.
 
-    One listing, or one HEAD an item when there are few. A record beats a failure.
+    One listing, or one HEAD an item when there are few. A record beats a failure. With
+    `retry_failures` all failures are tried again, but for those that a person decides about: these
+    only if their code is `named`.
     """
     planned = ItemIds(item_id for item_id, _ in read_ids(plan_path))
     if len(planned) <= _HEADS_AT_MOST:
@@ -88,12 +97,18 @@ def finished(store: Store, output_uri: str, plan_path: Path, retry_failures: boo
         records = planned.among(listed_item_ids(store, output_uri, "records"))
         failed = planned.among(listed_item_ids(store, output_uri, "failures"))
         failures = failed.without(records)
-    if retry_failures:
-        return Finished(records, {})
+    kept: dict[str, Failure] = {}
+    reopened: list[Failure] = []
     with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
-        read = pool.map(lambda i: _read_failure(store, output_uri, i), failures)
-        kept = {each.item_id: each for each in read if not each.transient}
-    return Finished(records, kept)
+        for each in pool.map(lambda i: _read_failure(store, output_uri, i), failures):
+            if each.code in A_PERSON_DECIDES:
+                if each.code in named:
+                    reopened.append(each)
+                else:
+                    kept[each.item_id] = each
+            elif not (retry_failures or each.transient):
+                kept[each.item_id] = each
+    return Finished(records, kept, tuple(reopened))
 
 
 def _existing(

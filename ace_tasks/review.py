@@ -93,6 +93,11 @@ class Review:
             self._clear(item_id)
         return self.look(item_id)
 
+    def clear_published(self, item_id: str) -> None:
+        """Take what waited out of review/ where the item has been published since."""
+        if self._record(item_id):
+            self._clear(item_id)
+
     # ------------------------------------------------------------ steps
 
     def _publish(self, record: Record) -> None:

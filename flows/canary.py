@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from array import array
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -11,14 +12,14 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.flow_runs import suspend_flow_run
-from prefect.input import RunInput
+from prefect.input import RunInput, keyset_from_paused_state
+from prefect.input.actions import read_flow_run_input
 from prefect.runtime import deployment
-from prefect.states import Failed
-from pydantic import BaseModel, Field
+from prefect.states import Failed, Suspended
+from pydantic import Field, ValidationError
 
-from ace_tasks import provenance
 from ace_tasks.changes import NO_CHANGES, Changes
-from ace_tasks.errors import Cancelled, FatalError, NotFound, SettingsError
+from ace_tasks.errors import Cancelled, FatalError, SettingsError
 from ace_tasks.provenance import Outcome
 from ace_tasks.review import Review
 from ace_tasks.specs import MAX_SEED, WorkItem
@@ -26,12 +27,10 @@ from flows.edit import open_pool
 from flows.preflight import items_at, to_do
 from flows.review_run import RunHeld, decide, show
 from flows.run import Planned, Run, untracked
+from flows.trial import Decision, Trial
 
-_KEY = "canary"
 _HOLD = "among the first pictures of its run"
 KEEP_SEED = -1
-
-Decision = Literal["approve", "reject", "approve with changes"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ NO_CANARY = Canary()
 class Approval(RunInput):
     """What the person who looked at the first pictures says."""
 
+    # No default: a run that is resumed without an answer is asked again, never published.
     decision: Decision = Field(
-        "approve",
         description="approve: publish these, and go on. reject: discard these, and end. approve "
         "with changes: discard these, and go on with the prompt or seed below.",
     )
@@ -82,32 +81,9 @@ class Approval(RunInput):
         return changes
 
 
-class Trial(BaseModel):
-    """`canary.json`: which items came first, and what was said of them."""
-
-    items: dict[str, str]  # row id → item id
-    decision: Decision | None = None
-    changes: Changes = NO_CHANGES
-
-    @classmethod
-    def read(cls, run: Run) -> Trial | None:
-        try:
-            return cls.model_validate_json(run.outputs.get(cls._uri(run)))
-        except NotFound:
-            return None
-
-    def write(self, run: Run) -> None:
-        body = self.model_dump_json(indent=1).encode()
-        run.outputs.put(self._uri(run), body, "application/json")
-
-    @staticmethod
-    def _uri(run: Run) -> str:
-        return run.uri(provenance.canary_key(run.run_id))
-
-
 def said(run: Run, canary: Canary) -> Changes:
     """What a person who was asked already wants changed."""
-    trial = Trial.read(run) if canary.items else None
+    trial = Trial.read(run.outputs, run.output, run.run_id) if canary.items else None
     return trial.changes if trial else NO_CHANGES
 
 
@@ -120,12 +96,13 @@ def ask(run: Run, planned: Planned, canary: Canary, replicas: int) -> State[Any]
     """
     if not canary.items:
         return None
-    trial = Trial.read(run)
+    place = (run.outputs, run.output, run.run_id)
+    trial = Trial.read(*place)
     if trial is None:
         trial = Trial(
             items={item.row_id: item.item_id for item in stratified(planned, canary.items)}
         )
-        trial.write(run)
+        trial.write(*place)
     if not trial.items:
         return None
     held = RunHeld(
@@ -134,10 +111,8 @@ def ask(run: Run, planned: Planned, canary: Canary, replicas: int) -> State[Any]
     )  # fmt: skip
     if trial.decision is None:
         make(untracked(run), untracked(planned), untracked(held), replicas)
-        show(held, decide(held, {}))
-        answer = _answer(len(trial.items), canary)
-        trial = Trial(items=trial.items, decision=answer.decision, changes=answer.changes())
-        trial.write(run)
+        trial = _decided(run, trial, held, canary)
+        trial.write(*place)
     deed: Literal["promote", "discard"] = "promote" if trial.decision == "approve" else "discard"
     decide(held, dict.fromkeys(trial.items.values(), deed))
     get_run_logger().info("the first %d pictures: %s", len(trial.items), trial.decision)
@@ -147,15 +122,41 @@ def ask(run: Run, planned: Planned, canary: Canary, replicas: int) -> State[Any]
     return trial.changes
 
 
-def _answer(count: int, canary: Canary) -> Approval:
-    """Suspend the run; its answer, once there is one."""
+def _decided(run: Run, trial: Trial, held: RunHeld, canary: Canary) -> Trial:
+    """The trial with a person's word; without one that can be meant, suspends the run and asks.
+
+    Each asking has a key of its own: to Prefect, one that was used is answered for good. (The run
+    count is none: a run that is resumed keeps it.)
+    """
+    problem = ""
+    if trial.asked:
+        try:
+            answer = _answer_to(trial.asked)
+            if answer:
+                return trial.model_copy(
+                    update={"decision": answer.decision, "changes": answer.changes()}
+                )
+        except (SettingsError, ValidationError) as error:
+            problem = f"The last answer was not followed: {error}. "
+            get_run_logger().warning("asked again: %s", error)
+    key = f"canary-{uuid.uuid4().hex}"
+    trial.model_copy(update={"asked": key}).write(run.outputs, run.output, run.run_id)
+    show(held, decide(held, {}))
     told = (
-        f"{count} pictures wait: see the contact sheet among this run's artifacts. Without an "
-        f"answer within {canary.wait_hours:g} hours the run fails; its pictures wait on."
+        f"{problem}{len(trial.items)} pictures wait: see the contact sheet among this run's "
+        f"artifacts. Without an answer within {canary.wait_hours:g} hours the run fails; its "
+        "pictures wait on."
     )
     seconds = int(timedelta(hours=canary.wait_hours).total_seconds())
-    asked = Approval.with_initial_data(description=told)
-    return suspend_flow_run(wait_for_input=asked, timeout=seconds, key=_KEY)
+    form = Approval.with_initial_data(description=told)
+    suspend_flow_run(wait_for_input=form, timeout=seconds, key=key)
+    raise AssertionError("Prefect took the run to be answered already")
+
+
+def _answer_to(key: str) -> Approval | None:
+    """What was answered when the run was asked by this key. Raises ValidationError."""
+    given: Any = read_flow_run_input(keyset_from_paused_state(Suspended(pause_key=key))["response"])
+    return Approval(**given) if given else None
 
 
 def stratified(planned: Planned, count: int) -> list[WorkItem]:

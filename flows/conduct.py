@@ -12,6 +12,7 @@ from prefect.states import Completed
 
 from ace_tasks.changes import Changes
 from ace_tasks.price import NO_LIMIT, Budget, Estimate
+from ace_tasks.review import Review
 from flows.canary import NO_CANARY, Canary, ask, said
 from flows.edit import edit_items
 from flows.finish import finish_run
@@ -49,6 +50,9 @@ def conduct(run: Run, plan: Callable[[Changes], Planned], how: Conduct) -> State
     edited = edit_items(
         run, planned, replicas=how.replicas, shard_size=how.shard_size, budget=how.budget
     )
+    review = Review(run.outputs, run.output, by=run.run_id)
+    for failure in planned.before.reopened:
+        review.clear_published(failure.item_id)
     return finish_run(run, planned, edited, how.max_failed)
 
 

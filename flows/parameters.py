@@ -238,8 +238,20 @@ ReviewBelow = Annotated[
 ]
 Strict = Annotated[bool, *told("Stop before any GPU work if a row is no valid spec.")]
 MaxFailed = Annotated[int, *told("How many rejects and failures a completed run may have.", ge=0)]
-RetryFailures = Annotated[bool, *told("Try again what failed for good in an earlier run.")]
-Codes = Annotated[str, *told("Error codes to retry, comma-separated, such as timeout. Empty: all.")]
+RetryFailures = Annotated[
+    bool,
+    *told(
+        "Try again what failed for good in an earlier run; not what waits for a person, or was "
+        "discarded."
+    ),
+]
+Codes = Annotated[
+    str,
+    *told(
+        "Error codes to retry, comma-separated, such as timeout. Empty: all but needs_review and "
+        "discarded, which a person decides about."
+    ),
+]
 DryRun = Annotated[bool, *told("Say what the run would do and take, and end there.")]
 MaxReplicaHours = Annotated[
     float,

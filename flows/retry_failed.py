@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from ace_tasks import provenance
-from ace_tasks.errors import SettingsError
+from ace_tasks.errors import A_PERSON_DECIDES, SettingsError
 from ace_tasks.history import read_summary
-from ace_tasks.results import failed_rows
+from ace_tasks.results import failed_rows, items_to_review
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
 from flows.conduct import Conduct, conduct
@@ -50,7 +51,8 @@ def retry_failed(
 ) -> State[Any]:
     """Edit again what failed in an earlier run, with its catalog's rules, variant and settings.
 
-    Rejected rows are not among them: they need their catalog mended.
+    Rejected rows are not among them: they need their catalog mended. Pictures that wait for a
+    person, or were discarded, are left alone unless their code is named.
     """
     summary = read_summary(Store(read_environment().output_store), output, failed_run)
     with open_run(
@@ -63,19 +65,24 @@ def retry_failed(
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
-        file = select_failed(run, failed_run, codes)
+        wanted = {code.strip() for code in codes.split(",") if code.strip()}
+        file = select_failed(run, failed_run, wanted)
         return conduct(
             run,
-            lambda changes: plan_catalog(untracked(run), False, True, file, changes),
+            lambda changes: plan_catalog(untracked(run), False, True, file, changes, wanted),
             Conduct(max_failed=max_failed, replicas=replicas, shard_size=shard_size),
         )
 
 
-def select_failed(run: Run, failed_run: str, codes: str) -> Path:
+def select_failed(run: Run, failed_run: str, codes: Collection[str]) -> Path:
     """Write the wanted failures of a run as a catalog file. Raises SettingsError."""
-    wanted = [code.strip() for code in codes.split(",") if code.strip()]
     results = run.outputs.get(run.uri(provenance.results_key(failed_run, "parquet")))
-    ids = failed_rows(results, wanted)
+    ids = failed_rows(results, codes)
+    if not ids and items_to_review(results):
+        raise SettingsError(
+            f"codes: the pictures that {failed_run} held back, or found discarded, are made again "
+            f"only by name; accepted: {', '.join(sorted(A_PERSON_DECIDES))}; given none"
+        )
     if not ids:
         raise SettingsError(f"failed_run: no row failed in {failed_run}")
     failures = run.outputs.get(run.uri(provenance.failures_key(failed_run)))

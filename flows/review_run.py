@@ -24,6 +24,7 @@ from ace_tasks.store import Store, join_uri, open_stores
 from flows.contact_sheet import publish_sheet
 from flows.parameters import Discard, Output, Promote, RunId
 from flows.progress import publish_review
+from flows.trial import Trial
 
 _ALL = "all"
 _THREADS = 8
@@ -67,19 +68,27 @@ class RunHeld:
 
 
 def find_held(output: str, run_id: str) -> RunHeld:
-    """Raises SettingsError when there is no such run, or it did not come to its end."""
+    """Raises SettingsError when there is no such run, or it has held nothing back so far."""
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
+    review = Review(outputs, output, by=str(flow_run.id))
+    rows, max_shown = _held_rows(outputs, output, run_id), environment.report_pages * PAGE_ITEMS
+    return RunHeld(run_id, output, rows, sources, outputs, review, max_shown)
+
+
+def _held_rows(outputs: Store, output: str, run_id: str) -> dict[str, str]:
+    """By its results; before there are any, the pictures that it made first."""
     try:
         results = outputs.get(join_uri(output, provenance.results_key(run_id, "parquet")))
     except NotFound:
-        raise SettingsError(
-            f"run: {run_id} has no results under {output}: no such run, or it did not come to its "
-            "end; start it again and it goes on where it was"
-        ) from None
-    review = Review(outputs, output, by=str(flow_run.id))
-    rows, max_shown = items_to_review(results), environment.report_pages * PAGE_ITEMS
-    return RunHeld(run_id, output, rows, sources, outputs, review, max_shown)
+        trial = Trial.read(outputs, output, run_id)
+        if trial is None:
+            raise SettingsError(
+                f"run: {run_id} has no results under {output}: no such run, or it did not come to "
+                "its end; start it again and it goes on where it was"
+            ) from None
+        return trial.items
+    return items_to_review(results)
 
 
 def decisions(rows: dict[str, str], promote: str, discard: str) -> dict[str, Deed]:

@@ -7,7 +7,7 @@ and `finish`, once.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -199,11 +199,12 @@ def plan_catalog(
     retry_failures: bool,
     file: Path | None = None,
     changes: Changes = NO_CHANGES,
+    named: Collection[str] = (),
 ) -> Planned:
     """Read, check and identify the catalog; find what is done. A retried flow run keeps its plan.
 
     `file`: rows to take instead of the catalog's, such as those that the run made. `changes`: what
-    every row has otherwise than it says.
+    every row has otherwise than it says. `named`: see `resume.finished`.
     Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
     """
     path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
@@ -227,7 +228,7 @@ def plan_catalog(
             f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "
             f"strict is set; see {run.uri(provenance.rejects_key(run.run_id))}"
         )
-    before = resume.finished(run.outputs, run.output, path, retry_failures)
+    before = resume.finished(run.outputs, run.output, path, retry_failures, named)
     return Planned(path, rejects_path, counts, before)
 
 

@@ -94,6 +94,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda each: (_file(each.nodeid) not in _FLOW_TESTS, each.path not in thorough))
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist there are no workers
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give whole files to workers, and with `--dist=loadgroup` the flow tests to one of them."""
     from xdist.scheduler import LoadFileScheduling

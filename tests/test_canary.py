@@ -13,6 +13,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import AwaitingRetry
 from pydantic import ValidationError
 
 from ace_tasks.catalog import Reject, Row, to_specs
@@ -22,6 +23,7 @@ from ace_tasks.provenance import Record
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from flows.canary import Approval
+from flows.review_run import review_run
 from infra.local_stack import LocalStack
 from infra.services import Service, free_ports
 from tests.patience import wait_until
@@ -65,9 +67,10 @@ def test_an_answer_that_contradicts_itself_is_told(answer: dict[str, Any], probl
         Approval(**answer).changes()
 
 
-def test_an_answer_has_one_of_three_words() -> None:
+@pytest.mark.parametrize("answer", [{"decision": "perhaps"}, {}], ids=["another", "none"])
+def test_an_answer_has_one_of_three_words(answer: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Approval(decision="perhaps")  # type: ignore[arg-type]
+        Approval(**answer)
 
 
 # ---------------------------------------------------------------- the run, as the UI answers it
@@ -133,6 +136,15 @@ class Runs:
         records = [Record.model_validate_json(self.store.get(uri)) for uri in found]
         return {str(each.spec["prompt"]) for each in records}
 
+    def asked(self, run: UUID) -> str:
+        """Wait for the run to wait for a word; return the text of its form."""
+        state = self.wait(run, "Suspended").state
+        assert state is not None
+        keys = state.state_details.run_input_keyset
+        assert keys is not None
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run_input(run, keys["description"])
+
 
 @pytest.mark.thorough
 def test_the_run_waits_until_it_is_approved(worker: Service, picture: Callable[..., bytes]) -> None:
@@ -145,8 +157,29 @@ def test_the_run_waits_until_it_is_approved(worker: Service, picture: Callable[.
     assert len(shown) == 3
     assert "r4" in shown, "each task has its share"
     assert not runs.names(output, "images"), "nothing is published before the word"
+
+    with get_client(sync_client=True) as client:
+        for silence in (None, {}, {"prompt": "", "seed": -1}):
+            assert client.resume_flow_run(run, run_input=silence).status.value == "REJECT"
+        # As a retry, or an automation that changes a state, starts it: it asks again.
+        client.set_flow_run_state(run, AwaitingRetry(), force=True)
+    runs.wait(run, "Running", "Pending", "AwaitingRetry")
+    assert "not followed" not in runs.asked(run)
+    assert not runs.names(output, "images")
+
+    runs.answer(run, decision="approve", prompt="another")
+    runs.wait(run, "Running", "Pending")
+    assert "The last answer was not followed: approval: accepted" in runs.asked(run)
+    assert not runs.names(output, "images")
+    assert runs.names(output, "review") == shown
+
+    # Before its results are there, a review can say how they stand, and decide.
+    state = review_run(output=output, run=str(run), discard="r4", return_state=True)
+    assert state.message == "2 waiting, 1 discarded, of 3 rows held back"
+
     runs.answer(run, decision="approve")
-    assert runs.wait(run, "Completed", "Rejected", "Failed", "Crashed").state_name == "Completed"
-    assert runs.names(output, "images") == {f"r{number}" for number in range(6)}
+    ended = runs.wait(run, "Completed", "Rejected", "FinishedWithFailures", "Failed", "Crashed")
+    assert ended.state_name == "FinishedWithFailures", "one was discarded"
+    assert runs.names(output, "images") == {f"r{number}" for number in range(6)} - {"r4"}
     assert runs.prompts(output) == {"p"}
     assert runs.names(output, "review") == set()

@@ -94,13 +94,38 @@ def test_what_a_run_held_back_is_shown_promoted_and_discarded(
     late = review(prefix, summary.run_id, promote="all")
     assert "decided otherwise before: b (discarded)" in late.message
 
-    # Whoever asks for it has it made again, by the floors of the run that failed.
-    retried = retry_failed(
-        output=f"{prefix}/out", failed_run=summary.run_id, codes="needs_review", return_state=True
+    # No retry takes it up, unless its code is named; then by the floors of the run that failed.
+    _, anew = edit(catalog, prefix, candidates=2, retry_failures=True)
+    assert (anew.done_before, anew.by_error) == (2, {"discarded": 1})
+    assert "only by name" in retry(prefix, summary.run_id).message
+    told = Summary.model_validate(
+        retry(prefix, summary.run_id, "needs_review").result(raise_on_failure=False)
     )
-    told = Summary.model_validate(retried.result(raise_on_failure=False))
+    assert (told.done_before, told.by_error) == (2, {"discarded": 1})
+    assert listed(store, prefix, "review") == []
+    told = Summary.model_validate(
+        retry(prefix, summary.run_id, "discarded").result(raise_on_failure=False)
+    )
     assert (told.done_before, told.by_error) == (2, {"needs_review": 1})
     assert review(prefix, told.run_id).message.startswith("1 waiting")
+
+
+def retry(prefix: str, run_id: str, codes: str = "") -> Any:
+    return retry_failed(output=f"{prefix}/out", failed_run=run_id, codes=codes, return_state=True)
+
+
+def test_what_is_made_again_by_name_and_published_waits_no_longer(
+    catalog: str, store: Store, prefix: str
+) -> None:
+    """The run held back by a floor; it is made again for a run that has none."""
+    _, summary = edit(catalog, prefix, review_below=1.0)
+    assert len(listed(store, prefix, "review")) == 4
+    uri = f"{prefix}/out/{provenance.summary_key(summary.run_id)}"
+    lower = json.loads(store.get(uri)) | {"review": {}}
+    store.put(uri, json.dumps(lower).encode(), "application/json")
+    told = retry(prefix, summary.run_id, "needs_review").result()
+    assert told["done"] == 3
+    assert listed(store, prefix, "review") == []
 
 
 async def _artifacts(state: Any) -> set[str | None]:

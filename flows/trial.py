@@ -1,0 +1,35 @@
+"""What a run notes of the pictures that it made first: `canary.json`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from ace_tasks.changes import NO_CHANGES, Changes
+from ace_tasks.errors import NotFound
+from ace_tasks.provenance import canary_key
+from ace_tasks.store import Store, join_uri
+
+Decision = Literal["approve", "reject", "approve with changes"]
+
+
+class Trial(BaseModel):
+    """Which items came first, under which key a person was asked last, and what was said."""
+
+    items: dict[str, str]  # row id → item id
+    asked: str | None = None
+    decision: Decision | None = None
+    changes: Changes = NO_CHANGES
+
+    @classmethod
+    def read(cls, store: Store, output_uri: str, run_id: str) -> Trial | None:
+        try:
+            data = store.get(join_uri(output_uri, canary_key(run_id)))
+        except NotFound:
+            return None
+        return cls.model_validate_json(data)
+
+    def write(self, store: Store, output_uri: str, run_id: str) -> None:
+        body = self.model_dump_json(indent=1).encode()
+        store.put(join_uri(output_uri, canary_key(run_id)), body, "application/json")
