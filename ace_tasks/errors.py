@@ -27,6 +27,7 @@
     │   ├── OutOfMemory            it fits no device, alone and with all else off it
     │   ├── NeedsReview            a picture below a floor; it waits under review/ for a person
     │   ├── Discarded              a picture that a person did not want
+    │   ├── Forgotten              a tombstone covers it, or one of its sources
     │   ├── SourceMissing          a source that is not there, or may not be read
     │   ├── SourceChanged          a source that changed between plan and fetch
     │   ├── SourceUnavailable      the store failed while a source was read (transient)
@@ -187,6 +188,12 @@ class SourceMissing(ItemError):
 
 class SourceChanged(ItemError):
     code = "source_changed"
+
+
+class Forgotten(ItemError):
+    """A tombstone covers the item, or the content of one of its sources. Leaves no failure record."""
+
+    code = "forgotten"
 
 
 class SourceUnavailable(ItemError):

@@ -6,6 +6,7 @@ Whatever goes wrong with a source is an error about its item.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from ace_tasks import images, xmp
 from ace_tasks.errors import (
@@ -24,15 +25,29 @@ from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import Source, Sources
 from ace_tasks.store import Store, is_s3
 
+CheckContent = Callable[[Source, str, int], None]
+"""Raises an ItemError for a source that may not be used, by its SHA-256 and size in bytes."""
 
-def fetch(store: Store, sources: Sources, limits: ImageLimits) -> tuple[Pictures, SourcesRecord]:
+
+def _take_all(_source: Source, _sha256: str, _size_bytes: int) -> None:
+    pass
+
+
+def fetch(
+    store: Store, sources: Sources, limits: ImageLimits, check: CheckContent = _take_all
+) -> tuple[Pictures, SourcesRecord]:
     """Read, check and decode every source.
 
-    Raises SourceMissing, SourceChanged (since it was planned), SourceUnavailable and BadImage.
+    Raises SourceMissing, SourceChanged (since it was planned), SourceUnavailable and BadImage; and
+    what `check` raises, before it is decoded.
     """
-    image, image_record = fetch_one(store, sources.image, limits) if sources.image else (None, None)
-    mask, mask_record = fetch_one(store, sources.mask, limits) if sources.mask else (None, None)
-    references = [fetch_one(store, each, limits) for each in sources.reference]
+
+    def one(source: Source | None) -> tuple[Picture, SourceRecord] | tuple[None, None]:
+        return fetch_one(store, source, limits, check) if source else (None, None)
+
+    image, image_record = one(sources.image)
+    mask, mask_record = one(sources.mask)
+    references = [fetch_one(store, each, limits, check) for each in sources.reference]
     pictures = Pictures(image, mask, tuple(picture for picture, _ in references))
     return pictures, SourcesRecord(
         image=image_record,
@@ -41,7 +56,9 @@ def fetch(store: Store, sources: Sources, limits: ImageLimits) -> tuple[Pictures
     )
 
 
-def fetch_one(store: Store, source: Source, limits: ImageLimits) -> tuple[Picture, SourceRecord]:
+def fetch_one(
+    store: Store, source: Source, limits: ImageLimits, check: CheckContent = _take_all
+) -> tuple[Picture, SourceRecord]:
     if source.problem:
         raise SourceMissing(f"{source.uri}: {source.problem}")
     if_match = source.etag if is_s3(source.uri) else None
@@ -60,6 +77,7 @@ def fetch_one(store: Store, source: Source, limits: ImageLimits) -> tuple[Pictur
     sha256 = hashlib.sha256(data).hexdigest()
     if source.sha256 and source.sha256 != sha256:
         raise SourceChanged(f"{source.uri} changed after it was planned")
+    check(source, sha256, len(data))
     try:
         picture = images.decode(data, limits)
     except BadImage as error:

@@ -10,7 +10,7 @@ import json
 import sqlite3
 import tempfile
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -168,34 +168,29 @@ def read_ids(path: Path) -> Iterator[tuple[str, str | None]]:
             yield from zip(*columns, strict=True)
 
 
-def read_told(path: Path) -> Iterator[tuple[str | None, str]]:
-    """(item id, what is said of an error) of every row of a plan or of results, in order."""
+def read_lines(path: Path) -> Iterator[tuple[str | None, int]]:
+    """(item id, line) of every row of a plan or of results, in order."""
     with pyarrow.parquet.ParquetFile(path) as parquet:
-        errors = "error" in parquet.schema_arrow.names
-        for batch in parquet.iter_batches(columns=["item_id", "error"] if errors else ["item_id"]):
+        for batch in parquet.iter_batches(columns=["item_id", "line"]):
             for row in batch.to_pylist():
-                yield row["item_id"], row.get("error") or ""
+                yield row["item_id"], row["line"]
 
 
-def drop_items(path: Path, item_ids: Collection[str], is_told: Callable[[str], bool]) -> None:
-    """Write a plan, or results, anew without the rows of some items; where `is_told` of an error,
-    without its words.
+def drop_items(path: Path, item_ids: Collection[str], lines: Collection[int]) -> None:
+    """Write a plan, or results, anew without the rows of some items.
+
+    Of a row without an item, in one of the `lines`, its place alone is kept.
     """
     shorter = path.with_name(f"{path.name}.shorter")
     with pyarrow.parquet.ParquetFile(path) as parquet:
         schema = parquet.schema_arrow
         with pyarrow.parquet.ParquetWriter(shorter, schema, compression="zstd") as writer:
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
-                kept = [each not in item_ids for each in batch.column("item_id").to_pylist()]
-                batch = batch.filter(pyarrow.array(kept, pyarrow.bool_()))
-                if "error" in schema.names:
-                    errors = [_FORGOTTEN if each and is_told(each) else each
-                              for each in batch.column("error").to_pylist()]  # fmt: skip
-                    at = schema.get_field_index("error")
-                    batch = batch.set_column(
-                        at, schema.field(at), pyarrow.array(errors, pyarrow.string())
-                    )
-                writer.write_batch(batch)
+                rows = [each for each in batch.to_pylist() if each["item_id"] not in item_ids]
+                for row in rows:
+                    if row["item_id"] is None and row["line"] in lines:
+                        row |= {"row_id": None, "task": None, "error": "forgotten"}
+                writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
     shorter.replace(path)
 
 

@@ -28,6 +28,7 @@ from ace_tasks.errors import (
     Cancelled,
     DeviceLost,
     FatalError,
+    Forgotten,
     InternalError,
     ItemError,
     NeedsReview,
@@ -54,6 +55,7 @@ from ace_tasks.settings import ReplicaSettings
 from ace_tasks.signing import Signer, read_signer
 from ace_tasks.specs import Resolved, WorkItem, candidate_seeds
 from ace_tasks.store import open_stores
+from ace_tasks.tombstones import Guard
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +110,7 @@ class Replica:
             torch.set_num_threads(settings.torch_threads)
         self._source, self._output = open_stores(settings.source_store, settings.output_store)
         self._publisher = Publisher(self._output, settings.output_uri)
+        self._guard = Guard(self._output, settings.output_uri, self.run_id)
         signer = self._signer or read_signer(settings.marks)
         self.variant = (
             Variant.model_validate_json(settings.variant_json)
@@ -189,7 +192,10 @@ class Replica:
         started = time.monotonic()
         self._check_cancelled()
         with progress.in_phase("fetch"):
-            pictures, sources = fetch(self._source, item.sources, self.settings.limits)
+            self._guard.check_item(item.item_id)
+            pictures, sources = fetch(
+                self._source, item.sources, self.settings.limits, self._guard.check_content
+            )
         with progress.in_phase("build"):
             prepared = self._prepare(item.resolved, pictures)
         work = Work(item, shard, attempt, pictures, sources, prepared)
@@ -282,7 +288,8 @@ class Replica:
             attempts=attempt,
         )
         log.info("failed", extra={"code": failed.code, "reason": failed.message})
-        write_failure(self._output, self.settings.output_uri, item, failed, self.run_id)
+        if not isinstance(error, Forgotten):  # a failure quotes its row
+            write_failure(self._output, self.settings.output_uri, item, failed, self.run_id)
         return failed
 
 

@@ -1,13 +1,16 @@
 """Forget a source, or a run: every picture made of it, and all that tells of it under an output.
 
 What is made of a forgotten picture is forgotten, too. Look first (`Forget.look`), then delete; cut
-short, the same again goes on, since records go last.
+short, the same again goes on, since records go last. Only what is proved to be ours is touched: a
+picture whose name holds the hash of its content, and the files of runs by their names.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import itertools
 import json
 import re
 import tempfile
@@ -15,20 +18,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from ace_tasks import plan, provenance, tombstones
-from ace_tasks.errors import NotFound
-from ace_tasks.provenance import Failure, Record
+from ace_tasks.errors import NotFound, SettingsError
+from ace_tasks.mentions import Mentions
+from ace_tasks.provenance import Failure, PictureKey, Record, check_is_output
 from ace_tasks.specs import WorkItem
-from ace_tasks.store import Store, join_uri
+from ace_tasks.store import Store, is_s3, join_uri
 
 _THREADS = 16
-# Pages show pictures in themselves; what they tell is drawn anew by nobody.
-_WHOLE = (".html", "canary.json", "audit.json")
 _FORGOTTEN = "forgotten"
-_TABLES = {"plan.parquet", "results.parquet"}
+# Pages show pictures in themselves; what they tell is drawn anew by nobody.
+_PAGE = re.compile(r"(?:report|review)(?:-\d+)?\.html|canary\.json|audit\.json")
+_RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_WAITING_RECORD = re.compile(r"review/[^/]+/[0-9a-f]{16}\.[0-9a-f]{8}\.json")
 
 
 @dataclass(frozen=True)
@@ -54,25 +60,22 @@ class Trace:
 
 @dataclass
 class Doomed:
-    """What goes. `needles`: the words that nothing may hold afterwards."""
+    """What goes. `names`: the words that nothing may hold afterwards; `others`: URIs that stay."""
 
     items: set[str] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
-    needles: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
     pictures: list[str] = field(default_factory=list)
     records: list[str] = field(default_factory=list)  # and failures
     rewritten: list[str] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)  # and all of a run that goes as a whole
     runs: set[str] = field(default_factory=set)  # that told of it
+    lines: dict[str, set[int]] = field(default_factory=dict)  # run → lines of rejects that tell
 
     @cached_property
-    def _words(self) -> re.Pattern[str]:
-        """A URI is no needle where it is only the beginning of another one."""
-        ordered = sorted(self.needles, key=len, reverse=True)
-        return re.compile(f"(?:{'|'.join(map(re.escape, ordered))})(?![\\w-]|[./][\\w-])")
-
-    def told_in(self, text: str) -> bool:
-        return bool(self.needles) and self._words.search(text) is not None
+    def mentions(self) -> Mentions:
+        return Mentions(frozenset(self.names), frozenset(self.others))
 
     def counts(self) -> dict[str, int]:
         return {
@@ -87,25 +90,44 @@ class Doomed:
 
 @dataclass(frozen=True, eq=False)
 class Forget:
-    """Under one output. `source`: its URI, or its SHA-256 in hex; or `run`: a run's id."""
+    """Under one output. `source`: its URI, or its SHA-256 in hex; or `run`: a run's id.
+
+    `sources`: the store in which the source itself lies.
+    """
 
     store: Store
+    sources: Store
     output_uri: str
     source: str = ""
     run: str = ""
 
     def look(self) -> Doomed:
-        """What would go. Raises StoreUnavailable. Changes nothing."""
+        """Return what would go; change nothing.
+
+        Raises OutputRefused where no run has ever written; SettingsError where there is nothing to
+        forget: the source is nowhere, or no such run; StoreUnavailable.
+        """
+        check_is_output(self.store, self.output_uri)
         traces = [*self._recorded(), *self._planned()]
-        doomed = self._closure(traces)
+        doomed = self._closure(traces, self._source_itself())
         rows = {(each.item_id, each.row_id) for each in traces if each.item_id in doomed.items}
         doomed.pictures = sorted(set(self._pictures(rows)))
         doomed.records = sorted(self._records(doomed.items))
         self._look_at_runs(doomed)
+        if not (doomed.digests or any(doomed.counts().values())):
+            given = f"run: {self.run}" if self.run else f"source: {self.source}"
+            raise SettingsError(
+                f"{given} is not there, and nothing under {self.output_uri} tells of it: there is "
+                "nothing to forget, and nothing that a later run could be kept from"
+            )
         return doomed
 
     def delete(self, doomed: Doomed, by: str) -> None:
-        """Tombstones first, so that nobody makes it again meanwhile; records last."""
+        """Delete it: tombstones first, so that nobody makes it again meanwhile; records last.
+
+        Raises OutputRefused before anything is changed, where we may not delete for good.
+        """
+        self.store.check_purge(self.output_uri)
         tombstones.bury(self.store, self.output_uri, sorted(doomed.digests), by)
         for uri in doomed.rewritten:
             self._rewrite(uri, doomed)
@@ -116,10 +138,27 @@ class Forget:
 
     # ------------------------------------------------------------ which items
 
-    def _closure(self, traces: list[Trace]) -> Doomed:
-        uris = {self.source} if self.source.startswith("s3://") else set()
+    def _source_itself(self) -> Bytes | None:
+        """What lies at the source's URI now, whether or not anything was made of it."""
+        if not is_s3(self.source):
+            return None
+        try:
+            found = self.sources.head(self.source)
+            sha256 = found.sha256
+            if sha256 is None:  # as of an upload in parts: a copy may come in others
+                with _Local(self.sources, self.source) as path, path.open("rb") as file:
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except NotFound:
+            return None
+        return Bytes(self.source, sha256, found.etag, found.size_bytes)
+
+    def _closure(self, traces: list[Trace], itself: Bytes | None) -> Doomed:
+        uris = {self.source} if is_s3(self.source) else set()
         hashes = {self.source} if self.source and not uris else set()
         doomed = Doomed()
+        if itself and itself.sha256:
+            hashes.add(itself.sha256)
+            doomed.digests |= set(_tombstones(itself))
         hashes |= {
             each.sha256
             for trace in traces
@@ -147,10 +186,17 @@ class Forget:
             if each.uri in uris or each.sha256 in hashes
         }
         for each in sources:
-            doomed.digests |= set(tombstones.of_source(each.sha256, each.etag, each.size_bytes))
+            doomed.digests |= set(_tombstones(each))
         if hashes and not self.run:
             doomed.digests |= {d for each in hashes for d in tombstones.of_source(each)}
-        doomed.needles = doomed.items | uris | hashes
+        doomed.names = doomed.items | uris | hashes
+        lengths = {len(uri) for uri in uris}
+        doomed.others = {
+            each.uri
+            for trace in traces
+            for each in (*trace.sources, *trace.outputs)
+            if each.uri not in uris and any(each.uri[:length] in uris for length in lengths)
+        }
         return doomed
 
     def _matches(self, trace: Trace, uris: set[str], hashes: set[str], items: set[str]) -> bool:
@@ -183,10 +229,22 @@ class Forget:
     # ------------------------------------------------------------ which objects
 
     def _pictures(self, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
-        for item_id, row_id in sorted(rows):
-            for kind in ("images", "candidates", "review"):
-                prefix = join_uri(self.output_uri, f"{kind}/{row_id}/{item_id[:16]}.")
-                yield from (each.uri for each in self.store.list(prefix))
+        base = join_uri(self.output_uri, "")
+        prefixes = [
+            f"{base}{kind}/{row_id}/{item_id[:16]}."
+            for item_id, row_id in sorted(rows)
+            for kind in ("images", "candidates", "review")
+        ]
+        with self.store.in_parallel(_THREADS) as pool:
+            for found in pool.map(lambda prefix: list(self.store.list(prefix)), prefixes):
+                yield from (each.uri for each in found if self._is_ours(each.uri, base))
+
+    def _is_ours(self, uri: str, base: str) -> bool:
+        key = uri.removeprefix(base)
+        if _WAITING_RECORD.fullmatch(key):
+            return _record(self._get(uri)) is not None
+        picture = PictureKey.parse(key)
+        return picture is not None and picture.holds(self._get(uri))
 
     def _records(self, items: Iterable[str]) -> Iterator[str]:
         for item_id in items:
@@ -196,41 +254,68 @@ class Forget:
                     yield uri
 
     def _look_at_runs(self, doomed: Doomed) -> None:
-        for each in self.store.list(join_uri(self.output_uri, "runs/")):
-            run_id, _, name = each.uri.removeprefix(join_uri(self.output_uri, "runs/")).partition(
-                "/"
-            )
-            if run_id == self.run:
-                doomed.pages.append(each.uri)
-                doomed.runs.add(run_id)
-            elif self._tells(each.uri, name, doomed):
-                whole = name.endswith(_WHOLE)
-                (doomed.pages if whole else doomed.rewritten).append(each.uri)
+        base = join_uri(self.output_uri, "runs/")
+        found = (each.uri for each in self.store.list(base))
+        for run_id, uris in itertools.groupby(found, lambda uri: _run_of(uri, base)):
+            if not _RUN_ID.fullmatch(run_id):
+                continue
+            # Lists before tables, which name no source of a reject, and pages.
+            for uri in sorted(uris, key=lambda uri: (not uri.endswith(".jsonl"), uri)):
+                name = uri.removeprefix(f"{base}{run_id}/")
+                if name not in _TELLS and not _PAGE.fullmatch(name) and name != "summary.json":
+                    continue  # somebody else's
+                if run_id == self.run or (
+                    _PAGE.fullmatch(name) and doomed.mentions.in_html(self._text(uri))
+                ):
+                    doomed.pages.append(uri)
+                elif name in _TELLS and _TELLS[name](self, uri, run_id, doomed):
+                    doomed.rewritten.append(uri)
+                else:
+                    continue
                 doomed.runs.add(run_id)
 
-    def _tells(self, uri: str, name: str, doomed: Doomed) -> bool:
-        if name in _TABLES:
-            with self._local(uri) as path:
-                return any(
-                    item_id in doomed.items or doomed.told_in(error)
-                    for item_id, error in plan.read_told(path)
-                )
-        return doomed.told_in(self._get(uri).decode(errors="replace"))
+    def _text(self, uri: str) -> str:
+        return self._get(uri).decode(errors="replace")
+
+    def _rows_tell(self, uri: str, run_id: str, doomed: Doomed) -> bool:
+        """A list of rows, or of rejects with their lines."""
+        rows = [json.loads(each) for each in self._text(uri).split("\n") if each]
+        if not uri.endswith("/rejects.jsonl"):
+            return any(_row_of_list_tells(row, doomed.mentions) for row in rows)
+        told = {each["line"] for each in rows if _reject_tells(each, doomed.mentions)}
+        doomed.lines[run_id] = told
+        return bool(told)
+
+    def _table_tells(self, uri: str, run_id: str, doomed: Doomed) -> bool:
+        lines = doomed.lines.get(run_id, set())
+        with self._local(uri) as path:
+            return any(
+                item_id in doomed.items or (item_id is None and line in lines)
+                for item_id, line in plan.read_lines(path)
+            )
+
+    def _csv_tells(self, uri: str, run_id: str, doomed: Doomed) -> bool:
+        lines = doomed.lines.get(run_id, set())
+        rows = csv.DictReader(io.StringIO(self._text(uri), newline=""))
+        return any(_row_tells(row, doomed.items, lines) for row in rows)
 
     # ------------------------------------------------------------ rewriting
 
     def _rewrite(self, uri: str, doomed: Doomed) -> None:
         """Without the rows that tell of it; older versions go."""
+        run_id = _run_of(uri, join_uri(self.output_uri, "runs/"))
+        lines = doomed.lines.get(run_id, set())
         name = uri.rpartition("/")[2]
-        if name in _TABLES:
+        if name.endswith(".parquet"):
             with self._local(uri) as path:
-                plan.drop_items(path, doomed.items, doomed.told_in)
+                plan.drop_items(path, doomed.items, lines)
                 self.store.upload(path, uri, "application/vnd.apache.parquet")
         elif name.endswith(".csv"):
-            self.store.put(uri, _csv_without(self.store.get(uri), doomed), "text/csv")
+            body = _csv_without(self.store.get(uri), doomed.items, lines)
+            self.store.put(uri, body, "text/csv")
         else:
-            lines = [each for each in self.store.get(uri).decode().split("\n") if each]
-            kept = [_instead(name, each) if doomed.told_in(each) else each + "\n" for each in lines]
+            text = self.store.get(uri).decode()
+            kept = [_kept(name, each, lines, doomed.mentions) for each in text.split("\n")[:-1]]
             self.store.put(uri, "".join(kept).encode(), "application/x-ndjson")
         self.store.purge_older(uri)
 
@@ -294,22 +379,75 @@ def _of_item(item: WorkItem) -> Trace:
     return Trace(item.item_id, item.row_id, None, tuple(sources))
 
 
-def _instead(name: str, line: str) -> str:
-    """What stands in the place of a line that tells: a row of a catalog, or a reject, counts on."""
-    if name == "catalog.jsonl":
-        return "\n"
+_TELLS = {
+    "plan.parquet": Forget._table_tells,
+    "results.parquet": Forget._table_tells,
+    "results.csv": Forget._csv_tells,
+    "catalog.jsonl": Forget._rows_tell,
+    "rejects.jsonl": Forget._rows_tell,
+    "failures.jsonl": Forget._rows_tell,
+}
+
+
+def _tombstones(source: Bytes) -> Iterator[str]:
+    return tombstones.of_source(source.sha256, source.etag, source.size_bytes)
+
+
+def _run_of(uri: str, base: str) -> str:
+    return uri.removeprefix(base).partition("/")[0]
+
+
+def _row_of_list_tells(row: dict[str, Any], mentions: Mentions) -> bool:
+    """A row of a catalog; one that a run made may hold the reject of what became none."""
+    rejected = row.get("rejected")
+    if isinstance(rejected, dict):
+        return _reject_tells(rejected, mentions)
+    return mentions.is_one(row)
+
+
+def _reject_tells(reject: dict[str, Any], mentions: Mentions) -> bool:
+    """A reject quotes its row as it was given, such as a list of names in one cell."""
+    return any(mentions.in_text(each) for each in (str(reject["reason"]), *_cells(reject["row"])))
+
+
+def _cells(row: Any) -> Iterator[str]:
+    """Every string of a row as it was given."""
+    if isinstance(row, dict):
+        for each in row.values():
+            yield from _cells(each)
+    elif isinstance(row, list):
+        for each in row:
+            yield from _cells(each)
+    elif isinstance(row, str):
+        yield row
+
+
+def _kept(name: str, line: str, lines: set[int], mentions: Mentions) -> str:
+    """The line; what stands in its place where it tells: a row of a catalog, or a reject, counts."""
+    row = json.loads(line) if line else {}
     if name == "rejects.jsonl":
-        told = {"line": json.loads(line)["line"], "field": None, "reason": _FORGOTTEN, "row": {}}
+        if row["line"] not in lines:
+            return line + "\n"
+        told = {"line": row["line"], "field": None, "reason": _FORGOTTEN, "row": {}}
         return json.dumps(told) + "\n"
-    return ""
+    if not _row_of_list_tells(row, mentions):
+        return line + "\n"
+    return "\n" if name == "catalog.jsonl" else ""
 
 
-def _csv_without(body: bytes, doomed: Doomed) -> bytes:
+def _row_tells(row: dict[str, str], items: set[str], lines: set[int]) -> bool:
+    return row["item_id"] in items or (not row["item_id"] and int(row["line"]) in lines)
+
+
+def _csv_without(body: bytes, items: set[str], lines: set[int]) -> bytes:
     out = io.StringIO(newline="")
     rows = csv.DictReader(io.StringIO(body.decode(), newline=""))
     writer = csv.DictWriter(out, rows.fieldnames or ())
     writer.writeheader()
     for row in rows:
-        if row["item_id"] not in doomed.items:
-            writer.writerow({k: _FORGOTTEN if doomed.told_in(v) else v for k, v in row.items()})
+        if row["item_id"] in items:
+            continue
+        if _row_tells(row, items, lines):
+            row = row | {"row_id": "", "task": "", "error": _FORGOTTEN}
+        writer.writerow(row)
     return out.getvalue().encode()

@@ -348,6 +348,34 @@ class Store:
         bucket, key = split_uri(uri)
         self._call(uri, lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
+    def check_purge(self, prefix_uri: str) -> None:
+        """Prove that we may write here, and delete for good, older versions included.
+
+        Writes an object twice and takes it away again, by each call that `purge` makes. Raises
+        OutputRefused, which names the right that is missing; StoreUnavailable.
+        """
+        probe = join_uri(prefix_uri, f".probe-{uuid.uuid4().hex}")
+
+        def put() -> object:
+            return self.put(probe, b"probe", "text/plain")
+
+        steps: tuple[tuple[str, Callable[[], object]], ...] = (
+            ("s3:ListBucketVersions", lambda: tuple(self._versions(probe))),
+            ("s3:PutObject", put),
+            ("s3:PutObject", put),
+            ("s3:GetObject", lambda: self.get(probe)),
+            ("s3:DeleteObject", lambda: self.delete(probe)),
+            ("s3:DeleteObjectVersion", lambda: self._delete_versions(probe, all_of_them=True)),
+        )
+        for right, step in steps:
+            try:
+                step()
+            except (BucketMissing, NotFound, Forbidden) as error:
+                raise OutputRefused(
+                    f"cannot delete for good under {prefix_uri}: {right} is refused ({error}); "
+                    "nothing was deleted"
+                ) from None
+
     def purge(self, uri: str) -> None:
         """Delete an object, and every older version of it where the bucket keeps them."""
         self.delete(uri)
@@ -365,11 +393,23 @@ class Store:
                 self._call(uri, partial(self._client.delete_object, **wanted))
 
     def _versions(self, uri: str) -> Iterator[tuple[str, bool]]:
-        """(version id, whether it is the newest), delete markers included."""
+        """(version id, whether it is the newest), delete markers included.
+
+        None of a store that knows no versions (HTTP 501).
+        """
         bucket, key = split_uri(uri)
         request = {"Bucket": bucket, "Prefix": key}
+
+        def list_page() -> dict[str, Any]:
+            try:
+                return dict(self._client.list_object_versions(**request))
+            except ClientError as error:
+                if error.response["ResponseMetadata"].get("HTTPStatusCode") != 501:
+                    raise
+                return {}
+
         while True:
-            page = self._call(uri, lambda: self._client.list_object_versions(**request))
+            page = self._call(uri, list_page)
             for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
                 if each["Key"] == key and each.get("VersionId", "null") != "null":
                     yield each["VersionId"], bool(each["IsLatest"])

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ace_tasks import errors
+from ace_tasks.errors import NotFound
 from ace_tasks.provenance import tombstone_key
 from ace_tasks.specs import Source, WorkItem, canonical_json
 from ace_tasks.store import Store, join_uri
@@ -53,6 +55,36 @@ class Forgotten:
         if of_item(item.item_id) in self.digests:
             return True
         return any(digest in self.digests for each in item.sources.each() for digest in _of(each))
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Asks again when an item is made: a plan may be old, or know a source by its ETag alone.
+
+    `run_id`: the run that makes it. Raises errors.Forgotten, and StoreUnavailable.
+    """
+
+    store: Store
+    output_uri: str
+    run_id: str
+
+    def check_item(self, item_id: str) -> None:
+        if self._is_buried(of_item(item_id)):
+            raise errors.Forgotten("is to stay forgotten")
+
+    def check_content(self, source: Source, sha256: str, size_bytes: int) -> None:
+        """What is found out leaves a tombstone by which the next plan knows it."""
+        if self._is_buried(*of_source(sha256)):
+            digests = of_source(sha256, source.etag, size_bytes)
+            bury(self.store, self.output_uri, digests, by=self.run_id)
+            raise errors.Forgotten("its source is to stay forgotten")
+
+    def _is_buried(self, digest: str) -> bool:
+        try:
+            self.store.head(join_uri(self.output_uri, tombstone_key(digest)))
+        except NotFound:
+            return False
+        return True
 
 
 def _of(source: Source) -> Iterator[str]:

@@ -27,7 +27,7 @@ from ace_tasks.engine import (
     make_replica,
     ray_session,
 )
-from ace_tasks.errors import Cancelled, FatalError
+from ace_tasks.errors import Cancelled, FatalError, Forgotten
 from ace_tasks.plan import PlannedRow
 from ace_tasks.price import NO_LIMIT, Budget
 from ace_tasks.provenance import Outcome
@@ -150,9 +150,12 @@ class _Book:
 
     def enter(self, result: Result, of: WorkItem | PlannedRow) -> None:
         """A planned row's item is read for those that failed."""
-        self._edited.results.write(result)
         if result.item_id in self._shared and result.same_as is None:
             self._shared[result.item_id] = result
+        if result.error_code == Forgotten.code:  # nothing of its row is to be quoted
+            self._forgotten(result.line, result.error)
+            return
+        self._edited.results.write(result)
         self._edited.offer(result, of)
         if result.status in FAILED_STATUSES:
             item = of.item if isinstance(of, PlannedRow) else of
@@ -168,10 +171,7 @@ class _Book:
 
     def reject(self, reject: dict[str, Any]) -> None:
         if reject.get("forgotten"):
-            told = reject["reason"]
-            self._edited.results.write(
-                Result(reject["line"], None, None, status="forgotten", error=told)
-            )
+            self._forgotten(reject["line"], reject["reason"])
             return
         row = reject["row"] if isinstance(reject["row"], dict) else {}
         row_id, task_name = row.get("id"), row.get("task")
@@ -187,6 +187,9 @@ class _Book:
         self._edited.results.write(result)
         if len(self._edited.rejected_sample) < PAGE_ITEMS:
             self._edited.rejected_sample.append(result)
+
+    def _forgotten(self, line: int, told: str | None) -> None:
+        self._edited.results.write(Result(line, None, None, status="forgotten", error=told))
 
 
 def _read_rejects(path: Path) -> Iterator[dict[str, Any]]:

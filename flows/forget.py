@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import itertools
+import json
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
 )
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import Artifact, State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from ace_tasks.errors import SettingsError
+from ace_tasks.mentions import Mentions
 from ace_tasks.retention import Doomed, Forget
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import quote
-from ace_tasks.store import Store, is_s3
+from ace_tasks.store import is_s3, open_stores
 from flows.parameters import DeleteForGood, ForgottenRun, ForgottenSource, Output
+from flows.progress import CELL_CHARS
 
 _SHA256_CHARS = 64
 _PAGE = 200  # the server answers no more artifacts at once
+_LOOKS_BACK = ("review-run", "audit-run")
 _LEFT = (
-    "not touched: catalogs and sources themselves, Prefect's logs, copies elsewhere, and pages or "
-    "pictures that somebody saved"
+    "not touched: catalogs and sources themselves, Prefect's logs, names and parameters of flow "
+    "runs (this one's names what is forgotten: delete it in the UI), files that are not ours, "
+    "copies elsewhere, and pages or pictures that somebody saved"
 )
 
 
@@ -49,8 +57,9 @@ def forget(
     No other run may work under the output meanwhile.
     """
     check(source, run)
-    store = Store(read_environment().output_store)
-    forgetting = Forget(store, output.rstrip("/"), source, run)
+    environment = read_environment()
+    sources, outputs = open_stores(environment.source_store, environment.output_store)
+    forgetting = Forget(outputs, sources, output.rstrip("/"), source, run)
     doomed = forgetting.look()
     artifacts = told_artifacts(doomed)
     if delete:
@@ -76,19 +85,42 @@ def check(source: str, run: str) -> None:
 
 
 def told_artifacts(doomed: Doomed) -> list[UUID]:
-    """The artifacts of the runs that told of it, where they hold a word of it."""
+    """The artifacts that hold a word of it: of the runs that told of it, and of what looks back at
+    runs.
+    """
     runs = [UUID(each) for each in sorted(doomed.runs) if _is_uuid(each)]
-    if not runs:
-        return []
     of_runs = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=runs))
-    told: list[UUID] = []
+    about_runs = [ArtifactFilter(key=ArtifactFilterKey(like_=f"{flow}%")) for flow in _LOOKS_BACK]
+    names = doomed.names | set(doomed.pictures)
+    mentions = Mentions(frozenset(names), frozenset(doomed.others))
     with get_client(sync_client=True) as client:
-        for offset in itertools.count(step=_PAGE):
-            page = client.read_artifacts(artifact_filter=of_runs, limit=_PAGE, offset=offset)
-            told += [a.id for a in page if doomed.told_in(f"{a.data} {a.description}")]
-            if len(page) < _PAGE:
-                return told
-    return told
+        found = [
+            each
+            for which in ([of_runs] if runs else []) + about_runs
+            for each in _read(client, which)
+        ]
+    return sorted({each.id for each in found if _tells(each, mentions)})
+
+
+def _read(client: SyncPrefectClient, which: ArtifactFilter) -> Iterator[Artifact]:
+    for offset in itertools.count(step=_PAGE):
+        page = client.read_artifacts(artifact_filter=which, limit=_PAGE, offset=offset)
+        yield from page
+        if len(page) < _PAGE:
+            return
+
+
+def _tells(artifact: Artifact, mentions: Mentions) -> bool:
+    """A table's cells are text that `progress.plain` disarmed and cut."""
+    cells: list[Any] = [artifact.description]
+    data = artifact.data
+    if isinstance(data, str):
+        with suppress(ValueError):
+            data = json.loads(data)
+    rows = data if isinstance(data, list) else [data]
+    for row in rows:
+        cells += row.values() if isinstance(row, dict) else [row]
+    return any(mentions.in_markdown(str(each), CELL_CHARS) for each in cells if each)
 
 
 def _delete_artifacts(ids: list[UUID]) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TABLE_ROWS = 50
-_CELL_CHARS = 200
+CELL_CHARS = 200
 _MADE_COLUMNS = ("id", "task", "image", "reference", "mask", "prompt")
 
 
@@ -76,7 +76,7 @@ def decoration(what: str) -> Iterator[None]:
 
 def plain(value: Any) -> str:
     """Catalog text for a Markdown table: one line, cut short, nothing in it active."""
-    text = " ".join(str(value).split())[:_CELL_CHARS]
+    text = " ".join(str(value).split())[:CELL_CHARS]
     for active in "\\`*_{}[]<>()#+!|~":
         text = text.replace(active, f"\\{active}" if active not in "<>" else " ")
     return text

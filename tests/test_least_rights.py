@@ -4,6 +4,7 @@ pictures; or the system asks for more than it was given, and stops at a customer
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import urllib.error
@@ -12,21 +13,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ace_tasks.errors import AceError, Forbidden, OutputRefused
 from ace_tasks.results import Summary
 from ace_tasks.settings import StoreSettings, read_environment
 from ace_tasks.store import Store
+from flows.audit_run import audit_run
 from flows.edit_catalog import edit_catalog
+from flows.forget import forget
 from flows.restyle_catalog import restyle_catalog
 from flows.retry_failed import retry_failed
+from flows.review_run import review_run
+from flows.sweep_output import sweep_output
+from flows.try_on_batch import try_on_batch
 from infra.identities import make_identities
 from infra.object_store import ObjectStore
 from infra.services import script
-from tests import pool_here
+from tests import iam, pool_here
+from tests.iam import Policy
 from tests.patience import wait_until
-from tests.processes import run
+from tests.processes import ace_here, run
 
 RIGHTS = {
     "sources": ["Read:shop", "List:shop"],
@@ -145,6 +154,106 @@ def test_the_whole_system_lives_with_two_identities(
         return_state=True,
     )
     assert summary(restyled).done == 4
+
+
+OUTPUT = "s3://edited/edited"  # the one that the policy names
+BUCKETS = {"shop-edited": "edited", "shop-pictures": "shop"}
+NEVER_CALLED = {"s3:AbortMultipartUpload"}  # but by an upload in parts that fails
+
+
+def policies(without: str = "") -> dict[str, Policy]:
+    return {name: Policy.read(name, BUCKETS, without) for name in ("sources", "outputs")}
+
+
+@pytest.fixture(scope="module")
+def versions(shop: Store, picture: Callable[..., bytes]) -> None:
+    """Have both buckets keep older versions, as OPERATIONS asks for."""
+    for bucket in ("shop", "edited"):
+        shop._client.put_bucket_versioning(
+            Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+        )
+    shop.put("s3://shop/garments/0.png", picture(seed=9), "image/png")
+    half = io.BytesIO()
+    Image.fromarray(np.repeat(np.uint8([[0], [255]]), 32, 0)).resize((96, 64)).save(half, "PNG")
+    for number in range(4):
+        shop.put(f"s3://shop/masks/{number}.png", half.getvalue(), "image/png")
+    for each in [*shop.list("s3://shop/in/")]:  # those from before have no version of their own
+        shop.put(each.uri, shop.get(each.uri), "image/png")
+
+
+def use_everything() -> Iterator[tuple[str, Any]]:
+    """Run every flow that reads and writes pictures, and yield how each ended."""
+    edited = edit_catalog(
+        catalog="s3://shop/catalog.jsonl", output=OUTPUT, variant="toy", review_below=1.0,
+        candidates=2, keep_candidates=True, return_state=True,
+    )  # fmt: skip
+    yield "edit", edited
+    run_id = summary(edited).run_id
+    yield "review", review_run(output=OUTPUT, run=run_id, promote="row-0", discard="row-1",
+                               return_state=True)  # fmt: skip
+    yield "retry", retry_failed(output=OUTPUT, failed_run=run_id, codes="discarded",
+                                return_state=True)  # fmt: skip
+    yield "restyle", restyle_catalog(source="s3://shop/in", output=OUTPUT, prompt="q",
+                                     variant="toy", return_state=True)  # fmt: skip
+    yield "try-on", try_on_batch(
+        people="s3://shop/in", garments="s3://shop/garments", output=OUTPUT, variant="toy", steps=1,
+        pairing="cross", masks="s3://shop/masks", return_state=True,
+    )  # fmt: skip
+    yield "sweep", sweep_output(output=OUTPUT, older_than_hours=0, delete=True, return_state=True)
+    yield "audit", audit_run(output=OUTPUT, run=run_id, return_state=True)
+    yield "reproduce", ace_here("reproduce", OUTPUT)
+    yield "status", ace_here("status", OUTPUT)
+    yield (
+        "plan",
+        ace_here("plan", "s3://shop/catalog.jsonl", "--output", OUTPUT, "--variant", "toy"),
+    )
+    yield "forget", forget(output=OUTPUT, source="s3://shop/in/0.png", delete=True,
+                           return_state=True)  # fmt: skip
+
+
+def test_every_flow_lives_with_the_published_policies(
+    shop: Store, versions: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a policy lacks, or grants in vain, is named."""
+    pool_here.use(monkeypatch)
+    held = policies()
+    with iam.holding(held):
+        ended = dict(use_everything())
+    for name, policy in held.items():
+        assert policy.refused == set(), f"{name}.json lacks"
+        assert policy.actions - NEVER_CALLED - policy.used == set(), f"{name}.json need not grant"
+    assert {name for name, each in ended.items() if failed(each)} == {"edit", "retry"}, ended[
+        "try-on"
+    ]
+    assert summary(ended["edit"]).by_error == {"needs_review": 4}
+    left = [each.uri for each in shop.list(OUTPUT) if b"in/0.png" in shop.get(each.uri)]
+    assert left == []
+
+
+def failed(ended: Any) -> bool:
+    if hasattr(ended, "returncode"):
+        return bool(ended.returncode)
+    return not ended.is_completed()
+
+
+FOR_GOOD = ("s3:ListBucketVersions", "s3:DeleteObjectVersion", "s3:DeleteObject", "s3:PutObject")
+
+
+@pytest.mark.parametrize("action", FOR_GOOD)
+def test_a_right_that_is_missing_is_named_before_anything_is_forgotten(
+    shop: Store, versions: None, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    pool_here.use(monkeypatch)
+    output = f"{OUTPUT}/{action[3:]}"
+    edit_catalog(catalog="s3://shop/catalog.jsonl", output=output, variant="toy")
+    before = {each.uri: each.etag for each in shop.list(output)}
+    with iam.holding(policies(without=action)):
+        state = forget(output=output, source="s3://shop/in/0.png", delete=True, return_state=True)
+    assert state.is_failed()
+    assert f"{action} is refused" in state.message
+    assert "nothing was deleted" in state.message
+    after = {each.uri: each.etag for each in shop.list(output)}
+    assert {uri: etag for uri, etag in after.items() if "/.probe-" not in uri} == before
 
 
 @pytest.mark.thorough

@@ -5,21 +5,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
 import io
 import json
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow.parquet
 import pytest
 from prefect.client.orchestration import get_client
 
+from ace_tasks.errors import NotFound
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, split_uri
 from flows.audit_run import audit_run
 from flows.edit_catalog import edit_catalog
 from flows.forget import forget
+from flows.restyle_catalog import restyle_catalog
+from flows.review_run import review_run
+from tests.processes import ace_here
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
 
@@ -51,13 +58,21 @@ def holding(store: Store, prefix: str, words: list[str]) -> set[str]:
     for each in store.list(f"s3://{split_uri(prefix)[0]}/"):
         if each.uri.startswith((f"{prefix}/in/", f"{prefix}/c.jsonl")):
             continue
-        body = store.get(each.uri)
+        raw = store.get(each.uri)
+        body = decoded(raw)
         with contextlib.suppress(pyarrow.ArrowInvalid):  # other tests' objects may be broken ones
-            table = pyarrow.parquet.read_table(pyarrow.BufferReader(body))
-            body += json.dumps(table.to_pylist(), default=str).encode()
+            table = pyarrow.parquet.read_table(pyarrow.BufferReader(raw))
+            body += decoded(json.dumps(table.to_pylist(), default=str, ensure_ascii=False).encode())
         if any(word.encode() in body or word in each.uri for word in words):
             found.add(each.uri.removeprefix(f"{prefix}/out/"))
     return found
+
+
+def decoded(body: bytes) -> bytes:
+    """Return it with all that its escapes stand for, as JSON, a page or a link has them."""
+    text = body.decode(errors="replace")
+    plain = text.replace('\\"', '"').replace("\\\\", "\\")
+    return "\n".join([text, plain, html.unescape(text), unquote(text)]).encode()
 
 
 def told_by_prefect(words: list[str]) -> int:
@@ -66,7 +81,10 @@ def told_by_prefect(words: list[str]) -> int:
     with get_client(sync_client=True) as client:
         while page := client.read_artifacts(limit=200, offset=len(artifacts)):
             artifacts += page
-    texts = [f"{each.data} {each.description}" for each in artifacts]
+    texts = [
+        re.sub(r"\\+([^A-Za-z0-9\s])", r"\1", f"{each.data} {each.description}")
+        for each in artifacts
+    ]
     return sum(any(word in text for word in words) for text in texts)
 
 
@@ -176,3 +194,164 @@ def test_what_is_to_be_forgotten_must_be_named(prefix: str, given: dict[str, str
     state = forget(output=f"{prefix}/out", return_state=True, **given)
     assert state.is_failed()
     assert "accepted: " in state.message
+
+
+def forgotten(prefix: str, **given: str) -> dict[str, Any]:
+    return outcome(forget(output=f"{prefix}/out", delete=True, return_state=True, **given))
+
+
+NAMES = [
+    "anna_smith.png",
+    '12" vinyl.png',
+    "a\\b.png",
+    "Anna *B* (1)+#1 [x] {y} ~z~ !.png",
+    "a<b>&amp;'c'.png",
+    "100%25 a.png",
+    "anna  smith.png",
+    "n" * 230 + "anna.png",  # a table cuts it
+]
+
+
+def test_whatever_its_name_nothing_tells_of_it(store: Store, prefix: str, picture: Make) -> None:
+    """Of pictures that were edited, and of such as are not there; of rows, and of rejects."""
+    rows = []
+    for number, name in enumerate(NAMES):
+        store.put(f"{prefix}/in/{name}", picture(seed=7010 + number), "image/png")
+        for kind, image in (("it", name), ("missing", f"missing {name}")):
+            row = {"id": f"{kind}-{number}", "task": "edit", "image": f"{prefix}/in/{image}"}
+            rows += [row | {"seed": 1}, row | {"id": f"odd-{kind}-{number}", "steps": -1}]
+    state = restyle_catalog(
+        source=f"{prefix}/in", output=f"{prefix}/out", prompt="p", variant="toy", steps=1,
+        review_below=1.0, return_state=True,
+    )  # fmt: skip
+    run_id = Summary.model_validate(state.result(raise_on_failure=False)).run_id
+    review_run(output=f"{prefix}/out", run=run_id, return_state=True)
+    edit(prefix, rows, store)
+    assert told_by_prefect([f"{prefix}/in/anna_smith.png"])
+    assert len(holding(store, prefix, [f"{prefix}/in/{NAMES[1]}"])) > 5
+    for name in (*NAMES, f"missing {NAMES[1]}", f"missing {NAMES[-1]}"):
+        image = f"{prefix}/in/{name}"
+        forgotten(prefix, source=image)
+        assert holding(store, prefix, [image]) == set(), image
+        assert told_by_prefect([image, image[:150]]) == 0
+
+
+def test_neighbours_whose_names_are_longer_stay_as_they_are(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    store.put(f"{prefix}/in/4.png", picture(), "image/png")
+    others = ["4.png,b.png", "4.png(1).png", "4.png copy.png", "4.png;v=2", "4.png:large", "4.png'"]
+    rows = [{"id": f"r{n}", "task": "edit", "image": f"{prefix}/in/{other}"}
+            for n, other in enumerate(others)]  # fmt: skip
+    summary = edit(prefix, [{"id": "it", "task": "edit", "image": f"{prefix}/in/4.png"}, *rows],
+                   store)  # fmt: skip
+    run = f"{prefix}/out/runs/{summary.run_id}"
+    files = ("failures.jsonl", "results.csv", "report.html")
+    before = {name: store.get(f"{run}/{name}").decode() for name in files}
+    forgotten(prefix, source=f"{prefix}/in/4.png")
+    assert store.get(f"{run}/failures.jsonl").decode() == before["failures.jsonl"]
+    lines = before["results.csv"].splitlines()
+    kept = [line for line in lines if not line.startswith("1,it,")]
+    assert store.get(f"{run}/results.csv").decode().splitlines() == kept
+
+
+def test_the_same_bytes_in_parts_are_forgotten_too(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    """Their ETag is another, and the store may know no SHA-256 of them."""
+    data = picture(seed=7005)
+    store.put(f"{prefix}/in/a.png", data, "image/png")
+    edit(prefix, [{"id": "a", "task": "edit", "image": f"{prefix}/in/a.png"}], store)
+    forgotten(prefix, source=f"{prefix}/in/a.png")
+    in_parts(store, f"{prefix}/in/copy.png", data)
+    rows = [{"id": name, "task": "edit", "image": f"{prefix}/in/copy.png", "seed": seed}
+            for seed, name in enumerate(("copy", "twin"))]  # fmt: skip
+    for _ in range(2):  # first it is found out when it is fetched; then every plan knows it
+        summary = edit(prefix, rows, store)
+        assert (summary.done, summary.failed, summary.forgotten) == (0, 0, 2)
+        assert summary.state == "Completed"
+        results = store.get(f"{prefix}/out/runs/{summary.run_id}/results.csv").decode()
+        assert "copy" not in results
+        assert store.get(f"{prefix}/out/runs/{summary.run_id}/failures.jsonl") == b""
+    rejects = store.get(f"{prefix}/out/runs/{summary.run_id}/rejects.jsonl").decode()
+    assert rejects.count("is to stay forgotten") == 2
+    assert not list(store.list(f"{prefix}/out/failures/"))
+
+
+def in_parts(store: Store, uri: str, data: bytes) -> None:
+    """As the tools of shops upload what is large."""
+    bucket, key = split_uri(uri)
+    place = {"Bucket": bucket, "Key": key}
+    upload = store._client.create_multipart_upload(**place)["UploadId"]
+    part = store._client.upload_part(**place, UploadId=upload, PartNumber=1, Body=data)
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    store._client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload=parts)
+
+
+@pytest.mark.parametrize("upload", ["whole", "in-parts"])
+def test_what_was_not_edited_yet_is_kept_from_the_next_run(
+    store: Store, prefix: str, picture: Make, upload: str
+) -> None:
+    store.put(f"{prefix}/in/x.png", picture(seed=1), "image/png")
+    person = picture(seed=7006)
+    rows = [{"id": name, "task": "edit", "image": f"{prefix}/in/{name}.png"}
+            for name in ("x", "person", "copy")]  # fmt: skip
+    edit(prefix, rows[:1], store)
+    if upload == "whole":
+        store.put(f"{prefix}/in/person.png", person, "image/png")
+    else:
+        in_parts(store, f"{prefix}/in/person.png", person)
+    told = forgotten(prefix, source=f"{prefix}/in/person.png")
+    assert told["counts"]["tombstones"] >= 1
+    store.put(f"{prefix}/in/copy.png", person, "image/png")
+    summary = edit(prefix, rows, store)
+    assert (summary.done, summary.done_before, summary.forgotten) == (0, 1, 2)
+
+
+def test_what_is_nowhere_cannot_be_forgotten_and_is_told(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    store.put(f"{prefix}/in/x.png", picture(seed=1), "image/png")
+    row = {"id": "x", "task": "edit", "image": f"{prefix}/in/x.png"}
+    edit(prefix, [row], store)
+    for given in ({"source": f"{prefix}/in/typo.png"}, {"run": str(uuid.uuid4())}):
+        state = forget(output=f"{prefix}/out", delete=True, return_state=True, **given)
+        assert state.is_failed()
+        assert "there is nothing to forget" in state.message
+    state = forget(output=f"{prefix}/typo", source=row["image"], delete=True, return_state=True)
+    assert "accepted: a place in which runs have written" in state.message
+    assert not list(store.list(f"{prefix}/typo"))
+
+
+def test_what_is_not_proved_to_be_ours_is_left_alone(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    source = f"{prefix}/in/a.png"
+    store.put(source, picture(seed=7007), "image/png")
+    summary = edit(prefix, [{"id": "a", "task": "edit", "image": source}], store)
+    (made,) = (each.uri for each in store.list(f"{prefix}/out/images/"))
+    theirs = {
+        f"{made.rpartition('.')[0][:-8]}00000000.png": picture(seed=2),  # a name like ours
+        f"{made}.txt": source.encode(),
+        f"{prefix}/out/images/a/notes.txt": source.encode(),
+        f"{prefix}/out/runs/{summary.run_id}/notes.jsonl": json.dumps({"image": source}).encode(),
+        f"{prefix}/out/runs/ours/failures.jsonl": json.dumps({"image": source}).encode(),
+        f"{prefix}/out/runs/index.html": source.encode(),
+    }
+    for uri, body in theirs.items():
+        store.put(uri, body, "text/plain")
+    forgotten(prefix, source=source)
+    forgotten(prefix, run=summary.run_id)
+    assert {uri: store.get(uri) for uri in theirs} == theirs
+    with pytest.raises(NotFound):
+        store.get(made)
+
+
+def test_the_plan_of_the_terminal_knows_what_is_forgotten(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    store.put(f"{prefix}/in/a.png", picture(seed=7008), "image/png")
+    edit(prefix, [{"id": "a", "task": "edit", "image": f"{prefix}/in/a.png"}], store)
+    forgotten(prefix, source=f"{prefix}/in/a.png")
+    told = ace_here("plan", f"{prefix}/c.jsonl", "--output", f"{prefix}/out", "--variant", "toy")
+    assert "0 rows planned, 0 rejected, 1 forgotten" in told.stdout

@@ -31,7 +31,7 @@ from ace_tasks.provenance.outcomes import (
     Outcome,
     write_failure,
 )
-from ace_tasks.provenance.ownership import check_is_output, is_named
+from ace_tasks.provenance.ownership import PictureKey, check_is_output, is_named
 from ace_tasks.provenance.records import (
     C2paRecord,
     CandidateRecord,
@@ -74,6 +74,7 @@ __all__ = [
     "OutputRecord",
     "ParentRecord",
     "PasteRecord",
+    "PictureKey",
     "Record",
     "ReviewRecord",
     "RunRecord",

@@ -21,13 +21,15 @@ from ace_tasks.store import Store, join_uri
 
 _ROW = r"(?P<row_id>[A-Za-z0-9._-]{1,128})"
 _NAME = r"(?P<start>[0-9a-f]{16})\.(?:\d+\.)?(?P<hash>[0-9a-f]{8})\.(?:png|jpg|webp|avif)"
-_PICTURE = re.compile(rf"(?P<kind>images|candidates)/{_ROW}/{_NAME}")
-_MARKER = re.compile(r"records/[0-9a-f]{2}/[0-9a-f]{64}\.json|runs/[^/]+/plan\.parquet")
+_PICTURE = re.compile(rf"(?P<kind>images|candidates|review)/{_ROW}/{_NAME}")
+_MARKER = re.compile(
+    r"records/[0-9a-f]{2}/[0-9a-f]{64}\.json|runs/[^/]+/plan\.parquet|forgotten/[0-9a-f]{64}\.json"
+)
 
 
 @dataclass(frozen=True)
 class PictureKey:
-    """The key of a published picture or a kept candidate, below its output URI."""
+    """The key of a picture that is published, kept or held back, below its output URI."""
 
     key: str
     kind: str
@@ -47,8 +49,8 @@ class PictureKey:
 
 
 def check_is_output(store: Store, output_uri: str) -> None:
-    """Raise OutputRefused where no run has ever written a plan or a record."""
-    for kind in ("runs/", "records/"):
+    """Raise OutputRefused where no run has ever written a plan or a record, or left a tombstone."""
+    for kind in ("runs/", "records/", "forgotten/"):
         for each in store.list(join_uri(output_uri, kind)):
             if _MARKER.fullmatch(each.uri.removeprefix(join_uri(output_uri, ""))):
                 return

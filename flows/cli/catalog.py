@@ -20,6 +20,7 @@ from ace_tasks.provenance import record_schema
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import row_schema
 from ace_tasks.store import open_stores
+from ace_tasks.tombstones import NOTHING_FORGOTTEN, Forgotten
 from flows.cli.terminal import EXIT_FAILURES, err, out, print_rejects
 from flows.parameters import (
     DEFAULT_FEATHER,
@@ -88,9 +89,11 @@ def plan(
         path, rejects = Path(scratch) / "plan.parquet", Path(scratch) / "rejects.jsonl"
         with open_catalog(catalog, sources) as file:
             specs = to_specs(read_rows(file), catalog, environment.allowed_buckets)
+            forgotten = NOTHING_FORGOTTEN
             if output:
                 specs = refuse_unproved(specs, outputs, output.rstrip("/"))
-            planning.build_plan(specs, model, sources, path, rejects, pixels)
+                forgotten = Forgotten.read(outputs, output.rstrip("/"))
+            planning.build_plan(specs, model, sources, path, rejects, pixels, forgotten=forgotten)
         counts = planning.count(path, rejects)
         if look:
             from flows.cli.look import look_over, print_json, print_table  # OpenCV, Pillow
@@ -115,6 +118,8 @@ def plan(
         line = f"{counts.planned} rows planned, {counts.rejected} rejected"
         if counts.shared:
             line += f", {counts.shared} share the picture of another row"
+        if counts.forgotten:
+            line += f", {counts.forgotten} forgotten"
         if before:
             line += f"; {len(before.records)} items done before, {len(before.failures)} failed"
         problems = counts.rejected

@@ -1,0 +1,109 @@
+"""Whether something tells of what is to be forgotten. Names are compared as data, never as escapes.
+
+JSON is parsed, and Markdown and HTML are read as a browser shows them. A cell tells of a source if
+it is its name. A text, such as an error, tells of it if the name stands in it, and is not the
+beginning of another name that we know (`a.png` in `a.png(1).png`).
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote
+
+_MARKDOWN_ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+!|~])")
+_CUT_CHARS = 20  # of a name that was cut short: so much of it still tells of it
+
+
+@dataclass(frozen=True)
+class Mentions:
+    """`names`: URIs, hashes and ids to be forgotten. `others`: URIs that are to stay."""
+
+    names: frozenset[str]
+    others: frozenset[str] = field(default=frozenset())
+
+    def is_one(self, cell: object) -> bool:
+        """Return whether a cell, or an element of a list in it, is one of the names."""
+        return any(each in self.names for each in _strings(cell))
+
+    def in_text(self, text: str) -> bool:
+        """Return whether a name stands in a text."""
+        return self._found(self._pattern, self.names, text)
+
+    def in_json(self, text: str) -> bool:
+        """Return whether a string in a JSON value holds a name; one that is no JSON, as a text."""
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return self.in_text(text)
+        return any(self.in_text(each) for each in _strings(value))
+
+    def in_html(self, page: str) -> bool:
+        """Return whether a page shows a name, or links to it."""
+        text = html.unescape(page)
+        return self.in_text(text) or ("%" in text and self.in_text(unquote(text)))
+
+    def in_markdown(self, text: str, cut_at: int) -> bool:
+        """Return whether a cell of a Prefect artifact shows a name, whole or cut short.
+
+        `cut_at`: after how many characters its writer cuts; what is cut is held to tell of a name
+        that goes on so.
+        """
+        shown = _MARKDOWN_ESCAPE.sub(r"\1", text)
+        if self._found(self._shown_pattern, self._shown_names, _folded(shown)):
+            return True
+        return len(shown) >= cut_at and self._is_cut(_folded(shown))
+
+    # ------------------------------------------------------------ steps
+
+    def _found(self, pattern: re.Pattern[str], names: frozenset[str], text: str) -> bool:
+        """The longest known name at each place is the one that is meant there."""
+        return bool(names) and any(each[0] in names for each in pattern.finditer(text))
+
+    def _is_cut(self, text: str) -> bool:
+        return any(
+            text.endswith(name[:length])
+            for name in self._shown_names
+            for length in range(min(_CUT_CHARS, len(name)), len(name))
+        )
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return _any_of(self.names | self.others)
+
+    @cached_property
+    def _shown_names(self) -> frozenset[str]:
+        return frozenset(map(_folded, self.names))
+
+    @cached_property
+    def _shown_pattern(self) -> re.Pattern[str]:
+        return _any_of(self._shown_names | frozenset(map(_folded, self.others)))
+
+
+def _any_of(names: frozenset[str]) -> re.Pattern[str]:
+    """What goes on as a name does is another one, though nothing that we read knows it."""
+    ordered = sorted(names, key=len, reverse=True)
+    return re.compile(f"(?:{'|'.join(map(re.escape, ordered))})(?![\\w-]|[./][\\w-]|[,(][^\\s])")
+
+
+def _folded(text: str) -> str:
+    """As a table of ours shows it: one line, without angle brackets."""
+    return " ".join(text.replace("<", " ").replace(">", " ").split())
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a value that came from JSON, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield name
+            yield from _strings(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _strings(each)
