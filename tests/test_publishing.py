@@ -267,6 +267,28 @@ def test_where_nothing_is_painted_the_coded_pixels_stay(published: Publish, name
     assert xmp.read(images.xmp_of(out)).item_id == record.item_id
 
 
+def test_an_untouched_phone_picture_keeps_its_first_view_only(published: Publish) -> None:
+    views = [Image.new("RGB", (64, 48), each) for each in ("red", "blue")]
+    out = io.BytesIO()
+    views[0].save(out, "MPO", save_all=True, append_images=views[1:])
+    made, record = published(out.getvalue(), untouched=True)
+    assert stored(made) == stored(out.getvalue())
+    assert converted(record) == ("further pictures in the file left out",)
+    with Image.open(io.BytesIO(made)) as image:
+        assert (image.format, image.info.get("mp")) == ("JPEG", None)
+
+
+def test_a_picture_that_is_turned_by_xmp_alone_stays_turned(published: Publish) -> None:
+    """Pillow goes by it where EXIF says nothing; the XMP that said so is not carried."""
+    turned = packet(attributes='tiff:Orientation="6"', tiff="http://ns.adobe.com/tiff/1.0/")
+    data = hostile.file("JPEG", xmp=turned)
+    out, record = published(data, untouched=True)
+    assert record.output.size_px == images.decode(data, LIMITS).size_px == (64, 96)
+    assert np.array_equal(images.decode(out, LIMITS).rgb, images.decode(data, LIMITS).rgb)
+    with Image.open(io.BytesIO(out)) as image:
+        assert image.getexif()[TAG.Orientation] == 6
+
+
 def test_another_format_or_frame_is_encoded(published: Publish) -> None:
     out, record = published(FILES["cmyk"](), untouched=True, format="png")
     assert converted(record) == ("CMYK to sRGB",)

@@ -184,6 +184,11 @@ def test_an_edit_never_weakens_the_mark(
     assert xmp.after_edit(task, of_source, ran) == expected
 
 
+def test_the_program_that_wrote_a_source_is_named_among_what_is_left_out() -> None:
+    assert xmp.parse(source(attributes='xmp:CreatorTool="Adobe Photoshop"')).others
+    assert not xmp.parse(source(attributes='xmp:CreatorTool="ace-catalog 1"')).others
+
+
 def test_our_system_is_added_to_the_one_that_the_source_names() -> None:
     found = xmp.parse(source(attributes='ext:AISystemUsed="Model 3"'))
     packet, said = written(found)
@@ -244,6 +249,17 @@ def test_what_stands_before_the_damage_is_kept() -> None:
     found = xmp.parse(source(f"{RIGHTS}<dc:creator>Ann</dc:creator>").partition(b"Ann")[0])
     assert found.unreadable
     assert list(found.properties) == ["dc:rights"]
+
+
+@pytest.mark.parametrize("name", ["cut-before-it", "document-type", "five-megabytes"])
+def test_damage_does_not_rub_off_a_model_s_mark(name: str) -> None:
+    data = {
+        "cut-before-it": b"<broken" + SPELLINGS["bag"],
+        "document-type": b"<!DOCTYPE x>" + SPELLINGS["element"],
+        "five-megabytes": SPELLINGS["attribute"] + b" " * (5 << 20) + b"<",
+    }[name]
+    found = xmp.parse(data)
+    assert (found.properties, found.unreadable) == ({xmp.SOURCE_TYPE: TRAINED}, True)
 
 
 FORGED = f'ace:Item="{"b" * 64}" ace:Record="s3://evil/r" {xmp.SOURCE_TYPE}="x" urn:ace-catalog:provenance:1'

@@ -23,6 +23,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
            (0, 1, 1, 2))  # fmt: skip
 _STEP_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 16  # of packed data: zlib copies what it has not come to
 _M_PER_INCH = 0.0254
 
 
@@ -100,13 +101,16 @@ def _up_to_the_end(data: list[bytes], raw_bytes: int) -> Iterator[bytes]:
     """The data, without what follows their end. Raises CannotRewrap for more than the pixels."""
     unpacker, length = zlib.decompressobj(), 0
     for body in data:
-        rest = body
-        while rest and not unpacker.eof:
-            length += len(unpacker.decompress(rest, _STEP_BYTES))
-            rest = unpacker.unconsumed_tail
-            if length > raw_bytes:
-                raise CannotRewrap
-        yield body[: len(body) - len(unpacker.unused_data)]
+        at = 0
+        while at < len(body) and not unpacker.eof:
+            rest = body[at : at + _PIECE_BYTES]
+            at += len(rest)
+            while rest and not unpacker.eof:
+                length += len(unpacker.decompress(rest, _STEP_BYTES))
+                rest = unpacker.unconsumed_tail
+                if length > raw_bytes:
+                    raise CannotRewrap
+        yield body[: at - len(unpacker.unused_data)]
         if unpacker.eof:
             break
     while not unpacker.eof and (more := unpacker.decompress(b"", _STEP_BYTES)):
