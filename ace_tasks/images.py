@@ -26,6 +26,7 @@ from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
 
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
+PROFILE_LEFT_OUT = "a colour profile that cannot be used, to none"
 _ACCEPTED_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"}
 _QUALITY = 95  # of JPEG and AVIF, where none is asked for
 _PNG_LEVEL = 1  # 90 ms a megapixel against 213 ms at the default, some percent larger
@@ -169,7 +170,7 @@ def _picture(image: Image.Image, deep: bool) -> Picture:
         converted.append("CMYK to sRGB")
     usable = colour.usable(profile)
     if profile and profile[16:20] == b"RGB " and not usable:
-        converted.append("a colour profile that cannot be used, to none")
+        converted.append(PROFILE_LEFT_OUT)
     alpha = straight = None
     if upright.has_transparency_data:
         rgba = _pixels(upright, "RGBA")

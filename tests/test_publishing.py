@@ -298,6 +298,22 @@ def test_another_format_or_frame_is_encoded(published: Publish) -> None:
     assert not record.output.lossless
 
 
+def test_only_a_profile_that_fits_stays_with_untouched_pixels(published: Publish) -> None:
+    broken = hostile.profile()[:200]
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = hostile.file(kind, icc_profile=broken)
+        out, record = published(data, untouched=True)
+        assert stored(out) == stored(data)
+        assert b"acsp" not in out
+        assert converted(record) == ("a colour profile that cannot be used, to none",)
+    grey = bytearray(hostile.profile())
+    grey[16:20] = b"GRAY"  # of grey it has no curve, so it cannot be used
+    _, record = published(
+        hostile.file("PNG", Image.new("L", (96, 64)), icc_profile=bytes(grey)), untouched=True
+    )
+    assert converted(record) == ("a colour profile that cannot be used, to none",)
+
+
 def test_an_odd_container_is_encoded_anew_and_it_is_named(published: Publish) -> None:
     odd = hostile.file("AVIF", icc_profile=hostile.profile()[:200])
     _, record = published(odd, untouched=True)

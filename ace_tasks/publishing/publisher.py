@@ -41,7 +41,7 @@ class File:
 
     format: ImageFormat
     data: bytes
-    lossless: bool  # whether it holds the very pixels that it was made of
+    lossless: bool = False  # whether it holds the very pixels that it was made of
     source_type: str | None = None  # IPTC's URI, in its XMP
     converted: tuple[str, ...] = ()  # what of its source could not be kept as it was
 
@@ -92,18 +92,20 @@ def rewrapped(
     if image is None or image.raw is None or resolved.preset or format_ != image.format:
         return None
     raw = image.raw
-    profile = raw.info.get("icc_profile")
+    stated = raw.info.get("icc_profile")
+    profile = stated if image.icc_profile or colour.fits(stated, raw.mode) else None
     beside = Beside(
         size_px=raw.size_px,
         xmp=xmp,
         exif=source.exif(raw.orientation),
         dpi=source.dpi,
-        profile=profile if image.icc_profile or colour.fits(profile, raw.mode) else None,
+        profile=profile,
     )
     data = rewrap(image.file, format_, beside)
     if data is None or not _looks_the_same(data, image, limits):
         return None
-    return File(format_, data, lossless=True)
+    converted = (images.PROFILE_LEFT_OUT,) if stated and not profile else ()
+    return File(format_, data, lossless=True, converted=converted)
 
 
 def _format(resolved: Resolved, pictures: Pictures) -> ImageFormat:

@@ -94,7 +94,7 @@ class Recorder:
         packet, too_long = xmp.packet(ours, source_type, source.properties)
         limits = self._settings.limits
         file = None if ran else rewrapped(item.resolved, pictures, packet, source, limits)
-        converted = () if file or image is None else image.converted
+        converted = file.converted if file else image.converted if image else ()
         if file is None:
             file = encode(item.resolved, pictures, finished, packet, source)
             if not (ran or file.lossless or item.resolved.preset) and _same_format(file, image):
