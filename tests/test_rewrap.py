@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from ace_tasks import images
-from ace_tasks.rewrap import Beside, rewrap
+from ace_tasks.rewrap import Beside, avif, rewrap
 from ace_tasks.settings import ImageLimits
 from tests import hostile
 
@@ -227,3 +227,41 @@ def test_damage_anywhere_raises_nothing() -> None:
             data[rng.integers(0, min(len(data), 900), 4)] = rng.integers(0, 256, 4)
             rewrap(data.tobytes(), format_, Beside((40, 32), XMP))
             rewrap(data[: rng.integers(0, len(data))].tobytes(), format_, Beside((40, 32), XMP))
+
+
+def of_two_tiles() -> bytes:
+    """An AVIF whose picture is a grid of two, as cameras write large ones, with a thumbnail."""
+    tiles = [file("avif-colour", 64, 64, seed) for seed in (1, 2)]
+    parsed = [avif._parse(dict(avif._boxes(each, 0, len(each)))[b"meta"], each) for each in tiles]
+    first, second = (each.items[each.primary] for each in parsed)
+    thumbnail = dataclasses.replace(second, data=second.data)
+    size = avif._full(b"ispe", 0, 0, struct.pack(">II", 128, 64))
+    others = [each for each in first.properties if each[1][4:8] in (b"pixi", b"colr")]
+    layout = b"\0\0\0\1" + struct.pack(">HH", 128, 64)
+    grid = avif._Item(b"grid", 0, in_idat=True, data=layout, properties=[(0, size), *others])
+    for each in (first, second):
+        each.flags = 1  # hidden: a part of the picture
+    meta = avif._Meta(
+        7,
+        {2: first, 3: second, 7: grid, 8: thumbnail},
+        [(b"dimg", 7, [2, 3]), (b"thmb", 8, [7])],
+    )
+    start = len(avif._box(b"ftyp", b"avif\0\0\0\0avifmif1miaf")) + len(avif._written(meta, 0)) + 8
+    return b"".join(
+        (
+            avif._box(b"ftyp", b"avif\0\0\0\0avifmif1miaf"),
+            avif._written(meta, start),
+            avif._box(b"mdat", avif._data(meta, in_idat=False)),
+        )
+    )
+
+
+def test_an_avif_of_tiles_keeps_them_and_loses_its_thumbnail() -> None:
+    data = of_two_tiles()
+    assert images.decode(data, LIMITS).size_px == (128, 64)
+    made = again(data)
+    assert stored(made) == stored(data)
+    assert images.decode(made, LIMITS).xmp == XMP
+    assert len(made) < len(data)
+    assert b"thmb" in data
+    assert b"thmb" not in made
