@@ -18,6 +18,10 @@ from ace_tasks.errors import BadImage
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _MAX_BYTES = 4 * 2**20  # twice the largest in common use; one is kept for each transform below
 
+_GREY = b"GRAY"
+_SPACES = {"1": _GREY, "L": _GREY, "LA": _GREY, "I;16": _GREY, "CMYK": b"CMYK"}
+_READ_AS = {_GREY: "L", b"CMYK": "CMYK"}
+
 
 def usable(profile: bytes | None) -> bool:
     """Whether it is a profile of RGB data, as our pixels are, and whole."""
@@ -26,6 +30,18 @@ def usable(profile: bytes | None) -> bool:
     try:
         _transform(profile, "to", "RGB")
         _transform(profile, "from", "RGB")
+    except BadImage:
+        return False
+    return True
+
+
+def fits(profile: bytes | None, mode: str) -> bool:
+    """Whether it is a whole profile of such data as Pillow's `mode` names."""
+    space = _SPACES.get(mode, b"RGB ")
+    if profile is None or not _is_of(space, profile):
+        return False
+    try:
+        _transform(profile, "to", _READ_AS.get(space, "RGB"))
     except BadImage:
         return False
     return True

@@ -19,13 +19,14 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from ace_tasks import colour
+from ace_tasks import colour, source_metadata
 from ace_tasks.containers import check_parts
 from ace_tasks.errors import BadImage
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
 
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
+PROFILE_LEFT_OUT = "a colour profile that cannot be used, to none"
 _ACCEPTED_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"}
 _QUALITY = 95  # of JPEG and AVIF, where none is asked for
 _PNG_LEVEL = 1  # 90 ms a megapixel against 213 ms at the default, some percent larger
@@ -64,7 +65,11 @@ class Picture:
     straight: np.ndarray | None = None  # with alpha: the colours as the file has them
     converted: tuple[str, ...] = ()  # what of the file could not be kept as it was
     file: bytes = b""  # as it was read
-    xmp: bytes | None = None
+    raw: source_metadata.Raw | None = None
+
+    @property
+    def xmp(self) -> bytes | None:
+        return self.raw.xmp if self.raw else None
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -119,7 +124,8 @@ def decode(data: bytes, limits: ImageLimits, enough_px: int | None = None) -> Pi
                 if enough_px:
                     image.draft(None, (enough_px, enough_px))
                 image.load()
-                return dataclasses.replace(_picture(image, deep), file=data, xmp=_xmp(image))
+                raw = source_metadata.Raw.of(image)
+                return dataclasses.replace(_picture(image, deep), file=data, raw=raw)
     except (BadImage, MemoryError):  # short memory is no fault of the picture
         raise
     except Image.DecompressionBombError:  # Pillow's own limit, on the header as ours is
@@ -134,17 +140,12 @@ def decode(data: bytes, limits: ImageLimits, enough_px: int | None = None) -> Pi
         raise BadImage(f"damaged picture: {type(error).__name__}: {error}"[:200]) from None
 
 
-def _xmp(image: Image.Image) -> bytes | None:
-    found = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
-    return found.encode() if isinstance(found, str) else found
-
-
 def xmp_of(data: bytes) -> bytes | None:
     """The XMP of a file, without reading its pixels; None where there is none, or no picture."""
     try:
         check_parts(data)
         with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
-            return _xmp(image)
+            return source_metadata.Raw.of(image).xmp
     except Exception:  # as many kinds as in `decode`
         return None
 
@@ -169,7 +170,7 @@ def _picture(image: Image.Image, deep: bool) -> Picture:
         converted.append("CMYK to sRGB")
     usable = colour.usable(profile)
     if profile and profile[16:20] == b"RGB " and not usable:
-        converted.append("a colour profile that cannot be used, to none")
+        converted.append(PROFILE_LEFT_OUT)
     alpha = straight = None
     if upright.has_transparency_data:
         rgba = _pixels(upright, "RGBA")
@@ -227,8 +228,11 @@ def encode(
     icc_profile: bytes | None = None,
     alpha: np.ndarray | None = None,
     xmp: bytes | None = None,
+    exif: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
 ) -> bytes:
-    """(H, W, 3) uint8 → file, with its XMP if it has any. PNG is lossless, and WebP without a `quality` (1-100).
+    """(H, W, 3) uint8 → file, with its metadata if it has any. PNG is lossless, and WebP without a
+    `quality` (1-100).
 
     `alpha` (H, W) uint8 is for formats that have it; see `has_alpha`. JPEG and AVIF keep colour
     at full resolution (4:4:4): products have sharp red edges. Raises BadImage for a picture the
@@ -256,6 +260,10 @@ def encode(
         options["pnginfo"] = chunks
     elif xmp:
         options["xmp"] = xmp
+    if exif:
+        options["exif"] = exif
+    if dpi and format_ in ("jpeg", "png"):  # the others have it in their EXIF only
+        options["dpi"] = dpi
     out = io.BytesIO()
     pixels = rgb if alpha is None else np.dstack([rgb, alpha])
     try:

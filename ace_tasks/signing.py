@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from ace_tasks import __version__
+from ace_tasks import __version__, xmp
 from ace_tasks.errors import InternalError, SettingsError
 from ace_tasks.images import MEDIA_TYPES, Pictures
 from ace_tasks.provenance import C2paRecord, Record, SourceRecord
@@ -172,6 +173,46 @@ def read(data: bytes, format_: str) -> Proof:
         seal=told.get("seal"),
         problems=tuple(each["code"] for each in active.get("failure", ())),
     )
+
+
+def source_type(data: bytes, format_: str) -> str | None:
+    """IPTC's URI, where a file's manifest says that a model made the picture or a part of it.
+
+    Never raises. Nothing is verified: whoever forges such a claim only has it carried on.
+    """
+    try:
+        with c2pa.Reader(MEDIA_TYPES[format_], io.BytesIO(data), context=_context()) as reader:
+            content = json.loads(reader.json())
+        manifests = content["manifests"]
+        created = set(_source_types(_line(manifests, content["active_manifest"]), "c2pa.created"))
+        anywhere = set(_source_types(manifests.values()))
+    except (c2pa.C2paError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return xmp.by_manifest(created, anywhere)
+
+
+def _line(manifests: dict[str, Any], label: str | None) -> Iterator[dict[str, Any]]:
+    """A manifest, that of the picture which it was made from, and so on."""
+    for _ in manifests:
+        manifest = manifests.get(label) if label else None
+        if manifest is None:
+            return
+        yield manifest
+        parents = [
+            each
+            for each in manifest.get("ingredients", ())
+            if each.get("relationship") == "parentOf"
+        ]
+        label = parents[0].get("active_manifest") if parents else None
+
+
+def _source_types(manifests: Iterable[dict[str, Any]], action: str = "") -> Iterator[str]:
+    for manifest in manifests:
+        for assertion in manifest.get("assertions", ()):
+            if assertion["label"].startswith("c2pa.actions"):
+                for each in assertion["data"]["actions"]:
+                    if not action or each["action"] == action:
+                        yield str(each.get("digitalSourceType"))
 
 
 def _manifest(record: Record, record_uri: str) -> dict[str, Any]:

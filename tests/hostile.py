@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from ace_tasks import images
+from ace_tasks import images, source_metadata, xmp
 from ace_tasks.errors import BadImage
+from ace_tasks.rewrap import Beside, rewrap
 from ace_tasks.settings import ImageLimits
 from tests.patience import limit_s
 
@@ -243,9 +244,14 @@ def open_file(data: bytes) -> dict[str, Any]:
         picture = images.decode(data, ImageLimits())
     except BadImage as error:
         return {"refused": str(error)}
+    assert picture.raw is not None
+    metadata = source_metadata.read(picture.raw, picture.file)
+    packet, _ = xmp.packet({}, metadata.source_type, metadata.properties)
+    beside = Beside(picture.raw.size_px, packet, metadata.exif(picture.raw.orientation))
+    kept = rewrap(picture.file, picture.format, beside)
     if picture.rgb.size > 10**6:
         return {"size_px": picture.size_px}
-    clean = all(
+    clean = SCRIPT not in (kept or b"") and all(
         SCRIPT not in images.encode(picture.rgb, format_, None, picture.icc_profile)
         for format_ in ("png", "jpeg", "webp", "avif")
     )

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 import ray
+from PIL import Image
 
 from ace_tasks import development_ca, provenance
 from ace_tasks.provenance import Record, record_key
@@ -21,6 +22,11 @@ from ace_tasks.store import Store, join_uri
 from flows.audit_run import audit_run
 from flows.edit_catalog import edit_catalog
 from infra.prefect_server import PrefectServer
+from tests import hostile
+from tests.test_publishing import MARKED, RIGHTS, converted, marked_as
+from tests.test_rewrap import stored
+from tests.test_source_metadata import TAG, said, texts
+from tests.test_xmp import PART, TRAINED
 
 Make = Callable[..., bytes]
 ROWS = 6
@@ -184,3 +190,41 @@ def test_a_row_without_a_result_is_told(
     state, found = audit(prefix, summary)
     assert ("not_accounted", "row-4") in found
     assert state.name == "AuditFailed"
+
+
+@pytest.mark.usefixtures("replicas_here")
+def test_a_run_over_marked_and_owned_pictures_passes_its_audit(store: Store, prefix: str) -> None:
+    """The catalog, the command's flow and the audit: edited, untouched, with rights."""
+    exif = Image.Exif()
+    exif[TAG.Copyright], exif[TAG.Artist] = "(c) 2026 Studio Nord", "A. Photographer"
+    sources = {
+        "marked": hostile.file("JPEG", xmp=MARKED),
+        "owned": hostile.file("JPEG", xmp=RIGHTS, exif=exif, dpi=(300, 300)),
+        "empty": hostile.file("PNG", Image.new("L", (96, 64))),
+    }
+    for name, data in sources.items():
+        store.put(f"{prefix}/in/{name}", data, "image/any")
+    row = {"task": "fill", "prompt": "x", "steps": 1, "mask": {"box": [0, 0, 0.2, 0.2]}}
+    rows = [
+        row | {"id": "untouched", "image": f"{prefix}/in/marked", "mask": f"{prefix}/in/empty"},
+        row | {"id": "edited", "image": f"{prefix}/in/marked"},
+        row | {"id": "owned", "image": f"{prefix}/in/owned"},
+    ]
+    store.put(f"{prefix}/c.jsonl", "\n".join(map(json.dumps, rows)).encode(), "text/plain")
+    state = edit_catalog(
+        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy", allow_empty_masks=True,
+        return_state=True,
+    )  # fmt: skip
+    assert state.name == "Completed"
+    state, found = audit(prefix, Summary.model_validate(state.result()))
+    assert (state.name, found) == ("Completed", set())
+    made = records(store, prefix)
+    files = {name: store.get(each.output.uri) for name, each in made.items()}
+    assert {name: converted(each) for name, each in made.items()} == dict.fromkeys(files, ())
+    types = {name: marked_as(files[name], each) for name, each in made.items()}
+    assert types == {"untouched": TRAINED, "edited": TRAINED, "owned": PART}
+    assert stored(files["untouched"]) == stored(sources["marked"])
+    owned = said(files["owned"])
+    assert (owned.copyright, owned.artist) == ("(c) 2026 Studio Nord", "A. Photographer")
+    assert owned.dpi == (300, 300)
+    assert texts(owned)["xmpRights:WebStatement"] == ["https://shop.test/licence"]

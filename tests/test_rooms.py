@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from rungs above its own; each heavy library lives in the rooms named.
 LADDER = [
     {"errors"},
-    {"development_ca", "layout", "logs", "mentions", "settings", "specs", "xmp"},
-    {"colour", "containers", "lcu", "store", "templates"},
+    {"development_ca", "layout", "logs", "mentions", "rewrap", "settings", "specs", "xmp"},
+    {"colour", "containers", "lcu", "source_metadata", "store", "templates"},
     {"controls", "cutout", "images", "model", "paste", "provenance"},
     {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack", "tombstones"},
     {"changes", "feeds", "history", "identify"},

@@ -50,7 +50,9 @@ class SourceRecord(_Stored):
     size_bytes: int
     size_px: tuple[int, int] = Field(description="(width, height), upright.")
     format: str | None = None
-    converted: tuple[str, ...] = Field((), description="What could not be kept as it was.")
+    converted: tuple[str, ...] = Field(
+        (), description="What could not be kept as it was, or was left out."
+    )
     parent: ParentRecord | None = Field(None, description="If the source is an output of ours.")
 
 
@@ -87,7 +89,8 @@ class MarksRecord(_Stored):
 
     xmp: bool
     digital_source_type: str | None = Field(
-        description="IPTC's URI, in XMP and C2PA. None: no model ran, or nothing is marked."
+        description="IPTC's URI, in XMP, and in C2PA if our model ran. Where it did not, it is the "
+        "source's own. None: nothing is said."
     )
     prompt: bool = Field(description="Whether the XMP holds the prompt.")
     c2pa: C2paRecord | None = Field(None, description="None: no key was given to sign with.")

@@ -4,7 +4,14 @@ publisher.py   its file, published or held for a person
 recording.py   what its file and its record say: marked, sealed, signed
 """
 
-from ace_tasks.publishing.publisher import File, Publisher, encode, paste_record, reasons_to_hold
+from ace_tasks.publishing.publisher import (
+    File,
+    Publisher,
+    encode,
+    paste_record,
+    reasons_to_hold,
+    rewrapped,
+)
 from ace_tasks.publishing.recording import Chosen, Recorder, Work
 
 __all__ = [
@@ -16,4 +23,5 @@ __all__ = [
     "encode",
     "paste_record",
     "reasons_to_hold",
+    "rewrapped",
 ]

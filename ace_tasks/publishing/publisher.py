@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ace_tasks import images
-from ace_tasks.errors import BucketMissing, Forbidden, NotFound, OutputRefused
-from ace_tasks.images import Pictures
+import numpy as np
+
+from ace_tasks import colour, images
+from ace_tasks.errors import BadImage, BucketMissing, Forbidden, NotFound, OutputRefused
+from ace_tasks.images import Picture, Pictures
 from ace_tasks.pixels import Finished, Prepared
 from ace_tasks.provenance import (
     OutputRecord,
@@ -26,7 +28,9 @@ from ace_tasks.provenance import (
     review_picture_key,
     review_record_key,
 )
-from ace_tasks.settings import ReviewSettings
+from ace_tasks.rewrap import Beside, rewrap
+from ace_tasks.settings import ImageLimits, ReviewSettings
+from ace_tasks.source_metadata import SourceMetadata
 from ace_tasks.specs import ImageFormat, Resolved, WorkItem
 from ace_tasks.store import Store, join_uri
 
@@ -37,6 +41,9 @@ class File:
 
     format: ImageFormat
     data: bytes
+    lossless: bool = False  # whether it holds the very pixels that it was made of
+    source_type: str | None = None  # IPTC's URI, in its XMP
+    converted: tuple[str, ...] = ()  # what of its source could not be kept as it was
 
     @property
     def sha256(self) -> str:
@@ -52,20 +59,73 @@ class File:
 
 
 def encode(
-    resolved: Resolved, pictures: Pictures, finished: Finished, xmp: bytes | None = None
+    resolved: Resolved,
+    pictures: Pictures,
+    finished: Finished,
+    xmp: bytes | None = None,
+    source: SourceMetadata | None = None,
 ) -> File:
-    """As the row asks, or as its source is. Raises BadImage."""
-    format_: ImageFormat
-    if resolved.format == "source":
-        assert pictures.image is not None  # `resolve` gives PNG where there is no source
-        format_ = pictures.image.format
-    else:
-        format_ = resolved.format
+    """As the row asks, or as its source is. `source`: what it says of itself. Raises BadImage."""
+    format_ = _format(resolved, pictures)
     rgb, alpha = finished.rgb, finished.alpha
     if alpha is not None and not images.has_alpha(format_):
         rgb, alpha = images.on_white(rgb, alpha), None
-    data = images.encode(rgb, format_, resolved.quality, finished.icc_profile, alpha, xmp)
-    return File(format_, data)
+    source = source or SourceMetadata()
+    data = images.encode(
+        rgb, format_, resolved.quality, finished.icc_profile, alpha, xmp, source.exif(), source.dpi
+    )
+    return File(format_, data, images.is_lossless(format_, resolved.quality))
+
+
+def rewrapped(
+    resolved: Resolved,
+    pictures: Pictures,
+    xmp: bytes | None,
+    source: SourceMetadata,
+    limits: ImageLimits,
+) -> File | None:
+    """The source's own coded pixels with other metadata, where a row changes nothing of it.
+
+    None: it changes something, or the source's container is an odd one.
+    """
+    image, format_ = pictures.image, _format(resolved, pictures)
+    if image is None or image.raw is None or resolved.preset or format_ != image.format:
+        return None
+    raw = image.raw
+    stated = raw.info.get("icc_profile")
+    profile = stated if image.icc_profile or colour.fits(stated, raw.mode) else None
+    beside = Beside(
+        size_px=raw.size_px,
+        xmp=xmp,
+        exif=source.exif(raw.orientation),
+        dpi=source.dpi,
+        profile=profile,
+    )
+    data = rewrap(image.file, format_, beside)
+    if data is None or not _looks_the_same(data, image, limits):
+        return None
+    converted = (images.PROFILE_LEFT_OUT,) if stated and not profile else ()
+    return File(format_, data, lossless=True, converted=converted)
+
+
+def _format(resolved: Resolved, pictures: Pictures) -> ImageFormat:
+    if resolved.format != "source":
+        return resolved.format
+    assert pictures.image is not None  # `resolve` gives PNG where there is no source
+    return pictures.image.format
+
+
+def _looks_the_same(data: bytes, image: Picture, limits: ImageLimits) -> bool:
+    """Whether a file decodes to the very pixels of a picture, by the same profile."""
+    try:
+        found = images.decode(data, limits)
+    except BadImage:
+        return False
+    planes = ((found.rgb, image.rgb), (found.alpha, image.alpha), (found.straight, image.straight))
+    return found.icc_profile == image.icc_profile and all(
+        np.array_equal(ours, theirs) if ours is not None and theirs is not None else ours is theirs
+        for ours, theirs in planes
+    )
 
 
 def reasons_to_hold(scores: Scores, review: ReviewSettings) -> list[str]:
@@ -98,7 +158,7 @@ class Publisher:
             size_px=(width, height),
             size_bytes=len(file.data),
             format=file.format,
-            lossless=images.is_lossless(file.format, item.resolved.quality),
+            lossless=file.lossless,
             placed_px=finished.placed.bounds if finished.placed else None,
         )
 

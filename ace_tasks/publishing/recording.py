@@ -6,11 +6,11 @@ import base64
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ace_tasks import __version__, masks, stack, xmp
+from ace_tasks import __version__, masks, signing, source_metadata, stack, xmp
 from ace_tasks.batching import Ticket
-from ace_tasks.images import Pictures
+from ace_tasks.images import Picture, Pictures
 from ace_tasks.pixels import Finished, Prepared
 from ace_tasks.provenance import (
     CandidatesRecord,
@@ -26,9 +26,17 @@ from ace_tasks.provenance import (
     public_uri,
     record_key,
 )
-from ace_tasks.publishing.publisher import File, Publisher, encode, paste_record, reasons_to_hold
+from ace_tasks.publishing.publisher import (
+    File,
+    Publisher,
+    encode,
+    paste_record,
+    reasons_to_hold,
+    rewrapped,
+)
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.signing import Signer
+from ace_tasks.source_metadata import SourceMetadata
 from ace_tasks.specs import PIXELS_VERSION, ModelIdentity, Resolved, WorkItem
 from ace_tasks.store import join_uri
 
@@ -75,18 +83,50 @@ class Recorder:
         self._hardware = stack.hardware(settings.device)
 
     def encode(self, item: WorkItem, pictures: Pictures, finished: Finished, ran: bool) -> File:
-        """The picture as a file, with its XMP. `ran`: whether a model did. Raises BadImage."""
-        marks, identity = self._settings.marks, self._identity
-        packet = xmp.packet(
+        """The picture as a file, with its marks and what its source says of itself.
+
+        `ran`: whether a model did. Raises BadImage.
+        """
+        image = pictures.image
+        source = _metadata(image) if image else SourceMetadata()
+        source_type = self._source_type(item.resolved, source, ran)
+        ours = self._ours(item, ran) if self._settings.marks.xmp else {}
+        packet, too_long = xmp.packet(ours, source_type, source.properties)
+        limits = self._settings.limits
+        file = None if ran else rewrapped(item.resolved, pictures, packet, source, limits)
+        converted = file.converted if file else image.converted if image else ()
+        if file is None:
+            file = encode(item.resolved, pictures, finished, packet, source)
+            if not (ran or file.lossless or item.resolved.preset) and _same_format(file, image):
+                converted += (source_metadata.ENCODED_ANEW,)
+        left_out = [each for each in source.left_out if not self._kept(each)]
+        left_out += [source_metadata.TOO_LONG.format(name) for name in too_long]
+        if source.source_type not in (None, source_type):
+            left_out.append(source_metadata.OTHER_TYPE.format(source.source_type))
+        converted = tuple(dict.fromkeys([*converted, *left_out]))
+        return replace(file, source_type=source_type, converted=converted)
+
+    def _source_type(self, resolved: Resolved, source: SourceMetadata, ran: bool) -> str | None:
+        """What the XMP says. Without our marks, only what the source says and is still true."""
+        if self._settings.marks.xmp:
+            return xmp.after_edit(resolved.task, source.source_type, ran)
+        kept = not ran or xmp.by_a_model(source.source_type)
+        return source.source_type if kept else None
+
+    def _kept(self, left_out: str) -> bool:
+        """A source's manifest is an ingredient of the signed one."""
+        return left_out == source_metadata.MANIFEST and self._signer is not None
+
+    def _ours(self, item: WorkItem, ran: bool) -> dict[str, str]:
+        identity = self._identity
+        return xmp.marks(
             tool=f"ace-catalog {__version__}",
             item_id=item.item_id,
             record_uri=self._record_uri(item.item_id),
-            source_type=xmp.digital_source_type(item.resolved.task) if ran else None,
-            system=f"ACE++, variant {identity.variant}",
+            system=f"ACE++, variant {identity.variant}" if ran else None,
             system_version=identity.fingerprint,
-            prompt=item.resolved.prompt if marks.prompt else None,
+            prompt=item.resolved.prompt if self._settings.marks.prompt else None,
         )
-        return encode(item.resolved, pictures, finished, packet if marks.xmp else None)
 
     def record(
         self,
@@ -103,7 +143,7 @@ class Recorder:
         assert record.marks is not None
         uri = self._record_uri(record.item_id)
         data, signed = self._signer.sign(file.data, record, uri, work.pictures)
-        file = File(file.format, data)
+        file = replace(file, data=data)
         output = self._publisher.output_record(work.item, finished, file)
         marks = record.marks.model_copy(update={"c2pa": signed})
         return record.model_copy(update={"output": output, "marks": marks}), file
@@ -124,9 +164,9 @@ class Recorder:
             spec=_public_spec(item),
             resolved=resolved.model_dump(mode="json"),
             pixels_version=PIXELS_VERSION,
-            sources=work.sources,
+            sources=_sources(work.sources, file),
             output=self._publisher.output_record(item, finished, file),
-            marks=self._marks(resolved, ran=chosen.ticket is not None),
+            marks=self._marks(resolved, file, ran=chosen.ticket is not None),
             model=self._model(resolved, chosen.ticket),
             sampling=_sampling_record(resolved, prepared, chosen.seed, chosen.ticket),
             mask=_mask_record(prepared),
@@ -138,12 +178,13 @@ class Recorder:
             timings_s=dict(timings_s),
         )
 
-    def _marks(self, resolved: Resolved, ran: bool) -> MarksRecord:
-        marks = self._settings.marks
-        marked = ran and (marks.xmp or self._signer is not None)
+    def _marks(self, resolved: Resolved, file: File, ran: bool) -> MarksRecord:
+        marks, source_type = self._settings.marks, file.source_type
+        if ran and self._signer is not None:  # C2PA says it, even where XMP must not
+            source_type = xmp.after_edit(resolved.task, source_type, ran)
         return MarksRecord(
             xmp=marks.xmp,
-            digital_source_type=xmp.digital_source_type(resolved.task) if marked else None,
+            digital_source_type=source_type,
             prompt=ran and marks.xmp and marks.prompt,
         )
 
@@ -182,6 +223,28 @@ class Recorder:
 
     def _record_uri(self, item_id: str) -> str:
         return join_uri(self._settings.output_uri, record_key(item_id))
+
+
+def _metadata(image: Picture) -> SourceMetadata:
+    """What a source says of itself. Some models mark their pictures by C2PA only."""
+    found = source_metadata.read(image.raw, image.file)
+    if source_metadata.MANIFEST in found.left_out and not xmp.by_a_model(found.source_type):
+        by_manifest = signing.source_type(image.file, image.format)
+        if by_manifest:
+            return replace(found, properties={**found.properties, xmp.SOURCE_TYPE: by_manifest})
+    return found
+
+
+def _same_format(file: File, image: Picture | None) -> bool:
+    return image is not None and image.format == file.format
+
+
+def _sources(sources: SourcesRecord, file: File) -> SourcesRecord:
+    """With what could not be kept of the edited picture, which only its result decides."""
+    if sources.image is None:
+        return sources
+    image = sources.image.model_copy(update={"converted": file.converted})
+    return sources.model_copy(update={"image": image})
 
 
 def _public_spec(item: WorkItem) -> dict[str, object]:

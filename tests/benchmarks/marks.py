@@ -38,14 +38,17 @@ _PHOTO = ROOT / "infra" / "sample" / "photos" / "china.jpg"
 _ROUNDS = 12
 _SIDE_PX = 1024
 _ITEM, _URI = "0" * 64, "s3://shop/edited/records/00/item.json"
-_SOURCE_TYPE = xmp.digital_source_type("edit")
+_SOURCE_TYPE = xmp.after_edit("edit", None, ran=True)
 
 
 def packet() -> bytes:
-    return xmp.packet(
-        tool="ace-catalog", item_id=_ITEM, record_uri=_URI, source_type=_SOURCE_TYPE,
-        system="ACE++, variant mini", system_version=_ITEM, prompt=None,
+    ours = xmp.marks(
+        tool="ace-catalog", item_id=_ITEM, record_uri=_URI, system="ACE++, variant mini",
+        system_version=_ITEM, prompt=None,
     )  # fmt: skip
+    made, _ = xmp.packet(ours, _SOURCE_TYPE, {})
+    assert made is not None
+    return made
 
 
 def record(format_: ImageFormat, source: bytes) -> Record:

@@ -1,0 +1,295 @@
+"""What an edited picture's source says of its owner and its origin, and so its result must say.
+
+What is carried is a list (`ace_tasks.xmp.properties`, and here EXIF's Copyright, Artist and
+resolution). All else is left out: a position, a camera's serial number, or a small picture of what
+was cut away must not be published. What was left out is named, in a few words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import ExifTags, Image
+
+from ace_tasks import xmp
+from ace_tasks.rewrap import jpeg
+from ace_tasks.xmp import Array, Value
+
+GPS = "GPS position left out"
+MAKER_NOTES = "maker notes left out"
+THUMBNAIL = "thumbnail left out"
+OTHER_EXIF = "other EXIF left out"
+OTHER_IPTC = "other IPTC left out"
+OTHER_XMP = "other XMP left out"
+UNREADABLE_XMP = "XMP that cannot be read left out"
+COMMENTS = "comments left out"
+MANIFEST = "C2PA manifest left out"
+MORE_PICTURES = "further pictures in the file left out"
+ENCODED_ANEW = "pixels encoded anew"
+OTHER_TYPE = "source type {} left out"
+TOO_LONG = "{} left out: too long"
+
+_MAX_EXIF_BYTES = 4000  # of a name or a notice; the XMP has longer ones
+_TAG = ExifTags.Base
+_CARRIED_EXIF = frozenset(
+    {_TAG.Copyright, _TAG.Artist, _TAG.XResolution, _TAG.YResolution, _TAG.ResolutionUnit}
+)
+_EXIF_NAMES = {"dc:rights": "Copyright", "dc:creator": "Artist"}
+_TECHNICAL_EXIF = frozenset({
+    _TAG.Orientation, _TAG.YCbCrPositioning, _TAG.ExifOffset, _TAG.ImageWidth, _TAG.ImageLength,
+    _TAG.ExifVersion, _TAG.ComponentsConfiguration, _TAG.FlashPixVersion, _TAG.ColorSpace,
+    _TAG.ExifImageWidth, _TAG.ExifImageHeight, _TAG.ExifInteroperabilityOffset,
+})  # fmt: skip
+# Photoshop's resources in a JPEG, and datasets of IPTC's IIM 4.2 in one of them.
+_IPTC, _RESOLUTION, _THUMBNAILS = 0x0404, 0x03ED, (0x0409, 0x040C)
+_IIM = {
+    (2, 80): "dc:creator", (2, 110): "photoshop:Credit", (2, 115): "photoshop:Source",
+    (2, 116): "dc:rights",
+}  # fmt: skip
+_IIM_TECHNICAL = {(1, 90), (2, 0)}  # character set, version
+_MAX_IIM_FIELDS = 1000
+_PNG_TEXT = {"Copyright": "dc:rights", "Author": "dc:creator"}
+_JUMBF_OF_C2PA = b"jumdc2pa"
+_CM_PER_INCH = 2.54
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """A file's metadata as Pillow gives it, kept when its pixels are read."""
+
+    format: str  # as Pillow calls it
+    size_px: tuple[int, int]  # (width, height) as stored, before orientation
+    mode: str
+    info: Mapping[Any, Any]
+    exif: Image.Exif
+    text: Mapping[str, str]  # of a PNG
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Raw:
+        return cls(
+            format=str(image.format),
+            size_px=image.size,
+            mode=image.mode,
+            info=dict(image.info),
+            exif=image.getexif(),
+            text=dict(getattr(image, "text", {})),
+        )
+
+    @property
+    def orientation(self) -> int:
+        """EXIF's, 1 to 8. An AVIF turns itself."""
+        found = self.exif.get(_TAG.Orientation, 1)
+        return int(found) if self.format != "AVIF" and found in range(1, 9) else 1
+
+    @property
+    def xmp(self) -> bytes | None:
+        found = self.info.get("xmp") or self.info.get("XML:com.adobe.xmp")
+        return found.encode() if isinstance(found, str) else found
+
+
+@dataclass(frozen=True, eq=False)
+class SourceMetadata:
+    """What is carried on, and what is not."""
+
+    properties: Mapping[str, Value] = field(default_factory=dict)  # of XMP
+    copyright: str | None = None  # of EXIF, as is the next
+    artist: str | None = None
+    dpi: tuple[float, float] | None = None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def source_type(self) -> str | None:
+        """IPTC's URI, if the source states one."""
+        return xmp.text_of(self.properties.get(xmp.SOURCE_TYPE))
+
+    def exif(self, orientation: int = 1) -> bytes | None:
+        """An EXIF block with nothing else in it. None: there is nothing to say."""
+        exif = Image.Exif()
+        if orientation != 1:
+            exif[_TAG.Orientation] = orientation
+        for tag, text in ((_TAG.Artist, self.artist), (_TAG.Copyright, self.copyright)):
+            if text:
+                exif[tag] = text.encode()
+        if self.dpi:
+            exif[_TAG.XResolution], exif[_TAG.YResolution] = self.dpi
+            exif[_TAG.ResolutionUnit] = 2
+        return exif.tobytes() if len(exif) else None
+
+
+def read(raw: Raw | None, file: bytes) -> SourceMetadata:
+    """Never raises: what cannot be read is left out, and named."""
+    if raw is None:
+        return SourceMetadata()
+    left_out: list[str] = []
+    exif, resolution = _exif(raw.exif, left_out)
+    found = _xmp(raw, file)
+    resources = raw.info.get("photoshop")
+    resources = resources if isinstance(resources, dict) else {}
+    iptc = _iptc(resources.get(_IPTC), left_out)
+    text = {name: raw.text[key] for key, name in _PNG_TEXT.items() if raw.text.get(key)}
+    properties = dict(found.properties)
+    for name, value in [*iptc.items(), *_as_properties(exif), *_as_properties(text)]:
+        properties.setdefault(name, value)
+    left_out += [word for word, there in (
+        (GPS, found.gps), (THUMBNAIL, found.thumbnail), (OTHER_XMP, found.others),
+        (UNREADABLE_XMP, found.unreadable),
+        (THUMBNAIL, any(each in resources for each in _THUMBNAILS)),
+        (OTHER_IPTC, any(_differs(properties[name], value) for name, value in iptc.items())),
+        (COMMENTS, "comment" in raw.info or bool(raw.text.keys() - _known_text())),
+        (MORE_PICTURES, "mp" in raw.info),
+        (MANIFEST, _JUMBF_OF_C2PA in file),
+    ) if there]  # fmt: skip
+    left_out += [TOO_LONG.format(name) for name in sorted(found.too_long)]
+    return SourceMetadata(
+        properties=properties,
+        copyright=exif.get("dc:rights") or _short(properties.get("dc:rights")),
+        artist=exif.get("dc:creator") or _short(properties.get("dc:creator")),
+        dpi=resolution or _dpi(raw, resources),
+        left_out=tuple(dict.fromkeys(left_out)),
+    )
+
+
+def _xmp(raw: Raw, file: bytes) -> xmp.Found:
+    found = xmp.parse(raw.xmp) if raw.xmp else xmp.Found()
+    more = jpeg.more_xmp(file) if raw.format in ("JPEG", "MPO") else None
+    return found.with_more(xmp.parse(more)) if more else found
+
+
+def _known_text() -> set[str]:
+    return {*_PNG_TEXT, "XML:com.adobe.xmp", "Raw profile type exif"}
+
+
+def _short(value: Value | None) -> str | None:
+    text = xmp.text_of(value)
+    return text if text and len(text.encode()) <= _MAX_EXIF_BYTES else None
+
+
+def _as_properties(texts: Mapping[str, str]) -> Iterator[tuple[str, Value]]:
+    """Texts of EXIF or PNG → XMP. Several names stand in one, parted by semicolons."""
+    for name, text in texts.items():
+        if name == "dc:creator":
+            names = tuple((None, each.strip()) for each in text.split(";") if each.strip())
+            yield name, Array("Seq", names)
+        else:
+            yield name, Array("Alt", (("x-default", text),))
+
+
+# ------------------------------------------------------------ EXIF
+
+
+_Resolution = tuple[float, float]
+
+
+def _exif(exif: Image.Exif, left_out: list[str]) -> tuple[dict[str, str], _Resolution | None]:
+    """Copyright and artist, by the names of the XMP properties that mean the same; resolution."""
+    try:
+        tags = set(exif)
+        inner = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in tags else {}
+        thumbnail = bool(exif.get_ifd(ExifTags.IFD.IFD1))
+        carried = {tag: exif.get(tag) for tag in _CARRIED_EXIF}
+    except Exception:  # Pillow raises many kinds on damaged EXIF
+        left_out.append(OTHER_EXIF)
+        return {}, None
+    texts = {
+        "dc:rights": _exif_text(carried[_TAG.Copyright]),
+        "dc:creator": _exif_text(carried[_TAG.Artist]),
+    }
+    others = tags | inner.keys()
+    if ExifTags.IFD.GPSInfo in others:
+        left_out.append(GPS)
+    if _TAG.MakerNote in others:
+        left_out.append(MAKER_NOTES)
+    if thumbnail:
+        left_out.append(THUMBNAIL)
+    if others - _CARRIED_EXIF - _TECHNICAL_EXIF - {ExifTags.IFD.GPSInfo, _TAG.MakerNote}:
+        left_out.append(OTHER_EXIF)
+    too_long = {name for name, text in texts.items() if len(text.encode()) > _MAX_EXIF_BYTES}
+    left_out += [TOO_LONG.format(f"EXIF {_EXIF_NAMES[name]}") for name in sorted(too_long)]
+    kept = {name: text for name, text in texts.items() if text and name not in too_long}
+    down = carried[_TAG.YResolution]
+    across = carried[_TAG.XResolution]
+    inches = {2: 1.0, 3: _CM_PER_INCH}.get(carried[_TAG.ResolutionUnit] or 2, 0.0)
+    return kept, _pair(across, across if down is None else down, inches)
+
+
+def _exif_text(value: Any) -> str:
+    """A photographer's and an editor's copyright are two texts, parted by a zero byte."""
+    if isinstance(value, str):  # Pillow took it for Latin-1
+        value = value.encode("latin-1", "replace")
+    parts = _decoded(value).split("\0") if isinstance(value, bytes) else []
+    return "; ".join(each.strip() for each in parts if each.strip())
+
+
+def _decoded(data: bytes) -> str:
+    """EXIF and IIM say ASCII; what is written there is UTF-8, or Latin-1 by older programs."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _dpi(raw: Raw, resources: Mapping[Any, Any]) -> _Resolution | None:
+    """Pixels an inch, across and down, by the container or by Photoshop's resource."""
+    found = None
+    # Pillow makes up 72 dpi for a JPEG that states none.
+    if raw.format == "PNG" or raw.info.get("jfif_unit") in (1, 2):
+        across, down = raw.info.get("dpi", (None, None))
+        found = _pair(across, down, 1.0)
+    stated = resources.get(_RESOLUTION)
+    if not found and isinstance(stated, dict):  # its unit is only how it is shown
+        found = _pair(stated.get("XResolution"), stated.get("YResolution"), 1.0)
+    return found
+
+
+def _pair(across: Any, down: Any, factor: float) -> _Resolution | None:
+    try:
+        pair = float(across) * factor, float(down) * factor
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    # A JPEG holds two bytes of it.
+    return pair if all(math.isfinite(each) and 1 <= each <= 65_535 for each in pair) else None
+
+
+# ------------------------------------------------------------ IPTC's IIM
+
+
+def _iptc(data: Any, left_out: list[str]) -> dict[str, Value]:
+    """The datasets that mean the same as an XMP property. IIM 4.2, chapter 3."""
+    if not isinstance(data, bytes):
+        return {}
+    found: dict[str, list[str]] = {}
+    for dataset, text in _datasets(data):
+        if dataset in _IIM and text.strip("\0 "):
+            found.setdefault(_IIM[dataset], []).append(text.strip("\0 "))
+        elif dataset not in _IIM_TECHNICAL:
+            left_out.append(OTHER_IPTC)
+    values: dict[str, Value] = {}
+    for name, texts in found.items():
+        if name == "dc:creator":
+            values[name] = Array("Seq", tuple((None, each) for each in texts))
+        elif name == "dc:rights":
+            values[name] = Array("Alt", (("x-default", texts[0]),))
+        else:
+            values[name] = texts[0]
+    return values
+
+
+def _datasets(data: bytes) -> Iterator[tuple[tuple[int, int], str]]:
+    at = 0
+    for _ in range(_MAX_IIM_FIELDS):
+        if data[at : at + 1] != b"\x1c" or at + 5 > len(data):
+            return
+        length = int.from_bytes(data[at + 3 : at + 5], "big")
+        if length & 0x8000:  # an extended dataset: some other kind of data than text
+            return
+        yield (data[at + 1], data[at + 2]), _decoded(data[at + 5 : at + 5 + length])
+        at += 5 + length
+
+
+def _differs(kept: Value, of_iptc: Value) -> bool:
+    """Whether IIM says something that the kept value does not. It cuts texts short."""
+    ours = " ".join(xmp.texts_of(kept))
+    return not all(text in ours for text in xmp.texts_of(of_iptc))

@@ -1,0 +1,118 @@
+"""Which properties of a source's XMP are carried into its result, and what their values are.
+
+Names are written with the usual prefix, such as `dc:rights`, whatever prefix a file uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+NAMESPACES = {
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "ace": "urn:ace-catalog:provenance:1",
+    "cc": "http://creativecommons.org/ns#",
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "photoshop": "http://ns.adobe.com/photoshop/1.0/",
+    "plus": "http://ns.useplus.org/ldf/xmp/1.0/",
+    "stEvt": "http://ns.adobe.com/xap/1.0/sType/ResourceEvent#",
+    "stRef": "http://ns.adobe.com/xap/1.0/sType/ResourceRef#",
+    "xmpMM": "http://ns.adobe.com/xap/1.0/mm/",
+    "xmpRights": "http://ns.adobe.com/xap/1.0/rights/",
+}
+# Files also use these. The first two were in drafts of IPTC's standard.
+_OTHER_SPELLINGS = {
+    "http://iptc.org/std/Iptc4xmpExt/2008-02-19/": "Iptc4xmpExt",
+    "http://iptc.org/std/Iptc4xmpExt/1.0/xmlns/": "Iptc4xmpExt",
+    "http://web.resource.org/cc/": "cc",
+    "http://purl.org/dc/1.1/": "dc",
+}
+_IPTC_CORE = "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"
+_PREFIXES = {uri: prefix for prefix, uri in NAMESPACES.items()} | _OTHER_SPELLINGS
+
+# In the order in which they are kept where there is not room for all.
+CARRIED = (
+    "Iptc4xmpExt:DigitalSourceType", "Iptc4xmpExt:AISystemUsed",
+    "Iptc4xmpExt:AISystemVersionUsed",
+    "dc:rights", "dc:creator", "photoshop:Credit", "photoshop:Source",
+    "xmpRights:WebStatement", "xmpRights:Marked", "xmpRights:UsageTerms", "xmpRights:Owner",
+    "xmpRights:Certificate",
+    "cc:license", "cc:attributionName", "cc:attributionURL", "cc:morePermissions",
+    "plus:Licensor", "plus:LicensorName", "plus:LicensorURL", "plus:CopyrightOwner",
+    "plus:ImageCreator", "plus:ImageSupplier", "plus:CreditLineRequired", "plus:DataMining",
+    "plus:OtherConstraints", "plus:ImageAlterationConstraints", "plus:TermsAndConditionsText",
+    "plus:TermsAndConditionsURL",
+    "dc:source", "Iptc4xmpExt:AIPromptInformation", "Iptc4xmpExt:AIPromptWriterName",
+    "Iptc4xmpExt:DigImageGUID", "Iptc4xmpExt:RegistryId",
+    "xmpMM:OriginalDocumentID", "xmpMM:DocumentID", "xmpMM:DerivedFrom", "xmpMM:History",
+)  # fmt: skip
+# Fields of structures. A licensor's address and a file's path on somebody's disk are not among them.
+FIELDS = frozenset({
+    "plus:LicensorName", "plus:LicensorURL", "plus:LicensorID", "plus:CopyrightOwnerName",
+    "plus:CopyrightOwnerID", "plus:ImageCreatorName", "plus:ImageCreatorID",
+    "plus:ImageSupplierName", "plus:ImageSupplierID",
+    "Iptc4xmpExt:RegItemId", "Iptc4xmpExt:RegOrgId", "Iptc4xmpExt:RegEntryRole",
+    "stEvt:action", "stEvt:when", "stEvt:softwareAgent", "stEvt:instanceID", "stEvt:changed",
+    "stEvt:parameters",
+    "stRef:documentID", "stRef:instanceID", "stRef:originalDocumentID",
+})  # fmt: skip
+_SOURCE_TYPE_SPELLINGS = frozenset({"digitalsourcetype", "digitalsourcefiletype"})
+_ARRAYS: dict[str, Literal["Alt", "Bag", "Seq"]] = {
+    "dc:rights": "Alt", "xmpRights:UsageTerms": "Alt", "dc:creator": "Seq",
+    "xmpRights:Owner": "Bag",
+}  # fmt: skip
+
+
+class Uri(str):
+    """A text that stands in `rdf:resource`."""
+
+
+@dataclass(frozen=True)
+class Struct:
+    fields: tuple[tuple[str, Value], ...]  # name → value
+
+
+@dataclass(frozen=True)
+class Array:
+    kind: Literal["Alt", "Bag", "Seq"]
+    items: tuple[tuple[str | None, Value], ...]  # language, if one is given, and value
+
+
+Value: TypeAlias = "str | Struct | Array"
+
+
+def name_of(tag: str) -> str | None:
+    """expat's `namespace name` → the name with its usual prefix; None: a namespace unknown here."""
+    space, _, local = tag.rpartition(" ")
+    prefix = _PREFIXES.get(space)
+    if local.lower() in _SOURCE_TYPE_SPELLINGS and (prefix == "Iptc4xmpExt" or space == _IPTC_CORE):
+        return "Iptc4xmpExt:DigitalSourceType"
+    return f"{prefix}:{local}" if prefix else None
+
+
+def typed(name: str, value: Value) -> Value:
+    """A value in its property's own form: a bare text where an array belongs becomes one."""
+    kind = _ARRAYS.get(name)
+    if kind is None or not isinstance(value, str):
+        return value
+    return Array(kind, (("x-default" if kind == "Alt" else None, str(value)),))
+
+
+def texts_of(value: Value | None) -> list[str]:
+    """The texts of a value, of an alternative its default first."""
+    if isinstance(value, str):
+        return [str(value)]
+    if not isinstance(value, Array):
+        return []
+    items = sorted(value.items, key=lambda item: item[0] not in (None, "x-default"))
+    return [str(text) for _, text in items if isinstance(text, str)]
+
+
+def text_of(value: Value | None) -> str | None:
+    """One text for a property that has several: the default language, or all names."""
+    texts = texts_of(value)
+    if not texts:
+        return None
+    return texts[0] if isinstance(value, Array) and value.kind == "Alt" else "; ".join(texts)
