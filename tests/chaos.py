@@ -5,7 +5,8 @@
 All parts are real: SeaweedFS, a Prefect server, a Ray cluster of several raylets on this machine,
 the toy model. Events come when the run has reached random shares of its items, so all of them hit
 a run at work. Replicas are not killed while an item runs alone: a death then is evidence against
-that item, and two would quarantine an innocent one. That is the rule, not a fault. So that no event
+that item, and two would quarantine an innocent one. That is the rule, not a fault. Meanwhile the output is
+swept of pictures of whatever age, and sources are forgotten, which no later start may edit. So that no event
 comes too late, the run is held once it has gone `_SLACK_ITEMS` past an event that still waits.
 """
 
@@ -18,6 +19,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,8 +42,10 @@ os.environ.update(LOOPBACK)
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from ace_tasks.provenance import Record, orphans  # noqa: E402
+from ace_tasks.retention import Forget  # noqa: E402
 from ace_tasks.settings import StoreSettings  # noqa: E402
 from ace_tasks.store import Store, join_uri  # noqa: E402
+from ace_tasks.sweeping import sweep  # noqa: E402
 from infra.object_store import ObjectStore  # noqa: E402
 from infra.prefect_server import PrefectServer  # noqa: E402
 from infra.services import ROOT  # noqa: E402
@@ -70,11 +74,17 @@ class Plan:
     node_kills: int = 2
     store_kills: int = 2
     flow_kills: int = 2
+    sweeps: int = 2
+    forgets: int = 2
     batch_size: int = 4
 
     @property
     def kills(self) -> int:
         return self.replica_kills + self.node_kills + self.store_kills + self.flow_kills
+
+    @property
+    def events(self) -> int:
+        return self.kills + self.sweeps + self.forgets
 
     @property
     def bound(self) -> int:
@@ -88,6 +98,7 @@ class Outcome:
 
     records: int = 0
     pictures: int = 0
+    forgotten: int = 0
     wrong: list[str] = field(default_factory=list)
     orphans: int = 0
     computed: int = 0
@@ -100,10 +111,11 @@ class Outcome:
     def is_good(self, plan: Plan) -> bool:
         """Nothing lost, nothing published twice, little repeated; and it was broken as planned."""
         return (
-            self.records == self.pictures == plan.items
+            self.records == self.pictures == plan.items - plan.forgets
+            and self.forgotten == plan.forgets
             and not self.wrong
             and self.repeated <= plan.bound
-            and self.done.total() == plan.kills
+            and self.done.total() == plan.events
         )
 
 
@@ -118,6 +130,7 @@ class Harness:
         self.prefect = PrefectServer(folder / "prefect")
         self.flow: subprocess.Popen[bytes] | None = None
         self.outcome = Outcome()
+        self.forgotten: list[str] = []
 
     def run(self) -> Outcome:
         started = time.monotonic()
@@ -176,6 +189,8 @@ class Harness:
             *[("node", self._kill_node)] * self.plan.node_kills,
             *[("store", self._kill_store)] * self.plan.store_kills,
             *[("flow", self._kill_flow)] * self.plan.flow_kills,
+            *[("sweep", self._sweep)] * self.plan.sweeps,
+            *[("forget", self._forget)] * self.plan.forgets,
         ]
         self.random.shuffle(events)
         shares = sorted(self.random.uniform(0.03, 0.6) for _ in events)
@@ -183,7 +198,7 @@ class Harness:
             (int(share * self.plan.items), *event)
             for share, event in zip(shares, events, strict=True)
         ]
-        deadline = time.monotonic() + _LIMIT_S
+        deadline, is_last = time.monotonic() + _LIMIT_S, False
         while True:
             if time.monotonic() > deadline:
                 log = (self.folder / "flow.log").read_text()[-4000:]
@@ -192,8 +207,11 @@ class Harness:
                 self._start_flow(env)
             assert self.flow
             code = self.flow.poll()
-            if code == 0:
+            if code == 0 and (is_last or not self.plan.forgets):
                 break
+            if code == 0:  # once more, in peace: what is forgotten is not made again
+                is_last, self.flow = True, None
+                continue
             if code is not None:  # it ended by itself, as after an outage too long: go on
                 self.flow = None
                 continue
@@ -271,6 +289,22 @@ class Harness:
             return True
         return False
 
+    def _sweep(self) -> bool:
+        """Take pictures without a record, however young: those of a replica at work may be among them."""
+        for _ in sweep(self.store, OUTPUT, 0.0, delete=True):
+            pass
+        return True
+
+    def _forget(self) -> bool:
+        """The source of a picture that is there; it is to do again, and nobody may make it."""
+        records = [each.uri for each in self.store.list(join_uri(OUTPUT, "records/"))]
+        record = Record.model_validate_json(self.store.get(self.random.choice(records)))
+        assert record.sources.image
+        self.forgotten.append(record.sources.image.uri)
+        forgetting = Forget(self.store, self.store, OUTPUT, record.sources.image.uri)
+        forgetting.delete(forgetting.look(), by="chaos")
+        return True
+
     # ------------------------------------------------------------ reading
 
     def _read_everything(self) -> None:
@@ -281,10 +315,14 @@ class Harness:
             picture = self.store.get(record.output.uri)
             if hashlib.sha256(picture).hexdigest() != record.output.sha256:
                 outcome.wrong.append(record.output.uri)
+            if record.sources.image and record.sources.image.uri in self.forgotten:
+                outcome.wrong.append(each.uri)
             named.add(record.output.uri)
             outcome.records += 1
         outcome.pictures = len(named)
         outcome.orphans = sum(1 for _ in orphans(self.store, OUTPUT, datetime.now(UTC)))
+        line = re.search(r"(\d+) forgotten", outcome.last_line)
+        outcome.forgotten = int(line[1]) if line else 0
         computed = (self.folder / "computed").read_text().split()
         outcome.computed = len(computed)
         outcome.repeated = len(computed) - len(set(computed))
@@ -306,7 +344,7 @@ def main() -> int:
         outcome = Harness(plan, Path(folder)).run()
     print(
         f"seed {plan.seed}: {outcome.records} records, {outcome.pictures} pictures, "
-        f"{len(outcome.wrong)} wrong, {outcome.orphans} orphans; "
+        f"{len(outcome.wrong)} wrong, {outcome.orphans} orphans, {outcome.forgotten} forgotten; "
         f"{outcome.repeated} computed again (bound {plan.bound}); "
         f"broke {dict(outcome.done)} in {outcome.runs} runs, {outcome.seconds:.0f} s; "
         f"last: {outcome.last_line}"

@@ -13,6 +13,7 @@ def test_everything_breaks_and_nothing_is_lost() -> None:
     """In a process of its own: a cluster's settings must not reach the other tests."""
     told = run_python(
         "-m", "tests.chaos", "--seed", "7", "--items", "80", "--replica-kills", "2",
-        "--node-kills", "1", "--store-kills", "1", "--flow-kills", "1",
+        "--node-kills", "1", "--store-kills", "1", "--flow-kills", "1", "--sweeps", "1",
+        "--forgets", "1",
     )  # fmt: skip
     print(told.stdout)
