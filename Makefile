@@ -120,5 +120,5 @@ format: $(STAMP) ## format and mend what can be mended
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-clean: ## remove .venv, .local and out
-	rm -rf $(VENV) .local out
+clean: ## remove .venv and out; what `make up` stores stays in .local
+	rm -rf $(VENV) out

@@ -214,8 +214,10 @@ class Forget:
                 yield from filter(None, pool.map(lambda uri, read=read: read(self._get(uri)), uris))
 
     def _planned(self) -> Iterator[Trace]:
-        for each in self.store.list(join_uri(self.output_uri, "runs/")):
-            if each.uri.endswith("/plan.parquet"):
+        base = join_uri(self.output_uri, "runs/")
+        for each in self.store.list(base):
+            run_id, _, name = each.uri.removeprefix(base).partition("/")
+            if name == "plan.parquet" and _RUN_ID.fullmatch(run_id):
                 with self._local(each.uri) as path:
                     for row in plan.read_plan(path):
                         yield _of_item(row.item)

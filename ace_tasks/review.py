@@ -12,9 +12,12 @@ beats both: what is published stays published.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
+
+from pydantic import ValidationError
 
 from ace_tasks import images
 from ace_tasks.errors import Discarded, NeedsReview, NotFound
@@ -130,10 +133,9 @@ class Review:
         found = []
         for each in self.store.list(self._uri(review_prefix(failure.row_id, failure.item_id))):
             if each.uri.endswith(".json"):
-                try:
+                # Cleared since it was listed; or somebody else's file.
+                with suppress(NotFound, ValidationError):
                     found.append(Record.model_validate_json(self.store.get(each.uri)))
-                except NotFound:  # cleared since it was listed
-                    continue
         return [each for each in found if each.item_id == failure.item_id]
 
     def _record(self, item_id: str) -> Record | None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -122,8 +123,8 @@ class Shop:
 class Interrupted(Store):
     """Does something before its n-th write: raises Cancelled, or has a sweep come between."""
 
-    def __init__(self, when: int, what: Callable[[], None]):
-        super().__init__(StoreSettings())
+    def __init__(self, store: Store, when: int, what: Callable[[], None]):
+        self.__dict__ |= store.__dict__  # a client of its own takes megabytes
         self._left, self._what = when, what
 
     def _count(self) -> None:
@@ -177,9 +178,12 @@ class ShopHere(Shop):
             before = resume.finished(self.store, self.output, path, retry, named)
             items = [row.item for row in read_plan(path) if not row.same_as]
         replica = self._replica(run_id, interrupt, at, below)
-        for item in items:
-            if item.item_id not in before.records and item.item_id not in before.failures:
-                replica.run(item, 0)
+        try:
+            for item in items:
+                if item.item_id not in before.records and item.item_id not in before.failures:
+                    replica.run(item, 0)
+        finally:
+            replica.cancel()
         for failure in before.reopened:
             Review(self.store, self.output, by=run_id).clear_published(failure.item_id)
 
@@ -192,9 +196,12 @@ class ShopHere(Shop):
             ),
             run_id, "replica",
         )  # fmt: skip
-        replica.start()
+        with mock.patch("ace_tasks.replica.open_stores", return_value=(self.store, self.store)):
+            replica.start()
         if interrupt:
-            outputs = Interrupted(at, self._cancel if interrupt == "cancel" else self._sweep_now)
+            outputs = Interrupted(
+                self.store, at, self._cancel if interrupt == "cancel" else self._sweep_now
+            )
             replica._output = outputs
             replica._publisher = replica._recorder._publisher = Publisher(outputs, self.output)
             replica._guard = Guard(outputs, self.output, run_id)

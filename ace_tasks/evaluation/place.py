@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class Place:
         if not is_s3(self.uri):
             try:
                 Path(self.uri).mkdir(parents=True, exist_ok=True)
-                self.write(".probe", b"", "text/plain")
-                (Path(self.uri) / ".probe").unlink()
+                with tempfile.TemporaryFile(dir=self.uri):  # a name that nobody else has
+                    pass
             except OSError as error:
                 raise OutputRefused(f"cannot write under {self.uri}: {error.strerror}") from None
             return
