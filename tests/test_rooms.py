@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LADDER = [
     {"errors"},
     {"development_ca", "layout", "logs", "settings", "specs", "xmp"},
-    {"colour", "containers", "lcu", "store", "templates"},
+    {"colour", "containers", "lcu", "readers", "store", "templates"},
     {"controls", "cutout", "images", "model", "paste", "provenance"},
     {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack", "tombstones"},
     {"changes", "feeds", "history", "identify"},
@@ -34,7 +34,7 @@ HOMES = {
     "boto3": {"ace_tasks/store.py"},
     "botocore": {"ace_tasks/store.py"},
     "prefect": {"flows/"},
-    "pyarrow": {"ace_tasks/catalog.py", "ace_tasks/plan.py", "ace_tasks/results.py"},
+    "pyarrow": {"ace_tasks/plan.py", "ace_tasks/readers/", "ace_tasks/results.py"},
     "pythonjsonlogger": {"ace_tasks/logs.py"},
     "jinja2": {"ace_tasks/report/"},
     "c2pa": {"ace_tasks/signing.py"},
