@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from rungs above its own; each heavy library lives in the rooms named.
 LADDER = [
     {"errors"},
-    {"development_ca", "layout", "logs", "settings", "specs", "xmp"},
+    {"development_ca", "layout", "logs", "memory", "settings", "specs", "xmp"},
     {"colour", "containers", "lcu", "readers", "store", "templates"},
     {"controls", "cutout", "images", "model", "paste", "provenance"},
     {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack", "tombstones"},
