@@ -132,11 +132,24 @@ def test_a_reject_names_the_row_that_its_quote_would_swallow(read: Read) -> None
     assert "line 3 is read as a row of its own (p2)" in first.reason
 
 
+@pytest.mark.parametrize("link", ["https://c.test/{}.jpg", "s3://b/red mug {}.jpg", "red mug {}.png",
+                                  "//c.test/{}", "plain{}"])  # fmt: skip
+def test_links_of_every_form_tell_a_row_that_a_quote_would_swallow(read: Read, link: str) -> None:
+    titles = ["Mug", '"Retro', "Plain", 'Frame 20"', "Bowl"]
+    lines = [f"p{n},{title},{link.format(n)}" for n, title in enumerate(titles)]
+    found = read("feed.csv", "\n".join(["id,title,image_link", *lines]))
+    assert [type(each) for each in found] == [Row, Reject, Row, Row, Row]
+    for row in (each for each in found if isinstance(each, Row)):
+        assert row.cells["image_link"] == link.format(row.cells["id"][1:])
+
+
 DESCRIPTIONS = {
     "prose": "Soft, warm\nred, blue, green",
     "as many commas as the table": "Red, blue, green\nS,90,70\nM,95,75",
     "HTML": '<p>12" wide, "nice"</p>\n\n<p>Soft, warm</p>',
     "a link": "See https://shop.test/size.html, or\nhttps://shop.test/a\nor ask",
+    "a list of links": "https://c.test/a.jpg,https://c.test/b.jpg,\nhttps://c.test/c.jpg",
+    "JSON": '{"polygon":\n[[1,2],[3,4],\n[5,6]]}',
     "Windows line ends": "one\r\ntwo, three\r\nfour",
 }
 

@@ -29,13 +29,14 @@ _LINK_COLUMNS = {"image", "image_link", "image_src", "reference"}
 # Columns whose cells have one line.
 _ONE_LINE = _LINK_COLUMNS - {"reference"} | {"id", "handle", "task", "person", "garment"}
 _LINE_END = re.compile(r"[\r\n]+")
+# A link or a file name may hold spaces, but prose has one behind each comma.
 _LINK = re.compile(
-    r'"?(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^\s"<>]+'
-    r'|[^\s"<>]+\.(?:jpe?g|png|webp|avif|gif|tiff?|bmp|heic|svg)|\[.*)"?',
+    r'"?(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^"<>]+'
+    r'|[^\s"<>][^"<>]*\.(?:jpe?g|png|webp|avif|gif|tiff?|bmp|heic|svg))"?',
     re.IGNORECASE,
 )
 # What of a line lies in the quoted cell that an earlier line has opened.
-_INSIDE = re.compile(r'(?:[^"]|"")*')
+_INSIDE = re.compile(r'[^"]*(?:""[^"]*)*')
 # Lines are read a second time behind a broken row. Only a file made for it would need many times.
 _MOST_READ_AGAIN = 8
 # Marks bytes that are not UTF-8 in text decoded with errors="surrogateescape".
@@ -136,12 +137,14 @@ class _Reader:
         if cells is None:
             if record.too_long:
                 return too_long(first, record.text, lines)
-            return Reject(first, None, record.reason, record.text, lines=lines)
+            text = record.text[:MAX_ROW_BYTES]
+            return Reject(first, None, record.reason + _where(first, lines), text, lines=lines)
         row = self._named_cells(cells)
         if any(map(_ESCAPED.search, cells)):
             return not_utf8(first, {name: _readable(cell) for name, cell in row.items()}, lines)
         if not self._fits(cells) and not self._may_be_short(cells, lines):
             reason = f"accepted: {len(self._header)} cells, as the header; given {len(cells)}"
+            reason += _where(first, lines)
             return Reject(first, None, reason, row, lines=lines)
         if self._may_be_short(cells, lines):
             row |= dict.fromkeys(filter(None, self._header[len(cells) :]), "")
@@ -194,7 +197,7 @@ class _Reader:
             return self._broken(lines, self._swallows(lines))
         except csv.Error as error:
             return self._broken(lines, f"no {self._kind}: {error}")
-        if len(lines) > 1 and self._holds_rows(cells):
+        if len(lines) > 1 and self._holds_rows(cells, lines):
             return self._broken(lines, self._swallows(lines))
         if len(lines) == 1:
             cells = self._likelier(cells, self._as_text(line))
@@ -248,6 +251,7 @@ class _Reader:
         size = sum(len(line.data) for line in lines[end:])
         if self._bytes_again + size > MAX_ROW_BYTES + _MOST_READ_AGAIN * self._bytes:
             cells, end = None, len(lines)
+            reason = f"no {self._kind}: quotes that open and close again and again"
         else:
             self._bytes_again += size
             self._again.extendleft(reversed(lines[end:]))
@@ -301,7 +305,7 @@ class _Reader:
         cells = next(csv.reader([line.text], delimiter=self._delimiter))
         behind = cells[-1].rstrip("\r\n").split(self._delimiter)[1:]
         if self._holds_prose:
-            return any(map(_LINK.fullmatch, behind))
+            return self._holds_link(cells[-1])
         return bool(behind)
 
     def _holds_row(self, line: Line) -> bool:
@@ -314,38 +318,50 @@ class _Reader:
             return False
         if not self._holds_prose:
             return True
-        cells = inside.rstrip("\r\n").split(self._delimiter)
-        linked = (_LINK.fullmatch(cell) for n, cell in enumerate(cells) if n or 0 in self._links)
+        begins_with_link = 0 in self._links and _LINK.fullmatch(inside.partition(",")[0])
+        if begins_with_link or self._holds_link(inside):
+            return True
         # Behind the quote that closes a description come the links of its own row.
-        return any(linked) or (inside == line.text and self._is_row(cells))
+        return inside == line.text and self._is_row(inside.rstrip("\r\n").split(","))
 
     def _may_be_row(self, line: Line) -> bool:
         return bool(self._header) and self._fits(self._plain_cells(line))
 
     def _is_row(self, cells: list[str]) -> bool:
         """Whether these are a row's cells, with links or nothing where links go."""
-        links = [cells[n] for n in self._links if n < len(cells) and cells[n].strip()]
-        return self._fits(cells) and bool(cells[0].strip()) and all(map(_LINK.fullmatch, links))
+        return self._fits(cells) and bool(cells[0].strip()) and not self._has_bare_name(cells)
 
-    def _holds_rows(self, cells: list[str]) -> bool:
+    def _has_bare_name(self, cells: list[str]) -> bool:
+        """Whether a link of the row is a plain name, or a list."""
+        links = [cells[n] for n in self._links if n < len(cells) and cells[n].strip()]
+        return not all(map(_LINK.fullmatch, links))
+
+    def _holds_rows(self, cells: list[str], lines: list[Line]) -> bool:
         """Whether a row of several lines, read to its end, holds others all the same."""
         if not self._header:
             return False
-        if any(cells[len(self._header) :]):
+        too_many = any(cells[len(self._header) :])
+        if too_many or (not self._fits(cells) and any(map(self._may_be_row, lines))):
             return True
-        if any(_LINE_END.search(cells[n]) for n in self._one_line if n < len(cells)):
+        if any(_LINE_END.search(cells[n].strip()) for n in self._one_line if n < len(cells)):
             return True
         if self._holds_prose:
-            return any(map(self._holds_link, cells))
+            # Where its own links are plain names, those of the rows in it may be as well.
+            plain = self._has_bare_name(cells) and any(map(self._may_be_row, lines))
+            return plain or any(map(self._holds_link, cells))
         return any(self._delimiter in cell for cell in cells)
 
     def _holds_link(self, cell: str) -> bool:
         """Whether a link stands behind a comma, in a cell that is no list of links."""
         pieces = _LINE_END.sub(",", cell).split(",")
         listed = all(not each or _LINK.fullmatch(each) for each in pieces)
-        return not listed and any(
+        return not (listed and pieces[0]) and any(
             _LINK.fullmatch(each) for line in cell.splitlines() for each in line.split(",")[1:]
         )
+
+
+def _where(first: int, lines: int) -> str:
+    return f" (lines {first} to {first + lines - 1})" if lines > 1 else ""
 
 
 def _breaks(line: Line) -> bool:
