@@ -7,22 +7,20 @@ cannot be read at all is a CatalogError.
 
 from __future__ import annotations
 
-import csv
 import gzip
-import json
-import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-import pyarrow
-import pyarrow.parquet
-
 from ace_tasks.errors import BadRow, CatalogError, NotFound, StoreError
+from ace_tasks.readers.delimited import read_delimited
+from ace_tasks.readers.header import CATALOG, Table
+from ace_tasks.readers.jsonl import read_jsonl
+from ace_tasks.readers.parquet import read_parquet
+from ace_tasks.readers.row import MAX_ROW_BYTES, Reject, Row
 from ace_tasks.specs import (
     MAX_URI_CHARS,
     Edit,
@@ -35,50 +33,28 @@ from ace_tasks.specs import (
 )
 from ace_tasks.store import Store, is_s3, split_uri
 
-MAX_ROW_BYTES = 2**20
+__all__ = [
+    "CATALOG",
+    "MAX_ROW_BYTES",
+    "Checked",
+    "Reject",
+    "Row",
+    "Spec",
+    "Table",
+    "absolute_uri",
+    "open_catalog",
+    "read_rows",
+    "to_examples",
+    "to_specs",
+]
+
 _ACCEPTED = "accepted: .jsonl, .ndjson, .csv or .parquet, each also with .gz"
 # What lies between two cells of a row.
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-_BATCH_ROWS = 1024
-# Marks bytes that are not UTF-8 in text decoded with errors="surrogateescape".
-_ESCAPES = range(0xDC80, 0xDD00)
 
 Spec = Fill | Edit | Reference | TryOn
 Checked = tuple[int, Spec, dict[str, Any]]
 """Line, spec, and the row's cells as they were."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row as read, before it is checked. `line` is 1-based: the line, or the Parquet row."""
-
-    line: int
-    cells: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A row that is no valid spec. `row` is the row as it was, cut at MAX_ROW_BYTES.
-
-    `forgotten`: nothing is wrong with it but that its picture is to stay away.
-    """
-
-    line: int
-    field: str | None
-    reason: str
-    row: dict[str, Any] | str
-    forgotten: bool = False
-
-    def to_json(self) -> str:
-        content = {"line": self.line, "field": self.field, "reason": self.reason, "row": self.row}
-        if self.forgotten:
-            content["forgotten"] = True
-        try:
-            return json.dumps(content, ensure_ascii=False, default=str, allow_nan=False)
-        except ValueError:  # Parquet and 1e999 bring numbers that JSON has no word for
-            assert isinstance(self.row, dict)
-            row = {k: v if isinstance(v, str | int | None) else str(v) for k, v in self.row.items()}
-            return json.dumps(content | {"row": row}, ensure_ascii=False)
 
 
 @contextmanager
@@ -103,10 +79,10 @@ def open_catalog(uri: str, store: Store) -> Iterator[Path]:
         yield path
 
 
-def read_rows(path: Path, *, table: bool = False) -> Iterator[Row | Reject]:
+def read_rows(path: Path, table: Table = CATALOG) -> Iterator[Row | Reject]:
     """Every row of a catalog file, in order. Raises CatalogError for the file as a whole.
 
-    `table`: the file is no catalog, but any table, which need not say a task, and may be .tsv.
+    `table`: what the file is, if no catalog; it may then be .tsv, or .txt with tabs.
     """
     if not path.stat().st_size:
         raise CatalogError(f"{path.name}: an empty file")
@@ -114,13 +90,13 @@ def read_rows(path: Path, *, table: bool = False) -> Iterator[Row | Reject]:
     kind = (Path(path.stem).suffix if packed else path.suffix).lower()
     try:
         if kind == ".parquet":
-            yield from _read_parquet(path, packed)
+            yield from read_parquet(path, packed, table)
         elif kind in {".jsonl", ".ndjson"}:
             with _open(path, packed) as file:
-                yield from _read_jsonl(path.name, file)
-        elif kind == ".csv" or (table and kind in _DELIMITERS):
+                yield from read_jsonl(path.name, file, table)
+        elif kind == ".csv" or (not table.catalog and kind in _DELIMITERS):
             with _open(path, packed) as file:
-                yield from _read_csv(path.name, file, _DELIMITERS[kind], table)
+                yield from read_delimited(path.name, file, _DELIMITERS[kind], table)
         else:
             raise CatalogError(f"{path.name}: {_ACCEPTED}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -224,164 +200,3 @@ def absolute_uri(
     if len(path) > MAX_URI_CHARS:
         raise BadRow(column, f"accepted: paths of at most {MAX_URI_CHARS} characters")
     return path
-
-
-# ---------------------------------------------------------------- readers
-
-
-def _check_bom(name: str, start: bytes) -> None:
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise CatalogError(f"{name}: UTF-16 text (accepted: UTF-8)")
-
-
-def _lines(name: str, file: IO[bytes]) -> Iterator[tuple[int, bytes, bool]]:
-    """(line number, line, whole?) — a line over MAX_ROW_BYTES is cut, and never held whole."""
-    number = 0
-    while line := file.readline(MAX_ROW_BYTES + 1):
-        number += 1
-        if number == 1:
-            _check_bom(name, line)
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        whole = len(line) <= MAX_ROW_BYTES
-        if not whole and not line.endswith(b"\n"):
-            while (rest := file.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
-                pass
-        yield number, line, whole
-
-
-def _too_long(number: int, line: bytes) -> Reject:
-    reason = f"accepted: rows of at most {MAX_ROW_BYTES} bytes; this one is longer"
-    return Reject(number, None, reason, line[:MAX_ROW_BYTES].decode(errors="replace"))
-
-
-def _not_utf8(number: int, row: dict[str, Any] | str) -> Reject:
-    return Reject(number, None, "accepted: UTF-8 text; this row is in another encoding", row)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    cells: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in cells:
-            raise ValueError(f"key {key!r} stands twice")
-        cells[key] = value
-    return cells
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON value")
-
-
-def _read_jsonl(name: str, file: IO[bytes]) -> Iterator[Row | Reject]:
-    for number, line, whole in _lines(name, file):
-        if not whole:
-            yield _too_long(number, line)
-            continue
-        if not line.strip():
-            continue
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            yield _not_utf8(number, line.decode(errors="replace").strip())
-            continue
-        try:
-            cells = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-            if "\\u" in text:  # half of a surrogate pair is JSON, but no text that can be written
-                json.dumps(cells, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
-            yield Reject(number, None, f"no JSON: {error}"[:300], text.strip())
-            continue
-        if isinstance(cells, dict):
-            yield Row(number, cells)
-        else:
-            reason = f"accepted: one JSON object a line; given {type(cells).__name__}"
-            yield Reject(number, None, reason, text.strip())
-
-
-def _read_csv(name: str, file: IO[bytes], delimiter: str, table: bool) -> Iterator[Row | Reject]:
-    too_long: list[Reject] = []
-    raw: list[str] = []  # the lines of the row being read
-
-    def text_lines() -> Iterator[str]:
-        for number, line, whole in _lines(name, file):
-            if whole:
-                raw.append(line.decode(errors="surrogateescape"))
-                yield raw[-1]
-            else:
-                too_long.append(_too_long(number, line))
-                yield "\n"  # keeps the reader's line count right; blank rows are skipped
-
-    csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(text_lines(), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    while True:
-        number = reader.line_num + 1
-        raw.clear()
-        try:
-            cells = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            as_it_was = "".join(raw).encode(errors="surrogateescape").decode(errors="replace")
-            yield Reject(number, None, f"no CSV: {error}", as_it_was[:MAX_ROW_BYTES])
-            continue
-        finally:
-            yield from too_long
-            too_long.clear()
-        if not any(cells):
-            continue
-        if not header:
-            header = _check_header(name, cells, delimiter, table)
-        else:
-            yield _csv_row(number, header, cells)
-
-
-def _check_header(name: str, header: list[str], delimiter: str, table: bool) -> list[str]:
-    header = [column.strip() for column in header]
-    if not all(map(_is_utf8, header)):
-        raise CatalogError(f"{name}: the header is no UTF-8 text; it is {header}"[:300])
-    if len(header) == 1 and any(other in header[0] for other in ",;\t" if other != delimiter):
-        wanted = {",": "commas", "\t": "tabs"}[delimiter]
-        raise CatalogError(f"{name}: columns must be separated by {wanted}; the header is {header}")
-    _check_unique(name, header)
-    if not table and "task" not in header:
-        raise CatalogError(f"{name}: the header has no 'task' column; it is {header}"[:300])
-    return header
-
-
-def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Reject:
-    row = dict(zip(header, cells, strict=False))
-    if not all(map(_is_utf8, cells)):
-        readable = {k: v.encode(errors="surrogateescape").decode(errors="replace")
-                    for k, v in row.items()}  # fmt: skip
-        return _not_utf8(number, readable)
-    if len(cells) != len(header):
-        reason = f"accepted: {len(header)} cells, as the header; given {len(cells)}"
-        return Reject(number, None, reason, row)
-    return Row(number, row)
-
-
-def _is_utf8(cell: str) -> bool:
-    return not any(ord(c) in _ESCAPES for c in cell)
-
-
-def _check_unique(name: str, columns: list[str]) -> None:
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise CatalogError(f"{name}: column {twice[0]!r} stands twice in the header")
-
-
-def _read_parquet(path: Path, packed: bool) -> Iterator[Row | Reject]:
-    with tempfile.TemporaryFile() as unpacked:
-        if packed:  # Parquet is read from its end
-            with gzip.open(path) as file:
-                shutil.copyfileobj(file, unpacked)
-        try:
-            with pyarrow.parquet.ParquetFile(unpacked if packed else path) as parquet:
-                _check_unique(path.name, parquet.schema_arrow.names)
-                number = 0
-                for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
-                    for cells in batch.to_pylist():
-                        number += 1
-                        yield Row(number, cells)
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise CatalogError(f"{path.name}: unreadable Parquet: {error}"[:300]) from None

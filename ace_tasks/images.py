@@ -150,6 +150,20 @@ def xmp_of(data: bytes) -> bytes | None:
         return None
 
 
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """(width, height) as the file's header tells them, without reading pixels; None where there is
+    no picture.
+    """
+    try:
+        check_parts(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a large picture
+            with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
+                return image.size
+    except Exception:  # as many kinds as in `decode`
+        return None
+
+
 def _is_deep(image: Image.Image) -> bool:
     """16 bits a channel. Pillow cuts colour to 8 when it loads it, and the mode does not tell."""
     return image.mode == "I;16" or (

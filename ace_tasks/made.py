@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ace_tasks.catalog import MAX_ROW_BYTES, Reject, Row, read_rows
+from ace_tasks.catalog import Reject, Row, read_rows
 from ace_tasks.feeds import Skipped
 
 _REJECTED = "rejected"
-_SHOWN_CHARS = 10_000
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,4 @@ def _line(each: dict[str, Any] | Reject) -> str:
         return json.dumps(each, ensure_ascii=False, default=str)
     told = json.loads(each.to_json())
     del told["line"]  # it has one here
-    line = json.dumps({_REJECTED: told}, ensure_ascii=False)
-    if len(line.encode(errors="surrogatepass")) > MAX_ROW_BYTES:
-        told["row"] = str(told["row"])[:_SHOWN_CHARS]
-        line = json.dumps({_REJECTED: told}, ensure_ascii=False)
-    return line
+    return json.dumps({_REJECTED: told}, ensure_ascii=False)

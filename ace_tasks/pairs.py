@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from ace_tasks.catalog import Reject, Row, read_rows
+from ace_tasks.catalog import Reject, Row, Table, read_rows
 from ace_tasks.errors import BadRow, SettingsError
 from ace_tasks.feeds import Album, Picture
 
 Pairing = Literal["cross", "order", "column", "table"]
 Pair = tuple[Picture, Picture]
+PAIRS = Table(catalog=False, columns=("person", "garment"), noun="pair")
 
 
 def count_pairs(people: Album, garments: Album, pairing: Pairing, table: Path | None) -> int:
@@ -36,7 +37,7 @@ def count_pairs(people: Album, garments: Album, pairing: Pairing, table: Path | 
             )
         return sum(max(1, len(_wanted(person))) for person in people)
     assert table is not None
-    return sum(1 for _ in read_rows(table, table=True))
+    return sum(1 for _ in read_rows(table, PAIRS))
 
 
 def pairs(
@@ -54,7 +55,7 @@ def pairs(
             yield from _by_column(person, garments)
     else:
         assert table is not None
-        for row in read_rows(table, table=True):
+        for row in read_rows(table, PAIRS):
             yield _by_row(row, people, garments, table.name)
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Condition
+from typing import Any, cast
 
 import numpy as np
 
-from ace_tasks import masks
-from ace_tasks.errors import CatalogError, ItemError, SourceUnavailable
+from ace_tasks import images, masks, memory
+from ace_tasks.errors import CatalogError, ItemError, SourceUnavailable, StoreError
 from ace_tasks.fetching import fetch_one
 from ace_tasks.images import Picture
 from ace_tasks.layout import lay_out
@@ -21,10 +24,13 @@ from ace_tasks.masks import Segment
 from ace_tasks.paste import THRESHOLD, window_of
 from ace_tasks.settings import ImageLimits, cpu_count
 from ace_tasks.specs import Resolved, Source, WorkItem
-from ace_tasks.store import Store
+from ace_tasks.store import Store, is_s3
 
-# Each thread holds a decoded picture and what is made of it: some ten bytes a pixel.
 _FEWEST_THREADS, _MOST_THREADS = 4, 16
+# A decoded picture and what is made of it: 11.7 were measured, of RGBA with its alpha as the mask.
+_BYTES_PER_PX = 16
+# The worker's other runs and the interpreter want memory as well.
+_MEMORY_SHARE = 0.25
 
 _BLACK, _WHITE = 16, 239  # darker and lighter than these, a mask says what it means
 _SOFT, _PICTURE = 0.05, 0.3  # shares of grey: edges alone have less than the first
@@ -57,12 +63,16 @@ def look_over(
 
     Raises CatalogError when the store is away.
     """
-    threads = min(_MOST_THREADS, max(_FEWEST_THREADS, cpu_count()))
+    memory.return_large_blocks()
+    memory_bytes = int(memory.limit_bytes() * _MEMORY_SHARE)
+    ration = Ration(memory_bytes // _BYTES_PER_PX)
+    # A thread holds the files of a picture and its mask while it waits for its ration.
+    threads = min(_threads(), max(1, memory_bytes // (2 * limits.max_bytes)))
     window: deque[Future[Finding]] = deque()
     try:
         with store.in_parallel(threads) as pool:
             for item in items:
-                window.append(pool.submit(_look, item, store, limits, segment))
+                window.append(pool.submit(_look, item, store, limits, ration, segment))
                 if len(window) >= 2 * threads:
                     yield window.popleft().result()
             while window:
@@ -71,28 +81,97 @@ def look_over(
         raise CatalogError(f"sources cannot be read: {error}") from None
 
 
-def _look(item: WorkItem, store: Store, limits: ImageLimits, segment: Segment | None) -> Finding:
-    pictures: dict[str, Picture] = {}
-    problems = []
+def _threads() -> int:
+    return min(_MOST_THREADS, max(_FEWEST_THREADS, cpu_count()))
 
-    def read(role: str, source: Source | None) -> None:
-        if source is None:
-            return
+
+class Ration:
+    """The pixels that may be in memory at once, shared by threads."""
+
+    def __init__(self, limit_px: int):
+        self._limit_px = self._free_px = limit_px
+        self._changed = Condition()
+
+    @contextmanager
+    def take(self, px: int) -> Iterator[None]:
+        """Wait until so many are free, and hold them. More than there are at all go alone."""
+        px = min(px, self._limit_px)
+        with self._changed:
+            self._changed.wait_for(lambda: px <= self._free_px)
+            self._free_px -= px
         try:
-            pictures[role] = fetch_one(store, source, limits)[0]
+            yield
+        finally:
+            with self._changed:
+                self._free_px += px
+                self._changed.notify_all()
+
+
+class _ReadOnce:
+    """A store that keeps the files it has read, so that their headers are read before pixels."""
+
+    def __init__(self, store: Store, limits: ImageLimits):
+        self._store, self._limits = store, limits
+        self._read: dict[str, tuple[bytes, str | None] | StoreError] = {}
+
+    def get_version(self, uri: str, **options: Any) -> tuple[bytes, str | None]:
+        if uri not in self._read:
+            try:
+                self._read[uri] = self._store.get_version(uri, **options)
+            except StoreError as error:
+                self._read[uri] = error
+        found = self._read[uri]
+        if isinstance(found, StoreError):
+            raise found
+        return found
+
+    def pixels(self, source: Source | None) -> int:
+        """How many pixels a source has by its header; 0 where nothing will be decoded."""
+        if source is None or source.problem:
+            return 0
+        if_match = source.etag if is_s3(source.uri) else None
+        try:
+            data, _ = self.get_version(
+                source.uri, if_match=if_match, max_bytes=self._limits.max_bytes
+            )
+        except StoreError:  # `fetch_one` meets it again and says what is wrong
+            return 0
+        width, height = images.size_of(data) or (0, 0)
+        return width * height if width * height <= self._limits.max_px else 0
+
+
+def _look(
+    item: WorkItem,
+    store: Store,
+    limits: ImageLimits,
+    ration: Ration,
+    segment: Segment | None,
+) -> Finding:
+    problems: list[str] = []
+
+    def read(files: _ReadOnce, source: Source | None) -> Picture | None:
+        if source is None:
+            return None
+        try:
+            return fetch_one(cast(Store, files), source, limits)[0]
         except SourceUnavailable:
             raise
         except ItemError as error:
             problems.append(f"{error.code}: {error}")
+            return None
 
     beside = []
     for reference in item.sources.reference:
-        read("reference", reference)
-        if picture := pictures.pop("reference", None):
-            beside.append(picture.size_px)
-    read("image", item.sources.image)
-    read("mask", item.sources.mask)
-    return judge(item, pictures.get("image"), pictures.get("mask"), beside, problems, segment)
+        files = _ReadOnce(store, limits)
+        with ration.take(files.pixels(reference)):
+            if picture := read(files, reference):
+                beside.append(picture.size_px)
+            del picture
+    files = _ReadOnce(store, limits)
+    sources = (item.sources.image, item.sources.mask)
+    with ration.take(sum(map(files.pixels, sources))):
+        image, mask = (read(files, source) for source in sources)
+        return judge(item, image, mask, beside, problems, segment)
 
 
 def judge(

@@ -269,6 +269,17 @@ def test_damaged_gzip_ends_a_feed(tmp_path: Path) -> None:
             list(read_feed(write(tmp_path, "feed.xml.gz", broken)))
 
 
+def test_an_item_within_another_does_not_vanish(tmp_path: Path) -> None:
+    text = RSS.format("\n" + item("1", "x", "\n" + item("2", "y")) + "\n" + item("3", "z"))
+    outer, inner, third = read_feed(write(tmp_path, "feed.xml", text))
+    assert isinstance(outer, Reject)
+    assert isinstance(inner, Reject)
+    assert isinstance(third, Row)
+    assert (outer.line, inner.line, third.line) == (2, 3, 4)
+    assert "holds the item of line 3" in outer.reason
+    assert "lies in the item of line 2" in inner.reason
+
+
 def test_an_item_too_large_is_a_reject_and_the_next_one_is_read(tmp_path: Path) -> None:
     huge = "<description>" + "x" * 3_000_000 + "</description>"
     many = "<a/>" * 100_000
@@ -340,6 +351,37 @@ def test_googles_table_is_known_by_its_columns(read: Read) -> None:
 def test_web_links_without_a_place_for_them_say_what_is_missing(read: Read) -> None:
     (reject,) = read("feed.csv", "id,image_link\n1,https://cdn.shop.com/1.jpg\n", None)
     assert "links_from and links_to say where on S3" in reject.reason
+
+
+STRAY = (  # a title that begins with a quote, and one that ends in an inch mark
+    'id\ttitle\tdescription\timage_link\n2\tMug\tx\t{0}2.jpg\n3\t"Retro poster\tx\t{0}3.jpg\n'
+    '4\tPlain\tx\t{0}4.jpg\n5\tFrame 20"\tx\t{0}5.jpg\n6\tBowl\tx\t{0}6.jpg\n'
+).format("https://cdn.shop.com/")
+
+
+def test_a_quote_in_a_title_costs_no_product_and_swaps_no_picture(read: Read) -> None:
+    found = read("feed.txt", STRAY)
+    assert {each.row_id: each.uri for each in found} == {
+        n: f"s3://shop/in/{n}.jpg" for n in "23456"
+    }
+    found = read("feed.csv", STRAY.replace("\t", ","))
+    assert [each.row_id for each in found if isinstance(each, Picture)] == ["2", "4", "5", "6"]
+    (reject,) = (each for each in found if isinstance(each, Reject))
+    assert reject.reason.startswith("feed.csv, line 3: no CSV: a quoted cell that begins")
+    assert reject.row == '3,"Retro poster,x,https://cdn.shop.com/3.jpg\n'
+    shopify = SHOPIFY.replace('"<p>A mug,\nand a line</p>"', '"A mug')
+    found = read("products.csv", shopify)
+    assert [type(each) for each in found] == [Reject, Picture, Skipped, Picture, Picture]
+
+
+def test_a_feed_without_a_picture_says_so_by_its_name(read: Read) -> None:
+    text = "Handle,Title,Image Src,Image Position\nmug,Mug,,\nbag,Bag,,\n"
+    with pytest.raises(CatalogError, match=r"^feed.csv: no row has a picture \(2 rows without\)"):
+        read("feed.csv", text)
+    with pytest.raises(CatalogError, match=r"^feed.csv: no rows after the header; .*'image_link'"):
+        read("feed.csv", "id,image_link\n")
+    (reject,) = read("feed.csv", "id,image_link\n1,\n")
+    assert isinstance(reject, Reject)  # which says why there is none
 
 
 def test_a_link_may_not_climb_out_of_where_it_leads(read: Read) -> None:
@@ -470,6 +512,17 @@ def test_masks_are_found_by_name(store: Store, prefix: str, tmp_path: Path) -> N
         for name in ("eva", "twice"):
             with pytest.raises(BadRow):
                 rule(picture(name))
+
+
+def test_a_mask_may_be_called_mask(store: Store, prefix: str, tmp_path: Path) -> None:
+    """As data sets of try-on have them."""
+    for key in ("00001_00_mask.png", "b.png", "b_mask.png"):
+        store.put(f"{prefix}/masks/{key}", b"x", "image/png")
+    with open_masks("masks", f"{prefix}/masks", store, tmp_path, optional=False) as rule:
+        assert rule(picture("00001_00")) == f"{prefix}/masks/00001_00_mask.png"
+        assert rule(picture("b")) == f"{prefix}/masks/b.png"
+        with pytest.raises(BadRow, match="no mask is called 'c' or 'c_mask'"):
+            rule(picture("c"))
 
 
 @pytest.mark.parametrize(("rule", "mask"), [("auto", "auto"), ("alpha", "alpha"), ("none", None)])

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from ace_tasks.engine.memory import Gauge, Memory
 from ace_tasks.engine.pool import Seat
+from ace_tasks.memory import Gauge, Memory, limit_bytes
 
 GB = 2**30
 
@@ -75,6 +75,17 @@ def test_no_limit_is_none(system: Callable[[str], Path], limit: object) -> None:
     for folder in ("sys/fs/cgroup/memory", "sys/fs/cgroup"):
         write(root / folder, memory__max=limit, memory__limit_in_bytes=limit)
     assert Gauge(root).read().used_share == pytest.approx(0.1)
+
+
+def test_the_limit_is_that_of_the_tightest_cgroup(system: Callable[[str], Path]) -> None:
+    root = system("0::/pods/mine")
+    assert limit_bytes(root) == 100 * GB
+    write(root / "sys/fs/cgroup/pods", memory__max=8 * GB)
+    write(root / "sys/fs/cgroup/pods/mine", memory__max="max")
+    assert limit_bytes(root) == 8 * GB
+    old = system("4:memory:/\n0::/")
+    write(old / "sys/fs/cgroup/memory", memory__limit_in_bytes=2 * GB)
+    assert limit_bytes(old) == 2 * GB
 
 
 def test_a_seat_gets_more_again_when_memory_is_free(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,7 @@ from ace_tasks.specs import (
     work_item,
 )
 from ace_tasks.store import Store, join_uri
+from tests.processes import run_python
 
 WIDTH, HEIGHT = 96, 64
 LIMITS = ImageLimits()
@@ -211,3 +215,83 @@ def test_a_store_that_is_away_stops_the_look(items: list[WorkItem]) -> None:
     away = Store(StoreSettings(endpoint_url="http://127.0.0.1:9", max_attempts=1, patience_s=0))
     with pytest.raises(CatalogError, match="cannot be read"):
         [*preflight.look_over(items, away, LIMITS)]
+
+
+# ---------------------------------------------------------------- memory
+
+PEAK = """
+import resource, sys
+from ace_tasks import memory, preflight
+from ace_tasks.model.variants import find_variant
+from ace_tasks.settings import ImageLimits, StoreSettings
+from ace_tasks.specs import Source, Sources, parse_spec, work_item
+from ace_tasks.store import Store
+
+def peak_kb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+spec = parse_spec({"id": "a", "task": "fill", "image": "i", "mask": "alpha", "prompt": "p"})
+source = Source(uri=sys.argv[1])
+item = work_item(1, spec, Sources(image=source), find_variant("toy").identity())
+preflight.cpu_count = lambda: 64
+memory.limit_bytes = lambda: 2**30
+before = peak_kb()
+limits = ImageLimits(max_bytes=2**20)  # so that threads are no limit
+found = list(preflight.look_over([item] * 8, Store(StoreSettings()), limits))
+print(sum(each.coverage is not None for each in found), (peak_kb() - before) // 1000)
+"""
+
+
+@pytest.mark.usefixtures("object_store")  # for its keys
+def test_large_pictures_are_not_decoded_side_by_side_where_memory_is_short(tmp_path: Path) -> None:
+    rgba = np.zeros((3000, 3000, 4), np.uint8)
+    rgba[100:900, :, 3] = 255
+    (tmp_path / "large.png").write_bytes(_png(rgba))
+    judged, peak_mb = map(int, run_python("-c", PEAK, str(tmp_path / "large.png")).stdout.split())
+    assert judged == 8
+    assert peak_mb < 300  # a picture takes 105 MB; eight side by side took 840
+
+
+def test_pixels_are_shared_out_and_what_is_larger_goes_alone() -> None:
+    ration = preflight.Ration(100)
+    lock, held, most = threading.Lock(), [0], [0]
+
+    def look(px: int) -> None:
+        with ration.take(px):
+            with lock:
+                held[0] += min(px, 100)
+                most[0] = max(most[0], held[0])
+            time.sleep(0.002)
+            with lock:
+                held[0] -= min(px, 100)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(look, [30, 60, 0, 250, 40, 100, 10] * 10))
+    assert (held[0], most[0]) == (0, 100)
+    with pytest.raises(ValueError, match="broken"), ration.take(100):
+        raise ValueError("broken")
+    with ration.take(100):  # what an error held is free again
+        pass
+
+
+def test_a_pictures_size_is_read_from_its_header(picture: Callable[..., bytes]) -> None:
+    for kind in ("PNG", "JPEG", "WEBP", "AVIF"):
+        assert images.size_of(picture(70, 50, kind=kind)) == (70, 50)
+    assert images.size_of(picture(70, 50)[:-100]) == (70, 50)
+    assert images.size_of(b"<html>") is None
+    assert images.size_of(b"") is None
+
+
+def test_a_source_is_read_once_for_its_size_and_its_pixels(
+    items: list[WorkItem], store: Store
+) -> None:
+    reads: list[str] = []
+
+    class Counting(Store):
+        def get_version(self, uri: str, *args: Any, **options: Any) -> Any:
+            reads.append(uri)
+            return super().get_version(uri, *args, **options)
+
+    (found,) = preflight.look_over(items[:1], Counting(StoreSettings()), LIMITS)
+    assert found.problem is None
+    assert len(reads) == len(set(reads)) == 2

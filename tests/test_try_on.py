@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ace_tasks.catalog import Reject
-from ace_tasks.errors import SettingsError
+from ace_tasks.errors import CatalogError, SettingsError
 from ace_tasks.feeds import Place, Skipped
 from ace_tasks.restyle import Wish
 from ace_tasks.specs import TryOn, parse_spec
@@ -129,6 +129,27 @@ def test_a_table_names_the_pairs(
         "garment: pairs.csv, line 4: no garment is called 'hat'",
         "person: pairs.csv, line 5: missing",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            "00001_00.jpg 05006_00.jpg\n00006_00.jpg 00001_00.jpg\n",
+            r"pairs.txt: accepted: a table with the columns person and garment; its header is "
+            r"\['00001_00.jpg 05006_00.jpg'\]",
+            id="no header",
+        ),
+        pytest.param("person\tgarment\n", "pairs.txt: no pairs after the header", id="no pair"),
+    ],
+)
+def test_a_table_without_pairs_is_refused_by_its_name(
+    rows: Rows, people: str, garments: str, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_text(text)
+    with pytest.raises(CatalogError, match=message):
+        rows(people, garments, pairing="table", pairs_table=str(path))
 
 
 def test_masks_come_from_the_people(rows: Rows, people: str, garments: str) -> None:

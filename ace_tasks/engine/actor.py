@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import ray
 
 from ace_tasks import logs
-from ace_tasks.engine.memory import Gauge, Memory
 from ace_tasks.engine.metrics import StoreMetrics
 from ace_tasks.errors import Cancelled, DeviceLost, FatalError
+from ace_tasks.memory import Gauge, Memory
 from ace_tasks.provenance import Outcome
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.specs import WorkItem

@@ -24,9 +24,9 @@ from ray.exceptions import (
 
 from ace_tasks.engine.actor import MakeReplica, ReplicaActor
 from ace_tasks.engine.jobs import Job
-from ace_tasks.engine.memory import Memory
 from ace_tasks.engine.session import free_in_cluster, gpus_in_cluster
 from ace_tasks.errors import PoolFailed
+from ace_tasks.memory import Memory
 from ace_tasks.settings import PoolSettings, ReplicaSettings
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -83,13 +83,20 @@ class Album:
 
     def find(self, column: str, name: str) -> Picture:
         """The one picture that is called so. Raises BadRow about `column`."""
-        places = self._db.execute("SELECT place FROM names WHERE name = ? LIMIT 2", (name,))
-        found = [self.at(place) for (place,) in places]
-        if not found:
-            raise BadRow(column, f"no {self.what} is called {quote(name)}")
-        if len(found) > 1 or found[0] is None:
-            raise BadRow(column, f"accepted: the name of one {self.what}; several: {quote(name)}")
-        return found[0]
+        return self.find_any(column, [name])
+
+    def find_any(self, column: str, names: Sequence[str]) -> Picture:
+        """The one picture that has the first of the names that any has. Raises BadRow."""
+        for name in names:
+            places = self._db.execute("SELECT place FROM names WHERE name = ? LIMIT 2", (name,))
+            found = [self.at(place) for (place,) in places]
+            if len(found) > 1:
+                raise BadRow(
+                    column, f"accepted: the name of one {self.what}; several: {quote(name)}"
+                )
+            if found and found[0] is not None:
+                return found[0]
+        raise BadRow(column, f"no {self.what} is called {' or '.join(map(quote, names))}")
 
 
 def _picture(text: str) -> Picture:

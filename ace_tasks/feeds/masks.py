@@ -31,7 +31,7 @@ def open_masks(
         with Album.on_disk(scratch / "masks.sqlite", "mask") as album:
             for _ in album.fill(pictures(Place(parameter, rule), store)):
                 pass
-            yield lambda picture: album.find("mask", picture.name).uri
+            yield lambda picture: album.find_any("mask", _mask_names(picture)).uri
         return
     rules: dict[str, MaskRule] = {
         "alpha": lambda picture: "alpha",
@@ -45,6 +45,11 @@ def open_masks(
             f"{parameter}: accepted: {', '.join(rules)}, or s3://bucket/prefix; given {quote(rule)}"
         )
     yield rules[rule]
+
+
+def _mask_names(picture: Picture) -> list[str]:
+    """The picture's own name first; data sets call the mask of `7.jpg` `7_mask.png`."""
+    return [picture.name, f"{picture.name}_mask"]
 
 
 def _from_column(picture: Picture) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from xml.parsers import expat
 
 from ace_tasks.catalog import MAX_ROW_BYTES, Reject, Row
-from ace_tasks.errors import CatalogError
+from ace_tasks.errors import BrokenRun, CatalogError
 
 _GOOGLE = "http://base.google.com/ns/1.0"
 _ITEMS = frozenset({"item", "entry"})  # RSS, Atom
@@ -44,6 +44,10 @@ def read_feed(path: Path) -> Iterator[Row | Reject]:
         raise CatalogError(f"{path.name}: damaged gzip ({error})") from None
     if not reader.items:
         raise CatalogError(f"{path.name}: no <item> and no <entry>: no product feed")
+    if reader.items != reader.answered:
+        raise BrokenRun(
+            f"{path.name}: {reader.items} items were read but {reader.answered} are accounted for"
+        )
 
 
 class _Reader:
@@ -64,8 +68,9 @@ class _Reader:
         self._size = 0
         self._cells: dict[tuple[bool, str], list[str]] = {}  # (Google's own?, name) → texts
         self._into: list[str] | None = None
+        self._inner: list[int] = []  # lines of the items that lie within this one
         self._ready: list[Row | Reject] = []
-        self.items = 0
+        self.items = self.answered = 0
 
     def feed(self, chunk: bytes, *, last: bool) -> Iterator[Row | Reject]:
         self._fed += len(chunk)
@@ -78,6 +83,7 @@ class _Reader:
                 f"{self._name}: accepted: tags and comments of at most {MAX_ROW_BYTES} bytes; one "
                 f"after line {self._parser.CurrentLineNumber} is longer"
             )
+        self.answered += len(self._ready)
         yield from self._ready
         self._ready.clear()
 
@@ -98,7 +104,10 @@ class _Reader:
         space, _, local = name.rpartition(" ")
         if not self._item_depth and local in _ITEMS:
             self._item_depth, self._line = self._depth, self._parser.CurrentLineNumber
-            self._size, self._cells = 0, {}
+            self._size, self._cells, self._inner = 0, {}, []
+            self.items += 1
+        elif self._item_depth and local in _ITEMS:
+            self._inner.append(self._parser.CurrentLineNumber)
             self.items += 1
         elif self._item_depth and self._depth == self._item_depth + 1:
             self._size += len(local) + _ELEMENT_BYTES
@@ -123,6 +132,11 @@ class _Reader:
         if self._depth == self._item_depth:
             self._item_depth = 0
             self._ready.append(self._row())
+            for line in self._inner:
+                reason = (
+                    f"accepted: items side by side; this one lies in the item of line {self._line}"
+                )
+                self._ready.append(Reject(line, None, reason, ""))
         self._depth -= 1
 
     def _row(self) -> Row | Reject:
@@ -134,4 +148,9 @@ class _Reader:
             reason = f"accepted: items of at most {MAX_ROW_BYTES} bytes; this one is longer"
             shown = {name: str(value)[:1000] for name, value in list(cells.items())[:100]}
             return Reject(self._line, None, reason, shown)
+        if self._inner:
+            reason = (
+                f"accepted: items side by side; this one holds the item of line {self._inner[0]}"
+            )
+            return Reject(self._line, None, reason, cells)
         return Row(self._line, cells)

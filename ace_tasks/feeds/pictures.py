@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ace_tasks.catalog import Reject, open_catalog, read_rows
+from ace_tasks.catalog import Reject, Table, open_catalog, read_rows
 from ace_tasks.errors import CatalogError, StoreError
 from ace_tasks.feeds.links import Links
 from ace_tasks.feeds.merchant import read_feed
@@ -40,7 +40,7 @@ def pictures(place: Place, store: Store) -> Iterator[Picture | Skipped | Reject]
     table = TableReader(place.uri, place.links, place.allowed_buckets, main_only=place.main_only)
     with open_catalog(place.uri, store) as file:
         xml = suffix_of(place.uri) in FEEDS
-        yield from table.read(read_feed(file) if xml else read_rows(file, table=True))
+        yield from table.read(read_feed(file) if xml else read_rows(file, Table(catalog=False)))
 
 
 def _of_prefix(place: Place, store: Store) -> Iterator[Picture | Skipped]:

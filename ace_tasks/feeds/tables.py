@@ -46,7 +46,21 @@ class TableReader:
         self._product: tuple[str, int] = ("", 0)  # Shopify's, and how many pictures it has so far
 
     def read(self, rows: Iterable[Row | Reject]) -> Iterator[Picture | Skipped | Reject]:
-        """In order. Raises CatalogError where the first row names no picture by any rule."""
+        """In order. Raises CatalogError where the first row names no picture by any rule, and
+        where no row has a picture or is a reject.
+        """
+        without = found = 0
+        for each in self._read(rows):
+            without += isinstance(each, Skipped)
+            found += not isinstance(each, Skipped)
+            yield each
+        if not found:
+            raise CatalogError(
+                f"{self._name}: no row has a picture ({without:,} rows without); accepted: links in "
+                "the column Image Src"
+            )
+
+    def _read(self, rows: Iterable[Row | Reject]) -> Iterator[Picture | Skipped | Reject]:
         iterator = iter(rows)
         before: list[Reject] = []
         for first in iterator:

@@ -1,8 +1,9 @@
-"""How full a replica's memory is: its node's, or its container's if that is fuller."""
+"""How much memory there is and how full it is: the node's, or the container's if that is tighter."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 
 _LOOK_EVERY_S = 0.5
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 _UNLIMITED_BYTES = 2**60  # cgroup v1 says a number near 2^63
 
 
@@ -62,6 +64,22 @@ class Gauge:
             last = Memory(self._process.memory_info().rss, max(shares))
             self._last, self._read_at = last, now
         return last
+
+
+def limit_bytes(root: Path = Path("/")) -> int:
+    """The memory that this process may use at most: its node's, or its container's limit."""
+    limits = [each.limit_bytes for each in _cgroups_of_this_process(root)]
+    return int(min([psutil.virtual_memory().total, *limits]))
+
+
+def return_large_blocks() -> None:
+    """Have memory that is freed go back to the system, as far as blocks of a megabyte are meant.
+
+    glibc learns to keep larger and larger blocks, for each thread: after pictures of 45 megapixels
+    sixteen threads kept 1.3 GB that nobody used.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def _cgroups_of_this_process(root: Path) -> Iterator[_Cgroup]:

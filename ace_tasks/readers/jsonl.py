@@ -1,0 +1,70 @@
+"""JSON lines → rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+from ace_tasks.errors import CatalogError
+from ace_tasks.readers.header import Table, check_columns
+from ace_tasks.readers.lines import Ledger, Line, Lines
+from ace_tasks.readers.row import Reject, Row, too_long
+
+
+def read_jsonl(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
+    """One row or reject for each line that is not blank. Raises CatalogError where all are."""
+    lines = Lines(name, file)
+    ledger = Ledger(name, lines)
+    found = False
+    for line in lines:
+        ledger.enter(line.number, 1)
+        each = _row(line)
+        if each is None:
+            continue
+        if not found and isinstance(each, Row):
+            check_columns(name, list(each.cells), table)
+        found = True
+        yield each
+    ledger.close()
+    if not found:
+        raise CatalogError(f"{name}: no {table.noun}s; all of its {lines.count:,} lines are blank")
+
+
+def _row(line: Line) -> Row | Reject | None:
+    if not line.whole:
+        return too_long(line.number, line.data.decode(errors="replace"))
+    if not line.data.strip():
+        return None
+    try:
+        text = line.data.decode()
+    except UnicodeDecodeError:
+        return not_utf8(line.number, line.data.decode(errors="replace").strip())
+    try:
+        cells = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
+        if "\\u" in text:  # half of a surrogate pair is JSON, but no text that can be written
+            json.dumps(cells, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        return Reject(line.number, None, f"no JSON: {error}"[:300], text.strip())
+    if not isinstance(cells, dict):
+        reason = f"accepted: one JSON object a line; given {type(cells).__name__}"
+        return Reject(line.number, None, reason, text.strip())
+    return Row(line.number, cells)
+
+
+def not_utf8(number: int, row: dict[str, Any] | str, lines: int = 1) -> Reject:
+    reason = "accepted: UTF-8 text; this row is in another encoding"
+    return Reject(number, None, reason, row, lines=lines)
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in cells:
+            raise ValueError(f"key {key!r} stands twice")
+        cells[key] = value
+    return cells
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON value")

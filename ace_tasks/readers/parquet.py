@@ -1,0 +1,181 @@
+"""Parquet → rows. Memory is bounded by bytes: a small file may hold rows of any size.
+
+A text that a thousand rows share stands in the file once, so texts stay in Arrow's dictionaries,
+and a row becomes Python's objects only after its size is known.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+
+from ace_tasks.errors import CatalogError
+from ace_tasks.readers.header import Table, check_columns, check_unique
+from ace_tasks.readers.pages import Pages, read_pages
+from ace_tasks.readers.row import MAX_ROW_BYTES, Reject, Row, too_long
+
+MAX_UNPACKED_BYTES = 2**30
+"""What a .parquet.gz may unpack to, on disk."""
+
+# Each column's largest page is in memory, with all columns of a row group side by side. Writers make
+# pages of 1 MB; DuckDB's may have 100 MB.
+_MAX_PAGES_BYTES = 2**27
+# A row's list may lie in any number of pages, so lists are limited by the row group.
+_MAX_LISTS_BYTES, _MAX_LIST_VALUES = 2**28, 2**23
+_BATCH_ROWS = 256
+_BATCH_BYTES = 4 * MAX_ROW_BYTES
+_CHUNK_BYTES = 2**16
+_SHOWN_BYTES = 1000
+_VALUE_BYTES = 8  # of a number, about
+
+
+def read_parquet(path: Path, packed: bool, table: Table) -> Iterator[Row | Reject]:
+    """Every row, in order. Raises CatalogError for the file as a whole."""
+    with ExitStack() as held:
+        file = _unpacked(path, held) if packed else held.enter_context(path.open("rb"))
+        try:
+            yield from _rows(path.name, file, table)
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise CatalogError(f"{path.name}: unreadable Parquet: {error}"[:300]) from None
+
+
+def _unpacked(path: Path, held: ExitStack) -> IO[bytes]:
+    """Parquet is read from its end, so it has to be unpacked first."""
+    unpacked: IO[bytes] = held.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+    with gzip.open(path) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            unpacked.write(chunk)
+            if unpacked.tell() > MAX_UNPACKED_BYTES:
+                raise CatalogError(
+                    f"{path.name}: accepted: at most {MAX_UNPACKED_BYTES:,} bytes of Parquet in a "
+                    ".gz; this file unpacks to more. Parquet is packed by itself: give it "
+                    "without .gz"
+                )
+    return unpacked
+
+
+def _rows(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
+    metadata = pyarrow.parquet.read_metadata(file)
+    names = metadata.schema.to_arrow_schema().names
+    check_unique(name, names)
+    check_columns(name, names, table)
+    if not metadata.num_rows:
+        raise CatalogError(f"{name}: no {table.noun}s; the columns are {names}"[:400])
+    texts = [
+        column.path
+        for column in map(metadata.schema.column, range(metadata.num_columns))
+        if column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
+    ]
+    number = 0
+    for group in range(metadata.num_row_groups):
+        rows = _batch_rows(name, read_pages(file, metadata, group))
+        with pyarrow.parquet.ParquetFile(
+            file,
+            metadata=metadata,
+            read_dictionary=texts,
+            pre_buffer=False,
+            buffer_size=_CHUNK_BYTES,
+        ) as parquet:
+            for batch in parquet.iter_batches(rows, row_groups=[group], use_threads=False):
+                yield from _rows_of_batch(batch, number)
+                number += batch.num_rows
+    if number != metadata.num_rows:
+        raise CatalogError(f"{name}: {number} rows, where {metadata.num_rows} are announced")
+
+
+def _batch_rows(name: str, pages: list[Pages]) -> int:
+    """How many rows may be read at once: so many that they lie in two pages of each column.
+
+    Raises CatalogError where those may not fit into memory.
+    """
+    largest = sum(each.largest_bytes for each in pages)
+    if largest > _MAX_PAGES_BYTES:
+        raise CatalogError(
+            f"{name}: accepted: pages of at most {_MAX_PAGES_BYTES:,} bytes, all columns together; "
+            f"those of this file unpack to {largest:,}"
+        )
+    for each in pages:
+        if each.repeated and (each.all_bytes > _MAX_LISTS_BYTES or each.values > _MAX_LIST_VALUES):
+            raise CatalogError(
+                f"{name}: column {each.column[:80]}: accepted in lists of a row group: "
+                f"{_MAX_LIST_VALUES:,} values and {_MAX_LISTS_BYTES:,} bytes; given "
+                f"{each.values:,} values and {each.all_bytes:,} bytes"
+            )
+    return max(1, min([_BATCH_ROWS, *(each.fewest_values for each in pages)]))
+
+
+def _rows_of_batch(batch: pyarrow.RecordBatch, before: int) -> Iterator[Row | Reject]:
+    sizes = {name: _bytes_of(column) for name, column in _columns(batch)}
+    total = sum(sizes.values(), np.zeros(batch.num_rows, np.int64))
+    if total.sum() <= _BATCH_BYTES and total.max(initial=0) <= MAX_ROW_BYTES:
+        for number, cells in enumerate(batch.to_pylist(), start=before + 1):
+            yield Row(number, cells)
+        return
+    for place in range(batch.num_rows):
+        number = before + place + 1
+        if total[place] <= MAX_ROW_BYTES:
+            yield Row(number, {name: column[place].as_py() for name, column in _columns(batch)})
+        else:
+            yield too_long(number, _beginning(batch, place, sizes))
+
+
+def _columns(batch: pyarrow.RecordBatch) -> Iterator[tuple[str, pyarrow.Array]]:
+    yield from zip(batch.schema.names, batch.columns, strict=True)
+
+
+def _beginning(
+    batch: pyarrow.RecordBatch, place: int, sizes: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    return {
+        name: column[place].as_py()
+        if sizes[name][place] <= _SHOWN_BYTES
+        else f"({sizes[name][place]:,} bytes)"
+        for name, column in _columns(batch)
+    }
+
+
+def _bytes_of(array: pyarrow.Array) -> np.ndarray:
+    """The bytes of each value, about, without making one."""
+    kind = array.type
+    sizes: np.ndarray
+    if pyarrow.types.is_dictionary(kind) and len(array.dictionary):
+        sizes = _bytes_of(array.dictionary)[_numbers(array.indices)]
+    elif _is_text(kind):
+        sizes = _numbers(pyarrow.compute.binary_length(array))
+    elif pyarrow.types.is_struct(kind):
+        sizes = sum(map(_bytes_of, array.flatten()), np.zeros(len(array), np.int64))
+    elif _is_list(kind):
+        ends = np.cumsum(_bytes_of(array.values) + _VALUE_BYTES)
+        starts = np.concatenate([[0], ends])
+        offsets = _numbers(array.offsets)
+        sizes = starts[offsets[1:]] - starts[offsets[:-1]]
+    else:
+        sizes = np.full(len(array), _VALUE_BYTES, np.int64)
+    return sizes
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    types = pyarrow.types
+    return any(
+        of(kind)
+        for of in (types.is_string, types.is_binary, types.is_large_string, types.is_large_binary)
+    )
+
+
+def _is_list(kind: pyarrow.DataType) -> bool:
+    types = pyarrow.types
+    return any(of(kind) for of in (types.is_list, types.is_large_list, types.is_map))
+
+
+def _numbers(array: pyarrow.Array) -> np.ndarray:
+    numbers: np.ndarray = array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return numbers

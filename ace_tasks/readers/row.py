@@ -1,0 +1,91 @@
+"""A row of a file as it was read, or the reason why it is none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ace_tasks.specs import MAX_URI_CHARS
+
+MAX_ROW_BYTES = 2**20
+# A reject is there to find the row and mend it. A thousand rows of a megabyte each, which a small
+# file can hold, must not make a gigabyte of rejects.
+SHOWN_ROW_CHARS = 10_000
+_SHOWN_NAME_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as read, before it is checked.
+
+    `line` is 1-based: the row's first line, or the Parquet row. `lines` is the number of lines
+    that it spans.
+    """
+
+    line: int
+    cells: dict[str, Any]
+    lines: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that is no valid spec. `row` is the row as it was; a row over MAX_ROW_BYTES is cut.
+
+    `forgotten`: nothing is wrong with it but that its picture is to stay away.
+    """
+
+    line: int
+    field: str | None
+    reason: str
+    row: dict[str, Any] | str
+    forgotten: bool = False
+    lines: int = 1
+
+    def to_json(self) -> str:
+        """One line of JSON. Of a row longer than SHOWN_ROW_CHARS it holds the beginning."""
+        row = _shown(self.row)
+        content = {"line": self.line, "field": self.field, "reason": self.reason, "row": row}
+        if self.forgotten:
+            content["forgotten"] = True
+        try:
+            return json.dumps(content, ensure_ascii=False, default=str, allow_nan=False)
+        except ValueError:  # Parquet and 1e999 bring numbers that JSON has no word for
+            assert isinstance(row, dict)
+            row = {k: v if isinstance(v, str | int | None) else str(v) for k, v in row.items()}
+            return json.dumps(content | {"row": row}, ensure_ascii=False)
+
+
+def too_long(line: int, row: dict[str, Any] | str, lines: int = 1) -> Reject:
+    """The reject of a row over MAX_ROW_BYTES."""
+    here = "this one" if lines == 1 else f"this one, lines {line} to {line + lines - 1},"
+    reason = f"accepted: rows of at most {MAX_ROW_BYTES} bytes; {here} is longer"
+    return Reject(line, None, reason, row, lines=lines)
+
+
+def _shown(row: dict[str, Any] | str) -> dict[str, Any] | str:
+    """The row as a list of rejects holds it. A URI of accepted length is never cut: whoever
+    forgets a source looks for it here.
+    """
+    if isinstance(row, str):
+        return row[:SHOWN_ROW_CHARS]
+    left = SHOWN_ROW_CHARS
+    cells: dict[str, Any] = {}
+    for name, cell in row.items():
+        text = cell if isinstance(cell, str) else str(cell)
+        if left <= 0:
+            cells["…"] = f"{len(row) - len(cells)} more cells"
+            break
+        if len(name) + len(text) <= left:
+            cells[name] = cell
+        else:
+            name, text = name[:_SHOWN_NAME_CHARS], _cut(text)
+            cells[name] = text
+        left -= len(name) + len(text)
+    return cells
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MAX_URI_CHARS:
+        return text
+    return f"{text[:MAX_URI_CHARS]}… ({len(text):,} characters)"
