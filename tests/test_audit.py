@@ -184,3 +184,24 @@ def test_a_row_without_a_result_is_told(
     state, found = audit(prefix, summary)
     assert ("not_accounted", "row-4") in found
     assert state.name == "AuditFailed"
+
+
+def test_an_output_that_was_moved_is_proved_where_it_is_now(
+    summary: Summary, store: Store, prefix: str
+) -> None:
+    """Records and results name the old place; a run there finds all done and names the new one."""
+    for each in [*store.list(f"{prefix}/out/")]:
+        store.put(each.uri.replace("/out/", "/moved/out/"), store.get(each.uri), "x/x")
+        store.delete(each.uri)
+    state, found = audit(f"{prefix}/moved", summary)
+    assert (state.name, found) == ("Completed", set())
+    again = edit_catalog(
+        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/moved/out", variant="toy", return_state=True
+    )
+    later = Summary.model_validate(again.result(raise_on_failure=False))
+    assert (later.done, later.done_before) == (0, ROWS + 1)
+    state, found = audit(f"{prefix}/moved", later)
+    assert (state.name, found) == ("Completed", set())
+    told = store.get(f"{prefix}/moved/out/{provenance.results_key(later.run_id, 'csv')}").decode()
+    assert told.count(f"{prefix}/moved/out/images/") == ROWS + 1
+    assert f"{prefix}/out/" not in told

@@ -16,15 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from rungs above its own; each heavy library lives in the rooms named.
 LADDER = [
     {"errors"},
-    {"development_ca", "layout", "logs", "settings", "specs", "xmp"},
+    {"development_ca", "item_ids", "layout", "logs", "settings", "specs", "xmp"},
     {"colour", "containers", "lcu", "store", "templates"},
     {"controls", "cutout", "images", "model", "paste", "provenance"},
     {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack", "tombstones"},
-    {"changes", "feeds", "history", "identify"},
+    {"changes", "feeds", "history", "identify", "pictures"},
     {"batching", "made", "pairs", "pixels", "plan", "report", "restyle", "scores"},
     {"audit", "candidates", "fetching", "publishing", "retention", "sweeping", "try_on"},
     {"preflight", "replica", "reproduce", "resume"},
-    {"engine"},
+    {"engine", "take_out"},
     {"training"},
     {"evaluation"},
     {"ablation"},
