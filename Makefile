@@ -37,8 +37,8 @@ up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) unti
 put: $(STAMP) ## copy a folder into the store of `make up`: FROM=pictures TO=s3://ace-demo/mine
 	@$(BIN)/python -m infra.transfer "$(FROM)" "$(TO)"
 
-get: $(STAMP) ## copy a folder out of it: FROM=s3://ace-demo/looks/images TO=looks
-	@$(BIN)/python -m infra.transfer "$(FROM)" "$(TO)"
+get: $(STAMP) ## copy a folder out of it; with RUN=newest a run's pictures: FROM=s3://ace-demo/looks TO=looks
+	@$(BIN)/python -m infra.transfer "$(FROM)" "$(TO)" $(if $(RUN),--run "$(RUN)")
 
 browser: ## install Chromium for the tests that click (Debian; as root or by sudo)
 	@for each in chromium chromium-browser google-chrome; do command -v $$each && exit 0; done; \

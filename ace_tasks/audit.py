@@ -20,7 +20,14 @@ from pydantic import BaseModel, ValidationError
 from ace_tasks import images, signing, xmp
 from ace_tasks.errors import NotFound
 from ace_tasks.plan import PlannedRow, read_plan
-from ace_tasks.provenance import Record, listed_item_ids, record_key, seal_of
+from ace_tasks.provenance import (
+    PictureKey,
+    Record,
+    listed_item_ids,
+    read_picture,
+    record_key,
+    seal_of,
+)
 from ace_tasks.results import Result, read_results
 from ace_tasks.specs import canonical_json
 from ace_tasks.store import Store, join_uri, split_uri
@@ -135,9 +142,9 @@ class Auditor:
         for each in self.store.list(join_uri(self.output_uri, "images/")):
             _, row_id, file = split_uri(each.uri)[1].rsplit("/", 2)
             result = by_start.get(file.partition(".")[0])
-            if result is None or each.uri == result.output_uri:
+            if result is None or _key(each.uri) == _key(result.output_uri or ""):
                 continue
-            # Of an item that was done before, the record says where its picture is.
+            # Results of earlier versions name no picture that was done before.
             if not self._named(result.item_id, each.uri):
                 self._found("picture_without_record", result, f"{row_id}/{file}")
         return recorded & finished.keys()
@@ -146,7 +153,8 @@ class Auditor:
         assert item_id is not None
         try:
             body = self.store.get(join_uri(self.output_uri, record_key(item_id)))
-            return uri in Record.model_validate_json(body).pictures()
+            pictures = Record.model_validate_json(body).pictures()
+            return _key(uri) in {_key(each) for each in pictures}
         except (NotFound, ValidationError):
             return False
 
@@ -177,7 +185,7 @@ class Auditor:
         for told in _contradictions(record, content, row, result):
             tell("record_edited", told)
         try:
-            data = self.store.get(record.output.uri)
+            data = read_picture(self.store, self.output_uri, record.output.uri)
         except NotFound:
             tell("picture_missing", record.output.uri)
             return found, False
@@ -219,8 +227,13 @@ def _contradictions(
     planned = row.item.resolved.model_dump(mode="json")
     if canonical_json(record.resolved) != canonical_json(planned):
         yield "its settings are not those of the plan"
-    if result.sha256 and (result.output_uri, result.sha256) != (
-        record.output.uri,
-        record.output.sha256,
-    ):
-        yield "its picture is not the one of the results"
+    if result.output_uri and result.sha256:
+        told = (_key(result.output_uri), result.sha256)
+        if told != (_key(record.output.uri), record.output.sha256):
+            yield "its picture is not the one of the results"
+
+
+def _key(uri: str) -> str:
+    """Return the part of a picture's URI that stays when its output is moved."""
+    picture = PictureKey.at(uri)
+    return picture.key if picture else uri

@@ -13,6 +13,7 @@ from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 
 _READ_AT_ONCE = 16
+_RETRY = "retry-failed"  # the flow's name
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,20 @@ def past_runs(store: Store, output_uri: str) -> list[PastRun]:
         known = dict(zip(sorted(ended), summaries, strict=True))
     runs = (PastRun(run_id, at, known.get(run_id)) for run_id, at in began.items())
     return sorted(runs, key=lambda run: (run.began_at, run.run_id))
+
+
+def newest_run(store: Store, output_uri: str) -> str:
+    """Return the id of the run over a catalog that ended last. Raises SettingsError for none.
+
+    A retry is passed over: its rows are only those that failed.
+    """
+    ended = [each.summary for each in past_runs(store, output_uri) if each.summary]
+    whole = [each for each in ended if each.flow != _RETRY]
+    if not whole:
+        raise SettingsError(
+            f"run: accepted: a run that has ended; no run over a catalog has under {output_uri}"
+        )
+    return max(whole, key=lambda each: each.ended_at).run_id
 
 
 def read_summary(store: Store, output_uri: str, run_id: str) -> Summary:

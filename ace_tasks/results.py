@@ -187,6 +187,28 @@ def read_results(path: Path) -> Iterator[Result]:
                 yield Result(**row)
 
 
+def count_results(path: Path) -> int:
+    """Return how many rows a results.parquet has."""
+    return int(pyarrow.parquet.read_metadata(path).num_rows)
+
+
+def read_sha256(path: Path) -> Iterator[tuple[str, str]]:
+    """(item id, SHA-256 of its picture) of every row of a results.parquet that names one, streamed.
+
+    Raises ValueError for a file that is no such table.
+    """
+    names = ["item_id", "sha256"]
+    try:
+        with pyarrow.parquet.ParquetFile(path) as parquet:
+            for batch in parquet.iter_batches(columns=names):
+                if set(names) - set(batch.schema.names):
+                    raise ValueError(f"accepted: columns {names}; given {batch.schema.names}")
+                columns = (batch.column(name).to_pylist() for name in names)
+                yield from (each for each in zip(*columns, strict=True) if all(each))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(str(error)) from None
+
+
 def failed_rows(parquet: bytes, codes: Collection[str]) -> set[str]:
     """Ids of the rows that failed, with one of `codes`.
 

@@ -28,6 +28,7 @@ from ace_tasks.engine import (
     ray_session,
 )
 from ace_tasks.errors import Cancelled, FatalError, Forgotten
+from ace_tasks.pictures import FinishedPictures, finished_pictures
 from ace_tasks.plan import PlannedRow
 from ace_tasks.price import NO_LIMIT, Budget
 from ace_tasks.provenance import Outcome
@@ -105,13 +106,14 @@ def edit_items(
         Live(run.flow_name, planned.rows, headline) as live,
         ResultsWriter(parquet_path, csv_path) as results,
         failures_path.open("w", encoding="utf-8") as failures,
+        finished_pictures(run.outputs, run.output, planned.before.records, run.scratch) as pictures,
     ):
         max_shown = run.environment.report_pages * PAGE_ITEMS
         edited = Edited(results, parquet_path, csv_path, failures_path, max_shown)
         book = _Book(edited, failures, shared_ids)
         for reject in _read_rejects(planned.rejects_path):
             book.reject(reject)
-        groups = plan.shards(_to_do(planned, book), shard_size)
+        groups = plan.shards(_to_do(planned, book, pictures), shard_size)
         first = next(groups, None)
         if first is not None:
             with open_pool(run, replicas) as pool:
@@ -198,29 +200,32 @@ def _read_rejects(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _to_do(planned: Planned, book: _Book) -> Iterator[WorkItem]:
+def _to_do(planned: Planned, book: _Book, pictures: FinishedPictures) -> Iterator[WorkItem]:
     """The items to edit, in order; enters the finished ones into the book as it passes them."""
     for row in planned.read():
         if row.same_as:
             continue
-        known = _known_before(row, planned.before)
+        known = _known_before(row, planned.before, pictures)
         if known is None:
             yield row.item
         else:
             book.enter(known, row)
 
 
-def _known_before(row: PlannedRow, before: Finished) -> Result | None:
+def _known_before(row: PlannedRow, before: Finished, pictures: FinishedPictures) -> Result | None:
     """The result of a row whose item an earlier run did, or found to fail for good."""
     failure = before.failures.get(row.item_id)
     if row.item_id not in before.records and failure is None:
         return None
+    picture = None if failure else pictures.find(row.item_id)
     return Result(
         line=row.line,
         row_id=row.row_id,
         task=row.task,
         item_id=row.item_id,
         status="failed_before" if failure else "done_before",
+        output_uri=picture.uri if picture else None,
+        sha256=picture.sha256 if picture else None,
         error_code=failure.code if failure else None,
         error=failure.message if failure else None,
     )

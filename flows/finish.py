@@ -145,4 +145,6 @@ def _with_record(run: Run, outputs: Store, entry: Entry) -> Entry:
     held = Review(outputs, run.output, by=run.run_id).look(entry.item.item_id)
     if held.record is None or (held_back and held.standing != "waiting"):
         return entry
-    return Entry(entry.item, replace(entry.result, output_uri=held.picture), held.record)
+    # Results name where the picture is now; a record keeps the place from before a move.
+    place = entry.result.output_uri or held.picture
+    return Entry(entry.item, replace(entry.result, output_uri=place), held.record)

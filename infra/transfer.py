@@ -1,7 +1,9 @@
 """Copy a folder or a file into the object store of the local stack, or a folder out of it.
 
 make put FROM=pictures TO=s3://ace-demo/mine/people
-make get FROM=s3://ace-demo/looks/images TO=looks
+make get FROM=s3://ace-demo/looks RUN=newest TO=looks
+
+With RUN, what is copied out is the current picture of each row of a run, under the row's own name.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ import argparse
 import mimetypes
 import os
 import sys
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 
 from ace_tasks.errors import AceError
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, is_s3, join_uri, split_uri
+from ace_tasks.take_out import Account, TakeOut
 from infra.local_stack import LocalStack
 from infra.services import ROOT, ServiceFailed
 
@@ -53,18 +57,34 @@ def get(store: Store, uri: str, path: Path) -> int:
     return count
 
 
+def get_pictures(store: Store, output: str, run: str, to: str) -> Account:
+    """Copy the current picture of each row of a run into a folder, as `ace-catalog pictures`."""
+    with closing(TakeOut(store, output, run, to)) as taking:
+        account = Account(taking.run_id, to)
+        for each in taking.take():
+            account.add(each)
+    return account
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.transfer", description=__doc__)
     parser.add_argument("start", help="a folder or a file, or where in the store")
     parser.add_argument("end", help="where in the store, or a folder")
+    parser.add_argument("--run", help="with an output as START: a run's id, or newest")
     given = parser.parse_args()
     start, end = given.start.rstrip("/"), given.end.rstrip("/")
     try:
         if not (start and end) or is_s3(start) == is_s3(end):
             raise ServiceFailed("accepted: FROM a folder TO s3://bucket/place, or the other way")
+        if given.run and not is_s3(start):
+            raise ServiceFailed(f"RUN: accepted with FROM an output on s3://; given {start}")
         with LocalStack.running(ROOT / ".local") as stack:
             os.environ.update(stack.env)
             store = Store(StoreSettings())
+            if given.run:
+                account = get_pictures(store, start, given.run, end)
+                print("\n".join(account.lines()))
+                return 1 if account.without else 0
             count = get(store, start, Path(end)) if is_s3(start) else put(store, Path(start), end)
     except (AceError, ServiceFailed, OSError) as error:
         print(error, file=sys.stderr)

@@ -228,3 +228,24 @@ def test_a_run_over_marked_and_owned_pictures_passes_its_audit(store: Store, pre
     assert (owned.copyright, owned.artist) == ("(c) 2026 Studio Nord", "A. Photographer")
     assert owned.dpi == (300, 300)
     assert texts(owned)["xmpRights:WebStatement"] == ["https://shop.test/licence"]
+
+
+def test_an_output_that_was_moved_is_proved_where_it_is_now(
+    summary: Summary, store: Store, prefix: str
+) -> None:
+    """Records and results name the old place; a run there finds all done and names the new one."""
+    for each in [*store.list(f"{prefix}/out/")]:
+        store.put(each.uri.replace("/out/", "/moved/out/"), store.get(each.uri), "x/x")
+        store.delete(each.uri)
+    state, found = audit(f"{prefix}/moved", summary)
+    assert (state.name, found) == ("Completed", set())
+    again = edit_catalog(
+        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/moved/out", variant="toy", return_state=True
+    )
+    later = Summary.model_validate(again.result(raise_on_failure=False))
+    assert (later.done, later.done_before) == (0, ROWS + 1)
+    state, found = audit(f"{prefix}/moved", later)
+    assert (state.name, found) == ("Completed", set())
+    told = store.get(f"{prefix}/moved/out/{provenance.results_key(later.run_id, 'csv')}").decode()
+    assert told.count(f"{prefix}/moved/out/images/") == ROWS + 1
+    assert f"{prefix}/out/" not in told

@@ -131,7 +131,7 @@ def test_every_row_has_a_result_and_every_result_a_proof(
     rows = [good(prefix, n) for n in range(3)]
     rows.append(good(prefix, 0, id="twin"))  # the same request on the same bytes
     state = run(catalog(rows), prefix)
-    told = {each["row_id"]: each for each in results(store, state, prefix)}
+    told = named = {each["row_id"]: each for each in results(store, state, prefix)}
     assert told.keys() == {"good-0", "good-1", "good-2", "twin"}
     assert told["twin"]["output_uri"] == told["good-0"]["output_uri"]
     assert told["twin"]["same_as"] == "good-0"
@@ -149,6 +149,14 @@ def test_every_row_has_a_result_and_every_result_a_proof(
     report = read(store, state, provenance.report_key, prefix)
     assert report.count(b"<article") == 4
     assert re.search(rb"<h1>edit s3://.* with toy</h1>", report)
+
+    # A run that finds everything done names the same pictures, row by row.
+    again = results(store, run(catalog(rows), prefix), prefix)
+    assert {each["status"] for each in again} == {"done_before"}
+    for each in again:
+        before = named[each["row_id"]]
+        for column in ("output_uri", "sha256", "record", "same_as"):
+            assert each[column] == before[column]
 
 
 @here

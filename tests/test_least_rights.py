@@ -123,9 +123,10 @@ def test_what_is_not_granted_is_refused(attempt: str, shop: Store) -> None:
 
 
 def test_the_whole_system_lives_with_two_identities(
-    shop: Store, monkeypatch: pytest.MonkeyPatch
+    shop: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Plan, edit, contact sheet; a row that fails and is tried again; a restyle of a folder.
+    """Plan, edit, contact sheet; a row that fails and is tried again; a restyle of a folder; the
+    pictures copied out.
 
     The replica is in this process: a Ray of another file's tests would know other keys.
     """
@@ -154,6 +155,10 @@ def test_the_whole_system_lives_with_two_identities(
         return_state=True,
     )
     assert summary(restyled).done == 4
+
+    copied = ace_here("pictures", "s3://edited/two", str(tmp_path))
+    assert copied.returncode == 0, copied.stdout + copied.stderr
+    assert {each.name for each in tmp_path.iterdir()} == {f"{n}.png.png" for n in range(4)}
 
 
 OUTPUT = "s3://edited/edited"  # the one that the policy names

@@ -4,21 +4,24 @@ pays for every picture again, or leaves a new one out without a word."""
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect import flow
 
-from ace_tasks import provenance
+from ace_tasks import pictures, provenance, resume
 from ace_tasks.feeds import Skipped
 from ace_tasks.results import Summary
 from ace_tasks.store import Store
 from flows.restyle_catalog import restyle_catalog
 from flows.retry_failed import retry_failed
 from flows.run import make_catalog, open_run, plan_catalog, untracked
+from tests.processes import ace_here
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
 
@@ -74,6 +77,60 @@ def test_a_later_run_edits_what_is_new_or_changed(store: Store, prefix: str, pic
     assert (third.done, third.done_before) == (0, 5)
     lines = store.get(f"{prefix}/out/{provenance.catalog_key(third.run_id)}").decode().splitlines()
     assert [json.loads(line)["id"] for line in lines[:2]] == ["a.png", "b.PNG"]
+
+
+def test_each_row_names_the_picture_of_its_own_content(
+    store: Store, prefix: str, picture: Make, tmp_path: Path
+) -> None:
+    """Two files are swapped, as a shop reorders the images of a product. Nothing is edited again, so
+    each picture stays in the folder of the row that asked for it first."""
+    mug, hat = picture(seed=1), picture(seed=2)
+    store.put(f"{prefix}/in/mug.png", mug, "image/png")
+    store.put(f"{prefix}/in/hat.png", hat, "image/png")
+    _, first = restyle(f"{prefix}/in", prefix, prompt="on marble")
+    restyle(f"{prefix}/in", prefix, prompt="on wood")
+    store.put(f"{prefix}/in/mug.png", hat, "image/png")
+    store.put(f"{prefix}/in/hat.png", mug, "image/png")
+    _, swapped = restyle(f"{prefix}/in", prefix, prompt="on marble")
+    assert (swapped.done, swapped.done_before) == (0, 2)
+
+    before, after = (results(store, prefix, each.run_id) for each in (first, swapped))
+    for row_id, other in (("mug.png", "hat.png"), ("hat.png", "mug.png")):
+        assert after[row_id]["output_uri"] == before[other]["output_uri"]
+        assert after[row_id]["sha256"] == before[other]["sha256"]
+        record = provenance.Record.model_validate_json(
+            store.get(f"{prefix}/out/{after[row_id]['record']}")
+        )
+        assert record.output.uri == after[row_id]["output_uri"]
+        assert record.output.sha256 == after[row_id]["sha256"]
+        # Two prompts in turn leave two pictures there; the results say which is this run's.
+        assert len([*store.list(f"{prefix}/out/images/{row_id}/")]) == 2
+
+    ended = ace_here("pictures", f"{prefix}/out", str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert f"run {swapped.run_id}: 2 pictures written" in ended.stdout
+    for row_id, each in after.items():
+        assert (tmp_path / f"{row_id}.png").read_bytes() == store.get(each["output_uri"])
+
+
+def test_a_nightly_run_of_many_rows_names_the_picture_of_each(
+    store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listings and earlier results tell it here, as they do for millions of rows."""
+    monkeypatch.setattr(resume, "_HEADS_AT_MOST", 0)
+    monkeypatch.setattr(pictures, "_READ_AT_MOST", 0)
+    named: dict[str, str] = {}
+    for night in range(3):
+        store.put(f"{prefix}/in/{night}.png", picture(seed=night), "image/png")
+        _, summary = restyle(f"{prefix}/in", prefix)
+        assert (summary.done, summary.done_before) == (1, night)
+        told = results(store, prefix, summary.run_id)
+        assert named.items() <= {row: each["output_uri"] for row, each in told.items()}.items()
+        named = {row: each["output_uri"] for row, each in told.items()}
+        for row_id, each in told.items():
+            assert each["output_uri"].startswith(f"{prefix}/out/images/{row_id}/")
+            data = store.get(each["output_uri"])
+            assert hashlib.sha256(data).hexdigest() == each["sha256"]
 
 
 FEED = """<rss xmlns:g="http://base.google.com/ns/1.0"><channel>

@@ -23,7 +23,7 @@ from ace_tasks.provenance.keys import (
     summary_key,
     tombstone_key,
 )
-from ace_tasks.provenance.listing import listed_item_ids
+from ace_tasks.provenance.listing import listed_item_ids, listed_pictures
 from ace_tasks.provenance.orphans import Orphan, WrittenBy, delete_orphan, orphans
 from ace_tasks.provenance.outcomes import (
     Done,
@@ -31,7 +31,7 @@ from ace_tasks.provenance.outcomes import (
     Outcome,
     write_failure,
 )
-from ace_tasks.provenance.ownership import PictureKey, check_is_output, is_named
+from ace_tasks.provenance.ownership import PictureKey, check_is_output, is_named, read_picture
 from ace_tasks.provenance.records import (
     C2paRecord,
     CandidateRecord,
@@ -94,10 +94,12 @@ __all__ = [
     "image_key",
     "is_named",
     "listed_item_ids",
+    "listed_pictures",
     "orphans",
     "plan_key",
     "public_uri",
     "rate_key",
+    "read_picture",
     "record_key",
     "record_schema",
     "rejects_key",

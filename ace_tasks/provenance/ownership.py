@@ -43,6 +43,11 @@ class PictureKey:
         found = _PICTURE.fullmatch(key)
         return cls(key=key, **found.groupdict()) if found else None
 
+    @classmethod
+    def at(cls, uri: str) -> PictureKey | None:
+        """Return the key that a URI ends with, whatever output it names: outputs may be moved."""
+        return cls.parse("/".join(uri.rsplit("/", 3)[1:]))
+
     def holds(self, data: bytes) -> bool:
         """Return whether the content is the one that the name says."""
         return hashlib.sha256(data).hexdigest().startswith(self.hash)
@@ -98,3 +103,18 @@ class NamedPictures:
             return True
         # The key alone counts: an output may have been moved since.
         return any(uri.endswith(f"/{picture.key}") for uri in record.pictures())
+
+
+def read_picture(store: Store, output_uri: str, uri: str) -> bytes:
+    """Read the picture that a record or results name: from under this output, or else from `uri`.
+
+    An output may have been moved since, and keeps its keys then. Raises NotFound.
+    """
+    picture = PictureKey.at(uri)
+    here = join_uri(output_uri, picture.key) if picture else uri
+    try:
+        return store.get(here)
+    except NotFound:
+        if here == uri:
+            raise
+        return store.get(uri)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from ace_tasks.errors import AceError
 from flows.cli.catalog import plan, schema
 from flows.cli.editing import edit, restyle, retry, review, try_on
-from flows.cli.outputs import status, sweep
+from flows.cli.outputs import pictures, status, sweep
 from flows.cli.provenance import audit, development_ca, forget, reproduce
 from flows.cli.terminal import EXIT_FATAL, err
 from flows.cli.training import evaluate, train
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Edit whole catalogs of pictures with ACE++.", no_args_is_help=True, add_completion=False
 )
 for command in (
-    edit, restyle, try_on, retry, review, status, train, evaluate, sweep, plan, schema, audit, reproduce, forget, development_ca,
+    edit, restyle, try_on, retry, review, status, pictures, train, evaluate, sweep, plan, schema, audit, reproduce, forget, development_ca,
 ):  # fmt: skip
     app.command()(command)
 

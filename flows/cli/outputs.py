@@ -1,19 +1,20 @@
-"""`status`, `sweep`: what lies under an output URI."""
+"""`status`, `pictures`, `sweep`: what lies under an output URI."""
 
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from ace_tasks import sweeping
+from ace_tasks import sweeping, take_out
 from ace_tasks.history import PastRun, past_runs, read_summary
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
-from flows.cli.terminal import out
-from flows.parameters import DeleteOrphans, OlderThanHours, Output, SweptRun
+from flows.cli.terminal import EXIT_CANCELLED, EXIT_FAILURES, counting, err, out
+from flows.parameters import DeleteOrphans, Json, OlderThanHours, Output, SweptRun
 
 
 def status(
@@ -45,6 +46,34 @@ def _as_json(run: PastRun) -> str:
     began = {"run_id": run.run_id, "began_at": run.began_at.isoformat()}
     ended = run.summary.model_dump(mode="json") if run.summary else {"state": None}
     return json.dumps(began | ended, ensure_ascii=False)
+
+
+def pictures(
+    output: Output,
+    to: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix.")],
+    run: Annotated[
+        str, typer.Option(help="A run's id; newest: the run over a catalog that ended last.")
+    ] = take_out.NEWEST,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files with another content.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy the current picture of each row of a run out, as ROW-ID.EXT. Exit code 1: some have none."""
+    store = Store(read_environment().output_store)
+    try:
+        with closing(take_out.TakeOut(store, output, run, to, overwrite=overwrite)) as taking:
+            account = take_out.Account(taking.run_id, to)
+            for each in counting("copying", taking.take(), taking.rows):
+                account.add(each)
+    except KeyboardInterrupt:
+        err.print("cancelled; the same command goes on where it was")
+        raise typer.Exit(EXIT_CANCELLED) from None
+    if as_json:
+        print(json.dumps(account.as_dict(), ensure_ascii=False))
+    else:
+        out.print(escape("\n".join(account.lines())))
+    raise typer.Exit(EXIT_FAILURES if account.without else 0)
 
 
 def sweep(

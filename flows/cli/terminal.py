@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -25,6 +25,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own,
 
 EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
 _REJECTS_SHOWN = 20
+
+T = TypeVar("T")
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -79,6 +81,14 @@ def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
 
         with listening(show):
             yield
+
+
+def counting(doing: str, each: Iterable[T], total: int) -> Iterator[T]:
+    """Pass things on under a progress bar that counts them."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())  # fmt: skip
+    with Bar(*columns, console=err) as bar:
+        yield from bar.track(each, total, description=doing)
 
 
 def _report(state: Any, as_json: bool) -> None:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import hashlib
 import tracemalloc
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ace_tasks.resume import ItemIds
+from ace_tasks.item_ids import ItemIds
 
 
 def ids(*numbers: int) -> list[str]:
@@ -28,6 +29,23 @@ def test_it_is_a_set_of_strings(some_numbers: list[int], other_numbers: list[int
     assert [each in packed for each in others] == [each in some for each in others]
     assert packed.among(iter(others)) == set(some) & set(others)
     assert packed.without(ItemIds(others)) == set(some) - set(others)
+
+
+@given(numbers, numbers)
+def test_ids_are_found_by_position_and_by_how_they_begin(
+    some_numbers: list[int], other_numbers: list[int]
+) -> None:
+    some, others = ids(*some_numbers), ids(*other_numbers)
+    packed, ordered = ItemIds(some), sorted(set(some))
+    expected = [ordered.index(each) if each in ordered else -1 for each in others]
+    assert packed.positions(others).tolist() == expected
+    assert packed.positions_of_starts([each[:16] for each in others]).tolist() == expected
+    assert packed.at(np.arange(len(ordered))) == ordered
+
+
+def test_of_ids_that_begin_alike_the_first_is_found() -> None:
+    alike = ["00" * 31 + "01", "00" * 32, "00" * 8 + "ff" * 24]
+    assert ItemIds(alike).positions_of_starts(["00" * 8, "ff" * 8]).tolist() == [0, -1]
 
 
 def test_digests_that_begin_or_end_with_zeros_are_not_taken_for_each_other() -> None:

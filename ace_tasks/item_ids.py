@@ -1,0 +1,96 @@
+"""Item ids by the million, in 32 bytes each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from itertools import islice
+
+import numpy as np
+
+_DIGEST = np.dtype("S32")
+_AT_ONCE = 65_536
+
+
+class ItemIds(Set[str]):
+    """Item ids (SHA-256 in hex) as a sorted array of 32 bytes each; a set of strings takes 180, and
+    a catalog may have ten million. What is no item id is in none.
+    """
+
+    def __init__(self, item_ids: Iterable[str] = ()):
+        parts = [_digests(each) for each in _batches(item_ids)]
+        self._sorted = np.unique(np.concatenate([np.empty(0, _DIGEST), *parts]))
+
+    @classmethod
+    def _of(cls, ordered: np.ndarray) -> ItemIds:
+        made = cls.__new__(cls)
+        made._sorted = ordered
+        return made
+
+    def among(self, item_ids: Iterable[str]) -> ItemIds:
+        """Those of these ids that occur in `item_ids`, which may be any number of others."""
+        found = np.zeros(len(self), bool)
+        for each in _batches(item_ids):
+            at, known = self._find(_digests(each))
+            found[at[known]] = True
+        return self._of(self._sorted[found])
+
+    def without(self, others: ItemIds) -> ItemIds:
+        return self._of(self._sorted[~others._find(self._sorted)[1]])
+
+    def positions(self, item_ids: list[str]) -> np.ndarray:
+        """Return where each of these ids stands in the order of all; -1: it is not among them."""
+        if len(digests := _digests(item_ids)) != len(item_ids):
+            raise ValueError("accepted: item ids; given something else among them")
+        at, there = self._find(digests)
+        return np.where(there, at, -1)
+
+    def positions_of_starts(self, starts: list[str]) -> np.ndarray:
+        """Return where the first id stands that begins with each of these 16 characters; or -1."""
+        wanted = np.frombuffer(bytes.fromhex("".join(starts)), np.uint8).reshape(-1, 8)
+        at = np.searchsorted(self._sorted, np.pad(wanted, ((0, 0), (0, 24))).view(_DIGEST)[:, 0])
+        there = at < len(self)
+        found = self._sorted.view(np.uint8).reshape(-1, 32)[at[there], :8]
+        there[there] = (found == wanted[there]).all(axis=1)
+        return np.where(there, at, -1)
+
+    def at(self, positions: np.ndarray) -> list[str]:
+        """Return the ids that stand at these positions."""
+        packed = self._sorted[positions].tobytes()
+        return [packed[n : n + 32].hex() for n in range(0, len(packed), 32)]
+
+    def _find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(place of each or where it would go, whether it is there)."""
+        at = np.searchsorted(self._sorted, digests)
+        there = at < len(self)
+        there[there] = self._sorted[at[there]] == digests[there]
+        return at, there
+
+    def __contains__(self, item_id: object) -> bool:
+        return bool(self._find(_digests([str(item_id)]))[1].any())
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _AT_ONCE):
+            packed = self._sorted[start : start + _AT_ONCE].tobytes()
+            yield from (packed[n : n + 32].hex() for n in range(0, len(packed), 32))
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+
+def _batches(item_ids: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(item_ids)
+    while batch := list(islice(iterator, _AT_ONCE)):
+        yield batch
+
+
+def _digests(item_ids: list[str]) -> np.ndarray:
+    """Without those that are none: under `records/` may lie anything."""
+    return np.frombuffer(b"".join(filter(None, map(_digest, item_ids))), _DIGEST)
+
+
+def _digest(item_id: str) -> bytes | None:
+    try:
+        digest = bytes.fromhex(item_id)
+    except ValueError:
+        return None
+    return digest if len(digest) == _DIGEST.itemsize and digest.hex() == item_id else None
