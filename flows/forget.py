@@ -64,7 +64,7 @@ def forget(
     artifacts = told_artifacts(doomed)
     if delete:
         forgetting.delete(doomed, by=str(flow_run.id))
-        _delete_artifacts(artifacts)
+        delete_artifacts(artifacts)
     counts = doomed.counts() | {"Prefect artifacts": len(artifacts)}
     line = ", ".join(f"{count} {what}" for what, count in counts.items())
     message = f"{'deleted' if delete else 'dry run; would go'}: {line}; {_LEFT}"
@@ -123,7 +123,7 @@ def _tells(artifact: Artifact, mentions: Mentions) -> bool:
     return any(mentions.in_markdown(str(each), CELL_CHARS) for each in cells if each)
 
 
-def _delete_artifacts(ids: list[UUID]) -> None:
+def delete_artifacts(ids: list[UUID]) -> None:
     with get_client(sync_client=True) as client:
         for each in ids:
             client.delete_artifact(each)

@@ -6,6 +6,7 @@ Once for each worker of pytest-xdist: no two of them share a service or a folder
 from __future__ import annotations
 
 import atexit
+import functools
 import io
 import os
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import hypothesis
 import numpy as np
 import pytest
@@ -47,6 +49,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 patience.measure_slowness()
+# Each session of botocore parses the description of S3 anew: a tenth of a second for each store.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 # pytest-timeout's: it ends a test that hangs, with a trace of every thread.
 os.environ.setdefault("PYTEST_TIMEOUT", str(patience.limit_s(900)))
 

@@ -285,7 +285,7 @@ def shops(
     return lambda kind: kind(store, f"s3://shops/{uuid.uuid4().hex[:12]}", picture)
 
 
-@settings(max_examples=500 if IN_FULL else 12)
+@settings(max_examples=500 if IN_FULL else 8)
 @given(taken=st.lists(steps, min_size=3, max_size=12))
 def test_nothing_foreign_is_touched_and_each_record_has_its_picture(
     shops: Callable[..., Shop], taken: list[tuple[Any, ...]]

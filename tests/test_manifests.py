@@ -297,8 +297,10 @@ def test_roles_may_do_what_they_must_and_no_more() -> None:
     sources, outputs, trust = (json.loads((INFRA / "iam" / f"{name}.json").read_text())["Statement"]
                                for name in ("sources", "outputs", "trust"))  # fmt: skip
     may = [{action for each in role for action in each["Action"]} for role in (sources, outputs)]
-    assert may[0] == {"s3:GetObject", "s3:ListBucket"}
-    assert may[1] == may[0] | {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
+    assert may[0] == {"s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket"}
+    assert may[1] == {"s3:GetObject", "s3:ListBucket", "s3:ListBucketVersions", "s3:PutObject",
+                      "s3:DeleteObject", "s3:DeleteObjectVersion",
+                      "s3:AbortMultipartUpload"}  # fmt: skip
     where = [{resource.split("/")[0] for each in role for resource in each["Resource"]}
              for role in (sources, outputs)]  # fmt: skip
     assert not where[0] & where[1]

@@ -20,10 +20,11 @@ from prefect.client.orchestration import get_client
 
 from ace_tasks.errors import NotFound
 from ace_tasks.results import Summary
+from ace_tasks.retention import Forget
 from ace_tasks.store import Store, split_uri
 from flows.audit_run import audit_run
 from flows.edit_catalog import edit_catalog
-from flows.forget import forget
+from flows.forget import delete_artifacts, forget, told_artifacts
 from flows.restyle_catalog import restyle_catalog
 from flows.review_run import review_run
 from tests.processes import ace_here
@@ -231,7 +232,9 @@ def test_whatever_its_name_nothing_tells_of_it(store: Store, prefix: str, pictur
     assert len(holding(store, prefix, [f"{prefix}/in/{NAMES[1]}"])) > 5
     for name in (*NAMES, f"missing {NAMES[1]}", f"missing {NAMES[-1]}"):
         image = f"{prefix}/in/{name}"
-        forgotten(prefix, source=image)
+        forgetting = Forget(store, store, f"{prefix}/out", image)
+        delete_artifacts(told_artifacts(doomed := forgetting.look()))
+        forgetting.delete(doomed, by="test")
         assert holding(store, prefix, [image]) == set(), image
         assert told_by_prefect([image, image[:150]]) == 0
 
