@@ -239,7 +239,7 @@ LARGE = {
 def test_large_xmp_takes_little_time_and_what_is_small_in_it_is_kept(name: str) -> None:
     data, started = source(LARGE[name]), time.process_time()
     found = xmp.parse(data)
-    assert time.process_time() - started < limit_s(3)
+    assert time.process_time() - started < limit_s(60)  # it takes one; what is quadratic, minutes
     assert xmp.text_of(found.properties["dc:rights"]) == "© Nord"
     assert "dc:creator" not in found.properties or name == "a-deep-creator"
     assert found.too_long == ({"dc:creator"} if "creator" in name and "deep" not in name else set())
