@@ -22,7 +22,7 @@ from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.history import newest_run
 from ace_tasks.item_ids import ItemIds
 from ace_tasks.pictures import FinishedPicture, FinishedPictures, finished_pictures
-from ace_tasks.provenance import PictureKey, read_picture, results_key
+from ace_tasks.provenance import MEDIA_TYPES, PictureKey, read_picture, results_key
 from ace_tasks.results import Result, count_results, read_results
 from ace_tasks.resume import recorded
 from ace_tasks.specs import quote
@@ -33,7 +33,6 @@ NEWEST = "newest"
 _THREADS = 16
 _AT_ONCE = 256  # rows handed to the threads together
 _ROW_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 # What an output's own objects begin with; a copy does not go among them.
 _OWN = ("images", "records", "failures", "candidates", "review", "runs", "forgotten", "rates")
 
@@ -300,7 +299,7 @@ class Place:
             return None
 
     def write(self, name: str, data: bytes) -> bool:
-        uri, media_type = join_uri(self.uri, name), _MEDIA_TYPES[name.rpartition(".")[2]]
+        uri, media_type = join_uri(self.uri, name), MEDIA_TYPES[name.rpartition(".")[2]]
         if self.overwrite:
             self.store.put(uri, data, media_type)
             return True

@@ -31,7 +31,13 @@ from ace_tasks.provenance.outcomes import (
     Outcome,
     write_failure,
 )
-from ace_tasks.provenance.ownership import PictureKey, check_is_output, is_named, read_picture
+from ace_tasks.provenance.ownership import (
+    MEDIA_TYPES,
+    PictureKey,
+    check_is_output,
+    is_named,
+    read_picture,
+)
 from ace_tasks.provenance.records import (
     C2paRecord,
     CandidateRecord,
@@ -58,6 +64,7 @@ from ace_tasks.provenance.records import (
 )
 
 __all__ = [
+    "MEDIA_TYPES",
     "C2paRecord",
     "CandidateRecord",
     "CandidatesRecord",

@@ -9,10 +9,14 @@ from itertools import chain
 
 from ace_tasks.errors import NotFound
 from ace_tasks.provenance.listing import listed_item_ids
-from ace_tasks.provenance.ownership import NamedPictures, PictureKey, check_is_output
+from ace_tasks.provenance.ownership import (
+    MEDIA_TYPES,
+    NamedPictures,
+    PictureKey,
+    check_is_output,
+)
 from ace_tasks.store import ObjectInfo, Store, join_uri
 
-_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 _ID_CHARS = 16  # of an item's id, in the name of its picture
 
 
@@ -87,5 +91,5 @@ def delete_orphan(store: Store, output_uri: str, orphan: Orphan) -> bool:
     store.delete(orphan.uri)
     if not NamedPictures(store, output_uri).has(orphan.picture):
         return True
-    store.put(orphan.uri, orphan.data, _MEDIA_TYPES[orphan.uri.rpartition(".")[2]])
+    store.put(orphan.uri, orphan.data, MEDIA_TYPES[orphan.uri.rpartition(".")[2]])
     return False

@@ -19,6 +19,9 @@ from ace_tasks.provenance.records import Record
 from ace_tasks.specs import quote
 from ace_tasks.store import Store, join_uri
 
+MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
+"""Of a picture, by the extension of its key."""
+
 _ROW = r"(?P<row_id>[A-Za-z0-9._-]{1,128})"
 _NAME = r"(?P<start>[0-9a-f]{16})\.(?:\d+\.)?(?P<hash>[0-9a-f]{8})\.(?:png|jpg|webp|avif)"
 _PICTURE = re.compile(rf"(?P<kind>images|candidates|review)/{_ROW}/{_NAME}")
