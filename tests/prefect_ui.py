@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from infra.prefect_server import PrefectServer, serve_deployments
+from infra.prefect_server import PrefectServer
 from infra.services import Service
 from tests.browser import chromium, new_page
 from tests.patience import limit_s, wait_until
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Response
@@ -24,19 +25,15 @@ JSON_EDITOR = ".schema-form-property-kind-json, .p-code-input"
 
 
 @contextmanager
-def open_ui(log: Path) -> Iterator[tuple[Page, Service]]:
+def open_ui(server: PrefectServer, log: Path) -> Iterator[tuple[Page, Service]]:
     """Open a page beside a server that has all deployments, and a worker that logs there.
 
-    Server, store and weights are those that the environment names.
+    Store and weights are those that the environment names.
     """
     # A run's page draws a graph by WebGL, sixty times a second: without a GPU that is a core, which
     # Chromium takes before all others.
-    with chromium("--disable-3d-apis") as browser:
-        worker = serve_deployments({"PREFECT_WORKER_QUERY_SECONDS": "1"}, log)
-        try:
-            yield new_page(browser, viewport={"width": 1280, "height": 1000}), worker
-        finally:
-            worker.stop(limit_s())
+    with chromium("--disable-3d-apis") as browser, serving(server, log) as worker:
+        yield new_page(browser, viewport={"width": 1280, "height": 1000}), worker
 
 
 def deployment(server: PrefectServer, name: str) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from ace_tasks import provenance
 from ace_tasks.store import Store
-from infra.prefect_server import serve_deployments
 from infra.services import Service
-from tests.patience import limit_s, wait_until
+from tests.patience import wait_until
+from tests.serving import serving
 
 PACE = timedelta(seconds=20)
 
@@ -70,26 +70,23 @@ def test_each_run_edits_what_came_since_the_one_before(
 
     put("a.png", 1)
     put("b.png", 2)
-    worker = serve_deployments({"PREFECT_WORKER_QUERY_SECONDS": "1"}, tmp_path / "worker.log")
-    try:
-        with get_client(sync_client=True) as client:
-            deployment = client.read_deployment_by_name("restyle-catalog/restyle-catalog")
-            parameters = {
-                "source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "on marble",
-                "variant": "toy", "steps": 1,
-            }  # fmt: skip
-            (made,) = client.create_deployment_schedules(
-                deployment.id, [(IntervalSchedule(interval=PACE), True)], parameters=parameters
-            )
-            schedule = Schedule(client, worker, deployment.id)
-            assert edited(schedule.next_run()) == {"a.png", "b.png"}
-            put("b.png", 3)  # changed
-            put("c.png", 4)  # new
-            # A run may begin before or between the two: what counts is what is edited in the end.
-            later: list[str] = []
-            while len(later) < 2:
-                later += edited(schedule.next_run())
-            assert sorted(later) == ["b.png", "c.png"]
-            client.delete_deployment_schedule(deployment.id, made.id)
-    finally:
-        worker.stop(limit_s())
+    log = tmp_path / "worker.log"
+    with serving(prefect_server, log) as worker, get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("restyle-catalog/restyle-catalog")
+        parameters = {
+            "source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "on marble",
+            "variant": "toy", "steps": 1,
+        }  # fmt: skip
+        (made,) = client.create_deployment_schedules(
+            deployment.id, [(IntervalSchedule(interval=PACE), True)], parameters=parameters
+        )
+        schedule = Schedule(client, worker, deployment.id)
+        assert edited(schedule.next_run()) == {"a.png", "b.png"}
+        put("b.png", 3)  # changed
+        put("c.png", 4)  # new
+        # A run may begin before or between the two: what counts is what is edited in the end.
+        later: list[str] = []
+        while len(later) < 2:
+            later += edited(schedule.next_run())
+        assert sorted(later) == ["b.png", "c.png"]
+        client.delete_deployment_schedule(deployment.id, made.id)

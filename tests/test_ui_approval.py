@@ -41,7 +41,7 @@ pytestmark = pytest.mark.thorough
 def ui(
     object_store: Any, prefect_server: Any, weights_dir: Any, tmp_path_factory: Any
 ) -> Iterator[tuple[Page, Service]]:
-    with open_ui(tmp_path_factory.mktemp("worker") / "worker.log") as ui:
+    with open_ui(prefect_server, tmp_path_factory.mktemp("worker") / "worker.log") as ui:
         yield ui
 
 

@@ -45,7 +45,7 @@ TALL = {"width": 1280, "height": 2600}  # all of a form
 def page(
     object_store: Any, prefect_server: Any, weights_dir: Any, tmp_path_factory: Any
 ) -> Iterator[Page]:
-    with open_ui(tmp_path_factory.mktemp("worker") / "worker.log") as (page, _):
+    with open_ui(prefect_server, tmp_path_factory.mktemp("worker") / "worker.log") as (page, _):
         page.set_viewport_size(TALL)
         yield page
 
