@@ -127,15 +127,22 @@ def test_a_replica_that_dies_once_blames_nobody(
     assert (len(outcomes), failures(outcomes), written) == (12, {}, [])
 
 
-def test_killed_actors_are_replaced_and_their_items_run_again(pool: Open) -> None:
-    items = [item(n, "sleep 0.2") for n in range(60)]
+def test_killed_actors_are_replaced_and_their_items_run_again(pool: Open, tmp_path: Path) -> None:
+    both, killed = tmp_path / "both", tmp_path / "killed"
+    # There is work until both replicas stand, and until both were killed.
+    items = [item(n, f"wait {both}") for n in range(8)]
+    items += [item(n, "sleep 0.1") for n in range(8, 50)]
+    items += [item(n, f"wait {killed}") for n in range(50, 60)]
     with pool(max_replicas=2) as dispatcher:
 
         def kill_all_at_work() -> None:
             status = dispatcher.status
-            wait_until(lambda: status.replicas_ready == 2 and status.done >= 4, "both at work")
+            wait_until(lambda: status.replicas_ready == 2, "both replicas")
+            both.touch()
+            wait_until(lambda: status.done >= 4, "both at work")
             for seat in list(dispatcher._pool.seats):  # the loop replaces those that die
                 ray.kill(seat.actor)
+            killed.touch()
 
         killer = threading.Thread(target=kill_all_at_work)
         killer.start()
@@ -232,7 +239,7 @@ def test_at_the_tail_replicas_that_are_not_needed_are_given_back(
         editing = thread.submit(dispatcher.edit, items, 0)
         wait_until(lambda: len(dispatcher._pool.seats) == 3, "three replicas")
         wait_until(lambda: len(dispatcher._pool.seats) == 1, "two to be given back")
-        assert dispatcher.status.in_flight == 1
+        wait_until(lambda: dispatcher.status.in_flight == 1, "the last item to be alone")
         last.touch()
         outcomes = editing.result()
         assert len(dispatcher.edit([item(n, "sleep 0.5") for n in range(50, 60)], 1)) == 10
@@ -254,14 +261,21 @@ def test_the_least_number_of_replicas_stays(pool: Open, tmp_path: Path) -> None:
         assert failures(editing.result()) == {}
 
 
-def test_what_does_not_fit_into_the_cluster_waits_one_at_a_time(pool: Open) -> None:
+def test_what_does_not_fit_into_the_cluster_waits_one_at_a_time(pool: Open, tmp_path: Path) -> None:
     """A waiting actor is what makes an autoscaler bring a node; ten would bring ten."""
-    with pool(max_replicas=12) as dispatcher:
-        outcomes = dispatcher.edit([item(n, "sleep 0.2") for n in range(200)], 0)
-        seats = list(dispatcher._pool.seats)
-    assert (len(outcomes), failures(outcomes)) == (200, {})
-    assert sum(seat.node_id is None for seat in seats) == 1
-    assert len(seats) == 5  # the cluster has four CPUs
+    looked = tmp_path / "looked"
+    items = [item(n, f"wait {looked}") for n in range(100)]
+    with ThreadPoolExecutor(1) as thread, pool(max_replicas=12) as dispatcher:
+        editing = thread.submit(dispatcher.edit, items, 0)
+        seats = dispatcher._pool.seats
+        wait_until(lambda: dispatcher.status.replicas_ready == 4, "all that fit: four CPUs")
+        wait_until(lambda: len(seats) == 5, "one that waits")
+        last_look = dispatcher._last_look
+        wait_until(lambda: dispatcher._last_look > last_look + 1, "more rounds of the loop")
+        assert (len(seats), sum(seat.node_id is None for seat in seats)) == (5, 1)
+        looked.touch()
+        outcomes = editing.result()
+    assert (len(outcomes), failures(outcomes)) == (100, {})
     assert dispatcher.status.replicas_most == 4
 
 
