@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
+import tempfile
 from pathlib import Path
 
 from infra.services import HOST, Service, answers, body, free_ports, preferred_port, script
+from infra.store_keys import client_context, ensure_keys
 
 
 def local_credentials(data_dir: Path) -> dict[str, str]:
@@ -24,7 +27,8 @@ def local_credentials(data_dir: Path) -> dict[str, str]:
 class ObjectStore:
     """SeaweedFS with its S3 gateway over `data_dir`; restartable on the same port.
 
-    One identity may do everything; or `identities`, a file of them, says who may do what.
+    One identity may do everything; or `identities`, a file of them, says who may do what. Only the
+    gateway answers: the ports of the parts behind it want a certificate that lies in `data_dir`.
     """
 
     def __init__(self, data_dir: Path, port: int | None = None, identities: Path | None = None):
@@ -35,6 +39,7 @@ class ObjectStore:
         self._ports[0] = port or self._ports[0]
         self.endpoint_url = f"http://{HOST}:{self._ports[0]}"
         self.service: Service | None = None
+        self._sockets: Path | None = None
 
     def _remembered_ports(self) -> list[int]:
         """S3, master, volume and filer each want an HTTP and a gRPC port.
@@ -59,14 +64,21 @@ class ObjectStore:
 
     def launch(self) -> None:
         """Start the process; `wait` until it answers."""
+        keys = ensure_keys(self.data_dir / "keys", HOST)
+        self._forget_sockets()
+        # Gateway and filer also speak plain HTTP through a socket each, by default in /tmp, where
+        # everybody finds it. (A socket's path may have 107 bytes; that of `data_dir` may be long.)
+        self._sockets = Path(tempfile.mkdtemp(prefix="ace-store-"))
         s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self._ports
         command = [
-            script("weed"), "server", f"-dir={self.data_dir}", f"-ip={HOST}", f"-ip.bind={HOST}",
+            script("weed"), f"-config_dir={keys}",
+            "server", f"-dir={self.data_dir}", f"-ip={HOST}", f"-ip.bind={HOST}",
             "-s3", f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            "-s3.autoCreateBucket=false", "-volume.preStopSeconds=0",
+            "-s3.autoCreateBucket=false", "-s3.iam=false", "-volume.preStopSeconds=0",
             f"-master.port={master}", f"-master.port.grpc={master_grpc}",
             f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}",
             f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}",
+            f"-filer.localSocket={self._sockets}/filer", f"-s3.localSocket={self._sockets}/s3",
             # Small volumes, many of them: each bucket takes some of its own.
             "-master.volumeSizeLimitMB=128", "-volume.max=400", "-master.telemetry=false",
             # The only master: there is nobody to wait 10 s for after a restart.
@@ -82,8 +94,9 @@ class ObjectStore:
         # An anonymous request is refused once the gateway is up and knows its keys.
         self.service.wait_until(lambda: answers(self.endpoint_url, accept=(200, 403)))
         # Until the volumes have reported to the master, reads of what is there answer 500.
-        status = f"http://{HOST}:{self._ports[2]}/dir/status"
-        self.service.wait_until(lambda: '"DataCenters":null' not in body(status))
+        status = f"https://{HOST}:{self._ports[2]}/dir/status"
+        context = client_context(self.data_dir / "keys")
+        self.service.wait_until(lambda: '"DataCenters":null' not in body(status, context))
 
     def start(self) -> ObjectStore:
         self.launch()
@@ -94,7 +107,14 @@ class ObjectStore:
         if self.service:
             # It would take 15 s to say goodbye; what it answered is in its files already.
             self.service.stop(timeout_s=0.5)
+        self._forget_sockets()
 
     def kill(self) -> None:
         if self.service:
             self.service.kill()
+        self._forget_sockets()
+
+    def _forget_sockets(self) -> None:
+        if self._sockets:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+            self._sockets = None

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -136,8 +137,8 @@ def answers(url: str, accept: Sequence[int] = (200,)) -> bool:
         return False
 
 
-def body(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=_ANSWER_LIMIT_S) as answer:
+def body(url: str, context: ssl.SSLContext | None = None) -> str:
+    with urllib.request.urlopen(url, timeout=_ANSWER_LIMIT_S, context=context) as answer:
         return str(answer.read().decode()).replace(" ", "")
 
 

@@ -4,6 +4,7 @@ and stands open."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from fnmatch import fnmatch
@@ -253,8 +254,75 @@ def test_compose_opens_ports_to_this_machine_alone(compose: dict[str, Any]) -> N
             continue
         assert service["cap_drop"] == ["ALL"], name
         assert service["read_only"] is True, name
-        if name != "prefect":
+        if name not in {"prefect", "store-keys"}:  # the latter speaks to nobody
             assert service["environment"]["RAY_AUTH_MODE"] == "token", name
+
+
+def test_only_the_store_holds_the_certificate_that_leads_around_its_keys(
+    compose: dict[str, Any],
+) -> None:
+    """What it opens, and that nothing else does, `test_object_store.py` shows on the real process."""
+    holders = {
+        name: [each.get("read_only", False) for each in service.get("volumes", [])
+               if each["source"] == "store-keys"]
+        for name, service in compose["services"].items()
+    }  # fmt: skip
+    assert {name: held for name, held in holders.items() if held} == {
+        "store-keys": [False], "store": [True], "buckets": [True],
+    }  # fmt: skip
+    assert compose["services"]["store-keys"]["network_mode"] == "none"
+    networks = {name: set(service.get("networks", {}))
+                for name, service in compose["services"].items()}  # fmt: skip
+    assert networks["store"] == {"store", "outside"}
+    assert {port["target"] for port in compose["services"]["store"]["ports"]} == {8333}
+    assert not networks["replicas"] & {"outside", "database"}
+
+
+# Who runs a flow, or reads a block, asks the Prefect server and needs its key.
+PREFECT_KEYS = {"PREFECT_API_AUTH_STRING": "auth-string", "PREFECT_API_KEY": "api-key"}
+
+
+def prefect_keys(pod: dict[str, Any]) -> dict[str, str]:
+    """Return the pod's variables that hold a key of the Prefect server → key of the Secret."""
+    found = {}
+    for container in pod["spec"]["containers"]:
+        for variable in container.get("env", []):
+            if variable["name"] in PREFECT_KEYS:
+                reference = variable["valueFrom"]["secretKeyRef"]
+                assert (reference["name"], reference["optional"]) == ("prefect-api", True)
+                found[variable["name"]] = reference["key"]
+    return found
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_who_runs_a_flow_has_the_prefect_servers_key_and_replicas_have_not(overlay: str) -> None:
+    clusters = ray_clusters(overlay)
+    workers = [each["spec"]["template"] for each in of_kind(overlay, "Deployment")]
+    # A job's entrypoint runs in its head's pod.
+    heads = [cluster["headGroupSpec"]["template"] for cluster in clusters]
+    runners = heads if of_kind(overlay, "RayJob") else workers
+    assert runners
+    for pod in runners:
+        assert prefect_keys(pod) == PREFECT_KEYS
+        sources = [each["configMapRef"]["name"] for each in pod["spec"]["containers"][0]["envFrom"]]
+        assert sources == ["ace-settings"]  # which has PREFECT_API_URL
+    replicas = [group["template"] for cluster in clusters for group in cluster["workerGroupSpecs"]]
+    assert replicas
+    assert not any(map(prefect_keys, replicas))
+
+
+def test_a_component_gives_replicas_the_key_for_the_block_that_signs(tmp_path: Path) -> None:
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [os.path.relpath(KUBERNETES / "overlays" / "aws-spot", tmp_path)],
+        "components": [os.path.relpath(KUBERNETES / "signing-block", tmp_path)],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    documents = yaml.safe_load_all(run("kubectl", "kustomize", str(tmp_path)))
+    (cluster,) = [each["spec"] for each in documents if each["kind"] == "RayCluster"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert prefect_keys(group["template"]) == PREFECT_KEYS
 
 
 SECRET_NAME = re.compile(

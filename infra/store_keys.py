@@ -1,0 +1,106 @@
+"""The certificate by which the parts of a SeaweedFS know each other.
+
+Its S3 gateway asks everybody for a key. Its master, volume server and filer, which hold all that
+the gateway hands out, ask nobody, unless they are told of a certificate: then each of their ports,
+and the gateway's own port for gRPC, speaks TLS, and only with who has that certificate.
+
+    python -m infra.store_keys FOLDER --host store
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+# Nobody but this store trusts it, and a store that ends some day by itself helps nobody.
+_DAYS = 36_500
+_PARTS = ("master", "volume", "filer")
+
+
+def ensure_keys(folder: Path, host: str) -> Path:
+    """Draw certificate and key into a folder, once; return the folder, for `weed -config_dir`.
+
+    `host`: the name or address by which the parts call each other, `weed server -ip`.
+    A folder that is not there yet is made for its owner alone. `security.toml`, which comes last,
+    names the files by this folder's absolute path.
+    """
+    folder = folder.absolute()
+    config = folder / "security.toml"
+    if config.exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = ec.generate_private_key(ec.SECP256R1())
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    (folder / "certificate.pem").write_bytes(_certificate(key, host).public_bytes(Encoding.PEM))
+    coming = folder / "security.toml.coming"
+    coming.write_text(_config(folder))
+    os.replace(coming, config)
+    return folder
+
+
+def client_context(folder: Path) -> ssl.SSLContext:
+    """TLS as the parts speak it, with the keys in a folder."""
+    certificate = folder / "certificate.pem"
+    context = ssl.create_default_context(cafile=certificate)
+    context.load_cert_chain(certificate, folder / "key.pem")
+    return context
+
+
+def _certificate(key: ec.EllipticCurvePrivateKey, host: str) -> x509.Certificate:
+    """Signed by itself, so that it is the only one that it vouches for."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ace-catalog store")])
+    now = datetime.now(UTC)
+    try:
+        called: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        called = x509.DNSName(host)
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=_DAYS))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([called]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _config(folder: Path) -> str:
+    """`security.toml`: TLS with that certificate on both sides, for gRPC and for HTTP."""
+    certificate, key = f'"{folder / "certificate.pem"}"', f'"{folder / "key.pem"}"'
+    pair = f"cert = {certificate}\nkey = {key}\n"
+    parts = [f"[grpc]\nca = {certificate}\n"]
+    parts += [f"[grpc.{part}]\n{pair}" for part in (*_PARTS, "s3", "client")]
+    parts += [f"[https.{part}]\n{pair}ca = {certificate}\n" for part in _PARTS]
+    parts += [f"[https.client]\nenabled = true\n{pair}ca = {certificate}\n"]
+    return "\n".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Draw the certificate of a SeaweedFS's parts.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--host", required=True, help="as in weed server -ip")
+    given = parser.parse_args()
+    ensure_keys(given.folder, given.host)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
