@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from itertools import chain, islice
 from typing import Any
@@ -29,12 +29,16 @@ _PICTURES = ("images/", "candidates/", "review/")  # where a run writes its own
 
 
 def refuse_unproved(
-    specs: Iterable[Checked | Reject], store: Store, output_uri: str
+    specs: Iterable[Checked | Reject],
+    store: Store,
+    output_uri: str,
+    where: Callable[[int], str] | None = None,
 ) -> Iterator[Checked | Reject]:
     """Yield the rows as they come, up to one whose source lies among the output's own pictures.
 
     A picture that a record of this output names may be edited again. Any other one there is the
     user's own, or waits for a person. Raises OutputRefused with the line, the source and the place.
+    `where`: see `plan.build_plan`.
     """
     places = tuple(join_uri(output_uri, kind) for kind in _PICTURES)
     proved: set[str] = set()
@@ -44,10 +48,11 @@ def refuse_unproved(
             among = {uri for uri in _uris(spec) if uri.startswith(places)} - proved
             for uri in sorted(among):
                 if not is_named(store, output_uri, uri):
+                    place = where(line) if where else f"line {line}"
                     raise OutputRefused(
                         f"output: accepted: a place whose {', '.join(_PICTURES)} hold no sources "
-                        f"but pictures that its records name; line {line} names {quote(uri)} and "
-                        f"the output is {quote(output_uri)}"
+                        f"but pictures that its records name; {place or 'a row'} names "
+                        f"{quote(uri)} and the output is {quote(output_uri)}"
                     )
             proved |= among
         yield each

@@ -18,6 +18,7 @@ LADDER = [
     {"errors"},
     {
         "development_ca",
+        "harmless",
         "item_ids",
         "layout",
         "logs",
