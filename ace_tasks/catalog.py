@@ -7,17 +7,16 @@ cannot be read at all is a CatalogError.
 
 from __future__ import annotations
 
-import gzip
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from ace_tasks.errors import BadRow, CatalogError, NotFound, StoreError
 from ace_tasks.readers.delimited import read_delimited
 from ace_tasks.readers.encodings import BOM, UTF16, as_utf8, codec_of
+from ace_tasks.readers.files import is_packed, open_file, readable
 from ace_tasks.readers.header import CATALOG, Table
 from ace_tasks.readers.jsonl import read_jsonl
 from ace_tasks.readers.parquet import read_parquet
@@ -85,34 +84,30 @@ def read_rows(path: Path, table: Table = CATALOG) -> Iterator[Row | Reject]:
 
     `table`: what the file is, if no catalog; it may then be .tsv, or .txt with tabs.
     """
-    packed = path.suffix.lower() == ".gz"
+    packed = is_packed(path)
     kind = (Path(path.stem).suffix if packed else path.suffix).lower()
-    try:
+    with readable(path.name):
         if not path.stat().st_size:
             raise CatalogError(f"{path.name}: an empty file")
         if kind == ".parquet":
             yield from read_parquet(path, packed, table)
         elif kind in {".jsonl", ".ndjson"}:
-            with _open(path, packed, table) as file:
+            with _open(path, table) as file:
                 yield from read_jsonl(path.name, file, table)
         elif kind == ".csv" or (not table.catalog and kind in _DELIMITERS):
-            with _open(path, packed, table) as file:
+            with _open(path, table) as file:
                 yield from read_delimited(path.name, file, _DELIMITERS[kind], table)
         else:
             raise CatalogError(f"{path.name}: {_ACCEPTED}")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CatalogError(f"{path.name}: damaged gzip ({error})") from None
-    except OSError as error:
-        raise CatalogError(f"{path.name}: cannot be read ({error.strerror or error})") from None
 
 
-def _open(path: Path, packed: bool, table: Table) -> IO[bytes]:
+def _open(path: Path, table: Table) -> IO[bytes]:
     """Raises CatalogError for an encoding that is not known."""
     try:
         codec = codec_of(table.encoding or "UTF-8")
     except ValueError as error:
         raise CatalogError(f"{path.name}: {error}") from None
-    file = cast(IO[bytes], gzip.open(path) if packed else path.open("rb"))  # noqa: SIM115
+    file = open_file(path)
     head = file.read(len(BOM))
     file.seek(0)
     if not table.catalog and head.startswith(UTF16):

@@ -9,17 +9,16 @@ Expat knows few encodings, so text in others reaches it as UTF-8.
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any, NoReturn
 from xml.parsers import expat
 
 from ace_tasks.catalog import MAX_ROW_BYTES, Reject, Row
 from ace_tasks.errors import BrokenRun, CatalogError
 from ace_tasks.readers.encodings import BOM, UTF16, as_utf8, codec_of, declared
+from ace_tasks.readers.files import open_file, readable
 from ace_tasks.specs import quote
 
 _GOOGLE = "http://base.google.com/ns/1.0"
@@ -39,22 +38,17 @@ def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
     `encoding`: of a feed that declares none; empty: UTF-8. Raises CatalogError for the file as a
     whole.
     """
-    packed = path.suffix.lower() == ".gz"
-    try:
-        with ExitStack() as held:
-            opened = held.enter_context(gzip.open(path) if packed else path.open("rb"))  # noqa: SIM115
-            file, native = _decoded(path.name, cast(IO[bytes], opened), encoding)
-            reader = _Reader(path.name, native)
+    with readable(path.name), ExitStack() as held:
+        opened = held.enter_context(open_file(path))
+        file, native = _decoded(path.name, opened, encoding)
+        reader = _Reader(path.name, native)
+        try:
             while chunk := file.read(_CHUNK_BYTES):
                 yield from reader.feed(chunk, last=False)
-            yield from reader.feed(b"", last=True)
-    except UnicodeDecodeError as error:
-        told = f"bytes that are no {error.encoding} text, behind line {reader.line}"
-        raise CatalogError(f"{path.name}: no XML: {told}") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CatalogError(f"{path.name}: damaged gzip ({error})") from None
-    except OSError as error:
-        raise CatalogError(f"{path.name}: cannot be read ({error.strerror or error})") from None
+        except UnicodeDecodeError as error:
+            told = f"bytes that are no {error.encoding} text, behind line {reader.line}"
+            raise CatalogError(f"{path.name}: no XML: {told}") from None
+        yield from reader.feed(b"", last=True)
     if not reader.items:
         raise CatalogError(f"{path.name}: no <item> and no <entry>: no product feed")
     if reader.items != reader.answered:

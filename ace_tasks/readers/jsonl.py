@@ -46,7 +46,7 @@ def _row(line: Line, table: Table) -> Row | Reject | None:
         if "\\u" in text:  # half of a surrogate pair is JSON, but no text that can be written
             json.dumps(cells, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        return Reject(line.number, None, f"no JSON: {error}"[:300], text.strip())
+        return Reject(line.number, None, f"no JSON: {_told(error)}"[:300], text.strip())
     if not isinstance(cells, dict):
         reason = f"accepted: one JSON object a line; given {type(cells).__name__}"
         return Reject(line.number, None, reason, text.strip())
@@ -61,6 +61,13 @@ def not_text(number: int, row: dict[str, Any] | str, table: Table, lines: int = 
         reason = "accepted: UTF-8 text; this row is in another encoding"
         reason += "" if table.catalog else ", which --encoding names"
     return Reject(number, None, reason, row, lines=lines)
+
+
+def _told(error: Exception) -> str:
+    """Without the line, which is the row's own for JSON's reader."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}"
+    return "too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def _no_constant(text: str) -> None:
