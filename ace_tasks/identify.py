@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -152,8 +153,26 @@ class Identities:
         except StoreError as error:
             # S3 answers a HEAD in a missing bucket and for a missing key alike; a local path may
             # be one that the system cannot open, such as one too long.
-            return Source(uri=uri, problem=str(error).removeprefix(f"{uri}: "))
+            problem = str(error).removeprefix(f"{uri}: ")
+            return Source(uri=uri, problem=problem + self._looks_the_same(uri))
         return Source(uri=uri, etag=info.etag, size_bytes=info.size_bytes, sha256=info.sha256)
+
+    def _looks_the_same(self, uri: str) -> str:
+        """What to say of a source that is not there, while one is whose name looks the same: Unicode
+        writes `ë` in two ways, and a key uploaded from a Mac has the other one.
+        """
+        for form in ("NFC", "NFD"):
+            other = unicodedata.normalize(form, uri)
+            if other == uri:
+                continue
+            try:
+                self._store.head(other)
+            except StoreUnavailable:
+                raise
+            except StoreError:
+                continue
+            return f"; one whose name looks the same is there, written in Unicode's form {form}"
+        return ""
 
 
 def _mask_uri(spec: Spec) -> str | None:
