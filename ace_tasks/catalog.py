@@ -7,16 +7,16 @@ cannot be read at all is a CatalogError.
 
 from __future__ import annotations
 
-import gzip
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from ace_tasks.errors import BadRow, CatalogError, NotFound, StoreError
 from ace_tasks.readers.delimited import read_delimited
+from ace_tasks.readers.encodings import BOM, UTF16, as_utf8, codec_of
+from ace_tasks.readers.files import is_packed, open_file, readable
 from ace_tasks.readers.header import CATALOG, Table
 from ace_tasks.readers.jsonl import read_jsonl
 from ace_tasks.readers.parquet import read_parquet
@@ -84,27 +84,35 @@ def read_rows(path: Path, table: Table = CATALOG) -> Iterator[Row | Reject]:
 
     `table`: what the file is, if no catalog; it may then be .tsv, or .txt with tabs.
     """
-    if not path.stat().st_size:
-        raise CatalogError(f"{path.name}: an empty file")
-    packed = path.suffix.lower() == ".gz"
+    packed = is_packed(path)
     kind = (Path(path.stem).suffix if packed else path.suffix).lower()
-    try:
+    with readable(path.name):
+        if not path.stat().st_size:
+            raise CatalogError(f"{path.name}: an empty file")
         if kind == ".parquet":
             yield from read_parquet(path, packed, table)
         elif kind in {".jsonl", ".ndjson"}:
-            with _open(path, packed) as file:
+            with _open(path, table) as file:
                 yield from read_jsonl(path.name, file, table)
         elif kind == ".csv" or (not table.catalog and kind in _DELIMITERS):
-            with _open(path, packed) as file:
+            with _open(path, table) as file:
                 yield from read_delimited(path.name, file, _DELIMITERS[kind], table)
         else:
             raise CatalogError(f"{path.name}: {_ACCEPTED}")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CatalogError(f"{path.name}: damaged gzip ({error})") from None
 
 
-def _open(path: Path, packed: bool) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path) if packed else path.open("rb"))
+def _open(path: Path, table: Table) -> IO[bytes]:
+    """Raises CatalogError for an encoding that is not known."""
+    try:
+        codec = codec_of(table.encoding or "UTF-8")
+    except ValueError as error:
+        raise CatalogError(f"{path.name}: {error}") from None
+    file = open_file(path)
+    head = file.read(len(BOM))
+    file.seek(0)
+    if not table.catalog and head.startswith(UTF16):
+        codec = "utf-16"
+    return file if codec == "utf-8" or head == BOM else as_utf8(file, codec, strict=False)
 
 
 def to_specs(
@@ -194,6 +202,12 @@ def absolute_uri(
                 column, f"accepted buckets: {', '.join(allowed_buckets)}; given {quote(bucket)}"
             )
         return uri
+    if uri.startswith("//"):
+        raise BadRow(
+            column,
+            "accepted: s3://bucket/key or a local path; given a web link without https:, "
+            f"{quote(uri.partition('?')[0])}",
+        )
     if is_s3(catalog_uri):
         raise BadRow(column, f"accepted in an S3 catalog: s3:// sources only; given {quote(uri)}")
     path = str((Path(catalog_uri).resolve().parent / uri).resolve())

@@ -1,8 +1,6 @@
 """A finished picture in the frame a marketplace wants: fitted in, centred, padded; never cropped.
 
-It stays in its own colour space: a preset asks for a size and a background, and a wide-gamut
-picture that became sRGB here would lose colours for it. The background is told in sRGB and
-converted; white is white in every RGB profile.
+Both the picture and the background are in sRGB.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ace_tasks import colour, images
+from ace_tasks import images
 from ace_tasks.paste import Window
 from ace_tasks.specs import Preset
 
@@ -27,21 +25,17 @@ def place(size_px: tuple[int, int], preset: Preset) -> Window:
     return Window(left, top, left + fitted_w, top + fitted_h)
 
 
-def fit(
-    rgb: np.ndarray, alpha: np.ndarray | None, icc_profile: bytes | None, preset: Preset
-) -> tuple[np.ndarray, Window]:
-    """(H, W, 3) uint8 in a profile's space → the frame, opaque, and where the picture lies in it.
+def fit(rgb: np.ndarray, alpha: np.ndarray | None, preset: Preset) -> tuple[np.ndarray, Window]:
+    """(H, W, 3) uint8 in sRGB → the frame, opaque, and where the picture lies in it.
 
     What is transparent shows the background. It is laid on before scaling, so that no colour of
-    a transparent pixel bleeds into an edge. Raises BadImage.
+    a transparent pixel bleeds into an edge.
     """
-    background = np.full((1, 1, 3), preset.background, np.uint8)
-    background = colour.from_srgb(background, icc_profile)[0, 0]
     if alpha is not None:
-        rgb = images.flattened(rgb, alpha, tuple(map(int, background)))
+        rgb = images.flattened(rgb, alpha, preset.background)
     window = place((rgb.shape[1], rgb.shape[0]), preset)
     framed = np.empty((preset.height_px, preset.width_px, 3), np.uint8)
-    framed[:] = background
+    framed[:] = preset.background
     scaled = Image.fromarray(rgb).resize(window.size, Image.Resampling.LANCZOS)
     window.cut(framed)[:] = np.asarray(scaled)
     return framed, window

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from itertools import chain, islice
 from typing import Any
@@ -29,12 +30,16 @@ _PICTURES = ("images/", "candidates/", "review/")  # where a run writes its own
 
 
 def refuse_unproved(
-    specs: Iterable[Checked | Reject], store: Store, output_uri: str
+    specs: Iterable[Checked | Reject],
+    store: Store,
+    output_uri: str,
+    where: Callable[[int], str] | None = None,
 ) -> Iterator[Checked | Reject]:
     """Yield the rows as they come, up to one whose source lies among the output's own pictures.
 
     A picture that a record of this output names may be edited again. Any other one there is the
     user's own, or waits for a person. Raises OutputRefused with the line, the source and the place.
+    `where`: see `plan.build_plan`.
     """
     places = tuple(join_uri(output_uri, kind) for kind in _PICTURES)
     proved: set[str] = set()
@@ -44,10 +49,11 @@ def refuse_unproved(
             among = {uri for uri in _uris(spec) if uri.startswith(places)} - proved
             for uri in sorted(among):
                 if not is_named(store, output_uri, uri):
+                    place = where(line) if where else f"line {line}"
                     raise OutputRefused(
                         f"output: accepted: a place whose {', '.join(_PICTURES)} hold no sources "
-                        f"but pictures that its records name; line {line} names {quote(uri)} and "
-                        f"the output is {quote(output_uri)}"
+                        f"but pictures that its records name; {place or 'a row'} names "
+                        f"{quote(uri)} and the output is {quote(output_uri)}"
                     )
             proved |= among
         yield each
@@ -147,8 +153,26 @@ class Identities:
         except StoreError as error:
             # S3 answers a HEAD in a missing bucket and for a missing key alike; a local path may
             # be one that the system cannot open, such as one too long.
-            return Source(uri=uri, problem=str(error).removeprefix(f"{uri}: "))
+            problem = str(error).removeprefix(f"{uri}: ")
+            return Source(uri=uri, problem=problem + self._looks_the_same(uri))
         return Source(uri=uri, etag=info.etag, size_bytes=info.size_bytes, sha256=info.sha256)
+
+    def _looks_the_same(self, uri: str) -> str:
+        """What to say of a source that is not there, while one is whose name looks the same: Unicode
+        writes `ë` in two ways, and a key uploaded from a Mac has the other one.
+        """
+        for form in ("NFC", "NFD"):
+            other = unicodedata.normalize(form, uri)
+            if other == uri:
+                continue
+            try:
+                self._store.head(other)
+            except StoreUnavailable:
+                raise
+            except StoreError:
+                continue
+            return f"; one whose name looks the same is there, written in Unicode's form {form}"
+        return ""
 
 
 def _mask_uri(spec: Spec) -> str | None:

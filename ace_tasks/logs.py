@@ -1,16 +1,23 @@
 """A replica's log: one JSON object a line, which says what it is about.
 
-Ray keeps it in the node's `worker-*.err`. The flow's own log is Prefect's.
+Ray keeps it in the node's `worker-*.err`. The flow's own log is Prefect's; whatever a catalog says
+is made harmless on its way there.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
+
+from ace_tasks.harmless import harmless
+
+# Whose records quote catalogs: ours, and those of runs.
+_QUOTING = ("ace_tasks", "flows", "prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 _about: ContextVar[dict[str, str | int]] = ContextVar("about")  # of this thread's work
 
@@ -44,3 +51,26 @@ def to_stderr(**ids: str | int) -> None:
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("ace_tasks").setLevel(logging.INFO)
+
+
+def make_harmless() -> None:
+    """Have no record of a run hold a character that a terminal obeys, whichever handler shows it.
+
+    For this process; called again it does nothing more.
+    """
+    make = logging.getLogRecordFactory()
+    if getattr(make, "is_harmless", False):
+        return
+
+    def record_of(*args: Any, **more: Any) -> logging.LogRecord:
+        record = make(*args, **more)
+        if record.name.startswith(_QUOTING):
+            with suppress(TypeError, ValueError):  # a wrong format is told by the handler
+                record.msg, record.args = harmless(record.getMessage()), None
+            if record.exc_info:
+                text = logging.Formatter().formatException(record.exc_info)
+                record.exc_text = harmless(text, keep="\n")
+        return record
+
+    record_of.is_harmless = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(record_of)

@@ -3,40 +3,100 @@
 A line is a row as any catalog has it; or, of something that became no row, its reject in a column
 of that name. So every picture of the source has one line, in the source's order, and a run that is
 started again reads what was made instead of asking a source that may have changed.
+
+Beside it, on this machine only, lie the places where the source's file names each row: a row that
+turns out to be wrong later is told by its line there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ace_tasks.catalog import Reject, Row, read_rows
-from ace_tasks.feeds import Skipped
+from ace_tasks.feeds import MadeRow, Skipped
+from ace_tasks.specs import quote
 
 _REJECTED = "rejected"
+_SKIPPED_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Made:
-    """How many of each. `skipped`: what was no picture."""
+    """How many of each. `skipped`: what was no picture, by the reason; `names`: the first of each."""
 
     rows: int
     rejected: int
-    skipped: int
+    skipped: Mapping[str, int]
+    names: Mapping[str, Sequence[str]]
+
+    @property
+    def passed_over(self) -> int:
+        return sum(self.skipped.values())
+
+    @property
+    def told(self) -> str:
+        """`3 passed over: no picture: 'notes.txt', 'a.gif' and 1 more`; empty if none was."""
+        if not self.skipped:
+            return ""
+        kinds = []
+        for why, count in self.skipped.items():
+            names, more = ", ".join(map(quote, self.names[why])), count - len(self.names[why])
+            kinds.append(f"{why}: {names}" + (f" and {more:,} more" if more else ""))
+        return f"{self.passed_over:,} passed over: {'; '.join(kinds)}"
 
 
-def write_made(rows: Iterable[dict[str, Any] | Skipped | Reject], path: Path) -> Made:
+def write_made(rows: Iterable[MadeRow | Skipped | Reject], path: Path) -> Made:
     """Write rows and rejects, a line each."""
-    counts = {dict: 0, Reject: 0, Skipped: 0}
-    with path.open("w", encoding="utf-8") as out:
+    made = rejected = 0
+    skipped: Counter[str] = Counter()
+    names: dict[str, list[str]] = {}
+    with path.open("w", encoding="utf-8") as out, _places(path).open("w", encoding="utf-8") as at:
         for each in rows:
-            counts[type(each)] += 1
-            if not isinstance(each, Skipped):
-                out.write(_line(each) + "\n")
-    return Made(counts[dict], counts[Reject], counts[Skipped])
+            if isinstance(each, Skipped):
+                skipped[each.why] += 1
+                if len(names.setdefault(each.why, [])) < _SKIPPED_NAMED:
+                    names[each.why].append(each.name)
+                continue
+            made += isinstance(each, MadeRow)
+            rejected += isinstance(each, Reject)
+            out.write(_line(each) + "\n")
+            at.write((json.dumps(each.where) if isinstance(each, MadeRow) else "") + "\n")
+    return Made(made, rejected, skipped, names)
+
+
+class Places:
+    """Where a source's file names the rows of a made catalog, asked in the order of its lines.
+
+    Nowhere, if the catalog was made by an earlier process. A context manager.
+    """
+
+    def __init__(self, path: Path | None):
+        found = path is not None and _places(path).is_file()
+        self._lines = _places(path).open(encoding="utf-8") if path and found else None
+        self._read = 0
+
+    def __enter__(self) -> Places:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lines:
+            self._lines.close()
+
+    def of(self, line: int) -> str:
+        """Such as `feed.csv, line 7`; "" where there is none."""
+        text = ""
+        while self._lines and self._read < line:
+            text = self._lines.readline()
+            self._read += 1
+        return str(json.loads(text)) if text.strip() else ""
+
+
+def _places(path: Path) -> Path:
+    return path.with_name(f"{path.name}.places")
 
 
 def read_made(path: Path) -> Iterator[Row | Reject]:
@@ -49,9 +109,9 @@ def read_made(path: Path) -> Iterator[Row | Reject]:
             yield each
 
 
-def _line(each: dict[str, Any] | Reject) -> str:
-    if isinstance(each, dict):
-        return json.dumps(each, ensure_ascii=False, default=str)
+def _line(each: MadeRow | Reject) -> str:
+    if isinstance(each, MadeRow):
+        return json.dumps(each.cells, ensure_ascii=False, default=str)
     told = json.loads(each.to_json())
     del told["line"]  # it has one here
     return json.dumps({_REJECTED: told}, ensure_ascii=False)

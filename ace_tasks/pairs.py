@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +12,37 @@ from ace_tasks.errors import BadRow, SettingsError
 from ace_tasks.feeds import Album, Picture
 
 Pairing = Literal["cross", "order", "column", "table"]
-Pair = tuple[Picture, Picture]
-PAIRS = Table(catalog=False, columns=("person", "garment"), noun="pair")
 
 
-def count_pairs(people: Album, garments: Album, pairing: Pairing, table: Path | None) -> int:
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """`where`: what names it, such as `pairs.csv, line 7`; "" where no file does."""
+
+    person: Picture
+    garment: Picture
+    where: str = ""
+
+    @classmethod
+    def of(cls, person: Picture, garment: Picture) -> Pair:
+        """Two that no table of pairs names: where each comes from."""
+        return cls(person, garment, " and ".join(filter(None, (person.where, garment.where))))
+
+
+@dataclass(frozen=True, slots=True)
+class PairsFile:
+    """A table with the columns person and garment. `encoding`: of its text; empty: UTF-8."""
+
+    path: Path
+    encoding: str = ""
+
+    def read(self) -> Iterator[Row | Reject]:
+        table = Table(
+            catalog=False, columns=("person", "garment"), noun="pair", encoding=self.encoding
+        )
+        return read_rows(self.path, table)
+
+
+def count_pairs(people: Album, garments: Album, pairing: Pairing, table: PairsFile | None) -> int:
     """How many pairs there will be, those that become rejects included.
 
     Raises SettingsError where the two cannot be paired so.
@@ -37,17 +64,17 @@ def count_pairs(people: Album, garments: Album, pairing: Pairing, table: Path | 
             )
         return sum(max(1, len(_wanted(person))) for person in people)
     assert table is not None
-    return sum(1 for _ in read_rows(table, PAIRS))
+    return sum(1 for _ in table.read())
 
 
 def pairs(
-    people: Album, garments: Album, pairing: Pairing, table: Path | None
+    people: Album, garments: Album, pairing: Pairing, table: PairsFile | None
 ) -> Iterator[Pair | Reject]:
     """Person by person, or in the order of the table."""
     if pairing == "cross":
         for person in people:
             for garment in garments:
-                yield person, garment
+                yield Pair.of(person, garment)
     elif pairing == "order":
         yield from _by_order(people, garments)
     elif pairing == "column":
@@ -55,15 +82,15 @@ def pairs(
             yield from _by_column(person, garments)
     else:
         assert table is not None
-        for row in read_rows(table, PAIRS):
-            yield _by_row(row, people, garments, table.name)
+        for row in table.read():
+            yield _by_row(row, people, garments, f"{table.path.name}, line {row.line}")
 
 
 def _by_order(people: Album, garments: Album) -> Iterator[Pair | Reject]:
     for place in range(people.places):
         person, garment = people.at(place), garments.at(place)
         if person and garment:
-            yield person, garment
+            yield Pair.of(person, garment)
         elif person or garment:  # of one without the other; where both are none, both are told
             known = person or garment
             assert known is not None
@@ -75,13 +102,14 @@ def _by_order(people: Album, garments: Album) -> Iterator[Pair | Reject]:
 def _by_column(person: Picture, garments: Album) -> Iterator[Pair | Reject]:
     wanted = _wanted(person)
     cells = {"id": person.row_id, "image": person.uri}
+    where = f"{person.where}: " if person.where else ""
     if not wanted:
-        yield Reject(0, "garment", "missing; whom shall it be put on?", cells)
+        yield Reject(0, "garment", f"{where}missing; which garment shall it wear?", cells)
     for name in wanted:
         try:
-            yield person, garments.find("garment", name)
+            yield Pair.of(person, garments.find("garment", name))
         except BadRow as error:
-            yield Reject(0, error.field, str(error), cells | {"garment": name})
+            yield Reject(0, error.field, f"{where}{error}", cells | {"garment": name})
 
 
 def _wanted(person: Picture) -> list[str]:
@@ -91,14 +119,14 @@ def _wanted(person: Picture) -> list[str]:
     return [name for name in (str(each).strip() for each in names) if name]
 
 
-def _by_row(row: Row | Reject, people: Album, garments: Album, table: str) -> Pair | Reject:
+def _by_row(row: Row | Reject, people: Album, garments: Album, where: str) -> Pair | Reject:
     if isinstance(row, Reject):
-        return Reject(0, row.field, f"{table}, line {row.line}: {row.reason}", row.row)
+        return Reject(0, row.field, f"{where}: {row.reason}", row.row)
     try:
         person = people.find("person", _name(row.cells, "person"))
-        return person, garments.find("garment", _name(row.cells, "garment"))
+        return Pair(person, garments.find("garment", _name(row.cells, "garment")), where)
     except BadRow as error:
-        return Reject(0, error.field, f"{table}, line {row.line}: {error}", row.cells)
+        return Reject(0, error.field, f"{where}: {error}", row.cells)
 
 
 def _name(cells: dict[str, Any], column: str) -> str:

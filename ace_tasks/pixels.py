@@ -3,7 +3,7 @@
 Pure: no store, no Ray, no model. `prepare` on the way in, `finish` on the way out.
 
     picture → window → sRGB → control map → canvas
-        … canvas → window → picture's profile → paste → alpha → preset
+        … canvas → window → picture's profile → paste → alpha → preset (in sRGB)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """An item's picture, in the colour space of its source."""
+    """An item's picture, in the colour space of its source; in sRGB, where a preset framed it."""
 
     rgb: np.ndarray  # (H, W, 3) uint8
     alpha: np.ndarray | None  # (H, W) uint8
@@ -97,8 +97,10 @@ def framed(resolved: Resolved, finished: Finished) -> Finished:
     """A finished picture as its preset wants it, or as it is. Raises BadImage."""
     if resolved.preset is None:
         return finished
-    rgb, placed = frame.fit(finished.rgb, finished.alpha, finished.icc_profile, resolved.preset)
-    return replace(finished, rgb=rgb, alpha=None, placed=placed)
+    # Marketplaces ask for sRGB, and show a picture in another space as if it were.
+    srgb = colour.to_srgb(finished.rgb, finished.icc_profile)
+    rgb, placed = frame.fit(srgb, finished.alpha, resolved.preset)
+    return replace(finished, rgb=rgb, alpha=None, icc_profile=None, placed=placed)
 
 
 def repaint(

@@ -10,9 +10,9 @@ import json
 import sqlite3
 import tempfile
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,12 @@ def build_plan(
     pixels: PixelSettings = DEFAULT_PIXELS,
     changes: Changes = NO_CHANGES,
     forgotten: Forgotten = NOTHING_FORGOTTEN,
+    where: Callable[[int], str] | None = None,
 ) -> None:
     """Identify every spec, with its changes; write the sorted plan, and the rejects as JSON lines.
+
+    `where`: of a catalog that a run made of somebody's file, where in that file a line comes from;
+    asked in the order of the lines, "" if it is not known.
 
     The plan remembers the model, the settings, the changes and the pixels' version it was made
     for: see `fits`. What is to stay forgotten stands among the rejects, as such, and quotes nothing of its row.
@@ -111,8 +115,10 @@ def build_plan(
         for each in identified(changes.applied(specs), model, store, pixels):
             if not isinstance(each, Reject) and forgotten.covers(each[0]):
                 each = Reject(each[0].line, None, _FORGOTTEN, {}, forgotten=True)
-            reject = each if isinstance(each, Reject) else rows.add(*each)
+            reject = each if isinstance(each, Reject) else rows.add(*each, lined=where is None)
             if reject:
+                if where and (place := where(reject.line)):
+                    reject = replace(reject, reason=f"{place}: {reject.reason}")
                 out.write(reject.to_json() + "\n")
         if not rows.count and not out.tell():
             raise CatalogError("the catalog has no rows")
@@ -232,14 +238,15 @@ class _Scratch:
         self._file.close()
         self._ids.close()
 
-    def add(self, item: WorkItem, cells: dict[str, Any]) -> Reject | None:
-        """Keep a row; a Reject if its id is taken."""
+    def add(self, item: WorkItem, cells: dict[str, Any], *, lined: bool = True) -> Reject | None:
+        """Keep a row; a Reject if its id is taken. `lined`: whether a person knows its lines."""
         try:
             self._ids.execute("INSERT INTO rows VALUES (?, ?)", (item.row_id, item.line))
         except sqlite3.IntegrityError:
             taken = self._ids.execute("SELECT line FROM rows WHERE row_id = ?", (item.row_id,))
             (line,) = taken.fetchone()
-            reason = f"accepted: an id used once; {item.row_id!r} stands in line {line} too"
+            place = f"line {line}" if lined else "an earlier row"
+            reason = f"accepted: an id used once; {item.row_id!r} stands in {place} too"
             return Reject(item.line, "id", reason, cells)
         row = (item.row_id, item.item_id, self._first(item), item.spec.task, item.model_dump_json())
         written = self._file.write("\t".join(row).encode())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ace_tasks.catalog import Reject
 from ace_tasks.errors import BadRow, SettingsError
-from ace_tasks.feeds import MaskRule, Picture, Skipped
+from ace_tasks.feeds import MadeRow, MaskRule, Picture, Skipped
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def restyle_rows(
     instruction: Instruction,
     mask: MaskRule,
     limit: int = 0,
-) -> Iterator[dict[str, Any] | Skipped | Reject]:
+) -> Iterator[MadeRow | Skipped | Reject]:
     """A row for each picture, in order, up to `limit` pictures; 0: all."""
     made = 0
     for each in pictures:
@@ -90,10 +90,11 @@ def restyle_rows(
             yield each
             continue
         try:
-            yield instruction.row(each, mask(each))
+            yield MadeRow(instruction.row(each, mask(each)), each.where)
         except BadRow as error:
             cells = {"id": each.row_id, "image": each.uri}
-            yield Reject(0, error.field, str(error), cells)
+            where = f"{each.where}: " if each.where else ""
+            yield Reject(0, error.field, f"{where}{error}", cells)
         made += 1
         if made == limit:
             return

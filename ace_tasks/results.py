@@ -298,4 +298,5 @@ class Summary(BaseModel):
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{self.rejected} rejected"] if self.rejected else []
         parts += [f"{self.forgotten} forgotten"] if self.forgotten else []
-        return f"{', '.join(parts)}, of {self.rows} rows"
+        passed_over = f"; {self.skipped} passed over" if self.skipped else ""
+        return f"{', '.join(parts)}, of {self.rows} rows{passed_over}"

@@ -14,6 +14,7 @@ from ace_tasks.catalog import Reject, open_catalog
 from ace_tasks.errors import BadRow, SettingsError
 from ace_tasks.feeds import (
     Album,
+    MadeRow,
     MaskRule,
     Picture,
     Place,
@@ -22,8 +23,9 @@ from ace_tasks.feeds import (
     pictures,
     unique_id,
 )
+from ace_tasks.feeds.book import Book
 from ace_tasks.feeds.places import TABLES, suffix_of
-from ace_tasks.pairs import Pair, Pairing, count_pairs, pairs
+from ace_tasks.pairs import Pair, Pairing, PairsFile, count_pairs, pairs
 from ace_tasks.restyle import Wish
 from ace_tasks.specs import quote
 from ace_tasks.store import Store
@@ -49,6 +51,7 @@ class Batch:
     max_pairs: int
     limit: int  # 0: all
     wish: Wish
+    encoding: str = ""  # of the table of pairs; empty: UTF-8
 
     def __post_init__(self) -> None:
         if (self.pairing == "table") != bool(self.pairs_table):
@@ -69,7 +72,7 @@ class Batch:
 
     def rows(
         self, store: Store, scratch: Path, price: Price | None = None
-    ) -> Iterator[dict[str, Any] | Skipped | Reject]:
+    ) -> Iterator[MadeRow | Skipped | Reject]:
         """First what of people and garments was no picture, then a row for each pair.
 
         Raises SettingsError, before the first row of a pair, when there are more than `max_pairs`;
@@ -82,12 +85,12 @@ class Batch:
             yield from garments.fill(pictures(self.garments, store))
             self._check_columns(people, garments)
             table = (
-                held.enter_context(open_catalog(self.pairs_table, store))
+                PairsFile(held.enter_context(open_catalog(self.pairs_table, store)), self.encoding)
                 if self.pairs_table
                 else None
             )
             mask = held.enter_context(
-                open_masks("masks", self.masks, store, scratch, optional=False)
+                open_masks("masks", self.masks, store, scratch, optional=False, masked=people)
             )
             wanted = pairs(people, garments, self.pairing, table)
             count = count_pairs(people, garments, self.pairing, table)
@@ -96,8 +99,9 @@ class Batch:
                 sample = self._sample(islice(wanted, total), total, mask) if price else []
                 takes = price(total, sample) if price else ""
                 raise self._too_many(people, garments, count, takes)
+            named = held.enter_context(Book())
             for each in islice(wanted, self.limit or None):
-                yield each if isinstance(each, Reject) else self._row(each, mask)
+                yield each if isinstance(each, Reject) else self._made(each, mask, named)
 
     def _check_columns(self, people: Album, garments: Album) -> None:
         albums = {"person": people, "garment": garments}
@@ -126,8 +130,19 @@ class Batch:
             "trial; or choose who wears what by pairing order, column or table"
         )
 
+    def _made(self, pair: Pair, mask: MaskRule, named: Book) -> MadeRow | Skipped | Reject:
+        """Its row, unless its table has named the same pair before."""
+        row = self._row(pair, mask)
+        if isinstance(row, Reject) or self.pairing == "cross":
+            return row if isinstance(row, Reject) else MadeRow(row, pair.where)
+        key = (str(row["id"]), str(row["image"]), [row["reference"], row["mask"], row["prompt"]])
+        if named.line_of_picture(*key) is not None:
+            return Skipped(pair.where or str(row["id"]), "the same pair again")
+        named.add_picture(*key, 0)
+        return MadeRow(row, pair.where)
+
     def _row(self, pair: Pair, mask: MaskRule) -> dict[str, Any] | Reject:
-        person, garment = pair
+        person, garment = pair.person, pair.garment
         row = {
             "id": unique_id(
                 f"{_readable(person)}-{_readable(garment)}", person.row_id, garment.row_id
@@ -147,7 +162,8 @@ class Batch:
                 **self.wish.cells(masked=True),
             }
         except BadRow as error:
-            return Reject(0, error.field, str(error), row)
+            where = f"{pair.where}: " if pair.where else ""
+            return Reject(0, error.field, f"{where}{error}", row)
 
 
 def _readable(picture: Picture) -> str:

@@ -104,6 +104,13 @@ LinksFrom = Annotated[
     ),
 ]
 LinksTo = Annotated[str, *told("Where what lies behind these links is on S3, such as s3://shop/.")]
+Encoding = Annotated[
+    str,
+    *told(
+        "Of a table or feed that is no UTF-8: its encoding, such as shift_jis, euc-jp, gbk, big5, "
+        "euc-kr or windows-1252. XML mostly says it itself. Empty: UTF-8."
+    ),
+]
 MainOnly = Annotated[bool, *told("Of a product feed: the first picture of each product only.")]
 Limit = Annotated[int, *told("For a trial: only the first so many; 0: all.", ge=0)]
 

@@ -22,6 +22,7 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
+from ace_tasks.harmless import harmless
 from ace_tasks.made import Made
 from ace_tasks.price import Estimate, Rate
 from ace_tasks.results import Result, Summary
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 TABLE_ROWS = 50
 CELL_CHARS = 200
+DESCRIPTION_CHARS = 1000
 _MADE_COLUMNS = ("id", "task", "image", "reference", "mask", "prompt")
 
 
@@ -48,16 +50,27 @@ class Moment:
 
 
 _listener: ContextVar[Callable[[Moment], None] | None] = ContextVar("listener", default=None)
+_noter: ContextVar[Callable[[str], None] | None] = ContextVar("noter", default=None)
 
 
 @contextmanager
-def listening(listener: Callable[[Moment], None]) -> Iterator[None]:
-    """Have every progress of flows run in this context told to `listener` as well."""
-    token = _listener.set(listener)
+def listening(
+    listener: Callable[[Moment], None], noter: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Have every progress of flows run in this context told to `listener` as well, and to `noter`
+    what a person should know before the end, such as which files are passed over.
+    """
+    tokens = _listener.set(listener), _noter.set(noter)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _listener.reset(tokens[0])
+        _noter.reset(tokens[1])
+
+
+def tell_note(text: str) -> None:
+    if noter := _noter.get():
+        noter(text)
 
 
 def tell_listener(moment: Moment) -> None:
@@ -74,9 +87,9 @@ def decoration(what: str) -> Iterator[None]:
         log.warning("%s artifact not written: %s", what, type(error).__name__)
 
 
-def plain(value: Any) -> str:
+def plain(value: Any, most: int = CELL_CHARS) -> str:
     """Catalog text for a Markdown table: one line, cut short, nothing in it active."""
-    text = " ".join(str(value).split())[:CELL_CHARS]
+    text = harmless(" ".join(str(value).split()))[:most]
     for active in "\\`*_{}[]<>()#+!|~":
         text = text.replace(active, f"\\{active}" if active not in "<>" else " ")
     return text
@@ -94,34 +107,36 @@ def publish_made(flow_name: str, catalog: Path, made: Made, uri: str) -> None:
     table = [{name: plain(row.get(name, "")) for name in _MADE_COLUMNS} for row in rows]
     told = f"{made.rows:,} rows"
     told += f", {made.rejected:,} rejected" if made.rejected else ""
-    told += f"; {made.skipped:,} other files passed over" if made.skipped else ""
+    told += f"; {made.told}" if made.told else ""
+    if made.told:
+        tell_note(made.told)
     get_run_logger().info("%s: %s", told, uri)
     with decoration("rows"):
         create_table_artifact(
             key=f"{flow_name}-rows",
             table=table or [{"id": "none"}],
-            description=f"{told}; the first {len(table)}. All rows: {uri}",
+            description=f"{plain(told, DESCRIPTION_CHARS)}; the first {len(table)}. All rows: {uri}",
         )
 
 
-def publish_rejects(flow_name: str, rejects: Path, count: int) -> None:
-    """A table of the first rejects."""
+def publish_rejects(flow_name: str, rejects: Path, count: int, *, lined: bool = True) -> None:
+    """A table of the first rejects. `lined`: whether their lines are those of somebody's file; of
+    a catalog that the run made, each reason says where it comes from.
+    """
     if not count:
         return
     with rejects.open(encoding="utf-8") as lines:
         told = (each for each in map(json.loads, lines) if not each.get("forgotten"))
         rows = list(islice(told, TABLE_ROWS))
     first = rows[0]
+    place = f"line {first['line']}, " if lined else ""
+    column = f"column {first['field']}: " if first["field"] else ""
     get_run_logger().warning(
-        "%d rows are no valid request; the first, line %d: %s%s",
-        count, first["line"], f"{first['field']}: " if first["field"] else "", first["reason"],
-    )  # fmt: skip
+        "%d rows are no valid request; the first: %s%s%s", count, place, column, first["reason"]
+    )
     table = [
-        {
-            "line": row["line"],
-            "column": plain(row["field"] or ""),
-            "reason": plain(row["reason"]),
-        }
+        ({"line": row["line"]} if lined else {})
+        | {"column": plain(row["field"] or ""), "reason": plain(row["reason"])}
         for row in rows
     ]
     with decoration("rejects"):

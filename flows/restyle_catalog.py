@@ -13,6 +13,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from ace_tasks.catalog import Reject
 from ace_tasks.feeds import (
     Links,
+    MadeRow,
+    Picture,
     Place,
     Skipped,
     buckets_of,
@@ -39,6 +41,7 @@ from flows.parameters import (
     Candidates,
     CropToMask,
     DryRun,
+    Encoding,
     Feather,
     FormatName,
     Geometry,
@@ -99,6 +102,7 @@ def restyle_catalog(
     dry_run: DryRun = False,
     links_from: LinksFrom = "",
     links_to: LinksTo = "",
+    encoding: Encoding = "",
     main_only: MainOnly = False,
     format: FormatName = "source",  # noqa: A002
     quality: Quality = 0,
@@ -161,7 +165,15 @@ def restyle_catalog(
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
-        place = Place("source", source, links, run.environment.allowed_buckets, main_only)
+        place = Place(
+            "source",
+            source,
+            links,
+            run.environment.allowed_buckets,
+            main_only=main_only,
+            once=True,
+            encoding=encoding,
+        )
         rows = _rows(run, place, instruction, mask, limit)
         made = make_catalog(untracked(run), untracked(rows))
         return conduct(
@@ -180,6 +192,7 @@ def restyle_catalog(
 
 def _rows(
     run: Run, place: Place, instruction: Instruction, mask: str, limit: int
-) -> Iterator[dict[str, Any] | Skipped | Reject]:
-    with open_masks("mask", mask, run.sources, run.scratch, optional=True) as rule:
+) -> Iterator[MadeRow | Skipped | Reject]:
+    masked = (each for each in pictures(place, run.sources) if isinstance(each, Picture))
+    with open_masks("mask", mask, run.sources, run.scratch, optional=True, masked=masked) as rule:
         yield from restyle_rows(pictures(place, run.sources), instruction, rule, limit)

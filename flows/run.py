@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -23,9 +23,9 @@ from ace_tasks import plan, provenance, resume
 from ace_tasks.catalog import Reject, open_catalog, read_rows, to_specs
 from ace_tasks.changes import NO_CHANGES, Changes
 from ace_tasks.errors import CatalogError, NotFound, SettingsError
-from ace_tasks.feeds import Skipped
+from ace_tasks.feeds import MadeRow, Skipped
 from ace_tasks.identify import refuse_unproved
-from ace_tasks.made import read_made, write_made
+from ace_tasks.made import Places, read_made, write_made
 from ace_tasks.model.sources import (
     check_license,
     for_replicas,
@@ -174,7 +174,7 @@ class Planned:
 
 
 @task(name="make-catalog", cache_policy=NO_CACHE, retries=0, persist_result=False)
-def make_catalog(run: Run, rows: Iterable[dict[str, Any] | Skipped | Reject]) -> Path:
+def make_catalog(run: Run, rows: Iterable[MadeRow | Skipped | Reject]) -> Path:
     """Write the rows that a flow makes of its source, once: a retried run keeps its catalog.
 
     `rows` is read only where there is none yet, so whatever is wrong is raised from here.
@@ -186,7 +186,10 @@ def make_catalog(run: Run, rows: Iterable[dict[str, Any] | Skipped | Reject]) ->
         run.outputs.download(uri, path)
         return path
     made = write_made(rows, path)
-    run.skipped = made.skipped
+    if not made.rows and not made.rejected:
+        told = f" ({made.told})" if made.told else ""
+        raise CatalogError(f"{run.catalog}: nothing in it names a picture{told}")
+    run.skipped = made.passed_over
     run.upload(path, provenance.catalog_key(run.run_id), "application/x-ndjson")
     publish_made(run.flow_name, path, made, uri)
     return path
@@ -211,18 +214,23 @@ def plan_catalog(
     model = run.model
     # A retried run keeps its plan, unless the code that would carry it out makes other pixels.
     if not (_reload_plan(run, path, rejects_path) and plan.fits(path, model, run.pixels, changes)):
-        with nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows:
+        with (
+            nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows,
+            Places(file) as places,
+            Places(file) as places_of_rejects,
+        ):
             read = read_made if file else read_rows
             specs = to_specs(read(rows), run.catalog, run.allowed_buckets)
-            specs = refuse_unproved(specs, run.outputs, run.output)
+            specs = refuse_unproved(specs, run.outputs, run.output, places.of if file else None)
             forgotten = Forgotten.read(run.outputs, run.output)
             plan.build_plan(
-                specs, model, run.sources, path, rejects_path, run.pixels, changes, forgotten
-            )
+                specs, model, run.sources, path, rejects_path, run.pixels, changes, forgotten,
+                places_of_rejects.of if file else None,
+            )  # fmt: skip
         run.upload(rejects_path, provenance.rejects_key(run.run_id), "application/x-ndjson")
         run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     counts = plan.count(path, rejects_path)
-    publish_rejects(run.flow_name, rejects_path, counts.rejected)
+    publish_rejects(run.flow_name, rejects_path, counts.rejected, lined=file is None)
     if strict and counts.rejected:
         raise CatalogError(
             f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "

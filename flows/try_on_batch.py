@@ -30,6 +30,7 @@ from flows.parameters import (
     Candidates,
     CropToMask,
     DryRun,
+    Encoding,
     Feather,
     FormatName,
     Garments,
@@ -94,6 +95,7 @@ def try_on_batch(
     auto_mask: AutoMaskName = "none",
     links_from: LinksFrom = "",
     links_to: LinksTo = "",
+    encoding: Encoding = "",
     format: FormatName = "source",  # noqa: A002
     quality: Quality = 0,
     preset: PresetName = "none",
@@ -152,8 +154,8 @@ def try_on_batch(
     ) as run:
         allowed = run.environment.allowed_buckets
         batch = Batch(
-            Place("people", people, links, allowed),
-            Place("garments", garments, links, allowed),
+            Place("people", people, links, allowed, encoding=encoding),
+            Place("garments", garments, links, allowed, encoding=encoding),
             masks,
             prompt,
             pairing,
@@ -161,6 +163,7 @@ def try_on_batch(
             max_pairs,
             limit,
             Wish(mask_invert, mask_grow, mask_label, format, steps, seed, adapter),
+            encoding,
         )
         rows = batch.rows(run.sources, run.scratch, partial(price_of, run))
         made = make_catalog(untracked(run), untracked(rows))

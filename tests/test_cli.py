@@ -3,18 +3,24 @@ a good one, or the published schema is not the one rows are checked by."""
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import unicodedata
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from ace_tasks.specs import row_schema
 from ace_tasks.store import Store, join_uri
+from flows.cli import terminal
 from flows.cli.catalog import plan
 from flows.cli.editing import edit
+from flows.cli.terminal import _HarmlessConsole, counting, line
 from flows.parameters import pixel_settings
 from infra.services import script
 from tests.processes import ace_here, run
@@ -199,3 +205,112 @@ def test_a_try_on_says_how_many_pairs_it_would_be_and_stops(
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "10,000 pairs" in ended.stderr
     assert "at most 1,000" in ended.stderr
+
+
+# ---------------------------------------------------------------- what a terminal is told
+
+HOSTILE = (
+    "\x1b]0;pwned\x07\x1b[2J\x1b[1;31m\x9b2J\x85\r\x08\u202e\u2066\u200b\u2028\ufeff\x7f"
+    "\nCompleted: 9 done[bold]x[/bold]"
+)
+
+
+def unseen(text: str) -> set[str]:
+    """Characters that a terminal obeys, or nobody sees."""
+    kinds = {"Cc", "Cf", "Zl", "Zp", "Cs"}
+    return {ascii(each) for each in text if unicodedata.category(each) in kinds} - {repr("\n")}
+
+
+def test_no_catalog_speaks_to_the_terminal(
+    store: Store, prefix: str, picture: Callable[..., bytes], replicas_here: None
+) -> None:
+    """In a column's name, an id, a file's name, a cell, and errors about each of them."""
+    file = f"{prefix}/in/a\u202egnp\u0085\u200b[red].png"
+    store.put(f"{prefix}/in/a.png", picture(), "image/png")
+    row = {"id": "a", "task": "edit", "image": f"{prefix}/in/a.png", "prompt": "p", "steps": 1}
+    rows = [
+        row,
+        row | {"id": "b", HOSTILE: 1},
+        row | {"id": f"c{HOSTILE}"},
+        row | {"id": "d", "image": file},
+        row | {"id": "e", "format": HOSTILE},
+        row | {"id": "f", "task": HOSTILE},
+        row | {"id": "g", "image": f"s3://{HOSTILE}/x.png"},
+    ]
+    place = f"{prefix}/catalog.jsonl"
+    store.put(place, "\n".join(map(json.dumps, rows)).encode(), "text/plain")
+    planned = ace_here("plan", place, "--variant", "toy")
+    looked = ace_here("plan", place, "--variant", "toy", "--look", "--json")
+    edited = ace_here("edit", place, f"{prefix}/out", "--variant", "toy", "--max-failed", "9")
+    taken = ace_here("pictures", f"{prefix}/out", f"{prefix}/taken")
+    for ended in (planned, looked, edited, taken):
+        assert ended.stdout, ended.stderr
+        for text in (ended.stdout, ended.stderr):
+            assert unseen(text) == set()
+            assert "\nCompleted: 9 done" not in text
+    assert "\\x1b]0;pwned" in planned.stdout
+    assert "a\\u202egnp\\x85\\u200b[red].png" in taken.stdout
+    problems = [json.loads(each).get("problem") or "" for each in looked.stdout.splitlines()]
+    assert any(HOSTILE in each for each in problems)  # JSON says the same in its own way
+    assert edited.returncode == 0
+
+
+def test_a_file_of_a_hostile_name_is_passed_over_harmlessly(
+    store: Store, prefix: str, picture: Callable[..., bytes], replicas_here: None
+) -> None:
+    store.put(f"{prefix}/in/a.png", picture(), "image/png")
+    for key in ("\u202e\x9b2J.gif", "b.tiff", "._a.png", "notes.txt", "e.svg"):
+        store.put(f"{prefix}/in/{key}", b"x", "image/png")
+    options = ["--prompt", "p", "--variant", "toy", "--steps", "1"]
+    ended = ace_here("restyle", f"{prefix}/in", f"{prefix}/out", *options)
+    assert ended.returncode == 0, ended.stderr
+    assert unseen(ended.stdout + ended.stderr) == set()
+    assert (
+        "5 passed over: written by the system: '._a.png'; no picture: 'b.tiff', 'e.svg', "
+        "'notes.txt' and 1 more\n"
+    ) in ended.stdout
+    assert "Completed: 1 done, 0 done before, of 1 rows; 5 passed over" in ended.stdout
+
+
+def test_whatever_is_printed_on_a_terminal_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a command forgets `line`: a table's head and cells, a progress bar, plain text."""
+    shown = io.StringIO()
+    console = _HarmlessConsole(file=shown, force_terminal=True, width=200, color_system="standard")
+    table = Table(HOSTILE, "[bold]b[/bold]")
+    table.add_row(HOSTILE, "x")
+    console.print(table, Text(HOSTILE), HOSTILE, line(HOSTILE))
+    monkeypatch.setattr(terminal, "err", console)
+    assert list(counting(HOSTILE, [1], 1)) == [1]
+    for spoken in (
+        "\x1b]0",
+        "\x1b[2J",
+        "\x07",
+        "\x08",
+        "\x9b",
+        "\x85",
+        "\u202e",
+        "\u200b",
+        "\u2028",
+    ):
+        assert spoken not in shown.getvalue(), ascii(spoken)
+    assert "\x1b[1m" in shown.getvalue()  # our own markup works
+
+
+def test_a_feed_of_the_local_disk_is_told_by_its_own_name(
+    tmp_path: Path, prefix: str, replicas_here: None
+) -> None:
+    feed = tmp_path / "feed.csv"
+    options = ["--prompt", "p", "--variant", "toy", "--dry-run"]
+
+    def stopped(content: bytes) -> str:
+        feed.write_bytes(content)
+        ended = ace_here("restyle", str(feed), f"{prefix}/out", *options)
+        assert ended.returncode == 2, ended.stdout
+        assert "catalog.jsonl" not in ended.stderr
+        return ended.stderr.strip()
+
+    assert "feed.csv: no row has a picture (1 rows without)" in stopped(b"Handle,Image Src\nmug,\n")
+    assert "feed.csv: an empty file" in stopped(b"")
+    assert "feed.csv: the header is no UTF-8 text; --encoding" in stopped("id,杯\n".encode("gbk"))
+    options += ["--encoding", "klingon"]
+    assert "encoding: accepted encodings: UTF-8" in stopped(b"id,image_link\n1,x\n")

@@ -6,17 +6,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from ace_tasks.catalog import MAX_ROW_BYTES, Reject, Row
-from ace_tasks.feeds import Skipped
-from ace_tasks.made import Made, read_made, write_made
+from ace_tasks.feeds import MadeRow, Skipped
+from ace_tasks.made import Made, Places, read_made, write_made
 
 GOOD = {"id": "a", "task": "edit", "image": "s3://b/ä.png", "prompt": "p"}
 
 
 def test_rows_and_rejects_have_a_line_each_in_the_sources_order(tmp_path: Path) -> None:
     bad = Reject(17, "image", "accepted: links under x", {"id": "b", "image": "https://y"})
-    rows = [GOOD, Skipped("notes.txt"), bad, GOOD | {"id": "c"}]
+    rows = [
+        MadeRow(GOOD, "feed.csv, line 7"),
+        Skipped("notes.txt"),
+        bad,
+        MadeRow(GOOD | {"id": "c"}),
+    ]
     path = tmp_path / "catalog.jsonl"
-    assert write_made(rows, path) == Made(rows=2, rejected=1, skipped=1)
+    made = write_made(rows, path)
+    assert made == Made(2, 1, {"no picture": 1}, {"no picture": ["notes.txt"]})
     first, second, third = read_made(path)
     assert first == Row(1, GOOD)
     assert second == Reject(2, "image", "accepted: links under x", bad.row)
@@ -35,9 +41,39 @@ def test_a_reject_as_long_as_a_row_may_be_is_told_all_the_same(tmp_path: Path) -
 def test_numbers_that_json_has_no_word_for_are_told(tmp_path: Path) -> None:
     path = tmp_path / "catalog.jsonl"
     write_made(
-        [Reject(1, "x", "r", {"n": float("nan"), "b": b"\xff"}), GOOD | {"mask": b"x"}], path
+        [Reject(1, "x", "r", {"n": float("nan"), "b": b"\xff"}), MadeRow(GOOD | {"mask": b"x"})],
+        path,
     )
     told, row = read_made(path)
     assert isinstance(told, Reject)
     assert isinstance(row, Row)
     assert told.row["n"] == "nan"  # type: ignore[index]
+
+
+def test_what_is_passed_over_is_counted_by_its_reason_with_the_first_names(tmp_path: Path) -> None:
+    system = [Skipped(f"._{n}.jpg", "written by the system") for n in range(5)]
+    made = write_made([Skipped("a\u202e.gif"), *system], tmp_path / "catalog.jsonl")
+    assert made.passed_over == 6
+    assert made.told == (
+        "6 passed over: no picture: 'a\\u202e.gif'; written by the system: '._0.jpg', '._1.jpg', "
+        "'._2.jpg' and 2 more"
+    )
+    assert write_made([MadeRow(GOOD)], tmp_path / "catalog.jsonl").told == ""
+
+
+def test_each_row_has_its_place_in_the_sources_file(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.jsonl"
+    bad = Reject(2, "image", "f.csv, line 3: far", {})
+    write_made([MadeRow(GOOD, "f.csv, line 2"), bad, MadeRow(GOOD, "f.csv, line 4")], path)
+    with Places(path) as places:
+        assert [places.of(line) for line in (1, 2, 3, 4)] == [
+            "f.csv, line 2",
+            "",
+            "f.csv, line 4",
+            "",
+        ]
+    with Places(path) as places:
+        assert places.of(3) == "f.csv, line 4"
+    for unknown in (None, tmp_path / "other.jsonl"):
+        with Places(unknown) as places:
+            assert places.of(1) == ""

@@ -317,13 +317,23 @@ def test_a_preset_is_the_last_step_and_tells_where_the_picture_lies() -> None:
     assert out.placed is not None
     assert out.placed.bounds == (0, 400, 1200, 1200)
     assert (out.rgb[:400] == 255).all()
-    assert out.icc_profile == P3
+    assert (bare.icc_profile, out.icc_profile) == (P3, None)  # marketplaces ask for sRGB
     assert out.difference == bare.difference  # measured before it
     assert bare.placed is None
     small = np.asarray(
         Image.fromarray(out.placed.cut(out.rgb)).resize((96, 64), Image.Resampling.BOX)
     )
-    assert np.abs(small.astype(int) - bare.rgb).mean() < 1
+    assert np.abs(small.astype(int) - colour.to_srgb(bare.rgb, P3)).mean() < 1
+
+
+def test_a_preset_makes_srgb_of_a_wide_picture_that_looks_the_same() -> None:
+    wide = np.full((64, 96, 3), (30, 200, 60), np.uint8)
+    pictures = Pictures(_decoded(wide, icc_profile=P3), None, ())
+    out = _run(_resolved(task="fill", image="a", mask=BOX, preset="white-1000"), pictures, 90)
+    corner = out.placed.cut(out.rgb)[2, 2]  # type: ignore[union-attr]  # outside the mask
+    assert np.abs(corner.astype(int) - colour.to_srgb(wide[:1, :1], P3)[0, 0]).max() <= 1
+    assert np.abs(corner.astype(int) - wide[0, 0]).max() > 5
+    assert (out.rgb[0] == 255).all()
 
 
 def test_a_preset_makes_alpha_vanish() -> None:

@@ -166,6 +166,17 @@ def test_a_source_of_many_rows_is_asked_for_a_few_times_only(build: Build, image
     assert counting.heads == 1
 
 
+def test_a_key_that_unicode_writes_otherwise_is_told(
+    build: Build, store: Store, prefix: str
+) -> None:
+    """As a link of a feed has it, where the file was uploaded from a Mac."""
+    store.put(f"{prefix}/Zoe\u0308.png", b"x", "image/png")
+    rows = [edit("a", f"{prefix}/Zo\u00eb.png"), edit("b", f"{prefix}/Zo\u00e9.png")]
+    problems = [row.item.sources.image.problem for row in build(rows).rows]
+    assert "one whose name looks the same is there, written in Unicode's form NFD" in problems[0]
+    assert "looks the same" not in problems[1]
+
+
 def test_the_same_catalog_as_jsonl_csv_and_parquet_is_the_same_items(
     store: Store, tmp_path: Path
 ) -> None:

@@ -296,6 +296,10 @@ def test_another_format_or_frame_is_encoded(published: Publish) -> None:
     with Image.open(io.BytesIO(out)) as image:
         assert (image.size, image.getexif().get(TAG.Orientation)) == ((1000, 1000), None)
     assert not record.output.lossless
+    data = hostile.file("PNG", icc_profile=hostile.profile())
+    out, record = published(data, untouched=True, preset="white-1000")
+    assert converted(record) == ("colour profile to sRGB, as the preset asks",)
+    assert images.decode(out, LIMITS).icc_profile is None
 
 
 def test_only_a_profile_that_fits_stays_with_untouched_pixels(published: Publish) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ace_tasks.catalog import Reject
 from ace_tasks.errors import BadRow, SettingsError
-from ace_tasks.feeds import Picture, Skipped
+from ace_tasks.feeds import MadeRow, Picture, Skipped
 from ace_tasks.made import read_made, write_made
 from ace_tasks.restyle import Instruction, Wish, restyle_rows
 from ace_tasks.specs import Edit, Fill, TryOn, parse_spec
@@ -74,7 +74,7 @@ def test_a_trial_takes_the_first_pictures_and_what_comes_between() -> None:
 
     source = [Skipped("x"), A, Reject(3, "image", "far", ""), B, A]
     rows = list(restyle_rows(iter(source), instruction(), mask, limit=2))
-    assert [type(each) for each in rows] == [Skipped, dict, Reject, Reject]
+    assert [type(each) for each in rows] == [Skipped, MadeRow, Reject, Reject]
     assert rows[3] == Reject(
         0, "mask", "no mask is called 'b'", {"id": "b", "image": "s3://b/b.png"}
     )

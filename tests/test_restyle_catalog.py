@@ -15,7 +15,7 @@ import pytest
 from prefect import flow
 
 from ace_tasks import pictures, provenance, resume
-from ace_tasks.feeds import Skipped
+from ace_tasks.feeds import MadeRow, Skipped
 from ace_tasks.results import Summary
 from ace_tasks.store import Store
 from flows.restyle_catalog import restyle_catalog
@@ -195,7 +195,8 @@ def test_what_cannot_run_says_why_and_writes_nothing(
 def test_a_retried_flow_run_keeps_the_catalog_it_made(store: Store, prefix: str) -> None:
     def rows(name: str) -> Iterator[Any]:
         yield Skipped("x")
-        yield {"id": name, "task": "edit", "image": f"{prefix}/{name}.png", "prompt": "p"}
+        row = {"id": name, "task": "edit", "image": f"{prefix}/{name}.png", "prompt": "p"}
+        yield MadeRow(row)
 
     @flow
     def makes_twice() -> list[Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from ace_tasks.catalog import Reject
 from ace_tasks.errors import CatalogError, SettingsError
-from ace_tasks.feeds import Place, Skipped
+from ace_tasks.feeds import MadeRow, Place, Skipped
 from ace_tasks.restyle import Wish
 from ace_tasks.specs import TryOn, parse_spec
 from ace_tasks.store import Store
@@ -65,7 +65,8 @@ def rows(store: Store, tmp_path: Path) -> Callable[..., list[Any]]:
     def make(*places: str, **changes: Any) -> list[Any]:
         scratch = tmp_path / f"scratch-{len(list(tmp_path.iterdir()))}"
         scratch.mkdir()
-        return list(batch(*places, **changes).rows(store, scratch))
+        made = batch(*places, **changes).rows(store, scratch)
+        return [each.cells if isinstance(each, MadeRow) else each for each in made]
 
     return make
 
@@ -111,8 +112,8 @@ def test_the_column_names_the_garments(rows: Rows, people: str, garments: str) -
     made = rows(people, garments, pairing="column")
     assert worn(made) == [("1", "7"), ("2", "8")]
     assert rejects(made) == [
-        "garment: no garment is called '9.png'",
-        "garment: missing; whom shall it be put on?",
+        "garment: people.csv, line 3: no garment is called '9.png'",
+        "garment: people.csv, line 4: missing; which garment shall it wear?",
     ]
 
 
@@ -165,7 +166,21 @@ def test_a_prompt_takes_columns_and_a_row_without_is_rejected(
 ) -> None:
     made = rows(people, garments, prompt="a {garment.Colour} {garment}")
     assert {each["prompt"] for each in made if isinstance(each, dict)} == {"a red shirt"}
-    assert rejects(made) == ["prompt: {garment.colour}: garment 'dress' has no such text"] * 3
+    assert rejects(made) == [
+        f"prompt: people.csv, line {line} and garments.csv, line 3: {{garment.colour}}: garment "
+        "'dress' has no such text"
+        for line in (2, 3, 4)
+    ]
+
+
+def test_a_pair_that_is_named_again_is_one(
+    rows: Rows, people: str, garments: str, table: Callable[..., str]
+) -> None:
+    pairs = [{"person": "eva", "garment": "shirt"}, {"person": "2", "garment": "7"},
+             {"person": "eva", "garment": "dress"}]  # fmt: skip
+    made = rows(people, garments, pairing="table", pairs_table=table("pairs", pairs))
+    assert worn(made) == [("2", "7"), ("2", "8")]
+    assert made[1] == Skipped("pairs.csv, line 3", "the same pair again")
 
 
 def numbered(table: Callable[..., str], name: str, count: int) -> str:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ace_tasks.errors import BadRow, SettingsError
 from ace_tasks.feeds.places import check_prefix
 from ace_tasks.specs import MAX_URI_CHARS, quote
 
-_WEB = re.compile(r"https?://", re.IGNORECASE)
+# A shop's templates also write links that begin with //, and leave out the scheme.
+_WEB = re.compile(r"(?:https?:)?//", re.IGNORECASE)
+# What lies between two links of a list. A comma may be part of a link: only before the next one it
+# is none.
+_SEPARATORS = " \t\r\n,;|"
+_BETWEEN = re.compile(r"[\s,;|]+(?=(?:https?:)?//|s3://)", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True)
@@ -42,49 +49,57 @@ class Links:
                 f"without user, password and query; given {shown(links_from)}"
             )
         path = parts.path.rstrip("/") + "/"  # cdn.shop.com is no part of cdn.shop.com.example
-        return cls(parts.netloc.lower(), path, check_prefix("links_to", links_to))
+        return cls(_host(parts), path, check_prefix("links_to", links_to))
 
-    def resolve(self, link: str) -> str:
+    def resolve(self, link: str, column: str = "image") -> str:
         """Where a link's picture is on S3. `?v=…` of a shop's links names no other file.
 
-        Raises BadRow.
+        Raises BadRow about `column`.
         """
         parts = _split(link)
-        if parts is None or parts.netloc.lower() != self.host:
-            raise self._outside(link)
-        if not parts.path.startswith(self.path):
-            raise self._outside(link)
+        if parts is None or _host(parts) != self.host or not parts.path.startswith(self.path):
+            raise BadRow(
+                column,
+                f"accepted: links under https://{self.host}{self.path} (links_from); given "
+                f"{shown(link)}",
+            )
         try:
             key = unquote(parts.path.removeprefix(self.path), errors="strict")
         except UnicodeDecodeError:
-            raise BadRow("image", f"accepted: links in UTF-8; given {shown(link)}") from None
+            raise BadRow(column, f"accepted: links in UTF-8; given {shown(link)}") from None
         if not key or len(key) > MAX_URI_CHARS:
-            raise BadRow("image", f"accepted: a link to a file; given {shown(link)}")
+            raise BadRow(column, f"accepted: a link to a file; given {shown(link)}")
         return self.target + key
 
-    def _outside(self, link: str) -> BadRow:
-        return BadRow(
-            "image",
-            f"accepted: links under https://{self.host}{self.path} (links_from); given "
-            f"{shown(link)}",
-        )
+
+def links_of(cell: Any) -> list[str]:
+    """The links that a cell holds: one, several with commas or spaces between them, or a list."""
+    cells = cell if isinstance(cell, list) else [cell]
+    texts = (str(each).strip(_SEPARATORS) for each in cells if isinstance(each, str | int | float))
+    return [link for text in texts for link in _BETWEEN.split(text) if link]
 
 
 def shown(link: str) -> str:
     """A link as a message may quote it: passwords and signatures stand before @ and behind ?."""
-    scheme, _, rest = link.partition("?")[0].partition("://")
+    scheme, slashes, rest = link.partition("?")[0].partition("//")
     host, slash, path = rest.partition("/")
-    return quote(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if rest else scheme)
+    return quote(f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}" if rest else scheme)
 
 
 def is_web(link: str) -> bool:
     return bool(_WEB.match(link))
 
 
+def _host(parts: SplitResult) -> str:
+    host = parts.netloc.lower()
+    return host.removesuffix(_DEFAULT_PORTS[parts.scheme])
+
+
 def _split(link: str) -> SplitResult | None:
     """The parts of a web link, or None if it is none."""
+    link = link.strip()
     try:
-        parts = urlsplit(link.strip())
+        parts = urlsplit(f"https:{link}" if link.startswith("//") else link)
     except ValueError:
         return None
-    return parts if parts.scheme in {"http", "https"} else None
+    return parts if parts.scheme in _DEFAULT_PORTS else None

@@ -4,44 +4,51 @@ A feed may be as large as a shop and as hostile as the web. Expat streams it, on
 time. A document type is refused outright: only there can entities be declared that grow without
 end or name files; a feed has no use for one. (defusedxml refuses the same, but builds trees of
 whatever size; nothing is left of it beyond these lines.) What is too long, or too deep, ends it.
+Expat knows few encodings, so text in others reaches it as UTF-8.
 """
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 from xml.parsers import expat
 
 from ace_tasks.catalog import MAX_ROW_BYTES, Reject, Row
 from ace_tasks.errors import BrokenRun, CatalogError
+from ace_tasks.readers.encodings import BOM, UTF16, as_utf8, codec_of, declared
+from ace_tasks.readers.files import open_file, readable
+from ace_tasks.specs import quote
 
 _GOOGLE = "http://base.google.com/ns/1.0"
 _ITEMS = frozenset({"item", "entry"})  # RSS, Atom
-_MANY = "additional_image_link"
+_MANY = frozenset({"image_link", "additional_image_link"})  # elements that may stand again
+# Elements that hold text alone. Others, such as <g:shipping>, hold elements of their own.
+_PLAIN = frozenset({"id", "image", "mask"}) | _MANY
+_HEAD_BYTES = 400
 _CHUNK_BYTES = 65_536
 _MAX_DEPTH = 64
 _ELEMENT_BYTES = 64  # what an empty one takes here, about
 
 
-def read_feed(path: Path) -> Iterator[Row | Reject]:
+def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
     """Every item of a feed, in order: local name → text. `line` is where it begins.
 
-    Raises CatalogError for the file as a whole.
+    `encoding`: of a feed that declares none; empty: UTF-8. Raises CatalogError for the file as a
+    whole.
     """
-    reader = _Reader(path.name)
-    packed = path.suffix.lower() == ".gz"
-    try:
-        with gzip.open(path) if packed else path.open("rb") as file:
+    with readable(path.name), ExitStack() as held:
+        opened = held.enter_context(open_file(path))
+        file, native = _decoded(path.name, opened, encoding)
+        reader = _Reader(path.name, native)
+        try:
             while chunk := file.read(_CHUNK_BYTES):
                 yield from reader.feed(chunk, last=False)
+        except UnicodeDecodeError as error:
+            told = f"bytes that are no {error.encoding} text, behind line {reader.line}"
+            raise CatalogError(f"{path.name}: no XML: {told}") from None
         yield from reader.feed(b"", last=True)
-    except LookupError as error:
-        raise CatalogError(f"{path.name}: no XML: {error}") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CatalogError(f"{path.name}: damaged gzip ({error})") from None
     if not reader.items:
         raise CatalogError(f"{path.name}: no <item> and no <entry>: no product feed")
     if reader.items != reader.answered:
@@ -50,10 +57,28 @@ def read_feed(path: Path) -> Iterator[Row | Reject]:
         )
 
 
+def _decoded(name: str, file: IO[bytes], encoding: str) -> tuple[IO[bytes], str | None]:
+    """The file as Expat can read it, and the encoding that Expat is told; None: it finds out."""
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if head.startswith(BOM):
+        return file, "utf-8"
+    if head.startswith(UTF16) or b"\0" in head[:4]:
+        return file, None
+    given = declared(head) or encoding
+    if given.lower().replace("_", "-").startswith("utf-16"):
+        raise CatalogError(f"{name}: no XML: it says that it is {given}, and is not")
+    try:
+        codec = codec_of(given or "UTF-8")
+    except ValueError as error:
+        raise CatalogError(f"{name}: no XML: {error}") from None
+    return (file if codec == "utf-8" else as_utf8(file, codec, strict=True)), "utf-8"
+
+
 class _Reader:
-    def __init__(self, name: str):
+    def __init__(self, name: str, encoding: str | None):
         self._name = name
-        self._parser = expat.ParserCreate(namespace_separator=" ")
+        self._parser = expat.ParserCreate(encoding, namespace_separator=" ")
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._refuse
         self._parser.EntityDeclHandler = self._refuse
@@ -68,6 +93,8 @@ class _Reader:
         self._size = 0
         self._cells: dict[tuple[bool, str], list[str]] = {}  # (Google's own?, name) → texts
         self._into: list[str] | None = None
+        self._cell = ""
+        self._nested: tuple[str, str] | None = None  # an element in one that holds text alone
         self._inner: list[int] = []  # lines of the items that lie within this one
         self._ready: list[Row | Reject] = []
         self.items = self.answered = 0
@@ -77,6 +104,8 @@ class _Reader:
         try:
             self._parser.Parse(chunk, last)
         except expat.ExpatError as error:
+            raise CatalogError(f"{self._name}: no XML: {error}{self._hint(error)}") from None
+        except ValueError as error:  # what it says of encodings, and of NUL in names
             raise CatalogError(f"{self._name}: no XML: {error}") from None
         if self._fed - self._fed_at_event > MAX_ROW_BYTES:
             raise CatalogError(
@@ -86,6 +115,15 @@ class _Reader:
         self.answered += len(self._ready)
         yield from self._ready
         self._ready.clear()
+
+    @property
+    def line(self) -> int:
+        return self._parser.CurrentLineNumber
+
+    def _hint(self, error: expat.ExpatError) -> str:
+        if error.code != expat.errors.codes[expat.errors.XML_ERROR_INVALID_TOKEN]:
+            return ""
+        return "; text that is no UTF-8 needs its encoding in the first line: <?xml … encoding=…?>"
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise CatalogError(
@@ -104,7 +142,7 @@ class _Reader:
         space, _, local = name.rpartition(" ")
         if not self._item_depth and local in _ITEMS:
             self._item_depth, self._line = self._depth, self._parser.CurrentLineNumber
-            self._size, self._cells, self._inner = 0, {}, []
+            self._size, self._cells, self._inner, self._nested = 0, {}, [], None
             self.items += 1
         elif self._item_depth and local in _ITEMS:
             self._inner.append(self._parser.CurrentLineNumber)
@@ -112,8 +150,11 @@ class _Reader:
         elif self._item_depth and self._depth == self._item_depth + 1:
             self._size += len(local) + _ELEMENT_BYTES
             if self._size <= MAX_ROW_BYTES:
-                self._into = []
+                self._into, self._cell = [], local
                 self._cells.setdefault((space == _GOOGLE, local), []).append("")
+
+        elif self._into is not None and self._cell in _PLAIN and self._nested is None:
+            self._nested = self._cell, local[:80]
 
     def _text(self, text: str) -> None:
         self._fed_at_event = self._fed
@@ -143,7 +184,7 @@ class _Reader:
         cells: dict[str, Any] = {}
         # Google's own last: <g:id> is the product's, Atom's <id> the entry's.
         for (_, name), texts in sorted(self._cells.items()):
-            cells[name] = texts if name == _MANY else texts[0]
+            cells[name] = texts if name in _MANY and len(texts) > 1 else texts[0]
         if self._size > MAX_ROW_BYTES:
             reason = f"accepted: items of at most {MAX_ROW_BYTES} bytes; this one is longer"
             shown = {name: str(value)[:1000] for name, value in list(cells.items())[:100]}
@@ -153,4 +194,8 @@ class _Reader:
                 f"accepted: items side by side; this one holds the item of line {self._inner[0]}"
             )
             return Reject(self._line, None, reason, cells)
+        if self._nested:
+            column, child = self._nested
+            reason = f"accepted: text alone; this one holds an element {quote(child)}"
+            return Reject(self._line, column, reason, cells)
         return Row(self._line, cells)

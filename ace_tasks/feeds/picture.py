@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# What `images` decodes, as files are called.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif"})
+# What `images` decodes, as files are called. Browsers know JPEG by all of its six.
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp"})
+SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".avif"}
+# What systems put beside the pictures of a folder: macOS, Windows, Synology.
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", ".Trashes", ".Spotlight-V100", ".fseventsd"})
+_SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _OTHERS = re.compile(r"[^A-Za-z0-9._-]+")
@@ -22,6 +26,9 @@ _SLUG_CHARS, _HASH_CHARS = 80, 10
 class Picture:
     """`names`: what it may be called, its own first: what lies under a prefix has the rest of its
     key without the ending, what a table names has its id there, or its file's name.
+
+    `folder`: where under its prefix it lies, "" at the top; None where it comes from a table.
+    `where`: the place in its file that names it, such as `feed.csv, line 7`; "" without a file.
     """
 
     uri: str
@@ -29,6 +36,8 @@ class Picture:
     names: tuple[str, ...]
     mask: Any = None  # its table's column
     columns: Mapping[str, Any] = field(default_factory=dict)  # all of them
+    folder: str | None = None
+    where: str = ""
 
     @property
     def name(self) -> str:
@@ -36,10 +45,27 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class MadeRow:
+    """A row that a run makes of a picture, and where its source names it, if that is a file."""
+
+    cells: dict[str, Any]
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
-    """What a source holds that is no picture: counted, and no row."""
+    """What a source holds that is no picture of its own: counted, and no row."""
 
     name: str
+    why: str = "no picture"
+
+
+def why_skipped(key: str) -> str | None:
+    """Why a key under a prefix is passed over; None for a picture."""
+    *folders, name = key.split("/")
+    if name.startswith("._") or name in _SYSTEM_FILES or not _SYSTEM_FOLDERS.isdisjoint(folders):
+        return "written by the system"
+    return None if is_picture(name) else "no picture"
 
 
 def is_picture(key: str) -> bool:
@@ -49,6 +75,11 @@ def is_picture(key: str) -> bool:
 def file_name(key: str) -> str:
     """The last part of a key, without its ending."""
     return os.path.splitext(key.rpartition("/")[2])[0]
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's form NFC. A Mac writes `ë` as two characters, most others as one."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def row_id_of(text: str, *more: int) -> str:

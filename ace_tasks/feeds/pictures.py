@@ -9,8 +9,8 @@ from ace_tasks.catalog import Reject, Table, open_catalog, read_rows
 from ace_tasks.errors import CatalogError, StoreError
 from ace_tasks.feeds.links import Links
 from ace_tasks.feeds.merchant import read_feed
-from ace_tasks.feeds.picture import SUFFIXES, Picture, Skipped, is_picture, row_id_of
-from ace_tasks.feeds.places import FEEDS, check_place, is_prefix, suffix_of
+from ace_tasks.feeds.picture import SUFFIXES, Picture, Skipped, row_id_of, why_skipped
+from ace_tasks.feeds.places import FEEDS, check_encoding, check_place, is_prefix, suffix_of
 from ace_tasks.feeds.tables import TableReader
 from ace_tasks.store import Store, split_uri
 
@@ -24,9 +24,12 @@ class Place:
     links: Links | None = None
     allowed_buckets: tuple[str, ...] | None = None  # of tables, as of a catalog
     main_only: bool = False
+    once: bool = False  # of a table of one's own: the same picture with the same id is one
+    encoding: str = ""  # of its text; empty: UTF-8, and XML as it declares
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", check_place(self.parameter, self.uri))
+        check_encoding(self.encoding)
 
 
 def pictures(place: Place, store: Store) -> Iterator[Picture | Skipped | Reject]:
@@ -37,10 +40,14 @@ def pictures(place: Place, store: Store) -> Iterator[Picture | Skipped | Reject]
     if is_prefix(place.uri):
         yield from _of_prefix(place, store)
         return
-    table = TableReader(place.uri, place.links, place.allowed_buckets, main_only=place.main_only)
+    table = TableReader(
+        place.uri, place.links, place.allowed_buckets, main_only=place.main_only, once=place.once
+    )
     with open_catalog(place.uri, store) as file:
-        xml = suffix_of(place.uri) in FEEDS
-        yield from table.read(read_feed(file) if xml else read_rows(file, Table(catalog=False)))
+        if suffix_of(place.uri) in FEEDS:
+            yield from table.read(read_feed(file, place.encoding))
+        else:
+            yield from table.read(read_rows(file, Table(catalog=False, encoding=place.encoding)))
 
 
 def _of_prefix(place: Place, store: Store) -> Iterator[Picture | Skipped]:
@@ -49,13 +56,14 @@ def _of_prefix(place: Place, store: Store) -> Iterator[Picture | Skipped]:
     try:
         for each in store.list(place.uri):
             key = split_uri(each.uri)[1].removeprefix(prefix)
-            if not is_picture(key):
+            if why := why_skipped(key):
                 others += 1
-                yield Skipped(key)
+                yield Skipped(key, why)
                 continue
             found += 1
             stem = key[: key.rindex(".")]
-            yield Picture(each.uri, row_id_of(key), (stem, key, each.uri))
+            folder = key.rpartition("/")[0]
+            yield Picture(each.uri, row_id_of(key), (stem, key, each.uri), folder=folder)
     except StoreError as error:
         raise CatalogError(f"{place.parameter}: {error}") from None
     if not found:

@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import PurePosixPath
 
 from ace_tasks.errors import SettingsError
+from ace_tasks.readers.encodings import codec_of
 from ace_tasks.specs import check_uri, quote
 from ace_tasks.store import is_s3, split_uri
 
@@ -51,6 +52,14 @@ def check_prefix(parameter: str, uri: str) -> str:
     except ValueError as error:
         raise SettingsError(f"{parameter}: {error}") from None
     return f"{uri}/"
+
+
+def check_encoding(name: str) -> None:
+    """Of the text of a table or feed; empty: UTF-8. Raises SettingsError."""
+    try:
+        codec_of(name or "UTF-8")
+    except ValueError as error:
+        raise SettingsError(f"encoding: {error}") from None
 
 
 def check_apart(**places: str) -> None:

@@ -40,6 +40,8 @@ from ace_tasks.source_metadata import SourceMetadata
 from ace_tasks.specs import PIXELS_VERSION, ModelIdentity, Resolved, WorkItem
 from ace_tasks.store import join_uri
 
+_TO_SRGB = "colour profile to sRGB, as the preset asks"
+
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
@@ -99,6 +101,8 @@ class Recorder:
             file = encode(item.resolved, pictures, finished, packet, source)
             if not (ran or file.lossless or item.resolved.preset) and _same_format(file, image):
                 converted += (source_metadata.ENCODED_ANEW,)
+        if finished.placed and image and image.icc_profile:
+            converted += (_TO_SRGB,)
         left_out = [each for each in source.left_out if not self._kept(each)]
         left_out += [source_metadata.TOO_LONG.format(name) for name in too_long]
         if source.source_type not in (None, source_type):

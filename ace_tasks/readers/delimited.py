@@ -18,21 +18,23 @@ from typing import IO, Any, NoReturn
 
 from ace_tasks.errors import CatalogError
 from ace_tasks.readers.header import Table, check_columns, check_unique
-from ace_tasks.readers.jsonl import not_utf8
+from ace_tasks.readers.jsonl import not_text
 from ace_tasks.readers.lines import Ledger, Line, Lines
 from ace_tasks.readers.row import MAX_ROW_BYTES, Reject, Row, too_long
 
 _NAMES = {",": "CSV", "\t": "TSV"}
 _WANTED = {",": "commas", "\t": "tabs"}
 # Columns of catalogs and feeds whose cells are links or file names.
-_LINK_COLUMNS = {"image", "image_link", "image_src", "reference"}
+_LINK_COLUMNS = {"image", "image_link", "image_src", "product_image_url", "reference"}
+_LINK_COLUMNS |= {"variant_image", "variant_image_url"}
 # Columns whose cells have one line.
-_ONE_LINE = _LINK_COLUMNS - {"reference"} | {"id", "handle", "task", "person", "garment"}
+_ONE_LINE = _LINK_COLUMNS - {"reference"}
+_ONE_LINE |= {"id", "handle", "url_handle", "task", "person", "garment"}
 _LINE_END = re.compile(r"[\r\n]+")
 # A link or a file name may hold spaces, but prose has one behind each comma.
 _LINK = re.compile(
     r'"?(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^"<>]+'
-    r'|[^\s"<>][^"<>]*\.(?:jpe?g|png|webp|avif|gif|tiff?|bmp|heic|svg))"?',
+    r'|[^\s"<>][^"<>]*\.(?:jpe?g?|jfif|pjpe?g?|png|webp|avif|gif|tiff?|bmp|heic|svg))"?',
     re.IGNORECASE,
 )
 # What of a line lies in the quoted cell that an earlier line has opened.
@@ -115,7 +117,9 @@ class _Reader:
             self._refuse("the header opens a quote that it does not close")
         header = [cell.strip() for cell in record.cells]
         if any(map(_ESCAPED.search, header)):
-            self._refuse(f"the header is no UTF-8 text; it is {header}")
+            encoding = self._table.encoding or "UTF-8"
+            hint = "" if self._table.catalog else "; --encoding names another encoding"
+            self._refuse(f"the header is no {encoding} text{hint}; it is {header}")
         others = ",;\t".replace(self._delimiter, "")
         if len(header) == 1 and any(other in header[0] for other in others):
             wanted = _WANTED[self._delimiter]
@@ -141,7 +145,8 @@ class _Reader:
             return Reject(first, None, record.reason + _where(first, lines), text, lines=lines)
         row = self._named_cells(cells)
         if any(map(_ESCAPED.search, cells)):
-            return not_utf8(first, {name: _readable(cell) for name, cell in row.items()}, lines)
+            readable = {name: _readable(cell) for name, cell in row.items()}
+            return not_text(first, readable, self._table, lines)
         if not self._fits(cells) and not self._may_be_short(cells, lines):
             reason = f"accepted: {len(self._header)} cells, as the header; given {len(cells)}"
             reason += _where(first, lines)

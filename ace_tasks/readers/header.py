@@ -13,11 +13,13 @@ class Table:
     """`catalog`: whether it is an edit catalog, in which every row has a task.
 
     `columns`: the columns that it needs. `noun`: what its rows are called in a message.
+    `encoding`: of its text, as a person names it; empty: UTF-8, or UTF-16 where the file says so.
     """
 
     catalog: bool = True
     columns: tuple[str, ...] = ()
     noun: str = "row"
+    encoding: str = ""
 
 
 CATALOG = Table()

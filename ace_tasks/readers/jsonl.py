@@ -10,6 +10,7 @@ from ace_tasks.errors import CatalogError
 from ace_tasks.readers.header import Table, check_columns
 from ace_tasks.readers.lines import Ledger, Line, Lines
 from ace_tasks.readers.row import Reject, Row, too_long
+from ace_tasks.specs import unique_keys
 
 
 def read_jsonl(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
@@ -19,7 +20,7 @@ def read_jsonl(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Rejec
     found = False
     for line in lines:
         ledger.enter(line.number, 1)
-        each = _row(line)
+        each = _row(line, table)
         if each is None:
             continue
         if not found and isinstance(each, Row):
@@ -31,7 +32,7 @@ def read_jsonl(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Rejec
         raise CatalogError(f"{name}: no {table.noun}s; all of its {lines.count:,} lines are blank")
 
 
-def _row(line: Line) -> Row | Reject | None:
+def _row(line: Line, table: Table) -> Row | Reject | None:
     if not line.whole:
         return too_long(line.number, line.data.decode(errors="replace"))
     if not line.data.strip():
@@ -39,31 +40,34 @@ def _row(line: Line) -> Row | Reject | None:
     try:
         text = line.data.decode()
     except UnicodeDecodeError:
-        return not_utf8(line.number, line.data.decode(errors="replace").strip())
+        return not_text(line.number, line.data.decode(errors="replace").strip(), table)
     try:
         cells = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
         if "\\u" in text:  # half of a surrogate pair is JSON, but no text that can be written
             json.dumps(cells, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        return Reject(line.number, None, f"no JSON: {error}"[:300], text.strip())
+        return Reject(line.number, None, f"no JSON: {_told(error)}"[:300], text.strip())
     if not isinstance(cells, dict):
         reason = f"accepted: one JSON object a line; given {type(cells).__name__}"
         return Reject(line.number, None, reason, text.strip())
     return Row(line.number, cells)
 
 
-def not_utf8(number: int, row: dict[str, Any] | str, lines: int = 1) -> Reject:
-    reason = "accepted: UTF-8 text; this row is in another encoding"
+def not_text(number: int, row: dict[str, Any] | str, table: Table, lines: int = 1) -> Reject:
+    """The reject of a row whose bytes are none of the table's encoding."""
+    if table.encoding:
+        reason = f"accepted: text in {table.encoding}; this row holds bytes that are none"
+    else:
+        reason = "accepted: UTF-8 text; this row is in another encoding"
+        reason += "" if table.catalog else ", which --encoding names"
     return Reject(number, None, reason, row, lines=lines)
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    cells: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in cells:
-            raise ValueError(f"key {key!r} stands twice")
-        cells[key] = value
-    return cells
+def _told(error: Exception) -> str:
+    """Without the line, which is the row's own for JSON's reader."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}"
+    return "too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def _no_constant(text: str) -> None:

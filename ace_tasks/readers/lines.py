@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import IO
 
 from ace_tasks.errors import BrokenRun, CatalogError
+from ace_tasks.readers.encodings import BOM, UTF16
 from ace_tasks.readers.row import MAX_ROW_BYTES
-
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +59,9 @@ class Lines:
 
     def _first(self) -> bytes:
         data = self._file.readline(MAX_ROW_BYTES + 1)
-        if data.startswith(_UTF16):
+        if data.startswith(UTF16):
             raise CatalogError(f"{self._name}: UTF-16 text (accepted: UTF-8)")
-        data = data.removeprefix(_BOM)
+        data = data.removeprefix(BOM)
         returns = data.find(b"\r")
         if returns >= 0 and data[returns : returns + 2] != b"\r\n":
             self._end, self._read = b"\r", _reader_of_returns(self._file, data)

@@ -20,6 +20,7 @@ from ace_tasks.specs.columns import (
     Shape,
     check_uri,
     quote,
+    unique_keys,
 )
 from ace_tasks.specs.items import (
     PIXELS_VERSION,
@@ -97,5 +98,6 @@ __all__ = [
     "quote",
     "resolve",
     "row_schema",
+    "unique_keys",
     "work_item",
 ]

@@ -128,11 +128,21 @@ class Polygon(Frozen):
 Shape = Box | Polygon | Ellipse
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object that JSON writes. Raises ValueError where a key stands twice."""
+    cells: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in cells:
+            raise ValueError(f"key {key!r} stands twice")
+        cells[key] = value
+    return cells
+
+
 def _parse_json_cell(value: Any) -> Any:
     """CSV has text only: a cell that looks like a JSON object or list is read as one."""
     if isinstance(value, str) and value.lstrip()[:1] in {"{", "["}:
         try:
-            return json.loads(value)
+            return json.loads(value, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"looks like JSON but is not: {error}") from None
     return value

@@ -7,14 +7,13 @@ none, or it is not done yet; 2 the run could not go on; 130 cancelled.
 from __future__ import annotations
 
 import typer
-from rich.markup import escape
 
 from ace_tasks.errors import AceError
 from flows.cli.catalog import plan, schema
 from flows.cli.editing import edit, restyle, retry, review, try_on
 from flows.cli.outputs import pictures, status, sweep
 from flows.cli.provenance import audit, development_ca, forget, reproduce
-from flows.cli.terminal import EXIT_FATAL, err
+from flows.cli.terminal import EXIT_FATAL, err, line
 from flows.cli.training import evaluate, train
 
 app = typer.Typer(
@@ -31,5 +30,5 @@ def main() -> None:
     try:
         app()
     except AceError as error:
-        err.print(f"[red]stopped[/red]: {escape(f'{type(error).__name__}: {error}')}")
+        err.print(f"[red]stopped[/red]: {line(f'{type(error).__name__}: {error}')}")
         raise SystemExit(EXIT_FATAL) from None

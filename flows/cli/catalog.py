@@ -96,11 +96,11 @@ def plan(
             planning.build_plan(specs, model, sources, path, rejects, pixels, forgotten=forgotten)
         counts = planning.count(path, rejects)
         if look:
-            from flows.cli.look import look_over, print_json, print_table  # OpenCV, Pillow
+            from flows.cli.look import look_over, print_findings, print_table  # OpenCV, Pillow
 
             findings = look_over(path, counts.planned, sources, err)
             if as_json:
-                raise typer.Exit(EXIT_FAILURES if print_json(findings, rejects) else 0)
+                raise typer.Exit(EXIT_FAILURES if print_findings(findings, rejects) else 0)
         before = None
         if output:
             before = resume.finished(outputs, output.rstrip("/"), path, retry_failures=False)

@@ -20,6 +20,7 @@ from flows.parameters import (
     CropToMask,
     Discard,
     DryRun,
+    Encoding,
     Feather,
     FormatName,
     Garments,
@@ -112,6 +113,7 @@ def restyle(
     limit: Limit = 0,
     links_from: LinksFrom = "",
     links_to: LinksTo = "",
+    encoding: Encoding = "",
     main_only: MainOnly = False,
     format: FormatName = "source",  # noqa: A002
     quality: Quality = 0,
@@ -163,6 +165,7 @@ def try_on(
     auto_mask: AutoMaskName = "none",
     links_from: LinksFrom = "",
     links_to: LinksTo = "",
+    encoding: Encoding = "",
     format: FormatName = "source",  # noqa: A002
     quality: Quality = 0,
     preset: PresetName = "none",

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from ace_tasks import plan, preflight
 from ace_tasks.preflight import Finding
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store
+from flows.cli.terminal import line, print_json
 
 _SHOWN = 40
 
@@ -31,18 +31,18 @@ def look_over(plan_path: Path, rows: int, store: Store, err: Console) -> Iterato
     return iter(track(findings, "looking", total=rows, console=err, transient=True))
 
 
-def print_json(findings: Iterable[Finding], rejects_path: Path) -> int:
+def print_findings(findings: Iterable[Finding], rejects_path: Path) -> int:
     """Returns how many rows have a problem, rejects included."""
     problems = 0
     for finding in findings:
         problems += finding.problem is not None
-        print(json.dumps(dataclasses.asdict(finding), ensure_ascii=False))
+        print_json(dataclasses.asdict(finding))
     with rejects_path.open(encoding="utf-8") as lines:
         for each in map(json.loads, lines):
             problems += 1
             column = f"{each['field']}: " if each["field"] else ""
             problem = f"bad_row: {column}{each['reason']}"
-            print(json.dumps({"line": each["line"], "problem": problem}, ensure_ascii=False))
+            print_json({"line": each["line"], "problem": problem})
     return problems
 
 
@@ -72,10 +72,10 @@ def print_table(findings: Iterable[Finding], out: Console) -> int:
 
 def _cells(finding: Finding) -> Iterator[str]:
     yield str(finding.line)
-    yield finding.row_id
+    yield line(finding.row_id)
     for size in (finding.image_px, finding.mask_px):
         yield "×".join(map(str, size)) if size else ""
     for share in (finding.coverage, finding.grey):
         yield "" if share is None else f"{share:.1%}"
-    seen = [f"[red]{escape(finding.problem)}[/red]"] if finding.problem else []
-    yield "\n".join(seen + [escape(hint) for hint in finding.hints])
+    seen = [f"[red]{line(finding.problem)}[/red]"] if finding.problem else []
+    yield "\n".join(seen + [line(hint) for hint in finding.hints])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from ace_tasks import sweeping, take_out
 from ace_tasks.history import PastRun, past_runs, read_summary
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
-from flows.cli.terminal import EXIT_CANCELLED, EXIT_FAILURES, counting, err, out
+from flows.cli.terminal import EXIT_CANCELLED, EXIT_FAILURES, counting, err, line, out, print_json
 from flows.parameters import DeleteOrphans, Json, OlderThanHours, Output, SweptRun
 
 
@@ -33,19 +31,19 @@ def status(
         runs = past_runs(store, output)
     for each in runs:
         if as_json:
-            print(_as_json(each))
+            print_json(_as_dict(each))
             continue
         told = each.summary
         how = f"{told.flow:16}{told.state:22}{told.line}" if told else "not ended, or cut short"
-        out.print(escape(f"{each.run_id}  {each.began_at:%Y-%m-%d %H:%M}  {how}"))
+        out.print(line(f"{each.run_id}  {each.began_at:%Y-%m-%d %H:%M}  {how}"))
     if not runs and not as_json:
-        out.print(escape(f"no runs under {output}"))
+        out.print(line(f"no runs under {output}"))
 
 
-def _as_json(run: PastRun) -> str:
+def _as_dict(run: PastRun) -> dict[str, Any]:
     began = {"run_id": run.run_id, "began_at": run.began_at.isoformat()}
     ended = run.summary.model_dump(mode="json") if run.summary else {"state": None}
-    return json.dumps(began | ended, ensure_ascii=False)
+    return began | ended
 
 
 def pictures(
@@ -70,9 +68,9 @@ def pictures(
         err.print("cancelled; the same command goes on where it was")
         raise typer.Exit(EXIT_CANCELLED) from None
     if as_json:
-        print(json.dumps(account.as_dict(), ensure_ascii=False))
+        print_json(account.as_dict())
     else:
-        out.print(escape("\n".join(account.lines())))
+        out.print("\n".join(map(line, account.lines())))
     raise typer.Exit(EXIT_FAILURES if account.without else 0)
 
 
@@ -88,5 +86,5 @@ def sweep(
     for each in sweeping.sweep(store, output.rstrip("/"), older_than_hours, run, delete=delete):
         found += 1
         deleted += each.is_deleted
-        out.print(f"{'deleted' if each.is_deleted else 'found'} {escape(each.uri)}")
+        out.print(f"{'deleted' if each.is_deleted else 'found'} {line(each.uri)}")
     out.print(f"{found} pictures without a record, {deleted} deleted")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
-from flows.cli.terminal import EXIT_FAILURES, out, run_flow
+from flows.cli.terminal import EXIT_FAILURES, line, out, print_json, run_flow
 from flows.parameters import (
     AcceptLicense,
     DeleteForGood,
@@ -66,13 +64,13 @@ def reproduce(
             count += 1
             identical += made.identical
             if as_json:
-                print(json.dumps(made.as_dict()))
+                print_json(made.as_dict())
                 continue
             how = "identical" if made.identical else "not the same"
             if not made.identical and made.psnr_db is not None:
                 how += f", PSNR {made.psnr_db:.1f} dB, at most {made.largest_difference} levels"
             differs = f"; {'; '.join(made.differs)}" if made.differs else ""
-            out.print(escape(f"{uri}: {how}{differs}"))
+            out.print(line(f"{uri}: {how}{differs}"))
     if not as_json:
         out.print(f"{identical} of {count} bit-identical")
     raise typer.Exit(0 if identical == count else EXIT_FAILURES)
@@ -102,4 +100,5 @@ def development_ca(
     from ace_tasks import development_ca as authority
 
     made = authority.make(folder, organization)
-    out.print(escape(f"ACE_C2PA_KEY={made.key}\nACE_C2PA_CERTIFICATES={made.chain}"))
+    out.print(line(f"ACE_C2PA_KEY={made.key}"))
+    out.print(line(f"ACE_C2PA_CERTIFICATES={made.chain}"))

@@ -1,4 +1,8 @@
-"""What every command prints through, and how a flow is run under a progress bar."""
+"""What every command prints through, and how a flow is run under a progress bar.
+
+Whatever a catalog, a feed, a store or a record says is made harmless here. `out` and `err` show no
+control character, whoever printed it; `line` is for a value that must not break the line either.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
+
+from ace_tasks.harmless import harmless, harmless_json
 
 # Prefect reads it when it is imported, by a flow; a terminal wants the bar, not the log.
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
@@ -28,8 +36,35 @@ _REJECTS_SHOWN = 20
 
 T = TypeVar("T")
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+
+class _HarmlessConsole(Console):
+    """A console to which no text can speak: rich's own markup is all that it obeys."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(harmless(text, keep="\n"), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(harmless(segment.text, keep="\n"), segment.style)
+
+
+out = _HarmlessConsole(soft_wrap=True)
+err = _HarmlessConsole(stderr=True, soft_wrap=True)
+
+
+def line(value: Any) -> str:
+    """A value as a line or a cell may show it: in one line, and no markup."""
+    return escape(harmless(str(value)))
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on a line of its own, for a machine that a person may look over."""
+    print(harmless_json(json.dumps(value, ensure_ascii=False, default=str)))
 
 
 def run_flow(flow: Any, doing: str, *, as_json: bool = False, **parameters: Any) -> None:
@@ -67,7 +102,7 @@ def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
             if moment.headline not in told:  # one a run, or one a stage of a training
                 told.add(moment.headline)
                 if not quiet:
-                    out.print(moment.headline)
+                    out.print(line(moment.headline))
             detail = f"{moment.failed} failed" if moment.failed else ""
             if not moment.replicas and moment.accounted < moment.total:
                 detail = "replicas are starting"
@@ -79,7 +114,10 @@ def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
                 detail=detail,
             )
 
-        with listening(show):
+        def note(text: str) -> None:
+            (err if quiet else out).print(line(text))
+
+        with listening(show, note):
             yield
 
 
@@ -97,9 +135,9 @@ def _report(state: Any, as_json: bool) -> None:
     if state.is_completed() or state.name in {"FinishedWithFailures", "AuditFailed"}:
         summary = state.result(raise_on_failure=False)
         if as_json:
-            print(json.dumps(summary, ensure_ascii=False))
+            print_json(summary)
             raise typer.Exit(_exit_code(state))
-        out.print(f"[bold]{state.name}[/bold]: {escape(message)}")
+        out.print(f"[bold]{line(state.name)}[/bold]: {line(message)}")
         print_table(summary.get("table", []))
         for name in (
             "results",
@@ -112,10 +150,10 @@ def _report(state: Any, as_json: bool) -> None:
             "audit",
         ):
             if summary.get(name):
-                out.print(f"  {name:11}{escape(summary[name])}")
+                out.print(f"  {name:11}{line(summary[name])}")
         raise typer.Exit(_exit_code(state))
     prefix = "Flow run encountered an exception: "
-    err.print(f"[red]stopped[/red]: {escape(message.removeprefix(prefix))}")
+    err.print(f"[red]stopped[/red]: {line(message.removeprefix(prefix))}")
     raise typer.Exit(EXIT_FATAL)
 
 
@@ -129,7 +167,7 @@ def print_rejects(path: Path, count: int) -> None:
     table = Table("line", "column", "reason")
     with path.open(encoding="utf-8") as lines:
         for row in map(json.loads, islice(lines, _REJECTS_SHOWN)):
-            table.add_row(str(row["line"]), escape(row["field"] or ""), escape(row["reason"]))
+            table.add_row(str(row["line"]), line(row["field"] or ""), line(row["reason"]))
     out.print(table)
     if count > _REJECTS_SHOWN:
         out.print(f"… and {count - _REJECTS_SHOWN} more")
@@ -140,5 +178,5 @@ def print_table(rows: list[dict[str, str]]) -> None:
         return
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*map(escape, row.values()))
+        table.add_row(*map(line, row.values()))
     out.print(table)

@@ -1,0 +1,123 @@
+"""Text in other encodings, read as UTF-8.
+
+A file in UTF-16 says so by its first two bytes, and XML by its declaration. Legacy encodings of
+tables cannot be told from each other by their bytes, so whoever starts the run names them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from typing import IO
+
+from ace_tasks.specs import quote
+
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+BOM = b"\xef\xbb\xbf"
+
+ACCEPTED = "UTF-8, Shift_JIS, EUC-JP, GBK, GB18030, Big5, EUC-KR, windows-125x, ISO-8859-x, KOI8-R"
+
+_CHUNK_BYTES = 2**16
+# Names that Python does not know, all in lower case with `-`.
+_ALIASES = {
+    "x-sjis": "cp932",
+    "windows-932": "cp932",
+    "x-euc-jp": "euc_jp",
+    "x-gbk": "gbk",
+    "windows-936": "gbk",
+    "windows-949": "cp949",
+    "x-windows-949": "cp949",
+    "windows-950": "big5",
+    "x-x-big5": "big5",
+}
+# Files say the older name and hold characters of the newer one, as browsers know
+# (https://encoding.spec.whatwg.org/#names-and-labels).
+_NEWER = {
+    "shift_jis": "cp932",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "euc_kr": "cp949",
+    "big5": "big5hkscs",
+    "cp950": "big5hkscs",
+    "ascii": "utf-8",
+}
+# Each is a superset of ASCII in which no byte of it means anything else. Python knows others that
+# are none, such as UTF-7, or no text at all.
+_KNOWN = re.compile(
+    r"utf-8|cp932|shift_jis(x0213|_2004)|euc_jp|euc_jis(x0213|_2004)|iso2022_jp(_\w+)?|gb18030"
+    r"|big5hkscs|cp949|johab|cp125\d|cp874|iso8859-\d+|koi8-[ru]|mac-(roman|cyrillic|greek|turkish)"
+    r"|tis-620|cp(437|737|775|850|852|855|857|858|866)"
+)
+_DECLARED = re.compile(
+    rb"<\?xml\s[^>]{0,200}?\bencoding\s*=\s*[\"']([A-Za-z][A-Za-z0-9._:-]{0,60})[\"']"
+)
+
+
+def codec_of(name: str) -> str:
+    """Python's codec for an encoding as files and people name it. Raises ValueError."""
+    try:
+        plain = name.strip().lower().replace("_", "-").replace(" ", "-")
+        found = codecs.lookup(_ALIASES.get(plain, plain)).name
+    except LookupError:
+        found = ""
+    except (ValueError, UnicodeError):  # a NUL, or no ASCII
+        found = ""
+    found = _NEWER.get(found, found)
+    if not _KNOWN.fullmatch(found):
+        raise ValueError(f"accepted encodings: {ACCEPTED}; given {quote(name)}")
+    return found
+
+
+def declared(head: bytes) -> str | None:
+    """The encoding that XML declares in its first bytes, if it does."""
+    found = _DECLARED.match(head)
+    return found[1].decode("ascii") if found else None
+
+
+def as_utf8(file: IO[bytes], codec: str, *, strict: bool) -> IO[bytes]:
+    """The bytes of a text as they would be in UTF-8. Closing it closes `file`.
+
+    Bytes that are none of the encoding's raise UnicodeDecodeError; or, if not `strict`, become a
+    byte that is no UTF-8, so that the row they are in is refused and no other.
+    """
+    errors = "strict" if strict else _MARK
+    return io.BufferedReader(_AsUtf8(file, codec, errors), _CHUNK_BYTES)
+
+
+_MARK = "ace_catalog.mark"
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udcff", error.end
+
+
+codecs.register_error(_MARK, _mark)
+
+
+class _AsUtf8(io.RawIOBase):
+    def __init__(self, file: IO[bytes], codec: str, errors: str):
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder(codec)(errors)
+        self._ready = memoryview(b"")
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._ready and not self._ended:
+            data = self._file.read(_CHUNK_BYTES)
+            self._ended = not data
+            text = self._decoder.decode(data, final=self._ended)
+            self._ready = memoryview(text.encode("utf-8", "surrogateescape"))
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
