@@ -13,14 +13,14 @@ BLACK, WHITE = 16, 239  # darker and lighter than these, a mask says what it mea
 _SAMPLE_PX = 1 << 20  # of a larger picture every second, third … pixel is looked at
 _LISTED = 6  # colours that a sentence names
 _MANY = 1024  # more flat colours than any drawing has
-_LEAST_SHARE, _LEAST_PX = 0.002, 9  # of one colour; what is smaller is a trace of an outline
+_LEAST_SHARE, _LEAST_PX = 0.005, 9  # of one colour; what is smaller is a trace of an outline
 _NOISE = 8  # levels between the colours that a lossy format makes of one
 _EXPLAINED = 0.9  # share of a drawing that its flat colours account for; the rest is outlines
 
 
 def describe(rgb: np.ndarray) -> str:
     """Name all colours of a picture, as in "its levels are 0 and 1"."""
-    return f"its {name_colours(_colours(np.unique(_packed(_sampled(rgb)))))}"
+    return f"its {name_colours(_colours(np.unique(_packed(sampled(rgb)))))}"
 
 
 def name_colours(colours: Sequence[Colour]) -> str:
@@ -95,7 +95,8 @@ def _step(rgb: np.ndarray) -> int:
     return max(1, math.isqrt(rgb[..., 0].size // _SAMPLE_PX))
 
 
-def _sampled(rgb: np.ndarray) -> np.ndarray:
+def sampled(rgb: np.ndarray) -> np.ndarray:
+    """Every second, third … pixel of a large picture; all of a small one."""
     step = _step(rgb)
     return rgb[::step, ::step]
 

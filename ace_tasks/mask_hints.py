@@ -6,6 +6,8 @@ said. Shapes, alpha and content are left out: they can hardly be drawn by mistak
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ace_tasks import levels, masks
@@ -79,7 +81,7 @@ def _of_colours(file: Picture) -> Hints:
         len(flat) == 1 and not (levels.is_black(flat[0]) or levels.is_white(flat[0]))
     ):
         return {"odd_levels": f"its mask's {told}, not black and white: {cut}"}
-    grey = grey_share(masks.greyscale(file))
+    grey = grey_share(masks.greyscale(replace(file, rgb=levels.sampled(file.rgb))))
     if grey > _PICTURE:
         return {"grey_mask": f"{grey:.0%} of its mask is grey: a picture, rather than a mask?"}
     if grey > _SOFT:

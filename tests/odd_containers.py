@@ -237,20 +237,34 @@ def names(format_: str) -> list[str]:
 _ODD_LENGTHS = st.one_of(st.integers(0, 70), st.sampled_from([0x7FFFFFFF, 0xFFFFFFFF, 1 << 16]))
 
 
+@dataclass(frozen=True)
+class Changed:
+    """A changed file, told by what was done rather than by its bytes."""
+
+    name: str
+    changes: tuple[str, ...]
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"{self.name}, {' and '.join(self.changes)}, {len(self.data)} bytes"
+
+
 @st.composite
-def changed(draw: Any, format_: str) -> bytes:
+def changed(draw: Any, format_: str) -> Changed:
     """A file of this format with one change of its structure, now and then two."""
     name = draw(st.sampled_from(names(format_)))
-    data = file(name)
+    data, done = file(name), []
     for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
         try:
             whole = parts_of(format_, data)
         except IndexError:  # the first change left nothing that can be taken apart
-            return data
+            break
         if not whole.parts:
-            return data
-        data = draw(st.sampled_from(CHANGES))(draw, whole, data)
-    return data
+            break
+        change = draw(st.sampled_from(CHANGES))
+        done.append(change.__name__)
+        data = change(draw, whole, data)
+    return Changed(name, tuple(done), data)
 
 
 def _replaced(whole: Parts, at: int, *parts: Part) -> Parts:

@@ -109,6 +109,10 @@ GOOD: dict[str, Callable[[], Picture]] = {
     "JPEG of low quality": lambda: opened(_LARGE, "JPEG", quality=20),
     "JPEG saved as PNG": lambda: opened(Image.fromarray(opened(_LARGE, "JPEG", quality=60).rgb)),
     "WebP": lambda: opened(_LARGE.convert("RGB"), "WEBP", quality=70),
+    "WebP of low quality": lambda: opened(_LARGE.convert("RGB"), "WEBP", quality=10),
+    "enlarged in steps": lambda: opened(
+        _LARGE.resize((160, 120), Image.Resampling.BOX).resize((640, 480), Image.Resampling.NEAREST)
+    ),
     "AVIF": lambda: opened(_LARGE.convert("RGB"), "AVIF", quality=70),
     "a narrow feather": lambda: opened(_LARGE.filter(ImageFilter.GaussianBlur(2))),
     "almost black and white": lambda: opened(drawn().point(lambda level: 250 if level else 3)),
@@ -244,10 +248,22 @@ def gradient(size: tuple[int, int]) -> Image.Image:
     return Image.linear_gradient("L").resize(size)
 
 
+def framed_photo() -> Image.Image:
+    """A photograph on white, between black bars."""
+    canvas = Image.open(PHOTOS / "coffee.jpg").convert("RGB")
+    width, height = canvas.size
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle((0, 0, width // 3, height), "white")
+    draw.rectangle((0, 0, width, height // 8), "black")
+    draw.rectangle((0, height * 9 // 10, width, height), "gray")
+    return canvas
+
+
 @pytest.mark.parametrize(
     ("make", "code"),
     [
         pytest.param(lambda: opened(Image.open(PHOTOS / "coffee.jpg")), "grey_mask", id="photo"),
+        pytest.param(lambda: opened(framed_photo()), "grey_mask", id="framed photo"),
         pytest.param(lambda: opened(gradient((160, 120))), "grey_mask", id="gradient"),
         pytest.param(lambda: opened(gradient((1200, 900))), "grey_mask", id="wide gradient"),
         pytest.param(lambda: opened(gradient((640, 480)), "JPEG"), "grey_mask", id="JPEG gradient"),

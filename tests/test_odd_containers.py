@@ -33,7 +33,7 @@ from ace_tasks.specs import (
     work_item,
 )
 from ace_tasks.store import Store
-from tests import odd_containers
+from tests import hostile, odd_containers
 from tests.odd_containers import changed
 
 FORMATS = ("png", "jpeg", "webp", "avif")
@@ -41,7 +41,9 @@ LIMITS = ImageLimits(max_px=1_000_000)
 BYTES_PER_PX = 64
 MOST_BYTES = 48 << 20  # whatever the picture: what libraries take when they first work
 LOSS = 8  # levels, mean: of noise at quality 95
-SLOW = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SLOW = settings(
+    print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 # ---------------------------------------------------------------- what is asked of each file
@@ -157,7 +159,18 @@ def _check_same(picture: Picture, made: File, where: np.ndarray) -> None:
 def test_a_change_of_structure_leaves_a_picture_or_a_reason(
     format_: str, data: st.DataObject
 ) -> None:
-    event("refused" if check_file(data.draw(changed(format_))) is None else "a picture")
+    event("refused" if check_file(data.draw(changed(format_)).data) is None else "a picture")
+
+
+# ---------------------------------------------------------------- what was found so
+
+
+@pytest.mark.parametrize("format_", ["WEBP", "JPEG", "PNG"])
+def test_a_long_profile_is_published_as_one_that_can_be_read(format_: str) -> None:
+    """Pillow wrote profiles of more than 1 MB into PNGs that it would not open again."""
+    picture = check_file(hostile.file(format_, icc_profile=hostile.profile(3 << 20)))
+    assert picture is not None
+    assert picture.icc_profile is not None
 
 
 @pytest.mark.parametrize("format_", FORMATS)
