@@ -11,12 +11,14 @@ import functools
 import io
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from ace_tasks.errors import BadImage
 
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _MAX_BYTES = 4 * 2**20  # twice the largest in common use; one is kept for each transform below
+# Pillow writes a larger profile into a PNG than it reads; its limit is that of texts, too.
+PngImagePlugin.MAX_TEXT_CHUNK = _MAX_BYTES
 
 _GREY = b"GRAY"
 _SPACES = {"1": _GREY, "L": _GREY, "LA": _GREY, "I;16": _GREY, "CMYK": b"CMYK"}

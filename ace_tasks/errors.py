@@ -23,6 +23,7 @@
     │   ├── BadRow                 the row is no valid spec, or asks for what is not there
     │   ├── BadImage               bytes that are no picture we take
     │   ├── BadMask                a mask that does not fit its picture
+    │   ├── SuspectMask            a mask that looks like a mistake, where a run takes none such
     │   ├── BadOutput              the model made numbers that are no picture
     │   ├── OutOfMemory            it fits no device, alone and with all else off it
     │   ├── NeedsReview            a picture below a floor; it waits under review/ for a person
@@ -160,6 +161,10 @@ class BadImage(ItemError):
 
 class BadMask(ItemError):
     code = "bad_mask"
+
+
+class SuspectMask(ItemError):
+    code = "suspect_mask"
 
 
 class BadOutput(ItemError):

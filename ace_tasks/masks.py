@@ -14,9 +14,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
-from ace_tasks import colour, cutout
+from ace_tasks import colour, cutout, levels
 from ace_tasks.errors import BadMask
 from ace_tasks.images import Picture
 from ace_tasks.paste import THRESHOLD
@@ -46,16 +46,31 @@ def build(
         return None
     steps = resolved.mask_steps
     assert steps is not None
-    pixels = take_steps(_draw(resolved, image, mask_file, segment), steps)
+    drawn = _draw(resolved, image, mask_file, segment)
+    pixels = take_steps(drawn, steps)
     share = coverage(pixels)
     if share == 0 and not steps.allow_empty:
-        raise BadMask(f"the mask selects no pixel (accepted: some above {THRESHOLD})")
+        raise BadMask(
+            f"the mask selects no pixel (accepted: some above {THRESHOLD})"
+            + _why(drawn, steps, mask_file)
+        )
     if share == 1 and not steps.allow_full:
         raise BadMask(
             "the mask selects every pixel (accepted: some left out, or a run that allows full "
-            "masks)"
+            "masks)" + _why(drawn, steps, mask_file)
         )
     return pixels
+
+
+def _why(drawn: np.ndarray, steps: MaskSteps, file: Picture | None) -> str:
+    """What led to a mask that selects nothing, or everything; empty where nobody can tell."""
+    share = coverage(drawn)
+    if 0 < share < 1:
+        return (
+            f"; it selected {share:.1%} before mask_grow {steps.grow_px}, mask_blur "
+            f"{steps.blur_px:g}"
+        )
+    return f"; {levels.describe(file.rgb)}{_cut(file)}" if file else ""
 
 
 def coverage(mask_HW: np.ndarray) -> float:
@@ -72,6 +87,24 @@ def drawing(mask_HW: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(small > THRESHOLD).save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def _cut(file: Picture) -> str:
+    deep = any(each.startswith("16 bits") for each in file.converted)
+    return ", of 16 bits cut to 8" if deep else ""
+
+
+def orientation_of(picture: Picture) -> int:
+    """How EXIF had it turned to be upright, 1 (not at all) to 8. An AVIF's own turn counts."""
+    if picture.raw is None:
+        return 1
+    found = picture.raw.exif.get(ExifTags.Base.Orientation, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def is_on_its_side(orientation: int) -> bool:
+    """Whether an EXIF orientation makes the height of a picture its width."""
+    return orientation >= 5
 
 
 def take_steps(mask_HW: np.ndarray, steps: MaskSteps) -> np.ndarray:
@@ -119,7 +152,7 @@ def _draw(
     mask = resolved.mask
     if mask == "file":
         assert mask_file is not None
-        return _from_file(mask_file, image.size_px)
+        return _from_file(mask_file, image)
     if mask == "alpha":
         return _from_alpha(image)
     if mask == "auto":
@@ -127,7 +160,7 @@ def _draw(
         assert resolved.mask_steps is not None
         return _from_content(image, resolved.auto_mask, resolved.mask_steps.label, segment)
     assert mask is not None
-    return _from_shape(mask, image.size_px)
+    return _from_shape(mask, image)
 
 
 def _from_content(
@@ -142,13 +175,24 @@ def _from_content(
     return segment(seen, label)
 
 
-def _from_file(file: Picture, size_px: tuple[int, int]) -> np.ndarray:
-    if file.size_px != size_px:
-        given, wanted = ("×".join(map(str, size)) for size in (file.size_px, size_px))
-        raise BadMask(f"accepted: a mask of its picture's size, {wanted}; given {given}")
+def _from_file(file: Picture, image: Picture) -> np.ndarray:
+    if file.size_px != image.size_px:
+        given, wanted = ("×".join(map(str, each.size_px)) for each in (file, image))
+        turned = _turned_otherwise(file, image)
+        raise BadMask(f"accepted: a mask of its picture's size, {wanted}; given {given}{turned}")
     if file.alpha is not None and (file.alpha < 255).any():
         raise BadMask("accepted: a mask without transparency, white where to repaint")
     return greyscale(file)
+
+
+def _turned_otherwise(file: Picture, image: Picture) -> str:
+    """Why a mask lies on its side, where EXIF has turned its picture, or it, and not the other."""
+    ours, its = orientation_of(file), orientation_of(image)
+    if file.size_px != image.size_px[::-1] or is_on_its_side(ours) == is_on_its_side(its):
+        return ""
+    if is_on_its_side(its):
+        return f": EXIF turns its picture (orientation {its}), and the mask lies as it is stored"
+    return f": EXIF turns the mask (orientation {ours}), and not its picture"
 
 
 def greyscale(file: Picture) -> np.ndarray:
@@ -162,13 +206,16 @@ def _from_alpha(image: Picture) -> np.ndarray:
     return 255 - image.alpha
 
 
-def _from_shape(shape: Shape, size_px: tuple[int, int]) -> np.ndarray:
-    width, height = size_px
+def _from_shape(shape: Shape, image: Picture) -> np.ndarray:
+    width, height = size_px = image.size_px
     points = _points(shape)
     if all(coordinate <= 1 for point in points for coordinate in point):
         points = [(x * width, y * height) for x, y in points]
     if any(x > width or y > height for x, y in points):
-        raise BadMask(f"the shape reaches outside its picture of {width}×{height}: {points}"[:200])
+        turn = orientation_of(image)
+        turned = f", upright by its EXIF (orientation {turn})" if is_on_its_side(turn) else ""
+        told = f"the shape reaches outside its picture of {width}×{height}{turned}: {points}"
+        raise BadMask(told[:200])
     canvas = Image.new("L", size_px, 0)
     draw = ImageDraw.Draw(canvas)
     if isinstance(shape, Polygon):

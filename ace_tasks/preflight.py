@@ -15,13 +15,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from ace_tasks import images, masks, memory
+from ace_tasks import images, mask_hints, masks, memory
 from ace_tasks.errors import CatalogError, ItemError, SourceUnavailable, StoreError
 from ace_tasks.fetching import fetch_one
 from ace_tasks.images import Picture
 from ace_tasks.layout import lay_out
 from ace_tasks.masks import Segment
-from ace_tasks.paste import THRESHOLD, window_of
+from ace_tasks.paste import window_of
 from ace_tasks.settings import ImageLimits, cpu_count
 from ace_tasks.specs import Resolved, Source, WorkItem
 from ace_tasks.store import Store, is_s3
@@ -31,10 +31,6 @@ _FEWEST_THREADS, _MOST_THREADS = 4, 16
 _BYTES_PER_PX = 16
 # The worker's other runs and the interpreter want memory as well.
 _MEMORY_SHARE = 0.25
-
-_BLACK, _WHITE = 16, 239  # darker and lighter than these, a mask says what it means
-_SOFT, _PICTURE = 0.05, 0.3  # shares of grey: edges alone have less than the first
-_RIM, _MOST = 0.5, 0.6  # what is left out of a mask rarely is the smaller part, in the middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +47,7 @@ class Finding:
     tokens: int | None = None  # of the canvas; 0: nothing is to be painted; None: not known
     problem: str | None = None  # why the row would fail
     hints: tuple[str, ...] = ()  # what looks like a mistake, and may be none
+    hint_codes: tuple[str, ...] = ()  # of those about a mask file, see `mask_hints.CODES`
 
 
 def look_over(
@@ -186,21 +183,19 @@ def judge(
     be read, which are then None.
     """
     resolved, problems = item.resolved, list(problems)
-    file = None if mask_file is None else masks.greyscale(mask_file)
-    grey = None if file is None else grey_share(file)
-    hints = [] if grey is None else _grey_hints(grey)
+    grey = None if mask_file is None else mask_hints.grey_share(masks.greyscale(mask_file))
+    hints: tuple[str, ...] = ()
     mask = None
     unread = resolved.mask == "file" and mask_file is None
     auto = resolved.auto_mask
     if auto and auto.method == "model" and segment is None:
-        hints.append("its mask is made by the model only when it is edited")
+        hints = ("its mask is made by the model only when it is edited",)
     elif image is not None and not unread:
         try:
             mask = masks.build(resolved, image, mask_file, segment)
         except ItemError as error:
             problems.append(f"{error.code}: {error}")
-    if mask is not None:
-        hints += _polarity_hints(resolved, mask)
+    found = mask_hints.find(resolved, image, mask_file, mask)
     tokens = None
     if not problems and (mask is not None or resolved.mask is None):
         try:
@@ -217,7 +212,8 @@ def judge(
         grey=None if grey is None else round(grey, 6),
         tokens=tokens,
         problem="; ".join(problems) or None,
-        hints=tuple(hints),
+        hints=(*hints, *found.values()),
+        hint_codes=tuple(found),
     )
 
 
@@ -236,36 +232,3 @@ def _tokens(
     if mask is not None and resolved.paste:
         size = window_of(resolved, mask, beside).size
     return lay_out(size, beside, resolved.max_seq_len, resolved.keep_pixels_rate).tokens
-
-
-def grey_share(mask_HW: np.ndarray) -> float:
-    """The share of a mask's levels that are neither black nor white."""
-    grey = (mask_HW >= _BLACK) & (mask_HW <= _WHITE)
-    return float(np.count_nonzero(grey) / grey.size)
-
-
-def looks_inverted(mask_HW: np.ndarray) -> bool:
-    """Whether it selects most of the picture and most of its rim, as a mask does that means what
-    it leaves out.
-    """
-    selected = mask_HW > THRESHOLD
-    rim = np.concatenate([selected[0], selected[-1], selected[1:-1, 0], selected[1:-1, -1]])
-    return bool(selected.mean() > _MOST and rim.mean() > _RIM and not selected.all())
-
-
-def _grey_hints(share: float) -> list[str]:
-    if share > _PICTURE:
-        return [f"{share:.0%} of its mask is grey: a picture, rather than a mask?"]
-    if share > _SOFT:
-        return [f"{share:.0%} of its mask is grey, and is cut at half: a soft mask?"]
-    return []
-
-
-def _polarity_hints(resolved: Resolved, mask: np.ndarray) -> list[str]:
-    """Of mask files only: shapes, alpha and content can hardly be drawn the wrong way round, and
-    whoever inverts has thought of it.
-    """
-    steps = resolved.mask_steps
-    if resolved.mask == "file" and steps and not steps.invert and looks_inverted(mask):
-        return ["its mask selects most of the picture and its rim: inverted? white is repainted"]
-    return []

@@ -70,6 +70,7 @@ class Estimate:
     tokens: float | None  # of a canvas, mean
     replica_hours: float | None
     cost: float | None  # in the currency of the price
+    hints: tuple[str, ...] = ()  # of the sampled, about their masks
 
     @classmethod
     def of(
@@ -79,6 +80,7 @@ class Estimate:
         problems: Sequence[str],
         rate: Rate | None,
         price_per_hour: float | None,
+        hints: Sequence[str] = (),
     ) -> Estimate:
         """`sample`: (tokens, steps × candidates) of items that would not fail."""
         tokens = hours = cost = None
@@ -92,7 +94,7 @@ class Estimate:
         if hours is not None and price_per_hour is not None:
             cost = hours * price_per_hour
         looked_at = len(sample) + len(problems)
-        return cls(items, looked_at, tuple(problems), tokens, hours, cost)
+        return cls(items, looked_at, tuple(problems), tokens, hours, cost, tuple(hints))
 
     @property
     def told(self) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ace_tasks import pixels
+from ace_tasks import mask_hints, pixels
 from ace_tasks.batching import Batcher, Ticket, translated
 from ace_tasks.candidates import Contest, judge
 from ace_tasks.errors import (
@@ -34,6 +34,7 @@ from ace_tasks.errors import (
     NeedsReview,
     OutputUnavailable,
     StoreUnavailable,
+    SuspectMask,
 )
 from ace_tasks.fetching import fetch
 from ace_tasks.images import Pictures
@@ -64,12 +65,13 @@ WAITING = "wait_gpu"  # the one phase in which an item is not itself at work
 
 @dataclass
 class Progress:
-    """Where one item stands: its phase, and the seconds of every phase so far."""
+    """Where one item stands: its phase, the seconds of every phase so far, what was noticed."""
 
     phase: str = "queued"
     running: bool = False
     since: float = field(default_factory=time.monotonic)
     timings_s: dict[str, float] = field(default_factory=dict)
+    hints: dict[str, str] = field(default_factory=dict)  # about its mask: code → sentence
 
     @contextlib.contextmanager
     def in_phase(self, phase: str) -> Iterator[None]:
@@ -154,17 +156,18 @@ class Replica:
         except (Cancelled, DeviceLost, FatalError):
             raise
         except ItemError as error:
-            return self._fail(item, attempt, error)
+            return self._fail(item, attempt, error, progress)
         except StoreUnavailable as error:
-            return self._fail(item, attempt, OutputUnavailable(str(error)))
+            return self._fail(item, attempt, OutputUnavailable(str(error)), progress)
         except Exception as error:  # one bad item must not end its neighbours
             told = translated(error)  # of the small models; the large one's comes so
             if isinstance(told, DeviceLost):
                 raise told from None
             if isinstance(told, ItemError):
-                return self._fail(item, attempt, told)
+                return self._fail(item, attempt, told, progress)
             log.exception("item %s (row %s)", item.item_id, item.row_id)
-            return self._fail(item, attempt, InternalError(f"{type(error).__name__}: {error}"))
+            unforeseen = InternalError(f"{type(error).__name__}: {error}")
+            return self._fail(item, attempt, unforeseen, progress)
         finally:
             del self._in_flight[item.item_id]
 
@@ -198,7 +201,11 @@ class Replica:
             )
         with progress.in_phase("build"):
             prepared = self._prepare(item.resolved, pictures)
-        work = Work(item, shard, attempt, pictures, sources, prepared)
+            progress.hints = mask_hints.find(
+                item.resolved, pictures.image, pictures.mask, prepared.mask
+            )
+            self._check_hints(progress.hints)
+        work = Work(item, shard, attempt, pictures, sources, prepared, progress.hints)
         made = self._make(work, progress)
         best = made.contest.winner()
         with progress.in_phase("encode"):
@@ -226,6 +233,7 @@ class Replica:
             token_steps=_token_steps(item.resolved, prepared),
             score=published.scores.total if published.scores else None,
             published_by_us=ours,
+            hints=progress.hints,
         )
 
     def _prepare(self, resolved: Resolved, pictures: Pictures) -> Prepared:
@@ -236,6 +244,11 @@ class Replica:
             segment=self._vision.segment,
             estimate=self._vision.draw,
         )
+
+    def _check_hints(self, hints: dict[str, str]) -> None:
+        """Raises SuspectMask where the run takes no mask that looks like a mistake."""
+        if hints and self.settings.review.strict_masks:
+            raise SuspectMask(f"{'; '.join(hints.values())} (strict_masks is set)")
 
     def _make(self, work: Work, progress: Progress) -> _Made:
         """Every candidate of an item; while one is finished and scored, the next is on the GPU."""
@@ -279,13 +292,14 @@ class Replica:
             raise NeedsReview("; ".join(record.review.reasons))
         return self._publisher.publish(record, file)
 
-    def _fail(self, item: WorkItem, attempt: int, error: ItemError) -> Failed:
+    def _fail(self, item: WorkItem, attempt: int, error: ItemError, progress: Progress) -> Failed:
         failed = Failed(
             item_id=item.item_id,
             code=error.code,
             message=str(error),
             transient=error.transient,
             attempts=attempt,
+            hints=progress.hints,
         )
         log.info("failed", extra={"code": failed.code, "reason": failed.message})
         if not isinstance(error, Forgotten):  # a failure quotes its row

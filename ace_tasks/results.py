@@ -37,6 +37,8 @@ _COLUMNS = {
     "same_as": pyarrow.string(),
     "error_code": pyarrow.string(),
     "error": pyarrow.string(),
+    "hint_codes": pyarrow.string(),  # of `mask_hints`, comma-separated: a mask this run looked at
+    "hints": pyarrow.string(),  # their sentences
 }
 SCHEMA = pyarrow.schema(list(_COLUMNS.items()))
 _BATCH_ROWS = 1000
@@ -59,6 +61,8 @@ class Result:
     same_as: str | None = None
     error_code: str | None = None
     error: str | None = None
+    hint_codes: str | None = None
+    hints: str | None = None
 
     @classmethod
     def of(cls, item: WorkItem, outcome: Done | Failed) -> Result:
@@ -68,6 +72,8 @@ class Result:
             "row_id": item.row_id,
             "task": item.spec.task,
             "item_id": item.item_id,
+            "hint_codes": ",".join(outcome.hints) or None,
+            "hints": "; ".join(outcome.hints.values()) or None,
         }
         if isinstance(outcome, Failed):
             return cls(status="failed", error_code=outcome.code, error=outcome.message, **row)
@@ -97,6 +103,8 @@ class Result:
             "same_as": self.same_as,
             "error_code": self.error_code,
             "error": self.error,
+            "hint_codes": self.hint_codes,
+            "hints": self.hints,
         }
 
 
@@ -106,11 +114,16 @@ class Tally:
 
     by_status: Counter[str] = field(default_factory=Counter)
     by_error: Counter[str] = field(default_factory=Counter)
+    by_hint: Counter[str] = field(default_factory=Counter)
+    hinted: int = 0  # rows with a hint; one may have several
 
     def add(self, result: Result) -> None:
         self.by_status[result.status] += 1
         if result.error_code:
             self.by_error[result.error_code] += 1
+        if result.hint_codes:
+            self.hinted += 1
+            self.by_hint.update(result.hint_codes.split(","))
 
     @property
     def total(self) -> int:
@@ -275,6 +288,8 @@ class Summary(BaseModel):
     )
     shared: int = Field(description="Rows that share the picture of another row; counted above.")
     by_error: dict[str, int]
+    hinted: int = Field(0, description="Rows whose mask looked like a mistake; counted above.")
+    by_hint: dict[str, int] = Field({}, description="The same by code; a row may have several.")
     replicas: int = Field(description="The most that worked at once.")
     deaths: int = Field(description="Replicas that died, whoever was at fault.")
     seconds: float
@@ -298,5 +313,12 @@ class Summary(BaseModel):
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{self.rejected} rejected"] if self.rejected else []
         parts += [f"{self.forgotten} forgotten"] if self.forgotten else []
-        passed_over = f"; {self.skipped} passed over" if self.skipped else ""
-        return f"{', '.join(parts)}, of {self.rows} rows{passed_over}"
+        line = f"{', '.join(parts)}, of {self.rows} rows"
+        line += f"; {self.skipped} passed over" if self.skipped else ""
+        return f"{line}; masks to check: {self.masks_to_check}" if self.hinted else line
+
+    @property
+    def masks_to_check(self) -> str:
+        """How many rows have a mask that looks like a mistake, and of which kinds."""
+        kinds = sorted(self.by_hint.items(), key=lambda each: (-each[1], each[0]))
+        return f"{self.hinted} ({', '.join(f'{code} {rows}' for code, rows in kinds)})"

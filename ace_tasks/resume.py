@@ -33,12 +33,14 @@ def finished(
     plan_path: Path,
     retry_failures: bool,
     named: Collection[str] = frozenset(),
+    lifted: Collection[str] = frozenset(),
 ) -> Finished:
     """Which planned items have a record, or a failure that would repeat.
 
     One listing, or one HEAD an item when there are few. A record beats a failure. With
     `retry_failures` all failures are tried again, but for those that a person decides about: these
-    only if their code is `named`.
+    only if their code is `named`. Failures of a `lifted` code are always tried again: the setting
+    that made them is off.
     """
     planned = ItemIds(item_id for item_id, _ in read_ids(plan_path))
     records = recorded(store, output_uri, planned)
@@ -56,7 +58,7 @@ def finished(
                     reopened.append(each)
                 else:
                     kept[each.item_id] = each
-            elif not (retry_failures or each.transient):
+            elif not (retry_failures or each.transient or each.code in lifted):
                 kept[each.item_id] = each
     return Finished(records, kept, tuple(reopened))
 

@@ -70,6 +70,9 @@ class ReviewSettings(_Model):
     )
     hold: str = Field("", description="Why every picture waits for a person; empty: it does not.")
     keep_candidates: bool = Field(False, description="Store the candidates that were not chosen.")
+    strict_masks: bool = Field(
+        False, description="An item fails where its mask file looks like a mistake."
+    )
 
 
 class VisionModel(_Model):

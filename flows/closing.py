@@ -46,6 +46,11 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
             f"\n| {plain(code)} | {rows} | {'tries it' if transient.get(code) else 'leaves it'} |"
             for code, rows in sorted(summary.by_error.items(), key=lambda each: -each[1])
         )
+    if summary.hinted:
+        parts.append(
+            f"**Masks to check:** {plain(summary.masks_to_check)}. The contact sheet shows them, "
+            "and the column `hints` of the results says what was seen."
+        )
     if summary.failures:
         parts.append(_retry(summary, form))
     if summary.rejects:

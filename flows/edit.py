@@ -58,27 +58,29 @@ class Edited:
     csv_path: Path
     failures_path: Path
     max_shown: int
-    failed_sample: list[Result] = field(default_factory=list)
-    other_sample: list[Result] = field(default_factory=list)
     rejected_sample: list[Result] = field(default_factory=list)
     status: Status = field(default_factory=Status)
+    # Failures, then rows whose mask looks like a mistake, then others.
+    _samples: tuple[list[Result], ...] = field(default_factory=lambda: ([], [], []))
     _items: dict[int, str] = field(default_factory=dict)  # line → a sampled row's item, as JSON
 
     def offer(self, result: Result, of: WorkItem | PlannedRow) -> None:
-        """Take a row for people while there is room; a failure takes the place of another."""
-        failed = result.status in FAILED_STATUSES
+        """Take a row for people while there is room, or in the place of one less worth seeing."""
+        group = 0 if result.status in FAILED_STATUSES else 1 if result.hints else 2
         if len(self._items) >= self.max_shown:
-            if not (failed and self.other_sample):
+            less = next((each for each in reversed(self._samples[group + 1 :]) if each), None)
+            if less is None:
                 return
-            del self._items[self.other_sample.pop().line]
-        (self.failed_sample if failed else self.other_sample).append(result)
+            del self._items[less.pop().line]
+        self._samples[group].append(result)
         item_json = of.item_json if isinstance(of, PlannedRow) else of.model_dump_json()
         self._items[result.line] = item_json
 
     def sample(self) -> list[Result]:
-        """Rows for the contact sheet: failures first, each group in catalog order."""
-        groups = (self.failed_sample, self.other_sample)
-        return [each for group in groups for each in sorted(group, key=lambda each: each.line)]
+        """Rows for the contact sheet, in the order of `_samples`, each group in catalog order."""
+        return [
+            each for group in self._samples for each in sorted(group, key=lambda each: each.line)
+        ]
 
     def item_of(self, result: Result) -> WorkItem:
         """Of a row in the sample."""

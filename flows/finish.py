@@ -84,6 +84,8 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         skipped=run.skipped,
         shared=planned.counts.shared,
         by_error=dict(tally.by_error),
+        hinted=tally.hinted,
+        by_hint=dict(tally.by_hint),
         replicas=status.replicas_most,
         deaths=status.deaths,
         seconds=round(seconds, 3),
@@ -126,7 +128,8 @@ def _sheet(run: Run, planned: Planned, edited: Edited, summary: Summary) -> Shee
             "variant": summary.variant,
             "run": summary.run_id,
             "ended": summary.ended_at.strftime("%Y-%m-%d %H:%M UTC"),
-        },
+        }
+        | ({"masks to check": summary.masks_to_check} if summary.hinted else {}),
         results=edited.sample(),
         entry_of=lambda result: _with_record(run, outputs, Entry(edited.item_of(result), result)),
         total=planned.counts.planned,

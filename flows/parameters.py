@@ -243,6 +243,13 @@ ReviewBelow = Annotated[
         le=1,
     ),
 ]
+StrictMasks = Annotated[
+    bool,
+    *told(
+        "Fail a row whose mask file looks like a mistake: a label map, the wrong way round, not "
+        "turned as its picture is … Off: the picture is made, and the report names the mask."
+    ),
+]
 Strict = Annotated[bool, *told("Stop before any GPU work if a row is no valid spec.")]
 MaxFailed = Annotated[int, *told("How many rejects and failures a completed run may have.", ge=0)]
 RetryFailures = Annotated[
@@ -367,6 +374,10 @@ def check_auto_mask(column: str, masks: str, auto_mask: AutoMaskName) -> None:
         )
 
 
-def review_settings(review_below: ReviewBelow, keep_candidates: KeepCandidates) -> ReviewSettings:
-    """What is held back, and what is kept beside it."""
-    return ReviewSettings(below=review_below, keep_candidates=keep_candidates)
+def review_settings(
+    review_below: ReviewBelow, keep_candidates: KeepCandidates, strict_masks: StrictMasks
+) -> ReviewSettings:
+    """What is held back or not made at all, and what is kept beside it."""
+    return ReviewSettings(
+        below=review_below, keep_candidates=keep_candidates, strict_masks=strict_masks
+    )

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from ace_tasks import preflight as looking
 from ace_tasks.catalog import Reject, Row, to_specs
+from ace_tasks.errors import SuspectMask
 from ace_tasks.identify import identified
 from ace_tasks.price import Budget, Estimate, Rate, Rates
 from ace_tasks.settings import ImageLimits
@@ -34,6 +35,8 @@ def preflight(run: Run, planned: Planned, budget: Budget) -> Estimate:
     publish_preflight(run.flow_name, planned, estimate, rate)
     for each in estimate.problems:
         get_run_logger().warning("would fail: %s", each)
+    for each in estimate.hints:
+        get_run_logger().warning("looks like a mistake: %s", each)
     budget.check(estimate)
     return estimate
 
@@ -49,14 +52,21 @@ def price_of(run: Run, count: int, sample: list[dict[str, Any]]) -> str:
 
 def _estimate(run: Run, items: list[WorkItem], count: int, rate: Rate | None) -> Estimate:
     """What `count` items take, by a look at some of them."""
-    sample, problems = [], []
+    sample, problems, hints = [], [], []
     findings = looking.look_over(items, run.sources, ImageLimits())
     for item, finding in zip(items, findings, strict=True):
         if finding.problem:
             problems.append(f"row {finding.row_id}: {finding.problem}")
-        elif finding.tokens is not None:
+            continue
+        if finding.hint_codes:
+            told = f"row {finding.row_id}: {'; '.join(finding.hints)}"
+            if run.review.strict_masks:
+                problems.append(f"{told} ({SuspectMask.code})")
+                continue
+            hints.append(told)
+        if finding.tokens is not None:
             sample.append((finding.tokens, item.resolved.steps * item.resolved.candidates))
-    return Estimate.of(count, sample, problems, rate, run.environment.price_per_hour)
+    return Estimate.of(count, sample, problems, rate, run.environment.price_per_hour, hints)
 
 
 def known_rate(run: Run) -> Rate | None:

@@ -162,6 +162,8 @@ def publish_preflight(
         **{f"of task {task}": rows for task, rows in sorted(counts.by_task.items())},
         "pictures looked at": estimate.sampled,
         "of these would fail": "; ".join(plain(each) for each in estimate.problems) or "none",
+        "masks that look like mistakes": "; ".join(plain(each) for each in estimate.hints)
+        or "none",
         "tokens of a picture": _known(estimate.tokens, "{:.0f}"),
         "replica-hours": _known(estimate.replica_hours, "{:.2f}"),
         "cost": _known(estimate.cost, "{:.2f}"),
@@ -192,6 +194,7 @@ def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -
             "task": plain(each.task or ""),
             "status": each.status.replace("_", " "),
             "error": plain(f"{each.error_code}: {each.error}") if each.error_code else "",
+            "hints": plain(each.hints or ""),
             "output": each.output_uri or "",
         }
         for each in islice(shown, TABLE_ROWS)

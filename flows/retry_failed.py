@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from ace_tasks import provenance
-from ace_tasks.errors import A_PERSON_DECIDES, SettingsError
+from ace_tasks.errors import A_PERSON_DECIDES, SettingsError, SuspectMask
 from ace_tasks.history import read_summary
 from ace_tasks.results import failed_rows, items_to_review
 from ace_tasks.settings import read_environment
@@ -52,20 +52,22 @@ def retry_failed(
     """Edit again what failed in an earlier run, with its catalog's rules, variant and settings.
 
     Rejected rows are not among them: they need their catalog mended. Pictures that wait for a
-    person, or were discarded, are left alone unless their code is named.
+    person, or were discarded, are left alone unless their code is named. Masks that look like
+    mistakes are taken if the code `suspect_mask` is named.
     """
     summary = read_summary(Store(read_environment().output_store), output, failed_run)
+    wanted = {code.strip() for code in codes.split(",") if code.strip()}
+    strict_masks = summary.review.strict_masks and SuspectMask.code not in wanted
     with open_run(
         summary.catalog,
         output,
         summary.variant,
         summary.pixels,
-        summary.review,
+        summary.review.model_copy(update={"strict_masks": strict_masks}),
         buckets=summary.buckets,
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
-        wanted = {code.strip() for code in codes.split(",") if code.strip()}
         file = select_failed(run, failed_run, wanted)
         return conduct(
             run,

@@ -22,7 +22,7 @@ from prefect.utilities.annotations import quote
 from ace_tasks import plan, provenance, resume
 from ace_tasks.catalog import Reject, open_catalog, read_rows, to_specs
 from ace_tasks.changes import NO_CHANGES, Changes
-from ace_tasks.errors import CatalogError, NotFound, SettingsError
+from ace_tasks.errors import CatalogError, NotFound, SettingsError, SuspectMask
 from ace_tasks.feeds import MadeRow, Skipped
 from ace_tasks.identify import refuse_unproved
 from ace_tasks.made import Places, read_made, write_made
@@ -236,7 +236,8 @@ def plan_catalog(
             f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "
             f"strict is set; see {run.uri(provenance.rejects_key(run.run_id))}"
         )
-    before = resume.finished(run.outputs, run.output, path, retry_failures, named)
+    lifted = () if run.review.strict_masks else (SuspectMask.code,)
+    before = resume.finished(run.outputs, run.output, path, retry_failures, named, lifted)
     return Planned(path, rejects_path, counts, before)
 
 

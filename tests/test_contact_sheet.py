@@ -28,9 +28,9 @@ def edited(tmp_path: Path) -> Edited:
         return Edited(results, parquet, csv, tmp_path / "failures.jsonl", max_shown=4)
 
 
-def offer(edited: Edited, line: int, status: str = "done") -> None:
+def offer(edited: Edited, line: int, status: str = "done", hints: str | None = None) -> None:
     row = {"id": f"row-{line}", "task": "edit", "image": "s3://b/i"}
-    each = entry(row, line=line, status=status)
+    each = entry(row, line=line, status=status, hints=hints)
     item, result = each.item, each.result
     # As an earlier run's rows come, and as this one's do.
     planned = PlannedRow(
@@ -52,6 +52,20 @@ def test_failures_come_first_and_take_the_places_of_others(edited: Edited) -> No
     for line in (12, 11, 10):
         offer(edited, line, "failed_before")
     assert [each.line for each in edited.sample()] == [3, 4, 11, 12]  # and no room is left
+
+
+def test_rows_with_a_hint_come_next(edited: Edited) -> None:
+    for line in (5, 6, 7, 8):
+        offer(edited, line)
+    offer(edited, 9, hints="its mask …")
+    offer(edited, 10, "failed")
+    assert [each.line for each in edited.sample()] == [10, 9, 5, 6]
+    for line in (11, 12):
+        offer(edited, line, "failed")
+    offer(edited, 13, hints="its mask …")
+    assert [each.line for each in edited.sample()] == [10, 11, 12, 9]
+    offer(edited, 14, "failed")
+    assert [each.line for each in edited.sample()] == [10, 11, 12, 14]
 
 
 def test_every_page_is_in_the_store_and_the_first_is_linked(

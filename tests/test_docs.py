@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ace_tasks import provenance
+from ace_tasks import mask_hints, provenance
 from ace_tasks.errors import item_error_codes
 from ace_tasks.model import verify
 from ace_tasks.model.variants import VARIANTS
@@ -121,6 +121,17 @@ def test_the_column_table_is_the_specs() -> None:
 def test_the_presets_told_are_those_there_are() -> None:
     row = next(line for line in README.splitlines() if line.startswith("| `preset` |"))
     assert set(re.findall(r"`([a-z]+-[0-9x]+)`", row)) == set(PRESETS)
+
+
+def codes(heading: str) -> list[str]:
+    """Return the codes in the first column of a table of the README."""
+    rows = README[README.index(heading) :].partition("\n\n")[0].splitlines()[2:]
+    return [code for row in rows for code in re.findall(r"`([a-z_]+)`", row.split("|")[1])]
+
+
+def test_every_hint_and_error_code_is_told() -> None:
+    assert codes("| hint |") == [*mask_hints.CODES]
+    assert sorted(codes("| code |")) == sorted(item_error_codes())
 
 
 def test_the_models_told_are_those_there_are() -> None:

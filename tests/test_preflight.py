@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ace_tasks import images, preflight
+from ace_tasks import images, mask_hints, preflight
 from ace_tasks.errors import CatalogError
 from ace_tasks.images import Picture
 from ace_tasks.model.variants import find_variant
@@ -121,11 +121,11 @@ def test_a_mask_the_wrong_way_round_is_hinted_at() -> None:
 def test_most_of_a_picture_without_its_rim_is_not_the_wrong_way_round() -> None:
     inner = np.zeros_like(LEFT)
     inner[2:-2, 2:-2] = 255
-    assert not preflight.looks_inverted(inner)
-    assert preflight.looks_inverted(255 - LEFT)
+    assert not mask_hints.looks_inverted(inner)
+    assert mask_hints.looks_inverted(255 - LEFT)
     corner = np.zeros_like(LEFT)
     corner[:30, :] = 255  # touches half the rim, and covers less than half
-    assert not preflight.looks_inverted(corner)
+    assert not mask_hints.looks_inverted(corner)
 
 
 def test_a_picture_in_the_place_of_a_mask_is_hinted_at() -> None:
@@ -143,7 +143,7 @@ def test_a_picture_in_the_place_of_a_mask_is_hinted_at() -> None:
 
 @pytest.mark.parametrize(("level", "grey"), [(15, 0.0), (16, 1.0), (239, 1.0), (240, 0.0)])
 def test_grey_is_what_is_neither_black_nor_white(level: int, grey: float) -> None:
-    assert preflight.grey_share(np.full((4, 4), level, np.uint8)) == grey
+    assert mask_hints.grey_share(np.full((4, 4), level, np.uint8)) == grey
 
 
 def test_a_mask_of_a_model_is_left_to_it_unless_it_is_here() -> None:

@@ -238,6 +238,57 @@ def test_what_does_not_fit_is_a_failure_with_a_reason(
         assert message in failed.message
 
 
+def put_mask(store: Store, prefix: str, levels: tuple[int, ...]) -> None:
+    """A mask of bands of these levels, as in/map.png."""
+    out = io.BytesIO()
+    bands = np.repeat(np.array(levels, np.uint8), 96 // len(levels))
+    Image.fromarray(np.tile(bands, (64, 1))).save(out, "PNG")
+    store.put(join_uri(prefix, "in/map.png"), out.getvalue(), "image/png")
+
+
+def test_a_mask_that_looks_like_a_mistake_is_named_with_the_picture(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+) -> None:
+    put_mask(store, prefix, (0, 100, 255))
+    item = planned(**FILL | {"mask": "in/map.png"})
+    done = replica.run(item, 0)
+    assert isinstance(done, Done), done
+    assert [*done.hints] == ["label_map"]
+    assert "its mask's 3 levels are 0, 100 and 255: a label map" in done.hints["label_map"]
+    record = record_of(store, prefix, item)
+    assert record.mask is not None
+    assert record.mask.hints == done.hints
+    good = replica.run(planned(**FILL), 0)
+    assert isinstance(good, Done)
+    assert good.hints == {}
+
+
+def test_a_strict_run_publishes_nothing_of_such_a_mask(
+    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str
+) -> None:
+    put_mask(store, prefix, (0, 100, 255))
+    strict = new_replica(weights_dir, prefix, review=ReviewSettings(strict_masks=True))
+    strict._gpu.close()  # whoever asks it now is cancelled
+    item = planned(**FILL | {"mask": "in/map.png"})
+    failed = strict.run(item, 0)
+    assert isinstance(failed, Failed), failed
+    assert (failed.code, failed.transient) == ("suspect_mask", False)
+    assert "its mask's 3 levels are 0, 100 and 255" in failed.message
+    assert [*failed.hints] == ["label_map"]
+    assert not list(store.list(join_uri(prefix, "images/")))
+    assert not list(store.list(join_uri(prefix, "records/")))
+
+
+def test_a_0_1_mask_is_refused_with_its_levels(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+) -> None:
+    put_mask(store, prefix, (0, 1))
+    failed = replica.run(planned(**FILL | {"mask": "in/map.png"}), 0)
+    assert isinstance(failed, Failed), failed
+    assert failed.code == "bad_mask"
+    assert "its levels are 0 and 1" in failed.message
+
+
 def test_an_allowed_empty_mask_is_published_without_a_model_and_says_so(
     planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
 ) -> None:

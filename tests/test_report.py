@@ -283,6 +283,25 @@ def test_a_failure_shows_its_error_and_a_success_none(see: See) -> None:
     assert options == ["", "failed before", "done", "held back", "", "edit"]
 
 
+def test_a_mask_to_check_says_so_on_its_card(see: See, photo: Callable[..., str]) -> None:
+    row = {"task": "fill", "image": photo("i.png", 64, 48), "mask": photo("m.png", 64, 48)}
+    made = entry(row, output_uri=photo("o.png", 64, 48), hint_codes="label_map", hints="a map?")
+    plain = entry(row | {"id": "row-2"}, output_uri=photo("o.png", 64, 48))
+    page = see([made, plain])
+    assert page.text.count("Check the mask: a map?") == 1
+    assert [each.get("class") for each in page.all("p")].count("hint") == 1
+    # A row that an earlier run made has them in its record.
+    kept = record(plain, np.zeros((48, 64), np.uint8))
+    assert kept.mask is not None
+    hinted = kept.mask.model_copy(update={"hints": {"soft_mask": "a soft one?"}})
+    page = see([replace(plain, record=kept.model_copy(update={"mask": hinted}))])
+    assert "Check the mask: a soft one?" in page.text
+    # A failure for it says it once.
+    failed = {"status": "failed", "error_code": "suspect_mask", "error": "a map?"}
+    page = see([entry(row, hint_codes="label_map", hints="a map?", **failed)])
+    assert page.text.count("a map?") == 1
+
+
 def test_pages_hold_200_rows_each_and_find_each_other(store: Store) -> None:
     row = {"task": "edit", "image": "s3://b/i"}
     entries = [

@@ -32,6 +32,8 @@ RESULTS = {
         row_id="a",
         task="fill",
         status="done",
+        hint_codes="label_map,inverted_mask",
+        hints="a map?; inverted?",
         item_id="01" * 32,
         output_uri="s3://b/images/a/x.png",
         sha256="ff" * 32,
@@ -129,6 +131,9 @@ def test_an_outcome_becomes_the_result_of_its_row(item: WorkItem) -> None:
         seconds=2.5,
         score=0.5,
     )
+    hinted = done.model_copy(update={"hints": {"label_map": "a map?", "soft_mask": "soft?"}})
+    told = Result.of(item, hinted)
+    assert (told.hint_codes, told.hints) == ("label_map,soft_mask", "a map?; soft?")
     failed = Failed(item_id=item.item_id, code="timeout", message="why", transient=False)
     assert Result.of(item, failed) == Result(
         line=9,
@@ -158,6 +163,7 @@ def test_the_tally_counts_by_status_and_by_error() -> None:
     assert (tally.total, tally.not_done) == (7, 3)
     assert tally.by_status["done"] == 2
     assert dict(tally.by_error) == {"bad_mask": 2, "bad_row": 1}
+    assert (tally.hinted, dict(tally.by_hint)) == (2, {"label_map": 2, "inverted_mask": 2})
 
 
 def test_a_formula_is_disarmed_in_the_csv_only(tmp_path: Path) -> None:
@@ -188,11 +194,10 @@ SUMMED_UP = {  # name: (counts, the line)
 }
 
 
-@pytest.mark.parametrize(("counts", "line"), SUMMED_UP.values(), ids=SUMMED_UP)
-def test_the_summary_line_says_what_happened(counts: dict[str, int], line: str) -> None:
+def summed_up(**counts: Any) -> Summary:
     zero = dict.fromkeys(("done", "done_before", "failed", "failed_before", "rejected"), 0)
     moment = datetime(2025, 1, 1, tzinfo=UTC)
-    summary = Summary(
+    return Summary(
         run_id="r",
         state="Completed",
         catalog="c",
@@ -210,7 +215,19 @@ def test_the_summary_line_says_what_happened(counts: dict[str, int], line: str) 
         results="r.csv",
         failures=None,
         rejects=None,
-        **(zero | counts),  # type: ignore[arg-type]
+        **(zero | counts),
     )
+
+
+def test_the_summary_line_counts_masks_to_check() -> None:
+    given = {"rows": 4, "done": 4, "hinted": 3}
+    summary = summed_up(by_hint={"soft_mask": 1, "label_map": 2, "inverted_mask": 1}, **given)
+    kinds = "label_map 2, inverted_mask 1, soft_mask 1"
+    assert summary.line == f"4 done, 0 done before, of 4 rows; masks to check: 3 ({kinds})"
+
+
+@pytest.mark.parametrize(("counts", "line"), SUMMED_UP.values(), ids=SUMMED_UP)
+def test_the_summary_line_says_what_happened(counts: dict[str, int], line: str) -> None:
+    summary = summed_up(**counts)
     assert summary.line == line
     assert Summary.model_validate_json(summary.model_dump_json()) == summary

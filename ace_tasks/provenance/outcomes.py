@@ -29,6 +29,7 @@ class Done(BaseModel):
     )
     score: float | None = None
     published_by_us: bool = True
+    hints: dict[str, str] = Field({}, description="About its mask: code → sentence.")
 
 
 class Failed(BaseModel):
@@ -40,6 +41,7 @@ class Failed(BaseModel):
     message: str
     transient: bool
     attempts: int = 1
+    hints: dict[str, str] = Field({}, description="About its mask: code → sentence.")
 
 
 Outcome = Done | Failed

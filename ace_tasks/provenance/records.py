@@ -147,6 +147,9 @@ class MaskRecord(_Stored):
         description="What it selects, for people: a PNG of at most 160 px, some hundred bytes, in "
         "base64. A model's mask cannot be made again without the model.",
     )
+    hints: dict[str, str] = Field(
+        {}, description="What looks like a mistake about its file: code → sentence."
+    )
 
 
 class PasteRecord(_Stored):

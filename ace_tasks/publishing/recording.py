@@ -6,7 +6,7 @@ import base64
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ace_tasks import __version__, masks, signing, source_metadata, stack, xmp
 from ace_tasks.batching import Ticket
@@ -63,6 +63,7 @@ class Work:
     pictures: Pictures
     sources: SourcesRecord
     prepared: Prepared
+    hints: Mapping[str, str] = field(default_factory=dict)  # about its mask: code → sentence
 
 
 class Recorder:
@@ -173,7 +174,7 @@ class Recorder:
             marks=self._marks(resolved, file, ran=chosen.ticket is not None),
             model=self._model(resolved, chosen.ticket),
             sampling=_sampling_record(resolved, prepared, chosen.seed, chosen.ticket),
-            mask=_mask_record(prepared),
+            mask=_mask_record(prepared, work.hints),
             paste=paste_record(prepared, finished),
             scores=chosen.scores,
             candidates=chosen.candidates,
@@ -282,9 +283,10 @@ def _sampling_record(
     )
 
 
-def _mask_record(prepared: Prepared) -> MaskRecord | None:
+def _mask_record(prepared: Prepared, hints: Mapping[str, str]) -> MaskRecord | None:
     mask = prepared.mask
     if mask is None:
         return None
     drawing = base64.b64encode(masks.drawing(mask)).decode()
-    return MaskRecord(coverage=round(masks.coverage(mask), 6), drawing=drawing)
+    coverage = round(masks.coverage(mask), 6)
+    return MaskRecord(coverage=coverage, drawing=drawing, hints=dict(hints))

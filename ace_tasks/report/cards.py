@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ace_tasks.errors import NeedsReview
+from ace_tasks.errors import NeedsReview, SuspectMask
 from ace_tasks.provenance import (
     CandidatesRecord,
     PasteRecord,
@@ -58,6 +58,7 @@ def make_card(entry: Entry, album: Album, output_uri: str) -> dict[str, Any]:
         "status": status_of(result),
         "error_code": result.error_code,
         "error": result.error,
+        "hints": _hints(result, record),
         "scores": _scores(record.scores) if record and record.scores else None,
         "compared": bool(before and after and before.is_shaped_like(after)),
         "pictures": pictures,
@@ -70,6 +71,16 @@ def make_card(entry: Entry, album: Album, output_uri: str) -> dict[str, Any]:
             "where": _where(entry, output_uri),
         },
     }
+
+
+def _hints(result: Result, record: Record | None) -> str | None:
+    """What looks like a mistake about its mask: by this run, or by the one that made it. A failure
+    for it says so itself.
+    """
+    if result.error_code == SuspectMask.code:
+        return None
+    kept = record.mask.hints.values() if record and record.mask else ()
+    return result.hints or "; ".join(kept) or None
 
 
 def _mask(entry: Entry, album: Album) -> tuple[list[Figure], str | None, str | None]:

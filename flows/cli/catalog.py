@@ -14,6 +14,7 @@ from rich.table import Table
 from ace_tasks import plan as planning
 from ace_tasks import resume
 from ace_tasks.catalog import open_catalog, read_rows, to_specs
+from ace_tasks.errors import SuspectMask
 from ace_tasks.identify import refuse_unproved
 from ace_tasks.model.sources import check_license, identify, open_variant, open_vision, with_vision
 from ace_tasks.provenance import record_schema
@@ -103,7 +104,9 @@ def plan(
                 raise typer.Exit(EXIT_FAILURES if print_findings(findings, rejects) else 0)
         before = None
         if output:
-            before = resume.finished(outputs, output.rstrip("/"), path, retry_failures=False)
+            before = resume.finished(
+                outputs, output.rstrip("/"), path, retry_failures=False, lifted=(SuspectMask.code,)
+            )
         if as_json:
             content = dataclasses.asdict(counts)
             if before:
