@@ -179,7 +179,7 @@ def test_a_record_tells_the_stack_and_an_old_one_is_read(
     planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store
 ) -> None:
     _, record = made_by(new_replica(weights_dir, prefix), planned(**FILL), store, prefix)
-    assert record.schema_version == 2
+    assert record.schema_version == 3
     assert (record.model.attention, record.run.attempt_number) == ("native", 1)
     assert record.model.hardware is not None
     assert record.model.hardware.threads >= 1
