@@ -29,6 +29,7 @@
     │   ├── NeedsReview            a picture below a floor; it waits under review/ for a person
     │   ├── Discarded              a picture that a person did not want
     │   ├── Forgotten              a tombstone covers it, or one of its sources
+    │   ├── BadRecord              what stands in its record's place is none (transient)
     │   ├── SourceMissing          a source that is not there, or may not be read
     │   ├── SourceChanged          a source that changed between plan and fetch
     │   ├── SourceUnavailable      the store failed while a source was read (transient)
@@ -199,6 +200,20 @@ class Forgotten(ItemError):
     """A tombstone covers the item, or the content of one of its sources. Leaves no failure record."""
 
     code = "forgotten"
+
+
+class BadRecord(ItemError):
+    """Nobody deletes it: it may be somebody's. Once it is moved away, the next run edits the item."""
+
+    code = "bad_record"
+    transient = True
+
+    @classmethod
+    def at(cls, uri: str, why: str) -> BadRecord:
+        return cls(
+            f"{uri} is not the record of this item ({why}): move it away, and the next run edits "
+            "the row"
+        )
 
 
 class SourceUnavailable(ItemError):

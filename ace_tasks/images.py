@@ -164,6 +164,22 @@ def size_of(data: bytes) -> tuple[int, int] | None:
         return None
 
 
+def header_of(data: bytes) -> tuple[str, tuple[int, int]] | None:
+    """(format, (width, height)) by the file's header, not turned; None where there is no picture."""
+    try:
+        check_parts(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a large picture
+            with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
+                return _format_of(image), image.size
+    except Exception:  # as many kinds as in `decode`
+        return None
+
+
+def _format_of(image: Image.Image) -> str:
+    return "jpeg" if image.format == "MPO" else str(image.format).lower()
+
+
 def _is_deep(image: Image.Image) -> bool:
     """16 bits a channel. Pillow cuts colour to 8 when it loads it, and the mode does not tell."""
     return image.mode == "I;16" or (

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ace_tasks.errors import NotFound
+from ace_tasks.errors import BadRecord, NotFound
 from ace_tasks.item_ids import ItemIds
 from ace_tasks.provenance import PictureKey, Record, listed_pictures, record_key
 from ace_tasks.results import read_sha256
@@ -75,6 +75,7 @@ class FinishedPictures:
         self._places.write(b"none\n")
         self._place_N = np.zeros(count, np.int64)
         self._lock = threading.Lock()
+        self._bad: dict[str, BadRecord] = {}  # item id → why its record is none
 
     def close(self) -> None:
         self._places.close()
@@ -89,6 +90,10 @@ class FinishedPictures:
         place = line.partition(b"\n")[0].decode()
         uri = place if "://" in place else join_uri(self._output_uri, place)
         return FinishedPicture(uri, self._sha256_N32[at].tobytes().hex())
+
+    def bad_record(self, item_id: str) -> BadRecord | None:
+        """Return what is wrong with the record of an item, of those that had to be read."""
+        return self._bad.get(item_id)
 
     # ------------------------------------------------------------ steps
 
@@ -175,11 +180,14 @@ class FinishedPictures:
         except NotFound:  # deleted since it was listed
             return None
         except ValueError:
-            log.warning("%s cannot be read, so its rows name no picture", uri)
+            self._bad[item_id] = BadRecord.at(uri, "it cannot be read")
+            return None
+        if record.item_id != item_id:
+            self._bad[item_id] = BadRecord.at(uri, "it is of another item")
             return None
         picture, sha256 = PictureKey.at(record.output.uri), record.output.sha256
-        if record.item_id != item_id or not picture or not sha256.startswith(picture.hash):
-            log.warning("%s is of another item or file, so its rows name no picture", uri)
+        if not picture or not sha256.startswith(picture.hash):
+            log.warning("%s is of another file, so its rows name no picture", uri)
             return None
         return self._place(record.output.uri, picture.key), sha256
 

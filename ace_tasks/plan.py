@@ -137,6 +137,19 @@ def fits(
     return bool(metadata.get(_MADE_FOR) == _made_for(model, pixels, changes))
 
 
+def made_for(plan_path: Path) -> dict[str, Any]:
+    """Return what a plan was made for: `model`, `pixels`, `pixels_version`, `changes` if any.
+
+    Raises ValueError for a file that is no plan.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(plan_path) as parquet:
+            metadata = parquet.schema_arrow.metadata or {}
+        return dict(json.loads(metadata[_MADE_FOR]))
+    except (OSError, pyarrow.ArrowException, KeyError, TypeError) as error:
+        raise ValueError(f"no plan ({type(error).__name__})") from None
+
+
 def count(plan_path: Path, rejects_path: Path) -> PlanCounts:
     """What a plan holds."""
     counts = PlanCounts()

@@ -301,6 +301,11 @@ class Summary(BaseModel):
     busy_share: float | None = Field(
         description="Share of the replicas' time spent in the denoise loop; None if none ran."
     )
+    signed: bool = Field(
+        False,
+        description="Whether what this run made was signed. Rows that were done before are as they "
+        "were.",
+    )
     results: str
     failures: str | None = Field(description="The failed rows, as a catalog to run again.")
     rejects: str | None = Field(description="The rows that are no valid spec, and why.")
@@ -322,3 +327,14 @@ class Summary(BaseModel):
         """How many rows have a mask that looks like a mistake, and of which kinds."""
         kinds = sorted(self.by_hint.items(), key=lambda each: (-each[1], each[0]))
         return f"{self.hinted} ({', '.join(f'{code} {rows}' for code, rows in kinds)})"
+
+    @property
+    def unsigned_before(self) -> str | None:
+        """For a person: that signing reaches no picture that an earlier run made; None: none is."""
+        if not (self.signed and self.done_before):
+            return None
+        return (
+            f"signed: what this run made. The pictures of the {self.done_before} rows that were done "
+            "before are as they were: unsigned, if signing was off then. An audit counts the signed "
+            "ones; to have all signed, run the catalog to another output"
+        )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from ace_tasks.errors import A_PERSON_DECIDES, NotFound
 from ace_tasks.item_ids import ItemIds
 from ace_tasks.plan import read_ids
 from ace_tasks.provenance import Failure, failure_key, listed_item_ids, record_key
 from ace_tasks.store import Store, join_uri
+
+log = logging.getLogger(__name__)
 
 _HEADS_IN_FLIGHT = 32
 # Up to so many planned items are asked for one by one; a listing answers 1000 keys a request,
@@ -53,6 +58,8 @@ def finished(
     reopened: list[Failure] = []
     with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
         for each in pool.map(lambda i: _read_failure(store, output_uri, i), failures):
+            if each is None:
+                continue
             if each.code in A_PERSON_DECIDES:
                 if each.code in named:
                     reopened.append(each)
@@ -86,5 +93,13 @@ def _existing(
         return ItemIds(item_id for item_id, there in found if there)
 
 
-def _read_failure(store: Store, output_uri: str, item_id: str) -> Failure:
-    return Failure.model_validate_json(store.get(join_uri(output_uri, failure_key(item_id))))
+def _read_failure(store: Store, output_uri: str, item_id: str) -> Failure | None:
+    """None: it cannot be read, and so keeps no item from being tried again."""
+    uri = join_uri(output_uri, failure_key(item_id))
+    try:
+        return Failure.model_validate_json(store.get(uri))
+    except NotFound:  # deleted since it was listed
+        return None
+    except ValidationError:
+        log.warning("%s is no failure record, so its item is tried again", uri)
+        return None

@@ -32,7 +32,7 @@ from ace_tasks.store import Store, is_s3, join_uri
 _THREADS = 16
 _FORGOTTEN = "forgotten"
 # Pages show pictures in themselves; what they tell is drawn anew by nobody.
-_PAGE = re.compile(r"(?:report|review)(?:-\d+)?\.html|canary\.json|audit\.json")
+_PAGE = re.compile(r"(?:report|review)(?:-\d+)?\.html|(?:canary|ending|audit)\.json")
 _RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _WAITING_RECORD = re.compile(r"review/[^/]+/[0-9a-f]{16}\.[0-9a-f]{8}\.json")
 

@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from ace_tasks import images
-from ace_tasks.errors import Discarded, NeedsReview, NotFound
+from ace_tasks.errors import BadRecord, Discarded, NeedsReview, NotFound
 from ace_tasks.provenance import (
     Failure,
     Record,
@@ -54,7 +54,7 @@ class Review:
     by: str
 
     def look(self, item_id: str) -> Held:
-        """Raises StoreUnavailable, as all of these do."""
+        """Raises StoreUnavailable, as all of these do, and BadRecord for what is no record."""
         record = self._record(item_id)
         if record:
             return Held(item_id, "published", record, record.output.uri)
@@ -139,18 +139,19 @@ class Review:
         return [each for each in found if each.item_id == failure.item_id]
 
     def _record(self, item_id: str) -> Record | None:
+        uri = self._uri(record_key(item_id))
         try:
-            data = self.store.get(self._uri(record_key(item_id)))
+            return Record.model_validate_json(self.store.get(uri))
         except NotFound:
             return None
-        return Record.model_validate_json(data)
+        except ValidationError:
+            raise BadRecord.at(uri, "it cannot be read") from None
 
     def _failure(self, item_id: str) -> Failure | None:
         try:
-            data = self.store.get(self._uri(failure_key(item_id)))
-        except NotFound:
+            return Failure.model_validate_json(self.store.get(self._uri(failure_key(item_id))))
+        except (NotFound, ValidationError):
             return None
-        return Failure.model_validate_json(data)
 
     def _uri(self, key: str) -> str:
         return join_uri(self.output_uri, key)

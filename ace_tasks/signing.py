@@ -148,31 +148,51 @@ class Proof:
     manifest: str | None = None
     record_uri: str | None = None
     seal: str | None = None
+    algorithm: str | None = None  # such as ES256
     problems: tuple[str, ...] = ()
 
 
 def read(data: bytes, format_: str) -> Proof:
-    """Never raises: a file that cannot be read is Invalid."""
+    """Never raises, whatever the bytes are: a manifest that cannot be read is Invalid."""
     try:
-        with c2pa.Reader(MEDIA_TYPES[format_], io.BytesIO(data), context=_context()) as reader:
-            content = json.loads(reader.json())
+        return _proof(_manifests(data, format_))
+    except c2pa.C2paError.ManifestNotFound:
+        return Proof("none")
     except c2pa.C2paError as error:
-        if isinstance(error, c2pa.C2paError.ManifestNotFound):
-            return Proof("none")
         return Proof("Invalid", problems=(str(error)[:200],))
+    except Exception as error:  # damage can take any part of what c2pa hands on
+        return Proof("Invalid", problems=(f"no manifest of ours ({type(error).__name__})",))
+
+
+def _manifests(data: bytes, format_: str) -> dict[str, Any]:
+    with c2pa.Reader(MEDIA_TYPES[format_], io.BytesIO(data), context=_context()) as reader:
+        return dict(json.loads(reader.json()))
+
+
+def _proof(content: dict[str, Any]) -> Proof:
+    """Raises KeyError, TypeError and others of a store of manifests that misses a part."""
     label = content["active_manifest"]
-    assertions = content["manifests"][label].get("assertions", ())
-    told: dict[str, Any] = next(
-        (each["data"] for each in assertions if each["label"] == _RECORD_LABEL), {}
-    )
+    manifest = content["manifests"][label]
+    ours = [each["data"] for each in manifest["assertions"] if each["label"] == _RECORD_LABEL]
+    told = ours[0] if ours else {}
+    algorithm = manifest.get("signature_info", {}).get("alg")
     active = content.get("validation_results", {}).get("activeManifest", {})
     return Proof(
-        state=content.get("validation_state", "Invalid"),
-        manifest=label,
-        record_uri=told.get("uri"),
-        seal=told.get("seal"),
-        problems=tuple(each["code"] for each in active.get("failure", ())),
+        state=_one_of(content.get("validation_state"), ("Valid", "Trusted", "Invalid")),
+        manifest=str(label),
+        record_uri=_text(told.get("uri")),
+        seal=_text(told.get("seal")),
+        algorithm=str(algorithm).upper() if algorithm else None,
+        problems=tuple(str(each["code"]) for each in active.get("failure", ())),
     )
+
+
+def _one_of(state: object, known: tuple[str, ...]) -> str:
+    return state if isinstance(state, str) and state in known else "Invalid"
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def source_type(data: bytes, format_: str) -> str | None:
@@ -181,12 +201,11 @@ def source_type(data: bytes, format_: str) -> str | None:
     Never raises. Nothing is verified: whoever forges such a claim only has it carried on.
     """
     try:
-        with c2pa.Reader(MEDIA_TYPES[format_], io.BytesIO(data), context=_context()) as reader:
-            content = json.loads(reader.json())
+        content = _manifests(data, format_)
         manifests = content["manifests"]
         created = set(_source_types(_line(manifests, content["active_manifest"]), "c2pa.created"))
         anywhere = set(_source_types(manifests.values()))
-    except (c2pa.C2paError, KeyError, TypeError, ValueError, AttributeError):
+    except Exception:  # as many kinds as in `read`
         return None
     return xmp.by_manifest(created, anywhere)
 

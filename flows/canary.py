@@ -26,7 +26,7 @@ from ace_tasks.specs import MAX_SEED, WorkItem
 from flows.edit import open_pool
 from flows.preflight import items_at, to_do
 from flows.review_run import RunHeld, decide, show
-from flows.run import Planned, Run, untracked
+from flows.run import Planned, Run, end_without_summary, untracked
 from flows.trial import Decision, Trial
 
 _HOLD = "among the first pictures of its run"
@@ -117,6 +117,7 @@ def ask(run: Run, planned: Planned, canary: Canary, replicas: int) -> State[Any]
     decide(held, dict.fromkeys(trial.items.values(), deed))
     get_run_logger().info("the first %d pictures: %s", len(trial.items), trial.decision)
     if trial.decision == "reject":
+        end_without_summary(run, "Rejected", pictures=len(trial.items))
         told = f"the first {len(trial.items)} pictures were rejected; nothing else was made"
         return Failed(name="Rejected", message=told, data={"rejected": len(trial.items)})
     return trial.changes

@@ -58,6 +58,8 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
             f"{summary.rejected} rows are no valid request. Mend them in the catalog, by "
             f"`{summary.rejects}`, and run it again: only they are made."
         )
+    if summary.unsigned_before:
+        parts.append(f"{summary.unsigned_before[0].upper()}{summary.unsigned_before[1:]}.")
     parts.append(f"All rows: `{summary.results}`")
     return "\n\n".join(parts) + "\n"
 

@@ -17,7 +17,7 @@ from flows.canary import NO_CANARY, Canary, ask, said
 from flows.edit import edit_items
 from flows.finish import finish_run
 from flows.preflight import preflight
-from flows.run import Planned, Run, untracked
+from flows.run import Planned, Run, end_without_summary, refusals_noted, untracked
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,11 @@ def conduct(run: Run, plan: Callable[[Changes], Planned], how: Conduct) -> State
     Starts from the top whenever the run does: after a crash, a Retry, or an answer.
     """
     how.canary.check()
-    planned = plan(said(run, how.canary))
-    estimate = preflight(untracked(run), untracked(planned), how.budget)
+    with refusals_noted(run):
+        planned = plan(said(run, how.canary))
+        estimate = preflight(untracked(run), untracked(planned), how.budget)
     if how.dry_run:
+        end_without_summary(run, "DryRun", items=estimate.items)
         return _dry(estimate)
     word = ask(run, planned, how.canary, how.replicas)
     if isinstance(word, State):

@@ -220,6 +220,17 @@ def _known_before(row: PlannedRow, before: Finished, pictures: FinishedPictures)
     if row.item_id not in before.records and failure is None:
         return None
     picture = None if failure else pictures.find(row.item_id)
+    bad = None if failure else pictures.bad_record(row.item_id)
+    if bad is not None:
+        return Result(
+            line=row.line,
+            row_id=row.row_id,
+            task=row.task,
+            item_id=row.item_id,
+            status="failed",
+            error_code=bad.code,
+            error=str(bad),
+        )
     return Result(
         line=row.line,
         row_id=row.row_id,

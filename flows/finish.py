@@ -13,7 +13,7 @@ from prefect.states import Completed, Failed
 from pydantic import ValidationError
 
 from ace_tasks import provenance
-from ace_tasks.errors import AceError, NeedsReview
+from ace_tasks.errors import AceError, BadRecord, NeedsReview
 from ace_tasks.report import Entry, Sheet
 from ace_tasks.results import Summary
 from ace_tasks.review import Review
@@ -93,6 +93,7 @@ def _summary(run: Run, planned: Planned, edited: Edited, max_failed: int) -> Sum
         token_steps=status.token_steps,
         phases_s={phase: round(seconds, 3) for phase, seconds in sorted(status.phases_s.items())},
         busy_share=round(status.busy_s / status.ready_s, 4) if status.ready_s else None,
+        signed=run.environment.marks.signs,
         results=run.uri(provenance.results_key(run.run_id, "csv")),
         failures=run.uri(provenance.failures_key(run.run_id)) if failed else None,
         rejects=run.uri(provenance.rejects_key(run.run_id)) if planned.counts.rejected else None,
@@ -145,7 +146,10 @@ def _with_record(run: Run, outputs: Store, entry: Entry) -> Entry:
     held_back = entry.result.error_code == NeedsReview.code
     if not held_back and entry.result.status not in {"done", "done_before"}:
         return entry
-    held = Review(outputs, run.output, by=run.run_id).look(entry.item.item_id)
+    try:
+        held = Review(outputs, run.output, by=run.run_id).look(entry.item.item_id)
+    except BadRecord:  # edited since by somebody; the sheet of all others is not to be lost
+        return entry
     if held.record is None or (held_back and held.standing != "waiting"):
         return entry
     # Results name where the picture is now; a record keeps the place from before a move.

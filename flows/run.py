@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -22,8 +22,17 @@ from prefect.utilities.annotations import quote
 from ace_tasks import plan, provenance, resume
 from ace_tasks.catalog import Reject, open_catalog, read_rows, to_specs
 from ace_tasks.changes import NO_CHANGES, Changes
-from ace_tasks.errors import CatalogError, NotFound, SettingsError, SuspectMask
+from ace_tasks.errors import (
+    AceError,
+    CatalogError,
+    NotFound,
+    OutputRefused,
+    OverBudget,
+    SettingsError,
+    SuspectMask,
+)
 from ace_tasks.feeds import MadeRow, Skipped
+from ace_tasks.history import Ending, write_ending
 from ace_tasks.identify import refuse_unproved
 from ace_tasks.made import Places, read_made, write_made
 from ace_tasks.model.sources import (
@@ -175,14 +184,13 @@ class Planned:
 
 @task(name="make-catalog", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def make_catalog(run: Run, rows: Iterable[MadeRow | Skipped | Reject]) -> Path:
-    """Write the rows that a flow makes of its source, once: a retried run keeps its catalog.
+    """Write the rows that a flow makes of its source, once: a run that goes on keeps its catalog.
 
     `rows` is read only where there is none yet, so whatever is wrong is raised from here.
     """
     path = run.scratch / "catalog.jsonl"
     uri = run.uri(provenance.catalog_key(run.run_id))
-    with suppress(NotFound):
-        run.outputs.head(uri)
+    if goes_on(run) and _is_there(run, provenance.catalog_key(run.run_id)):
         run.outputs.download(uri, path)
         return path
     made = write_made(rows, path)
@@ -204,7 +212,7 @@ def plan_catalog(
     changes: Changes = NO_CHANGES,
     named: Collection[str] = (),
 ) -> Planned:
-    """Read, check and identify the catalog; find what is done. A retried flow run keeps its plan.
+    """Read, check and identify the catalog; find what is done. A run that goes on keeps its plan.
 
     `file`: rows to take instead of the catalog's, such as those that the run made. `changes`: what
     every row has otherwise than it says. `named`: see `resume.finished`.
@@ -212,8 +220,12 @@ def plan_catalog(
     """
     path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
     model = run.model
-    # A retried run keeps its plan, unless the code that would carry it out makes other pixels.
-    if not (_reload_plan(run, path, rejects_path) and plan.fits(path, model, run.pixels, changes)):
+    # A run that goes on keeps its plan, unless the code that would carry it out makes other pixels.
+    kept = goes_on(run)
+    if kept:
+        _reload_plan(run, path, rejects_path)
+    if not (kept and plan.fits(path, model, run.pixels, changes)):
+        kept = False
         with (
             nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows,
             Places(file) as places,
@@ -228,7 +240,6 @@ def plan_catalog(
                 places_of_rejects.of if file else None,
             )  # fmt: skip
         run.upload(rejects_path, provenance.rejects_key(run.run_id), "application/x-ndjson")
-        run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     counts = plan.count(path, rejects_path)
     publish_rejects(run.flow_name, rejects_path, counts.rejected, lined=file is None)
     if strict and counts.rejected:
@@ -236,16 +247,53 @@ def plan_catalog(
             f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "
             f"strict is set; see {run.uri(provenance.rejects_key(run.run_id))}"
         )
+    if not kept:
+        run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     lifted = () if run.review.strict_masks else (SuspectMask.code,)
     before = resume.finished(run.outputs, run.output, path, retry_failures, named, lifted)
     return Planned(path, rejects_path, counts, before)
 
 
-def _reload_plan(run: Run, path: Path, rejects_path: Path) -> bool:
+def goes_on(run: Run) -> bool:
+    """Return whether this flow run was planned before and has not ended since: it was cut short, or
+    suspended. One that ended, and is retried, plans anew: its catalog or sources may be mended.
+    """
+    return _is_there(run, provenance.plan_key(run.run_id)) and not _is_there(
+        run, provenance.summary_key(run.run_id)
+    )
+
+
+def _is_there(run: Run, key: str) -> bool:
     try:
-        run.outputs.head(run.uri(provenance.plan_key(run.run_id)))
+        run.outputs.head(run.uri(key))
     except NotFound:
         return False
+    return True
+
+
+def _reload_plan(run: Run, path: Path, rejects_path: Path) -> None:
     run.outputs.download(run.uri(provenance.rejects_key(run.run_id)), rejects_path)
     run.outputs.download(run.uri(provenance.plan_key(run.run_id)), path)
-    return True
+
+
+@contextmanager
+def refusals_noted(run: Run) -> Iterator[None]:
+    """Where a run is refused for its catalog, settings or price, its plan is not kept: what is
+    mended is planned anew by a Retry. The list of rejects stays, for whoever mends them.
+    """
+    try:
+        yield
+    except (CatalogError, OutputRefused, OverBudget, SettingsError) as error:
+        with suppress(AceError):  # the first error is the one to tell
+            for key in (provenance.plan_key(run.run_id), provenance.catalog_key(run.run_id)):
+                run.outputs.delete(run.uri(key))
+            end_without_summary(run, "Refused", error=type(error).__name__)
+        raise
+
+
+def end_without_summary(
+    run: Run, state: Literal["DryRun", "Rejected", "Refused"], **more: Any
+) -> None:
+    """Write down how a run ended that has no summary."""
+    ending = Ending(run_id=run.run_id, flow=run.flow_name, state=state, **more)
+    write_ending(run.outputs, run.output, ending)

@@ -39,7 +39,7 @@ def entry(
     spec = parse_spec({"id": "row-1", "prompt": "p"} | row)
 
     def source(uri: str) -> Source:
-        return Source(uri=uri, etag="1", problem=problem)
+        return Source(uri=uri, problem=problem)
 
     mask = getattr(spec, "mask", None)
     sources = Sources(

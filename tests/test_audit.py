@@ -4,6 +4,8 @@ an edited record passes for what was made."""
 from __future__ import annotations
 
 import contextlib
+import csv
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -16,13 +18,15 @@ import ray
 from PIL import Image
 
 from ace_tasks import development_ca, provenance
-from ace_tasks.provenance import Record, record_key
+from ace_tasks.provenance import Record, image_key, record_key, record_sha256_of, seal_of
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.audit_run import audit_run
+from flows.closing import text
 from flows.edit_catalog import edit_catalog
 from infra.prefect_server import PrefectServer
 from tests import hostile
+from tests.processes import ace_here
 from tests.test_publishing import MARKED, RIGHTS, converted, marked_as
 from tests.test_rewrap import stored
 from tests.test_source_metadata import TAG, said, texts
@@ -78,6 +82,19 @@ def audit(prefix: str, summary: Summary, **more: Any) -> tuple[Any, set[tuple[st
     return state, {(each["problem"], each["row_id"]) for each in told["findings"]}
 
 
+def seal_anew(content: dict[str, Any]) -> bytes:
+    content["seal"] = seal_of(content)
+    content["record_sha256"] = record_sha256_of(content)
+    return json.dumps(content).encode()
+
+
+def edit_again(prefix: str) -> Summary:
+    state = edit_catalog(
+        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy", return_state=True
+    )
+    return Summary.model_validate(state.result(raise_on_failure=False))
+
+
 def records(store: Store, prefix: str) -> dict[str, Record]:
     found = [Record.model_validate_json(store.get(each.uri))
              for each in store.list(f"{prefix}/out/records/")]  # fmt: skip
@@ -114,7 +131,7 @@ def test_an_untouched_run_is_proved_and_every_touch_is_named(
         ("record_edited", "row-3"),
     }
     written = json.loads(store.get(f"{prefix}/out/{provenance.audit_key(summary.run_id)}"))
-    assert len(written["findings"]) == 4
+    assert {each["row_id"] for each in written["findings"]} == {f"row-{n}" for n in range(4)}
     _, sampled = audit(prefix, summary, sample=1)
     assert ("record_missing", "row-1") in sampled
 
@@ -249,3 +266,112 @@ def test_an_output_that_was_moved_is_proved_where_it_is_now(
     told = store.get(f"{prefix}/moved/out/{provenance.results_key(later.run_id, 'csv')}").decode()
     assert told.count(f"{prefix}/moved/out/images/") == ROWS + 1
     assert f"{prefix}/out/" not in told
+
+
+@pytest.mark.usefixtures("replicas_here")
+def test_an_unsigned_record_that_contradicts_its_plan_is_named_though_its_hashes_fit(
+    store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every field is changed in `test_proof.py`; here are some of each kind, by the flow itself. A
+    picture lies without a record under the key of a row that failed.
+    """
+    monkeypatch.delenv("ACE_C2PA_KEY")
+    monkeypatch.delenv("ACE_C2PA_CERTIFICATES")
+    store.put(f"{prefix}/in/broken.png", b"no picture", "image/png")
+    catalog = "".join(
+        json.dumps({"id": f"row-{n}", "task": "edit", "image": f"{prefix}/in/{name}.png",
+                    "prompt": "p", "steps": 1}) + "\n"
+        for n, name in enumerate((0, 1, 2, 3, "broken"))
+    )  # fmt: skip
+    for n in range(4):
+        store.put(f"{prefix}/in/{n}.png", picture(seed=n), "image/png")
+    store.put(f"{prefix}/c.jsonl", catalog.encode(), "text/plain")
+    summary = edit_again(prefix)
+    assert (summary.done, summary.failed) == (4, 1)
+    _, found = audit(prefix, summary)
+    assert found == set()
+
+    changes = {
+        "row-0": ("sources", "image", {"uri": "s3://tests/another.png"}),
+        "row-1": ("model", None, {"base": "0" * 64}),
+        "row-2": ("output", None, {"pixels_sha256": "0" * 64}),
+        "row-3": ("spec", None, {"prompt": "another"}),
+    }
+    for row_id, record in records(store, prefix).items():
+        content = json.loads(record.to_json())
+        part, inner, change = changes[row_id]
+        holder = content[part][inner] if inner else content[part]
+        holder |= change
+        marker = f"{prefix}/out/{record_key(record.item_id)}"
+        store.put(marker, seal_anew(content), "application/json")
+    (failure,) = store.list(f"{prefix}/out/failures/")
+    item_id = failure.uri.rpartition("/")[2].removesuffix(".json")
+    stray = picture(seed=99)
+    key = image_key("row-4", item_id, hashlib.sha256(stray).hexdigest(), "png")
+    store.put(f"{prefix}/out/{key}", stray, "image/png")
+    state, found = audit(prefix, summary)
+    assert state.name == "AuditFailed"
+    assert found == {*(("record_edited", row_id) for row_id in changes),
+                     ("picture_without_record", "row-4")}  # fmt: skip
+
+
+@pytest.mark.usefixtures("replicas_here")
+def test_signing_that_is_switched_on_later_is_told_and_an_earlier_run_s_plan_still_proves(
+    store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as unsigned:
+        unsigned.delenv("ACE_C2PA_KEY")
+        unsigned.delenv("ACE_C2PA_CERTIFICATES")
+        first = run(store, prefix, picture)
+    assert (first.signed, first.unsigned_before) == (False, None)
+    later = edit_again(prefix)
+    assert (later.signed, later.done, later.done_before) == (True, 0, ROWS + 1)
+    told = later.unsigned_before
+    assert told is not None
+    assert f"{ROWS + 1} rows that were done before" in told
+    assert told in ace_here("status", f"{prefix}/out").stdout
+    assert told[1:] in text(later, None, None)
+    state, found = audit(prefix, later)
+    assert (state.name, found) == ("Completed", set())
+    assert "0 signed" in state.message
+
+    content = json.loads(records(store, prefix)["row-0"].to_json())
+    content["spec"]["prompt"] = "another"  # of which this run's own identity knows nothing
+    marker = f"{prefix}/out/{record_key(content['item_id'])}"
+    store.put(marker, seal_anew(content), "application/json")
+    for summary in (first, later):
+        _, found = audit(prefix, summary)
+        assert found == {("record_edited", "row-0")}
+    content["run"]["run_id"] = "no-such-run"  # which this run's results contradict
+    store.put(marker, seal_anew(content), "application/json")
+    _, found = audit(prefix, first)
+    assert found == {("record_edited", "row-0")}
+
+
+def test_what_stands_in_a_record_s_place_fails_its_row_by_its_key_and_stays(
+    summary: Summary, store: Store, prefix: str
+) -> None:
+    """Whoever moves it away has the row edited again, without another word."""
+    made = records(store, prefix)
+    places = {n: f"{prefix}/out/{record_key(made[n].item_id)}" for n in ("row-0", "row-1", "row-2")}
+    files = {"row-0": b"\xff no JSON", "row-1": b'{"shop": 1}', "row-2": made["row-3"].to_json()}
+    for row_id, place in places.items():
+        store.put(place, files[row_id], "application/json")
+    again = edit_again(prefix)
+    assert (again.done_before, again.by_error) == (ROWS - 3, {"bad_record": 4, "bad_row": 1})
+    results = f"{prefix}/out/{provenance.results_key(again.run_id, 'csv')}"
+    told = {row["row_id"]: row["error"] for row in csv.DictReader(
+        store.get(results).decode().splitlines()) if row["error_code"] == "bad_record"}  # fmt: skip
+    assert told.keys() == {"row-0", "row-1", "row-2", "twin"}
+    assert all(places[row_id] in told[row_id] for row_id in places)
+    assert {row_id: store.get(place) for row_id, place in places.items()} == files
+    state = audit_run(output=f"{prefix}/out", run=summary.run_id, return_state=True)
+    table = state.result(raise_on_failure=False)["findings"]
+    assert {(each["problem"], each["row_id"]) for each in table} == {
+        ("record_invalid", row_id) for row_id in places
+    }
+    assert all(record_key(made[each["row_id"]].item_id) in each["told"] for each in table)
+
+    store.delete(places["row-0"])
+    mended = edit_again(prefix)
+    assert (mended.done, mended.by_error) == (2, {"bad_record": 2, "bad_row": 1})

@@ -192,6 +192,25 @@ def test_a_restyle_tells_a_machine_its_summary_and_status_tells_it_again(
     assert (none.returncode, "run: no-run has no summary" in none.stderr) == (2, True)
 
 
+def test_status_knows_what_edited_nothing(catalog: str, prefix: str, replicas_here: None) -> None:
+    output, variant = f"{prefix}/out", ["--variant", "toy"]
+    assert ace_here("edit", catalog, output, *variant, "--dry-run").returncode == 0
+    assert ace_here("edit", catalog, output, *variant, "--strict").returncode == 2
+    dry, strict = ace_here("status", output).stdout.splitlines()
+    assert "DryRun" in dry
+    assert "dry run: 1 items to do; nothing was edited" in dry
+    assert "Refused" in strict
+    assert "refused before anything was edited (CatalogError)" in strict
+    told = [json.loads(each) for each in ace_here("status", output, "--json").stdout.splitlines()]
+    assert [each["state"] for each in told] == ["DryRun", "Refused"]
+    assert (told[0]["items"], told[1]["error"]) == (1, "CatalogError")
+    one = ace_here("status", output, told[0]["run_id"], "--json")
+    assert json.loads(one.stdout) == told[0]
+    audit = ace_here("audit", output, told[0]["run_id"])
+    assert audit.returncode == 2
+    assert "dry run: 1 items to do" in audit.stderr
+
+
 def test_a_try_on_says_how_many_pairs_it_would_be_and_stops(
     tmp_path: Path, prefix: str, replicas_here: None
 ) -> None:

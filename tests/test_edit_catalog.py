@@ -24,16 +24,22 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.flow_engine import run_flow
+from prefect.states import AwaitingRetry
 
 import flows.edit
 from ace_tasks import images, provenance
+from ace_tasks.history import past_run, past_runs
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
+from flows.canary import Canary, ask
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
 from flows.run import open_run, plan_catalog, untracked
+from flows.trial import Trial
 from tests.patience import wait_until
 from tests.tiny_vision import make_depth_anything
 
@@ -329,11 +335,95 @@ def test_what_cannot_run_says_why_at_once(
     assert message in state.message
 
 
+def retried(state: Any) -> Any:
+    """The same flow run again, as Retry in the UI starts it."""
+    run_id = state.state_details.flow_run_id
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, AwaitingRetry(), force=True)
+        flow_run = client.read_flow_run(run_id)
+    return run_flow(
+        edit_catalog, flow_run=flow_run, parameters=flow_run.parameters, return_type="state"
+    )
+
+
+@here
+@pytest.mark.parametrize("strict", [True, False])
+def test_retry_after_the_catalog_was_mended_goes_by_the_mended_catalog(
+    catalog: Callable[..., str], store: Store, prefix: str, *, strict: bool
+) -> None:
+    """Refused as a whole, or finished with a reject and without a source that came since."""
+    late = good(prefix, 1, image=join_uri(prefix, "in/late.png"))
+    uri = catalog([good(prefix, 0), late, WRONG["no task"]])
+    state = run(uri, prefix, strict=strict)
+    assert state.is_failed()
+    if strict:
+        assert "1 of 3 rows are no valid spec" in state.message
+        again = retried(state)
+        assert "1 of 3 rows are no valid spec" in again.message  # as it still is so
+        told = past_run(store, f"{prefix}/out", str(state.state_details.flow_run_id))
+        assert told.ending is not None
+        assert (told.ending.state, told.ending.error) == ("Refused", "CatalogError")
+    else:
+        codes = {each["error_code"] for each in results(store, state, prefix)}
+        assert codes == {"", "source_missing", "bad_row"}
+    catalog([good(prefix, 0), late, good(prefix, 2)])
+    store.put(late["image"], store.get(join_uri(prefix, "in/3.png")), "image/png")
+    again = retried(state)
+    assert again.name == "Completed", again.message
+    assert {each["row_id"] for each in results(store, again, prefix)} == {
+        "good-0", "good-1", "good-2",
+    }  # fmt: skip
+    told = past_run(store, f"{prefix}/out", str(state.state_details.flow_run_id))
+    assert (told.summary is not None, told.ending) == (True, None)
+
+
+@here
+def test_retry_after_a_price_was_too_high_plans_the_shorter_catalog(
+    catalog: Callable[..., str], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "1e9")
+    uri = catalog([good(prefix, n) for n in range(3)])
+    state = run(uri, prefix, max_replica_hours=1.0)
+    assert state.is_failed()
+    assert "replica-hours" in state.message or "hours" in state.message
+    monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "1e-9")
+    catalog([good(prefix, 0)])
+    again = retried(state)
+    assert (again.name, again.message) == ("Completed", "1 done, 0 done before, of 1 rows")
+
+
+@here
+def test_a_rejected_canary_is_no_run_that_was_cut_short(
+    catalog: Callable[..., str], store: Store, prefix: str
+) -> None:
+    """As the run ends once a person's answer is written down."""
+    uri = catalog([good(prefix, 0)])
+
+    @flow
+    def rejects() -> str:
+        options = {"accept_license": False, "allow_unguarded_writes": False}
+        with open_run(uri, f"{prefix}/out", "toy", **options) as run:
+            planned = plan_catalog(untracked(run), False, False)
+            (item,) = (each.item for each in planned.read())
+            trial = Trial(items={item.row_id: item.item_id}, decision="reject")
+            trial.write(run.outputs, run.output, run.run_id)
+            state = ask(run, planned, Canary(items=1), 0)
+            assert isinstance(state, State)
+            assert state.name == "Rejected"
+            return run.run_id
+
+    run_id = rejects()
+    (told,) = past_runs(store, f"{prefix}/out")
+    assert told.run_id == run_id
+    assert told.ending is not None
+    assert told.ending.line == "its first 1 pictures were rejected; nothing else was made"
+
+
 @here
 def test_a_retried_flow_run_keeps_its_plan(
     catalog: Callable[..., str], store: Store, prefix: str
 ) -> None:
-    """Between a run and its Retry in the UI the catalog may change; the run is what was planned."""
+    """While a run is cut short or suspended its catalog may change; it goes on as it was planned."""
     uri = catalog([good(prefix, n) for n in range(3)] + [WRONG["no task"]])
 
     @flow

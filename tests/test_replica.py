@@ -377,6 +377,23 @@ def test_a_second_attempt_with_the_same_bytes_keeps_the_picture(
     assert store.head(second.output_uri).size_bytes > 0
 
 
+def test_a_file_in_the_records_place_fails_the_item_and_stays(
+    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+) -> None:
+    """It may be somebody's. It comes while the item is edited, or no resume would try the item."""
+    item = planned(**FILL)
+    marker = join_uri(prefix, record_key(item.item_id))
+    for body in (b"\x00 no JSON", b'{"shop": [1]}', b"[" * 5000):
+        store.put(marker, body, "text/plain")
+        failed = replica.run(item, 0)
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.transient) == ("bad_record", True)
+        assert marker in failed.message
+        assert store.get(marker) == body
+    store.delete(marker)
+    assert isinstance(replica.run(item, 0), Done)
+
+
 def test_a_lost_answer_is_still_our_success(
     planned: Callable[..., WorkItem], replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:

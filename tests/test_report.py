@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from ace_tasks.provenance import (
 )
 from ace_tasks.report import PAGE_ITEMS, Entry
 from ace_tasks.settings import ImageLimits
-from ace_tasks.specs import AutoMask, PixelSettings
+from ace_tasks.specs import AutoMask, PixelSettings, Source, Sources
 from ace_tasks.store import Store, join_uri
 from tests import sheets
 from tests.sheets import entry, record
@@ -223,6 +224,49 @@ def test_the_page_may_load_nothing_and_run_only_its_own_script(store: Store) -> 
     assert told == hashes | {
         "default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'",
     }  # fmt: skip
+
+
+def planned_as_it_is(made: Entry, store: Store, *, knows_sha256: bool = True) -> Entry:
+    """The entry as a plan has it, which asked the store what each source is."""
+
+    def known(source: Source | None) -> Source | None:
+        if source is None:
+            return None
+        info = store.head(source.uri)
+        sha256 = info.sha256 if knows_sha256 else None
+        return source.model_copy(update={"etag": info.etag, "sha256": sha256})
+
+    sources = made.item.sources
+    told = Sources(
+        image=known(sources.image),
+        mask=known(sources.mask),
+        reference=tuple(each for each in map(known, sources.reference) if each),
+    )
+    return replace(made, item=made.item.model_copy(update={"sources": told}))
+
+
+@pytest.mark.parametrize("knows_sha256", [True, False])
+def test_a_source_that_was_replaced_is_not_shown_as_the_one_that_was_edited(
+    see: See, photo: Callable[..., str], store: Store, tmp_path: Path,
+    picture: Callable[..., bytes], *, knows_sha256: bool,
+) -> None:  # fmt: skip
+    after, local = photo("o.png", 64, 48), tmp_path / "local.png"
+    row = {"task": "try_on", "image": photo("i.png", 64, 48), "mask": photo("m.png", 64, 48),
+           "reference": photo("r.png", 40, 40)}  # fmt: skip
+    local.write_bytes(picture(64, 48))
+    entries = [
+        planned_as_it_is(entry(each, output_uri=after), store, knows_sha256=sha256)
+        for each, sha256 in ((row, knows_sha256), ({"task": "edit", "image": str(local)}, True))
+    ]
+    shown = [f"{name} of row-1" for name in ("before", "after", "mask", "reference")]
+    assert see(entries).labels == [*shown, "before of row-1", "after of row-1"]
+    for name in ("i.png", "m.png", "r.png"):
+        photo(name, 64, 48, seed=9)
+    local.write_bytes(picture(64, 48, seed=9))
+    page = see(entries)
+    assert page.labels == ["blank", "after of row-1", "blank", "blank", "blank", "after of row-1"]
+    assert page.text.count("was replaced since") == 4
+    assert [each for each in page.all("input") if each["type"] == "range"] == []
 
 
 def test_a_picture_that_cannot_be_shown_is_left_blank(

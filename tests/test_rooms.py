@@ -32,7 +32,7 @@ LADDER = [
     {"controls", "cutout", "images", "model", "paste", "provenance"},
     {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack", "tombstones"},
     {"changes", "feeds", "history", "identify", "mask_hints", "pictures"},
-    {"batching", "made", "pairs", "pixels", "plan", "report", "restyle", "scores"},
+    {"batching", "made", "pairs", "pixels", "plan", "proof", "report", "restyle", "scores"},
     {"audit", "candidates", "fetching", "publishing", "retention", "sweeping", "try_on"},
     {"preflight", "replica", "reproduce", "resume"},
     {"engine", "take_out"},

@@ -98,6 +98,51 @@ def test_a_signed_picture_proves_its_record_and_one_changed_byte_is_seen(
     assert signing.read(flipped, format_).state == "Invalid"
 
 
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("every", [31, pytest.param(1, marks=pytest.mark.thorough)])
+def test_any_flipped_bit_of_a_manifest_gives_an_answer(
+    signed: Callable[..., tuple[bytes, Record]], format_: str, every: int
+) -> None:
+    """What stays valid says what it said: the padding, and names of boxes, are not covered."""
+    data, _ = signed(**FILL, format=format_)
+    expected = signing.read(data, format_)
+    start = data.index(b"jumb") - 4
+    length = int.from_bytes(data[start : start + 4], "big")
+    states = set()
+    for at in range(start - 32, start + length, every):
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << (at % 8)
+        proof = signing.read(bytes(flipped), format_)
+        states.add(proof.state)
+        assert proof.state != "Valid" or proof == expected, at
+    assert {"Valid", "Invalid"} <= states <= {"Valid", "Invalid", "none"}
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_what_is_no_picture_and_a_manifest_cut_anywhere_give_an_answer(
+    signed: Callable[..., tuple[bytes, Record]], format_: str
+) -> None:
+    data, _ = signed(**FILL, format=format_)
+    for part in (b"", b"\0", b"text", data[:100], data[: len(data) // 2], data[1:]):
+        assert signing.read(part, format_).state in {"none", "Invalid"}
+    for wrong in ("gif", "", "s3://"):
+        assert signing.read(data, wrong).state == "Invalid"
+
+
+def test_a_manifest_that_misses_a_part_is_an_answer(
+    signed: Callable[..., tuple[bytes, Record]],
+) -> None:
+    """The label of a manifest, and of our assertion, each replaced by another of the same length."""
+    data, _ = signed(**FILL, format="png")
+    label = signing.read(data, "png").manifest
+    assert label is not None
+    for name in (label.encode(), b"org.ace-catalog.record"):
+        assert name in data
+        at = data.index(name)
+        spoilt = data[:at] + name[::-1] + data[at + len(name) :]
+        assert signing.read(spoilt, "png").state == "Invalid", name
+
+
 def test_another_picture_s_pixels_under_a_manifest_are_seen(
     signed: Callable[..., tuple[bytes, Record]],
 ) -> None:
@@ -179,7 +224,7 @@ def test_a_record_tells_the_stack_and_an_old_one_is_read(
     planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store
 ) -> None:
     _, record = made_by(new_replica(weights_dir, prefix), planned(**FILL), store, prefix)
-    assert record.schema_version == 2
+    assert record.schema_version == 3
     assert (record.model.attention, record.run.attempt_number) == ("native", 1)
     assert record.model.hardware is not None
     assert record.model.hardware.threads >= 1

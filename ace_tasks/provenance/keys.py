@@ -10,7 +10,8 @@ Layout under an output URI (one function a key, below):
     review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record that it would have
     runs/<run id>/catalog.jsonl                rows that the run made itself
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
-                  canary.json, summary.json, audit.json, report.html, report-2.html …, review.html …
+                  canary.json, ending.json, summary.json, audit.json,
+                  report.html, report-2.html …, review.html …
     forgotten/<digest>.json                    tombstones: what is not to be made again
     rates/<model fingerprint[:16]>-<device>.json    how fast a model was in the last run
 """
@@ -94,6 +95,11 @@ def canary_key(run_id: str) -> str:
 
 def summary_key(run_id: str) -> str:
     return f"runs/{run_id}/summary.json"
+
+
+def ending_key(run_id: str) -> str:
+    """How a run ended that edited nothing, or its first pictures only; see `ace_tasks.history`."""
+    return f"runs/{run_id}/ending.json"
 
 
 def audit_key(run_id: str) -> str:

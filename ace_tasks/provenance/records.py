@@ -13,11 +13,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ace_tasks.specs import canonical_json
+from ace_tasks.specs import WorkItem, canonical_json
 
 # 1: without what is marked so below; every record of it can be read.
 # 2: versions of sources, code, device, flow, what is in the picture, parents.
-SCHEMA_VERSION = 2
+# 3: the seal covers marks and review; `record_sha256`.
+SCHEMA_VERSION = 3
 
 
 class _Stored(BaseModel):
@@ -31,6 +32,19 @@ class _Stored(BaseModel):
 def public_uri(uri: str) -> str:
     """As a record names an object: a local file by its name only, for its path is the machine's."""
     return uri if uri.startswith("s3://") else PurePath(uri).name
+
+
+def public_spec(item: WorkItem) -> dict[str, Any]:
+    """Return the row as a record tells it: as it was given, but for the folders of local files."""
+    spec = item.spec.model_dump(mode="json", exclude_none=True)
+    sources = {each.uri for each in item.sources.each()}
+
+    def public(value: object) -> object:
+        if isinstance(value, list):
+            return [public(each) for each in value]
+        return public_uri(value) if isinstance(value, str) and value in sources else value
+
+    return {name: public(value) for name, value in spec.items()}
 
 
 class ParentRecord(_Stored):
@@ -261,11 +275,24 @@ class Record(_Stored):
     run: RunRecord
     timings_s: dict[str, float] = Field(description="Seconds by phase.")
     seal: str | None = Field(
-        None, description="SHA-256 over what was known before the picture was signed; `seal_of`."
+        None,
+        description="SHA-256 over what was known before the picture was signed, as `seal_of` makes "
+        "it. The picture's signature holds it. None: version 1.",
+    )
+    record_sha256: str | None = Field(
+        None,
+        description="SHA-256 over all other fields, as `record_sha256_of` makes it. None: written "
+        "before version 3.",
     )
 
     def sealed(self) -> Record:
         return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
+
+    def to_json(self) -> bytes:
+        """With `record_sha256` made anew. A promotion changes `review`, so it must be."""
+        sha256 = record_sha256_of(self.model_dump(mode="json"))
+        record = self.model_copy(update={"record_sha256": sha256})
+        return record.model_dump_json(indent=1).encode()
 
     def pictures(self) -> Iterator[str]:
         """The URI of every picture that it proves, kept candidates among them."""
@@ -275,22 +302,41 @@ class Record(_Stored):
                 yield each.uri
 
 
-# Known only once the picture is signed and stored, or has been reviewed. The picture itself
-# proves them.
-_UNSEALED = frozenset({"seal", "marks", "review"})
-_UNSEALED_OF_OUTPUT = frozenset({"uri", "sha256", "etag", "size_bytes"})
+# What is known only once the picture is signed and stored, or a person has decided.
+_LATER = {
+    "output": frozenset({"uri", "sha256", "etag", "size_bytes"}),
+    "marks": frozenset({"c2pa"}),
+    "review": frozenset({"promoted_by", "promoted_at"}),
+}
+_SEALS_MARKS_AND_REVIEW = 3  # the first version whose seal does
 
 
 def seal_of(content: dict[str, Any]) -> str:
     """SHA-256 (hex) over canonical JSON of a record's content, as read from its file.
 
-    All but `marks`, `review`, and of `output` what its file decides. A signed picture holds it,
-    so its record cannot be edited without a trace.
+    It covers all but itself, `record_sha256`, and in `output`, `marks` and `review` what is known
+    only later. A record before version 3 has `marks` and `review` left out. A signed picture holds
+    the seal, so what it covers cannot be edited unseen. Without a signature it is a plain hash:
+    whoever edits a record can make it anew.
+
+    Raises ValueError for numbers that JSON does not have.
     """
-    kept = {name: value for name, value in content.items() if name not in _UNSEALED}
-    kept["output"] = {
-        name: value for name, value in content["output"].items() if name not in _UNSEALED_OF_OUTPUT
-    }
+    kept = {k: v for k, v in content.items() if k not in {"seal", "record_sha256"}}
+    old = int(content.get("schema_version", SCHEMA_VERSION)) < _SEALS_MARKS_AND_REVIEW
+    for part, later in _LATER.items():
+        value = kept.pop(part, None)
+        if value is not None and not (old and part != "output"):
+            kept[part] = {name: each for name, each in value.items() if name not in later}
+    return hashlib.sha256(canonical_json(kept)).hexdigest()
+
+
+def record_sha256_of(content: dict[str, Any]) -> str:
+    """SHA-256 (hex) over canonical JSON of a record's content but `record_sha256` itself.
+
+    It shows damage and careless edits, and can be made anew by anybody. Raises ValueError as
+    `seal_of` does.
+    """
+    kept = {name: value for name, value in content.items() if name != "record_sha256"}
     return hashlib.sha256(canonical_json(kept)).hexdigest()
 
 

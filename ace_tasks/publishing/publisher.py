@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import ValidationError
 
 from ace_tasks import colour, images
-from ace_tasks.errors import BadImage, BucketMissing, Forbidden, NotFound, OutputRefused
+from ace_tasks.errors import BadImage, BadRecord, BucketMissing, Forbidden, NotFound, OutputRefused
 from ace_tasks.images import Picture, Pictures
 from ace_tasks.pixels import Finished, Prepared
 from ace_tasks.provenance import (
@@ -173,7 +174,8 @@ class Publisher:
         """Picture first, then the record as the marker; returns the record that stands.
 
         When another attempt was first, its record stands and our picture goes, unless both made
-        the same bytes and so share the key. A sweep may take a picture in the moment before its
+        the same bytes and so share the key. Raises BadRecord where what stands is no record of the
+        item: then our picture stays, since nobody knows what is meant by it. A sweep may take a picture in the moment before its
         record is there: so we look again after it, and write the picture once more.
         """
         marker = self._uri(record_key(record.item_id))
@@ -184,12 +186,21 @@ class Publisher:
             if self.store.put_if_absent(marker, record.to_json(), "application/json"):
                 self._see_that_it_stands(record.output.uri, file)
                 return record
-            standing = Record.model_validate_json(self.store.get(marker))
+            standing = self._standing(marker, record.item_id)
             if standing.output.uri == record.output.uri:
                 self._see_that_it_stands(record.output.uri, file)
             else:
                 self.store.delete(record.output.uri)
             return standing
+
+    def _standing(self, marker: str, item_id: str) -> Record:
+        try:
+            standing = Record.model_validate_json(self.store.get(marker))
+        except ValidationError as error:
+            raise BadRecord.at(marker, f"{error.error_count()} errors") from None
+        if standing.item_id != item_id:
+            raise BadRecord.at(marker, "it is of another item")
+        return standing
 
     def _see_that_it_stands(self, uri: str, file: File) -> None:
         try:

@@ -23,7 +23,7 @@ from ace_tasks.provenance import (
     SamplingRecord,
     Scores,
     SourcesRecord,
-    public_uri,
+    public_spec,
     record_key,
 )
 from ace_tasks.publishing.publisher import (
@@ -166,7 +166,7 @@ class Recorder:
         return Record(
             row_id=item.row_id,
             item_id=item.item_id,
-            spec=_public_spec(item),
+            spec=public_spec(item),
             resolved=resolved.model_dump(mode="json"),
             pixels_version=PIXELS_VERSION,
             sources=_sources(work.sources, file),
@@ -250,19 +250,6 @@ def _sources(sources: SourcesRecord, file: File) -> SourcesRecord:
         return sources
     image = sources.image.model_copy(update={"converted": file.converted})
     return sources.model_copy(update={"image": image})
-
-
-def _public_spec(item: WorkItem) -> dict[str, object]:
-    """As it was given, but for the folders of local files."""
-    spec = item.spec.model_dump(mode="json", exclude_none=True)
-    named = {each.uri for each in item.sources.each()}
-
-    def told(value: object) -> object:
-        if isinstance(value, list):
-            return [told(each) for each in value]
-        return public_uri(value) if isinstance(value, str) and value in named else value
-
-    return {name: told(value) for name, value in spec.items()}
 
 
 def _sampling_record(

@@ -17,12 +17,12 @@ from ace_tasks.provenance import (
     record_key,
     review_record_key,
 )
-from ace_tasks.report.pictures import Album, Thumbnail, drawn
+from ace_tasks.report.pictures import Album, Blank, Thumbnail, drawn
 from ace_tasks.results import Result
 from ace_tasks.specs import Resolved, WorkItem
 from ace_tasks.store import join_uri
 
-Figure = tuple[str, Thumbnail | None]  # what it is; None: it should be there, and cannot be shown
+Figure = tuple[str, Thumbnail | Blank]  # what it is; or why it is not shown
 Facts = dict[str, Any]  # None, and not shown: nothing to tell
 
 
@@ -46,7 +46,7 @@ def make_card(entry: Entry, album: Album, output_uri: str) -> dict[str, Any]:
     """What the template needs of a row. Raises StoreUnavailable."""
     item, result, record = entry.item, entry.result, entry.record
     before = album.source(item.sources.image)
-    after = album.output(result.output_uri) if result.output_uri else None
+    after = album.output(result.output_uri) if result.output_uri else Blank.UNREADABLE
     pictures = [("before", before)] if item.sources.image else []
     pictures += [("after", after)] if result.output_uri else []
     mask, coverage, note = _mask(entry, album)
@@ -60,7 +60,7 @@ def make_card(entry: Entry, album: Album, output_uri: str) -> dict[str, Any]:
         "error": result.error,
         "hints": _hints(result, record),
         "scores": _scores(record.scores) if record and record.scores else None,
-        "compared": bool(before and after and before.is_shaped_like(after)),
+        "compared": _lie_on_each_other(before, after),
         "pictures": pictures,
         "more": [*mask, *_references(references), *_kept_candidates(record, album)],
         "note": note,
@@ -83,6 +83,11 @@ def _hints(result: Result, record: Record | None) -> str | None:
     return result.hints or "; ".join(kept) or None
 
 
+def _lie_on_each_other(before: Thumbnail | Blank, after: Thumbnail | Blank) -> bool:
+    shown = isinstance(before, Thumbnail) and isinstance(after, Thumbnail)
+    return shown and before.is_shaped_like(after)  # type: ignore[union-attr,arg-type]
+
+
 def _mask(entry: Entry, album: Album) -> tuple[list[Figure], str | None, str | None]:
     """A mask as it was used, its coverage; or a word of why it is not shown."""
     item, record = entry.item, entry.record
@@ -94,12 +99,12 @@ def _mask(entry: Entry, album: Album) -> tuple[list[Figure], str | None, str | N
     if item.resolved.auto_mask and item.resolved.auto_mask.method == "model":
         return [], None, "Its mask is made by a model, and kept with a finished picture only."
     made, share = album.mask(item)
-    if made is None and item.sources.mask:
+    if isinstance(made, Blank) and item.sources.mask:
         return [("mask as given", album.source(item.sources.mask))], None, None
     return [("mask", made)], None if share is None else f"{share:.1%}", None
 
 
-def _references(thumbnails: list[Thumbnail | None]) -> list[Figure]:
+def _references(thumbnails: list[Thumbnail | Blank]) -> list[Figure]:
     many = len(thumbnails) > 1
     return [(f"reference {n}" if many else "reference", t) for n, t in enumerate(thumbnails, 1)]
 

@@ -1,24 +1,36 @@
-"""Thumbnails for the contact sheet, as data URIs. What cannot be read is None, and left blank."""
+"""Thumbnails for the contact sheet, as data URIs; or why there is none.
+
+A source is shown only while it is the object that was planned: by its ETag on S3, else by its hash.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypeVar
 
 from ace_tasks import images, masks
-from ace_tasks.errors import ItemError, StoreError, StoreUnavailable
+from ace_tasks.errors import ItemError, PreconditionFailed, StoreError, StoreUnavailable
 from ace_tasks.images import Picture
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import Source, WorkItem
-from ace_tasks.store import Store
+from ace_tasks.store import Store, is_s3
 
 _SIDE_PX = 288  # as a page shows it; 9 KB for a photograph
 _REFERENCE_PX = 200
 
 T = TypeVar("T")
+
+
+class Blank(StrEnum):
+    """What stands in a picture's place."""
+
+    UNREADABLE = "cannot be read"
+    REPLACED = "was replaced since"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,45 +57,62 @@ class Album:
     sources: Store
     outputs: Store
     limits: ImageLimits
-    _kept: dict[tuple[str, int], Thumbnail | None] = field(default_factory=dict)
+    _kept: dict[tuple[str, str | None, int], Thumbnail | Blank] = field(default_factory=dict)
 
-    def source(self, source: Source | None) -> Thumbnail | None:
+    def source(self, source: Source | None) -> Thumbnail | Blank:
         return self._source(source, _SIDE_PX)
 
-    def reference(self, source: Source) -> Thumbnail | None:
+    def reference(self, source: Source) -> Thumbnail | Blank:
         return self._source(source, _REFERENCE_PX)
 
-    def output(self, uri: str) -> Thumbnail | None:
-        return self._thumbnail(uri, _SIDE_PX, lambda: self.outputs.get(uri))
+    def output(self, uri: str) -> Thumbnail | Blank:
+        return self._thumbnail((uri, None, _SIDE_PX), lambda: self.outputs.get(uri))
 
-    def mask(self, item: WorkItem) -> tuple[Thumbnail | None, float | None]:
+    def mask(self, item: WorkItem) -> tuple[Thumbnail | Blank, float | None]:
         """Made again from the row and its sources, as a replica does it, and its coverage."""
         image, file = (self._whole(each) for each in (item.sources.image, item.sources.mask))
-        if image is None or (item.sources.mask and file is None):
-            return None, None
+        if isinstance(image, Blank) or isinstance(file, Blank):
+            return Blank.UNREADABLE, None
+        if image is None:
+            return Blank.UNREADABLE, None
         mask = _read(lambda: masks.build(item.resolved, image, file))
-        if mask is None:
-            return None, None
+        if isinstance(mask, Blank) or mask is None:
+            return Blank.UNREADABLE, None
         return drawn(masks.drawing(mask)), masks.coverage(mask)
 
-    def _source(self, source: Source | None, side_px: int) -> Thumbnail | None:
+    def _source(self, source: Source | None, side_px: int) -> Thumbnail | Blank:
         if source is None or source.problem:
-            return None
-        uri, most = source.uri, self.limits.max_bytes
-        return self._thumbnail(uri, side_px, lambda: self.sources.get(uri, max_bytes=most))
+            return Blank.UNREADABLE
+        key = (source.uri, source.etag, side_px)
+        return self._thumbnail(key, lambda: self._bytes(source))
 
-    def _thumbnail(self, uri: str, side_px: int, get: Callable[[], bytes]) -> Thumbnail | None:
-        if (uri, side_px) not in self._kept:
-            self._kept[uri, side_px] = _read(lambda: _small(get(), side_px, self.limits))
-        return self._kept[uri, side_px]
+    def _thumbnail(
+        self, key: tuple[str, str | None, int], get: Callable[[], bytes]
+    ) -> Thumbnail | Blank:
+        if key not in self._kept:
+            self._kept[key] = _read(lambda: _small(get(), key[2], self.limits))
+        return self._kept[key]
 
-    def _whole(self, source: Source | None) -> Picture | None:
-        if source is None or source.problem:
+    def _whole(self, source: Source | None) -> Picture | Blank | None:
+        if source is None:
             return None
-        uri, limits = source.uri, self.limits
-        return _read(
-            lambda: images.decode(self.sources.get(uri, max_bytes=limits.max_bytes), limits)
-        )
+        if source.problem:
+            return Blank.UNREADABLE
+        return _read(lambda: images.decode(self._bytes(source), self.limits))
+
+    def _bytes(self, source: Source) -> bytes:
+        """The object that was planned. Raises PreconditionFailed where there is another now."""
+        etag = source.etag if is_s3(source.uri) else None
+        try:
+            data = self.sources.get(source.uri, if_match=etag, max_bytes=self.limits.max_bytes)
+        except PreconditionFailed:
+            if source.sha256 is None:
+                raise
+            # The same bytes may have been uploaded again, in parts or encrypted: another ETag.
+            data = self.sources.get(source.uri, max_bytes=self.limits.max_bytes)
+        if source.sha256 and hashlib.sha256(data).hexdigest() != source.sha256:
+            raise PreconditionFailed(source.uri, "another object than was planned")
+        return data
 
 
 def drawn(png: bytes) -> Thumbnail:
@@ -98,10 +127,12 @@ def _small(data: bytes, side_px: int, limits: ImageLimits) -> Thumbnail:
     return Thumbnail(f"data:image/webp;base64,{base64.b64encode(small).decode()}", size_px)
 
 
-def _read(read: Callable[[], T]) -> T | None:
+def _read(read: Callable[[], T]) -> T | Blank:
     try:
         return read()
     except StoreUnavailable:
         raise
+    except PreconditionFailed:
+        return Blank.REPLACED
     except (ItemError, StoreError):
-        return None
+        return Blank.UNREADABLE

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ace_tasks import sweeping, take_out
-from ace_tasks.history import PastRun, past_runs, read_summary
+from ace_tasks.history import PastRun, past_run, past_runs
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
 from flows.cli.terminal import EXIT_CANCELLED, EXIT_FAILURES, counting, err, line, out, print_json
@@ -24,25 +24,24 @@ def status(
 ) -> None:
     """Say which runs there are, and how each ended."""
     store, output = Store(read_environment().output_store), output.rstrip("/")
-    if run:
-        summary = read_summary(store, output, run)
-        runs = [PastRun(run, summary.started_at, summary)]
-    else:
-        runs = past_runs(store, output)
+    runs = [past_run(store, output, run)] if run else past_runs(store, output)
     for each in runs:
         if as_json:
             print_json(_as_dict(each))
             continue
-        told = each.summary
+        told = each.summary or each.ending
         how = f"{told.flow:16}{told.state:22}{told.line}" if told else "not ended, or cut short"
         out.print(line(f"{each.run_id}  {each.began_at:%Y-%m-%d %H:%M}  {how}"))
+        if each.summary and each.summary.unsigned_before:
+            out.print(line(f"  {each.summary.unsigned_before}"))
     if not runs and not as_json:
         out.print(line(f"no runs under {output}"))
 
 
 def _as_dict(run: PastRun) -> dict[str, Any]:
     began = {"run_id": run.run_id, "began_at": run.began_at.isoformat()}
-    ended = run.summary.model_dump(mode="json") if run.summary else {"state": None}
+    told = run.summary or run.ending
+    ended = told.model_dump(mode="json") if told else {"state": None}
     return began | ended
 
 

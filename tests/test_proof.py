@@ -1,0 +1,232 @@
+"""What proves each field of a record. If these break, an edited record passes for what was made, or
+SECURITY promises more than an audit finds."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ace_tasks import development_ca, proof, signing
+from ace_tasks.model.variants import find_variant
+from ace_tasks.proof import RunPlan
+from ace_tasks.provenance import Record, record_key, record_sha256_of, seal_of
+from ace_tasks.review import Review
+from ace_tasks.settings import ImageLimits, MarkSettings, ReviewSettings
+from ace_tasks.signing import Proof
+from ace_tasks.specs import PIXELS_VERSION, WorkItem
+from ace_tasks.store import Store, join_uri
+from tests.test_replica import FILL, TASKS, new_replica
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(__file__).resolve().parent / "data" / "records"
+TRY_ON = TASKS[3]
+Content = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A published record, and what an audit compares it with."""
+
+    content: Content
+    item: WorkItem
+    picture: bytes
+    signature: Proof
+    pixels_version: int = PIXELS_VERSION
+    variant: str = "toy"
+
+    def contradictions(self, content: Content, *, by_signature: bool = False) -> Iterator[str]:
+        """What an audit of the run finds in this content of the record."""
+        try:
+            record = Record.model_validate_json(json.dumps(content))
+        except ValidationError:
+            yield "no record"
+            return
+        yield from proof.by_itself(record, content)
+        model = find_variant(self.variant).identity()
+        run = RunPlan("run-1", model, self.pixels_version, self.variant, None)
+        yield from proof.by_plan(record, self.item, run)
+        if by_signature:
+            yield from (told for _, told in proof.by_signature(record, self.signature))
+        yield from (told for _, told in proof.by_file(record, self.picture))
+        if proof.has_its_pixels(record):
+            limits = ImageLimits()
+            yield from (told for _, told in proof.by_pixels(record, self.picture, limits))
+
+    def passes(self, content: Content, *, by_signature: bool = False) -> bool:
+        return next(self.contradictions(content, by_signature=by_signature), None) is None
+
+
+@pytest.fixture
+def make(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store
+) -> Callable[..., Made]:
+    """Edit a row by a real replica; what is held back is promoted."""
+
+    def make(row: dict[str, Any], variant: str = "toy", **settings: Any) -> Made:
+        item = planned(variant, **row)
+        new_replica(weights_dir, prefix, variant, **settings).run(item, 0)
+        Review(store, prefix, by="flow-run-9").promote(item.item_id)
+        content = json.loads(store.get(join_uri(prefix, record_key(item.item_id))))
+        data = store.get(content["output"]["uri"])
+        signature = signing.read(data, content["output"]["format"])
+        return Made(content, item, data, signature, variant=variant)
+
+    return make
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> MarkSettings:
+    made = development_ca.make(tmp_path / "ca", "Shop")
+    return MarkSettings(key=str(made.key), certificates=str(made.chain), prompt=True)
+
+
+RICH: dict[str, Any] = {"review": ReviewSettings(below=1, keep_candidates=True)}
+
+
+def changes(value: Any, path: str = "") -> Iterator[tuple[str, Any, Any, Any]]:
+    """(path, its holder, its key, another value) of every leaf. Places in lists are no names."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, each in list(pairs):
+        name = f"{path}.{key}" if isinstance(value, dict) else path
+        if isinstance(each, dict | list) and each:
+            yield from changes(each, name)
+        else:
+            yield name.lstrip("."), value, key, other(each)
+
+
+def other(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        # A date stays one, and a hash a hash.
+        return (
+            value[:-2] + ("1Z" if value[-2:] != "1Z" else "2Z")
+            if value[-1:] == "Z"
+            else (value[:-1] + ("0" if value[-1:] != "0" else "1"))
+        )
+    return "x" if value is None else ["x"]
+
+
+def edited(content: Content, *, sealed: bool) -> Iterator[tuple[str, Content]]:
+    """The record with one field changed, for each of its fields; its seals made anew, or not."""
+    count = len([*changes(content)])
+    for number in range(count):
+        forged = copy.deepcopy(content)
+        path, holder, key, value = [*changes(forged)][number]
+        if path in ("seal", "record_sha256") and sealed:
+            continue
+        holder[key] = value
+        if sealed:
+            with contextlib.suppress(AttributeError, ValueError):  # it is no record any more
+                forged["seal"] = seal_of(forged)
+                forged["record_sha256"] = record_sha256_of(forged)
+        yield re.sub(r"^sources\.\w+\.", "sources.*.", path), forged
+
+
+def told_in_security(heading: str) -> set[str]:
+    """The fields that SECURITY lists in the paragraph that begins so."""
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    paragraph = text.partition(heading)[2].partition("\n\n")[0]
+    return set(re.findall(r"`([a-z_0-9.*]+)`", paragraph))
+
+
+def covered(path: str, entries: set[str]) -> set[str]:
+    return {each for each in entries if path == each or path.startswith(f"{each}.")}
+
+
+def test_every_field_of_a_record_is_proved_or_named_as_unproved(
+    make: Callable[..., Made],
+) -> None:
+    """Without a signature: each field is changed in turn, and both hashes are made anew."""
+    listed = told_in_security("**Only the hashes cover")
+    unproved: set[str] = set()
+    for made in (
+        make(TRY_ON, "toy-lora"),
+        make(TRY_ON | {"id": "rich", "candidates": 2}, **RICH),
+        make(FILL | {"id": "lossy", "format": "jpeg", "preset": "white-1000"}),
+    ):
+        assert [*made.contradictions(made.content)] == []
+        for path, forged in edited(made.content, sealed=True):
+            if made.passes(forged):
+                unproved.add(path)
+    assert {path for path in unproved if not covered(path, listed)} == set()
+    # These records have none: their sources are no pictures of ours; a package knows no commit.
+    seen = set().union(*(covered(path, listed) for path in unproved))
+    assert seen | {"sources.*.parent", "run.code"} == listed
+
+
+def test_no_field_is_changed_without_a_trace_while_the_hashes_stay(
+    make: Callable[..., Made],
+) -> None:
+    made = make(TRY_ON | {"candidates": 2}, **RICH)
+    assert {p for p, forged in edited(made.content, sealed=False)
+            if made.passes(forged)} == set()  # fmt: skip
+
+
+def test_a_signature_covers_every_field_but_those_that_are_named(
+    make: Callable[..., Made], marks: MarkSettings
+) -> None:
+    listed = told_in_security("**A signature does not cover")
+    made = make(TRY_ON | {"candidates": 2}, **RICH, marks=marks)
+    assert made.signature.state == "Valid"
+    assert [*made.contradictions(made.content, by_signature=True)] == []
+    assert {p for p, forged in edited(made.content, sealed=True)
+            if made.passes(forged, by_signature=True)} == listed  # fmt: skip
+
+
+def test_a_source_s_hash_is_proved_where_the_store_tells_it(make: Callable[..., Made]) -> None:
+    """Of an object uploaded in parts, and in many stores of any, the plan knows the ETag alone."""
+    made = make(FILL)
+    forged = copy.deepcopy(made.content)
+    forged["sources"]["image"]["sha256"] = "0" * 64
+    forged["seal"] = seal_of(forged)
+    forged["record_sha256"] = record_sha256_of(forged)
+    assert not made.passes(forged)
+    image = made.item.sources.image
+    assert image is not None
+    assert image.sha256
+    in_parts = image.model_copy(update={"sha256": None})
+    sources = made.item.sources.model_copy(update={"image": in_parts})
+    item = made.item.model_copy(update={"sources": sources})
+    assert Made(made.content, item, made.picture, made.signature).passes(forged)
+
+
+def test_a_record_of_version_2_is_proved_as_it_was() -> None:
+    """Written by the version before this one. Its seal covers neither marks nor review."""
+    content = json.loads((DATA / "version-2.json").read_text(encoding="utf-8"))
+    item = WorkItem.model_validate_json((DATA / "version-2.item.json").read_text(encoding="utf-8"))
+    picture = (DATA / "version-2.png").read_bytes()
+    made = Made(content, item, picture, signing.read(picture, "png"), pixels_version=4)
+    assert (content["schema_version"], "record_sha256" in content) == (2, False)
+    assert [*made.contradictions(content)] == []
+    free = {p for p, forged in edited(content, sealed=False) if made.passes(forged)}
+    assert free == {"marks.prompt", "output.etag", "review.reasons", "review.promoted_by",
+                    "review.promoted_at"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param("NaN", id="no-number"),
+        pytest.param("[" * 5000, id="deep"),
+        pytest.param('"\\ud800"', id="half-a-character"),
+    ],
+)
+def test_a_hostile_record_is_an_answer_not_a_crash(make: Callable[..., Made], body: str) -> None:
+    made = make(FILL)
+    text = json.dumps(made.content | {"timings_s": {"fetch": 0}}).replace(
+        '"fetch": 0', f'"fetch": {body}'
+    )
+    with pytest.raises(ValueError):  # noqa: PT011 pydantic's, JSON's and ours alike
+        [*proof.by_itself(Record.model_validate_json(text), json.loads(text))]
