@@ -82,6 +82,9 @@ def spoilt(draw: st.DrawFn) -> tuple[str, bytes, str]:
 
 @given(spoilt(), st.booleans())
 @example(("feed.xml", XML.format("Shift_JIS").encode("cp932", "replace"), ""), False)
+@example(("feed.csv", b"\t", ""), False)
+@example(("feed.xml.gz", gzip.compress(XML.encode(), mtime=0)[:40] + bytes(9), ""), False)
+@example(("feed.xml", XML.format("klingon").encode("utf-16"), ""), False)
 @example(("feed.xml", XML.format("\x00").encode(), ""), False)
 @example(("feed.csv", b"\xff\xfe" + GOOGLE.encode("utf-16-le")[:-1], ""), True)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -212,6 +212,26 @@ def test_bytes_that_are_no_page_are_an_unreadable_file(tmp_path: Path) -> None:
             list(read_rows(tmp_path / "t.parquet", FEED))
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        pytest.param(2**31 - 1, pyarrow.date32(), id="a date beyond the year 9999"),
+        pytest.param(2**62, pyarrow.timestamp("us"), id="a time beyond the year 9999"),
+    ],
+)
+def test_a_value_that_python_has_no_form_for_is_a_reject_of_its_row(
+    tmp_path: Path, value: int, kind: pyarrow.DataType
+) -> None:
+    when = pyarrow.array([None, value, None], kind)
+    path = write(tmp_path / "t.parquet", {"id": ["a", "b", "c"], "when": when})
+    first, wrong, last = read_rows(path, FEED)
+    assert isinstance(wrong, Reject)
+    assert (wrong.line, wrong.field) == (2, "when")
+    assert "given a value of the type" in wrong.reason
+    assert wrong.row["id"] == "b"  # type: ignore[index]
+    assert [each.cells["id"] for each in (first, last) if isinstance(each, Row)] == ["a", "c"]
+
+
 def test_a_table_without_rows_or_columns_is_refused(tmp_path: Path) -> None:
     pairs = Table(catalog=False, columns=("person", "garment"), noun="pair")
     write(tmp_path / "t.parquet", {"person": pyarrow.array([], pyarrow.string())})

@@ -324,6 +324,17 @@ def test_a_table_in_utf_16_says_so_itself(read: Read) -> None:
         assert picture.columns["title"] == "マグ"
 
 
+@pytest.mark.parametrize("declares", ["", ' encoding="utf-8"', ' encoding="UTF-16"'])
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_the_first_bytes_of_xml_overrule_what_it_declares(
+    read: Read, codec: str, declares: str
+) -> None:
+    """An editor that saves a feed in another encoding leaves its declaration as it was."""
+    xml = RSS.format(declares, product("1", f"{CDN}/1.jpg", "<title>マグ</title>"))
+    (picture,) = read("feed.xml", xml.encode(codec))
+    assert picture.columns["title"] == "マグ"
+
+
 def test_bytes_of_no_encoding_are_told_by_their_file_and_row(read: Read) -> None:
     text = f"id,title,image_link\n1,マグ,{CDN}/1.jpg\n2,a,{CDN}/2.jpg\n".encode("cp932")
     broken = text.replace("マ".encode("cp932"), b"\x81\x3f")

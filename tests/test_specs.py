@@ -186,6 +186,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "NaN corner": (FILL | {"mask": '{"box": [NaN, 0, 1, 1]}'}, "mask", ["finite", "nan"]),
     "endless corner": (FILL | {"mask": {"box": [0, 0, 1, float("inf")]}}, "mask", ["finite"]),
     "broken cell": (FILL | {"mask": '{"box": [0, 0'}, "mask", ["looks like JSON", '\'{"box"']),
+    "key twice in a cell": (
+        FILL | {"mask": '{"box": [0, 0, 1, 1], "box": [0, 0, 2, 2]}'},
+        "mask",
+        ["looks like JSON", "key 'box' stands twice"],
+    ),
     "deep cell": (FILL | {"mask": "[" * 100_000}, "mask", ["looks like JSON", "[[["]),
     "deep value": (FILL | {"mask": [[[[[[[[1]]]]]]]]}, "mask", ['"box"', "[[[["]),
     "no references": (REFERENCE | {"reference": []}, "reference", ["at least 1", "[]"]),

@@ -27,6 +27,8 @@ _MANY = frozenset({"image_link", "additional_image_link"})  # elements that may 
 # Elements that hold text alone. Others, such as <g:shipping>, hold elements of their own.
 _PLAIN = frozenset({"id", "image", "mask"}) | _MANY
 _HEAD_BYTES = 400
+# With a mark, or without one: `<` in the one order or the other.
+_UTF16_STARTS = dict.fromkeys(UTF16, "utf-16") | {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 _CHUNK_BYTES = 65_536
 _MAX_DEPTH = 64
 _ELEMENT_BYTES = 64  # what an empty one takes here, about
@@ -40,8 +42,8 @@ def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
     """
     with readable(path.name), ExitStack() as held:
         opened = held.enter_context(open_file(path))
-        file, native = _decoded(path.name, opened, encoding)
-        reader = _Reader(path.name, native)
+        file = _as_utf8(path.name, opened, encoding)
+        reader = _Reader(path.name)
         try:
             while chunk := file.read(_CHUNK_BYTES):
                 yield from reader.feed(chunk, last=False)
@@ -57,28 +59,27 @@ def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
         )
 
 
-def _decoded(name: str, file: IO[bytes], encoding: str) -> tuple[IO[bytes], str | None]:
-    """The file as Expat can read it, and the encoding that Expat is told; None: it finds out."""
+def _as_utf8(name: str, file: IO[bytes], encoding: str) -> IO[bytes]:
+    """The feed in UTF-8: by its first bytes, else by what it declares, else as the run says."""
     head = file.read(_HEAD_BYTES)
     file.seek(0)
     if head.startswith(BOM):
-        return file, "utf-8"
-    if head.startswith(UTF16) or b"\0" in head[:4]:
-        return file, None
-    given = declared(head) or encoding
-    if given.lower().replace("_", "-").startswith("utf-16"):
-        raise CatalogError(f"{name}: no XML: it says that it is {given}, and is not")
+        return file
+    for start, codec in _UTF16_STARTS.items():
+        if head.startswith(start):
+            return as_utf8(file, codec, strict=True)
     try:
-        codec = codec_of(given or "UTF-8")
+        codec = codec_of(declared(head) or encoding or "UTF-8")
     except ValueError as error:
         raise CatalogError(f"{name}: no XML: {error}") from None
-    return (file if codec == "utf-8" else as_utf8(file, codec, strict=True)), "utf-8"
+    return file if codec == "utf-8" else as_utf8(file, codec, strict=True)
 
 
 class _Reader:
-    def __init__(self, name: str, encoding: str | None):
+    def __init__(self, name: str):
         self._name = name
-        self._parser = expat.ParserCreate(encoding, namespace_separator=" ")
+        # What the feed declares is obeyed, or overruled, before Expat sees it.
+        self._parser = expat.ParserCreate("utf-8", namespace_separator=" ")
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._refuse
         self._parser.EntityDeclHandler = self._refuse

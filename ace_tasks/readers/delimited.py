@@ -116,6 +116,8 @@ class _Reader:
         if any("\n" in cell and self._delimiter in cell for cell in record.cells):
             self._refuse("the header opens a quote that it does not close")
         header = [cell.strip() for cell in record.cells]
+        if not any(header):
+            self._refuse("the header names no column; it is blank")
         if any(map(_ESCAPED.search, header)):
             encoding = self._table.encoding or "UTF-8"
             hint = "" if self._table.catalog else "; --encoding names another encoding"

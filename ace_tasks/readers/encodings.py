@@ -42,8 +42,8 @@ _NEWER = {
     "cp950": "big5hkscs",
     "ascii": "utf-8",
 }
-# Each is a superset of ASCII in which no byte of it means anything else. Python knows others that
-# are none, such as UTF-7, or no text at all.
+# In each, text in ASCII is itself. Python knows others where it is not, such as UTF-7, and some that
+# are no encodings of text.
 _KNOWN = re.compile(
     r"utf-8|cp932|shift_jis(x0213|_2004)|euc_jp|euc_jis(x0213|_2004)|iso2022_jp(_\w+)?|gb18030"
     r"|big5hkscs|cp949|johab|cp125\d|cp874|iso8859-\d+|koi8-[ru]|mac-(roman|cyrillic|greek|turkish)"

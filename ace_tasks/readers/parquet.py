@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +36,8 @@ _BATCH_BYTES = 4 * MAX_ROW_BYTES
 _CHUNK_BYTES = 2**16
 _SHOWN_BYTES = 1000
 _VALUE_BYTES = 8  # of a number, about
+# Dates beyond the year 9999, time zones that nobody knows, text that is no UTF-8.
+_UNREADABLE = (OverflowError, LookupError, ValueError)
 
 
 def read_parquet(path: Path, packed: bool, table: Table) -> Iterator[Row | Reject]:
@@ -117,15 +119,39 @@ def _rows_of_batch(batch: pyarrow.RecordBatch, before: int) -> Iterator[Row | Re
     sizes = {name: _bytes_of(column) for name, column in _columns(batch)}
     total = sum(sizes.values(), np.zeros(batch.num_rows, np.int64))
     if total.sum() <= _BATCH_BYTES and total.max(initial=0) <= MAX_ROW_BYTES:
-        for number, cells in enumerate(batch.to_pylist(), start=before + 1):
-            yield Row(number, cells)
-        return
+        rows = None
+        with suppress(*_UNREADABLE):
+            rows = batch.to_pylist()
+        if rows is not None:
+            yield from (Row(number, cells) for number, cells in enumerate(rows, start=before + 1))
+            return
     for place in range(batch.num_rows):
         number = before + place + 1
         if total[place] <= MAX_ROW_BYTES:
-            yield Row(number, {name: column[place].as_py() for name, column in _columns(batch)})
+            yield _row(batch, place, number)
         else:
             yield too_long(number, _beginning(batch, place, sizes))
+
+
+def _row(batch: pyarrow.RecordBatch, place: int, number: int) -> Row | Reject:
+    """A row of a batch, or the reject that names the column whose value Python has no form for."""
+    cells = {name: _value(column, place) for name, column in _columns(batch)}
+    for name, cell in cells.items():
+        if isinstance(cell, _Unreadable):
+            reason = f"accepted: values that can be read; given {cell}"
+            return Reject(number, name, reason, {each: str(cells[each]) for each in cells})
+    return Row(number, cells)
+
+
+class _Unreadable(str):
+    """What stands for a value that Python has no form for."""
+
+
+def _value(column: pyarrow.Array, place: int) -> Any:
+    try:
+        return column[place].as_py()
+    except _UNREADABLE:
+        return _Unreadable(f"a value of the type {column.type} that cannot"[:200])
 
 
 def _columns(batch: pyarrow.RecordBatch) -> Iterator[tuple[str, pyarrow.Array]]:
@@ -136,7 +162,7 @@ def _beginning(
     batch: pyarrow.RecordBatch, place: int, sizes: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     return {
-        name: column[place].as_py()
+        name: _value(column, place)
         if sizes[name][place] <= _SHOWN_BYTES
         else f"({sizes[name][place]:,} bytes)"
         for name, column in _columns(batch)
