@@ -65,6 +65,10 @@ def check_file(data: bytes) -> Picture | None:
     if picture is None:
         return None
     assert width * height == picture.rgb[..., 0].size
+    small = images.decode(data, LIMITS, enough_px=16)  # as a contact sheet reads it
+    assert small.rgb.shape[0] * picture.rgb.shape[1] == pytest.approx(
+        small.rgb.shape[1] * picture.rgb.shape[0], rel=0.15
+    )
     for row in ({}, {"format": "png"}):
         _check_painted(picture, row)
     _check_untouched(picture)
