@@ -229,7 +229,7 @@ def plan_catalog(
             f"strict is set; see {run.uri(provenance.rejects_key(run.run_id))}"
         )
     lifted = () if run.review.strict_masks else (SuspectMask.code,)
-    before = resume.finished(run.outputs, run.output, path, retry_failures, named, lifted)
+    before = resume.finished(run.outputs, run.output, path, retry_failures, named, lifted=lifted)
     return Planned(path, rejects_path, counts, before)
 
 
