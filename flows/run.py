@@ -250,7 +250,7 @@ def plan_catalog(
     if not kept:
         run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     lifted = () if run.review.strict_masks else (SuspectMask.code,)
-    before = resume.finished(run.outputs, run.output, path, retry_failures, named, lifted)
+    before = resume.finished(run.outputs, run.output, path, retry_failures, named, lifted=lifted)
     return Planned(path, rejects_path, counts, before)
 
 

@@ -23,6 +23,10 @@ from PIL.PngImagePlugin import PngInfo
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
 SIZE = (48, 32)
+# Something that says it is a C2PA manifest, as a JPEG has it.
+JUMBF = (
+    b"JP\0\1\0\0\0\1\0\0\0\x26jumb\0\0\0\x1ejumdc2pa\0\x11\0\x10\x80\0\0\xaa\0\x38\x9b\x71\3c2pa\0"
+)
 
 
 @dataclass(frozen=True)
@@ -213,10 +217,10 @@ _FILES: dict[str, Callable[[], bytes]] = {
 _KINDS = {
     "png": [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP",
             b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"acTL", b"fcTL", b"fdAT", b"sBIT", b"bKGD",
-            b"tIME", b"teSt", b"TEST", b"\0\0\0\0"],
+            b"tIME", b"caBX", b"teSt", b"TEST", b"\0\0\0\0"],
     "jpeg": [bytes([code]) for code in (0x00, 0x01, 0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC8, 0xCC, 0xD0,
-             0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE, 0xFF)],
-    "webp": [b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP ", b"teSt"],
+             0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE, 0xFE, 0xFF)],
+    "webp": [b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP ", b"C2PA", b"teSt"],
     "avif": [b"ftyp", b"meta", b"mdat", b"free", b"uuid", b"moov", b"iloc", b"ipma", b"ispe", b"irot",
              b"imir", b"colr", b"clap", b"pixi", b"av1C", b"iref", b"pitm", b"hdlr", b"teSt", b"jumb"],
 }  # fmt: skip
@@ -331,7 +335,7 @@ def put_in(draw: Any, whole: Parts, data: bytes) -> bytes:
     """A part that was not there."""
     at, part = _drawn(draw, whole)
     kind = draw(st.sampled_from(_KINDS[whole.format]))
-    new = Part(kind, draw(st.one_of(st.binary(max_size=40), st.just(part.body))))
+    new = Part(kind, draw(st.one_of(st.binary(max_size=40), st.sampled_from([part.body, JUMBF]))))
     return joined(_replaced(whole, at, new, part))
 
 

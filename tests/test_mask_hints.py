@@ -302,7 +302,7 @@ def turned_mask(size: tuple[int, int], orientation: int = 1) -> Picture:
     return opened(drawn(size), "PNG", orientation)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_mask_that_is_not_turned_as_its_picture_is_told(orientation: int, kind: str) -> None:
     square = photo((64, 64), orientation, kind)

@@ -8,6 +8,7 @@ our own fault, or comes out otherwise than it looked.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from ace_tasks import images, pixels
-from ace_tasks.errors import BadImage
+from ace_tasks import images, mask_hints, masks, pixels
+from ace_tasks.errors import BadImage, BadMask
 from ace_tasks.images import Picture, Pictures
 from ace_tasks.model.variants import find_variant
 from ace_tasks.publishing import File, Publisher, Recorder
@@ -65,9 +66,14 @@ def check_file(data: bytes) -> Picture | None:
     if picture is None:
         return None
     assert width * height == picture.rgb[..., 0].size
+    small = images.decode(data, LIMITS, enough_px=16)  # as a contact sheet reads it
+    assert small.rgb.shape[0] * picture.rgb.shape[1] == pytest.approx(
+        small.rgb.shape[1] * picture.rgb.shape[0], rel=0.15
+    )
     for row in ({}, {"format": "png"}):
         _check_painted(picture, row)
     _check_untouched(picture)
+    _check_as_mask(picture)
     return picture
 
 
@@ -128,6 +134,15 @@ def _check_untouched(picture: Picture) -> None:
     finished = pixels.finish(item.resolved, pictures, prepared, None)
     made = _recorder().encode(item, pictures, finished, False)
     _check_same(picture, made, np.ones(picture.rgb.shape[:2], bool))
+
+
+def _check_as_mask(picture: Picture) -> None:
+    """It serves as its own mask, or is refused; and is looked at, whatever it is."""
+    resolved = _item().resolved.model_copy(update={"mask": "file"})
+    mask = None
+    with suppress(BadMask):
+        mask = masks.build(resolved, picture, picture)
+    assert mask_hints.find(resolved, picture, picture, mask).keys() <= mask_hints.CODES.keys()
 
 
 def _check_same(picture: Picture, made: File, where: np.ndarray) -> None:
