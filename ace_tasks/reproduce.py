@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ class Reproducer:
         if not is_s3(uri):
             if self._asked.folder is None:
                 raise SourceMissing(f"{uri} was a local file: say the folder that holds it")
-            uri = str(self._asked.folder / uri)
+            uri = str(self._asked.folder / PurePath(uri).name)  # a record may name any path
         try:
             data, _ = self._sources.get_version(uri, source.version_id)
         except NotFound as error:
