@@ -63,7 +63,7 @@ def edit_catalog(
     candidates: Candidates = 1,
     keep_candidates: KeepCandidates = False,
     review_below: ReviewBelow = 0.0,
-    auto_mask: AutoMaskName = "none",
+    auto_mask: AutoMaskName = "u2net",
     allow_empty_masks: AllowEmptyMasks = False,
     allow_full_masks: AllowFullMasks = False,
     preset: PresetName = "none",

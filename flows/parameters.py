@@ -14,7 +14,8 @@ from pydantic import Field
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.settings import ReviewSettings
-from ace_tasks.specs import AutoMask, MaskRules, PasteSettings, PixelSettings
+from ace_tasks.specs import AutoMask, AutoMethod, MaskRules, PasteSettings, PixelSettings
+from ace_tasks.specs.settings import AUTO_METHODS
 
 NONE = "none"  # of a parameter that is chosen from a few words
 
@@ -189,9 +190,10 @@ Candidates = Annotated[
     int, *told("Pictures to try for a row that says none; the best is kept.", ge=1, le=16)
 ]
 AutoMaskName = Annotated[
-    Literal["none", "grabcut", "border", "model"],
+    Literal["none", AutoMethod],
     *told(
-        'How the mask "auto" is made. grabcut: what stands out in the middle. border: all that '
+        'How the mask "auto" is made. u2net: what stands out, by a small network that comes with '
+        "this project. grabcut: what stands out in the middle, by its colours. border: all that "
         "the colour of the picture's rim does not reach. model: what the worker's segmentation "
         "model calls by the row's label. none: such rows are rejected."
     ),
@@ -356,7 +358,7 @@ def check_auto_mask(column: str, masks: str, auto_mask: AutoMaskName) -> None:
     """Raises SettingsError where every row would be refused for want of a way to make its mask."""
     if masks == "auto" and auto_mask == NONE:
         raise SettingsError(
-            f"auto_mask: accepted with {column} auto: grabcut, border or model; given none"
+            f"auto_mask: accepted with {column} auto: {', '.join(AUTO_METHODS)}; given none"
         )
 
 

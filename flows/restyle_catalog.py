@@ -93,7 +93,7 @@ def restyle_catalog(
     mask_invert: MaskInvert = False,
     mask_grow: MaskGrow = 0,
     mask_label: MaskLabel = "",
-    auto_mask: AutoMaskName = "none",
+    auto_mask: AutoMaskName = "u2net",
     reference: References = "",
     limit: Limit = 0,
     dry_run: DryRun = False,

@@ -342,6 +342,7 @@ def test_a_default_written_out_is_the_same_item(
     ("method", "label", "column", "words"),
     [
         (None, None, "mask", "the run names none"),
+        ("u2net", "shirt", "mask_label", "makes them by u2net; given 'shirt'"),
         ("border", "shirt", "mask_label", "makes them by border; given 'shirt'"),
         ("grabcut", "shirt", "mask_label", "makes them by grabcut"),
     ],
@@ -366,12 +367,12 @@ def test_an_auto_mask_is_resolved_to_the_runs_way() -> None:
     assert resolve(parse_spec(FILL), sources_of(FILL), LORA, pixels).auto_mask is None
 
 
-@pytest.mark.parametrize("name", ["grabcut", "border"])
+@pytest.mark.parametrize("name", ["u2net", "grabcut", "border"])
 def test_the_way_is_named_by_a_runs_parameter(name: str) -> None:
     assert AutoMask.named(name) == AutoMask.model_validate({"method": name})
     assert AutoMask.named("") is None
     with pytest.raises(
-        SettingsError, match="auto_mask: accepted: grabcut, border, model; given 'magic'"
+        SettingsError, match="auto_mask: accepted: u2net, grabcut, border, model; given"
     ):
         AutoMask.named("magic")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -40,20 +40,29 @@ class MaskRules(Frozen):
     allow_full: bool = Field(False, description="A mask that selects everything is meant.")
 
 
+AutoMethod = Literal["u2net", "grabcut", "border", "model"]
+AUTO_METHODS: tuple[str, ...] = get_args(AutoMethod)
+
+
 class AutoMask(Frozen):
     """How the mask "auto" is made."""
 
-    method: Literal["grabcut", "border", "model"] = Field(
-        description="grabcut: what stands out in the middle. border: all that the colour of the "
+    method: AutoMethod = Field(
+        description="u2net: what stands out, by the network that comes with this package. grabcut: "
+        "what stands out in the middle, by its colours. border: all that the colour of the "
         "picture's rim does not reach. model: what a segmentation model calls by the row's label."
     )
-    model: str | None = Field(None, description="Fingerprint (SHA-256) of that model's files.")
+    model: str | None = Field(
+        None,
+        description="Of model: fingerprint (SHA-256) of its files. Of u2net: SHA-256 of its file.",
+    )
 
     @classmethod
     def named(cls, name: str) -> AutoMask | None:
         """As a run's parameter names it; "" is None. Raises SettingsError."""
-        if name not in {"", "grabcut", "border", "model"}:
-            raise SettingsError(f"auto_mask: accepted: grabcut, border, model; given {name!r}")
+        if name and name not in AUTO_METHODS:
+            accepted = ", ".join(AUTO_METHODS)
+            raise SettingsError(f"auto_mask: accepted: {accepted}; given {name!r}")
         return cls.model_validate({"method": name}) if name else None
 
 

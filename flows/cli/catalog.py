@@ -59,7 +59,7 @@ def plan(
     feather: Feather = DEFAULT_FEATHER,
     crop_to_mask: CropToMask = True,
     candidates: Candidates = 1,
-    auto_mask: AutoMaskName = "none",
+    auto_mask: AutoMaskName = "u2net",
     allow_empty_masks: AllowEmptyMasks = False,
     allow_full_masks: AllowFullMasks = False,
     preset: PresetName = "none",
