@@ -11,6 +11,8 @@ larger one gets the same function of its own colours, so that its outline is sha
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -36,7 +38,9 @@ def soften(rgb: np.ndarray, selected: np.ndarray) -> np.ndarray:
     """(H, W) bool → (H, W) uint8: how opaque each pixel of the product is."""
     small = _shrunk(rgb)
     height, width = small.shape[:2]
-    level = cv2.resize(np.float32(selected), (width, height), interpolation=cv2.INTER_AREA)
+    level = cv2.resize(
+        np.asarray(selected, np.float32), (width, height), interpolation=cv2.INTER_AREA
+    )
     return _applied(rgb, *_linear_in_colour(small, level, _EDGE_PX))
 
 
@@ -46,7 +50,7 @@ def _linear_in_colour(
     """(h, w, 3) and (h, w) float32: `wanted` is nearly their product with the colours in 0..1, plus
     the second.
     """
-    guide = np.float32(rgb) / 255
+    guide = np.asarray(rgb, np.float32) / 255
 
     def mean(values: np.ndarray) -> np.ndarray:
         side = 2 * radius + 1
@@ -57,7 +61,8 @@ def _linear_in_colour(
 
     def spread(i: int, j: int) -> np.ndarray:
         own = _EPSILON if i == j else 0
-        return mean(guide[..., i] * guide[..., j]) - colour[..., i] * colour[..., j] + own
+        product = mean(guide[..., i] * guide[..., j])
+        return np.asarray(product - colour[..., i] * colour[..., j] + own)
 
     rr, rg, rb, gg, gb, bb = (spread(*pair) for pair in _PAIRS)
     # The inverse of a symmetric 3 × 3 matrix by its cofactors.
@@ -99,9 +104,9 @@ def _rows_of(values: np.ndarray, top: int, bottom: int, height: int, width: int)
     at = ((np.arange(top, bottom) + 0.5) * values.shape[0] / height - 0.5).clip(
         0, values.shape[0] - 1
     )
-    above = np.floor(at).astype(int)
+    above: Any = np.floor(at).astype(int)
     below = np.minimum(above + 1, values.shape[0] - 1)
-    share = np.float32(at - above)[:, None, None]
+    share: Any = np.asarray(at - above, np.float32)[:, None, None]
     mixed = values[above] * (1 - share) + values[below] * share
     return np.asarray(
         cv2.resize(mixed, (width, bottom - top), interpolation=cv2.INTER_LINEAR)

@@ -15,6 +15,7 @@ from pydantic import Field
 from ace_tasks.errors import SettingsError
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import AutoMask, AutoMethod, MaskRules, PasteSettings, PixelSettings
+from ace_tasks.specs.columns import BACKGROUND
 from ace_tasks.specs.settings import AUTO_METHODS
 
 NONE = "none"  # of a parameter that is chosen from a few words
@@ -75,7 +76,12 @@ Source = Annotated[
         argument=True,
     ),
 ]
-Prompt = Annotated[str, *told("What to do with every picture, such as: on a marble table.")]
+Prompt = Annotated[
+    str,
+    *told(
+        "What to do with every picture, such as: on a marble table. Only task background needs none."
+    ),
+]
 People = Annotated[
     str,
     *told(
@@ -111,10 +117,11 @@ Limit = Annotated[int, *told("For a trial: only the first so many; 0: all.", ge=
 # ---------------------------------------------------------------- what is asked for
 
 TaskName = Annotated[
-    Literal["edit", "fill"],
+    Literal["edit", "fill", "background"],
     *told(
         "edit: change the picture, or its masked part. fill: repaint the masked part from "
-        "nothing. With a reference both put what it shows into the masked part."
+        "nothing. With a reference both put what it shows into the masked part. background: cut "
+        "the product out and lay it on another ground, without a prompt."
     ),
 ]
 Masks = Annotated[
@@ -144,6 +151,18 @@ MaskLabel = Annotated[
 References = Annotated[
     str,
     *told("Pictures of what to put in: s3:// URIs, comma-separated; needs a mask. Empty: none."),
+]
+BackgroundColour = Annotated[
+    str,
+    *told(
+        "Of rows of task background that name none: what the product is laid on. white, "
+        "transparent, or a colour as #rrggbb.",
+        pattern=BACKGROUND,
+    ),
+]
+Shadow = Annotated[
+    bool,
+    *told("With task background: keep the shadow of the product, where a plain ground shows it."),
 ]
 FormatName = Annotated[
     Literal["source", "png", "jpeg", "webp", "avif"],
@@ -341,6 +360,7 @@ def pixel_settings(
     allow_full_masks: AllowFullMasks,
     preset: PresetName,
     quality: Quality,
+    background: BackgroundColour = "white",
 ) -> PixelSettings:
     """What decides a pixel, and so which items are done. Raises SettingsError."""
     return PixelSettings(
@@ -351,6 +371,7 @@ def pixel_settings(
         auto_mask=AutoMask.named("" if auto_mask == NONE else auto_mask),
         preset=None if preset == NONE else preset,
         quality=quality or None,
+        background=None if background == "white" else background,
     )
 
 

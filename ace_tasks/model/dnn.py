@@ -21,7 +21,7 @@ from ace_tasks.model.places import Folder
 # Networks that come with this package: one folder each, listed in its sha256.json.
 SHIPPED = Path(__file__).with_name("shipped")
 U2NET = "u2netp/u2netp.onnx"
-_READERS = {".onnx": cv2.dnn.readNetFromONNX, ".tflite": cv2.dnn.readNetFromTFLite}
+_READERS: dict[str, Any] = {".onnx": cv2.dnn.readNetFromONNX, ".tflite": cv2.dnn.readNetFromTFLite}
 
 
 def shipped_sha256(name: str) -> str:

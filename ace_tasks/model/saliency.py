@@ -42,9 +42,10 @@ class _Preparation:
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 → (1, 3, h, w) float32."""
         small = Image.fromarray(picture).resize(self.size_px, Image.Resampling.LANCZOS)
-        values = np.asarray(small, np.float32)
+        values: Any = np.asarray(small, np.float32)
         values = values / max(float(values.max()), 1) if self.scale is None else values * self.scale
-        values = (values - np.float32(self.mean)) / np.float32(self.deviation)
+        mean, deviation = np.array([self.mean, self.deviation], np.float32)
+        values = (values - mean) / deviation
         return np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
 
 

@@ -1,7 +1,7 @@
 """Task specs: what a catalog row may ask for, and the identity of an item.
 
 columns    what a cell may hold
-rows       the four tasks: a row, checked
+rows       the five tasks: a row, checked
 settings   what a run decides for all its rows
 items      row + settings + model → what decides the pixels, and its hash
 """
@@ -40,7 +40,9 @@ from ace_tasks.specs.rows import (
     TASKS,
     Edit,
     Fill,
+    OnBackground,
     Reference,
+    Spec,
     TaskSpec,
     TryOn,
     parse_spec,
@@ -79,6 +81,7 @@ __all__ = [
     "MaskRules",
     "MaskSteps",
     "ModelIdentity",
+    "OnBackground",
     "PasteSettings",
     "PixelSettings",
     "Polygon",
@@ -88,6 +91,7 @@ __all__ = [
     "Shape",
     "Source",
     "Sources",
+    "Spec",
     "TaskSpec",
     "TryOn",
     "WorkItem",

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.specs.columns import Control, Frozen
+from ace_tasks.specs.columns import Background, Control, Frozen
 
 
 class PasteSettings(Frozen):
@@ -119,6 +119,9 @@ class PixelSettings(Frozen):
     quality: int | None = Field(None, ge=1, le=100, description="Of rows that say none.")
     preset: str | None = Field(None, description="Of rows that name none.")
     candidates: int = Field(1, ge=1, le=16, description="Of rows that say none.")
+    background: Background | None = Field(
+        None, description="Of rows of task background that name none; None: white."
+    )
 
 
 DEFAULT_PIXELS = PixelSettings()

@@ -28,6 +28,7 @@ from flows.parameters import (
     AllowEmptyMasks,
     AllowFullMasks,
     AutoMaskName,
+    BackgroundColour,
     Candidates,
     Catalog,
     CropToMask,
@@ -63,6 +64,7 @@ def plan(
     allow_empty_masks: AllowEmptyMasks = False,
     allow_full_masks: AllowFullMasks = False,
     preset: PresetName = "none",
+    background: BackgroundColour = "white",
     quality: Quality = 0,
     accept_license: AcceptLicense = False,
 ) -> None:
@@ -77,6 +79,7 @@ def plan(
         allow_full_masks,
         preset,
         quality,
+        background,
     )
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
