@@ -23,10 +23,7 @@ from ace_tasks.readers.parquet import read_parquet
 from ace_tasks.readers.row import MAX_ROW_BYTES, Reject, Row
 from ace_tasks.specs import (
     MAX_URI_CHARS,
-    Edit,
-    Fill,
-    Reference,
-    TryOn,
+    Spec,
     check_uri,
     parse_spec,
     quote,
@@ -52,7 +49,6 @@ _ACCEPTED = "accepted: .jsonl, .ndjson, .csv or .parquet, each also with .gz"
 # What lies between two cells of a row.
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
-Spec = Fill | Edit | Reference | TryOn
 Checked = tuple[int, Spec, dict[str, Any]]
 """Line, spec, and the row's cells as they were."""
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ace_tasks.catalog import Checked, Reject
 from ace_tasks.errors import BadRow, SettingsError
-from ace_tasks.specs import MAX_SEED, parse_spec
+from ace_tasks.specs import MAX_SEED, OnBackground, parse_spec
 
 _OLD = "{prompt}"
 
@@ -38,6 +38,9 @@ class Changes(BaseModel):
                 yield each
                 continue
             line, spec, cells = each
+            if isinstance(spec, OnBackground):  # it has neither prompt nor seed
+                yield each
+                continue
             row = spec.model_dump(exclude_none=True)
             if self.prompt:
                 row["prompt"] = self.prompt.replace(_OLD, spec.prompt)

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageDraw
 from ace_tasks import colour, cutout, levels
 from ace_tasks.errors import BadMask
 from ace_tasks.images import Picture
+from ace_tasks.model import saliency
 from ace_tasks.paste import THRESHOLD
 from ace_tasks.specs import AutoMask, Box, Ellipse, MaskSteps, Polygon, Resolved, Shape
 
@@ -167,6 +168,8 @@ def _from_content(
     image: Picture, auto: AutoMask, label: str | None, segment: Segment | None
 ) -> np.ndarray:
     seen = colour.to_srgb(image.rgb, image.icc_profile)
+    if auto.method == "u2net":
+        return saliency.u2net(auto.model).mask(seen)
     if auto.method != "model":
         selected = cutout.grabcut(seen) if auto.method == "grabcut" else cutout.border(seen)
         return np.where(selected, 255, 0).astype(np.uint8)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ace_tasks import colour, controls, frame, images, lcu, masks, paste
+from ace_tasks import colour, controls, frame, ground, images, lcu, masks, matting, paste
 from ace_tasks.images import Picture, Pictures
 from ace_tasks.paste import Difference, Window
 from ace_tasks.specs import Resolved
+
+NO_SHADOW = "shadow left out: its ground is too dark, too small or too uneven to tell it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,7 @@ class Prepared:
     window: Window | None  # None: there is no picture to go back into
     mask: np.ndarray | None  # (H, W) uint8 of the whole picture
     feather_px: int = 0  # in the picture's own pixels
+    shade: np.ndarray | None = None  # (H, W) uint8: the shadow that a product keeps
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,7 @@ class Finished:
     icc_profile: bytes | None
     difference: Difference | None  # of a picture that was repainted in a part
     placed: Window | None = None  # where a preset's frame holds it; None: there is no frame
+    left_out: tuple[str, ...] = ()  # what was wanted and could not be had
 
 
 def prepare(
@@ -61,6 +65,8 @@ def prepare(
     if image is not None:
         mask = masks.build(resolved, image, pictures.mask, segment)
         window = paste.whole(*image.size_px)
+        if resolved.background is not None:
+            return _cut_out(resolved, image, mask)
         if mask is not None and not masks.coverage(mask):
             return Prepared(None, None, window, mask)
         if mask is not None and resolved.paste:
@@ -111,6 +117,9 @@ def repaint(
     Without a canvas, where the mask selects nothing, it is the source's. Raises BadImage.
     """
     image = pictures.image
+    if resolved.background is not None:
+        assert image is not None
+        return _laid(resolved, image, prepared)
     if canvas is None or prepared.geometry is None:
         assert image is not None
         untouched = image.rgb if image.straight is None else image.straight
@@ -130,6 +139,34 @@ def repaint(
             rgb = _unflattened(made, alpha)
         return Finished(rgb, alpha, image.icc_profile, None)
     return _pasted(resolved, image, window, mask, prepared.feather_px, made)
+
+
+def _cut_out(resolved: Resolved, image: Picture, mask: np.ndarray | None) -> Prepared:
+    """The product's opacity in place of its mask, and its shadow if it is wanted and seen."""
+    assert mask is not None
+    seen = colour.to_srgb(image.rgb, image.icc_profile)
+    opacity = matting.soften(seen, mask > paste.THRESHOLD)
+    if image.alpha is not None:  # what is transparent stays so
+        opacity = np.minimum(opacity, image.alpha)
+    shade = ground.shadow(seen, opacity) if resolved.shadow else None
+    return Prepared(None, None, paste.whole(*image.size_px), opacity, shade=shade)
+
+
+def _laid(resolved: Resolved, image: Picture, prepared: Prepared) -> Finished:
+    """The product on its new ground."""
+    opacity, shade = prepared.mask, prepared.shade
+    assert opacity is not None
+    rgb = image.rgb if image.straight is None else image.straight
+    product = ground.own_colours(rgb, opacity)
+    left_out = (NO_SHADOW,) if resolved.shadow and shade is None else ()
+    if resolved.background == "transparent":
+        straight, alpha = ground.on_nothing(product, opacity, shade)
+        return Finished(straight, alpha, image.icc_profile, None, left_out=left_out)
+    background = colour.from_srgb(
+        np.full((1, 1, 3), resolved.background, np.uint8), image.icc_profile
+    )
+    flat = ground.laid(product, opacity, background[0, 0], shade)
+    return Finished(flat, None, image.icc_profile, None, left_out=left_out)
 
 
 def _check_output(resolved: Resolved, image: Picture | None) -> None:

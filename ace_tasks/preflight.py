@@ -224,6 +224,8 @@ def _tokens(
     beside: Sequence[tuple[int, int]],
 ) -> int:
     """Of policy `reference`, at most."""
+    if resolved.background is not None:
+        return 0
     if mask is not None and not masks.coverage(mask):
         return 0
     if resolved.geometry == "reference":

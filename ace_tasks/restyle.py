@@ -22,9 +22,10 @@ class Wish:
     steps: int = 0
     seed: int = -1
     adapter: str = ""
+    shadow: bool = False
 
     def cells(self, *, masked: bool) -> dict[str, Any]:
-        """The columns that say it."""
+        """The columns that say it, of a row that a model edits."""
         cells: dict[str, Any] = {
             "format": None if self.format == "source" else self.format,
             "steps": self.steps or None,
@@ -45,12 +46,17 @@ class Instruction:
     """`task`: what is done without a reference; with one, it is put into the masked part."""
 
     prompt: str
-    task: Literal["edit", "fill"]
+    task: Literal["edit", "fill", "background"]
     references: tuple[str, ...]
     wish: Wish
 
     def check(self, mask: str) -> None:
         """`mask`: the rule's name. Raises SettingsError for what no picture could be made by."""
+        if self.task == "background":
+            self._check_background(mask)
+            return
+        if self.wish.shadow:
+            raise SettingsError("shadow: accepted with task background")
         if not self.prompt.strip():
             raise SettingsError("prompt: accepted: what to do with every picture; given none")
         if mask != "none":
@@ -63,7 +69,34 @@ class Instruction:
                 "mask: mask_invert, mask_grow and mask_label need one; given 'none'"
             )
 
+    def _check_background(self, mask: str) -> None:
+        """No model is asked, so nothing may be said that only a model would follow."""
+        wish = self.wish
+        given = {
+            "prompt": self.prompt.strip(),
+            "reference": self.references,
+            "mask": "" if mask == "none" else mask,
+            "mask_invert": wish.mask_invert,
+            "mask_grow": wish.mask_grow,
+            "mask_label": wish.mask_label,
+            "steps": wish.steps,
+            "seed": wish.seed >= 0,
+            "adapter": wish.adapter,
+        }
+        for name, value in given.items():
+            if value:
+                raise SettingsError(f"{name}: accepted with task background: none")
+
     def row(self, picture: Picture, mask: Any) -> dict[str, Any]:
+        if self.task == "background":
+            cells: dict[str, Any] = {
+                "id": picture.row_id,
+                "task": self.task,
+                "image": picture.uri,
+                "format": None if self.wish.format == "source" else self.wish.format,
+                "shadow": self.wish.shadow or None,
+            }
+            return {name: cell for name, cell in cells.items() if cell is not None}
         row: dict[str, Any] = {
             "id": picture.row_id,
             "task": "try_on" if self.references else self.task,

@@ -243,7 +243,9 @@ class Environment(BaseSettings):
         "contour, line or edge. Empty: that control is refused.",
     )
     segmenter: str | None = Field(
-        None, description='The place of a segmentation model, for the mask "auto".'
+        None,
+        description="The place of a segmentation model, or of an ONNX network that tells what "
+        'stands out, for the mask "auto" made by auto_mask model.',
     )
     clip_model: str | None = Field(
         None, description="The place of a CLIP model that tells how well a picture fits its prompt."

@@ -250,6 +250,9 @@ def _manifest(record: Record, record_uri: str) -> dict[str, Any]:
         actions.append(_action("c2pa.placed", names))
     if sources.image and record.sampling:
         actions.append({"action": "c2pa.edited", **made})
+    elif sources.image and record.resolved.get("background") is not None:
+        agent = {"name": "ace-catalog", "version": __version__}
+        actions.append({"action": "c2pa.edited", **made, "softwareAgent": agent})
     return {
         "claim_generator_info": [{"name": "ace-catalog", "version": __version__}],
         "title": record.row_id,

@@ -14,7 +14,9 @@ from pydantic import Field
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.settings import ReviewSettings
-from ace_tasks.specs import AutoMask, MaskRules, PasteSettings, PixelSettings
+from ace_tasks.specs import AutoMask, AutoMethod, MaskRules, PasteSettings, PixelSettings
+from ace_tasks.specs.columns import BACKGROUND
+from ace_tasks.specs.settings import AUTO_METHODS
 
 NONE = "none"  # of a parameter that is chosen from a few words
 
@@ -74,7 +76,12 @@ Source = Annotated[
         argument=True,
     ),
 ]
-Prompt = Annotated[str, *told("What to do with every picture, such as: on a marble table.")]
+Prompt = Annotated[
+    str,
+    *told(
+        "What to do with every picture, such as: on a marble table. Only task background needs none."
+    ),
+]
 People = Annotated[
     str,
     *told(
@@ -117,10 +124,11 @@ Limit = Annotated[int, *told("For a trial: only the first so many; 0: all.", ge=
 # ---------------------------------------------------------------- what is asked for
 
 TaskName = Annotated[
-    Literal["edit", "fill"],
+    Literal["edit", "fill", "background"],
     *told(
         "edit: change the picture, or its masked part. fill: repaint the masked part from "
-        "nothing. With a reference both put what it shows into the masked part."
+        "nothing. With a reference both put what it shows into the masked part. background: cut "
+        "the product out and lay it on another ground, without a prompt."
     ),
 ]
 Masks = Annotated[
@@ -150,6 +158,18 @@ MaskLabel = Annotated[
 References = Annotated[
     str,
     *told("Pictures of what to put in: s3:// URIs, comma-separated; needs a mask. Empty: none."),
+]
+BackgroundColour = Annotated[
+    str,
+    *told(
+        "Of rows of task background that name none: what the product is laid on. white, "
+        "transparent, or a colour as #rrggbb.",
+        pattern=BACKGROUND,
+    ),
+]
+Shadow = Annotated[
+    bool,
+    *told("With task background: keep the shadow of the product, where a plain ground shows it."),
 ]
 FormatName = Annotated[
     Literal["source", "png", "jpeg", "webp", "avif"],
@@ -196,9 +216,10 @@ Candidates = Annotated[
     int, *told("Pictures to try for a row that says none; the best is kept.", ge=1, le=16)
 ]
 AutoMaskName = Annotated[
-    Literal["none", "grabcut", "border", "model"],
+    Literal["none", AutoMethod],
     *told(
-        'How the mask "auto" is made. grabcut: what stands out in the middle. border: all that '
+        'How the mask "auto" is made. u2net: what stands out, by a small network that comes with '
+        "this project. grabcut: what stands out in the middle, by its colours. border: all that "
         "the colour of the picture's rim does not reach. model: what the worker's segmentation "
         "model calls by the row's label. none: such rows are rejected."
     ),
@@ -353,6 +374,7 @@ def pixel_settings(
     allow_full_masks: AllowFullMasks,
     preset: PresetName,
     quality: Quality,
+    background: BackgroundColour = "white",
 ) -> PixelSettings:
     """What decides a pixel, and so which items are done. Raises SettingsError."""
     return PixelSettings(
@@ -363,6 +385,7 @@ def pixel_settings(
         auto_mask=AutoMask.named("" if auto_mask == NONE else auto_mask),
         preset=None if preset == NONE else preset,
         quality=quality or None,
+        background=None if background == "white" else background,
     )
 
 
@@ -370,7 +393,7 @@ def check_auto_mask(column: str, masks: str, auto_mask: AutoMaskName) -> None:
     """Raises SettingsError where every row would be refused for want of a way to make its mask."""
     if masks == "auto" and auto_mask == NONE:
         raise SettingsError(
-            f"auto_mask: accepted with {column} auto: grabcut, border or model; given none"
+            f"auto_mask: accepted with {column} auto: {', '.join(AUTO_METHODS)}; given none"
         )
 
 

@@ -36,6 +36,7 @@ from flows.parameters import (
     AllowFullMasks,
     AllowUnguardedWrites,
     AutoMaskName,
+    BackgroundColour,
     CanaryItems,
     CanaryWaitHours,
     Candidates,
@@ -66,6 +67,7 @@ from flows.parameters import (
     RetryFailures,
     ReviewBelow,
     Seed,
+    Shadow,
     ShardSize,
     Source,
     Steps,
@@ -90,14 +92,14 @@ from flows.run import Run, make_catalog, open_run, plan_catalog, untracked
 def restyle_catalog(
     source: Source,
     output: Output,
-    prompt: Prompt,
     variant: Variant,
+    prompt: Prompt = "",
     task: TaskName = "edit",
     mask: Masks = "none",
     mask_invert: MaskInvert = False,
     mask_grow: MaskGrow = 0,
     mask_label: MaskLabel = "",
-    auto_mask: AutoMaskName = "none",
+    auto_mask: AutoMaskName = "u2net",
     reference: References = "",
     limit: Limit = 0,
     dry_run: DryRun = False,
@@ -108,6 +110,8 @@ def restyle_catalog(
     format: FormatName = "source",  # noqa: A002
     quality: Quality = 0,
     preset: PresetName = "none",
+    background: BackgroundColour = "white",
+    shadow: Shadow = False,
     steps: Steps = 0,
     seed: Seed = -1,
     adapter: AdapterName = "",
@@ -144,7 +148,7 @@ def restyle_catalog(
         prompt,
         task,
         uris_of("reference", reference),
-        Wish(mask_invert, mask_grow, mask_label, format, steps, seed, adapter),
+        Wish(mask_invert, mask_grow, mask_label, format, steps, seed, adapter, shadow),
     )
     instruction.check(mask)
     with open_run(
@@ -161,6 +165,7 @@ def restyle_catalog(
             allow_full_masks,
             preset,
             quality,
+            background,
         ),
         review_settings(review_below, keep_candidates, strict_masks),
         buckets=buckets_of(source, mask, links_to, *instruction.references),

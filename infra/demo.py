@@ -78,7 +78,8 @@ def main() -> int:
     print(f"records    {OUTPUT}/records/, mirrored in {MIRROR / 'records'}")
     if report:
         print(f"look at    {report}")
-    print("mini knows the small drawn world of its training; photographs are foreign to it.")
+    print("the first three rows are photographs, cut out at full size by a small network;")
+    print("mini, which edits the others, knows the small drawn world of its training only.")
     return code
 
 

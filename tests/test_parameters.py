@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.specs import PRESETS
+from ace_tasks.specs import PRESETS, PixelSettings
 from flows import parameters
 from flows.cli import editing
 
@@ -80,6 +80,7 @@ def test_none_is_no_setting() -> None:
     plain: Any = ("catalog", 0.01, True, 1, "none", False, False, "none", 0)
     settings = parameters.pixel_settings(*plain)
     assert (settings.auto_mask, settings.preset, settings.quality) == (None, None, None)
+    assert settings == PixelSettings()
     other: Any = ("catalog", 0.01, True, 1, "magic", False, False, "none", 0)
     with pytest.raises(SettingsError, match="auto_mask: accepted"):
         parameters.pixel_settings(*other)

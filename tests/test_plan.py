@@ -20,7 +20,15 @@ from ace_tasks.model.variants import find_variant
 from ace_tasks.plan import PlanCounts, PlannedRow
 from ace_tasks.provenance import Failed, record_key, write_failure
 from ace_tasks.settings import StoreSettings
-from ace_tasks.specs import Source, Sources, WorkItem, parse_spec, work_item
+from ace_tasks.specs import (
+    AutoMask,
+    PixelSettings,
+    Source,
+    Sources,
+    WorkItem,
+    parse_spec,
+    work_item,
+)
 from ace_tasks.store import ObjectInfo, Store, join_uri
 from infra.demo import upload_sample
 from infra.sample.make import PREFIX as SAMPLE
@@ -177,6 +185,9 @@ def test_a_key_that_unicode_writes_otherwise_is_told(
     assert "looks the same" not in problems[1]
 
 
+CUT_OUT = PixelSettings(auto_mask=AutoMask(method="u2net", model="0" * 64))
+
+
 def test_the_same_catalog_as_jsonl_csv_and_parquet_is_the_same_items(
     store: Store, tmp_path: Path
 ) -> None:
@@ -185,7 +196,8 @@ def test_the_same_catalog_as_jsonl_csv_and_parquet_is_the_same_items(
     for kind in ("jsonl", "csv", "parquet"):
         uri, path, rejects = f"{SAMPLE}/catalog.{kind}", tmp_path / kind, tmp_path / "rejects"
         with open_catalog(uri, store) as file:
-            plan.build_plan(to_specs(read_rows(file), uri, None), MODEL, store, path, rejects)
+            specs = to_specs(read_rows(file), uri, None)
+            plan.build_plan(specs, MODEL, store, path, rejects, CUT_OUT)
         assert rejects.read_text() == ""
         rows = [*plan.read_plan(path)]
         assert not [row for row in rows if any(each.problem for each in row.item.sources.each())]

@@ -18,10 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ace_tasks import images
+from ace_tasks import colour, images, source_metadata
 from ace_tasks.errors import BadOutput, Cancelled, OutputRefused
+from ace_tasks.identify import Identities
+from ace_tasks.model.dnn import U2NET, shipped_sha256
 from ace_tasks.model.sources import identify_vision, with_vision
 from ace_tasks.model.variants import find_variant
+from ace_tasks.pixels import NO_SHADOW
 from ace_tasks.provenance import Done, Failed, Failure, Record, failure_key, record_key
 from ace_tasks.replica import Replica
 from ace_tasks.settings import ReplicaSettings, ReviewSettings, VisionSettings, WeightsSettings
@@ -36,7 +39,9 @@ from ace_tasks.specs import (
     work_item,
 )
 from ace_tasks.store import Store, join_uri
+from infra.sample.make import HERE
 from tests.patience import limit_s, wait_until
+from tests.test_pixels import P3
 from tests.tiny_vision import make_clip, make_depth_anything, make_segmenter
 
 Make = Callable[..., bytes]
@@ -183,6 +188,78 @@ def test_a_model_makes_the_mask_and_another_helps_to_choose(
         assert all(
             each.scores and each.scores.clip is not None for each in record.candidates.candidates
         )
+
+
+def on_background(
+    store: Store, prefix: str, name: str, profile: bytes | None = None, **row: Any
+) -> WorkItem:
+    """A planned row of task background over one of the sample's photographs."""
+    uri = join_uri(prefix, f"in/{name}.jpg")
+    photograph = Image.open(HERE / "photos" / f"{name}.jpg")
+    out = io.BytesIO()
+    photograph.save(out, "JPEG", quality=95, icc_profile=profile)
+    store.put(uri, out.getvalue(), "image/jpeg")
+    spec = parse_spec({"id": "row-1", "task": "background", "image": uri} | row)
+    settings = with_vision(PixelSettings(auto_mask=AutoMask(method="u2net")), VisionSettings())
+    sources = Identities(store).sources(spec)
+    return work_item(1, spec, sources, find_variant("toy").identity(), settings)
+
+
+def test_a_photograph_is_cut_out_and_laid_on_a_ground_by_no_model_of_ace(
+    replica: Replica, prefix: str, store: Store
+) -> None:
+    item = on_background(store, prefix, "coffee", background="#fbeedd")
+    done = replica.run(item, 0)
+    assert isinstance(done, Done), done
+    record = record_of(store, prefix, item)
+    made = images.decode(store.get(done.output_uri), images.ImageLimits())
+    source = images.decode((HERE / "photos/coffee.jpg").read_bytes(), images.ImageLimits())
+    assert (made.format, made.size_px) == ("jpeg", source.size_px)
+    ground = np.array((0xFB, 0xEE, 0xDD))
+    assert np.abs(made.rgb[:40, :80].astype(int) - ground).max() <= 2
+    cup = slice(120, 180), slice(250, 330)  # the coffee in it
+    assert np.abs(made.rgb[cup].astype(int) - source.rgb[cup]).mean() < 2
+    assert record.sampling is None
+    assert record.paste is None
+    assert record.mask is not None
+    assert 0.4 < record.mask.coverage < 0.55
+    assert record.resolved["auto_mask"] == {"method": "u2net", "model": shipped_sha256(U2NET)}
+    assert record.marks is not None
+    assert str(record.marks.digital_source_type).endswith("/composite")
+    assert record.review is None
+    assert b"trainedAlgorithmicMedia" not in store.get(done.output_uri)
+    assert record.sources.image is not None
+    assert source_metadata.ENCODED_ANEW not in record.sources.image.converted
+
+
+def test_on_a_transparent_ground_the_alpha_is_the_cut_out(
+    replica: Replica, prefix: str, store: Store
+) -> None:
+    item = on_background(store, prefix, "flower", background="transparent", shadow=True)
+    done = replica.run(item, 0)
+    assert isinstance(done, Done), done
+    made = images.decode(store.get(done.output_uri), images.ImageLimits())
+    assert made.format == "png"
+    assert made.alpha is not None
+    assert (made.alpha[200:240, 280:330] == 255).all()
+    assert not made.alpha[:60].any()
+    assert ((made.alpha > 0) & (made.alpha < 255)).mean() < 0.05
+    record = record_of(store, prefix, item)
+    assert record.sources.image is not None
+    assert NO_SHADOW in record.sources.image.converted  # leaves are no plain ground
+
+
+def test_a_wide_gamut_photograph_keeps_its_profile_and_the_ground_its_colour(
+    replica: Replica, prefix: str, store: Store
+) -> None:
+    item = on_background(store, prefix, "coffee", P3, background="#00a0ff", preset="packshot-2000")
+    done = replica.run(item, 0)
+    assert isinstance(done, Done), done
+    made = images.decode(store.get(done.output_uri), images.ImageLimits())
+    assert (made.size_px, made.icc_profile) == ((2000, 2000), P3)
+    seen = colour.to_srgb(made.rgb, made.icc_profile)
+    assert np.abs(seen[:100].astype(int) - (0, 160, 255)).max() <= 3  # the padding
+    assert np.abs(seen[500:520, 160:200].astype(int) - (0, 160, 255)).max() <= 3  # the ground
 
 
 def bad_pictures(picture: Make) -> dict[str, bytes]:

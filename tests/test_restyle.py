@@ -15,7 +15,7 @@ from ace_tasks.errors import BadRow, SettingsError
 from ace_tasks.feeds import MadeRow, Picture, Skipped
 from ace_tasks.made import read_made, write_made
 from ace_tasks.restyle import Instruction, Wish, restyle_rows
-from ace_tasks.specs import Edit, Fill, TryOn, parse_spec
+from ace_tasks.specs import Edit, Fill, OnBackground, TryOn, parse_spec
 
 A = Picture("s3://b/a.png", "a", ("a",))
 B = Picture("s3://b/b.png", "b", ("b",))
@@ -42,6 +42,14 @@ def test_every_wish_is_in_the_row() -> None:
     assert spec.reference == ("s3://b/r.png",)
 
 
+def test_a_background_asks_nothing_of_a_model() -> None:
+    wish = Wish(format="webp", shadow=True)
+    spec = parse_spec(Instruction("", "background", (), wish).row(A, None))
+    assert isinstance(spec, OnBackground)
+    assert (spec.format, spec.shadow, spec.background) == ("webp", True, None)
+    Instruction("", "background", (), wish).check("none")
+
+
 MEANINGLESS = {  # name: (instruction, mask, the message)
     "fill without a mask": (instruction("fill"), "none", "mask: task fill needs one"),
     "reference without a mask": (
@@ -54,6 +62,17 @@ MEANINGLESS = {  # name: (instruction, mask, the message)
         "none",
         "mask_invert, mask_grow and mask_label need one",
     ),
+    "a prompt for a background": (
+        Instruction("red", "background", (), Wish()),
+        "none",
+        "prompt: accepted with task backg",
+    ),
+    "a mask for a background": (
+        Instruction("", "background", (), Wish()),
+        "auto",
+        "mask: accepted with task background",
+    ),
+    "a shadow of an edit": (instruction(shadow=True), "none", "shadow: accepted with task"),
     "blank prompt": (Instruction(" ", "edit", (), Wish()), "auto", "prompt: accepted"),
 }
 

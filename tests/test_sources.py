@@ -18,6 +18,7 @@ from s3transfer.utils import OSUtils
 
 from ace_tasks.errors import AceError, SettingsError, WeightsError, WeightsUnavailable
 from ace_tasks.model import places, sources, weights
+from ace_tasks.model.dnn import U2NET, shipped_sha256
 from ace_tasks.model.sources import (
     check_license,
     identify,
@@ -471,6 +472,13 @@ def test_masks_by_a_model_need_one(tmp_path: Path, settings: WeightsSettings) ->
     assert auto == AutoMask(method="model", model=model.fingerprint)
 
 
+def test_masks_by_the_shipped_network_name_its_file() -> None:
+    auto = with_vision(
+        PixelSettings(auto_mask=AutoMask(method="u2net")), VisionSettings()
+    ).auto_mask
+    assert auto == AutoMask(method="u2net", model=shipped_sha256(U2NET))
+
+
 # ---------------------------------------------------------------- licences
 
 
@@ -586,6 +594,20 @@ def test_of_a_repository_a_vision_model_is_what_its_classes_load(
     assert (model.place, model.fingerprint) == (f"hf://owner/seer@{COMMIT}", here.fingerprint)
     source = node(sources.vision_source, model.place, settings)
     assert node(source.manifest) == {path: sha256(data) for path, data in VISION.items()}
+
+
+def test_of_a_repository_without_weights_for_torch_a_vision_model_is_its_network(
+    hub: Hub, node: Node, settings: WeightsSettings
+) -> None:
+    """As converters write it: the plain network under onnx/, beside its halves and bytes."""
+    wanted = {"preprocessor_config.json": b"{}", "onnx/model.onnx": b"a network"}
+    beside = {"config.json": b"{}", "README.md": b"#", "onnx/model_fp16.onnx": b"half"}
+    hub.repositories["owner/cutter"] = wanted | beside
+    model = node(identify_vision, "hf://owner/cutter", settings)
+    source = node(sources.vision_source, model.place, settings)
+    assert node(source.manifest) == {path: sha256(data) for path, data in wanted.items()}
+    folder = node(weights.ensure_vision, model, settings)
+    assert (folder / "onnx/model.onnx").read_bytes() == b"a network"
 
 
 def test_a_named_variant_takes_files_from_two_repositories_with_a_token(

@@ -38,16 +38,23 @@ from ace_tasks.specs import (
 )
 from infra.sample.make import ROWS as SAMPLE
 
-COMMON = {"id", "task", "prompt", "seed", "steps", "guidance", "adapter", "format", "candidates"}
-COMMON |= {"quality", "preset"}
+COMMON = {"id", "task", "format", "quality", "preset"}
+OF_A_MODEL = {"prompt", "seed", "steps", "guidance", "adapter", "candidates"}
 MASK_STEPS = {"mask_label", "mask_grow", "mask_blur", "mask_invert"}
-# task → (columns it must have, columns it may have), COMMON aside
+# task → (columns it must have, columns it may have), COMMON and OF_A_MODEL aside
 COLUMNS: dict[str, tuple[set[str], set[str]]] = {
     "fill": ({"image", "mask"}, MASK_STEPS),
     "edit": ({"image"}, {"mask", "control"} | MASK_STEPS),
     "reference": ({"reference"}, {"width", "height"}),
     "try_on": ({"image", "mask", "reference"}, MASK_STEPS),
+    "background": ({"image"}, {"background", "shadow"}),
 }
+
+
+def needed(task: str) -> set[str]:
+    return {"id", "task"} | COLUMNS[task][0] | (set() if task == "background" else {"prompt"})
+
+
 FILL: dict[str, Any] = {
     "id": "f",
     "task": "fill",
@@ -58,7 +65,9 @@ FILL: dict[str, Any] = {
 EDIT: dict[str, Any] = {"id": "e", "task": "edit", "image": "s3://b/i.png", "prompt": "p"}
 REFERENCE = {"id": "r", "task": "reference", "reference": "s3://b/r.png", "prompt": "p"}
 TRY_ON = FILL | {"id": "t", "task": "try_on", "reference": "s3://b/r.png"}
-EXAMPLES = {"fill": FILL, "edit": EDIT, "reference": REFERENCE, "try_on": TRY_ON}
+BACKGROUND = {"id": "b", "task": "background", "image": "s3://b/i.png"}
+EXAMPLES = {"fill": FILL, "edit": EDIT, "reference": REFERENCE, "try_on": TRY_ON,
+            "background": BACKGROUND}  # fmt: skip
 ANY_COLUMN: dict[str, Any] = {
     "image": "s3://b/i.png",
     "mask": "alpha",
@@ -70,6 +79,8 @@ ANY_COLUMN: dict[str, Any] = {
     "mask_grow": -3,
     "mask_blur": 1.5,
     "mask_invert": True,
+    "background": "#102030",
+    "shadow": True,
 }
 LORA = ModelIdentity(
     variant="flux-fill-lora",
@@ -115,9 +126,10 @@ def item(row: dict[str, Any], model: ModelIdentity = LORA, line: int = 1) -> Wor
 def test_each_task_takes_its_columns_and_no_others(task: str) -> None:
     must, may = COLUMNS[task]
     fields = TASKS[task].model_fields
-    assert fields.keys() == COMMON | must | may
+    model = set() if task == "background" else OF_A_MODEL
+    assert fields.keys() == COMMON | model | must | may
     required = {name for name, field in fields.items() if field.is_required()}
-    assert required == {"id", "task", "prompt"} | must
+    assert required == needed(task)
     for column in ANY_COLUMN.keys() - must - may:
         with pytest.raises(BadRow, match=f"not a column of task '{task}'") as caught:
             parse_spec(EXAMPLES[task] | {column: ANY_COLUMN[column]})
@@ -129,7 +141,7 @@ def test_each_task_takes_its_columns_and_no_others(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("empty", [None, "", "left out"])
 def test_a_missing_column_is_named(task: str, empty: str | None) -> None:
-    for column in ({"id", "task", "prompt"} | COLUMNS[task][0]) - {"task"}:
+    for column in needed(task) - {"task"}:
         row: dict[str, Any] = EXAMPLES[task] | {column: empty}
         if empty == "left out":
             del row[column]
@@ -347,6 +359,7 @@ def test_a_default_written_out_is_the_same_item(
     ("method", "label", "column", "words"),
     [
         (None, None, "mask", "the run names none"),
+        ("u2net", "shirt", "mask_label", "makes them by u2net; given 'shirt'"),
         ("border", "shirt", "mask_label", "makes them by border; given 'shirt'"),
         ("grabcut", "shirt", "mask_label", "makes them by grabcut"),
     ],
@@ -371,14 +384,81 @@ def test_an_auto_mask_is_resolved_to_the_runs_way() -> None:
     assert resolve(parse_spec(FILL), sources_of(FILL), LORA, pixels).auto_mask is None
 
 
-@pytest.mark.parametrize("name", ["grabcut", "border"])
+@pytest.mark.parametrize("name", ["u2net", "grabcut", "border"])
 def test_the_way_is_named_by_a_runs_parameter(name: str) -> None:
     assert AutoMask.named(name) == AutoMask.model_validate({"method": name})
     assert AutoMask.named("") is None
     with pytest.raises(
-        SettingsError, match="auto_mask: accepted: grabcut, border, model; given 'magic'"
+        SettingsError, match="auto_mask: accepted: u2net, grabcut, border, model; given"
     ):
         AutoMask.named("magic")
+
+
+CUT_OUT = PixelSettings(auto_mask=AutoMask(method="u2net", model="0" * 64))
+
+
+def on_background(pixels: PixelSettings = CUT_OUT, model: Any = None, **row: Any) -> Any:
+    row = {"id": "a", "task": "background", "image": "s3://b/a.jpg"} | row
+    return work_item(1, parse_spec(row), sources_of(row), model or LORA, pixels)
+
+
+def test_a_background_is_a_colour_the_runs_or_white() -> None:
+    assert on_background().resolved.background == (255, 255, 255)
+    assert on_background(background="#0aF010").resolved.background == (10, 240, 16)
+    run = CUT_OUT.model_copy(update={"background": "#102030"})
+    assert on_background(run).resolved.background == (16, 32, 48)
+    assert on_background(run, background="white").resolved.background == (255, 255, 255)
+    transparent = on_background(background="transparent").resolved
+    assert (transparent.background, transparent.format) == ("transparent", "png")
+    assert on_background(background="transparent", format="webp").resolved.format == "webp"
+    assert on_background().resolved.format == "source"
+
+
+def test_a_preset_on_a_background_has_its_colour() -> None:
+    preset = on_background(background="#102030", preset="packshot-2000").resolved.preset
+    assert preset.background == (16, 32, 48)
+    assert preset.width_px == 2000
+
+
+def test_on_a_background_no_model_is_part_of_the_item() -> None:
+    """Or an upgrade of weights that are never asked would cut a whole catalog out again."""
+    assert on_background(model=LORA).item_id == on_background(model=FFT).item_id
+    other = CUT_OUT.model_copy(update={"auto_mask": AutoMask(method="u2net", model="1" * 64)})
+    ids = {
+        on_background(other).item_id,
+        *(on_background(background=each).item_id for each in ("white", "#fffffe", "transparent")),
+        on_background(shadow=True).item_id,
+        on_background(image="s3://b/b.jpg").item_id,
+    }
+    assert len(ids) == 6
+    assert on_background(shadow=False).item_id == on_background().item_id
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "words"),
+    [
+        pytest.param({"background": "blue"}, "background", "pattern", id="name"),
+        pytest.param({"background": "#12345"}, "background", "pattern", id="digits"),
+        pytest.param({"prompt": "x"}, "prompt", "not a column of task 'background'", id="prompt"),
+        pytest.param(
+            {"background": "transparent", "format": "jpeg"}, "format", "given 'jpeg'", id="jpeg"
+        ),
+        pytest.param(
+            {"background": "transparent", "preset": "white-1000"}, "preset", "none", id="preset"
+        ),
+    ],
+)
+def test_a_background_that_cannot_be_had_is_refused(
+    row: dict[str, Any], column: str, words: str
+) -> None:
+    with pytest.raises(BadRow, match=words) as caught:
+        on_background(**row)
+    assert caught.value.field == column
+
+
+def test_a_background_needs_a_way_to_cut_out() -> None:
+    with pytest.raises(BadRow, match="the run names none"):
+        on_background(PixelSettings())
 
 
 def test_the_id_of_one_request_is_pinned() -> None:
@@ -413,6 +493,8 @@ OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for 
     "control_model": "0" * 64,
     "clip_model": "0" * 64,
     "preset": PRESETS["white-1000"],
+    "background": "transparent",
+    "shadow": True,
 }
 
 

@@ -176,6 +176,8 @@ def test_a_model_s_mark_is_known_however_it_is_spelt(spelling: str) -> None:
         pytest.param("fill", TRAINED, False, TRAINED, id="untouched-generated"),
         pytest.param("fill", f"{IPTC}negativeFilm", False, f"{IPTC}negativeFilm", id="untouched"),
         pytest.param("fill", None, False, None, id="untouched-and-unmarked"),
+        pytest.param("background", None, False, f"{IPTC}composite", id="on-another-ground"),
+        pytest.param("background", TRAINED, False, TRAINED, id="generated-on-another-ground"),
     ],
 )
 def test_an_edit_never_weakens_the_mark(

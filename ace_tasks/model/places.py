@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -37,6 +37,8 @@ _PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _Manifest = TypeAdapter(dict[str, str])
+# The names of a repository's files → those that are wanted.
+Wanted = Callable[[Sequence[str]], Sequence[str]]
 
 
 class Source(Protocol):
@@ -53,11 +55,11 @@ class Source(Protocol):
         """Copy one file to `to`. Raises WeightsError."""
 
 
-def open_place(where: str, settings: WeightsSettings, wanted: Callable[[str], bool]) -> Source:
+def open_place(where: str, settings: WeightsSettings, wanted: Wanted) -> Source:
     """A folder, `s3://…` or `hf://owner/name[@revision]`.
 
-    `wanted`: which of a hub repository's files are the model's, for repositories hold pictures,
-    licences, and the weights a second time. Raises SettingsError and WeightsError.
+    `wanted`: those of a hub repository's files that are the model's, for repositories hold
+    pictures, licences, and the weights a second time. Raises SettingsError and WeightsError.
     """
     if is_s3(where):
         return Bucket(where, Store(settings.store))
@@ -191,7 +193,7 @@ def _commit(repo: str, revision: str) -> str:
         return str(HfApi().repo_info(repo, revision=revision).sha)
 
 
-def _hub_repository(where: str, wanted: Callable[[str], bool]) -> tuple[HubFile, ...]:
+def _hub_repository(where: str, wanted: Wanted) -> tuple[HubFile, ...]:
     from huggingface_hub import HfApi
 
     repo, _, revision = where.removeprefix(HUB).partition("@")
@@ -199,9 +201,7 @@ def _hub_repository(where: str, wanted: Callable[[str], bool]) -> tuple[HubFile,
     with _hub_errors(where):
         names = HfApi().list_repo_files(repo, revision=revision)
     return tuple(
-        HubFile(path=name, repo=repo, revision=revision, remote=name)
-        for name in names
-        if wanted(name)
+        HubFile(path=name, repo=repo, revision=revision, remote=name) for name in wanted(names)
     )
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,6 +45,9 @@ _VISION_FILES = re.compile(
     r"(config|preprocessor_config|model\.safetensors\.index|tokenizer|tokenizer_config"
     r"|special_tokens_map|vocab)\.json|merges\.txt|model[0-9a-z-]*\.safetensors"
 )
+# A repository may hold a network several times, in halves and bytes: under onnx/ the plain one.
+_NETWORK = re.compile(r"[A-Za-z0-9_.-]+\.onnx|onnx/model\.onnx")
+_NETWORK_FILES = {"preprocessor_config.json"}
 
 
 # ---------------------------------------------------------------- which variant, from where
@@ -84,9 +87,13 @@ def _pinned(where: str) -> str:
     return where if "://" in where else str(Path(where).expanduser().absolute())
 
 
-def _of_variant(name: str) -> bool:
+def _of_variant(names: Sequence[str]) -> list[str]:
     """Its parts and its definition, and nothing that lies beside them."""
-    return name == DEFINITION or (name.split("/")[0] in _FOLDERS and "/." not in name)
+    return [
+        name
+        for name in names
+        if name == DEFINITION or (name.split("/")[0] in _FOLDERS and "/." not in name)
+    ]
 
 
 def find_source(variant: Variant, settings: WeightsSettings) -> Source:
@@ -182,8 +189,17 @@ def check_planned(model: VisionModel, hashes: Mapping[str, str]) -> None:
 
 
 def vision_source(place: str, settings: WeightsSettings) -> Source:
-    """Where its files are: those at the top of a hub's repository that its classes load."""
-    return open_place(place, settings, lambda name: bool(_VISION_FILES.fullmatch(name)))
+    """Where its files are: those of a hub's repository that are loaded."""
+    return open_place(place, settings, _of_vision)
+
+
+def _of_vision(names: Sequence[str]) -> list[str]:
+    """At the top, what classes of transformers load; or, where that has no weights, a network."""
+    top = [name for name in names if _VISION_FILES.fullmatch(name)]
+    if any(name.endswith(".safetensors") for name in top):
+        return top
+    networks = [name for name in names if _NETWORK.fullmatch(name)]
+    return [name for name in top if name in _NETWORK_FILES] + networks if networks else top
 
 
 def vision_folder(model: VisionModel, settings: WeightsSettings) -> Path:
@@ -206,6 +222,10 @@ def with_vision(pixels: PixelSettings, vision: VisionSettings) -> PixelSettings:
     drawn_by: dict[Control, VisionModel | None] = {"depth": vision.depth, "contour": vision.contour}
     models = {control: model.fingerprint for control, model in drawn_by.items() if model}
     auto = pixels.auto_mask
+    if auto and auto.method == "u2net":
+        from ace_tasks.model.dnn import U2NET, shipped_sha256  # OpenCV
+
+        auto = AutoMask(method="u2net", model=shipped_sha256(U2NET))
     if auto and auto.method == "model":
         if vision.segmenter is None:
             raise SettingsError("masks by a model need one: ACE_SEGMENTER")

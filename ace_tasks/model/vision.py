@@ -1,7 +1,8 @@
 """Small models that look at pictures: what to mask, how far things are, what fits a prompt.
 
 Any model of `transformers`' classes, in a folder as `save_pretrained` writes it, with its
-`preprocessor_config.json`; loaded as strictly as a variant is. A picture is uint8 (H, W, 3) in
+`preprocessor_config.json`; loaded as strictly as a variant is. Masks also come from an ONNX network
+(`saliency.py`). A picture is uint8 (H, W, 3) in
 sRGB. They work in float32, and the same picture gives the same answer.
 
 Legend: L labels, h and w the model's own resolution, H and W the picture's.
@@ -27,6 +28,7 @@ from transformers import (
 
 from ace_tasks.errors import BadMask, BadOutput, SettingsError, WeightsError
 from ace_tasks.model import sources, weights
+from ace_tasks.model.saliency import Saliency, is_network
 from ace_tasks.settings import VisionModel, VisionSettings, WeightsSettings
 from ace_tasks.specs import Control
 
@@ -216,7 +218,7 @@ class Vision:
             return self._ready(Contour, self._settings.contour).draw(picture)
 
     def segment(self, picture: np.ndarray, label: str | None) -> np.ndarray:
-        """See `Segmenter.mask`. Raises FatalError and BadMask."""
+        """See `Segmenter.mask` and `Saliency.mask`. Raises FatalError and BadMask."""
         with self._lock:
             return self._ready(Segmenter, self._settings.segmenter).mask(picture, label)
 
@@ -230,8 +232,12 @@ class Vision:
             raise SettingsError(f"{kind.__name__}: the run names no model for it")
         if kind.__name__ not in self._loaded:
             folder = weights.ensure_vision(model, self._weights)
-            sources.check_planned(model, weights.verify(folder))
-            self._loaded[kind.__name__] = kind.load(folder, self._device)
+            hashes = weights.verify(folder)
+            sources.check_planned(model, hashes)
+            network = kind is Segmenter and is_network(hashes)
+            self._loaded[kind.__name__] = (
+                Saliency.load(folder) if network else kind.load(folder, self._device)
+            )
         return self._loaded[kind.__name__]  # type: ignore[no-any-return]
 
 

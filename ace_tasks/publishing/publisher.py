@@ -92,6 +92,8 @@ def rewrapped(
     image, format_ = pictures.image, _format(resolved, pictures)
     if image is None or image.raw is None or resolved.preset or format_ != image.format:
         return None
+    if resolved.background is not None:
+        return None
     raw = image.raw
     stated = raw.info.get("icc_profile")
     profile = stated if image.icc_profile or colour.fits(stated, raw.mode) else None

@@ -100,7 +100,8 @@ class Recorder:
         converted = file.converted if file else image.converted if image else ()
         if file is None:
             file = encode(item.resolved, pictures, finished, packet, source)
-            if not (ran or file.lossless or item.resolved.preset) and _same_format(file, image):
+            untouched = not (ran or item.resolved.preset or item.resolved.background)
+            if untouched and not file.lossless and _same_format(file, image):
                 converted += (source_metadata.ENCODED_ANEW,)
         if finished.placed and image and image.icc_profile:
             converted += (_TO_SRGB,)
@@ -108,6 +109,7 @@ class Recorder:
         left_out += [source_metadata.TOO_LONG.format(name) for name in too_long]
         if source.source_type not in (None, source_type):
             left_out.append(source_metadata.OTHER_TYPE.format(source.source_type))
+        left_out += finished.left_out
         converted = tuple(dict.fromkeys([*converted, *left_out]))
         return replace(file, source_type=source_type, converted=converted)
 

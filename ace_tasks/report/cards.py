@@ -147,10 +147,19 @@ def _asked(resolved: Resolved) -> Facts:
         "control": None if resolved.control == "none" else resolved.control,
         "mask steps": ", ".join(f"{k} {v}" for k, v in changed.items()) or None,
         "automatic mask": resolved.auto_mask.method if resolved.auto_mask else None,
+        "background": _ground(resolved),
         "geometry": resolved.geometry,
         "preset": resolved.preset.name if resolved.preset else None,
         "quality": resolved.quality,
     }
+
+
+def _ground(resolved: Resolved) -> str | None:
+    if resolved.background is None:
+        return None
+    colour = resolved.background
+    told = colour if isinstance(colour, str) else "#{:02x}{:02x}{:02x}".format(*colour)
+    return f"{told}, with its shadow" if resolved.shadow else told
 
 
 def _made(result: Result, record: Record) -> Facts:

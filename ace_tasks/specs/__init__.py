@@ -1,7 +1,7 @@
 """Task specs: what a catalog row may ask for, and the identity of an item.
 
 columns    what a cell may hold
-rows       the four tasks: a row, checked
+rows       the five tasks: a row, checked
 settings   what a run decides for all its rows
 items      row + settings + model → what decides the pixels, and its hash
 """
@@ -41,7 +41,9 @@ from ace_tasks.specs.rows import (
     TASKS,
     Edit,
     Fill,
+    OnBackground,
     Reference,
+    Spec,
     TaskSpec,
     TryOn,
     parse_spec,
@@ -51,6 +53,7 @@ from ace_tasks.specs.settings import (
     DEFAULT_PIXELS,
     PRESETS,
     AutoMask,
+    AutoMethod,
     MaskRules,
     PasteSettings,
     PixelSettings,
@@ -67,6 +70,7 @@ __all__ = [
     "TASKS",
     "Adapter",
     "AutoMask",
+    "AutoMethod",
     "Box",
     "Control",
     "Edit",
@@ -78,6 +82,7 @@ __all__ = [
     "MaskRules",
     "MaskSteps",
     "ModelIdentity",
+    "OnBackground",
     "PasteSettings",
     "PixelSettings",
     "Polygon",
@@ -87,6 +92,7 @@ __all__ = [
     "Shape",
     "Source",
     "Sources",
+    "Spec",
     "TaskSpec",
     "TryOn",
     "WorkItem",

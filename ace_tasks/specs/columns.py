@@ -209,5 +209,7 @@ Flag = Annotated[bool, BeforeValidator(_text_to_flag)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f,]{1,64}$")]
 Adapter = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
+BACKGROUND = r"^(white|transparent|#[0-9A-Fa-f]{6})$"
+Background = Annotated[str, StringConstraints(pattern=BACKGROUND)]
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 Control = Literal["none", "canny", "gray", "mosaic", "depth", "contour"]

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ace_tasks.errors import BadRow
 from ace_tasks.specs.columns import Adapter, Control, Frozen, Shape, quote
-from ace_tasks.specs.rows import Edit, Fill, Reference, TaskSpec, TryOn
+from ace_tasks.specs.rows import Edit, Fill, OnBackground, Reference, Spec, TaskSpec, TryOn
 from ace_tasks.specs.settings import (
     DEFAULT_PIXELS,
     PRESETS,
@@ -109,7 +109,7 @@ class MaskSteps(Frozen):
 class Resolved(Frozen):
     """Every setting that can change a published pixel or its encoding, defaults filled in."""
 
-    task: Literal["fill", "edit", "reference", "try_on"]
+    task: Literal["fill", "edit", "reference", "try_on", "background"]
     prompt: str
     mask: Shape | Literal["alpha", "auto", "file"] | None
     mask_steps: MaskSteps | None = Field(description="None where there is no mask.")
@@ -137,6 +137,10 @@ class Resolved(Frozen):
     format: Literal["source", "png", "jpeg", "webp", "avif"]
     quality: int | None = Field(description="None: 95 for JPEG and AVIF, and WebP is lossless.")
     preset: Preset | None
+    background: tuple[int, int, int] | Literal["transparent"] | None = Field(
+        None, description="Of task background: sRGB, 0-255. None: another task."
+    )
+    shadow: bool | None = Field(None, description="Of task background; None: no.")
 
     @property
     def group(self) -> str:
@@ -218,6 +222,14 @@ def _mask_steps(spec: Fill | Edit | Reference | TryOn, pixels: PixelSettings) ->
     )
 
 
+def _cut_out(pixels: PixelSettings) -> AutoMask:
+    if pixels.auto_mask is None:
+        raise BadRow(
+            "task", '"background" needs a way to cut out, and the run names none (auto_mask)'
+        )
+    return pixels.auto_mask
+
+
 def _auto_mask(spec: Fill | Edit | Reference | TryOn, pixels: PixelSettings) -> AutoMask | None:
     if isinstance(spec, Reference) or spec.mask != "auto":
         return None
@@ -268,13 +280,66 @@ def _without_none(each: Any) -> Any:
     return each
 
 
+def _colour(background: str) -> tuple[int, int, int]:
+    """sRGB of `white` or #rrggbb."""
+    digits = "ffffff" if background == "white" else background.removeprefix("#")
+    red, green, blue = bytes.fromhex(digits)
+    return red, green, blue
+
+
+def _resolve_background(spec: OnBackground, pixels: PixelSettings) -> Resolved:
+    """It is the same item whatever model the run has, for none is asked."""
+    name = spec.background or pixels.background or "white"
+    transparent = name == "transparent"
+    colour = None if transparent else _colour(name)
+    preset, format_ = _preset(spec.preset or pixels.preset), spec.format or "source"
+    if transparent and preset:
+        raise BadRow("preset", "accepted: none with a transparent background, since it lays one on")
+    if transparent and format_ == "jpeg":
+        raise BadRow(
+            "format", "accepted with a transparent background: png, webp, avif; given 'jpeg'"
+        )
+    if colour and preset:
+        preset = preset.model_copy(update={"background": colour})
+    return Resolved(
+        task="background",
+        prompt="",
+        mask="auto",
+        mask_steps=MaskSteps(),
+        auto_mask=_cut_out(pixels),
+        control="none",
+        control_model=None,
+        repainting_scale=0,
+        keep_pixels_rate=None,
+        geometry="catalog",
+        paste=None,
+        width=None,
+        height=None,
+        steps=0,
+        guidance=0,
+        max_seq_len=0,
+        dtype="uint8",
+        adapter=None,
+        seed=0,
+        candidates=1,
+        scores_version=None,
+        format="png" if transparent and format_ == "source" else format_,
+        quality=spec.quality or pixels.quality,
+        preset=preset,
+        background="transparent" if transparent else colour,
+        shadow=spec.shadow or None,
+    )
+
+
 def resolve(
-    spec: Fill | Edit | Reference | TryOn,
+    spec: Spec,
     sources: Sources,
     model: ModelIdentity,
     pixels: PixelSettings = DEFAULT_PIXELS,
 ) -> Resolved:
     """Fill in every default. Raises BadRow when the model has not what the row asks for."""
+    if isinstance(spec, OnBackground):
+        return _resolve_background(spec, pixels)
     mask = getattr(spec, "mask", None)
     control = getattr(spec, "control", None) or "none"
     new_picture = isinstance(spec, Reference)
@@ -341,13 +406,16 @@ def item_id(resolved: Resolved, sources: Sources, model: ModelIdentity) -> str:
     content = {
         "pixels_version": PIXELS_VERSION,
         "sources": _identities(sources),
-        "model": _model(model, resolved.adapter),
+        "model": _model(model, resolved),
         "settings": _settings(resolved),
     }
     return _digest(content).hex()
 
 
-def _model(model: ModelIdentity, adapter: str | None) -> dict[str, str]:
+def _model(model: ModelIdentity, resolved: Resolved) -> dict[str, str]:
+    if resolved.background is not None:
+        return {}
+    adapter = resolved.adapter
     parts = {"base": model.base, "encoders": model.encoders}
     return parts | ({"adapter": model.adapters[adapter]} if adapter else {})
 
@@ -363,7 +431,7 @@ def _digest(content: Any) -> bytes:
 
 def work_item(
     line: int,
-    spec: Fill | Edit | Reference | TryOn,
+    spec: Spec,
     sources: Sources,
     model: ModelIdentity,
     pixels: PixelSettings = DEFAULT_PIXELS,

@@ -1,8 +1,8 @@
-"""The four tasks: what a catalog row may ask for. Frozen models, told apart by `task`."""
+"""The five tasks: what a catalog row may ask for. Frozen models, told apart by `task`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -10,6 +10,7 @@ from ace_tasks.errors import BadRow
 from ace_tasks.specs.columns import (
     MAX_SEED,
     Adapter,
+    Background,
     Control,
     Flag,
     Frozen,
@@ -121,16 +122,44 @@ class TryOn(_Masked):
     reference: References = Field(description="Garment or object: one URI or a list of them.")
 
 
-_FLAGS = frozenset({"mask_invert"})
+class OnBackground(Frozen):
+    """Cut the product out and lay it on another ground. No model of ACE++ runs."""
 
-TaskSpec = Annotated[Fill | Edit | Reference | TryOn, Field(discriminator="task")]
-TASKS: dict[str, type[Fill | Edit | Reference | TryOn]] = {
+    prompt: ClassVar[str] = ""  # nothing is asked of a model
+    id: RowId = Field(description="Names the row; unique in a catalog; part of the picture's key.")
+    task: Literal["background"] = Field(
+        description="Cut the product out and lay it on another ground."
+    )
+    image: Uri = Field(description="The picture of the product.")
+    background: Background | None = Field(
+        None, description="white, transparent or #rrggbb; the run's if empty."
+    )
+    shadow: Flag | None = Field(
+        None, description="Keep the shadow that it casts, where a plain ground shows it."
+    )
+    format: ImageFormat | None = Field(
+        None, description="Output format; the source's if empty, PNG if transparent."
+    )
+    quality: int | None = Field(
+        None, ge=1, le=100, description="Of JPEG, AVIF and WebP; the run's if empty."
+    )
+    preset: Name | None = Field(
+        None, description="Size and margin a marketplace wants; the run's if empty."
+    )
+
+
+_FLAGS = frozenset({"mask_invert", "shadow"})
+
+Spec = Fill | Edit | Reference | TryOn | OnBackground
+TaskSpec = Annotated[Spec, Field(discriminator="task")]
+TASKS: dict[str, type[Spec]] = {
     "fill": Fill,
     "edit": Edit,
     "reference": Reference,
     "try_on": TryOn,
+    "background": OnBackground,
 }
-_spec_adapter: TypeAdapter[Fill | Edit | Reference | TryOn] = TypeAdapter(TaskSpec)
+_spec_adapter: TypeAdapter[Spec] = TypeAdapter(TaskSpec)
 
 
 def row_schema() -> dict[str, Any]:
@@ -143,7 +172,7 @@ def row_schema() -> dict[str, Any]:
     }
 
 
-def parse_spec(row: dict[str, Any]) -> Fill | Edit | Reference | TryOn:
+def parse_spec(row: dict[str, Any]) -> Spec:
     """A row as read from a catalog → its spec. Empty cells (None, "") count as not given.
 
     Raises BadRow naming the column, what is accepted and what was given.

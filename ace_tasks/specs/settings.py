@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.specs.columns import Control, Frozen
+from ace_tasks.specs.columns import Background, Control, Frozen
 
 
 class PasteSettings(Frozen):
@@ -40,20 +40,29 @@ class MaskRules(Frozen):
     allow_full: bool = Field(False, description="A mask that selects everything is meant.")
 
 
+AutoMethod = Literal["u2net", "grabcut", "border", "model"]
+AUTO_METHODS: tuple[str, ...] = get_args(AutoMethod)
+
+
 class AutoMask(Frozen):
     """How the mask "auto" is made."""
 
-    method: Literal["grabcut", "border", "model"] = Field(
-        description="grabcut: what stands out in the middle. border: all that the colour of the "
+    method: AutoMethod = Field(
+        description="u2net: what stands out, by the network that comes with this package. grabcut: "
+        "what stands out in the middle, by its colours. border: all that the colour of the "
         "picture's rim does not reach. model: what a segmentation model calls by the row's label."
     )
-    model: str | None = Field(None, description="Fingerprint (SHA-256) of that model's files.")
+    model: str | None = Field(
+        None,
+        description="Of model: fingerprint (SHA-256) of its files. Of u2net: SHA-256 of its file.",
+    )
 
     @classmethod
     def named(cls, name: str) -> AutoMask | None:
         """As a run's parameter names it; "" is None. Raises SettingsError."""
-        if name not in {"", "grabcut", "border", "model"}:
-            raise SettingsError(f"auto_mask: accepted: grabcut, border, model; given {name!r}")
+        if name and name not in AUTO_METHODS:
+            accepted = ", ".join(AUTO_METHODS)
+            raise SettingsError(f"auto_mask: accepted: {accepted}; given {name!r}")
         return cls.model_validate({"method": name}) if name else None
 
 
@@ -110,6 +119,9 @@ class PixelSettings(Frozen):
     quality: int | None = Field(None, ge=1, le=100, description="Of rows that say none.")
     preset: str | None = Field(None, description="Of rows that name none.")
     candidates: int = Field(1, ge=1, le=16, description="Of rows that say none.")
+    background: Background | None = Field(
+        None, description="Of rows of task background that name none; None: white."
+    )
 
 
 DEFAULT_PIXELS = PixelSettings()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 SOURCE_TYPE = "Iptc4xmpExt:DigitalSourceType"
 _VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _WHOLE, _PART = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+_COMPOSITE = "composite"
 _BY_A_MODEL = {each.lower(): _VOCABULARY + each for each in (_WHOLE, _PART)}
 _URI = re.compile(r"[^\s\"'<>&]{1,200}")
 
@@ -45,8 +46,10 @@ def after_edit(task: str, of_source: str | None, ran: bool) -> str | None:
     """The source type of a result. `ran`: whether our model did.
 
     A part repainted in a wholly generated picture leaves it wholly generated. Where no model ran,
-    it is the source's own.
+    it is the source's own; a product that was cut out and laid on another ground is a composite.
     """
+    if task == "background" and not by_a_model(of_source):
+        return _VOCABULARY + _COMPOSITE
     if not ran:
         return of_source
     whole = task == "reference" or of_source == _VOCABULARY + _WHOLE

@@ -29,6 +29,7 @@ from flows.parameters import (
     AllowEmptyMasks,
     AllowFullMasks,
     AutoMaskName,
+    BackgroundColour,
     Candidates,
     Catalog,
     CropToMask,
@@ -60,10 +61,11 @@ def plan(
     feather: Feather = DEFAULT_FEATHER,
     crop_to_mask: CropToMask = True,
     candidates: Candidates = 1,
-    auto_mask: AutoMaskName = "none",
+    auto_mask: AutoMaskName = "u2net",
     allow_empty_masks: AllowEmptyMasks = False,
     allow_full_masks: AllowFullMasks = False,
     preset: PresetName = "none",
+    background: BackgroundColour = "white",
     quality: Quality = 0,
     accept_license: AcceptLicense = False,
 ) -> None:
@@ -78,6 +80,7 @@ def plan(
         allow_full_masks,
         preset,
         quality,
+        background,
     )
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)

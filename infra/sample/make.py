@@ -69,6 +69,15 @@ def pictures(example: Example) -> dict[str, np.ndarray | None]:
     return {"image": example.image, "mask": example.mask, "reference": reference}
 
 
+# Real photographs, cut out by u2netp and laid on another ground at full size: no model of ACE++.
+BACKGROUND_ROWS: list[dict[str, Any]] = [
+    {"id": "background-coffee", "task": "background", "image": photo("coffee"),
+     "background": "white"},
+    {"id": "background-flower", "task": "background", "image": photo("flower"),
+     "background": "#f2e8dc"},
+    {"id": "background-astronaut", "task": "background", "image": photo("astronaut"),
+     "background": "transparent"},
+]  # fmt: skip
 # What `mini` never learnt: photographs. They show the window, the paste-back and the mask kinds.
 PHOTO_ROWS: list[dict[str, Any]] = [
     {"id": "photo-espresso", "task": "fill", "image": photo("coffee"), "mask": mask("espresso"),
@@ -79,7 +88,9 @@ PHOTO_ROWS: list[dict[str, Any]] = [
      "mask": {"polygon": [[0.13, 0.30], [0.80, 0.30], [0.80, 0.98], [0.13, 0.98]]},
      "prompt": "make the mug cyan", "format": "webp"},
 ]  # fmt: skip
-ROWS: list[dict[str, Any]] = [*(world_row(*each)[0] for each in WORLD), *PHOTO_ROWS]
+ROWS: list[dict[str, Any]] = [
+    *BACKGROUND_ROWS, *(world_row(*each)[0] for each in WORLD), *PHOTO_ROWS
+]  # fmt: skip
 
 
 def draw_world(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's picture: rows of the demo, as they were and as they came back.
+"""The README's picture: drawn rows of the demo, as they were and as they came back.
 
 make demo && python -m infra.sample.strip
 """
