@@ -1,0 +1,101 @@
+"""Small networks that OpenCV runs: ONNX and TFLite files, without torch.
+
+A file is read once and checked against its hash; OpenCV gets those very bytes. A network works on
+the CPU in float32, and the same input gives the same output, to the bit, with one thread or with
+many (`tests/test_dnn.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+import numpy as np
+
+from ace_tasks.errors import BadOutput, WeightsError
+from ace_tasks.model.places import Folder
+
+# Networks that come with this package: one folder each, listed in its sha256.json.
+SHIPPED = Path(__file__).with_name("shipped")
+_READERS = {".onnx": cv2.dnn.readNetFromONNX, ".tflite": cv2.dnn.readNetFromTFLite}
+
+
+def shipped_sha256(name: str) -> str:
+    """SHA-256 (hex) of a file that comes with this package, such as `u2netp/u2netp.onnx`, as its
+    folder's list states it. Raises WeightsError.
+    """
+    folder, _, file = name.partition("/")
+    hashes = Folder(SHIPPED / folder).manifest()
+    if file not in hashes:
+        raise WeightsError(f"{SHIPPED / folder}: no file {file} in its list")
+    return hashes[file]
+
+
+class Network:
+    """One loaded network. Thread-safe: it runs once at a time."""
+
+    def __init__(self, name: str, net: Any):
+        self.name = name  # for messages
+        self._net = net
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, path: Path, sha256: str, data: bytes | None = None) -> Self:
+        """`data`: the file's content, where the caller has read it. Raises WeightsError for other
+        bytes than `sha256` states, and for a network that OpenCV does not run.
+        """
+        if data is None:
+            data = read_file(path)
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise WeightsError(f"{path}: altered; expected SHA-256 {sha256}, found {found}")
+        read = _READERS.get(path.suffix)
+        if read is None:
+            raise WeightsError(f"{path}: accepted: {', '.join(_READERS)}")
+        try:
+            net = read(np.frombuffer(data, np.uint8))
+        except cv2.error as error:
+            raise WeightsError(f"{path}: OpenCV cannot load it: {_line(error)}") from None
+        return cls(str(path), net)
+
+    @classmethod
+    def shipped(cls, name: str) -> Self:
+        """A network that comes with this package, such as `u2netp/u2netp.onnx`. Raises
+        WeightsError.
+        """
+        return cls.load(SHIPPED / name, shipped_sha256(name))
+
+    def run(self, blob: np.ndarray) -> dict[str, np.ndarray]:
+        """Output name → float32 array, of every output.
+
+        `blob`: float32, shaped as the network's only input, which OpenCV does not always check.
+        Raises WeightsError where OpenCV cannot run it, and BadOutput for numbers that are none.
+        """
+        with self._lock:
+            try:
+                self._net.setInput(np.ascontiguousarray(blob, np.float32))
+                names = list(self._net.getUnconnectedOutLayersNames())
+                # Copies: OpenCV may reuse the memory of its answers.
+                found = [np.array(each, np.float32) for each in self._net.forward(names)]
+            except cv2.error as error:
+                raise WeightsError(f"{self.name}: OpenCV cannot run it: {_line(error)}") from None
+        for name, values in zip(names, found, strict=True):
+            if not np.isfinite(values).all():
+                raise BadOutput(f"{self.name}: output {name} holds numbers that are none")
+        return dict(zip(names, found, strict=True))
+
+
+def read_file(path: Path) -> bytes:
+    """Raises WeightsError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
+
+
+def _line(error: Exception) -> str:
+    """OpenCV's message on one line, short enough to read."""
+    return " ".join(str(error).split())[:300]
