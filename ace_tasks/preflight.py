@@ -196,7 +196,9 @@ def judge(
         hints.append("its mask is made by the model only when it is edited")
     elif image is not None and not unread:
         try:
-            mask = masks.build(resolved, image, mask_file, segment)
+            made: dict[str, str] = {}
+            mask = masks.build(resolved, image, mask_file, segment, made)
+            hints += made.values()
         except ItemError as error:
             problems.append(f"{error.code}: {error}")
     if mask is not None:

@@ -7,7 +7,7 @@ a union, a dict or a list: the UI would show a JSON editor.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from pydantic import Field
@@ -189,11 +189,12 @@ Candidates = Annotated[
     int, *told("Pictures to try for a row that says none; the best is kept.", ge=1, le=16)
 ]
 AutoMaskName = Annotated[
-    Literal["none", "grabcut", "border", "model"],
+    Literal["none", "grabcut", "border", "model", "person-top", "person-bottom", "person-dress"],
     *told(
         'How the mask "auto" is made. grabcut: what stands out in the middle. border: all that '
         "the colour of the picture's rim does not reach. model: what the worker's segmentation "
-        "model calls by the row's label. none: such rows are rejected."
+        "model calls by the row's label. person-top, person-bottom, person-dress: where a person "
+        "wears such a garment. none: such rows are rejected."
     ),
 ]
 AllowEmptyMasks = Annotated[
@@ -356,7 +357,9 @@ def check_auto_mask(column: str, masks: str, auto_mask: AutoMaskName) -> None:
     """Raises SettingsError where every row would be refused for want of a way to make its mask."""
     if masks == "auto" and auto_mask == NONE:
         raise SettingsError(
-            f"auto_mask: accepted with {column} auto: grabcut, border or model; given none"
+            f"auto_mask: accepted with {column} auto: "
+            f"{', '.join(each for each in get_args(get_args(AutoMaskName)[0]) if each != NONE)}; "
+            "given none"
         )
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 
-from ace_tasks.errors import BadMask
+from ace_tasks.errors import BadMask, WeightsError
+from ace_tasks.model.people import fingerprint
 from ace_tasks.people import person as finding
-from ace_tasks.people.hair import grown as grown_hair
+from ace_tasks.people.colours import continued
 from ace_tasks.people.person import (
     ANKLES,
     ELBOWS,
@@ -34,11 +35,16 @@ from ace_tasks.people.person import (
 )
 
 Part = Literal["top", "bottom", "dress"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 _MOST_PX = 1_000_000  # of the picture that is worked on; a network sees 65,536
 _SLACK = 0.02  # of a side: a landmark so far outside still counts as in the picture
 _PERSON = 0.4  # of the person mask: rather too wide than a rim of the old garment
 _LOOSE = 1.6  # how much farther than a shape of the body its garment is looked for
+# How much likelier its colour is hair's, or a hand's, than another thing's. Hair is found by that
+# alone; of a hand only what surely is none is left out.
+_HAIR, _HAND = 2.0, 0.1
+_SURE = 0.9  # of a pose: less is told
 _SHORT = 0.55  # of the torso's length: shoulders seen from the side are no narrower
 _NAMES = {
     **dict.fromkeys(SHOULDERS, "shoulder"),
@@ -48,21 +54,33 @@ _NAMES = {
     **dict.fromkeys(KNEES, "knee"),
     **dict.fromkeys(ANKLES, "ankle"),
 }
+# The landmarks that a mask follows. Where a half-body picture ends is the mask's end as well: hips
+# and legs of a top, and wrists of either, may be outside.
+_FOLLOWED = {
+    "top": (*SHOULDERS, *ELBOWS),
+    "bottom": (*HIPS, *KNEES, *ANKLES),
+    "dress": (*SHOULDERS, *ELBOWS, *HIPS, *KNEES),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A mask, and what about it a person should look at."""
+    """A mask, and why it may be wrong."""
 
     mask: np.ndarray  # (H, W) uint8, 255 = repaint
-    hints: tuple[str, ...]
+    hints: dict[str, str]  # code → sentence
 
 
-def draw(rgb: np.ndarray, part: Part) -> Drawn:
+def draw(rgb: np.ndarray, part: Part, planned: str | None) -> Drawn:
     """The mask of a garment on the largest person of a picture, (H, W, 3) uint8 in sRGB.
 
-    Raises BadMask where there is no person, or not enough of one for this garment.
+    `planned`: fingerprint of the networks that the plan was made with. Raises BadMask where there
+    is no person, or not enough of one for this garment, and WeightsError for other networks.
     """
+    if planned != (here := fingerprint()):
+        raise WeightsError(
+            f"person-{part}: the plan was made with networks {planned}; this package has {here}"
+        )
     height, width = rgb.shape[:2]
     scale = min(1.0, (_MOST_PX / (height * width)) ** 0.5)
     small = rgb
@@ -74,7 +92,7 @@ def draw(rgb: np.ndarray, part: Part) -> Drawn:
     mask = _Body(person, small).mask(part)
     if mask.shape != (height, width):
         mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
-    return Drawn(np.where(mask > 127, 255, 0).astype(np.uint8), tuple(_hints(person, part)))
+    return Drawn(np.where(mask > 127, 255, 0).astype(np.uint8), _hints(person, part))
 
 
 # ---------------------------------------------------------------- what must be seen
@@ -103,8 +121,22 @@ def _named(landmarks: Sequence[int]) -> str:
     return ", ".join(f"{'left' if each % 2 else 'right'} {_NAMES[each]}" for each in landmarks)
 
 
-def _hints(person: Person, part: Part) -> list[str]:
-    return []
+def _hints(person: Person, part: Part) -> dict[str, str]:
+    followed = [*_FOLLOWED[part]]
+    hidden = [each for each in followed if person.inside(each) and not person.sees(each)]
+    outside = [each for each in followed if not person.inside(each, _SLACK)]
+    hints = {}
+    if person.people > 1:
+        hints["several_people"] = (
+            f"at least {person.people} people: its mask is that of the largest"
+        )
+    if hidden:
+        hints["hidden_pose"] = f"its mask follows a guess where the {_named(hidden)} is hidden"
+    if outside:
+        hints["cut_off_person"] = f"the picture's edge cuts the person off: {_named(outside)}"
+    if person.score < _SURE:
+        hints["unsure_pose"] = f"its mask follows a pose that is {person.score:.0%} sure"
+    return hints
 
 
 # ---------------------------------------------------------------- shapes
@@ -135,8 +167,10 @@ class _Body:
         if part != "bottom":
             selected |= self._top(1.0) | (self._top(_LOOSE) & self.outline)
         if part != "top":
-            selected |= self._bottom(1.0) | (self._bottom(_LOOSE) & self.outline)
+            selected |= self._bottom(1.0) | (self._bottom(1.3 * _LOOSE) & self.outline)
             selected &= ~self._feet()
+        if part == "bottom":
+            selected &= ~self._forearms()
         if part == "dress":
             selected |= self._skirt() & ~self._feet()
         selected &= ~(self._head() | self._hands())
@@ -152,7 +186,7 @@ class _Body:
         for shoulder, elbow, wrist in self._limbs(SHOULDERS, ELBOWS, WRISTS):
             self._capsule(canvas, shoulder, elbow, wide * 0.28, wide * 0.27)
             self._capsule(canvas, elbow, wrist, wide * 0.27, wide * 0.23)
-        return canvas > 0
+        return np.asarray(canvas > 0)
 
     def _bottom(self, wide: float) -> np.ndarray:
         canvas = self._canvas()
@@ -163,13 +197,13 @@ class _Body:
             self._capsule(canvas, hip, knee, wide * 0.28, wide * 0.26)
             self._capsule(canvas, knee, ankle, wide * 0.26, wide * 0.2)
         self._hull(canvas, [*hips, *self.person.points[list(KNEES)]], wide * 0.1)
-        return canvas > 0
+        return np.asarray(canvas > 0)
 
     def _skirt(self) -> np.ndarray:
         canvas = self._canvas()
         points = self.person.points
         self._hull(canvas, [*self.hips, *points[list(KNEES)], *points[list(ANKLES)]], 0.1)
-        return canvas > 0
+        return np.asarray(canvas > 0)
 
     def _feet(self) -> np.ndarray:
         """All that lies beyond an ankle, seen from its knee, as far as a foot goes."""
@@ -206,21 +240,46 @@ class _Body:
         chest = (x - low[0]) * self.up[0] + (y - low[1]) * self.up[1] > 0
         where = chest & self.outline & (np.abs(beside) < 2.8) & (above < 2.2) & ~face
         others = [(rest > 0) & sure, (cheeks > 0) & sure]
-        hair = grown_hair(self.rgb, seeds, others, where | seeds, 0.015 * self.unit)
-        return kept | hair
+        hair = continued(self.rgb, seeds, others, where, 0.015 * self.unit, _HAIR)
+        return kept if hair is None else kept | hair
 
     def _hands(self) -> np.ndarray:
+        kept = np.zeros(self.shape, bool)
+        for number, joints in enumerate(self._limbs(ELBOWS, WRISTS, PINKIES, INDEXES, THUMBS)):
+            if self.person.inside(WRISTS[number], _SLACK):
+                kept |= self._hand(*joints)
+        return kept
+
+    def _hand(
+        self,
+        elbow: np.ndarray,
+        wrist: np.ndarray,
+        pinky: np.ndarray,
+        index: np.ndarray,
+        thumb: np.ndarray,
+    ) -> np.ndarray:
+        knuckles = (pinky + index) / 2
+        reach = knuckles - wrist
+        radius = max(0.6 * float(np.hypot(*reach)) / self.unit, 0.1)
+        canvas, inner, around = self._canvas(), self._canvas(), self._canvas()
+        self._capsule(canvas, wrist + 0.5 * reach, wrist + 2.1 * reach, radius, radius)
+        self._capsule(canvas, knuckles, thumb, radius, 0.6 * radius)
+        self._capsule(inner, wrist + 0.4 * reach, wrist + 1.2 * reach, 0.3 * radius, 0.3 * radius)
+        self._capsule(around, wrist + 0.5 * reach, wrist + 2.1 * reach, 2.2 * radius, 2.2 * radius)
+        forearm = self._canvas()
+        self._capsule(forearm, elbow, wrist + 0.5 * reach, 0.2, 0.15)
+        area = (canvas > 0) & self.outline
+        beside = (around > 0) & self.outline & (canvas == 0) & (forearm == 0)
+        sure = (inner > 0) & self.outline
+        hand = continued(self.rgb, sure, [beside], area, 0.01 * self.unit, _HAND)
+        return np.asarray(area if hand is None else hand)
+
+    def _forearms(self) -> np.ndarray:
         canvas = self._canvas()
-        for number, (wrist, pinky, index) in enumerate(self._limbs(WRISTS, PINKIES, INDEXES)):
-            if not self.person.inside(WRISTS[number], _SLACK):
-                continue
-            knuckles = (pinky + index) / 2
-            reach = knuckles - wrist
-            radius = max(0.6 * float(np.hypot(*reach)) / self.unit, 0.1)
-            self._capsule(canvas, wrist + 0.5 * reach, wrist + 2.1 * reach, radius, radius)
-            thumb = self.person.points[THUMBS[number]]
-            self._capsule(canvas, knuckles, thumb, radius, 0.6 * radius)
-        return (canvas > 0) & self.outline
+        for elbow, wrist, index in self._limbs(ELBOWS, WRISTS, INDEXES):
+            self._capsule(canvas, elbow, wrist, 0.12, 0.1)
+            self._capsule(canvas, wrist, (wrist + index) / 2, 0.1, 0.1)
+        return np.asarray((canvas > 0) & self.outline)
 
     def _limbs(self, *joints: tuple[int, int]) -> list[list[np.ndarray]]:
         """The points of these joints, of the left side and of the right."""

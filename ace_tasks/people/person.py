@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from ace_tasks.errors import BadMask
-from ace_tasks.people import networks
-from ace_tasks.people.networks import FACE, POSE, SELFIE, SIZES_PX, Network
+from ace_tasks.model import people
+from ace_tasks.model.people import FACE_PX, POSE_PX, SELFIE_PX, Networks
 
 LANDMARKS = 33  # of BlazePose: 0-10 face, 11-22 arms and hands, 23-32 legs and feet
 NOSE, MOUTH = 0, (9, 10)
@@ -97,9 +97,10 @@ class _Square:
         # Without it a large square would be sampled with holes.
         if self.side > 2 * side_px:
             scale = side_px / self.side
-            size = [max(1, round(scale * each)) for each in picture.shape[1::-1]]
+            height, width = picture.shape[:2]
+            size = max(1, round(scale * width)), max(1, round(scale * height))
             small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-            x, y = (each * s / p for each, s, p in zip((self.x, self.y), size, picture.shape[1::-1]))
+            x, y = self.x * size[0] / width, self.y * size[1] / height
             return _Square(x, y, side_px, self.angle).cut(small, side_px)
         return cv2.warpAffine(
             picture,
@@ -133,12 +134,12 @@ def find(rgb: np.ndarray) -> Person:
     """The largest person of a picture, (H, W, 3) uint8 in sRGB. Raises BadMask where there is
     none.
     """
-    nets = networks.load()
-    mask = _person_mask(rgb, nets[SELFIE])
+    nets = people.load()
+    mask = _person_mask(rgb, nets)
     parts = _parts(mask > _PERSON)
     if not parts:
         raise BadMask("no person was found; accepted: a photograph of one person, upright")
-    pose = _best_pose(rgb, parts[0], nets[POSE])
+    pose = _best_pose(rgb, parts[0], nets)
     if pose is None:
         raise BadMask(
             "no pose was found in what looks like a person; accepted: a photograph of one person, "
@@ -151,21 +152,19 @@ def find(rgb: np.ndarray) -> Person:
         points=pose.points[:LANDMARKS],
         visibility=pose.visibility,
         score=pose.score,
-        face=_face(rgb, pose, nets[FACE]),
-        people=1 + _others(rgb, mask, own, nets[POSE]),
+        face=_face(rgb, pose, nets),
+        people=1 + _others(rgb, mask, own, nets),
     )
 
 
 # ---------------------------------------------------------------- outline
 
 
-def _person_mask(rgb: np.ndarray, net: Network) -> np.ndarray:
+def _person_mask(rgb: np.ndarray, nets: Networks) -> np.ndarray:
     """(H, W) float32 in [0, 1], of all people in the picture."""
-    side = SIZES_PX[SELFIE]
-    small = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
-    (found,) = net(small)
-    height, width = rgb.shape[:2]
-    enlarged = cv2.resize(found.reshape(side, side), (width, height), interpolation=cv2.INTER_LINEAR)
+    small = cv2.resize(rgb, (SELFIE_PX, SELFIE_PX), interpolation=cv2.INTER_AREA)
+    size = rgb.shape[1], rgb.shape[0]
+    enlarged = cv2.resize(nets.outline(small), size, interpolation=cv2.INTER_LINEAR)
     return np.clip(enlarged, 0, 1)
 
 
@@ -185,7 +184,7 @@ def _placed(pose: _Pose, shape: tuple[int, ...]) -> np.ndarray:
     )
 
 
-def _others(rgb: np.ndarray, mask: np.ndarray, own: np.ndarray, net: Network) -> int:
+def _others(rgb: np.ndarray, mask: np.ndarray, own: np.ndarray, nets: Networks) -> int:
     """How many people stand beside the one whose mask is `own`."""
     size = max(3, round(0.03 * max(mask.shape))) | 1
     near = cv2.dilate((own > 0.3).astype(np.uint8), np.ones((size, size), np.uint8))
@@ -196,7 +195,7 @@ def _others(rgb: np.ndarray, mask: np.ndarray, own: np.ndarray, net: Network) ->
         there = np.zeros_like(beside)
         there[top : top + height, left : left + width] = True
         if np.count_nonzero(beside & there) >= least:
-            pose = _best_pose(rgb, (left, top, width, height), net)
+            pose = _best_pose(rgb, (left, top, width, height), nets)
             if pose is not None:
                 nose = pose.points[NOSE].round().astype(int)
                 x, y = np.clip(nose, 0, (mask.shape[1] - 1, mask.shape[0] - 1))
@@ -207,15 +206,13 @@ def _others(rgb: np.ndarray, mask: np.ndarray, own: np.ndarray, net: Network) ->
 # ---------------------------------------------------------------- pose
 
 
-def _best_pose(rgb: np.ndarray, bounds: tuple[int, int, int, int], net: Network) -> _Pose | None:
-    found = [_settled(rgb, square, net) for square in _first_squares(rgb, bounds)]
+def _best_pose(rgb: np.ndarray, bounds: tuple[int, int, int, int], nets: Networks) -> _Pose | None:
+    found = [_settled(rgb, square, nets) for square in _first_squares(rgb, bounds)]
     sure = [each for each in found if each is not None and each.score >= _POSE]
     return max(sure, key=lambda each: each.score, default=None)
 
 
-def _first_squares(
-    rgb: np.ndarray, bounds: tuple[int, int, int, int]
-) -> Iterator[_Square]:
+def _first_squares(rgb: np.ndarray, bounds: tuple[int, int, int, int]) -> Iterator[_Square]:
     """Round the whole person; and as if legs went on below the picture's edge."""
     left, top, width, height = bounds
     x = left + width / 2
@@ -225,11 +222,11 @@ def _first_squares(
         yield _Square(x, top + 0.75 * height, _MARGIN * 1.5 * height)
 
 
-def _settled(rgb: np.ndarray, square: _Square, net: Network) -> _Pose | None:
+def _settled(rgb: np.ndarray, square: _Square, nets: Networks) -> _Pose | None:
     """The pose once its own square holds it; None: it loses sight of the person."""
     best = None
     for _ in range(_ROUNDS):
-        pose = _look(rgb, square, net)
+        pose = _look(rgb, square, nets)
         if pose.score < _POSE:
             return best
         best, square = pose, pose.next_square()
@@ -238,18 +235,16 @@ def _settled(rgb: np.ndarray, square: _Square, net: Network) -> _Pose | None:
     return best
 
 
-def _look(rgb: np.ndarray, square: _Square, net: Network) -> _Pose:
-    side = SIZES_PX[POSE]
-    landmarks, score, mask = net(square.cut(rgb, side))
-    landmarks = landmarks.reshape(39, 5)
-    matrix = square.matrix(side)
+def _look(rgb: np.ndarray, square: _Square, nets: Networks) -> _Pose:
+    landmarks, score, mask = nets.pose(square.cut(rgb, POSE_PX))
+    matrix = square.matrix(POSE_PX)
     points = landmarks[:35, :2] @ matrix[:, :2].T + matrix[:, 2]
     return _Pose(
-        score=float(score.item()),
+        score=score,
         points=points.astype(np.float32),
         visibility=_sigmoid(landmarks[:LANDMARKS, 3]) * _sigmoid(landmarks[:LANDMARKS, 4]),
         square=square,
-        mask=_sigmoid(mask.reshape(side, side)),
+        mask=_sigmoid(mask),
     )
 
 
@@ -260,31 +255,28 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- face
 
 
-def _face(rgb: np.ndarray, pose: _Pose, net: Network) -> Face | None:
+def _face(rgb: np.ndarray, pose: _Pose, nets: Networks) -> Face | None:
     """The face where the pose has its head."""
     head = pose.points[:11]
     middle = head.mean(axis=0)
     spread = float(np.abs(head - middle).max())
     shoulders = float(np.hypot(*(pose.points[SHOULDERS[0]] - pose.points[SHOULDERS[1]])))
-    square = _Square(*map(float, middle), max(8.0, 5 * spread, 1.2 * shoulders))
-    return _detect(rgb, square, net)
+    square = _Square(float(middle[0]), float(middle[1]), max(8.0, 5 * spread, 1.2 * shoulders))
+    return _detect(rgb, square, nets)
 
 
-def _detect(rgb: np.ndarray, square: _Square, net: Network) -> Face | None:
+def _detect(rgb: np.ndarray, square: _Square, nets: Networks) -> Face | None:
     """BlazeFace: 896 anchors, each with a score and, from its centre, a box and six points."""
-    side = SIZES_PX[FACE]
-    boxes, scores = net(square.cut(rgb, side), lowest=-1.0)
-    scores = _sigmoid(scores.ravel())
+    boxes, logits = nets.faces(square.cut(rgb, FACE_PX))
+    scores = _sigmoid(logits)
     best = int(scores.argmax())
     if scores[best] < _SEEN:
         return None
-    told = boxes.reshape(896, 16)[best]
-    points = told[4:].reshape(6, 2) + _anchors()[best] * side
-    matrix = square.matrix(side)
+
+    points = boxes[best, 4:].reshape(6, 2) + _anchors()[best] * FACE_PX
+    matrix = square.matrix(FACE_PX)
     right_eye, left_eye, _, mouth, right_ear, left_ear = points @ matrix[:, :2].T + matrix[:, 2]
-    return Face(
-        (right_eye + left_eye) / 2, mouth, (right_ear + left_ear) / 2, float(scores[best])
-    )
+    return Face((right_eye + left_eye) / 2, mouth, (right_ear + left_ear) / 2, float(scores[best]))
 
 
 def _anchors() -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -43,17 +43,29 @@ class MaskRules(Frozen):
 class AutoMask(Frozen):
     """How the mask "auto" is made."""
 
-    method: Literal["grabcut", "border", "model"] = Field(
-        description="grabcut: what stands out in the middle. border: all that the colour of the "
-        "picture's rim does not reach. model: what a segmentation model calls by the row's label."
+    method: Literal["grabcut", "border", "model", "person-top", "person-bottom", "person-dress"] = (
+        Field(
+            description="grabcut: what stands out in the middle. border: all that the colour of the "
+            "picture's rim does not reach. model: what a segmentation model calls by the row's label. "
+            "person-top, person-bottom, person-dress: where a person wears such a garment."
+        )
     )
-    model: str | None = Field(None, description="Fingerprint (SHA-256) of that model's files.")
+    model: str | None = Field(
+        None, description="Fingerprint (SHA-256) of the files of the model that makes it."
+    )
+
+    @property
+    def garment(self) -> Literal["top", "bottom", "dress"] | None:
+        """What a person wears there; None: it is not of a person."""
+        _, _, garment = self.method.partition("person-")
+        return garment or None  # type: ignore[return-value]
 
     @classmethod
     def named(cls, name: str) -> AutoMask | None:
         """As a run's parameter names it; "" is None. Raises SettingsError."""
-        if name not in {"", "grabcut", "border", "model"}:
-            raise SettingsError(f"auto_mask: accepted: grabcut, border, model; given {name!r}")
+        accepted = get_args(cls.model_fields["method"].annotation)
+        if name and name not in accepted:
+            raise SettingsError(f"auto_mask: accepted: {', '.join(accepted)}; given {name!r}")
         return cls.model_validate({"method": name}) if name else None
 
 

@@ -1,9 +1,11 @@
-"""Hair that falls below the chin, found by its colour: no network here knows it.
+"""Where a thing ends, told by its colour: hair that falls below the chin, a hand before a garment.
 
-It is looked for near the head only, and given up where it has the garment's or the skin's colour.
+No network here knows either. It is given up where the colours are too much alike.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -11,36 +13,35 @@ import numpy as np
 _BINS = 16  # of each Lab channel
 _ALIKE = 0.65  # Bhattacharyya's coefficient: colours that overlap more are not told apart
 _FEWEST = 60  # pixels that say what colour something has
-_ODDS = 2.0  # how much likelier hair must be than each other thing
 _UNKNOWN = 1e-5  # the share of a colour that was not seen
 
 
-def grown(
+def continued(
     rgb: np.ndarray,
-    hair: np.ndarray,
-    others: list[np.ndarray],
+    sure: np.ndarray,
+    others: Sequence[np.ndarray],
     where: np.ndarray,
     blur_px: float,
-) -> np.ndarray:
-    """What continues the hair within `where`, (H, W) bool.
+    odds: float,
+) -> np.ndarray | None:
+    """The pixels of `where` that continue `sure`, (H, W) bool; None: nobody can tell.
 
-    `hair`: pixels that are hair. `others`: of each other thing, pixels that are it. `blur_px`: the
-    sigma over which neighbours vote.
+    `sure`: pixels that are the thing. `others`: of each other thing, pixels that are it. `blur_px`:
+    the sigma over which neighbours vote.
     """
-    nothing = np.zeros_like(where)
-    if np.count_nonzero(hair) < _FEWEST:
-        return nothing
+    if np.count_nonzero(sure) < _FEWEST:
+        return None
     bins = _bins(rgb)
-    own = _histogram(bins, hair)
+    own = _histogram(bins, sure)
     beside = [_histogram(bins, each) for each in others if np.count_nonzero(each) >= _FEWEST]
     if any(np.sqrt(own * each).sum() > _ALIKE for each in beside):
-        return nothing
+        return None
     rivals = np.maximum.reduce(beside) if beside else np.zeros_like(own)
-    odds = np.log(own + _UNKNOWN) - np.log(rivals + _UNKNOWN)
-    votes = cv2.GaussianBlur(odds[bins].astype(np.float32), (0, 0), max(0.5, blur_px))
-    likely = (votes > np.log(_ODDS)) & where
-    _, parts = cv2.connectedComponents((likely | hair).astype(np.uint8), connectivity=4)
-    joined = np.unique(parts[hair])
+    ratio = np.log(own + _UNKNOWN) - np.log(rivals + _UNKNOWN)
+    votes = cv2.GaussianBlur(ratio[bins].astype(np.float32), (0, 0), max(0.5, blur_px))
+    likely = (votes > np.log(odds)) & where
+    _, parts = cv2.connectedComponents((likely | sure).astype(np.uint8), connectivity=4)
+    joined = np.unique(parts[sure])
     return np.asarray(np.isin(parts, joined[joined > 0]) & likely)
 
 
