@@ -34,8 +34,18 @@ _SEEN = 0.5
 _MARGIN = 1.25  # MediaPipe's, round the square
 _ROUNDS = 4
 _SETTLED = 0.03  # of its side: a square that moves less is not tried again
+_ARMS = 0.7  # how visible an elbow is of somebody without a face; a flower's was 0.6
+_CERTAIN = 0.9  # of a pose that is taken; 0.96 to 1 for real people, a cat's was 0.87
+_FITTING = 0.7  # of the mask of a lone person: a pose that explains less is a wrong one
+_LONG = 1.6  # sides: a longer picture is looked at in squares
+_EXPLAINED = 0.9  # of the person mask: a pose that has so much of it needs no rival
+_WITHIN = 0.8  # of a pose's own mask: less inside the person mask is nobody's
+_TILES = 4
 _SMALLEST = 0.002  # of the picture: a smaller part of the person mask is a speck
 _ANOTHER = 0.2  # of the largest part: a smaller one beside it is no second person
+
+_ACCEPTED = "accepted: a photograph of one person, upright, whole or to the hips"
+_NOBODY = f"no person was found; {_ACCEPTED}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +65,7 @@ class Person:
     mask: np.ndarray  # (H, W) float32 in [0, 1]: how likely each pixel is a person's
     points: np.ndarray  # (33, 2) float32
     visibility: np.ndarray  # (33,) float32 in [0, 1]: inside the picture, and not hidden
-    score: float  # how sure it is that there is a person, in [0, 1]
+    score: float  # how sure the pose is, and how much of the mask it explains, in [0, 1]
     face: Face | None  # None: turned away, or too small
     people: int  # how many there are, at least
 
@@ -137,23 +147,23 @@ def find(rgb: np.ndarray) -> Person:
     nets = people.load()
     mask = _person_mask(rgb, nets)
     parts = _parts(mask > _PERSON)
-    if not parts:
-        raise BadMask("no person was found; accepted: a photograph of one person, upright")
-    pose = _best_pose(rgb, parts[0], nets)
-    if pose is None:
-        raise BadMask(
-            "no pose was found in what looks like a person; accepted: a photograph of one person, "
-            "upright, with both shoulders in the picture"
-        )
-    own = _placed(pose, mask.shape)
-    both = np.maximum(mask, own)
+    found = _best_pose(rgb, mask, parts[0], nets) if parts else None
+    if found is None:
+        raise BadMask(_NOBODY)
+    pose = found.pose
+    face = _face(rgb, pose, nets)
+    if face is None and pose.visibility[list(ELBOWS)].max() < _ARMS:
+        raise BadMask(_NOBODY)
+    others = _others(rgb, mask, found.own, nets)
+    if not others and found.overlap < _FITTING:
+        raise BadMask(f"no pose fits the person that is seen; {_ACCEPTED}")
     return Person(
-        mask=both,
+        mask=np.maximum(mask, found.own) if not others else _without_others(mask, found.own),
         points=pose.points[:LANDMARKS],
         visibility=pose.visibility,
-        score=pose.score,
-        face=_face(rgb, pose, nets),
-        people=1 + _others(rgb, mask, own, nets),
+        score=pose.score if others else min(pose.score, found.overlap),
+        face=face,
+        people=1 + others,
     )
 
 
@@ -161,11 +171,28 @@ def find(rgb: np.ndarray) -> Person:
 
 
 def _person_mask(rgb: np.ndarray, nets: Networks) -> np.ndarray:
-    """(H, W) float32 in [0, 1], of all people in the picture."""
+    """(H, W) float32 in [0, 1], of all people in the picture.
+
+    The network sees a square. A long picture is not squeezed into it, but shown in squares that
+    overlap by half.
+    """
+    height, width = rgb.shape[:2]
+    mask = np.zeros((height, width), np.float32)
+    short, long = sorted((height, width))
+    if long <= _LONG * short:
+        return _outline(rgb, nets)
+    for start in np.linspace(0, long - short, 1 + -(-2 * (long - short) // short)).round():
+        cut = slice(int(start), int(start) + short)
+        part = np.s_[:, cut] if width == long else np.s_[cut]
+        mask[part] = np.maximum(mask[part], _outline(np.ascontiguousarray(rgb[part]), nets))
+    return mask
+
+
+def _outline(rgb: np.ndarray, nets: Networks) -> np.ndarray:
+    """(H, W) float32 in [0, 1]."""
     small = cv2.resize(rgb, (SELFIE_PX, SELFIE_PX), interpolation=cv2.INTER_AREA)
     size = rgb.shape[1], rgb.shape[0]
-    enlarged = cv2.resize(nets.outline(small), size, interpolation=cv2.INTER_LINEAR)
-    return np.clip(enlarged, 0, 1)
+    return np.clip(cv2.resize(nets.outline(small), size, interpolation=cv2.INTER_LINEAR), 0, 1)
 
 
 def _parts(selected: np.ndarray) -> list[tuple[int, int, int, int]]:
@@ -176,50 +203,87 @@ def _parts(selected: np.ndarray) -> list[tuple[int, int, int, int]]:
     return [tuple(each[:4]) for each in found if each[cv2.CC_STAT_AREA] >= least]
 
 
-def _placed(pose: _Pose, shape: tuple[int, ...]) -> np.ndarray:
-    """The pose's own person mask at the picture's size."""
-    height, width = shape[:2]
-    return np.clip(
-        cv2.warpAffine(pose.mask, pose.square.matrix(pose.mask.shape[0]), (width, height)), 0, 1
-    )
+def _without_others(mask: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The person mask near the one whose mask is `own`."""
+    return np.where(_near(own), np.maximum(mask, own), 0).astype(np.float32)
+
+
+def _near(own: np.ndarray) -> np.ndarray:
+    size = max(3, round(0.03 * max(own.shape))) | 1
+    grown = cv2.dilate((own > 0.3).astype(np.uint8), np.ones((size, size), np.uint8))
+    return np.asarray(grown > 0)
 
 
 def _others(rgb: np.ndarray, mask: np.ndarray, own: np.ndarray, nets: Networks) -> int:
-    """How many people stand beside the one whose mask is `own`."""
-    size = max(3, round(0.03 * max(mask.shape))) | 1
-    near = cv2.dilate((own > 0.3).astype(np.uint8), np.ones((size, size), np.uint8))
-    beside = (mask > _PERSON) & (near == 0)
+    """How many people stand beside the one whose mask is `own`, three at most."""
+    beside = np.where(_near(own), 0, mask).astype(np.float32)
     least = _ANOTHER * np.count_nonzero(own > _PERSON)
     count = 0
-    for left, top, width, height in _parts(beside)[:3]:
+    for left, top, width, height in _parts(beside > _PERSON)[:3]:
         there = np.zeros_like(beside)
-        there[top : top + height, left : left + width] = True
-        if np.count_nonzero(beside & there) >= least:
-            pose = _best_pose(rgb, (left, top, width, height), nets)
-            if pose is not None:
-                nose = pose.points[NOSE].round().astype(int)
-                x, y = np.clip(nose, 0, (mask.shape[1] - 1, mask.shape[0] - 1))
-                count += int(own[y, x] < _PERSON)
+        there[top : top + height, left : left + width] = 1
+        if np.count_nonzero(beside * there > _PERSON) >= least:
+            count += _best_pose(rgb, beside, (left, top, width, height), nets) is not None
     return count
 
 
 # ---------------------------------------------------------------- pose
 
 
-def _best_pose(rgb: np.ndarray, bounds: tuple[int, int, int, int], nets: Networks) -> _Pose | None:
-    found = [_settled(rgb, square, nets) for square in _first_squares(rgb, bounds)]
-    sure = [each for each in found if each is not None and each.score >= _POSE]
-    return max(sure, key=lambda each: each.score, default=None)
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A pose beside the person mask."""
+
+    pose: _Pose
+    own: np.ndarray  # (H, W) float32: the pose's own mask
+    within: float  # the share of it that is a person
+    overlap: float  # intersection over union of both
+
+
+def _best_pose(
+    rgb: np.ndarray, mask: np.ndarray, bounds: tuple[int, int, int, int], nets: Networks
+) -> _Found | None:
+    """The pose that explains most of the person mask; None: no pose does."""
+    best: _Found | None = None
+    for square in _first_squares(rgb, bounds):
+        pose = _settled(rgb, square, nets)
+        if pose is not None:
+            found = _compared(pose, mask)
+            certain = pose.score >= _CERTAIN and found.within >= _WITHIN
+            if certain and (best is None or found.overlap > best.overlap):
+                best = found
+        if best is not None and best.overlap >= _EXPLAINED:
+            break
+    return best
+
+
+def _compared(pose: _Pose, mask: np.ndarray) -> _Found:
+    height, width = mask.shape
+    matrix = pose.square.matrix(pose.mask.shape[0])
+    own = np.clip(cv2.warpAffine(pose.mask, matrix, (width, height)), 0, 1)
+    ours, person = own > _PERSON, mask > _PERSON
+    both = np.count_nonzero(ours & person)
+    within = both / max(1, np.count_nonzero(ours))
+    return _Found(pose, own, within, both / max(1, np.count_nonzero(ours | person)))
 
 
 def _first_squares(rgb: np.ndarray, bounds: tuple[int, int, int, int]) -> Iterator[_Square]:
-    """Round the whole person; and as if legs went on below the picture's edge."""
+    """Round the whole person; as if legs went on below the picture's edge; and, for several
+    people side by side, parts of them.
+    """
     left, top, width, height = bounds
     x = left + width / 2
     yield _Square(x, top + height / 2, _MARGIN * max(width, height))
-    if top + height >= 0.98 * rgb.shape[0]:
+    cut_off = top + height >= 0.98 * rgb.shape[0]
+    if cut_off:
         yield _Square(x, top + height, _MARGIN * 2 * height)
         yield _Square(x, top + 0.75 * height, _MARGIN * 1.5 * height)
+    if width > height:
+        count = min(_TILES, max(2, round(2 * width / height)))
+        for middle in np.linspace(left + height / 2, left + width - height / 2, count):
+            yield _Square(float(middle), top + height / 2, _MARGIN * height)
+            if cut_off:
+                yield _Square(float(middle), top + 0.75 * height, _MARGIN * 1.5 * height)
 
 
 def _settled(rgb: np.ndarray, square: _Square, nets: Networks) -> _Pose | None:
