@@ -1,7 +1,8 @@
-"""What looks like a mistake about a mask file, and may be none.
+"""What looks like a mistake about a mask, and may be none.
 
-`plan --look` and a replica ask the same function, so that a run says what a look at it would have
-said. Shapes, alpha and content are left out: they can hardly be drawn by mistake.
+`plan --look` and a replica ask the same function about a mask file, so that a run says what a look
+at it would have said. Shapes and alpha are left out: they can hardly be drawn by mistake. What
+makes the mask of a person says itself where it is unsure (`people.garment`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ CODES = {
     "soft_mask": "more than 5 % of it is grey, which is cut at half",
     "unturned_mask": "EXIF turns the picture and not the mask, or the mask and not the picture",
     "inverted_mask": "it selects most of the picture and most of its rim",
+    "several_people": "of a person's mask: more than one person is in the picture",
+    "hidden_pose": "of a person's mask: a part of the body that it follows is hidden",
+    "cut_off_person": "of a person's mask: the picture's edge cuts the person off",
+    "turned_person": "of a person's mask: the person does not stand upright",
+    "unsure_pose": "of a person's mask: the pose is unsure",
 }
 
 _SOFT, _PICTURE = 0.05, 0.3  # shares of grey: edges alone have less than the first

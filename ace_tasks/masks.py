@@ -21,6 +21,7 @@ from ace_tasks.errors import BadMask
 from ace_tasks.images import Picture
 from ace_tasks.model import saliency
 from ace_tasks.paste import THRESHOLD
+from ace_tasks.people import garment
 from ace_tasks.specs import AutoMask, Box, Ellipse, MaskSteps, Polygon, Resolved, Shape
 
 # A segmentation model: (H, W, 3) uint8 sRGB and a label, or None for what it takes for the product
@@ -36,10 +37,12 @@ def build(
     image: Picture,
     mask_file: Picture | None,
     segment: Segment | None = None,
+    hints: dict[str, str] | None = None,
 ) -> np.ndarray | None:
     """The mask of an item as (H, W) uint8 at the picture's size, or None for no mask.
 
-    Above THRESHOLD is repainted; black and white only once a step was taken. Raises BadMask when
+    Above THRESHOLD is repainted; black and white only once a step was taken. `hints` gets why a
+    mask that was made may be wrong, code → sentence. Raises BadMask when
     it has another size than its picture, reaches outside it, cannot be made, or selects what the
     run does not allow.
     """
@@ -47,7 +50,7 @@ def build(
         return None
     steps = resolved.mask_steps
     assert steps is not None
-    drawn = _draw(resolved, image, mask_file, segment)
+    drawn = _draw(resolved, image, mask_file, segment, hints)
     pixels = take_steps(drawn, steps)
     share = coverage(pixels)
     if share == 0 and not steps.allow_empty:
@@ -148,7 +151,11 @@ def _blurred(selected: np.ndarray, sigma_px: float) -> np.ndarray:
 
 
 def _draw(
-    resolved: Resolved, image: Picture, mask_file: Picture | None, segment: Segment | None
+    resolved: Resolved,
+    image: Picture,
+    mask_file: Picture | None,
+    segment: Segment | None,
+    hints: dict[str, str] | None,
 ) -> np.ndarray:
     mask = resolved.mask
     if mask == "file":
@@ -159,6 +166,8 @@ def _draw(
     if mask == "auto":
         assert resolved.auto_mask is not None  # `resolve` refuses a row without
         assert resolved.mask_steps is not None
+        if resolved.auto_mask.garment:
+            return _of_person(image, resolved.auto_mask, hints)
         return _from_content(image, resolved.auto_mask, resolved.mask_steps.label, segment)
     assert mask is not None
     return _from_shape(mask, image)
@@ -176,6 +185,15 @@ def _from_content(
     if segment is None:
         raise BadMask('"auto" needs a segmentation model, and none is loaded')
     return segment(seen, label)
+
+
+def _of_person(image: Picture, auto: AutoMask, hints: dict[str, str] | None) -> np.ndarray:
+    assert auto.garment is not None
+    seen = colour.to_srgb(image.rgb, image.icc_profile)
+    drawn = garment.draw(seen, auto.garment, auto.model)
+    if hints is not None:
+        hints.update(drawn.hints)
+    return drawn.mask
 
 
 def _from_file(file: Picture, image: Picture) -> np.ndarray:

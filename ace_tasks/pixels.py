@@ -8,7 +8,8 @@ Pure: no store, no Ray, no model. `prepare` on the way in, `finish` on the way o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Prepared:
     mask: np.ndarray | None  # (H, W) uint8 of the whole picture
     feather_px: int = 0  # in the picture's own pixels
     shade: np.ndarray | None = None  # (H, W) uint8: the shadow that a product keeps
+    hints: Mapping[str, str] = field(default_factory=dict)  # why a mask that was made may be wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +64,14 @@ def prepare(
     references = tuple(colour.to_srgb(each.rgb, each.icc_profile) for each in pictures.references)
     image, mask, window, feather_px = pictures.image, None, None, 0
     shown = shown_mask = None
+    hints: dict[str, str] = {}
     if image is not None:
-        mask = masks.build(resolved, image, pictures.mask, segment)
+        mask = masks.build(resolved, image, pictures.mask, segment, hints)
         window = paste.whole(*image.size_px)
         if resolved.background is not None:
             return _cut_out(resolved, image, mask)
         if mask is not None and not masks.coverage(mask):
-            return Prepared(None, None, window, mask)
+            return Prepared(None, None, window, mask, hints=hints)
         if mask is not None and resolved.paste:
             window, feather_px = _window(resolved, mask, references)
         shown = colour.to_srgb(window.cut(image.rgb), image.icc_profile)
@@ -89,7 +92,7 @@ def prepare(
             policy=resolved.geometry,
         )
     )
-    return Prepared(unit, geometry, window, mask, feather_px)
+    return Prepared(unit, geometry, window, mask, feather_px, hints=hints)
 
 
 def finish(

@@ -47,7 +47,7 @@ class Finding:
     tokens: int | None = None  # of the canvas; 0: nothing is to be painted; None: not known
     problem: str | None = None  # why the row would fail
     hints: tuple[str, ...] = ()  # what looks like a mistake, and may be none
-    hint_codes: tuple[str, ...] = ()  # of those about a mask file, see `mask_hints.CODES`
+    hint_codes: tuple[str, ...] = ()  # of those about its mask, see `mask_hints.CODES`
 
 
 def look_over(
@@ -185,6 +185,7 @@ def judge(
     resolved, problems = item.resolved, list(problems)
     grey = None if mask_file is None else mask_hints.grey_share(masks.greyscale(mask_file))
     hints: tuple[str, ...] = ()
+    found: dict[str, str] = {}
     mask = None
     unread = resolved.mask == "file" and mask_file is None
     auto = resolved.auto_mask
@@ -192,10 +193,10 @@ def judge(
         hints = ("its mask is made by the model only when it is edited",)
     elif image is not None and not unread:
         try:
-            mask = masks.build(resolved, image, mask_file, segment)
+            mask = masks.build(resolved, image, mask_file, segment, found)
         except ItemError as error:
             problems.append(f"{error.code}: {error}")
-    found = mask_hints.find(resolved, image, mask_file, mask)
+    found |= mask_hints.find(resolved, image, mask_file, mask)
     tokens = None
     if not problems and (mask is not None or resolved.mask is None):
         try:

@@ -201,7 +201,7 @@ class Replica:
             )
         with progress.in_phase("build"):
             prepared = self._prepare(item.resolved, pictures)
-            progress.hints = mask_hints.find(
+            progress.hints = dict(prepared.hints) | mask_hints.find(
                 item.resolved, pictures.image, pictures.mask, prepared.mask
             )
             self._check_hints(progress.hints)

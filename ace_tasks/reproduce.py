@@ -175,8 +175,8 @@ class Reproducer:
         if self._vision is None:
             self._vision = open_vision(self._environment, self._weights)
         settings = self._vision
-        by_model = resolved.auto_mask and resolved.auto_mask.method == "model"
-        auto = resolved.auto_mask.model if resolved.auto_mask and by_model else None
+        made = resolved.auto_mask
+        auto = made.model if made and made.method == "model" else None
         drawn = getattr(settings, resolved.control, None)
         for wanted, given in ((resolved.control_model, drawn), (auto, settings.segmenter)):
             if wanted and (given is None or given.fingerprint != wanted):

@@ -221,7 +221,8 @@ AutoMaskName = Annotated[
         'How the mask "auto" is made. u2net: what stands out, by a small network that comes with '
         "this project. grabcut: what stands out in the middle, by its colours. border: all that "
         "the colour of the picture's rim does not reach. model: what the worker's segmentation "
-        "model calls by the row's label. none: such rows are rejected."
+        "model calls by the row's label. person-top, person-bottom, person-dress: where a person "
+        "wears such a garment. none: such rows are rejected."
     ),
 ]
 AllowEmptyMasks = Annotated[

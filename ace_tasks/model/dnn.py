@@ -8,7 +8,9 @@ many (`tests/test_dnn.py`).
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +23,22 @@ from ace_tasks.model.places import Folder
 # Networks that come with this package: one folder each, listed in its sha256.json.
 SHIPPED = Path(__file__).with_name("shipped")
 U2NET = "u2netp/u2netp.onnx"
-_READERS: dict[str, Any] = {".onnx": cv2.dnn.readNetFromONNX, ".tflite": cv2.dnn.readNetFromTFLite}
+
+
+def _read_tflite(data: np.ndarray) -> Any:
+    """With OpenCV's older engine: of several outputs the newer one gives the last alone. OpenCV
+    listens to the choice for a file by name only, and may be given no other bytes than `data`.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
+        file.write(data.tobytes())
+        file.flush()
+        return cv2.dnn.readNetFromTFLite(file.name, cv2.dnn.ENGINE_CLASSIC)
+
+
+_READERS: dict[str, Callable[[np.ndarray], Any]] = {
+    ".onnx": cv2.dnn.readNetFromONNX,
+    ".tflite": _read_tflite,
+}
 
 
 def shipped_sha256(name: str) -> str:

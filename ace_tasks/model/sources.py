@@ -230,6 +230,10 @@ def with_vision(pixels: PixelSettings, vision: VisionSettings) -> PixelSettings:
         if vision.segmenter is None:
             raise SettingsError("masks by a model need one: ACE_SEGMENTER")
         auto = AutoMask(method="model", model=vision.segmenter.fingerprint)
+    elif auto and auto.garment:
+        from ace_tasks.model import people  # OpenCV: only when it is needed
+
+        auto = AutoMask(method=auto.method, model=people.fingerprint())
     clip = vision.clip.fingerprint if vision.clip else None
     return pixels.model_copy(
         update={"control_models": models, "auto_mask": auto, "clip_model": clip}

@@ -40,7 +40,9 @@ class MaskRules(Frozen):
     allow_full: bool = Field(False, description="A mask that selects everything is meant.")
 
 
-AutoMethod = Literal["u2net", "grabcut", "border", "model"]
+AutoMethod = Literal[
+    "u2net", "grabcut", "border", "model", "person-top", "person-bottom", "person-dress"
+]
 AUTO_METHODS: tuple[str, ...] = get_args(AutoMethod)
 
 
@@ -50,12 +52,20 @@ class AutoMask(Frozen):
     method: AutoMethod = Field(
         description="u2net: what stands out, by the network that comes with this package. grabcut: "
         "what stands out in the middle, by its colours. border: all that the colour of the "
-        "picture's rim does not reach. model: what a segmentation model calls by the row's label."
+        "picture's rim does not reach. model: what a segmentation model calls by the row's label. "
+        "person-top, person-bottom, person-dress: where a person wears such a garment."
     )
     model: str | None = Field(
         None,
-        description="Of model: fingerprint (SHA-256) of its files. Of u2net: SHA-256 of its file.",
+        description="Fingerprint (SHA-256) of the files of the model that makes it. Of u2net: "
+        "SHA-256 of its file.",
     )
+
+    @property
+    def garment(self) -> Literal["top", "bottom", "dress"] | None:
+        """What a person wears there; None: it is not of a person."""
+        _, _, garment = self.method.partition("person-")
+        return garment or None  # type: ignore[return-value]
 
     @classmethod
     def named(cls, name: str) -> AutoMask | None:

@@ -1,0 +1,67 @@
+"""MediaPipe's networks for people, which come with this package. Loads no torch.
+
+A picture is a square (h, w, 3) uint8 in sRGB, of the size that the network takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+
+import numpy as np
+
+from ace_tasks.model.dnn import Network, shipped_sha256
+from ace_tasks.specs import canonical_json
+
+SELFIE_PX, POSE_PX, FACE_PX = 256, 256, 128
+_SELFIE = "people/selfie_segmentation.tflite"
+_POSE = "people/pose_landmark_full.tflite"
+_FACE = "people/face_detection_short_range.tflite"
+
+
+def fingerprint() -> str:
+    """SHA-256 (hex) over the hashes of all three, as their list states them. Raises
+    WeightsError.
+    """
+    hashes = {name: shipped_sha256(name) for name in (_SELFIE, _POSE, _FACE)}
+    return hashlib.sha256(canonical_json(hashes)).hexdigest()
+
+
+class Networks:
+    """All three, loaded. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Raises WeightsError."""
+        self._selfie, self._pose, self._face = map(Network.shipped, (_SELFIE, _POSE, _FACE))
+
+    def outline(self, picture: np.ndarray) -> np.ndarray:
+        """(h, w) float32 in [0, 1]: how likely each pixel is a person's."""
+        return self._selfie.run(_blob(picture))["activation_10"].reshape(SELFIE_PX, SELFIE_PX)
+
+    def pose(self, picture: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+        """Of one person, whom the picture shows whole: (39, 5) float32, landmarks as x, y, z in
+        pixels, visibility and presence as logits; how sure it is, in [0, 1]; (h, w) float32, the
+        person's outline as logits.
+        """
+        found = self._pose.run(_blob(picture))
+        score = float(found["Identity_1"].item())
+        outline = found["Identity_2"].reshape(POSE_PX, POSE_PX)
+        return found["Identity"].reshape(39, 5), score, outline
+
+    def faces(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of 896 anchors, (896, 16) float32: a box and six points, in pixels from each; and
+        (896,) float32: how sure it is that a face is there, as logits.
+        """
+        found = self._face.run(2 * _blob(picture) - 1)
+        return found["regressors"].reshape(896, 16), found["classificators"].ravel()
+
+
+@functools.cache
+def load() -> Networks:
+    """The networks of this process. Raises WeightsError."""
+    return Networks()
+
+
+def _blob(picture: np.ndarray) -> np.ndarray:
+    """(1, 3, h, w) float32 in [0, 1]."""
+    return np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32) / 255
