@@ -12,7 +12,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -247,10 +247,7 @@ class Changed:
 
     name: str
     changes: tuple[str, ...]
-    data: bytes
-
-    def __repr__(self) -> str:
-        return f"{self.name}, {' and '.join(self.changes)}, {len(self.data)} bytes"
+    data: bytes = field(repr=False)
 
 
 @st.composite
