@@ -106,7 +106,7 @@ def test_a_spoilt_feed_is_rows_and_rejects_or_one_clear_error(
         assert refused.startswith(f"{name}: ")
         assert not re.search(r"Error\b|Traceback|0x[0-9a-f]{8}", refused), refused
         return
-    rows = {}
+    rows: dict[str, str] = {}
     for each in found:
         if isinstance(each, Reject):
             assert each.reason.startswith(f"{name}, line ")

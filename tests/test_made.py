@@ -14,7 +14,7 @@ GOOD = {"id": "a", "task": "edit", "image": "s3://b/ä.png", "prompt": "p"}
 
 def test_rows_and_rejects_have_a_line_each_in_the_sources_order(tmp_path: Path) -> None:
     bad = Reject(17, "image", "accepted: links under x", {"id": "b", "image": "https://y"})
-    rows = [
+    rows: list[MadeRow | Skipped | Reject] = [
         MadeRow(GOOD, "feed.csv, line 7"),
         Skipped("notes.txt"),
         bad,

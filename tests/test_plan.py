@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from ace_tasks import plan, resume
-from ace_tasks.catalog import open_catalog, read_rows, to_specs
+from ace_tasks.catalog import Row, open_catalog, read_rows, to_specs
 from ace_tasks.errors import CatalogError
 from ace_tasks.model.variants import find_variant
 from ace_tasks.plan import PlanCounts, PlannedRow
@@ -183,6 +183,28 @@ def test_a_key_that_unicode_writes_otherwise_is_told(
     problems = [row.item.sources.image.problem for row in build(rows).rows]
     assert "one whose name looks the same is there, written in Unicode's form NFD" in problems[0]
     assert "looks the same" not in problems[1]
+
+
+def test_rejects_of_a_made_catalog_say_where_in_the_sources_file_they_come_from(
+    store: Store, image: str, tmp_path: Path
+) -> None:
+    """The lines of a catalog that a run made mean nothing to whoever gave the feed."""
+    rows = [edit("a", image), edit("b", image, steps="many"), edit("a", image), edit("c", image)]
+    specs = to_specs([Row(n, row) for n, row in enumerate(rows, start=1)], "s3://tests/c", None)
+    asked: list[int] = []
+
+    def where(line: int) -> str:
+        asked.append(line)
+        return f"feed.csv, line {line * 10}"
+
+    path, rejects = tmp_path / "plan", tmp_path / "rejects"
+    plan.build_plan(specs, MODEL, store, path, rejects, where=where)
+    told = [json.loads(line)["reason"] for line in rejects.read_text().splitlines()]
+    assert asked == [2, 3]
+    assert told[0].startswith("feed.csv, line 20: ")
+    assert told[1] == (
+        "feed.csv, line 30: accepted: an id used once; 'a' stands in an earlier row too"
+    )
 
 
 CUT_OUT = PixelSettings(auto_mask=AutoMask(method="u2net", model="0" * 64))
