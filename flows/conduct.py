@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from ace_tasks.changes import Changes
+from ace_tasks.engine import check_device
 from ace_tasks.price import NO_LIMIT, Budget, Estimate
 from ace_tasks.review import Review
 from flows.canary import NO_CANARY, Canary, ask, said
@@ -38,11 +39,13 @@ def conduct(run: Run, plan: Callable[[Changes], Planned], how: Conduct) -> State
     Starts from the top whenever the run does: after a crash, a Retry, or an answer.
     """
     how.canary.check()
+    if not how.dry_run:
+        check_device(run.environment.device, run.environment.ray_address)
     planned = plan(said(run, how.canary))
     estimate = preflight(untracked(run), untracked(planned), how.budget)
     if how.dry_run:
         return _dry(estimate)
-    word = ask(run, planned, how.canary, how.replicas)
+    word = ask(run, planned, how.canary, how.replicas, how.budget)
     if isinstance(word, State):
         return word
     if word is not None:
