@@ -4,7 +4,8 @@ Item threads submit a job and wait. Nothing waits for a batch to fill up: while 
 the GPU others queue, and the next takes the oldest job with those of its shape behind it.
 
 A batch that fails runs again one by one; one that runs out of memory, with less on the GPU
-(`model/ladder.py`).
+(`model/ladder.py`). Whatever else fails in the thread, such as the cleaning up after a pass, is no
+item's failure: the thread ends, and everybody who waits for it gets DeviceLost.
 """
 
 from __future__ import annotations
@@ -76,6 +77,11 @@ class Ticket:
         self._canvas, self._error = canvas, error
         self._become("done")
 
+    def give_up(self, error: BaseException) -> None:
+        """Finish it with an error, unless it is done."""
+        if self._state != "done":
+            self.finish(error=error)
+
     def _become(self, state: Literal["waiting", "running", "done"]) -> None:
         with self._news:
             self._state = state
@@ -91,12 +97,15 @@ class Batcher:
         self._queue: deque[Ticket] = deque()
         self._news = threading.Condition()
         self._closed = False
+        self._lost: DeviceLost | None = None  # why the thread ended, if it did so by itself
         threading.Thread(target=self._work, name="gpu", daemon=True).start()
 
     def submit(self, job: Job) -> Ticket:
-        """Raises Cancelled after `close`."""
+        """Raises Cancelled after `close`, and DeviceLost once the thread has failed."""
         ticket = Ticket(job)
         with self._news:
+            if self._lost:
+                raise self._lost
             if self._closed:
                 raise Cancelled("the replica was cancelled")
             self._queue.append(ticket)
@@ -119,8 +128,23 @@ class Batcher:
             self._news.notify()
 
     def _work(self) -> None:
-        while batch := self._next():
-            self._make(batch)
+        batch: list[Ticket] = []
+        try:
+            while batch := self._next():
+                self._make(batch)
+        except BaseException as error:  # whatever it is, somebody waits for this thread
+            self._end(batch, error)
+
+    def _end(self, batch: Sequence[Ticket], error: BaseException) -> None:
+        """Tell everybody who waits, or comes later, that this process makes no more pictures."""
+        log.error("the model's thread failed", exc_info=error)
+        lost = DeviceLost(f"the model's thread failed: {in_one_line(error)}")
+        with self._news:
+            self._lost = lost
+            waiting = [*batch, *self._queue]
+            self._queue.clear()
+        for ticket in waiting:
+            ticket.give_up(lost)
 
     def _make(self, batch: list[Ticket]) -> None:
         """Until each of the batch has its picture or its error."""

@@ -179,7 +179,8 @@ class Replica:
     def store_trouble(self) -> Counter[tuple[str, bool]]:
         """(kind of error, tried again) → how often its stores met it so far."""
         both = self._source.trouble.copy()
-        return both if self._output is self._source else both + self._output.trouble
+        # Of copies, which no other thread changes while they are added up.
+        return both if self._output is self._source else both + self._output.trouble.copy()
 
     def busy_s(self) -> dict[str, float]:
         """item_id → seconds of own work, for every item inside."""

@@ -292,6 +292,13 @@ class Summary(BaseModel):
     by_hint: dict[str, int] = Field({}, description="The same by code; a row may have several.")
     replicas: int = Field(description="The most that worked at once.")
     deaths: int = Field(description="Replicas that died, whoever was at fault.")
+    replicas_asked: int | None = Field(
+        None, description="How many were asked for, where the run's machine carries fewer."
+    )
+    replica_hours: float | None = Field(
+        None,
+        description="Hours that replicas held a place, loading and the canary's included, summed.",
+    )
     seconds: float
     items_per_second: float
     token_steps: int = Field(0, description="Tokens × steps of what this run made, summed.")

@@ -267,7 +267,7 @@ class Forget:
                 if name not in _TELLS and not _PAGE.fullmatch(name) and name != "summary.json":
                     continue  # somebody else's
                 if run_id == self.run or (
-                    _PAGE.fullmatch(name) and doomed.mentions.in_html(self._text(uri))
+                    _PAGE.fullmatch(name) and doomed.mentions.in_html(self._left(uri, doomed))
                 ):
                     doomed.pages.append(uri)
                 elif name in _TELLS and _TELLS[name](self, uri, run_id, doomed):
@@ -278,6 +278,12 @@ class Forget:
 
     def _text(self, uri: str) -> str:
         return self._get(uri).decode(errors="replace")
+
+    def _left(self, uri: str, doomed: Doomed) -> str:
+        """The text that stays of a page or note, if it is not deleted as a whole."""
+        if uri.endswith("/canary.json") and (left := _trial_without(self._get(uri), doomed.items)):
+            return left.decode()
+        return self._text(uri)
 
     def _rows_tell(self, uri: str, run_id: str, doomed: Doomed) -> bool:
         """A list of rows, or of rejects with their lines."""
@@ -296,6 +302,12 @@ class Forget:
                 for item_id, line in plan.read_lines(path)
             )
 
+    def _trial_tells(self, uri: str, run_id: str, doomed: Doomed) -> bool:
+        """What a run notes of the pictures that it made first."""
+        body = self._get(uri)
+        left = _trial_without(body, doomed.items)
+        return left is not None and left != _trial_without(body, set())
+
     def _csv_tells(self, uri: str, run_id: str, doomed: Doomed) -> bool:
         lines = doomed.lines.get(run_id, set())
         rows = csv.DictReader(io.StringIO(self._text(uri), newline=""))
@@ -312,6 +324,12 @@ class Forget:
             with self._local(uri) as path:
                 plan.drop_items(path, doomed.items, lines)
                 self.store.upload(path, uri, "application/vnd.apache.parquet")
+        elif name == "canary.json":
+            left = _trial_without(self.store.get(uri), doomed.items)
+            if left is None:
+                self.store.purge(uri)
+                return
+            self.store.put(uri, left, "application/json")
         elif name.endswith(".csv"):
             body = _csv_without(self.store.get(uri), doomed.items, lines)
             self.store.put(uri, body, "text/csv")
@@ -385,6 +403,7 @@ _TELLS = {
     "plan.parquet": Forget._table_tells,
     "results.parquet": Forget._table_tells,
     "results.csv": Forget._csv_tells,
+    "canary.json": Forget._trial_tells,
     "catalog.jsonl": Forget._rows_tell,
     "rejects.jsonl": Forget._rows_tell,
     "failures.jsonl": Forget._rows_tell,
@@ -439,6 +458,21 @@ def _kept(name: str, line: str, lines: set[int], mentions: Mentions) -> str:
 
 def _row_tells(row: dict[str, str], items: set[str], lines: set[int]) -> bool:
     return row["item_id"] in items or (not row["item_id"] and int(row["line"]) in lines)
+
+
+def _trial_without(body: bytes, items: set[str]) -> bytes | None:
+    """`canary.json` without these items, so that what a person said of the others still counts.
+
+    None where nothing is left to say it of, or the file is none of ours.
+    """
+    try:
+        trial = json.loads(body)
+        left = {row_id: each for row_id, each in trial["items"].items() if each not in items}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not left and not trial.get("decision"):
+        return None
+    return json.dumps(trial | {"items": left}, indent=1, ensure_ascii=False).encode()
 
 
 def _csv_without(body: bytes, items: set[str], lines: set[int]) -> bytes:

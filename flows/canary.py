@@ -19,11 +19,11 @@ from prefect.states import Failed, Suspended
 from pydantic import Field, ValidationError
 
 from ace_tasks.changes import NO_CHANGES, Changes
-from ace_tasks.errors import Cancelled, FatalError, SettingsError
-from ace_tasks.provenance import Outcome
+from ace_tasks.errors import SettingsError
+from ace_tasks.price import Budget
 from ace_tasks.review import Review
 from ace_tasks.specs import MAX_SEED, WorkItem
-from flows.edit import open_pool
+from flows.pool import open_pool
 from flows.preflight import items_at, to_do
 from flows.review_run import RunHeld, decide, show
 from flows.run import Planned, Run, end_without_summary, untracked
@@ -87,12 +87,17 @@ def said(run: Run, canary: Canary) -> Changes:
     return trial.changes if trial else NO_CHANGES
 
 
-def ask(run: Run, planned: Planned, canary: Canary, replicas: int) -> State[Any] | Changes | None:
+def ask(
+    run: Run, planned: Planned, canary: Canary, replicas: int, budget: Budget
+) -> State[Any] | Changes | None:
     """Make a few of the items to do, hold them for review, and wait for a person's answer.
 
     The run is suspended, without a pool or a process, and starts from the top once it is answered:
     what was made, and what was said, is found again. Returns the state the run ends in; or what is
     to be changed in all rows, empty if nothing is; None: there was nothing to ask, or to decide.
+
+    What the first pictures take counts for the run's budget, also after the run was suspended.
+    Raises OverBudget.
     """
     if not canary.items:
         return None
@@ -103,14 +108,19 @@ def ask(run: Run, planned: Planned, canary: Canary, replicas: int) -> State[Any]
             items={item.row_id: item.item_id for item in stratified(planned, canary.items)}
         )
         trial.write(*place)
-    if not trial.items:
+    if not trial.items and trial.decision is None:
         return None
+    run.spent_s = trial.replica_s
     held = RunHeld(
         run.run_id, run.output, trial.items, run.sources, run.outputs,
         Review(run.outputs, run.output, by=run.run_id), max_shown=len(trial.items),
     )  # fmt: skip
     if trial.decision is None:
-        make(untracked(run), untracked(planned), untracked(held), replicas)
+        try:
+            make(untracked(run), untracked(planned), untracked(held), replicas, budget)
+        finally:
+            trial = trial.model_copy(update={"replica_s": run.spent_s})
+            trial.write(*place)
         trial = _decided(run, trial, held, canary)
         trial.write(*place)
     deed: Literal["promote", "discard"] = "promote" if trial.decision == "approve" else "discard"
@@ -177,15 +187,17 @@ def stratified(planned: Planned, count: int) -> list[WorkItem]:
 
 
 @task(name="canary", cache_policy=NO_CACHE, retries=0, persist_result=False)
-def make(run: Run, planned: Planned, held: RunHeld, replicas: int) -> list[Outcome] | State[Any]:
-    """Edit those that are not held yet, and hold them."""
+def make(run: Run, planned: Planned, held: RunHeld, replicas: int, budget: Budget) -> None:
+    """Edit those that are not held yet, and hold them. Raises FatalError and Cancelled, so that
+    nobody is asked about pictures that could not be made.
+    """
     missing = {i for i in held.rows.values() if held.review.look(i).standing == "gone"}
     items = [row.item for row in planned.read() if row.item_id in missing and not row.same_as]
     if not items:
-        return []
+        return
     holding = replace(run, review=run.review.model_copy(update={"hold": _HOLD}))
     try:
-        with open_pool(holding, replicas) as pool:
-            return pool.edit(items, shard=0)
-    except (FatalError, Cancelled) as error:
-        return Failed(message=f"stopped: {error}")
+        with open_pool(holding, replicas, budget) as pool:
+            pool.edit(items, shard=0)
+    finally:
+        run.spent_s = holding.spent_s

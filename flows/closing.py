@@ -34,10 +34,12 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
     parts = [f"## {plain(summary.state)}", plain(summary.line)]
     if report:
         parts.append(f"[Contact sheet]({report})")
+    asked = f" of {summary.replicas_asked} asked for" if summary.replicas_asked else ""
+    hours = "" if summary.replica_hours is None else f", {summary.replica_hours:.2f} replica-hours"
     busy = "" if summary.busy_share is None else f", busy {summary.busy_share:.0%} of their time"
     parts.append(
         f"{told_time(summary.seconds)}, {summary.items_per_second:.2f} items/s; at most "
-        f"{counted(summary.replicas, 'replica')}{busy}; {summary.deaths} died."
+        f"{counted(summary.replicas, 'replica')}{asked}{hours}{busy}; {summary.deaths} died."
     )
     if summary.by_error:
         transient = item_error_codes()

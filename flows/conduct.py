@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from ace_tasks.changes import Changes
+from ace_tasks.engine import check_device
 from ace_tasks.price import NO_LIMIT, Budget, Estimate
 from ace_tasks.review import Review
 from flows.canary import NO_CANARY, Canary, ask, said
@@ -39,12 +40,14 @@ def conduct(run: Run, plan: Callable[[Changes], Planned], how: Conduct) -> State
     """
     how.canary.check()
     with refusals_noted(run):
+        if not how.dry_run:
+            check_device(run.environment.device, run.environment.ray_address)
         planned = plan(said(run, how.canary))
         estimate = preflight(untracked(run), untracked(planned), how.budget)
     if how.dry_run:
         end_without_summary(run, "DryRun", items=estimate.items)
         return _dry(estimate)
-    word = ask(run, planned, how.canary, how.replicas)
+    word = ask(run, planned, how.canary, how.replicas, how.budget)
     if isinstance(word, State):
         return word
     if word is not None:

@@ -6,7 +6,6 @@ import concurrent.futures
 import json
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -15,18 +14,10 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.runtime import deployment, flow_run
 from prefect.states import Failed
 
-from ace_tasks import plan, provenance
-from ace_tasks.engine import (
-    Dispatcher,
-    ShardStatus,
-    Status,
-    gpus_in_cluster,
-    make_replica,
-    ray_session,
-)
+from ace_tasks import plan
+from ace_tasks.engine import Dispatcher, ShardStatus, Status
 from ace_tasks.errors import Cancelled, FatalError, Forgotten
 from ace_tasks.pictures import FinishedPictures, finished_pictures
 from ace_tasks.plan import PlannedRow
@@ -35,17 +26,14 @@ from ace_tasks.provenance import Outcome
 from ace_tasks.report import PAGE_ITEMS
 from ace_tasks.results import FAILED_STATUSES, Result, ResultsWriter
 from ace_tasks.resume import Finished
-from ace_tasks.settings import Origin, PoolSettings, ReplicaSettings, cpu_count
 from ace_tasks.specs import WorkItem
-from flows.events import FailureAlarm, tell_pool_started
+from flows.events import FailureAlarm
 from flows.live import Live
+from flows.pool import open_pool
 from flows.run import Planned, Run, untracked
-from flows.signing import make_signing_replica, without_user
 
 _POLL_S = 0.5
 _SHARDS_AHEAD = 2  # the tail of one shard overlaps the head of the next
-# Two hide fetch and upload behind the GPU when either takes less than one denoise.
-_ITEMS_AROUND = 2
 MAX_SHARD_THREADS = 64
 
 
@@ -92,7 +80,7 @@ def edit_items(
 ) -> Edited:
     """Edit every planned item that is not done; account for every row of the catalog.
 
-    Raises OverBudget once replicas were ready for longer than they may be.
+    Raises OverBudget once the run's replicas have held their places for longer than they may.
     """
     log = get_run_logger()
     parquet_path, csv_path = run.scratch / "results.parquet", run.scratch / "results.csv"
@@ -118,10 +106,10 @@ def edit_items(
         groups = plan.shards(_to_do(planned, book, pictures), shard_size)
         first = next(groups, None)
         if first is not None:
-            with open_pool(run, replicas) as pool:
+            with open_pool(run, replicas, budget) as pool:
                 edited.status = pool.status
                 _edit_shards(
-                    chain([first], groups), pool, shard_size, book, live, budget, FailureAlarm(run)
+                    chain([first], groups), pool, shard_size, book, live, FailureAlarm(run)
                 )
         for row in planned.read() if shared_ids else ():
             if row.same_as:
@@ -244,55 +232,6 @@ def _known_before(row: PlannedRow, before: Finished, pictures: FinishedPictures)
     )
 
 
-@contextmanager
-def open_pool(run: Run, replicas: int) -> Iterator[Dispatcher]:
-    """Ray, and the dispatcher on it. `replicas` 0: one a GPU, or one on a CPU."""
-    with ray_session(run.environment.ray_address, cpus=max(cpu_count(), replicas)):
-        device = run.environment.device or ("cuda" if gpus_in_cluster() else "cpu")
-        batch_size = run.environment.batch_size
-        settings = PoolSettings(
-            max_replicas=replicas or (None if device == "cuda" else 1),
-            items_in_flight=batch_size + _ITEMS_AROUND,
-        )
-        replica = ReplicaSettings(
-            variant=run.variant_name,
-            variant_json=run.variant.model_dump_json(),
-            weights=run.weights,
-            vision=run.vision,
-            planned_model=run.model.fingerprint,
-            adapter_mode=run.environment.adapter_mode,
-            batch_size=batch_size,
-            device=device,
-            torch_threads=_torch_threads(run) if device == "cpu" else None,
-            output_uri=run.output,
-            source_store=run.environment.source_store,
-            output_store=run.environment.output_store,
-            review=run.review,
-            marks=run.environment.marks,
-            origin=_origin(run),
-        )
-        # A key that lies in a Prefect block is read by each replica itself.
-        make = make_signing_replica if replica.marks.block else make_replica
-
-        def write_failure(item: WorkItem, failed: provenance.Failed) -> None:
-            provenance.write_failure(run.outputs, run.output, item, failed, run.run_id)
-
-        with Dispatcher(replica, settings, run.run_id, write_failure, make=make) as pool:
-            tell_pool_started(run)
-            yield pool
-
-
-def _origin(run: Run) -> Origin:
-    return Origin(flow=run.flow_name, url=without_user(flow_run.ui_url), deployment=deployment.name)
-
-
-def _torch_threads(run: Run) -> int:
-    """Not shared out among replicas: on a CPU the number of threads decides the last bit of a sum,
-    and a picture may not depend on how many replicas there are.
-    """
-    return run.environment.torch_threads or cpu_count()
-
-
 @task(
     name="shard",
     task_run_name="shard-{index}",
@@ -321,7 +260,6 @@ def _edit_shards(
     shard_size: int,
     book: _Book,
     live: Live,
-    budget: Budget,
     alarm: FailureAlarm,
 ) -> None:
     """Submit a window of shards, enter their outcomes as they end, until none is left. The window
@@ -350,7 +288,6 @@ def _edit_shards(
                 raise pool.error or Cancelled(state.message or "a shard stopped")
             _enter_outcomes(outcomes, items, book)
             live.end_shard(ShardStatus.of(index, len(items), outcomes))
-        budget.check_spent(pool.status.ready_s)
         alarm.look(pool.status)
         at_work = {index for index, _, _ in window.values()}
         working = [shard for shard in pool.shards() if shard.index in at_work]

@@ -91,6 +91,9 @@ class Run:
     # That rows may name beyond those of the catalog's own rules; the environment's beat them.
     buckets: tuple[str, ...] | None = None
     skipped: int | None = None  # files of a source that are no pictures
+    # How many replicas were asked for, if this machine carries fewer.
+    replicas_asked: int | None = None
+    spent_s: float = 0  # summed seconds that replicas of its pools held a place; see Budget
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property

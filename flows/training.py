@@ -28,7 +28,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from ace_tasks.catalog import open_catalog
-from ace_tasks.engine import gpus_in_cluster, ray_session
+from ace_tasks.engine import check_device, gpus_in_cluster, ray_session
 from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.model.places import hash_file
 from ace_tasks.settings import Environment, cpu_count, read_environment
@@ -86,6 +86,7 @@ class Training:
     @contextmanager
     def cluster(self) -> Iterator[None]:
         """Ray, for as long as the body trains."""
+        check_device(self.environment.device, self.environment.ray_address)
         cpus = max(cpu_count(), self.workers * self.threads)
         with ray_session(self.environment.ray_address, cpus=cpus):
             wanted = self.environment.device

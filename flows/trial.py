@@ -15,12 +15,15 @@ Decision = Literal["approve", "reject", "approve with changes"]
 
 
 class Trial(BaseModel):
-    """Which items came first, under which key a person was asked last, and what was said."""
+    """Which items came first, under which key a person was asked last, what was said, and how long
+    replicas held their places for it.
+    """
 
     items: dict[str, str]  # row id → item id
     asked: str | None = None
     decision: Decision | None = None
     changes: Changes = NO_CHANGES
+    replica_s: float = 0
 
     @classmethod
     def read(cls, store: Store, output_uri: str, run_id: str) -> Trial | None:

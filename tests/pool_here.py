@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from ace_tasks.specs import WorkItem
 
 
 class PoolHere:
-    """Stands where `flows.edit` names `Dispatcher`."""
+    """Stands where `flows.pool` names `Dispatcher`."""
 
     def __init__(
         self,
@@ -32,9 +33,11 @@ class PoolHere:
         run_id: str,
         on_failed: Callable[[WorkItem, Failed], None],
         make: MakeReplica = make_replica,
+        watch: Callable[[Status], None] | None = None,
     ):
         self.status = Status()
         self.error: FatalError | None = None
+        self._watch = watch
         self._make: Callable[[], Replica] = lambda: make(replica, run_id, "replica-0")
         self._replica: Replica | None = None
         self._lock = threading.Lock()
@@ -51,12 +54,16 @@ class PoolHere:
 
     def _run(self, item: WorkItem, shard: int) -> Outcome:
         with self._lock:
+            started = time.monotonic()
             try:
                 outcome = self._started().run(item, shard, 1)
+                self._count(outcome)
+                self.status.held_s += time.monotonic() - started
+                if self._watch:
+                    self._watch(self.status)
             except FatalError as error:
                 self.error = error
                 raise
-            self._count(outcome)
         return outcome
 
     def _started(self) -> Replica:
@@ -91,8 +98,8 @@ class PoolHere:
 def use(monkeypatch: Any) -> None:
     """Have every flow edit in this process, without Ray."""
     monkeypatch.setenv("ACE_DEVICE", "cpu")  # else Ray is asked for its GPUs
-    monkeypatch.setattr("flows.edit.Dispatcher", PoolHere)
-    monkeypatch.setattr("flows.edit.ray_session", _no_session)
+    monkeypatch.setattr("flows.pool.Dispatcher", PoolHere)
+    monkeypatch.setattr("flows.pool.ray_session", _no_session)
 
 
 def _no_session(*_: Any, **__: Any) -> Any:

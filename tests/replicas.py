@@ -170,6 +170,29 @@ class NeverStarts(SleepingReplica):
         os._exit(4)
 
 
+class WaitsToLoad(SleepingReplica):
+    """Loads until a file is there."""
+
+    go: Path | None = None
+
+    def start(self) -> None:
+        while self.go and not self.go.exists():
+            self._sleep(0.02)
+
+
+def waits_to_load(go: Path, *arguments: Any) -> WaitsToLoad:
+    replica = WaitsToLoad(*arguments)
+    replica.go = go
+    return replica
+
+
+class CountsWrong(SleepingReplica):
+    """Its metrics cannot be read."""
+
+    def store_trouble(self) -> Counter[tuple[str, bool]]:
+        raise RuntimeError("dictionary changed size during iteration")
+
+
 class WrongWeights(SleepingReplica):
     def start(self) -> None:
         raise WeightsError("transformer/model.safetensors: altered")

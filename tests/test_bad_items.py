@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import flows.edit
+import flows.pool
 from ace_tasks import provenance
 from ace_tasks.engine import Dispatcher
 from ace_tasks.results import Summary
@@ -149,7 +149,7 @@ def test_a_quarantined_item_kills_no_replica_in_the_next_run(
     ray_here: None, weights_dir: Any, store: Store, prefix: str, picture: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(flows.edit, "Dispatcher", Deadly)
+    monkeypatch.setattr(flows.pool, "Dispatcher", Deadly)
     image = join_uri(prefix, "in/a.png")
     store.put(image, picture(), "image/png")
     rows = [
@@ -164,7 +164,7 @@ def test_a_quarantined_item_kills_no_replica_in_the_next_run(
     assert (nightly.done_before, nightly.failed_before, nightly.deaths) == (3, 1, 0)
 
     # Asked for by its code, on replicas that bear it, it is edited.
-    monkeypatch.setattr(flows.edit, "Dispatcher", Dispatcher)
+    monkeypatch.setattr(flows.pool, "Dispatcher", Dispatcher)
     state = retry_failed(
         output=f"{prefix}/out", failed_run=nightly.run_id, codes="quarantined", return_state=True
     )

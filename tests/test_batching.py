@@ -195,6 +195,37 @@ def test_a_lost_device_is_told_as_such_and_not_tried_again() -> None:
     assert passes == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "fails", ["torch.cuda.empty_cache", "ace_tasks.batching.Ladder.descend",
+              "ace_tasks.batching.Ladder.succeeded", "ace_tasks.batching.Ladder.rung"],
+)  # fmt: skip
+def test_an_error_of_the_thread_itself_ends_it_and_nobody_waits(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a device's context is lost every call fails, also one that cleans up after an item."""
+
+    def generate(jobs: Sequence[Job]) -> list[np.ndarray]:
+        if jobs[0].prompt == "large":
+            raise torch.OutOfMemoryError("full")
+        return [np.zeros((1, 1, 3), np.uint8)] * len(jobs)
+
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    gate = threading.Event()
+    batcher = Batcher(lambda jobs, _: (gate.wait(limit_s()), generate(jobs))[1], 1)
+    batcher.submit(job("first", side=8)).wait_for_turn()
+    running, waiting = batcher.submit(job("large")), batcher.submit(job("after"))
+    monkeypatch.setattr(fails, fail)
+    gate.set()
+    for ticket in (running, waiting):
+        with pytest.raises(DeviceLost, match="illegal memory access"):
+            ticket.result()
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        batcher.submit(job("later"))
+    wait_until(lambda: not works(batcher), "the thread's end", every_s=0.01)
+
+
 def test_many_threads_each_get_their_own() -> None:
     gpu = Gpu()
     gpu.go.set()

@@ -4,15 +4,19 @@ or a trial that should cost nothing edits."""
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow_sync
+from prefect.states import Pending
 
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
+from flows.trial import Trial
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
 
@@ -90,6 +94,36 @@ def test_a_run_that_has_taken_too_much_stops_and_goes_on_with_a_higher_limit(
     done = run(catalog, prefix, max_failed=1)
     summary = Summary.model_validate(done.result())
     assert summary.done + summary.done_before == 8
+
+
+def test_a_canary_counts_for_the_limit_too(
+    catalog: str, prefix: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both while it works, and once its answer has let the run go on."""
+    monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "0.000001")
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid.uuid4()))
+    rows = store.get(catalog).splitlines(keepends=True)[:2]  # with pictures
+    store.put(catalog, b"".join(rows), "text/plain")
+    given = {"canary": 1, "max_replica_hours": 1e-7}
+    stopped = run(catalog, prefix, **given)
+    assert (stopped.is_failed(), "may take no more" in stopped.message) == (True, True)
+    run_id = str(stopped.state_details.flow_run_id)
+    place = (store, f"{prefix}/out", run_id)
+    trial = Trial.read(*place)
+    assert trial
+    assert trial.replica_s > 1e-7 * 3600
+    assert (trial.asked, len(list(store.list(f"{prefix}/out/images/")))) == (None, 0)
+
+    # Somebody approves; two hours have gone into the first picture.
+    trial.model_copy(update={"decision": "approve", "replica_s": 7200.0}).write(*place)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, Pending(), force=True)
+        again = client.read_flow_run(run_id)
+    parameters = {"catalog": catalog, "output": f"{prefix}/out", "variant": "toy"}
+    state = run_flow_sync(edit_catalog, again, parameters | given | {"max_replica_hours": 1.0},
+                          return_type="state")  # fmt: skip
+    assert state.is_failed()
+    assert "has taken 2.00 replica-hours, and may take no more than 1.00" in state.message
 
 
 def test_a_limit_in_money_needs_a_price(catalog: str, prefix: str) -> None:

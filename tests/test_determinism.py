@@ -41,7 +41,7 @@ def run(
         weights=WeightsSettings(folder=weights_dir),
         output_uri=output,
         batch_size=batch_size,
-        torch_threads=2,  # of each, as `flows.edit` has it
+        torch_threads=2,  # of each, as `flows.pool` has it
     )
     pool = PoolSettings(max_replicas=actors, items_in_flight=batch_size + 2)
     with Dispatcher(replica, pool, "run", lambda *_: None) as dispatcher:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import ray
 
-from ace_tasks.engine import Dispatcher
-from ace_tasks.errors import Cancelled, PoolFailed
+from ace_tasks.engine import Dispatcher, Status
+from ace_tasks.errors import Cancelled, OverBudget, PoolFailed
+from ace_tasks.price import Budget
 from ace_tasks.provenance import Done, Failed, Outcome
 from ace_tasks.settings import PoolSettings, ReplicaSettings, WeightsSettings
 from ace_tasks.specs import WorkItem
@@ -24,12 +25,14 @@ from tests.patience import limit_s, wait_until
 from tests.replicas import (
     BatchingReplica,
     CountingReplica,
+    CountsWrong,
     FullDisk,
     NeverStarts,
     SleepingReplica,
     WrongWeights,
     full_disk_that_tells,
     item,
+    waits_to_load,
 )
 
 REPLICA = ReplicaSettings(
@@ -190,6 +193,54 @@ def test_a_lost_gpu_ends_its_process_and_blames_nobody(
         outcomes = dispatcher.edit(items, 0)
     assert (len(outcomes), failures(outcomes), written) == (12, {}, [])
     assert dispatcher.status.deaths == 1
+
+
+def test_metrics_that_fail_do_not_fail_the_run(pool: Open) -> None:
+    with pool(CountsWrong) as dispatcher:
+        outcomes = dispatcher.edit([item(n) for n in range(3)], 0)
+    assert (len(outcomes), failures(outcomes)) == (3, {})
+
+
+def test_a_limit_is_reached_while_replicas_load(ray_here: None, tmp_path: Path) -> None:
+    """On a cold node that is an hour of a GPU, which somebody pays for."""
+    budget = Budget(max_replica_hours=1e-9)
+    make = functools.partial(waits_to_load, tmp_path / "never")
+    settings = PoolSettings(max_replicas=2)
+    with (
+        Dispatcher(
+            REPLICA, settings, "run", lambda *_: None, make,
+            lambda status: budget.check_spent(status.held_s),
+        ) as dispatcher,
+        pytest.raises(OverBudget, match="may take no more"),
+    ):  # fmt: skip
+        dispatcher.edit([item(0), item(1)], 0)
+    assert dispatcher.status.replicas_ready == dispatcher.status.ready_s == 0
+    assert dispatcher.status.held_s > 0
+
+
+def test_time_counts_from_a_replicas_place_to_its_end(ray_here: None, tmp_path: Path) -> None:
+    """A seat that has no place yet costs nothing; one that loads does."""
+    go, looks = tmp_path / "go", []
+
+    def watch(status: Status) -> None:
+        seats = dispatcher._pool.seats
+        placed = sum(seat.node_id is not None for seat in seats)
+        looks.append((len(seats) - placed, placed, status.replicas_ready, status.held_s))
+        if placed == 2 and status.held_s > 0:
+            go.touch()
+
+    make = functools.partial(waits_to_load, go)
+    settings = PoolSettings(max_replicas=2)
+    dispatcher = Dispatcher(REPLICA, settings, "run", lambda *_: None, make, watch)
+    with dispatcher:
+        outcomes = dispatcher.edit([item(n, "sleep 0.05") for n in range(40)], 0)
+    assert (len(outcomes), failures(outcomes)) == (40, {})
+    assert any(waiting and not placed for waiting, placed, _, _ in looks)
+    for (_, placed, _, before_s), (_, _, _, held_s) in pairwise(looks):
+        assert (held_s > before_s) == (placed > 0)
+    while_loading = [held_s for _, placed, ready, held_s in looks if placed and not ready]
+    assert while_loading[-1] > while_loading[0] >= 0
+    assert dispatcher.status.held_s > dispatcher.status.ready_s
 
 
 def test_a_node_with_a_full_disk_does_not_stop_the_others(pool: Open) -> None:

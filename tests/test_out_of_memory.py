@@ -210,3 +210,20 @@ def test_after_a_sticky_error_a_clean_process_goes_on(
         for each in done
     }
     assert len(processes) >= 1
+
+
+def test_a_device_that_fails_while_it_is_cleaned_up_is_lost_and_no_item_is_blamed(
+    device: Open, edits: Callable[[range], list[WorkItem]], store: Store, prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Else the item stays `running` until it times out for good, and so does whoever waits."""
+
+    def lost() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("torch.cuda.empty_cache", lost)
+    small = device(capacity=0)
+    for item in edits(range(2)):
+        with pytest.raises(DeviceLost, match="illegal memory access"):
+            small.run(item, 0)
+    assert not list(store.list(f"{prefix}/out/failures/"))

@@ -4,6 +4,7 @@ picture stays somewhere, or the next schedule makes it again."""
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import html
 import io
@@ -11,7 +12,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import pyarrow.parquet
@@ -27,6 +28,7 @@ from flows.edit_catalog import edit_catalog
 from flows.forget import delete_artifacts, forget, told_artifacts
 from flows.restyle_catalog import restyle_catalog
 from flows.review_run import review_run
+from flows.trial import Trial
 from tests.processes import ace_here
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
@@ -358,3 +360,29 @@ def test_the_plan_of_the_terminal_knows_what_is_forgotten(
     forgotten(prefix, source=f"{prefix}/in/a.png")
     told = ace_here("plan", f"{prefix}/c.jsonl", "--output", f"{prefix}/out", "--variant", "toy")
     assert "0 rows planned, 0 rejected, 1 forgotten" in told.stdout
+
+
+@pytest.mark.parametrize("decision", [None, "reject"], ids=["asked", "rejected"])
+def test_what_was_said_of_a_runs_first_pictures_outlives_one_of_them(
+    decision: Literal["reject"] | None, store: Store, prefix: str, picture: Make
+) -> None:
+    """A run that waits for an answer, or is retried, would else make others and ask once more; or,
+    once rejected, go on."""
+    for number in range(2):
+        store.put(f"{prefix}/in/{number}.png", picture(seed=7009 + number), "image/png")
+    rows = [{"id": f"r{n}", "task": "edit", "image": f"{prefix}/in/{n}.png"} for n in range(2)]
+    run_id = edit(prefix, rows, store).run_id
+    place = (store, f"{prefix}/out", run_id)
+    table = csv.DictReader(store.get(f"{prefix}/out/runs/{run_id}/results.csv").decode().split())
+    items = {each["row_id"]: each["item_id"] for each in table}
+    Trial(items=items, asked="canary-1", decision=decision).write(*place)
+
+    forgotten(prefix, source=f"{prefix}/in/0.png")
+    left = Trial.read(*place)
+    assert left == Trial(items={"r1": items["r1"]}, asked="canary-1", decision=decision)
+    assert holding(store, prefix, [items["r0"]]) == set()
+    forgotten(prefix, source=f"{prefix}/in/1.png")
+    left = Trial.read(*place)
+    # Nothing is left to be asked about: others are made. What was decided stays decided.
+    assert left == (Trial(items={}, asked="canary-1", decision=decision) if decision else None)
+    assert holding(store, prefix, list(items.values())) == set()

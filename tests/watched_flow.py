@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import flows.edit
+import flows.pool
 from ace_tasks.engine import Dispatcher
 from ace_tasks.engine.jobs import Line
 from ace_tasks.settings import ReplicaSettings
@@ -79,7 +79,7 @@ def main() -> int:
     catalog, output, folder, *more = sys.argv[1:]
     replicas = int(more[0]) if more else 2
     WatchedDispatcher.folder = Path(folder)
-    flows.edit.Dispatcher = WatchedDispatcher  # type: ignore[misc]
+    flows.pool.Dispatcher = WatchedDispatcher  # type: ignore[misc]
     logging.getLogger("ace_tasks").setLevel(logging.INFO)
     from flows.edit_catalog import edit_catalog
 

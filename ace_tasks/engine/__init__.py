@@ -17,7 +17,7 @@ Ray, never pixels.
 from ace_tasks.engine.actor import EXIT_DEVICE_LOST, MakeReplica, Stop, make_replica
 from ace_tasks.engine.dispatcher import Dispatcher, Status
 from ace_tasks.engine.jobs import ShardStatus
-from ace_tasks.engine.session import gpus_in_cluster, ray_session
+from ace_tasks.engine.session import check_device, gpus_in_cluster, ray_session
 
 __all__ = [
     "EXIT_DEVICE_LOST",
@@ -26,6 +26,7 @@ __all__ = [
     "ShardStatus",
     "Status",
     "Stop",
+    "check_device",
     "gpus_in_cluster",
     "make_replica",
     "ray_session",

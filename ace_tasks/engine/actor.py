@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from ace_tasks.specs import WorkItem
 
 if TYPE_CHECKING:
     from ace_tasks.replica import Replica
+
+log = logging.getLogger(__name__)
 
 MakeReplica = Callable[[ReplicaSettings, str, str], "Replica"]
 
@@ -91,7 +94,15 @@ class ReplicaActor:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             os._exit(EXIT_DEVICE_LOST)
         finally:
+            self._tell_metrics()
+
+    def _tell_metrics(self) -> None:
+        """Whatever is wrong with metrics, the item has its outcome."""
+        assert self._replica is not None
+        try:
             self._metrics.tell(self._replica.store_trouble())
+        except Exception:
+            log.exception("could not report metrics")
 
     def busy_s(self) -> dict[str, float]:
         return self._replica.busy_s() if self._replica else {}

@@ -45,6 +45,7 @@ class Status:
     deaths: int = 0
     busy_s: float = 0  # summed seconds of denoising
     ready_s: float = 0  # summed seconds replicas were ready
+    held_s: float = 0  # summed seconds replicas had a place, loading and ending included
     token_steps: int = 0  # of items that are done
     phases_s: Counter[str] = field(default_factory=Counter)  # summed seconds of items, by phase
 
@@ -62,13 +63,18 @@ class Dispatcher:
         run_id: str,
         on_failed: Callable[[WorkItem, Failed], None],
         make: MakeReplica = make_replica,
+        watch: Callable[[Status], None] | None = None,
     ):
         """`on_failed` writes down what no replica could: timeouts, quarantines. It is called in
         the thread of the shard's `edit`, since it may wait for a store that is away.
+
+        `watch` is called several times a second in the pool's own thread, also while replicas
+        load. A FatalError that it raises ends the pool.
         """
         self._settings = pool
         self._pool = Pool(replica, pool, run_id, make)
         self._on_failed = on_failed
+        self._watch = watch
         self._inbox: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._waiting = Line()
         self._suspects: deque[Job] = deque()
@@ -82,6 +88,7 @@ class Dispatcher:
             target=copy_context().run, args=(self._run,), name="dispatcher", daemon=True
         )
         self._last_news = self._last_look = time.monotonic()
+        self._placed = 0  # seats that had a place at the last look
         self.status = Status()
         self._metrics = RunMetrics(replica.variant)
 
@@ -304,21 +311,31 @@ class Dispatcher:
         self._finish(job, failed)
 
     def _publish_status(self) -> None:
-        now = time.monotonic()
-        self.status.ready_s += self.status.replicas_ready * (now - self._last_look)
-        self._last_look = now
+        self._count_time()
         self.status.in_flight = self._pool.in_flight()
         self.status.capacity = len(self._pool.seats) * self._settings.items_in_flight
         self.status.queued = len(self._waiting) + len(self._suspects)
         self.status.replicas_ready = sum(1 for _ in self._pool.ready())
         self.status.replicas_most = max(self.status.replicas_most, self.status.replicas_ready)
+        self._placed = sum(seat.node_id is not None for seat in self._pool.seats)
         self._metrics.status(self.status)
+        if self._watch:
+            self._watch(self.status)
+
+    def _count_time(self) -> None:
+        """Add what has passed since the last look for the seats that there were then."""
+        now = time.monotonic()
+        passed_s = now - self._last_look
+        self.status.ready_s += self.status.replicas_ready * passed_s
+        self.status.held_s += self._placed * passed_s
+        self._last_look = now
 
     def _end(self) -> None:
         """End every actor; never raises."""
         try:
             self._metrics.end()
             self._pool.end()
+            self._count_time()
         except Exception:
             log.exception("while ending the pool")
         finally:

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import ray
 from ray._private import ray_constants
+from ray._private.accelerators import get_accelerator_manager_for_resource
 
+from ace_tasks.errors import SettingsError
 from ace_tasks.settings import cpu_count
 
 # 78 MB is Ray's smallest store; nothing of ours goes through it.
@@ -56,6 +58,30 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     finally:
         ray.shutdown()
         ray_constants.ENABLE_RAY_CLUSTER = True
+
+
+def check_device(device: str | None, address: str | None) -> None:
+    """Raise SettingsError for a GPU that will never come, before anything waits for it.
+
+    A cluster's autoscaler may bring one; nobody brings one to this machine.
+    """
+    if device != "cuda" or address:
+        return
+    if not (gpus_in_cluster() if ray.is_initialized() else _gpus_here()):
+        raise SettingsError(
+            "ACE_DEVICE: accepted: cpu, or empty for what is there, since Ray finds no GPU on this "
+            "machine (driver, CUDA_VISIBLE_DEVICES) and RAY_ADDRESS names no cluster; given cuda"
+        )
+
+
+def _gpus_here() -> int:
+    """GPUs that Ray will find on this machine; it need not run for that."""
+    manager = get_accelerator_manager_for_resource("GPU")
+    if manager is None:
+        return 0
+    visible = manager.get_current_process_visible_accelerator_ids()
+    there = int(manager.get_current_node_num_accelerators())
+    return there if visible is None else min(there, len(visible))
 
 
 def gpus_in_cluster() -> int:

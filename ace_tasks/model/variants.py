@@ -116,6 +116,13 @@ class Variant(Frozen):
         return self
 
     @property
+    def _is_widened(self) -> bool:
+        """Whether files of 384 channels are read on the fft route. It makes other pictures of the
+        same files than the lora route does; files of 448 channels have no other route.
+        """
+        return self.route == "fft" and bool(self.transformer and self.transformer.channels == 384)
+
+    @property
     def shipped_folder(self) -> Path | None:
         """Where its files lie, if they come with this package."""
         return _SHIPPED / self.name if self.shipped else None
@@ -134,7 +141,8 @@ class Variant(Frozen):
             }
             content = self.recipe or self.transformer
             shape = content.model_dump(exclude={"parameters"}) if content else None
-            return _digest([part, shape, files, self.text_tokens])
+            route = ["fft"] if part == "base" and self._is_widened else []
+            return _digest([part, shape, files, self.text_tokens, *route])
 
         def adapter(name: str) -> str:
             if self.recipe:

@@ -6,7 +6,7 @@ import functools
 import sys
 from typing import TYPE_CHECKING
 
-import flows.edit
+import flows.pool
 from ace_tasks.settings import ReplicaSettings
 from tests.benchmarks.contenders.workload import Workload
 
@@ -33,7 +33,7 @@ def make_watched(workload: Workload, settings: ReplicaSettings, run_id: str, nam
 
 
 def run(workload: Workload) -> None:
-    flows.edit.make_replica = functools.partial(make_watched, workload)  # type: ignore[assignment]
+    flows.pool.make_replica = functools.partial(make_watched, workload)  # type: ignore[assignment]
     from flows.edit_catalog import edit_catalog
 
     state = edit_catalog(
