@@ -137,6 +137,7 @@ def test_actions_and_ingredients_say_how_it_was_made(
     }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_product_on_another_ground_was_edited_and_is_a_composite(
     weights_dir: Path, store: Store, prefix: str, marks: MarkSettings
 ) -> None:
