@@ -72,7 +72,12 @@ def judge(
     finished: Finished,
     clip: ClipScore | None = None,
 ) -> Scores:
-    """The scores of a finished picture; of another size than its source, those it has alone."""
+    """The scores of a finished picture; of another size than its source, those it has alone.
+
+    Of a product on another ground there is nothing to judge: its pixels are the source's.
+    """
+    if resolved.background is not None:
+        return Scores(total=1.0)
     made = _seen(finished)
     original, mask = pictures.image, prepared.mask
     if original is None or original.rgb.shape != made.shape:

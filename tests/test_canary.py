@@ -51,6 +51,12 @@ def test_a_changed_prompt_may_hold_the_old_one() -> None:
     assert [spec.prompt for _, spec, _ in Changes().applied(specs("a mug"))] == ["a mug"]  # type: ignore[misc]
 
 
+def test_a_row_without_a_prompt_stays_as_it_is() -> None:
+    row = Row(1, {"id": "r", "task": "background", "image": "s3://tests/a.png"})
+    (before,) = to_specs([row], "s3://tests/catalog.jsonl", None)
+    assert [*Changes(prompt="at dawn", seed=7).applied([before])] == [before]
+
+
 def test_a_row_that_is_too_long_then_is_a_reject() -> None:
     (told,) = Changes(prompt="{prompt}" * 2).applied(specs("x" * 3000))
     assert isinstance(told, Reject)

@@ -155,6 +155,23 @@ def test_a_mask_of_a_model_is_left_to_it_unless_it_is_here() -> None:
     assert made.coverage == round(40 * 30 / LEFT.size, 6)
 
 
+def test_a_background_takes_no_tokens_and_shows_what_is_cut_out() -> None:
+    spec = parse_spec({"id": "a", "task": "background", "image": "i"})
+    source = Source(uri="i", sha256="0" * 64)
+    pixels = PixelSettings(auto_mask=AutoMask(method="grabcut"))
+    model = find_variant("toy").identity()
+    item = work_item(7, spec, Sources(image=source), model, pixels)
+    found = preflight.judge(item, _red_mug(), None)
+    assert (found.problem, found.tokens) == (None, 0)
+    assert found.coverage == pytest.approx(40 * 30 / LEFT.size, abs=0.05)
+
+
+def _red_mug() -> Picture:
+    rgb = np.full((*LEFT.shape, 3), 235, np.uint8)
+    rgb[LEFT > 0] = (170, 40, 30)
+    return images.decode(_png(rgb), LIMITS)
+
+
 # ---------------------------------------------------------------- many rows
 
 

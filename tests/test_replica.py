@@ -227,6 +227,8 @@ def test_a_photograph_is_cut_out_and_laid_on_a_ground_by_no_model_of_ace(
     assert record.marks is not None
     assert str(record.marks.digital_source_type).endswith("/composite")
     assert record.review is None
+    assert record.scores is not None
+    assert record.scores.total == 1
     assert b"trainedAlgorithmicMedia" not in store.get(done.output_uri)
     assert record.sources.image is not None
     assert source_metadata.ENCODED_ANEW not in record.sources.image.converted

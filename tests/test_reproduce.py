@@ -17,7 +17,7 @@ from ace_tasks.settings import MarkSettings, read_environment
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 from tests.processes import run_python
-from tests.test_replica import FILL, TASKS, new_replica
+from tests.test_replica import FILL, TASKS, new_replica, on_background
 
 pytestmark = pytest.mark.usefixtures("object_store", "weights_dir")
 
@@ -48,6 +48,18 @@ def test_each_task_s_picture_is_made_again_to_the_bit(
         assert again.identical, again
         assert again.differs == ()
         assert (again.psnr_db is None) == (row.get("format") != "jpeg")
+
+
+@pytest.mark.thorough
+def test_a_product_on_another_ground_is_made_again_to_the_bit(
+    weights_dir: Path, prefix: str, store: Store, reproducer: Reproducer
+) -> None:
+    item = on_background(store, prefix, "flower", background="#f2e8dc", format="png")
+    replica = new_replica(weights_dir, prefix, torch_threads=1)
+    assert isinstance(replica.run(item, 0), Done)
+    again = reproducer.reproduce(uri_of(prefix, item))
+    assert again.identical, again
+    assert again.differs == ()
 
 
 def test_what_differs_is_told(

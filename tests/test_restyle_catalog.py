@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from prefect import flow
 
-from ace_tasks import pictures, provenance, resume
+from ace_tasks import images, pictures, provenance, resume
 from ace_tasks.feeds import MadeRow, Skipped
 from ace_tasks.results import Summary
 from ace_tasks.store import Store
 from flows.restyle_catalog import restyle_catalog
 from flows.retry_failed import retry_failed
 from flows.run import make_catalog, open_run, plan_catalog, untracked
+from infra.sample.make import HERE
 from tests.processes import ace_here
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
@@ -77,6 +78,21 @@ def test_a_later_run_edits_what_is_new_or_changed(store: Store, prefix: str, pic
     assert (third.done, third.done_before) == (0, 5)
     lines = store.get(f"{prefix}/out/{provenance.catalog_key(third.run_id)}").decode().splitlines()
     assert [json.loads(line)["id"] for line in lines[:2]] == ["a.png", "b.PNG"]
+
+
+@pytest.mark.thorough
+def test_a_folder_is_cut_out_and_laid_on_one_ground(store: Store, prefix: str) -> None:
+    photograph = (HERE / "photos" / "coffee.jpg").read_bytes()
+    store.put(f"{prefix}/in/cup.jpg", photograph, "image/jpeg")
+    state = restyle_catalog(
+        source=f"{prefix}/in", output=f"{prefix}/out", variant="toy", task="background",
+        background="#102030", shadow=True, format="png", return_state=True,
+    )  # fmt: skip
+    assert state.name == "Completed", state.message
+    (stored,) = store.list(f"{prefix}/out/images/")
+    picture = images.decode(store.get(stored.uri), images.ImageLimits())
+    assert picture.size_px == (600, 400)
+    assert (picture.rgb[:30, :60] == (16, 32, 48)).all()
 
 
 def test_each_row_names_the_picture_of_its_own_content(

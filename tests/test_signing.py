@@ -26,7 +26,7 @@ from ace_tasks.signing import Signer
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 from tests.processes import run
-from tests.test_replica import FILL, TASKS, new_replica
+from tests.test_replica import FILL, TASKS, new_replica, on_background
 
 FORMATS = ("png", "jpeg", "webp", "avif")
 IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -180,6 +180,28 @@ def test_actions_and_ingredients_say_how_it_was_made(
         "try_on": (["c2pa.opened", "c2pa.placed", "c2pa.edited"], ["parentOf", "componentOf"],
                    composite),
     }  # fmt: skip
+
+
+@pytest.mark.thorough
+def test_a_product_on_another_ground_was_edited_and_is_a_composite(
+    weights_dir: Path, store: Store, prefix: str, marks: MarkSettings
+) -> None:
+    """No model made a part of it, and its manifest must not say so."""
+    for xmp_on in (True, False):
+        place = join_uri(prefix, str(xmp_on))
+        told = marks.model_copy(update={"xmp": xmp_on})
+        replica = new_replica(weights_dir, place, marks=told)
+        data, _ = made_by(replica, on_background(store, prefix, "coffee"), store, place)
+        assert signing.read(data, "jpeg").state == "Valid"
+        (actions,) = (
+            each["data"]["actions"]
+            for each in manifest(data, "jpeg")["assertions"]
+            if each["label"].startswith("c2pa.actions")
+        )
+        assert [each["action"] for each in actions] == ["c2pa.opened", "c2pa.edited"]
+        assert actions[1]["digitalSourceType"] == f"{IPTC}composite"
+        assert actions[1]["softwareAgent"]["name"] == "ace-catalog"
+        assert b"trainedAlgorithmicMedia" not in data
 
 
 def test_an_edit_of_our_own_picture_names_its_parent(

@@ -187,7 +187,8 @@ class Recorder:
 
     def _marks(self, resolved: Resolved, file: File, ran: bool) -> MarksRecord:
         marks, source_type = self._settings.marks, file.source_type
-        if ran and self._signer is not None:  # C2PA says it, even where XMP must not
+        changed = ran or resolved.background is not None
+        if changed and self._signer is not None:  # C2PA says it, even where XMP must not
             source_type = xmp.after_edit(resolved.task, source_type, ran)
         return MarksRecord(
             xmp=marks.xmp,
