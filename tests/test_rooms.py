@@ -18,6 +18,7 @@ LADDER = [
     {"errors"},
     {
         "development_ca",
+        "icc",
         "item_ids",
         "layout",
         "logs",
@@ -28,7 +29,8 @@ LADDER = [
         "specs",
         "xmp",
     },
-    {"colour", "containers", "lcu", "readers", "source_metadata", "store", "templates"},
+    {"colour", "containers", "hdr", "lcu", "readers", "source_metadata", "store", "templates"},
+    {"colour_space", "side_parts"},
     {"controls", "cutout", "images", "model", "paste", "provenance"},
     {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack", "tombstones"},
     {"changes", "feeds", "history", "identify", "pictures"},
