@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import ExifTags
@@ -23,7 +23,9 @@ from PIL import ExifTags
 from ace_tasks import colour, hdr, icc
 from ace_tasks.rewrap import avif_stated, jpeg, png
 from ace_tasks.rewrap.parts import CannotRewrap
-from ace_tasks.source_metadata import Raw
+
+if TYPE_CHECKING:
+    from ace_tasks.source_metadata import Raw
 
 PROFILE_LEFT_OUT = "a colour profile that cannot be used, to none"
 ONE_WAY = "a colour profile that only reads, to sRGB"

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 
 from PIL import PngImagePlugin
 
-from ace_tasks.rewrap import Beside, avif, avif_stated
+from ace_tasks.rewrap import Beside, avif, avif_stated, exif
 from ace_tasks.rewrap.parts import CannotRewrap
-from ace_tasks.source_metadata import UNREADABLE_EXIF, is_exif
 
 LEFT_OUT = "parts beside the pixels that cannot be read left out"
 CHUNK_LEFT_OUT = "PNG chunk {} that cannot be read left out"
@@ -101,7 +100,7 @@ def _png(file: bytes) -> Readable | None:
             texts_bytes += length
         elif not (is_sound and _can_be_read(kind, body, colour_type)):
             if is_sound and kind == b"eXIf":
-                words.append(UNREADABLE_EXIF)
+                words.append(exif.UNREADABLE)
             elif not is_sound or kind in _LENGTHS or kind in (b"iCCP", b"tRNS"):
                 words.append(CHUNK_LEFT_OUT.format(kind.decode()))
             continue
@@ -137,7 +136,7 @@ def _can_be_read(kind: bytes, body: bytes, colour_type: int | None) -> bool:
         name, _, packed = body.partition(b"\0")
         return bool(name) and packed[:1] == b"\0" and _unpacked_bytes(packed[1:]) is not None
     if kind == b"eXIf":
-        return is_exif(body)
+        return exif.is_readable(body)
     return kind in _AS_THEY_ARE
 
 
@@ -188,8 +187,8 @@ def _jpeg(file: bytes) -> Readable:
             raise CannotRewrap
         if 0xE0 <= marker <= 0xEF or marker == _COMMENT:
             if marker == 0xE1 and body.startswith(_EXIF):
-                if not is_exif(body):
-                    words.append(UNREADABLE_EXIF)
+                if not exif.is_readable(body):
+                    words.append(exif.UNREADABLE)
                     continue
             elif not any(
                 marker == code and body.startswith(start) and len(body) >= least
@@ -218,8 +217,8 @@ def _webp(file: bytes) -> Readable | None:
     if b"ANIM" in chunks or len({b"VP8 ", b"VP8L"} & chunks.keys()) != 1:
         return None
     header, word = chunks.get(b"VP8X"), LEFT_OUT
-    if not is_exif(chunks.get(b"EXIF", b"")):
-        word = UNREADABLE_EXIF
+    if not exif.is_readable(chunks.get(b"EXIF", b"")):
+        word = exif.UNREADABLE
         del chunks[b"EXIF"]
     order: tuple[bytes, ...] = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")
     parts = [(kind, chunks[kind]) for kind in order if kind in chunks]

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 
 from ace_tasks import xmp
 from ace_tasks.rewrap import avif_stated, jpeg
+from ace_tasks.rewrap import exif as exif_block
 from ace_tasks.xmp import Array, Value
 
 GPS = "GPS position left out"
@@ -27,7 +28,7 @@ OTHER_XMP = "other XMP left out"
 UNREADABLE_XMP = "XMP that cannot be read left out"
 COMMENTS = "comments left out"
 MANIFEST = "C2PA manifest left out"
-UNREADABLE_EXIF = "EXIF that cannot be read left out"
+UNREADABLE_EXIF = exif_block.UNREADABLE
 GAIN_MAP = "HDR gain map left out"
 MORE_PICTURES = "further pictures in the file left out"
 ENCODED_ANEW = "pixels encoded anew"
@@ -103,24 +104,14 @@ class Raw:
 def readable_exif(image: Image.Image) -> Image.Exif | None:
     """None where it cannot be read, which is no fault of the pixels."""
     block = image.info.get("exif")
-    if isinstance(block, bytes) and not is_exif(block):  # a JPEG's would be empty, and not tell
+    if isinstance(block, bytes) and not exif_block.is_readable(
+        block
+    ):  # a JPEG's would be empty, and not tell
         return None
     try:
         return image.getexif()
     except Exception:  # as many kinds as there
         return None
-
-
-def is_exif(block: bytes) -> bool:
-    """Whether a block of EXIF can be read, with or without its "Exif" in front."""
-    try:
-        exif = Image.Exif()
-        exif.load(block)
-        for tag in exif:
-            exif.get(tag)
-    except Exception:  # Pillow raises many kinds on damaged EXIF
-        return False
-    return True
 
 
 @dataclass(frozen=True, eq=False)

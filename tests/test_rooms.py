@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A file imports only from rungs above its own; each heavy library lives in the rooms named.
 LADDER = [
-    {"errors"},
+    {"errors", "icc"},
     {
+        "colour",
         "development_ca",
-        "icc",
+        "hdr",
         "item_ids",
         "layout",
         "logs",
@@ -29,8 +30,16 @@ LADDER = [
         "specs",
         "xmp",
     },
-    {"colour", "containers", "hdr", "lcu", "readers", "source_metadata", "store", "templates"},
-    {"colour_space", "side_parts"},
+    {
+        "colour_space",
+        "containers",
+        "lcu",
+        "readers",
+        "side_parts",
+        "source_metadata",
+        "store",
+        "templates",
+    },
     {"controls", "cutout", "images", "model", "paste", "provenance"},
     {"catalog", "frame", "masks", "price", "results", "review", "signing", "stack", "tombstones"},
     {"changes", "feeds", "history", "identify", "pictures"},
