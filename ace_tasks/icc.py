@@ -74,7 +74,7 @@ def power_curve(exponent: float, offset: float, slope: float, end: float) -> byt
 def table_curve(light_of: Callable[[np.ndarray], np.ndarray]) -> bytes:
     """Any other: levels in [0, 1] → light, which is cut to [0, 1]."""
     light = np.clip(light_of(np.linspace(0, 1, _TABLE_SIZE)), 0, 1)
-    values = np.round(light * 65_535).astype(">u2").tobytes()
+    values = bytes(np.round(light * 65_535).astype(">u2"))
     return struct.pack(">4sII", b"curv", 0, _TABLE_SIZE) + values
 
 
