@@ -40,7 +40,7 @@ def usable(profile: bytes | None) -> bool:
 def fits(profile: bytes | None, mode: str) -> bool:
     """Whether it is a whole profile of such data as Pillow's `mode` names."""
     space = _SPACES.get(mode, b"RGB ")
-    if profile is None or not _is_of(space, profile):
+    if not isinstance(profile, bytes) or not _is_of(space, profile):
         return False
     try:
         _transform(profile, "to", _READ_AS.get(space, "RGB"))
@@ -69,12 +69,17 @@ def cmyk_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
+def grey_to_srgb(grey: np.ndarray, profile: bytes) -> np.ndarray:
+    """(H, W) uint8 in a grey profile's space → (H, W, 3) in sRGB. Raises BadImage."""
+    return _apply(_transform(profile, "to", "L"), grey)
+
+
 def _is_of(space: bytes, profile: bytes) -> bool:
     return profile[16:20] == space and len(profile) <= _MAX_BYTES
 
 
-def _apply(transform: ImageCms.ImageCmsTransform, rgb: np.ndarray) -> np.ndarray:
-    converted = ImageCms.applyTransform(Image.fromarray(rgb), transform)
+def _apply(transform: ImageCms.ImageCmsTransform, pixels: np.ndarray) -> np.ndarray:
+    converted = ImageCms.applyTransform(Image.fromarray(np.ascontiguousarray(pixels)), transform)
     assert converted is not None
     return np.asarray(converted)
 
@@ -85,8 +90,9 @@ def _transform(profile: bytes, way: str, mode: str) -> ImageCms.ImageCmsTransfor
         theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         ends = (theirs, srgb, mode, "RGB") if way == "to" else (srgb, theirs, "RGB", mode)
-        return ImageCms.buildTransform(
-            *ends, renderingIntent=_INTENT, flags=ImageCms.Flags.BLACKPOINTCOMPENSATION
-        )
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        if mode == "CMYK":  # a table of few steps is faster, and wrong by up to six levels
+            flags |= ImageCms.Flags.NOOPTIMIZE
+        return ImageCms.buildTransform(*ends, renderingIntent=_INTENT, flags=flags)
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         raise BadImage(f"its colour profile cannot be used: {error}"[:200]) from None

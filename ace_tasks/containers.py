@@ -8,6 +8,7 @@ minutes; pictures have a few dozen parts. WebP and AVIF are walked in C, in no t
 from __future__ import annotations
 
 import re
+import zlib
 
 from PIL.JpegImagePlugin import MARKER
 
@@ -25,7 +26,9 @@ _LONG = frozenset(code & 0xFF for code, (_, _, handler) in MARKER.items() if han
 
 
 def check_parts(data: bytes) -> None:
-    """Raises BadImage for a PNG or JPEG of more parts than a picture has."""
+    """Raises BadImage for a PNG or JPEG of more parts than a picture has, and for a PNG whose pixels
+    do not fit their checksum, which Pillow does not compare.
+    """
     if data.startswith(_PNG):
         _check_png(data)
     elif data.startswith(_JPEG):
@@ -33,11 +36,16 @@ def check_parts(data: bytes) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    at = len(_PNG)
+    at, view = len(_PNG), memoryview(data)
     for _ in range(_MAX_PARTS):
-        if at >= len(data) or data[at + 4 : at + 8] == b"IEND":
+        kind = data[at + 4 : at + 8]
+        if at >= len(data) or kind == b"IEND":
             return
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        stated = int.from_bytes(data[end - 4 : end], "big")
+        if kind == b"IDAT" and end <= len(data) and zlib.crc32(view[at + 4 : end - 4]) != stated:
+            raise BadImage("damaged picture: a wrong checksum of its pixels (IDAT)")
+        at = end
     raise BadImage(f"accepted: a PNG of at most {_MAX_PARTS} chunks; given more")
 
 

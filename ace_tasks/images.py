@@ -8,25 +8,31 @@ before any pixel is read.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from ace_tasks import colour, source_metadata
+from ace_tasks import colour, colour_space, side_parts, source_metadata
+from ace_tasks.colour_space import ColourSpace
 from ace_tasks.containers import check_parts
 from ace_tasks.errors import BadImage
+from ace_tasks.rewrap import avif_stated
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
 
+T = TypeVar("T")
+
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
-PROFILE_LEFT_OUT = "a colour profile that cannot be used, to none"
+DEEP_TO_EIGHT = "{} bits a channel to 8"
 _ACCEPTED_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"}
 _QUALITY = 95  # of JPEG and AVIF, where none is asked for
 _PNG_LEVEL = 1  # 90 ms a megapixel against 213 ms at the default, some percent larger
@@ -61,11 +67,12 @@ class Picture:
     rgb: np.ndarray  # (H, W, 3) uint8
     alpha: np.ndarray | None  # (H, W) uint8; None when the file has no transparency
     format: ImageFormat
-    icc_profile: bytes | None  # of RGB data; None: sRGB
+    icc_profile: bytes | None  # of RGB data, made if the file says its colours else; None: sRGB
     straight: np.ndarray | None = None  # with alpha: the colours as the file has them
     converted: tuple[str, ...] = ()  # what of the file could not be kept as it was
     file: bytes = b""  # as it was read
     raw: source_metadata.Raw | None = None
+    space: ColourSpace = colour_space.SRGB  # how the file says its colours
 
     @property
     def xmp(self) -> bytes | None:
@@ -116,111 +123,163 @@ def decode(data: bytes, limits: ImageLimits, enough_px: int | None = None) -> Pi
         raise BadImage("accepted: a JPEG, PNG, WebP or AVIF file; given zero bytes")
     check_parts(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what we check ourselves
-            with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
-                _check_header(image, limits)
-                deep = _is_deep(image)  # before loading, which forgets it
-                if enough_px:
-                    image.draft(None, (enough_px, enough_px))
-                image.load()
-                raw = source_metadata.Raw.of(image)
-                return dataclasses.replace(_picture(image, deep), file=data, raw=raw)
+        if side_parts.misleads(data):
+            raise ValueError("a text by the name of something else")
+        return _decoded(data, limits, enough_px, ())
     except (BadImage, MemoryError):  # short memory is no fault of the picture
         raise
-    except Image.DecompressionBombError:  # Pillow's own limit, on the header as ours is
-        raise BadImage(f"accepted: at most {limits.max_px} pixels; given far more") from None
-    except UnidentifiedImageError:
-        raise BadImage(
-            "accepted: a JPEG, PNG, WebP or AVIF file; the bytes are none of these"
-        ) from None
-    # Pillow's decoders raise many kinds on damaged files (OSError, SyntaxError, struct.error,
-    # ValueError …); all of them mean: no picture.
     except Exception as error:
-        raise BadImage(f"damaged picture: {type(error).__name__}: {error}"[:200]) from None
+        # Pillow's decoders raise many kinds on damaged files (OSError, SyntaxError, struct.error,
+        # ValueError …). Either the pixels cannot be read, or something beside them.
+        readable = side_parts.without_unreadable(data)
+        if readable:
+            with contextlib.suppress(Exception):
+                return _decoded(readable[0], limits, enough_px, readable[1])
+        raise _as_bad_image(error, limits) from None
+
+
+def _as_bad_image(error: Exception, limits: ImageLimits) -> BadImage:
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, as ours is
+        return BadImage(f"accepted: at most {limits.max_px} pixels; given far more")
+    if isinstance(error, UnidentifiedImageError):
+        return BadImage("accepted: a JPEG, PNG, WebP or AVIF file; the bytes are none of these")
+    return BadImage(f"damaged picture: {type(error).__name__}: {error}"[:200])
+
+
+def _decoded(
+    data: bytes, limits: ImageLimits, enough_px: int | None, passed_over: tuple[str, ...]
+) -> Picture:
+    """Raises whatever Pillow does. `passed_over`: words for what the file does not hold any more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what we check ourselves
+        with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
+            _check_header(image, limits)
+            bits = _bits(image, data)  # before loading, which forgets it
+            if enough_px:
+                image.draft(None, (enough_px, enough_px))
+            keyed = _keyed_alpha(image, data)
+            image.load()
+            raw = source_metadata.Raw.of(image, passed_over)
+            space = colour_space.SRGB if raw.mode == "CMYK" else colour_space.of(raw, data)
+            picture = _picture(image, raw, space, bits, keyed)
+            return dataclasses.replace(picture, file=data, raw=raw, space=space)
 
 
 def xmp_of(data: bytes) -> bytes | None:
     """The XMP of a file, without reading its pixels; None where there is none, or no picture."""
-    try:
-        check_parts(data)
-        with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
-            return source_metadata.Raw.of(image).xmp
-    except Exception:  # as many kinds as in `decode`
-        return None
+    return _of_header(data, lambda image: source_metadata.Raw.of(image).xmp)
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:
     """(width, height) as the file's header tells them, without reading pixels; None where there is
     no picture.
     """
+    return _of_header(data, lambda image: image.size)
+
+
+def _of_header(data: bytes, asked: Callable[[Image.Image], T]) -> T | None:
+    """What an opened picture answers, read without its side parts if they cannot be read."""
     try:
-        check_parts(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a large picture
-            with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
-                return image.size
+        return _asked(data, asked)
     except Exception:  # as many kinds as in `decode`
+        readable = side_parts.without_unreadable(data)
+    with contextlib.suppress(Exception):
+        return _asked(readable[0], asked) if readable else None
+    return None
+
+
+def _asked(data: bytes, asked: Callable[[Image.Image], T]) -> T:
+    check_parts(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a large picture
+        with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
+            return asked(image)
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Bits a channel. Pillow cuts colour to 8 when it loads it, and the mode does not tell."""
+    if isinstance(image, PngImageFile):
+        deep = image.mode == "I;16" or ";16" in str(image.tile[0].args)
+        return 16 if deep else 8
+    stated = avif_stated.stated(data) if image.format == "AVIF" else None
+    return stated.bits if stated else 8
+
+
+def _keyed_alpha(image: Image.Image, data: bytes) -> Image.Image | None:
+    """The transparency of a PNG of 16 bits that names one colour of it: the alpha, as stored.
+
+    Pillow would compare that colour with the eight bits it has left.
+    """
+    key = image.info.get("transparency")
+    if not isinstance(image, PngImageFile) or ";16" not in str(image.tile[0].args):
         return None
+    if image.mode == "I;16" and isinstance(key, int):
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as grey:
+            return Image.fromarray(np.where(np.asarray(grey) == key, 0, 255).astype(np.uint8))
+    if image.mode != "RGB" or not isinstance(key, tuple):
+        return None
+    is_key = np.ones(image.size[::-1], bool)
+    # Read twice: as their high bytes, and, taken for little-endian, as their low ones.
+    for order, shift in (("B", 8), ("L", 0)):
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as half:
+            half.tile = [each._replace(args=f"RGB;16{order}") for each in half.tile]
+            bytes_HW3 = np.asarray(half)
+        for channel, value in enumerate(key):
+            is_key &= bytes_HW3[..., channel] == (value >> shift) & 0xFF
+    return Image.fromarray(np.where(is_key, 0, 255).astype(np.uint8))
 
 
 def header_of(data: bytes) -> tuple[str, tuple[int, int]] | None:
     """(format, (width, height)) by the file's header, not turned; None where there is no picture."""
-    try:
-        check_parts(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a large picture
-            with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
-                return _format_of(image), image.size
-    except Exception:  # as many kinds as in `decode`
-        return None
+    return _of_header(data, lambda image: (_format_of(image), image.size))
 
 
 def _format_of(image: Image.Image) -> str:
     return "jpeg" if image.format == "MPO" else str(image.format).lower()
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """16 bits a channel. Pillow cuts colour to 8 when it loads it, and the mode does not tell."""
-    return image.mode == "I;16" or (
-        isinstance(image, PngImageFile) and ";16" in str(image.tile[0].args)
-    )
-
-
-def _picture(image: Image.Image, deep: bool) -> Picture:
+def _picture(
+    image: Image.Image,
+    raw: source_metadata.Raw,
+    space: ColourSpace,
+    bits: int,
+    keyed: Image.Image | None,
+) -> Picture:
     """A loaded file → its pixels. A large one is held as few times as can be."""
-    profile = image.info.get("icc_profile")
     format_ = "jpeg" if image.format == "MPO" else str(image.format).lower()
-    converted = ["16 bits a channel to 8"] if deep else []
-    upright = _upright(image)
+    converted = [DEEP_TO_EIGHT.format(bits)] if bits > 8 else []
+    upright, keyed = _upright(image, raw), keyed and _upright(keyed, raw)
     if upright.mode == "I;16":
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
     if upright.mode == "CMYK":
+        profile = image.info.get("icc_profile")
         upright = colour.cmyk_to_srgb(upright, profile)
         converted.append("CMYK to sRGB")
-    usable = colour.usable(profile)
-    if profile and profile[16:20] == b"RGB " and not usable:
-        converted.append(PROFILE_LEFT_OUT)
+        if profile and not colour.fits(profile, "CMYK"):
+            converted.append(colour_space.PROFILE_LEFT_OUT)
     alpha = straight = None
-    if upright.has_transparency_data:
+    if keyed is not None:
+        straight, alpha = _pixels(upright, "RGB"), np.asarray(keyed)
+    elif upright.has_transparency_data:
         rgba = _pixels(upright, "RGBA")
         straight, alpha = rgba[..., :3], rgba[..., 3]
-        rgb = on_white(straight, alpha)
     else:
-        rgb = _pixels(upright, "RGB")
+        straight = _pixels(upright, "RGB")
+    if space.to_srgb:
+        straight = space.to_srgb(straight)
     return Picture(
-        rgb=rgb,
+        rgb=straight if alpha is None else on_white(straight, alpha),
         alpha=alpha,
         format=format_,  # type: ignore[arg-type]
-        icc_profile=profile if usable else None,
-        straight=straight,
-        converted=tuple(converted),
+        icc_profile=space.profile,
+        straight=None if alpha is None else straight,
+        converted=(*converted, *space.converted),
     )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, raw: source_metadata.Raw) -> Image.Image:
     """Turned as its EXIF says; itself, if that says nothing."""
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    turn = _TURNS.get(raw.exif.get(ExifTags.Base.Orientation, 1))
     if turn is None:
         return image
     turned = image.transpose(turn)

@@ -128,6 +128,16 @@ def blend(original: np.ndarray, made: np.ndarray, weights_HW: np.ndarray) -> np.
     return out
 
 
+def over(straight: np.ndarray, alpha_HW: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """Straight colours (H, W, 3) laid on an opaque ground as far as their alpha (H, W) says; uint8.
+
+    Levels are mixed as they are, as every viewer does that lays the picture on a page.
+    """
+    opacity = alpha_HW[..., None].astype(np.float32) / 255
+    mixed = straight * opacity + ground * (1 - opacity)
+    return np.round(mixed).astype(np.uint8)
+
+
 def difference(
     original: np.ndarray, finished: np.ndarray, made: np.ndarray, mask_HW: np.ndarray,
     pixels_outside: int,

@@ -19,6 +19,8 @@ from ace_tasks.paste import Difference, Window
 from ace_tasks.specs import Resolved
 
 NO_SHADOW = "shadow left out: its ground is too dark, too small or too uneven to tell it"
+_OPAQUE = 255
+_NEARLY_OPAQUE = 243  # 95 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +74,16 @@ def prepare(
             return _cut_out(resolved, image, mask)
         if mask is not None and not masks.coverage(mask):
             return Prepared(None, None, window, mask, hints=hints)
+        shown_mask = mask
         if mask is not None and resolved.paste:
-            window, feather_px = _window(resolved, mask, references)
+            shall_change = mask
+            if _is_ground(resolved, image):
+                shall_change = _with_transparent(mask, image.alpha, _OPAQUE)
+                # Where much of the white shows through that is laid under it, it tells nothing.
+                shown_mask = _with_transparent(mask, image.alpha, _NEARLY_OPAQUE)
+            window, feather_px = _window(resolved, shall_change, references)
         shown = colour.to_srgb(window.cut(image.rgb), image.icc_profile)
-        shown_mask = None if mask is None else window.cut(mask)
+        shown_mask = None if shown_mask is None else window.cut(shown_mask)
         # Shown only: what the model makes is pasted into the picture itself.
         shown = controls.draw(resolved.control, shown, shown_mask, estimate)
     unit, geometry = lcu.build(
@@ -138,6 +146,8 @@ def repaint(
     assert window is not None
     if resolved.paste is None or mask is None:
         alpha, rgb = image.alpha, made
+        if alpha is not None and _is_ground(resolved, image):
+            return Finished(made, _opaque(alpha), image.icc_profile, None)
         if alpha is not None and image.straight is not None:
             rgb = _unflattened(made, alpha)
         return Finished(rgb, alpha, image.icc_profile, None)
@@ -196,6 +206,8 @@ def _pasted(
     made: np.ndarray,
 ) -> Finished:
     """The original, and in the window's mask and feather the model's answer."""
+    if _is_ground(resolved, image):
+        return _on_new_ground(image, window, mask, feather_px, made)
     touched = paste.touched(window.cut(mask), feather_px)
 
     def part(pixels: np.ndarray) -> np.ndarray:  # what may change, of a whole picture
@@ -204,21 +216,66 @@ def _pasted(
     weights = paste.feathered(part(mask), feather_px)
     seen = image.rgb.copy()
     part(seen)[:] = paste.blend(part(image.rgb), touched.cut(made), weights)
-    outside = mask.size - int((mask > paste.THRESHOLD).sum())
-    difference = paste.difference(
-        window.cut(image.rgb), window.cut(seen), made, window.cut(mask), outside
-    )
+    difference = _difference(image, seen, window, mask, made)
     if image.alpha is None:
         return Finished(seen, None, image.icc_profile, difference)
     # What is transparent stays so, unless it was the very thing to be painted.
     assert image.straight is not None
-    alpha, rgb = image.alpha.copy(), image.straight.copy()
-    if resolved.mask == "alpha" and not (resolved.mask_steps and resolved.mask_steps.invert):
-        painted = np.round(255 * weights).astype(np.uint8)
-        part(alpha)[:] = np.maximum(part(alpha), painted)
+    alpha, rgb = image.alpha, image.straight.copy()
     changed = weights > 0
     part(rgb)[changed] = _unflattened(part(seen), part(alpha))[changed]
     return Finished(rgb, alpha, image.icc_profile, difference)
+
+
+def _is_ground(resolved: Resolved, image: Picture) -> bool:
+    """Whether what is transparent is what is painted, so that nothing of it is left."""
+    inverted = resolved.mask_steps is not None and resolved.mask_steps.invert
+    return resolved.mask == "alpha" and not inverted and image.alpha is not None
+
+
+def _on_new_ground(
+    image: Picture, window: Window, mask: np.ndarray, feather_px: int, made: np.ndarray
+) -> Finished:
+    """The picture laid on what the model made of its transparent part; it is opaque.
+
+    A soft edge, a shadow and glass let the new ground through as far as they are transparent, in
+    and outside the mask.
+    """
+    assert image.alpha is not None
+    assert image.straight is not None
+    changes = _with_transparent(mask, image.alpha, _OPAQUE)
+    touched = paste.touched(window.cut(changes), feather_px)
+
+    def part(pixels: np.ndarray) -> np.ndarray:
+        return touched.cut(window.cut(pixels))
+
+    seen = image.straight.copy()
+    ground = touched.cut(made)
+    part(seen)[:] = paste.over(part(image.straight), part(image.alpha), ground)
+    weights = paste.feathered(part(mask), feather_px)
+    part(seen)[:] = paste.blend(part(seen), ground, weights)
+    difference = _difference(image, seen, window, changes, made)
+    return Finished(seen, _opaque(image.alpha), image.icc_profile, difference)
+
+
+def _opaque(alpha: np.ndarray) -> np.ndarray:
+    return np.full(alpha.shape, _OPAQUE, np.uint8)
+
+
+def _with_transparent(mask: np.ndarray, alpha: np.ndarray | None, opaque: int) -> np.ndarray:
+    """What a mask selects, and all whose alpha is below `opaque`."""
+    assert alpha is not None
+    return np.where(alpha < opaque, 255, mask).astype(np.uint8)
+
+
+def _difference(
+    image: Picture, seen: np.ndarray, window: Window, mask: np.ndarray, made: np.ndarray
+) -> Difference:
+    """Between a picture and what became of it, outside its mask."""
+    outside = mask.size - int((mask > paste.THRESHOLD).sum())
+    return paste.difference(
+        window.cut(image.rgb), window.cut(seen), made, window.cut(mask), outside
+    )
 
 
 def _unflattened(flat: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ from ace_tasks.specs import (
     PixelSettings,
     WorkItem,
     canonical_json,
+    earlier_item_ids,
 )
 from ace_tasks.store import Store
 from ace_tasks.tombstones import NOTHING_FORGOTTEN, Forgotten
@@ -50,6 +51,8 @@ SCHEMA = pyarrow.schema(
         pyarrow.field("same_as", pyarrow.string()),
         pyarrow.field("task", pyarrow.string(), nullable=False),
         pyarrow.field("item", pyarrow.string(), nullable=False),  # WorkItem as JSON
+        # The item's ids under earlier versions of the code, comma-separated.
+        pyarrow.field("earlier_ids", pyarrow.string()),
     ]
 )
 
@@ -113,9 +116,14 @@ def build_plan(
     ):
         rows = held.enter_context(closing(_Scratch(Path(scratch))))
         for each in identified(changes.applied(specs), model, store, pixels):
-            if not isinstance(each, Reject) and forgotten.covers(each[0]):
-                each = Reject(each[0].line, None, _FORGOTTEN, {}, forgotten=True)
-            reject = each if isinstance(each, Reject) else rows.add(*each, lined=where is None)
+            reject = each if isinstance(each, Reject) else None
+            if not isinstance(each, Reject):
+                item, cells = each
+                earlier_ids = earlier_item_ids(item, model)
+                if forgotten.covers(item, earlier_ids):
+                    reject = Reject(item.line, None, _FORGOTTEN, {}, forgotten=True)
+                else:
+                    reject = rows.add(item, cells, earlier_ids, lined=where is None)
             if reject:
                 if where and (place := where(reject.line)):
                     reject = replace(reject, reason=f"{place}: {reject.reason}")
@@ -187,6 +195,46 @@ def read_ids(path: Path) -> Iterator[tuple[str, str | None]]:
             yield from zip(*columns, strict=True)
 
 
+def read_earlier_ids(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(item id, its ids under earlier versions of the code) of every row of a plan, in order."""
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        if "earlier_ids" not in parquet.schema_arrow.names:
+            return
+        for batch in parquet.iter_batches(columns=["item_id", "earlier_ids"]):
+            for item_id, earlier in zip(*(each.to_pylist() for each in batch.columns), strict=True):
+                yield item_id, tuple(earlier.split(",")) if earlier else ()
+
+
+def rename_items(path: Path, renamed: Callable[[list[str], list[list[str]]], list[str]]) -> bool:
+    """Write a plan anew with the item ids that `renamed` gives for some (item ids, their earlier
+    ids). Returns whether any is another one; else the plan stays as it is.
+    """
+    anew, changed = path.with_name(f"{path.name}.renamed"), False
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        schema = parquet.schema_arrow
+        with pyarrow.parquet.ParquetWriter(anew, schema, compression="zstd") as writer:
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                now, earlier, items = (
+                    batch.column(name).to_pylist() for name in ("item_id", "earlier_ids", "item")
+                )
+                then = renamed(now, [each.split(",") if each else [] for each in earlier])
+                if then != now:
+                    changed = True
+                    items = [  # an item's id is its first member
+                        item.replace(*names, 1)
+                        for item, *names in zip(items, now, then, strict=True)
+                    ]
+                    for name, values in (("item_id", then), ("item", items)):
+                        at = schema.get_field_index(name)
+                        column = pyarrow.array(values, schema.field(at).type)
+                        batch = batch.set_column(at, schema.field(at), column)
+                writer.write_batch(batch)
+    if changed:
+        anew.replace(path)
+    anew.unlink(missing_ok=True)
+    return changed
+
+
 def read_lines(path: Path) -> Iterator[tuple[str | None, int]]:
     """(item id, line) of every row of a plan or of results, in order."""
     with pyarrow.parquet.ParquetFile(path) as parquet:
@@ -251,7 +299,14 @@ class _Scratch:
         self._file.close()
         self._ids.close()
 
-    def add(self, item: WorkItem, cells: dict[str, Any], *, lined: bool = True) -> Reject | None:
+    def add(
+        self,
+        item: WorkItem,
+        cells: dict[str, Any],
+        earlier_ids: tuple[str, ...] = (),
+        *,
+        lined: bool = True,
+    ) -> Reject | None:
         """Keep a row; a Reject if its id is taken. `lined`: whether a person knows its lines."""
         try:
             self._ids.execute("INSERT INTO rows VALUES (?, ?)", (item.row_id, item.line))
@@ -261,7 +316,10 @@ class _Scratch:
             place = f"line {line}" if lined else "an earlier row"
             reason = f"accepted: an id used once; {item.row_id!r} stands in {place} too"
             return Reject(item.line, "id", reason, cells)
-        row = (item.row_id, item.item_id, self._first(item), item.spec.task, item.model_dump_json())
+        row = (
+            item.row_id, item.item_id, self._first(item), item.spec.task, item.model_dump_json(),
+            ",".join(earlier_ids),
+        )  # fmt: skip
         written = self._file.write("\t".join(row).encode())
         self._of_key.append(self._keys.setdefault(item.resolved.group, len(self._keys)))
         self._lines.append(item.line)
@@ -287,8 +345,10 @@ class _Scratch:
             start = self._starts[number]
             self._file.seek(start)
             text = self._file.read(self._starts[number + 1] - start).decode()
-            row_id, item_id, same_as, task, item = text.split("\t", 4)
-            yield position, self._lines[number], row_id, item_id, same_as or None, task, item
+            row_id, item_id, same_as, task, rest = text.split("\t", 4)
+            item, earlier_ids = rest.rsplit("\t", 1)
+            line = self._lines[number]
+            yield position, line, row_id, item_id, same_as or None, task, item, earlier_ids or None
 
 
 def _made_for(model: ModelIdentity, pixels: PixelSettings, changes: Changes) -> bytes:

@@ -15,7 +15,8 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from ace_tasks import xmp
-from ace_tasks.rewrap import jpeg
+from ace_tasks.rewrap import avif_stated, jpeg
+from ace_tasks.rewrap import exif as exif_block
 from ace_tasks.xmp import Array, Value
 
 GPS = "GPS position left out"
@@ -27,6 +28,8 @@ OTHER_XMP = "other XMP left out"
 UNREADABLE_XMP = "XMP that cannot be read left out"
 COMMENTS = "comments left out"
 MANIFEST = "C2PA manifest left out"
+UNREADABLE_EXIF = exif_block.UNREADABLE
+GAIN_MAP = "HDR gain map left out"
 MORE_PICTURES = "further pictures in the file left out"
 ENCODED_ANEW = "pixels encoded anew"
 OTHER_TYPE = "source type {} left out"
@@ -53,6 +56,11 @@ _IIM_TECHNICAL = {(1, 90), (2, 0)}  # character set, version
 _MAX_IIM_FIELDS = 1000
 _PNG_TEXT = {"Copyright": "dc:rights", "Author": "dc:creator"}
 _JUMBF_OF_C2PA = b"jumdc2pa"
+_GAIN_MAPS = (
+    b"http://ns.adobe.com/hdr-gain-map/1.0/",
+    b"urn:iso:std:iso:ts:21496:-1",
+    b"http://ns.apple.com/HDRGainMap/1.0/",
+)
 _CM_PER_INCH = 2.54
 
 
@@ -66,16 +74,19 @@ class Raw:
     info: Mapping[Any, Any]
     exif: Image.Exif
     text: Mapping[str, str]  # of a PNG
+    passed_over: tuple[str, ...] = ()  # what of it could not be read, in words
 
     @classmethod
-    def of(cls, image: Image.Image) -> Raw:
+    def of(cls, image: Image.Image, passed_over: tuple[str, ...] = ()) -> Raw:
+        exif = readable_exif(image)
         return cls(
             format=str(image.format),
             size_px=image.size,
             mode=image.mode,
             info=dict(image.info),
-            exif=image.getexif(),
+            exif=Image.Exif() if exif is None else exif,
             text=dict(getattr(image, "text", {})),
+            passed_over=passed_over if exif is not None else (*passed_over, UNREADABLE_EXIF),
         )
 
     @property
@@ -88,6 +99,19 @@ class Raw:
     def xmp(self) -> bytes | None:
         found = self.info.get("xmp") or self.info.get("XML:com.adobe.xmp")
         return found.encode() if isinstance(found, str) else found
+
+
+def readable_exif(image: Image.Image) -> Image.Exif | None:
+    """None where it cannot be read, which is no fault of the pixels."""
+    block = image.info.get("exif")
+    if isinstance(block, bytes) and not exif_block.is_readable(
+        block
+    ):  # a JPEG's would be empty, and not tell
+        return None
+    try:
+        return image.getexif()
+    except Exception:  # as many kinds as there
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +147,7 @@ def read(raw: Raw | None, file: bytes) -> SourceMetadata:
     """Never raises: what cannot be read is left out, and named."""
     if raw is None:
         return SourceMetadata()
-    left_out: list[str] = []
+    left_out: list[str] = list(raw.passed_over)
     exif, resolution = _exif(raw.exif, left_out)
     found = _xmp(raw, file)
     resources = raw.info.get("photoshop")
@@ -140,6 +164,7 @@ def read(raw: Raw | None, file: bytes) -> SourceMetadata:
         (OTHER_IPTC, any(_differs(properties[name], value) for name, value in iptc.items())),
         (COMMENTS, "comment" in raw.info or bool(raw.text.keys() - _known_text())),
         (MORE_PICTURES, "mp" in raw.info),
+        (GAIN_MAP, _has_gain_map(raw, file)),
         (MANIFEST, _JUMBF_OF_C2PA in file),
     ) if there]  # fmt: skip
     left_out += [TOO_LONG.format(name) for name in sorted(found.too_long)]
@@ -156,6 +181,16 @@ def _xmp(raw: Raw, file: bytes) -> xmp.Found:
     found = xmp.parse(raw.xmp) if raw.xmp else xmp.Found()
     more = jpeg.more_xmp(file) if raw.format in ("JPEG", "MPO") else None
     return found.with_more(xmp.parse(more)) if more else found
+
+
+def _has_gain_map(raw: Raw, file: bytes) -> bool:
+    """Whether a second picture in the file makes an HDR one of it: Ultra HDR, ISO 21496-1, or
+    Apple's.
+    """
+    if raw.format == "AVIF":
+        stated = avif_stated.stated(file)
+        return stated is not None and stated.has_gain_map
+    return raw.format in ("JPEG", "MPO") and any(each in file for each in _GAIN_MAPS)
 
 
 def _known_text() -> set[str]:

@@ -48,11 +48,14 @@ class Forgotten:
         names = (each.uri.rpartition("/")[2] for each in store.list(place))
         return cls(frozenset(name.removesuffix(".json") for name in names))
 
-    def covers(self, item: WorkItem) -> bool:
-        """Whether the item, or one of its sources, is not to be made again."""
+    def covers(self, item: WorkItem, earlier_ids: Iterable[str] = ()) -> bool:
+        """Whether the item, or one of its sources, is not to be made again.
+
+        `earlier_ids`: what the item was called by earlier versions of the code.
+        """
         if not self.digests:
             return False
-        if of_item(item.item_id) in self.digests:
+        if any(of_item(each) in self.digests for each in (item.item_id, *earlier_ids)):
             return True
         return any(digest in self.digests for each in item.sources.each() for digest in _of(each))
 

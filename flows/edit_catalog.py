@@ -35,6 +35,7 @@ from flows.parameters import (
     Output,
     PresetName,
     Quality,
+    RedoOlder,
     Replicas,
     RetryFailures,
     ReviewBelow,
@@ -75,6 +76,7 @@ def edit_catalog(
     strict: Strict = False,
     max_failed: MaxFailed = 0,
     retry_failures: RetryFailures = False,
+    redo_older: RedoOlder = False,
     dry_run: DryRun = False,
     max_replica_hours: MaxReplicaHours = 0.0,
     max_cost: MaxCost = 0.0,
@@ -111,7 +113,9 @@ def edit_catalog(
     ) as run:
         return conduct(
             run,
-            lambda changes: plan_catalog(untracked(run), strict, retry_failures, None, changes),
+            lambda changes: plan_catalog(
+                untracked(run), strict, retry_failures, None, changes, redo_older=redo_older
+            ),
             Conduct(
                 max_failed=max_failed,
                 replicas=replicas,

@@ -281,6 +281,13 @@ RetryFailures = Annotated[
         "discarded."
     ),
 ]
+RedoOlder = Annotated[
+    bool,
+    *told(
+        "Edit again what an earlier version of this software finished, where this version makes "
+        "other pixels of it; else such pictures count as done."
+    ),
+]
 Codes = Annotated[
     str,
     *told(

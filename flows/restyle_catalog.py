@@ -62,6 +62,7 @@ from flows.parameters import (
     PresetName,
     Prompt,
     Quality,
+    RedoOlder,
     References,
     Replicas,
     RetryFailures,
@@ -127,6 +128,7 @@ def restyle_catalog(
     strict: Strict = False,
     max_failed: MaxFailed = 0,
     retry_failures: RetryFailures = False,
+    redo_older: RedoOlder = False,
     max_replica_hours: MaxReplicaHours = 0.0,
     max_cost: MaxCost = 0.0,
     canary: CanaryItems = 0,
@@ -185,7 +187,9 @@ def restyle_catalog(
         made = make_catalog(untracked(run), untracked(rows))
         return conduct(
             run,
-            lambda changes: plan_catalog(untracked(run), strict, retry_failures, made, changes),
+            lambda changes: plan_catalog(
+                untracked(run), strict, retry_failures, made, changes, redo_older=redo_older
+            ),
             Conduct(
                 max_failed=max_failed,
                 replicas=replicas,

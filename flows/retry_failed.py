@@ -71,7 +71,10 @@ def retry_failed(
         file = select_failed(run, failed_run, wanted)
         return conduct(
             run,
-            lambda changes: plan_catalog(untracked(run), False, True, file, changes, wanted),
+            # What failed is edited, be there a picture of an earlier version of the code.
+            lambda changes: plan_catalog(
+                untracked(run), False, True, file, changes, wanted, redo_older=True
+            ),
             Conduct(max_failed=max_failed, replicas=replicas, shard_size=shard_size),
         )
 

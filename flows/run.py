@@ -214,11 +214,12 @@ def plan_catalog(
     file: Path | None = None,
     changes: Changes = NO_CHANGES,
     named: Collection[str] = (),
+    redo_older: bool = False,
 ) -> Planned:
     """Read, check and identify the catalog; find what is done. A run that goes on keeps its plan.
 
     `file`: rows to take instead of the catalog's, such as those that the run made. `changes`: what
-    every row has otherwise than it says. `named`: see `resume.finished`.
+    every row has otherwise than it says. `named` and `redo_older`: see `resume.finished`.
     Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
     """
     path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
@@ -250,10 +251,12 @@ def plan_catalog(
             f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "
             f"strict is set; see {run.uri(provenance.rejects_key(run.run_id))}"
         )
-    if not kept:
-        run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     lifted = () if run.review.strict_masks else (SuspectMask.code,)
-    before = resume.finished(run.outputs, run.output, path, retry_failures, named, lifted=lifted)
+    before = resume.finished(
+        run.outputs, run.output, path, retry_failures, named, lifted, redo_older
+    )
+    if not kept or before.renamed:
+        run.upload(path, provenance.plan_key(run.run_id), "application/vnd.apache.parquet")
     return Planned(path, rejects_path, counts, before)
 
 

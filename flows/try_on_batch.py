@@ -53,6 +53,7 @@ from flows.parameters import (
     PersonMasks,
     PresetName,
     Quality,
+    RedoOlder,
     Replicas,
     RetryFailures,
     ReviewBelow,
@@ -115,6 +116,7 @@ def try_on_batch(
     strict: Strict = False,
     max_failed: MaxFailed = 0,
     retry_failures: RetryFailures = False,
+    redo_older: RedoOlder = False,
     max_replica_hours: MaxReplicaHours = 0.0,
     max_cost: MaxCost = 0.0,
     canary: CanaryItems = 0,
@@ -171,7 +173,9 @@ def try_on_batch(
         made = make_catalog(untracked(run), untracked(rows))
         return conduct(
             run,
-            lambda changes: plan_catalog(untracked(run), strict, retry_failures, made, changes),
+            lambda changes: plan_catalog(
+                untracked(run), strict, retry_failures, made, changes, redo_older=redo_older
+            ),
             Conduct(
                 max_failed=max_failed,
                 replicas=replicas,

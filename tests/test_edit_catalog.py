@@ -34,7 +34,9 @@ from ace_tasks import images, provenance
 from ace_tasks.history import past_run, past_runs
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
+from ace_tasks.specs.items import EARLIER_PIXELS_VERSIONS
 from ace_tasks.store import Store, join_uri
+from flows.audit_run import audit_run
 from flows.canary import Canary, ask
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
@@ -269,6 +271,37 @@ def test_masks_that_look_like_mistakes_are_told_or_failures(
     dry = run(uri, f"{prefix}/dry", dry_run=True, strict_masks=True)
     (problem,) = dry.result()["problems"]
     assert problem.endswith("(suspect_mask)")
+
+
+def test_an_upgrade_edits_nothing_anew_unless_asked(
+    catalog: Callable[..., str], store: Store, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [good(prefix, n) for n in range(3)]
+    with monkeypatch.context() as before:
+        before.setattr("ace_tasks.specs.items.PIXELS_VERSION", EARLIER_PIXELS_VERSIONS[-1])
+        old = results(store, run(catalog(rows[:2]), prefix), prefix)
+    uri = catalog(rows, "tonight.jsonl")
+    upgraded = run(uri, prefix)
+    found = {each["row_id"]: each for each in results(store, upgraded, prefix)}
+    assert [found[f"good-{n}"]["status"] for n in range(3)] == [
+        "done_before",
+        "done_before",
+        "done",
+    ]
+    for each in old:  # named as they were
+        now = found[each["row_id"]]
+        for column in ("item_id", "output_uri", "sha256", "record"):
+            assert now[column] == each[column] != ""
+    run_id = Summary.model_validate(upgraded.result()).run_id
+    audit_state = audit_run(output=f"{prefix}/out", run=run_id, return_state=True)
+    assert audit_state.name == "Completed", audit_state.message
+
+    redone = run(uri, prefix, redo_older=True)
+    summary = Summary.model_validate(redone.result())
+    assert (summary.done, summary.done_before) == (2, 1)
+    again = results(store, run(uri, prefix), prefix)
+    assert {each["status"] for each in again} == {"done_before"}
+    assert not {each["item_id"] for each in again} & {each["item_id"] for each in old}
 
 
 @here

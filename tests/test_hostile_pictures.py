@@ -26,7 +26,8 @@ PICTURES = {
     "png-data-behind-the-picture", "png-exif", "png-flood-behind-the-picture",
     "jpeg-profile-of-16-mb", "webp-chunk-flood", "webp-profile-of-60-mb", "avif-profile-of-60-mb",
     "jpeg-many-views", "jpeg-exif-in-a-circle", "jpeg-exif-outside", "jpeg-exif-cut",
-    "jpeg-profile-of-4g-tags", *hostile.POLYGLOTS,
+    "jpeg-profile-of-4g-tags", "png-international-text", "png-many-texts", "png-text",
+    *hostile.POLYGLOTS,
 }  # fmt: skip
 QUICK = hostile.BOMBS | hostile.LIES | hostile.POLYGLOTS
 

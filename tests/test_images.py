@@ -21,6 +21,7 @@ from ace_tasks import colour, images
 from ace_tasks.errors import BadImage
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
+from tests.colour_chart import chunk
 from tests.test_pixels import P3
 
 LIMITS = ImageLimits()
@@ -149,6 +150,39 @@ def test_sixteen_bits_become_eight_and_it_is_told(channels: int) -> None:
         assert (picture.alpha == 6).all()
         assert picture.straight is not None
         assert picture.straight[5, 5].tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_sixteen_bits_is_kept(channels: int, orientation: int) -> None:
+    """Its neighbour, which has the same high bytes, stays opaque."""
+    levels = np.full((32, 48, channels), 0x4080, ">u2")
+    levels[4:8] = 0x4081
+    key = b"".join(level.to_bytes(2, "big") for level in [0x4080] * channels)
+    data = b"".join(b"\0" + row.tobytes() for row in levels)
+    file = _png(48, 32, 16, {1: 0, 3: 2}[channels], data)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    beside = ((b"tRNS", key), (b"eXIf", exif.tobytes()[6:]))
+    chunks = b"".join(chunk(*each) for each in beside)
+    picture = images.decode(file[:33] + chunks + file[33:], LIMITS)
+    opaque = UPRIGHT[orientation](np.where(levels[..., 0] == 0x4081, 255, 0))
+    assert picture.alpha is not None
+    assert picture.straight is not None
+    assert np.array_equal(picture.alpha, opaque)
+    assert (picture.straight == 0x40).all()
+    assert np.array_equal(picture.rgb[..., 0], np.where(opaque, 0x40, 255))
+    assert picture.converted == ("16 bits a channel to 8",)
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_an_avif_of_more_bits_is_told(bits: int) -> None:
+    levels = np.random.default_rng(0).integers(0, 1 << bits, (64, 64, 3), np.uint16)
+    written, data = cv2.imencode(".avif", levels, [cv2.IMWRITE_AVIF_DEPTH, bits])
+    assert written
+    picture = images.decode(data.tobytes(), LIMITS)
+    assert picture.converted == (f"{bits} bits a channel to 8",)
+    assert picture.icc_profile is None
 
 
 def test_cmyk_becomes_srgb_and_it_is_told() -> None:

@@ -238,6 +238,42 @@ def test_what_is_transparent_becomes_the_painted_background() -> None:
     assert np.array_equal(out.rgb[:, 40:], rgba[:, 40:, :3])
 
 
+def _soft() -> np.ndarray:
+    """A product whose edge takes 24 pixels, with a shadow and a speck that is nearly opaque."""
+    rgba = _noise(96, 64, 4)
+    rgba[:, :, 3] = np.clip(np.arange(96) * 255 // 24 - 255, 0, 255).astype(np.uint8)
+    rgba[60:, 60:90, 3] = 200
+    rgba[2, 90, 3] = 254
+    return rgba
+
+
+@pytest.mark.parametrize("geometry", ["catalog", "reference"])
+@pytest.mark.parametrize("steps", [{}, {"mask_grow": 3}, {"mask_grow": -3}, {"mask_blur": 2}],
+                         ids=["as drawn", "grown", "shrunk", "smoothed"])  # fmt: skip
+def test_nothing_is_left_transparent_on_a_new_ground(geometry: Any, steps: dict[str, Any]) -> None:
+    """Else a page shows through round the product: a dark line, or a pale one."""
+    rgba = _soft()
+    resolved = _resolved(
+        PixelSettings(geometry=geometry), task="fill", image="a", mask="alpha", **steps
+    )
+    out = _run(resolved, Pictures(_decoded(rgba), None, ()), 90)
+    assert out.alpha is None or (out.alpha == 255).all()
+
+
+def test_a_soft_part_lets_the_new_ground_through_as_far_as_it_is_transparent() -> None:
+    rgba = _soft()
+    resolved = _resolved(task="fill", image="a", mask="alpha")
+    out = _run(resolved, Pictures(_decoded(rgba), None, ()), 90)
+    alpha = rgba[..., 3:].astype(float) / 255
+    laid = alpha * rgba[..., :3] + (1 - alpha) * 90
+    glass = np.s_[60:, 62:88]  # far from the mask and its feather
+    assert np.abs(out.rgb[glass] - laid[glass]).max() <= 0.5 + 1e-6
+    assert (out.rgb[:, :24] == 90).all()
+    opaque = rgba[..., 3] == 255
+    opaque[:, :60] = False
+    assert np.array_equal(out.rgb[opaque], rgba[..., :3][opaque])
+
+
 def test_an_inverted_alpha_paints_the_product_and_leaves_the_rest_transparent() -> None:
     rgba = _cutout()
     resolved = _resolved(task="fill", image="a", mask="alpha", mask_invert=True)

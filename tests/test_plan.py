@@ -26,6 +26,7 @@ from ace_tasks.specs import (
     Source,
     Sources,
     WorkItem,
+    earlier_item_ids,
     parse_spec,
     work_item,
 )
@@ -433,3 +434,88 @@ def test_nothing_is_done_where_nothing_is(
     built, output = left_behind
     found = resume.finished(store, join_uri(output, "empty"), built.path, retry_failures=False)
     assert (found.records, found.failures) == (frozenset(), {})
+
+
+# ---------------------------------------------------------------- under an earlier version
+
+
+@pytest.fixture
+def upgraded(build: Build, store: Store, prefix: str, image: str) -> tuple[Built, str]:
+    """Return a plan of six items, and the output URI with what the version before left of them."""
+    names = ["done", "both", "bad", "discarded", "redone", "fresh"]
+    built = build(
+        [*(edit(name, image, prompt=name) for name in names), edit("twin", image, prompt="done")]
+    )
+    output = join_uri(prefix, "out")
+
+    def record(item_id: str) -> None:
+        store.put(join_uri(output, record_key(item_id)), b"{}", "text/plain")
+
+    def failure(name: str, code: str) -> None:
+        item = built.items[name]
+        item = item.model_copy(update={"item_id": earlier_id(item)})
+        failed = Failed(
+            item_id=item.item_id, code=code, message="it was so", transient=False, attempts=1
+        )
+        write_failure(store, output, item, failed, "earlier")
+
+    for name in ("done", "both"):
+        record(earlier_id(built.items[name]))
+    for name in ("both", "redone"):
+        record(built.items[name].item_id)
+    failure("bad", "bad_image")
+    failure("discarded", "discarded")
+    failure("redone", "needs_review")
+    return built, output
+
+
+def earlier_id(item: WorkItem) -> str:
+    (found,) = earlier_item_ids(item, MODEL)
+    return found
+
+
+@WAYS
+def test_what_the_version_before_finished_counts_as_done(
+    store: Store, upgraded: tuple[Built, str], monkeypatch: pytest.MonkeyPatch, heads_at_most: int
+) -> None:
+    """Else an upgrade edits every catalog anew, and publishes what a person refused."""
+    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
+    built, output = upgraded
+    found = resume.finished(store, output, built.path, retry_failures=True)
+    own, earlier = (
+        {n: f(i) for n, i in built.items.items()} for f in (lambda i: i.item_id, earlier_id)
+    )
+    assert found.renamed
+    assert found.records == {earlier["done"], own["both"], own["redone"]}
+    assert found.failures.keys() == {earlier["discarded"]}
+    rows = {row.row_id: row for row in plan.read_plan(built.path)}
+    expected = (
+        own | {name: earlier[name] for name in ("done", "discarded")} | {"twin": earlier["done"]}
+    )
+    assert {name: row.item_id for name, row in rows.items()} == expected
+    assert {name: row.item.item_id for name, row in rows.items()} == expected
+    assert (rows["twin"].same_as, rows["done"].same_as) == ("done", None)
+    again = resume.finished(store, output, built.path, retry_failures=True)
+    assert (again.records, again.failures.keys()) == (found.records, found.failures.keys())
+    assert not again.renamed
+
+
+@WAYS
+def test_older_pictures_are_redone_when_asked_for_but_a_persons_word_stays(
+    store: Store, upgraded: tuple[Built, str], monkeypatch: pytest.MonkeyPatch, heads_at_most: int
+) -> None:
+    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
+    built, output = upgraded
+    found = resume.finished(store, output, built.path, retry_failures=False, redo_older=True)
+    assert found.records == {built.items[name].item_id for name in ("both", "redone")}
+    assert found.failures.keys() == {earlier_id(built.items["discarded"])}
+
+
+def test_what_a_person_decided_under_an_older_version_is_redone_by_name(
+    store: Store, upgraded: tuple[Built, str]
+) -> None:
+    built, output = upgraded
+    found = resume.finished(store, output, built.path, True, {"discarded"}, redo_older=True)
+    assert not found.renamed
+    assert [*plan.read_plan(built.path)] == built.rows
+    assert found.failures == {}

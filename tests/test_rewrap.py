@@ -232,7 +232,7 @@ def test_damage_anywhere_raises_nothing() -> None:
 def of_two_tiles() -> bytes:
     """An AVIF whose picture is a grid of two, as cameras write large ones, with a thumbnail."""
     tiles = [file("avif-colour", 64, 64, seed) for seed in (1, 2)]
-    parsed = [avif._parse(dict(avif._boxes(each, 0, len(each)))[b"meta"], each) for each in tiles]
+    parsed = [avif._parse(dict(avif.boxes_of(each, 0, len(each)))[b"meta"], each) for each in tiles]
     first, second = (each.items[each.primary] for each in parsed)
     thumbnail = dataclasses.replace(second, data=second.data)
     size = avif._full(b"ispe", 0, 0, struct.pack(">II", 128, 64))

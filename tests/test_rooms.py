@@ -15,9 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A file imports only from rungs above its own; each heavy library lives in the rooms named.
 LADDER = [
-    {"errors", "harmless"},
+    {"errors", "harmless", "icc"},
     {
+        "colour",
         "development_ca",
+        "hdr",
         "item_ids",
         "layout",
         "logs",
@@ -29,12 +31,13 @@ LADDER = [
         "xmp",
     },
     {
-        "colour",
+        "colour_space",
         "containers",
         "lcu",
         "levels",
         "matting",
         "readers",
+        "side_parts",
         "source_metadata",
         "store",
         "templates",

@@ -228,3 +228,32 @@ def test_other_pictures_in_the_file_are_named() -> None:
     small = b"8BIM\x04\x0c\0\0\0\0\0\4abcd"
     assert said(hostile.jpeg(iptc(more=small))).left_out == ("thumbnail left out",)
     assert said(hostile.file("JPEG", comment=b"x")).left_out == ("comments left out",)
+
+
+GAIN = b'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(hostile.file("JPEG", xmp=packet(attributes=GAIN.decode())), id="Ultra HDR"),
+        pytest.param(
+            hostile.file("JPEG") + hostile.file("JPEG", xmp=b"http://ns.apple.com/HDRGainMap/1.0/"),
+            id="Apple",
+        ),
+    ],
+)
+def test_a_gain_map_is_told(data: bytes) -> None:
+    """Without it the result is the SDR picture that it was made for."""
+    assert source_metadata.GAIN_MAP in said(data).left_out
+    assert source_metadata.GAIN_MAP not in said(hostile.file("JPEG")).left_out
+
+
+def test_a_gain_map_of_an_avif_is_told() -> None:
+    data = hostile.file("AVIF", exif=private_exif())
+    assert source_metadata.GAIN_MAP not in said(data).left_out
+    at = data.index(b"Exif", data.index(b"iinf"))  # an item of another kind
+    found = source_metadata.read(
+        images.decode(data, LIMITS).raw, data[:at] + b"tmap" + data[at + 4 :]
+    )
+    assert source_metadata.GAIN_MAP in found.left_out

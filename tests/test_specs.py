@@ -29,6 +29,7 @@ from ace_tasks.specs import (
     WorkItem,
     candidate_seeds,
     canonical_json,
+    earlier_item_ids,
     item_id,
     items,
     parse_spec,
@@ -463,7 +464,9 @@ def test_a_background_needs_a_way_to_cut_out() -> None:
 
 def test_the_id_of_one_request_is_pinned() -> None:
     """If it moves without PIXELS_VERSION, every catalog ever edited is edited again."""
-    assert item(FILL).item_id == "d8d850a4bf7fd9fe4fd3bb1c9d65ea00474e9c18340528bdb30aa9f6730ef0aa"
+    assert item(FILL).item_id == "90ecb2648b8eeaf1f7e9da10b75d7a6804e510297ee4f5d67b3887b76e92dcb2"
+    (under_4,) = earlier_item_ids(item(FILL), LORA)
+    assert under_4 == "d8d850a4bf7fd9fe4fd3bb1c9d65ea00474e9c18340528bdb30aa9f6730ef0aa"
 
 
 OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for it

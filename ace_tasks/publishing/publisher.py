@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import ValidationError
 
-from ace_tasks import colour, images
+from ace_tasks import colour, colour_space, images
 from ace_tasks.errors import BadImage, BadRecord, BucketMissing, Forbidden, NotFound, OutputRefused
 from ace_tasks.images import Picture, Pictures
 from ace_tasks.pixels import Finished, Prepared
@@ -31,7 +31,7 @@ from ace_tasks.provenance import (
 )
 from ace_tasks.rewrap import Beside, rewrap
 from ace_tasks.settings import ImageLimits, ReviewSettings
-from ace_tasks.source_metadata import SourceMetadata
+from ace_tasks.source_metadata import Raw, SourceMetadata
 from ace_tasks.specs import ImageFormat, Resolved, WorkItem
 from ace_tasks.store import Store, join_uri
 
@@ -95,8 +95,11 @@ def rewrapped(
     if resolved.background is not None:
         return None
     raw = image.raw
-    stated = raw.info.get("icc_profile")
-    profile = stated if image.icc_profile or colour.fits(stated, raw.mode) else None
+    profile = _profile_beside(image, raw)
+    if image.space.by == "exif" and profile and not colour.fits(profile, raw.mode):
+        return (
+            None  # its EXIF does not go on, and grey pixels cannot have the profile it stands for
+        )
     beside = Beside(
         size_px=raw.size_px,
         xmp=xmp,
@@ -107,8 +110,17 @@ def rewrapped(
     data = rewrap(image.file, format_, beside)
     if data is None or not _looks_the_same(data, image, limits):
         return None
-    converted = (images.PROFILE_LEFT_OUT,) if stated and not profile else ()
+    is_lost = raw.info.get("icc_profile") and not profile
+    converted = (colour_space.PROFILE_LEFT_OUT,) if is_lost else ()
     return File(format_, data, lossless=True, converted=converted)
+
+
+def _profile_beside(image: Picture, raw: Raw) -> bytes | None:
+    """The profile of a file of the same coded pixels. What their own parts say goes on with them."""
+    stated = raw.info.get("icc_profile")
+    if image.space.by == "exif":
+        return image.icc_profile
+    return stated if image.space.by == "profile" or colour.fits(stated, raw.mode) else None
 
 
 def _format(resolved: Resolved, pictures: Pictures) -> ImageFormat:

@@ -45,7 +45,7 @@ class _Meta:
 
 def rewrap(file: bytes, beside: Beside) -> bytes:
     """Raises CannotRewrap."""
-    boxes = dict(_boxes(file, 0, len(file)))
+    boxes = _top_boxes(file)
     if b"ftyp" not in boxes or b"meta" not in boxes or b"moov" in boxes:
         raise CannotRewrap
     brands = _brands(boxes[b"ftyp"])
@@ -77,7 +77,20 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
 # ------------------------------------------------------------ read
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+def _top_boxes(file: bytes) -> dict[bytes, bytes]:
+    """Those of a file. What stands behind them, and is no box, is left behind."""
+    found: dict[bytes, bytes] = {}
+    try:
+        for kind, body in boxes_of(file, 0, len(file)):
+            found[kind] = body
+    except (CannotRewrap, struct.error):
+        if not {b"ftyp", b"meta", b"mdat"} <= found.keys():
+            raise
+    return found
+
+
+def boxes_of(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, content) of each box. Raises CannotRewrap and struct.error."""
     for _ in range(_MAX_PARTS):
         if at >= end:
             return
@@ -123,7 +136,7 @@ class _Reader:
 
 def _parse(body: bytes, file: bytes) -> _Meta:
     inside: dict[bytes, bytes] = {}
-    for kind, each in _boxes(body, 4, len(body)):
+    for kind, each in boxes_of(body, 4, len(body)):
         if kind in inside:
             raise CannotRewrap
         inside[kind] = each
@@ -135,7 +148,7 @@ def _parse(body: bytes, file: bytes) -> _Meta:
     items = _infos(inside[b"iinf"])
     _locate(_Reader(inside[b"iloc"]), items, file, inside.get(b"idat", b""))
     _associate(inside[b"iprp"], items)
-    return _Meta(primary, items, list(_references(inside.get(b"iref"))))
+    return _Meta(primary, items, list(item_references(inside.get(b"iref"))))
 
 
 def _infos(body: bytes) -> dict[int, _Item]:
@@ -143,7 +156,7 @@ def _infos(body: bytes) -> dict[int, _Item]:
     version, _ = reader.head()
     reader.number(4 if version else 2)
     items = {}
-    for kind, each in _boxes(reader.rest(), 0, len(reader.rest())):
+    for kind, each in boxes_of(reader.rest(), 0, len(reader.rest())):
         info = _Reader(each)
         version, flags = info.head()
         if kind != b"infe" or version not in (2, 3):
@@ -154,6 +167,11 @@ def _infos(body: bytes) -> dict[int, _Item]:
     return items
 
 
+def item_kinds(body: bytes) -> dict[int, bytes]:
+    """Number → kind of each item of a box iinf."""
+    return {number: item.kind for number, item in _infos(body).items()}
+
+
 def _locate(reader: _Reader, items: dict[int, _Item], file: bytes, idat: bytes) -> None:
     version, _ = reader.head()
     if version > 2:
@@ -161,6 +179,8 @@ def _locate(reader: _Reader, items: dict[int, _Item], file: bytes, idat: bytes) 
     sizes, more = reader.number(1), reader.number(1)
     offset_size, length_size, base_size = sizes >> 4, sizes & 15, more >> 4
     index_size = more & 15 if version else 0
+    if not length_size:  # as many extents as are claimed would then take no bytes at all
+        raise CannotRewrap
     for _ in range(min(reader.number(4 if version == 2 else 2), _MAX_PARTS)):
         item = items.get(reader.number(4 if version == 2 else 2))
         method = reader.number(2) & 15 if version else 0
@@ -171,6 +191,8 @@ def _locate(reader: _Reader, items: dict[int, _Item], file: bytes, idat: bytes) 
             reader.number(index_size)
             at, length = base + reader.number(offset_size), reader.number(length_size)
             holder = idat if method == 1 else file
+            if item is None or item.kind not in _PICTURES:
+                continue  # what is left behind may lie anywhere
             if method > 1 or outside or not length or at + length > len(holder):
                 raise CannotRewrap
             if sum(len(each) for each in parts) + length > len(
@@ -183,34 +205,49 @@ def _locate(reader: _Reader, items: dict[int, _Item], file: bytes, idat: bytes) 
 
 
 def _associate(body: bytes, items: dict[int, _Item]) -> None:
+    for number, essential, found in associations(body):
+        item = items.get(number)
+        if item is None or item.kind not in _PICTURES:
+            continue
+        if found is None:
+            raise CannotRewrap
+        kind, content = found
+        if kind in _PROPERTIES:
+            item.properties.append((essential, _box(kind, content)))
+        elif essential:
+            raise CannotRewrap
+
+
+def associations(body: bytes) -> Iterator[tuple[int, int, tuple[bytes, bytes] | None]]:
+    """(item, essential 0 or 1, kind and content) of each property that an item has.
+
+    None in place of the last: there is no such property.
+    """
     properties: list[tuple[bytes, bytes]] = []
-    for kind, each in _boxes(body, 0, len(body)):
+    for kind, each in boxes_of(body, 0, len(body)):
         if kind == b"ipco":
-            properties = list(_boxes(each, 0, len(each)))
+            properties = list(boxes_of(each, 0, len(each)))
             continue
         reader = _Reader(each)
         version, flags = reader.head()
         wide = flags & 1
         for _ in range(min(reader.number(4), _MAX_PARTS)):
-            item = items.get(reader.number(4 if version else 2))
+            number = reader.number(4 if version else 2)
             for _ in range(reader.number(1)):
                 value = reader.number(2 if wide else 1)
                 essential, index = value >> (15 if wide else 7), value & (0x7FFF if wide else 0x7F)
-                if not index or index > len(properties):
-                    raise CannotRewrap
-                kind, content = properties[index - 1]
-                if item is not None and kind in _PROPERTIES:
-                    item.properties.append((essential, _box(kind, content)))
-                elif item is not None and essential and item.kind in _PICTURES:
-                    raise CannotRewrap
+                if index:  # 0: none
+                    there = 1 <= index <= len(properties)
+                    yield number, essential, properties[index - 1] if there else None
 
 
-def _references(body: bytes | None) -> Iterator[tuple[bytes, int, list[int]]]:
+def item_references(body: bytes | None) -> Iterator[tuple[bytes, int, list[int]]]:
+    """(kind, from, to) of each reference between items."""
     if body is None:
         return
     reader = _Reader(body)
     size = 4 if reader.head()[0] else 2
-    for kind, each in _boxes(reader.rest(), 0, len(reader.rest())):
+    for kind, each in boxes_of(reader.rest(), 0, len(reader.rest())):
         inside = _Reader(each)
         source = inside.number(size)
         yield kind, source, [inside.number(size) for _ in range(inside.number(2))]

@@ -31,7 +31,7 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
     """Raises CannotRewrap."""
     kept: dict[bytes, bytes] = {}
     header, data = b"", []
-    for kind, body in _chunks(file):
+    for kind, body in chunks(file):
         if kind == b"IHDR" and not header:
             header = body
         elif kind == b"IDAT":
@@ -56,7 +56,8 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
     return b"".join([*out, _chunk(b"IEND", b"")])
 
 
-def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
+def chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, content) of each chunk before the end. Raises CannotRewrap and struct.error."""
     at = len(_SIGNATURE)
     while at < len(file):
         length, kind = struct.unpack_from(">I4s", file, at)

@@ -28,8 +28,11 @@ from ace_tasks.specs.settings import (
 
 # Raise by hand whenever a change of code changes published pixels: every item becomes a new one.
 # 2: special tokens, cleaned prompts, guidance in float32; 3: paste-back, alpha and profile kept;
-# 4: masks that are mistakes are refused, controls, presets, candidates.
-PIXELS_VERSION = 4
+# 4: masks that are mistakes are refused, controls, presets, candidates; 5: colours however a file
+# says them, transparency of 16 bits, nothing left transparent by mask "alpha", the owner's metadata.
+PIXELS_VERSION = 5
+# Earlier versions whose pictures still count, so that an upgrade edits nothing anew that is done.
+EARLIER_PIXELS_VERSIONS = (4,)
 # Raise by hand whenever another of several candidates may be taken for the best (`ace_tasks.scores`).
 # 2: spreads are added up in double precision, changes of large parts are sampled; 3: near colours
 # are alike.
@@ -403,13 +406,23 @@ def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
 
 def item_id(resolved: Resolved, sources: Sources, model: ModelIdentity) -> str:
     """SHA-256 (hex) of everything that decides the picture; not of row id, run or place."""
+    return _item_ids(resolved, sources, model, (PIXELS_VERSION,))[0]
+
+
+def earlier_item_ids(item: WorkItem, model: ModelIdentity) -> tuple[str, ...]:
+    """The ids of the same request under the earlier versions whose pictures still count."""
+    return _item_ids(item.resolved, item.sources, model, EARLIER_PIXELS_VERSIONS)
+
+
+def _item_ids(
+    resolved: Resolved, sources: Sources, model: ModelIdentity, versions: tuple[int, ...]
+) -> tuple[str, ...]:
     content = {
-        "pixels_version": PIXELS_VERSION,
         "sources": _identities(sources),
         "model": _model(model, resolved),
         "settings": _settings(resolved),
     }
-    return _digest(content).hex()
+    return tuple(_digest(content | {"pixels_version": each}).hex() for each in versions)
 
 
 def _model(model: ModelIdentity, resolved: Resolved) -> dict[str, str]:

@@ -1,0 +1,147 @@
+"""The way of colours through an edit. If these break, whatever lies outside a mask looks otherwise
+than before, or a loss is not told."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ace_tasks import colour, images
+from ace_tasks.provenance import Done, Record
+from ace_tasks.replica import Replica
+from ace_tasks.settings import ImageLimits
+from ace_tasks.specs import WorkItem
+from ace_tasks.store import Store, join_uri
+from tests import colour_chart
+from tests.colour_chart import ENCODINGS, HDR, Encoding
+from tests.conftest import BUCKET
+from tests.test_publishing import nothing_to_paint
+from tests.test_replica import new_replica, record_of
+
+LIMITS = ImageLimits()
+BOX = {"box": [0, 0, 16, 16]}
+OUTSIDE = np.s_[24:, 24:]  # of the mask and its feather
+Edit = Callable[..., tuple[bytes, Record]]
+
+
+@pytest.fixture(scope="module")
+def replica(weights_dir: Path) -> Replica:
+    return new_replica(weights_dir, f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def edit(planned: Callable[..., WorkItem], store: Store, prefix: str, replica: Replica) -> Edit:
+    """Fill a small box of a file, losslessly; gives the published file and its record."""
+
+    def edit(file: bytes, untouched: bool = False, **row: object) -> tuple[bytes, Record]:
+        store.put(join_uri(prefix, "in/source"), file, "image/any")
+        lossless = {} if untouched else {"format": "png"}
+        row = {"task": "fill", "mask": BOX, "steps": 1} | lossless | row
+        item = planned(image="in/source", **row)
+        item = nothing_to_paint(item) if untouched else item
+        done = replica.run(item, 0)
+        assert isinstance(done, Done), done
+        return store.get(done.output_uri), record_of(store, replica.settings.output_uri, item)
+
+    return edit
+
+
+def told(record: Record) -> set[str]:
+    """What is lost of the colours; some files have EXIF, whose other tags are no matter here."""
+    assert record.sources.image is not None
+    return set(record.sources.image.converted) - {"other EXIF left out"}
+
+
+@pytest.mark.parametrize("encoding", [pytest.param(e, id=name) for name, e in ENCODINGS.items()])
+def test_outside_the_mask_it_looks_as_before(edit: Edit, encoding: Encoding) -> None:
+    out, record = edit(encoding.file)
+    lost = np.abs(colour_chart.seen_in(out) - encoding.seen())[OUTSIDE]
+    assert lost.max() <= 1
+    assert told(record) == set(encoding.converted)
+    picture = images.decode(encoding.file, LIMITS)
+    shown = colour.to_srgb(picture.rgb, picture.icc_profile)
+    assert np.abs(shown - encoding.seen()).max() <= 1.01, "the model sees other colours"
+
+
+def test_ink_becomes_srgb_and_it_is_told(edit: Edit) -> None:
+    out, record = edit(colour_chart.cmyk_file())
+    seen = colour_chart.cmyk_seen(colour_chart.cmyk_file())
+    assert np.abs(colour_chart.seen_in(out) - seen)[OUTSIDE].max() <= 1
+    assert told(record) == {"CMYK to sRGB"}
+
+
+@pytest.mark.parametrize("name", HDR)
+def test_hdr_becomes_srgb_and_it_is_told(edit: Edit, name: str) -> None:
+    file, words = HDR[name]
+    out, record = edit(file)
+    assert told(record) == {words}
+    grey = colour_chart.seen_in(out)[4, 24:, 1]  # a ramp from black to the brightest
+    levels = colour_chart.levels(file)[4, 24:, 1]
+    assert (np.diff(grey) >= -1).all()
+    # BT.2408: the white of SDR is a level of 58 % in PQ and of 75 % in HLG.
+    white = 0.58 if "PQ" in words else 0.75
+    assert (grey[levels > 255 * (white + 0.02)] > 254.5).all()
+    assert (grey[levels < 255 * (white - 0.02)] < 254.5).all()
+
+
+@pytest.mark.parametrize("kind", ["p3-by-cicp", "p3-by-nclx", "gama-chrm", "adobe-by-exif-r03",
+                                  "grey-by-gama", "grey-by-icc"])  # fmt: skip
+def test_what_is_not_painted_keeps_its_look_too(edit: Edit, kind: str) -> None:
+    """Its coded pixels are copied, with what says their colours."""
+    encoding = ENCODINGS[kind]
+    out, record = edit(encoding.file, untouched=True, mask={"box": [0, 0, 1, 1]})
+    assert record.output.lossless
+    picture = images.decode(out, LIMITS)
+    shown = colour.to_srgb(picture.rgb, picture.icc_profile)
+    assert np.abs(shown - encoding.seen()).max() <= 1.01
+    assert not {word for word in told(record) if "sRGB" in word or "profile" in word}
+
+
+def test_a_profile_that_only_reads_is_applied_and_told() -> None:
+    """A scanner's has no way back, so the pixels become sRGB."""
+    file = colour_chart.encoded(colour_chart.chart(), "PNG", icc_profile=one_way_profile())
+    picture = images.decode(file, LIMITS)
+    assert picture.icc_profile is None
+    assert picture.converted == ("a colour profile that only reads, to sRGB",)
+    assert not np.array_equal(picture.rgb, colour_chart.chart())
+
+
+def one_way_profile() -> bytes:
+    """Of RGB data by a table to Lab, without the table back."""
+    identity = bytes(range(256))
+    corners = bytes(
+        value
+        for r, g, b in np.ndindex(2, 2, 2)
+        for value in (85 * (r + g + b), 128 + 60 * (r - g), 128 + 60 * (g - b))
+    )
+    head = b"mft1\0\0\0\0\x03\x03\x02\0"
+    matrix = b"".join((65536 * (n % 4 == 0)).to_bytes(4, "big") for n in range(9))
+    table = head + matrix + identity * 3 + corners + identity * 3
+    return colour_chart.icc(b"RGB ", {b"A2B0": table}, b"Lab ", b"scnr")
+
+
+def test_a_lost_part_of_a_profile_is_told() -> None:
+    profile = colour_chart.P3_ICC
+    file = colour_chart.encoded(colour_chart.chart(), "JPEG", icc_profile=profile)
+    at = file.index(b"ICC_PROFILE\0") + 12
+    assert file[at : at + 2] == b"\1\1"
+    file = file[:at] + b"\1\2" + file[at + 2 :]  # the first of two
+    picture = images.decode(file, LIMITS)
+    assert picture.icc_profile is None
+    assert picture.converted == ("a colour profile that cannot be used, to none",)
+
+
+def test_the_same_colours_give_the_same_profile() -> None:
+    profiles = {
+        images.decode(ENCODINGS[name].file, LIMITS).icc_profile
+        for name in ("adobe-by-exif-2", "adobe-by-exif-r03")
+    }
+    assert len(profiles) == 1
+    with Image.open(io.BytesIO(ENCODINGS["adobe-by-exif-2"].file)) as image:
+        assert "icc_profile" not in image.info
