@@ -255,7 +255,7 @@ def test_strict_stops_before_any_work(
             {"variant": "grand"},
             "variant: accepted: mini, toy, toy-lora, flux-fill-lora, ace-fft, or a folder",
         ),
-        ({"auto_mask": "magic"}, "auto_mask: Input should be 'none', 'grabcut', 'border' or"),
+        ({"auto_mask": "magic"}, "auto_mask: Input should be 'none', 'grabcut', 'border', '"),
         ({"output": "out"}, "output: accepted: s3://bucket/prefix"),
         ({"output": "s3://no-such-bucket/out"}, "no-such-bucket"),
         ({"catalog": "s3://tests/no-such.jsonl"}, "no such catalog"),

@@ -166,7 +166,7 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
         ({"output": "{p}/in/out"}, "output: accepted: a prefix outside source"),
         ({"source": "{p}"}, "output: accepted: a prefix outside source"),
         ({"mask": "magic"}, "mask: accepted: alpha, auto, column, none, or s3://bucket/prefix"),
-        ({"mask": "auto"}, "auto_mask: accepted with mask auto: grabcut, border or model"),
+        ({"mask": "auto"}, "auto_mask: accepted with mask auto: grabcut, border, model"),
         ({"reference": "{p}/r.png"}, "mask: reference needs one"),
         ({"links_from": "https://x/"}, "links_from and links_to: accepted: both or none"),
         ({"source": "{p}/empty"}, "source: no picture under"),
