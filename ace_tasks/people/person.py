@@ -275,9 +275,9 @@ def _compared(pose: _Pose, mask: np.ndarray) -> _Found:
     matrix = pose.square.matrix(pose.mask.shape[0])
     own = np.clip(cv2.warpAffine(pose.mask, matrix, (width, height)), 0, 1)
     ours, person = own > _PERSON, mask > _PERSON
-    both = np.count_nonzero(ours & person)
-    within = both / max(1, np.count_nonzero(ours))
-    return _Found(pose, own, within, both / max(1, np.count_nonzero(ours | person)))
+    both = int((ours & person).sum())
+    within = both / max(1, int(ours.sum()))
+    return _Found(pose, own, within, both / max(1, int((ours | person).sum())))
 
 
 def _round_one(bounds: tuple[int, int, int, int], cut_off: bool) -> Iterator[_Square]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ace_tasks import images, masks
-from ace_tasks.errors import ItemError, StoreError, StoreUnavailable
+from ace_tasks.errors import ItemError, StoreError, StoreUnavailable, WeightsError
 from ace_tasks.images import Picture
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import Source, WorkItem
@@ -103,5 +103,5 @@ def _read(read: Callable[[], T]) -> T | None:
         return read()
     except StoreUnavailable:
         raise
-    except (ItemError, StoreError):
+    except (ItemError, StoreError, WeightsError):  # of networks of another version
         return None
