@@ -184,7 +184,8 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
         ({"mask": "magic"}, "mask: accepted: alpha, auto, column, none, or s3://bucket/prefix"),
         (
             {"mask": "auto", "auto_mask": "none"},
-            "auto_mask: accepted with mask auto: u2net, grabcut, border, model; given none",
+            "auto_mask: accepted with mask auto: u2net, grabcut, border, model, person-top, "
+            "person-bottom, person-dress; given none",
         ),
         ({"reference": "{p}/r.png"}, "mask: reference needs one"),
         ({"links_from": "https://x/"}, "links_from and links_to: accepted: both or none"),

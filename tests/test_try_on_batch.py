@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ace_tasks import images
+from ace_tasks.model.people import fingerprint
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
 from ace_tasks.store import Store
 from flows.try_on_batch import try_on_batch
+from tests.looks.masks import photograph
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
 
@@ -116,3 +119,27 @@ def test_every_one_wears_every_one_and_the_next_garment_only_is_new(
     state = try_on(places, prompt="{person} wears the {garment}")
     summary = Summary.model_validate(state.result())
     assert (summary.rows, summary.done, summary.done_before) == (6, 2, 4)
+
+
+def test_a_person_needs_no_mask_of_its_own(
+    places: dict[str, str], store: Store, prefix: str, picture: Callable[..., bytes]
+) -> None:
+    """Masks made from the photograph; the picture without anybody fails, and says why."""
+    small = Image.fromarray(photograph("astronaut").rgb).resize((128, 128))
+    photo = images.encode(np.asarray(small), "png", None)
+    store.put(f"{prefix}/crew/astronaut.png", photo, "image/png")
+    store.put(f"{prefix}/crew/nobody.png", picture(seed=3), "image/png")
+    wanted = places | {"people": f"{prefix}/crew", "masks": "auto"}
+    state = try_on(wanted, auto_mask="person-top", pairing="order", max_failed=1)
+    assert state.is_completed(), state.message
+    records = [
+        Record.model_validate_json(store.get(each.uri))
+        for each in store.list(f"{places['output']}/records/")
+    ]
+    (record,) = records
+    assert record.row_id.startswith("astronaut")
+    assert record.mask is not None
+    assert 0.35 < record.mask.coverage < 0.5
+    assert record.resolved["auto_mask"] == {"method": "person-top", "model": fingerprint()}
+    (failed,) = [store.get(each.uri) for each in store.list(f"{places['output']}/failures/")]
+    assert b"no person was found; accepted" in failed

@@ -252,18 +252,24 @@ class _Body:
         # Wider where it is higher: shoulders are beside a chin that is bowed, hair beside ears.
         near = (above > 0) & (np.abs(beside) < 1.1 + 0.9 * above) & (np.hypot(beside, above) < 5)
         kept = face | (near & (self.outline | (np.abs(beside) < 2.5)))
+        top_of_head = near & ~face & (above > 1.9)
+        below = (np.abs(beside) < 2.8) & (above < 2.2) & ~face
+        hair = self._long_hair(head, top_of_head, below)
+        return np.asarray(kept if hair is None else kept | hair)
+
+    def _long_hair(self, head: _Head, hair: np.ndarray, where: np.ndarray) -> np.ndarray | None:
+        """What continues the hair above the eyes, down to the chest; None: nobody can tell."""
         sure = self.person.mask > 0.9
-        seeds = near & sure & ~face & (above > 1.9)
-        rest = self._canvas()
-        self._hull(rest, [*(self.hips + 0.35 * self.spine), *(self.hips + 0.8 * self.spine)], 0.0)
-        cheeks = self._canvas()
+        garment, cheeks = self._canvas(), self._canvas()
+        low, high = (self.hips + share * self.spine for share in (0.35, 0.8))
+        self._hull(garment, [*low, *high], 0.0)
         head.draw_face(cheeks, 0.55)
-        low = self.shoulders.mean(axis=0) - 0.9 * self.unit * self.up
-        chest = (x - low[0]) * self.up[0] + (y - low[1]) * self.up[1] > 0
-        where = chest & self.outline & (np.abs(beside) < 2.8) & (above < 2.2) & ~face
-        others = [(rest > 0) & sure, (cheeks > 0) & sure]
-        hair = continued(self.rgb, seeds, others, where, 0.015 * self.unit, _HAIR)
-        return kept if hair is None else kept | hair
+        y, x = np.mgrid[: self.shape[0], : self.shape[1]]
+        chest = self.shoulders.mean(axis=0) - 0.9 * self.unit * self.up
+        above = (x - chest[0]) * self.up[0] + (y - chest[1]) * self.up[1] > 0
+        others = [(garment > 0) & sure, (cheeks > 0) & sure]
+        where = where & above & self.outline
+        return continued(self.rgb, hair & sure, others, where, 0.015 * self.unit, _HAIR)
 
     def _hands(self) -> np.ndarray:
         kept = np.zeros(self.shape, bool)

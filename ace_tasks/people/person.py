@@ -10,7 +10,7 @@ size, h and w a network's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +26,7 @@ LEFT_EYE, RIGHT_EYE, LEFT_EAR, RIGHT_EAR = 2, 5, 7, 8
 SHOULDERS, ELBOWS, WRISTS = (11, 12), (13, 14), (15, 16)
 PINKIES, INDEXES, THUMBS = (17, 18), (19, 20), (21, 22)
 HIPS, KNEES, ANKLES, HEELS, TOES = (23, 24), (25, 26), (27, 28), (29, 30), (31, 32)
+_ARMS = (*ELBOWS, *WRISTS)
 _HIP_CENTRE, _TOP = 33, 34  # of the square that holds the person
 
 _PERSON = 0.5  # MediaPipe's thresholds: of the mask, of the pose
@@ -34,13 +35,15 @@ _SEEN = 0.5
 _MARGIN = 1.25  # MediaPipe's, round the square
 _ROUNDS = 4
 _SETTLED = 0.03  # of its side: a square that moves less is not tried again
-_ARMS = 0.7  # how visible an elbow is of somebody without a face; a flower's was 0.6
+_ELBOW = 0.7  # how visible an elbow is of somebody without a face; a flower's was 0.6
 _CERTAIN = 0.9  # of a pose that is taken; 0.96 to 1 for real people, a cat's was 0.87
 _FITTING = 0.7  # of the mask of a lone person: a pose that explains less is a wrong one
-_LONG = 1.6  # sides: a longer picture is looked at in squares
+_LONG = 1.6  # sides: a longer picture is looked at in parts
 _EXPLAINED = 0.9  # of the person mask: a pose that has so much of it needs no rival
 _WITHIN = 0.8  # of a pose's own mask: less inside the person mask is nobody's
+_ARMS_COUNT = 0.3
 _TILES = 4
+_AT_EDGE = 0.98  # of the height: a person who reaches so far may go on below
 _SMALLEST = 0.002  # of the picture: a smaller part of the person mask is a speck
 _ANOTHER = 0.2  # of the largest part: a smaller one beside it is no second person
 
@@ -152,7 +155,7 @@ def find(rgb: np.ndarray) -> Person:
         raise BadMask(_NOBODY)
     pose = found.pose
     face = _face(rgb, pose, nets)
-    if face is None and pose.visibility[list(ELBOWS)].max() < _ARMS:
+    if face is None and pose.visibility[list(ELBOWS)].max() < _ELBOW:
         raise BadMask(_NOBODY)
     others = _others(rgb, mask, found.own, nets)
     if not others and found.overlap < _FITTING:
@@ -173,16 +176,17 @@ def find(rgb: np.ndarray) -> Person:
 def _person_mask(rgb: np.ndarray, nets: Networks) -> np.ndarray:
     """(H, W) float32 in [0, 1], of all people in the picture.
 
-    The network sees a square. A long picture is not squeezed into it, but shown in squares that
-    overlap by half.
+    The network sees a square. A long picture is not squeezed into it, but shown in parts that
+    overlap by half, seven at most.
     """
     height, width = rgb.shape[:2]
-    mask = np.zeros((height, width), np.float32)
     short, long = sorted((height, width))
     if long <= _LONG * short:
         return _outline(rgb, nets)
-    for start in np.linspace(0, long - short, 1 + -(-2 * (long - short) // short)).round():
-        cut = slice(int(start), int(start) + short)
+    mask = np.zeros((height, width), np.float32)
+    side = max(short, -(-long // 4))
+    for start in np.linspace(0, long - side, 1 + -(-2 * (long - side) // side)).round():
+        cut = slice(int(start), int(start) + side)
         part = np.s_[:, cut] if width == long else np.s_[cut]
         mask[part] = np.maximum(mask[part], _outline(np.ascontiguousarray(rgb[part]), nets))
     return mask
@@ -239,22 +243,31 @@ class _Found:
     within: float  # the share of it that is a person
     overlap: float  # intersection over union of both
 
+    @property
+    def rank(self) -> float:
+        """Better poses have more. Arms that lie within the body's outline do not change it; a pose
+        that has them wrong is itself less sure of them.
+        """
+        return self.overlap + _ARMS_COUNT * float(self.pose.visibility[list(_ARMS)].mean())
+
 
 def _best_pose(
     rgb: np.ndarray, mask: np.ndarray, bounds: tuple[int, int, int, int], nets: Networks
 ) -> _Found | None:
-    """The pose that explains most of the person mask; None: no pose does."""
-    best: _Found | None = None
-    for square in _first_squares(rgb, bounds):
-        pose = _settled(rgb, square, nets)
-        if pose is not None:
-            found = _compared(pose, mask)
-            certain = pose.score >= _CERTAIN and found.within >= _WITHIN
-            if certain and (best is None or found.overlap > best.overlap):
-                best = found
-        if best is not None and best.overlap >= _EXPLAINED:
-            break
-    return best
+    """The pose that explains the person mask best; None: no pose does."""
+    cut_off = bounds[1] + bounds[3] >= _AT_EDGE * rgb.shape[0]
+    found = _certain(rgb, mask, _round_one(bounds, cut_off), nets)
+    if not any(each.overlap >= _EXPLAINED for each in found):
+        found += _certain(rgb, mask, _side_by_side(bounds, cut_off), nets)
+    return max(found, key=lambda each: each.rank, default=None)
+
+
+def _certain(
+    rgb: np.ndarray, mask: np.ndarray, squares: Iterable[_Square], nets: Networks
+) -> list[_Found]:
+    poses = [_settled(rgb, square, nets) for square in squares]
+    found = [_compared(pose, mask) for pose in poses if pose and pose.score >= _CERTAIN]
+    return [each for each in found if each.within >= _WITHIN]
 
 
 def _compared(pose: _Pose, mask: np.ndarray) -> _Found:
@@ -262,28 +275,31 @@ def _compared(pose: _Pose, mask: np.ndarray) -> _Found:
     matrix = pose.square.matrix(pose.mask.shape[0])
     own = np.clip(cv2.warpAffine(pose.mask, matrix, (width, height)), 0, 1)
     ours, person = own > _PERSON, mask > _PERSON
-    both = np.count_nonzero(ours & person)
-    within = both / max(1, np.count_nonzero(ours))
-    return _Found(pose, own, within, both / max(1, np.count_nonzero(ours | person)))
+    both = int((ours & person).sum())
+    within = both / max(1, int(ours.sum()))
+    return _Found(pose, own, within, both / max(1, int((ours | person).sum())))
 
 
-def _first_squares(rgb: np.ndarray, bounds: tuple[int, int, int, int]) -> Iterator[_Square]:
-    """Round the whole person; as if legs went on below the picture's edge; and, for several
-    people side by side, parts of them.
-    """
+def _round_one(bounds: tuple[int, int, int, int], cut_off: bool) -> Iterator[_Square]:
+    """Squares round a whole person; `cut_off`: as if legs went on below the picture's edge."""
     left, top, width, height = bounds
     x = left + width / 2
     yield _Square(x, top + height / 2, _MARGIN * max(width, height))
-    cut_off = top + height >= 0.98 * rgb.shape[0]
     if cut_off:
         yield _Square(x, top + height, _MARGIN * 2 * height)
         yield _Square(x, top + 0.75 * height, _MARGIN * 1.5 * height)
-    if width > height:
-        count = min(_TILES, max(2, round(2 * width / height)))
-        for middle in np.linspace(left + height / 2, left + width - height / 2, count):
-            yield _Square(float(middle), top + height / 2, _MARGIN * height)
-            if cut_off:
-                yield _Square(float(middle), top + 0.75 * height, _MARGIN * 1.5 * height)
+
+
+def _side_by_side(bounds: tuple[int, int, int, int], cut_off: bool) -> Iterator[_Square]:
+    """Squares for several people whose masks touch."""
+    left, top, width, height = bounds
+    if width <= height:
+        return
+    count = min(_TILES, max(2, round(2 * width / height)))
+    for x in np.linspace(left + height / 2, left + width - height / 2, count):
+        yield _Square(float(x), top + height / 2, _MARGIN * height)
+        if cut_off:
+            yield _Square(float(x), top + 0.75 * height, _MARGIN * 1.5 * height)
 
 
 def _settled(rgb: np.ndarray, square: _Square, nets: Networks) -> _Pose | None:

@@ -14,7 +14,13 @@ from enum import StrEnum
 from typing import TypeVar
 
 from ace_tasks import images, masks
-from ace_tasks.errors import ItemError, PreconditionFailed, StoreError, StoreUnavailable
+from ace_tasks.errors import (
+    ItemError,
+    PreconditionFailed,
+    StoreError,
+    StoreUnavailable,
+    WeightsError,
+)
 from ace_tasks.images import Picture
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import Source, WorkItem
@@ -134,5 +140,5 @@ def _read(read: Callable[[], T]) -> T | Blank:
         raise
     except PreconditionFailed:
         return Blank.REPLACED
-    except (ItemError, StoreError):
+    except (ItemError, StoreError, WeightsError):  # networks of another version, too
         return Blank.UNREADABLE
