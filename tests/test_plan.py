@@ -31,6 +31,7 @@ from ace_tasks.specs import (
     work_item,
 )
 from ace_tasks.store import ObjectInfo, Store, join_uri
+from ace_tasks.tombstones import Forgotten, of_item
 from infra.demo import upload_sample
 from infra.sample.make import PREFIX as SAMPLE
 from infra.sample.make import ROWS as SAMPLE_ROWS
@@ -519,3 +520,16 @@ def test_what_a_person_decided_under_an_older_version_is_redone_by_name(
     assert not found.renamed
     assert [*plan.read_plan(built.path)] == built.rows
     assert found.failures == {}
+
+
+def test_what_is_forgotten_under_an_older_version_stays_so(
+    build: Build, store: Store, image: str, tmp_path: Path
+) -> None:
+    """Else an upgrade makes a person's picture again."""
+    built = build([edit("a", image)])
+    forgotten = Forgotten(frozenset({of_item(earlier_id(built.items["a"]))}))
+    specs = to_specs(read_rows(tmp_path / "catalog.jsonl"), "catalog.jsonl", None)
+    path, rejects = tmp_path / "anew.parquet", tmp_path / "anew.jsonl"
+    plan.build_plan(specs, MODEL, store, path, rejects, forgotten=forgotten)
+    counts = plan.count(path, rejects)
+    assert (counts.planned, counts.forgotten) == (0, 1)
