@@ -423,7 +423,8 @@ def test_a_preset_on_a_background_has_its_colour() -> None:
 
 def test_on_a_background_no_model_is_part_of_the_item() -> None:
     """Or an upgrade of weights that are never asked would cut a whole catalog out again."""
-    assert on_background(model=LORA).item_id == on_background(model=FFT).item_id
+    upgraded = LORA.model_copy(update={"base": "base-2", "encoders": "encoders-2"})
+    assert on_background(model=LORA).item_id == on_background(model=upgraded).item_id
     other = CUT_OUT.model_copy(update={"auto_mask": AutoMask(method="u2net", model="1" * 64)})
     ids = {
         on_background(other).item_id,
