@@ -68,7 +68,9 @@ def open_pool(run: Run, replicas: int, budget: Budget) -> Iterator[Dispatcher]:
             run.spent_s = before_s + status.held_s
             budget.check_spent(run.spent_s)
 
-        with Dispatcher(replica, settings, run.run_id, write_failure, make, watch) as pool:
+        with Dispatcher(
+            replica, settings, run.run_id, write_failure, make=make, watch=watch
+        ) as pool:
             tell_pool_started(run)
             yield pool
         run.spent_s = before_s + pool.status.held_s

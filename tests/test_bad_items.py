@@ -123,10 +123,9 @@ def test_twenty_bad_pictures_among_forty_good_rows(
 class Deadly(Dispatcher):
     """The real dispatcher over the real replica, whose process ends at one prompt."""
 
-    def __init__(
-        self, *arguments: Any, make: Any = None
-    ) -> None:  # ours in the place of the flow's
-        super().__init__(*arguments, make=make_deadly_replica)
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        """Take replicas of ours in the place of the flow's."""
+        super().__init__(*arguments, **more | {"make": make_deadly_replica})
 
 
 def make_deadly_replica(settings: ReplicaSettings, run_id: str, name: str) -> Any:

@@ -135,3 +135,23 @@ def test_a_canary_needs_somebody_to_ask(catalog: str, prefix: str, store: Store)
     state = run(catalog, prefix, canary=2)
     assert (state.is_failed(), "a run of a deployment" in state.message) == (True, True)
     assert not list(store.list(f"{prefix}/out/images/"))
+
+
+def test_a_run_that_was_rejected_stays_so_without_its_pictures(
+    store: Store, prefix: str, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may have been forgotten since; the rest of the catalog is not to be made for that."""
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid.uuid4()))
+    store.put(f"{prefix}/a.png", picture(), "image/png")
+    row = {"id": "a", "task": "edit", "image": f"{prefix}/a.png", "prompt": "p", "steps": 1}
+    store.put(f"{prefix}/c.jsonl", json.dumps(row).encode(), "text/plain")
+    given = {"catalog": f"{prefix}/c.jsonl", "output": f"{prefix}/out", "variant": "toy",
+             "canary": 1}  # fmt: skip
+    run_id = edit_catalog(**given, dry_run=True, return_state=True).state_details.flow_run_id
+    Trial(items={}, decision="reject").write(store, f"{prefix}/out", str(run_id))
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, Pending(), force=True)
+        again = client.read_flow_run(run_id)
+    state = run_flow_sync(edit_catalog, again, given, return_type="state")
+    assert (state.name, state.is_failed()) == ("Rejected", True)
+    assert not list(store.list(f"{prefix}/out/images/"))

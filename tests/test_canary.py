@@ -4,7 +4,6 @@ somebody has just rejected, or approved ones are made again."""
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.flow_engine import run_flow_sync
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import AwaitingRetry, Pending
+from prefect.states import AwaitingRetry
 from pydantic import ValidationError
 
 from ace_tasks.catalog import Reject, Row, to_specs
@@ -25,9 +23,7 @@ from ace_tasks.provenance import Record
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from flows.canary import Approval
-from flows.edit_catalog import edit_catalog
 from flows.review_run import review_run
-from flows.trial import Trial
 from infra.local_stack import LocalStack
 from infra.services import Service, free_ports
 from tests.patience import wait_until
@@ -81,27 +77,6 @@ def test_an_answer_that_contradicts_itself_is_told(answer: dict[str, Any], probl
 def test_an_answer_has_one_of_three_words(answer: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Approval(**answer)
-
-
-def test_a_run_that_was_rejected_stays_so_without_its_pictures(
-    replicas_here: None, store: Store, prefix: str, picture: Callable[..., bytes],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """They may have been forgotten since; the rest of the catalog is not to be made for that."""
-    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid.uuid4()))
-    store.put(f"{prefix}/a.png", picture(), "image/png")
-    row = {"id": "a", "task": "edit", "image": f"{prefix}/a.png", "prompt": "p", "steps": 1}
-    store.put(f"{prefix}/c.jsonl", json.dumps(row).encode(), "text/plain")
-    given = {"catalog": f"{prefix}/c.jsonl", "output": f"{prefix}/out", "variant": "toy",
-             "canary": 1}  # fmt: skip
-    run_id = edit_catalog(**given, dry_run=True, return_state=True).state_details.flow_run_id
-    Trial(items={}, decision="reject").write(store, f"{prefix}/out", str(run_id))
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run_id, Pending(), force=True)
-        again = client.read_flow_run(run_id)
-    state = run_flow_sync(edit_catalog, again, given, return_type="state")
-    assert (state.name, state.is_failed()) == ("Rejected", True)
-    assert not list(store.list(f"{prefix}/out/images/"))
 
 
 # ---------------------------------------------------------------- the run, as the UI answers it

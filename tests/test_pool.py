@@ -78,9 +78,9 @@ def test_this_machine_has_as_many_replicas_as_it_carries(
     at_most: list[int | None] = []
 
     class Pool(PoolHere):
-        def __init__(self, replica: Any, pool: Any, *arguments: Any):
+        def __init__(self, replica: Any, pool: Any, *arguments: Any, **more: Any):
             at_most.append(pool.max_replicas)
-            super().__init__(replica, pool, *arguments)
+            super().__init__(replica, pool, *arguments, **more)
 
     monkeypatch.setattr("flows.pool.Dispatcher", Pool)
     # Of memory there shall be enough: what is left to decide are cores.

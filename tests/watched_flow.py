@@ -52,12 +52,10 @@ def brakes(log: Path) -> bool:
 class WatchedDispatcher(Dispatcher):
     folder: Path
 
-    def __init__(
-        self, *arguments: Any, make: Any = None
-    ) -> None:  # ours in the place of the flow's
-        super().__init__(
-            *arguments, make=functools.partial(make_counting_replica, self.folder / "computed")
-        )
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        """Take replicas of ours in the place of the flow's."""
+        make = functools.partial(make_counting_replica, self.folder / "computed")
+        super().__init__(*arguments, **more | {"make": make})
 
     def _fill_seats(self) -> None:
         if not (self.folder / "hold").exists():
