@@ -77,6 +77,9 @@ def test_a_quoted_tsv_cell_is_read_as_spreadsheets_write_it(read: Read) -> None:
     text = 'id\ttitle\timage\n1\t"12"" pan"\ta.jpg\n2\t"two\nlines"\tb.jpg\n3\t"a\tb"\tc.jpg\n'
     titles = [each.cells["title"] for each in read("feed.tsv", text) if isinstance(each, Row)]
     assert titles == ['12" pan', "two\nlines", "a\tb"]
+    (row,) = read("feed.tsv", '"id"\t"image"\t"a\tb"\n"1"\t"a.jpg"\t"c"\n')
+    assert isinstance(row, Row)
+    assert row.cells == {"id": "1", "image": "a.jpg", "a\tb": "c"}
 
 
 @pytest.mark.parametrize(
@@ -355,7 +358,9 @@ def test_lines_that_do_not_add_up_are_an_error_of_ours() -> None:
     ledger.close()
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize(
+    "end", ["\n", "\r\n", "\r", "\r\r\n"], ids=["LF", "CRLF", "CR", "CR-twice"]
+)
 def test_lines_end_as_the_first_one_does(read: Read, end: str) -> None:
     text = end.join(["id,image", "a,a.jpg", "", "b,b.jpg", ""])
     assert spans(read("feed.csv", text)) == [("Row", 2, 1), ("Row", 4, 1)]

@@ -268,7 +268,7 @@ class _Reader:
 
     def _likelier(self, cells: list[str], text: list[str] | None) -> list[str]:
         """Of a line of TSV: its cells with quoted ones, or with quotes as text."""
-        if text is None:
+        if text is None or not self._header:
             return cells
         if not self._fits(cells) and not self._may_be_short(cells, 1):
             return text
