@@ -20,6 +20,8 @@ from ace_tasks.feeds.picture import Picture, Skipped, file_name, row_id_of, uniq
 from ace_tasks.specs import MAX_URI_CHARS, check_uri, quote
 
 _COLUMNS_NAMED = 12
+# Each becomes a row, or a reject that quotes its item. Google takes 10.
+_MOST_ADDITIONAL = 100
 _WORDS = frozenset({"alpha", "auto"})
 # Google's comma-separated list; a comma may be part of a link.
 _BETWEEN_LINKS = re.compile(r"\s*,\s*(?=https?://|s3://)", re.IGNORECASE)
@@ -149,7 +151,13 @@ class TableReader:
             raise BadRow("id", "missing")
         links = [_link(cells.get("image_link"), "image_link")]
         if not self._main_only:
-            links += _list(cells.get("additional_image_link"))
+            additional = _list(cells.get("additional_image_link"))
+            if len(additional) > _MOST_ADDITIONAL:
+                raise BadRow(
+                    "additional_image_link",
+                    f"accepted: at most {_MOST_ADDITIONAL} links; given {len(additional):,}",
+                )
+            links += additional
         for number, link in enumerate(links, start=1):
             yield row_id_of(product, number) if number > 1 else row_id_of(product), link, None
 
