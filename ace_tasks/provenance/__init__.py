@@ -36,7 +36,9 @@ from ace_tasks.provenance.ownership import (
     PictureKey,
     check_is_output,
     is_named,
+    put_if_missing,
     read_picture,
+    same_picture,
 )
 from ace_tasks.provenance.records import (
     C2paRecord,
@@ -105,6 +107,7 @@ __all__ = [
     "orphans",
     "plan_key",
     "public_uri",
+    "put_if_missing",
     "rate_key",
     "read_picture",
     "record_key",
@@ -116,6 +119,7 @@ __all__ = [
     "review_prefix",
     "review_record_key",
     "review_report_key",
+    "same_picture",
     "seal_of",
     "summary_key",
     "tombstone_key",
