@@ -122,6 +122,18 @@ def test_a_stray_quote_in_csv_costs_its_own_row_only(
             assert f"https://c.test/{each.line - 1}.jpg" in each.cells.values()
 
 
+def test_a_row_of_plain_names_does_not_vanish_among_commas(read: Read) -> None:
+    text = (
+        'brand,image,id\nx,mug,1\n"big, red and round,hat,2\nwide, and blue",shoe,3\ntall,lamp,4\n'
+    )
+    second, third, fourth = [*read("feed.csv", text)][1:]
+    assert isinstance(second, Reject)
+    assert isinstance(third, Reject)
+    assert (second.line, third.line) == (3, 4)
+    assert isinstance(fourth, Row)
+    assert fourth.cells == {"brand": "tall", "image": "lamp", "id": "4"}
+
+
 def test_a_reject_names_the_row_that_its_quote_would_swallow(read: Read) -> None:
     text = 'id,title,image\np1,"Retro,a.jpg\np2,Plain,b.jpg\np3,Frame 20",c.jpg\n'
     first, *others = read("feed.csv", text)

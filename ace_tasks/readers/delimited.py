@@ -346,8 +346,11 @@ class _Reader:
         if any(_LINE_END.search(cells[n].strip()) for n in self._one_line if n < len(cells)):
             return True
         if self._holds_prose:
-            # Where its own links are plain names, those of the rows in it may be as well.
-            plain = self._has_bare_name(cells) and any(map(self._may_be_row, lines))
+            # Where its own links are plain names, those of the rows in it may be as well. Prose has
+            # commas of its own.
+            plain = self._has_bare_name(cells) and any(
+                len(self._plain_cells(line)) >= self._named for line in lines
+            )
             return plain or any(map(self._holds_link, cells))
         return any(self._delimiter in cell for cell in cells)
 
