@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote
 
 _MARKDOWN_ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+!|~])")
+_ESCAPES = re.compile(r"""(?:\\u[0-9a-fA-F]{4})+|\\["'\\/bfnrt]""")
 _CUT_CHARS = 20  # of a name that was cut short: so much of it still tells of it
 
 
@@ -34,6 +35,13 @@ class Mentions:
     def in_text(self, text: str) -> bool:
         """Return whether a name stands in a text."""
         return self._found(self._pattern, self.names, text)
+
+    def in_quoted(self, text: str) -> bool:
+        """Return whether a name stands in a text that may be JSON, CSV or Python's `repr`, or a
+        part of one, with the escapes that these have for quotes and other characters.
+        """
+        plain = _ESCAPES.sub(_unescaped, text)
+        return any(map(self.in_text, {text, plain, text.replace('""', '"')}))
 
     def in_json(self, text: str) -> bool:
         """Return whether a string in a JSON value holds a name; one that is no JSON, as a text."""
@@ -54,9 +62,10 @@ class Mentions:
         `cut_at`: after how many characters its writer cuts; what is cut is held to tell of a name
         that goes on so.
         """
-        shown = _MARKDOWN_ESCAPE.sub(r"\1", text)
-        if self._found(self._shown_pattern, self._shown_names, _folded(shown)):
-            return True
+        shown = without_escapes(text)
+        for each in {shown, _ESCAPES.sub(_unescaped, shown)}:
+            if self._found(self._shown_pattern, self._shown_names, _folded(each)):
+                return True
         return len(shown) >= cut_at and self._is_cut(_folded(shown))
 
     # ------------------------------------------------------------ steps
@@ -83,6 +92,14 @@ class Mentions:
     @cached_property
     def _shown_pattern(self) -> re.Pattern[str]:
         return _any_of(self._shown_names | frozenset(map(_folded, self.others)))
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return "'" if found[0] == "\\'" else str(json.loads(f'"{found[0]}"'))
+
+
+def without_escapes(markdown: str) -> str:
+    return _MARKDOWN_ESCAPE.sub(r"\1", markdown)
 
 
 def _any_of(names: frozenset[str]) -> re.Pattern[str]:

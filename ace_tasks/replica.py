@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -223,7 +223,8 @@ class Replica:
                 made.contest.seeds[best.number], best.scores, made.contest.record(uris), made.ticket
             )
             record, file = self._recorder.record(work, chosen, finished, file, progress.timings_s)
-            published = self._publish(record, file)
+            kept = {uri: made.files[number] for number, uri in uris.items()}
+            published = self._publish(record, file, kept)
         ours = published.run.attempt == record.run.attempt
         return Done(
             item_id=item.item_id,
@@ -286,12 +287,12 @@ class Replica:
 
     # ------------------------------------------------------------ publishing
 
-    def _publish(self, record: Record, file: File) -> Record:
+    def _publish(self, record: Record, file: File, candidates: Mapping[str, File]) -> Record:
         """The record that stands. Raises NeedsReview for a picture that waits for a person."""
         if record.review:
-            self._publisher.hold(record, file)
+            self._publisher.hold(record, file, candidates)
             raise NeedsReview("; ".join(record.review.reasons))
-        return self._publisher.publish(record, file)
+        return self._publisher.publish(record, file, candidates)
 
     def _fail(self, item: WorkItem, attempt: int, error: ItemError, progress: Progress) -> Failed:
         failed = Failed(

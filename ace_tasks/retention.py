@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,20 +49,63 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one object tells of an item."""
+    """What one object tells of an item. `planned_by`: the run whose plan it is."""
 
     item_id: str
     row_id: str
     run_id: str | None
     sources: tuple[Bytes, ...]
     outputs: tuple[Bytes, ...] = ()
+    planned_by: str | None = None
+
+
+@dataclass
+class _Known:
+    """What tells a source that is to be forgotten from others.
+
+    A store that keeps no SHA-256 knows the same content under another name by ETag and size.
+    """
+
+    uris: set[str]
+    hashes: set[str] = field(default_factory=set)
+    etags: set[tuple[str, int]] = field(default_factory=set)
+
+    @property
+    def size(self) -> int:
+        return len(self.uris) + len(self.hashes) + len(self.etags)
+
+    def add_content(self, each: Bytes) -> None:
+        if each.sha256:
+            self.hashes.add(each.sha256)
+        if each.etag:
+            self.etags.add((each.etag, each.size_bytes))
+
+    def has(self, each: Bytes) -> bool:
+        return each.uri in self.uris or self.has_content(each)
+
+    def has_content(self, each: Bytes) -> bool:
+        return each.sha256 in self.hashes or (each.etag, each.size_bytes) in self.etags
+
+    def other_names(self, everything: Collection[Bytes]) -> set[str]:
+        """Return the further places of the same content, unless they also held another one."""
+        same = {each.uri for each in everything if self.has_content(each)}
+        reused = {
+            each.uri
+            for each in everything
+            if (each.sha256 or each.etag) and not self.has_content(each)
+        }
+        # The name of a local file without its folders stands in many other names.
+        return {uri for uri in same - reused if is_s3(uri) or uri.startswith("/")}
 
 
 @dataclass
 class Doomed:
-    """What goes. `names`: the words that nothing may hold afterwards; `others`: URIs that stay."""
+    """What goes. `names`: the words that nothing may hold afterwards; `others`: URIs that stay.
 
-    items: set[str] = field(default_factory=set)
+    `generation`: of each item, how many pictures lie between it and the source.
+    """
+
+    generation: dict[str, int] = field(default_factory=dict)
     digests: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
@@ -71,11 +114,25 @@ class Doomed:
     rewritten: list[str] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)  # and all of a run that goes as a whole
     runs: set[str] = field(default_factory=set)  # that told of it
+    rows: dict[str, set[str]] = field(default_factory=dict)  # run → ids of its rows that go
     lines: dict[str, set[int]] = field(default_factory=dict)  # run → lines of rejects that tell
+
+    @property
+    def items(self) -> Set[str]:
+        return self.generation.keys()
 
     @cached_property
     def mentions(self) -> Mentions:
         return Mentions(frozenset(self.names), frozenset(self.others))
+
+    def record_generations(self) -> Iterator[list[str]]:
+        """Yield `records`, those furthest from the source first."""
+
+        def generation(uri: str) -> int:
+            return -self.generation[uri.rpartition("/")[2].removesuffix(".json")]
+
+        for _, each in itertools.groupby(sorted(self.records, key=generation), generation):
+            yield list(each)
 
     def counts(self) -> dict[str, int]:
         return {
@@ -122,19 +179,27 @@ class Forget:
             )
         return doomed
 
-    def delete(self, doomed: Doomed, by: str) -> None:
-        """Delete it: tombstones first, so that nobody makes it again meanwhile; records last.
+    def bury(self, doomed: Doomed, by: str) -> None:
+        """Write the tombstones, so that nobody makes it again meanwhile.
 
         Raises OutputRefused before anything is changed, where we may not delete for good.
         """
         self.store.check_purge(self.output_uri)
         tombstones.bury(self.store, self.output_uri, sorted(doomed.digests), by)
+
+    def delete(self, doomed: Doomed) -> None:
+        """Delete it, records last.
+
+        By the record of a picture we find what was made of that picture again: so the record goes
+        after those of its descendants. Whoever is cut short then finds all that is left.
+        """
         for uri in doomed.rewritten:
             self._rewrite(uri, doomed)
         with self.store.in_parallel(_THREADS) as pool:
             list(pool.map(self.store.purge, (*doomed.pages, *doomed.pictures)))
-        with self.store.in_parallel(_THREADS) as pool:
-            list(pool.map(self.store.purge, doomed.records))
+        for records in doomed.record_generations():
+            with self.store.in_parallel(_THREADS) as pool:
+                list(pool.map(self.store.purge, records))
 
     # ------------------------------------------------------------ which items
 
@@ -153,56 +218,49 @@ class Forget:
         return Bytes(self.source, sha256, found.etag, found.size_bytes)
 
     def _closure(self, traces: list[Trace], itself: Bytes | None) -> Doomed:
-        uris = {self.source} if is_s3(self.source) else set()
-        hashes = {self.source} if self.source and not uris else set()
+        is_uri = is_s3(self.source)
+        known = _Known({self.source} if is_uri else set())
+        if self.source and not is_uri:
+            known.hashes.add(self.source)
         doomed = Doomed()
-        if itself and itself.sha256:
-            hashes.add(itself.sha256)
+        if itself:
+            known.add_content(itself)
             doomed.digests |= set(_tombstones(itself))
-        hashes |= {
-            each.sha256
-            for trace in traces
-            for each in trace.sources
-            if each.uri in uris and each.sha256
-        }
-        grown = True
-        while grown:
-            grown = False
-            for trace in traces:
-                if not self._matches(trace, uris, hashes, doomed.items):
-                    continue
-                before = len(doomed.items) + len(uris) + len(hashes)
-                doomed.items.add(trace.item_id)
-                uris |= {each.uri for each in trace.outputs}
-                hashes |= {each.sha256 for each in trace.outputs if each.sha256}
-                grown |= len(doomed.items) + len(uris) + len(hashes) > before
+        before = -1
+        while before < known.size + len(doomed.generation):
+            before = known.size + len(doomed.generation)
+            for each in (each for trace in traces for each in trace.sources if known.has(each)):
+                known.add_content(each)
+            found = {each.item_id for each in traces if self._matches(each, known)}
+            step = max(doomed.generation.values(), default=-1) + 1
+            doomed.generation |= dict.fromkeys(found - doomed.items, step)
+            for each in (each for trace in traces if trace.item_id in doomed.items
+                         for each in trace.outputs):  # fmt: skip
+                known.uris.add(each.uri)
+                known.add_content(each)
         # Of a run that goes, the sources may be edited again; of a source, nothing may.
         if self.run:
-            doomed.digests = {tombstones.of_item(item_id) for item_id in doomed.items}
-        sources = {
-            each
-            for trace in traces
-            for each in (*trace.sources, *trace.outputs)
-            if each.uri in uris or each.sha256 in hashes
-        }
-        for each in sources:
+            doomed.digests = set(map(tombstones.of_item, doomed.items))
+        else:
+            doomed.digests |= {d for each in known.hashes for d in tombstones.of_source(each)}
+        everything = {each for trace in traces for each in (*trace.sources, *trace.outputs)}
+        for each in filter(known.has, everything):
             doomed.digests |= set(_tombstones(each))
-        if hashes and not self.run:
-            doomed.digests |= {d for each in hashes for d in tombstones.of_source(each)}
-        doomed.names = doomed.items | uris | hashes
-        lengths = {len(uri) for uri in uris}
+        doomed.names = {*doomed.items, *known.uris, *known.hashes, *known.other_names(everything)}
+        lengths = {len(name) for name in doomed.names}
         doomed.others = {
             each.uri
-            for trace in traces
-            for each in (*trace.sources, *trace.outputs)
-            if each.uri not in uris and any(each.uri[:length] in uris for length in lengths)
+            for each in everything
+            if each.uri not in doomed.names
+            and any(each.uri[:length] in doomed.names for length in lengths)
         }
+        for trace in traces:
+            if trace.planned_by and trace.item_id in doomed.items:
+                doomed.rows.setdefault(trace.planned_by, set()).add(trace.row_id)
         return doomed
 
-    def _matches(self, trace: Trace, uris: set[str], hashes: set[str], items: set[str]) -> bool:
-        if trace.item_id in items or (self.run and trace.run_id == self.run):
-            return True
-        return any(each.uri in uris or each.sha256 in hashes for each in trace.sources)
+    def _matches(self, trace: Trace, known: _Known) -> bool:
+        return bool(self.run and trace.run_id == self.run) or any(map(known.has, trace.sources))
 
     def _recorded(self) -> Iterator[Trace]:
         """Of every record, what waits for a person, and every failure."""
@@ -220,7 +278,7 @@ class Forget:
             if name == "plan.parquet" and _RUN_ID.fullmatch(run_id):
                 with self._local(each.uri) as path:
                     for row in plan.read_plan(path):
-                        yield _of_item(row.item)
+                        yield _of_item(row.item, run_id)
 
     def _get(self, uri: str) -> bytes:
         try:
@@ -391,12 +449,12 @@ def _listed(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _of_item(item: WorkItem) -> Trace:
+def _of_item(item: WorkItem, run_id: str) -> Trace:
     """Of a plan, which says what a run meant to make, not what it made."""
     sources = (
         Bytes(each.uri, each.sha256, each.etag, each.size_bytes) for each in item.sources.each()
     )
-    return Trace(item.item_id, item.row_id, None, tuple(sources))
+    return Trace(item.item_id, item.row_id, None, tuple(sources), planned_by=run_id)
 
 
 _TELLS = {
@@ -428,7 +486,7 @@ def _row_of_list_tells(row: dict[str, Any], mentions: Mentions) -> bool:
 
 def _reject_tells(reject: dict[str, Any], mentions: Mentions) -> bool:
     """A reject quotes its row as it was given, such as a list of names in one cell."""
-    return any(mentions.in_text(each) for each in (str(reject["reason"]), *_cells(reject["row"])))
+    return any(mentions.in_quoted(each) for each in (str(reject["reason"]), *_cells(reject["row"])))
 
 
 def _cells(row: Any) -> Iterator[str]:
@@ -456,11 +514,11 @@ def _kept(name: str, line: str, lines: set[int], mentions: Mentions) -> str:
     return "\n" if name == "catalog.jsonl" else ""
 
 
-def _row_tells(row: dict[str, str], items: set[str], lines: set[int]) -> bool:
+def _row_tells(row: dict[str, str], items: Set[str], lines: set[int]) -> bool:
     return row["item_id"] in items or (not row["item_id"] and int(row["line"]) in lines)
 
 
-def _trial_without(body: bytes, items: set[str]) -> bytes | None:
+def _trial_without(body: bytes, items: Set[str]) -> bytes | None:
     """`canary.json` without these items, so that what a person said of the others still counts.
 
     None where nothing is left to say it of, or the file is none of ours.
@@ -475,7 +533,7 @@ def _trial_without(body: bytes, items: set[str]) -> bytes | None:
     return json.dumps(trial | {"items": left}, indent=1, ensure_ascii=False).encode()
 
 
-def _csv_without(body: bytes, items: set[str], lines: set[int]) -> bytes:
+def _csv_without(body: bytes, items: Set[str], lines: set[int]) -> bytes:
     out = io.StringIO(newline="")
     rows = csv.DictReader(io.StringIO(body.decode(), newline=""))
     writer = csv.DictWriter(out, rows.fieldnames or ())

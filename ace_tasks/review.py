@@ -12,6 +12,7 @@ beats both: what is published stays published.
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,15 +21,18 @@ from typing import Literal
 from pydantic import ValidationError
 
 from ace_tasks import images
-from ace_tasks.errors import BadRecord, Discarded, NeedsReview, NotFound
+from ace_tasks.errors import BadRecord, Discarded, NeedsReview, NotFound, SettingsError
 from ace_tasks.provenance import (
     Failure,
     Record,
     failure_key,
+    image_key,
+    put_if_missing,
     record_key,
     review_picture_key,
     review_prefix,
     review_record_key,
+    same_picture,
 )
 from ace_tasks.store import Store, join_uri
 
@@ -104,7 +108,10 @@ class Review:
     # ------------------------------------------------------------ steps
 
     def _publish(self, record: Record) -> None:
-        """As a replica does: the picture, then the record, if none is there."""
+        """As a replica does: the picture, then the record, if none is there.
+
+        The output may have been moved since the picture was held: it is published where it is now.
+        """
         assert record.review is not None
         decided = {"promoted_by": self.by, "promoted_at": datetime.now(UTC)}
         review = record.review.model_copy(update=decided)
@@ -112,14 +119,27 @@ class Review:
             data = self.store.get(self._uri(review_picture_key(record)))
         except NotFound:  # somebody else has just decided
             return
+        if hashlib.sha256(data).hexdigest() != record.output.sha256:
+            raise SettingsError(
+                f"{self._uri(review_picture_key(record))}: accepted: the picture that was held "
+                f"(SHA-256 {record.output.sha256}); this file is another one. Put the held one "
+                "back, or discard it"
+            )
+        extension = record.output.uri.rpartition(".")[2]
+        key = image_key(record.row_id, record.item_id, record.output.sha256, extension)
+        output = record.output.model_copy(update={"uri": self._uri(key)})
         media_type = images.MEDIA_TYPES[record.output.format]
-        self.store.put(record.output.uri, data, media_type)
-        body = record.model_copy(update={"review": review}).to_json()
+        self.store.put(output.uri, data, media_type)
+        body = record.model_copy(update={"review": review, "output": output}).to_json()
         marker = self._uri(record_key(record.item_id))
-        if not self.store.put_if_absent(marker, body, "application/json"):
-            standing = self._record(record.item_id)
-            if standing and standing.output.uri != record.output.uri:
-                self.store.delete(record.output.uri)
+        if self.store.put_if_absent(marker, body, "application/json"):
+            put_if_missing(self.store, output.uri, data, media_type)
+            return
+        standing = self._record(record.item_id)
+        if standing and same_picture(standing.output.uri, output.uri):
+            put_if_missing(self.store, output.uri, data, media_type)
+        elif standing:
+            self.store.delete(output.uri)
 
     def _clear(self, item_id: str) -> None:
         """Take all that waited of an item out of review/."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,9 @@ _IIM = {
 }  # fmt: skip
 _IIM_TECHNICAL = {(1, 90), (2, 0)}  # character set, version
 _MAX_IIM_FIELDS = 1000
+# ImageMagick writes other formats' metadata into texts of a PNG, in hex behind kind and length.
+_RAW_PROFILE = "Raw profile type "
+_XMP_IN_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG_TEXT = {"Copyright": "dc:rights", "Author": "dc:creator"}
 _JUMBF_OF_C2PA = b"jumdc2pa"
 _GAIN_MAPS = (
@@ -98,7 +102,11 @@ class Raw:
     @property
     def xmp(self) -> bytes | None:
         found = self.info.get("xmp") or self.info.get("XML:com.adobe.xmp")
-        return found.encode() if isinstance(found, str) else found
+        found = found.encode() if isinstance(found, str) else found
+        if found or "xmp" in (profiles := _raw_profiles(self.text)):
+            return found or profiles["xmp"]
+        app1 = profiles.get("APP1", b"")
+        return app1.removeprefix(_XMP_IN_APP1) if app1.startswith(_XMP_IN_APP1) else None
 
 
 def readable_exif(image: Image.Image) -> Image.Exif | None:
@@ -151,7 +159,9 @@ def read(raw: Raw | None, file: bytes) -> SourceMetadata:
     exif, resolution = _exif(raw.exif, left_out)
     found = _xmp(raw, file)
     resources = raw.info.get("photoshop")
-    resources = resources if isinstance(resources, dict) else {}
+    profiles = _raw_profiles(raw.text)
+    if not isinstance(resources, dict) or not resources:
+        resources = _resources(profiles.get("8bim") or profiles.get("iptc") or b"")
     iptc = _iptc(resources.get(_IPTC), left_out)
     text = {name: raw.text[key] for key, name in _PNG_TEXT.items() if raw.text.get(key)}
     properties = dict(found.properties)
@@ -162,7 +172,7 @@ def read(raw: Raw | None, file: bytes) -> SourceMetadata:
         (UNREADABLE_XMP, found.unreadable),
         (THUMBNAIL, any(each in resources for each in _THUMBNAILS)),
         (OTHER_IPTC, any(_differs(properties[name], value) for name, value in iptc.items())),
-        (COMMENTS, "comment" in raw.info or bool(raw.text.keys() - _known_text())),
+        (COMMENTS, "comment" in raw.info or bool(raw.text.keys() - _known_text(profiles))),
         (MORE_PICTURES, "mp" in raw.info),
         (GAIN_MAP, _has_gain_map(raw, file)),
         (MANIFEST, _JUMBF_OF_C2PA in file),
@@ -170,8 +180,8 @@ def read(raw: Raw | None, file: bytes) -> SourceMetadata:
     left_out += [TOO_LONG.format(name) for name in sorted(found.too_long)]
     return SourceMetadata(
         properties=properties,
-        copyright=exif.get("dc:rights") or _short(properties.get("dc:rights")),
-        artist=exif.get("dc:creator") or _short(properties.get("dc:creator")),
+        copyright=exif.get("dc:rights") or _short(properties, "dc:rights", "tiff:Copyright"),
+        artist=exif.get("dc:creator") or _short(properties, "dc:creator", "tiff:Artist"),
         dpi=resolution or _dpi(raw, resources),
         left_out=tuple(dict.fromkeys(left_out)),
     )
@@ -193,12 +203,42 @@ def _has_gain_map(raw: Raw, file: bytes) -> bool:
     return raw.format in ("JPEG", "MPO") and any(each in file for each in _GAIN_MAPS)
 
 
-def _known_text() -> set[str]:
-    return {*_PNG_TEXT, "XML:com.adobe.xmp", "Raw profile type exif"}
+def _known_text(profiles: Mapping[str, bytes]) -> set[str]:
+    read = {kind for kind, body in profiles.items() if kind != "APP1" or _XMP_IN_APP1 in body}
+    raw = {_RAW_PROFILE + kind for kind in {"exif", *read}}
+    return {*_PNG_TEXT, "XML:com.adobe.xmp", *raw}
 
 
-def _short(value: Value | None) -> str | None:
-    text = xmp.text_of(value)
+def _raw_profiles(texts: Mapping[str, str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for kind in ("xmp", "APP1", "iptc", "8bim"):
+        parts = texts.get(_RAW_PROFILE + kind, "").split(maxsplit=2)
+        with suppress(ValueError):
+            if len(parts) == 3:
+                found[kind] = bytes.fromhex(parts[2])
+    return found
+
+
+def _resources(data: bytes) -> dict[int, bytes]:
+    """Photoshop's resources: `8BIM`, number, name, length, content. Name and content are padded to
+    an even length. Some write the content of the one for IPTC alone.
+    """
+    if data.startswith(b"\x1c"):
+        return {_IPTC: data}
+    found: dict[int, bytes] = {}
+    at = 0
+    while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
+        number = int.from_bytes(data[at + 4 : at + 6], "big")
+        at += 6 + (data[at + 6] + 2) // 2 * 2
+        length = int.from_bytes(data[at : at + 4], "big")
+        found.setdefault(number, data[at + 4 : at + 4 + length])
+        at += 4 + (length + 1) // 2 * 2
+    return found
+
+
+def _short(properties: Mapping[str, Value], *names: str) -> str | None:
+    """The first of these properties that there is, if it is not too long for EXIF."""
+    text = next(filter(None, (xmp.text_of(properties.get(name)) for name in names)), None)
     return text if text and len(text.encode()) <= _MAX_EXIF_BYTES else None
 
 

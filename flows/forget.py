@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -21,7 +22,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.mentions import Mentions
+from ace_tasks.mentions import Mentions, without_escapes
 from ace_tasks.retention import Doomed, Forget
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import quote
@@ -31,6 +32,7 @@ from flows.progress import CELL_CHARS
 
 _SHA256_CHARS = 64
 _PAGE = 200  # the server answers no more artifacts at once
+_ROW = re.compile(r"\brow ([A-Za-z0-9._-]+):")
 _LOOKS_BACK = ("review-run", "audit-run")
 _LEFT = (
     "not touched: catalogs and sources themselves, Prefect's logs, names and parameters of flow "
@@ -63,8 +65,10 @@ def forget(
     doomed = forgetting.look()
     artifacts = told_artifacts(doomed)
     if delete:
-        forgetting.delete(doomed, by=str(flow_run.id))
+        forgetting.bury(doomed, by=str(flow_run.id))
+        # While the files of its runs still tell of it: by them a second try finds the artifacts.
         delete_artifacts(artifacts)
+        forgetting.delete(doomed)
     counts = doomed.counts() | {"Prefect artifacts": len(artifacts)}
     line = ", ".join(f"{count} {what}" for what, count in counts.items())
     message = f"{'deleted' if delete else 'dry run; would go'}: {line}; {_LEFT}"
@@ -99,7 +103,15 @@ def told_artifacts(doomed: Doomed) -> list[UUID]:
             for which in ([of_runs] if runs else []) + about_runs
             for each in _read(client, which)
         ]
-    return sorted({each.id for each in found if _tells(each, mentions)})
+    return sorted({each.id for each in found if _tells(each, mentions, _rows(each, doomed))})
+
+
+def _rows(artifact: Artifact, doomed: Doomed) -> set[str]:
+    """The forgotten rows of the run that an artifact is of, or looks back at. A row's id may be the
+    name of a file.
+    """
+    about = f"{artifact.flow_run_id} {artifact.description}"
+    return {row_id for run_id, ids in doomed.rows.items() if run_id in about for row_id in ids}
 
 
 def _read(client: SyncPrefectClient, which: ArtifactFilter) -> Iterator[Artifact]:
@@ -110,7 +122,7 @@ def _read(client: SyncPrefectClient, which: ArtifactFilter) -> Iterator[Artifact
             return
 
 
-def _tells(artifact: Artifact, mentions: Mentions) -> bool:
+def _tells(artifact: Artifact, mentions: Mentions, row_ids: Set[str]) -> bool:
     """A table's cells are text that `progress.plain` disarmed and cut."""
     cells: list[Any] = [artifact.description]
     data = artifact.data
@@ -120,7 +132,16 @@ def _tells(artifact: Artifact, mentions: Mentions) -> bool:
     rows = data if isinstance(data, list) else [data]
     for row in rows:
         cells += row.values() if isinstance(row, dict) else [row]
-    return any(mentions.in_markdown(str(each), CELL_CHARS) for each in cells if each)
+    texts = [str(each) for each in cells if each]
+    return any(
+        mentions.in_markdown(each, CELL_CHARS) or _names_row(each, row_ids) for each in texts
+    )
+
+
+def _names_row(cell: str, row_ids: Set[str]) -> bool:
+    """Whether a cell is the id of one of these rows, or says why it would fail."""
+    shown = without_escapes(cell)
+    return shown in row_ids or any(each in row_ids for each in _ROW.findall(shown))
 
 
 def delete_artifacts(ids: list[UUID]) -> None:

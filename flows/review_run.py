@@ -105,7 +105,12 @@ def decisions(rows: dict[str, str], promote: str, discard: str) -> dict[str, Dee
 
 def _row_ids(deed: Deed, text: str, rows: dict[str, str]) -> Iterable[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == [_ALL]:
+    if text.strip() == _ALL and _ALL in rows and len(rows) > 1:
+        raise SettingsError(
+            f"{deed}: accepted: the rows one by one, since one of them is called 'all'; "
+            f"'all,' with a comma means that row. Given {quote(text)}"
+        )
+    if text.strip() == _ALL:
         return rows
     for name in names:
         if name not in rows:

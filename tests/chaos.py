@@ -302,7 +302,9 @@ class Harness:
         assert record.sources.image
         self.forgotten.append(record.sources.image.uri)
         forgetting = Forget(self.store, self.store, OUTPUT, record.sources.image.uri)
-        forgetting.delete(forgetting.look(), by="chaos")
+        doomed = forgetting.look()
+        forgetting.bury(doomed, by="chaos")
+        forgetting.delete(doomed)
         return True
 
     # ------------------------------------------------------------ reading

@@ -280,6 +280,54 @@ def test_an_item_within_another_does_not_vanish(tmp_path: Path) -> None:
     assert "lies in the item of line 2" in inner.reason
 
 
+HIDING = {
+    "a CDATA section": "<description><![CDATA[one{}\ntwo]]></description>",
+    "one that is deeper": "<g:tax><g:rate><![CDATA[one{}\ntwo]]></g:rate></g:tax>",
+    "one that is long": "<description><![CDATA[" + "one\n" * 30_000 + "{}\ntwo]]></description>",
+    "a comment": "<title>one</title><!-- {}\n two -->",
+}
+
+
+@pytest.mark.parametrize("text", HIDING.values(), ids=HIDING)
+def test_an_item_in_a_text_that_is_not_closed_does_not_vanish(tmp_path: Path, text: str) -> None:
+    """The first product would have the picture of the second, which would be nowhere."""
+    before, behind = text.split("{}")
+    hidden = f"<g:image_link>1.jpg</g:image_link></item>\n<item>\n<g:id>2</g:id>{behind}"
+    first = f"\n<item><g:id>1</g:id>{before}{hidden}<g:image_link>2.jpg</g:image_link></item>"
+    text = RSS.format(first + "\n" + item("3", "3.jpg"))
+    outer, inner, third = read_feed(write(tmp_path, "feed.xml", text))
+    assert isinstance(outer, Reject)
+    assert isinstance(inner, Reject)
+    assert isinstance(third, Row)
+    assert inner.line == outer.line + 1 + before.count("\n")
+    assert f"holds the item of line {inner.line}" in outer.reason
+    assert "<g:id>2</g:id>" in str(inner.row)
+
+
+def test_an_item_in_the_text_before_all_items_does_not_vanish(tmp_path: Path) -> None:
+    text = RSS.format(
+        "<description><![CDATA[" + item("1", "x") + "]]></description>" + item("2", "y")
+    )
+    hidden, row = read_feed(write(tmp_path, "feed.xml", text))
+    assert isinstance(hidden, Reject)
+    assert "lies in a text before it" in hidden.reason
+    assert isinstance(row, Row)
+
+
+def test_markup_of_a_description_is_text(tmp_path: Path) -> None:
+    html = "<description><![CDATA[<items><b>a</b> <itemize/> < item> &lt;entry</items>]]></description>"
+    commented = "<!-- " + item("0", "z") + " -->"
+    (row,) = read_feed(write(tmp_path, "feed.xml", RSS.format(commented + item("1", "x", html))))
+    assert isinstance(row, Row)
+
+
+def test_two_products_in_one_item_are_a_reject(tmp_path: Path) -> None:
+    more = "<g:id>2</g:id><g:image_link>2.jpg</g:image_link>"
+    (row,) = read_feed(write(tmp_path, "feed.xml", RSS.format(item("1", "1.jpg", more))))
+    assert isinstance(row, Reject)
+    assert row.reason == "accepted: one id in an item; this one has 2: 1, 2"
+
+
 def test_an_item_too_large_is_a_reject_and_the_next_one_is_read(tmp_path: Path) -> None:
     huge = "<description>" + "x" * 3_000_000 + "</description>"
     many = "<a/>" * 100_000
@@ -346,6 +394,17 @@ def test_googles_table_is_known_by_its_columns(read: Read) -> None:
         assert [each.field for each in rejects] == ["ID", "image link", "image link"]
         assert f"{name}, line 5: accepted: links under https://cdn.shop.com/" in rejects[1].reason
         assert rejects[1].row["id"] == "19"  # type: ignore[index]
+
+
+def test_a_product_of_very_many_pictures_is_one_reject() -> None:
+    """Each would be a row that holds its item: a megabyte of feed would fill gigabytes."""
+    links = ["https://cdn.shop.com/2.jpg"] * 101
+    cells = {"id": "1", "image_link": "https://cdn.shop.com/1.jpg", "additional_image_link": links}
+    reader = TableReader("s3://feeds/feed.xml", SHOP, None)
+    (reject,) = reader.read([Row(1, cells)])
+    assert isinstance(reject, Reject)
+    assert "accepted: at most 100 links; given 101" in reject.reason
+    assert len([*reader.read([Row(1, cells | {"additional_image_link": links[1:]})])]) == 101
 
 
 def test_web_links_without_a_place_for_them_say_what_is_missing(read: Read) -> None:

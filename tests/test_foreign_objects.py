@@ -227,7 +227,9 @@ class ShopHere(Shop):
 
     def _forget(self, **what: str) -> None:
         forgetting = Forget(self.store, self.store, self.output, **what)
-        forgetting.delete(forgetting.look(), by="test")
+        doomed = forgetting.look()
+        forgetting.bury(doomed, by="test")
+        forgetting.delete(doomed)
 
     def review(self, deed: str, number: int) -> None:
         """Decide about all that waits of a row."""

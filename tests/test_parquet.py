@@ -114,6 +114,65 @@ def test_pages_that_unpack_to_too_much_are_refused_before_they_are_unpacked(
         list(read_rows(path, FEED))
 
 
+ODD = {
+    "bytes of one length": pyarrow.array([b"x" * 2 * MB] * 20, pyarrow.binary(2 * MB)),
+    "lists of one length": pyarrow.FixedSizeListArray.from_arrays(shared("x" * MB, 40), 2),
+    "views": pyarrow.array(["x" * 2 * MB] * 20, pyarrow.string_view()),
+}
+
+
+@pytest.mark.parametrize("column", ODD.values(), ids=ODD)
+def test_the_bytes_of_every_type_are_counted(tmp_path: Path, column: pyarrow.Array) -> None:
+    path = tmp_path / "feed.parquet"
+    table = pyarrow.table({"prompt": column})
+    pyarrow.parquet.write_table(table, path, compression="zstd", dictionary_pagesize_limit=2**30)
+    assert path.stat().st_size < 20_000
+    assert [type(each) for each in read_rows(path, FEED)] == [Reject] * 20
+
+
+def test_a_type_whose_bytes_nobody_counts_is_refused(tmp_path: Path) -> None:
+    numbers = pyarrow.array([0, 0], pyarrow.int32())
+    views = pyarrow.ListViewArray.from_arrays(numbers, numbers, pyarrow.array(["a"]))
+    pyarrow.parquet.write_table(pyarrow.table({"reference": views}), tmp_path / "feed.parquet")
+    with pytest.raises(CatalogError, match=r"accepted: texts, numbers, .*; given list_view"):
+        list(read_rows(tmp_path / "feed.parquet", FEED))
+
+
+SHARING = {
+    "lengths": (pyarrow.array([b"x" * 1000] * 500, pyarrow.binary(1000)), {}),
+    "beginnings": (
+        ["x" * 1000] * 500,
+        {"use_dictionary": False, "column_encoding": {"prompt": "DELTA_BYTE_ARRAY"}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("column", "options"), SHARING.values(), ids=SHARING)
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_values_that_share_bytes_of_a_page_are_read_a_few_at_a_time(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    column: Any,
+    options: dict[str, Any],
+    version: str,
+) -> None:
+    """A page of a megabyte may hold many values of a megabyte."""
+    path = write(
+        tmp_path / "feed.parquet", {"prompt": column}, data_page_version=version, **options
+    )
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr(parquet, "_MAX_SHARING_BYTES", 30_000)
+    batches = []
+    count = parquet._batch_rows
+    monkeypatch.setattr(
+        parquet, "_batch_rows", lambda *given: batches.append(count(*given)) or batches[-1]
+    )
+    found = [each.cells["prompt"] for each in read_rows(path, FEED) if isinstance(each, Row)]
+    assert len(found) == 500
+    assert {str(each) for each in found} == {str(pyarrow.array(column)[0])}
+    assert 1 <= batches[0] <= 30
+
+
 def test_a_row_that_is_too_long_is_one_reject_among_good_rows(tmp_path: Path) -> None:
     long = {"id": "b", "prompt": "x" * MAX_ROW_BYTES, "image": "s3://b/b.png"}
     rows = [long | {"id": "a", "prompt": "p"}, long, long | {"id": "c", "prompt": "q" * 99}]

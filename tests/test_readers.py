@@ -77,6 +77,9 @@ def test_a_quoted_tsv_cell_is_read_as_spreadsheets_write_it(read: Read) -> None:
     text = 'id\ttitle\timage\n1\t"12"" pan"\ta.jpg\n2\t"two\nlines"\tb.jpg\n3\t"a\tb"\tc.jpg\n'
     titles = [each.cells["title"] for each in read("feed.tsv", text) if isinstance(each, Row)]
     assert titles == ['12" pan', "two\nlines", "a\tb"]
+    (row,) = read("feed.tsv", '"id"\t"image"\t"a\tb"\n"1"\t"a.jpg"\t"c"\n')
+    assert isinstance(row, Row)
+    assert row.cells == {"id": "1", "image": "a.jpg", "a\tb": "c"}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,18 @@ def test_a_stray_quote_in_csv_costs_its_own_row_only(
         assert own in (row if isinstance(row, str) else row.values())
         if isinstance(each, Row):
             assert f"https://c.test/{each.line - 1}.jpg" in each.cells.values()
+
+
+def test_a_row_of_plain_names_does_not_vanish_among_commas(read: Read) -> None:
+    text = (
+        'brand,image,id\nx,mug,1\n"big, red and round,hat,2\nwide, and blue",shoe,3\ntall,lamp,4\n'
+    )
+    second, third, fourth = [*read("feed.csv", text)][1:]
+    assert isinstance(second, Reject)
+    assert isinstance(third, Reject)
+    assert (second.line, third.line) == (3, 4)
+    assert isinstance(fourth, Row)
+    assert fourth.cells == {"brand": "tall", "image": "lamp", "id": "4"}
 
 
 def test_a_reject_names_the_row_that_its_quote_would_swallow(read: Read) -> None:
@@ -350,7 +365,9 @@ def test_lines_that_do_not_add_up_are_an_error_of_ours() -> None:
     ledger.close()
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize(
+    "end", ["\n", "\r\n", "\r", "\r\r\n"], ids=["LF", "CRLF", "CR", "CR-twice"]
+)
 def test_lines_end_as_the_first_one_does(read: Read, end: str) -> None:
     text = end.join(["id,image", "a,a.jpg", "", "b,b.jpg", ""])
     assert spans(read("feed.csv", text)) == [("Row", 2, 1), ("Row", 4, 1)]

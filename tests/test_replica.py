@@ -427,7 +427,7 @@ def test_racing_attempts_publish_once(
     for replica in replicas:  # meet just before publishing, whatever the scheduler does
         publish = replica._publish
         replica._publish = (  # type: ignore[method-assign]
-            lambda record, file, publish=publish: (barrier.wait(), publish(record, file))[1]
+            lambda *given, publish=publish: (barrier.wait(), publish(*given))[1]
         )
 
     def run(number: int) -> None:

@@ -236,7 +236,8 @@ def test_whatever_its_name_nothing_tells_of_it(store: Store, prefix: str, pictur
         image = f"{prefix}/in/{name}"
         forgetting = Forget(store, store, f"{prefix}/out", image)
         delete_artifacts(told_artifacts(doomed := forgetting.look()))
-        forgetting.delete(doomed, by="test")
+        forgetting.bury(doomed, by="test")
+        forgetting.delete(doomed)
         assert holding(store, prefix, [image]) == set(), image
         assert told_by_prefect([image, image[:150]]) == 0
 
@@ -386,3 +387,111 @@ def test_what_was_said_of_a_runs_first_pictures_outlives_one_of_them(
     # Nothing is left to be asked about: others are made. What was decided stays decided.
     assert left == (Trial(items={}, asked="canary-1", decision=decision) if decision else None)
     assert holding(store, prefix, list(items.values())) == set()
+
+
+def test_cut_short_the_same_again_forgets_what_is_left(
+    store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's server is away once; then the store, between the records of a picture and of what
+    was made of that picture.
+    """
+    source = f"{prefix}/in/a.png"
+    store.put(source, picture(seed=7020), "image/png")
+    edit(prefix, [{"id": "first", "task": "edit", "image": source}], store)
+    (made,) = (each.uri for each in store.list(f"{prefix}/out/images/"))
+    edit(prefix, [{"id": "second", "task": "edit", "image": made}], store)
+    (record,) = (
+        each.uri
+        for each in store.list(f"{prefix}/out/records/")
+        if b'"second"' in store.get(each.uri)
+    )
+
+    def cut(*_: Any) -> None:
+        raise KeyError("cut short")
+
+    def purge(self: Store, uri: str) -> None:
+        return cut() if uri == record else whole(self, uri)
+
+    whole = Store.purge
+    for target, instead in (("flows.forget.delete_artifacts", cut),
+                            ("ace_tasks.store.Store.purge", purge)):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(target, instead)
+            assert forget(f"{prefix}/out", source, delete=True, return_state=True).is_failed()
+    forgotten(prefix, source=source)
+    assert holding(store, prefix, [f'{source}"', '"second"']) == set()
+    assert not [*store.list(f"{prefix}/out/records/"), *store.list(f"{prefix}/out/images/")]
+    assert told_by_prefect([source]) == 0
+
+
+def test_the_same_content_under_another_name_is_told_of_no_more(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    """The store knows no SHA-256 of it; of a row that failed, nobody does."""
+    bucket, key = split_uri(f"{prefix}/in")
+    for name, seed in (("a", 7021), ("copy", 7021), ("reused", 7021), ("x", 1)):
+        body = picture(seed=seed)
+        store._client.put_object(Bucket=bucket, Key=f"{key}/{name}.png", Body=body)
+    rows = [
+        {"id": "a", "task": "edit", "image": f"{prefix}/in/a.png"},
+        {"id": "same", "task": "edit", "image": f"{prefix}/in/copy.png"},
+        {"id": "failed", "task": "fill", "image": f"{prefix}/in/copy.png", "mask": "alpha"},
+        {"id": "odd", "task": "edit", "image": f"{prefix}/in/copy.png", "steps": -1},
+        {"id": "before", "task": "edit", "image": f"{prefix}/in/reused.png"},
+        {"id": "x", "task": "edit", "image": f"{prefix}/in/x.png"},
+    ]
+    edit(prefix, rows, store)
+    store.put(f"{prefix}/in/reused.png", picture(seed=2), "image/png")
+    later = [rows[5], {"id": "after", "task": "edit", "image": f"{prefix}/in/reused.png"}]
+    run_id = edit(prefix, later, store).run_id
+    forgotten(prefix, source=f"{prefix}/in/a.png")
+    words = [f"{prefix}/in/a.png", f"{prefix}/in/copy.png"]
+    assert holding(store, prefix, words) == set()
+    assert told_by_prefect(words) == 0
+    assert {"runs/" + run_id + "/plan.parquet"} <= holding(
+        store, prefix, [f"{prefix}/in/reused.png"]
+    )
+    assert len(list(store.list(f"{prefix}/out/images/"))) == 2
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_row_that_is_no_row_is_forgotten_by_what_its_escapes_mean(
+    store: Store, prefix: str, picture: Make, kind: str
+) -> None:
+    name = 'caf\u00e9 12" \\ x.png'
+    store.put(f"{prefix}/in/{name}", picture(seed=7022), "image/png")
+    row = json.dumps({"id": "a", "task": "edit", "image": f"{prefix}/in/{name}", "prompt": "p"})
+    written = name.replace('"', '""')
+    body = {
+        "jsonl": f"{row}\n{row[:-1]},,}}\n",
+        "csv": f'id,task,image,prompt\na,edit,"{prefix}/in/{written}"x,p\n'
+        f"b,edit,{prefix}/in/x.png,p\n",
+    }[kind]
+    store.put(f"{prefix}/c.{kind}", body.encode(), "text/plain")
+    edit_catalog(
+        catalog=f"{prefix}/c.{kind}", output=f"{prefix}/out", variant="toy", return_state=True
+    )
+    rejects = [each.uri for each in store.list(f"{prefix}/out/runs/") if "/rejects" in each.uri]
+    assert b"x.png" in store.get(rejects[0])
+    forgotten(prefix, source=f"{prefix}/in/{name}")
+    assert b"x.png" not in store.get(rejects[0])
+    assert b"12" not in store.get(rejects[0])
+
+
+def test_a_row_that_is_called_like_its_file_is_told_of_no_more(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    """Its artifacts name a failed or discarded row, but no URI of it."""
+    name = "anna_jones_4711.png"
+    store.put(f"{prefix}/in/{name}", picture(seed=7023), "image/png")
+    store.put(f"{prefix}/in/mug.png", picture(seed=1), "image/png")
+    common = {"source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "p",
+              "variant": "toy", "steps": 1, "return_state": True}  # fmt: skip
+    restyle_catalog(mask="alpha", **common)
+    state = restyle_catalog(review_below=1.0, **common)
+    run_id = Summary.model_validate(state.result(raise_on_failure=False)).run_id
+    review_run(output=f"{prefix}/out", run=run_id, discard=name, return_state=True)
+    assert told_by_prefect([name]) > 4
+    forgotten(prefix, source=f"{prefix}/in/{name}")
+    assert told_by_prefect([name]) == 0
+    assert holding(store, prefix, [name]) == set()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ace_tasks import provenance
-from ace_tasks.errors import StoreUnavailable
+from ace_tasks.errors import SettingsError, StoreUnavailable
 from ace_tasks.provenance import (
     CandidateRecord,
     CandidatesRecord,
@@ -257,3 +257,45 @@ def test_the_sweep_leaves_what_waits_and_what_records_name(
     assert found() == [lost]
     publisher.publish(record, File("png", b"picture"))
     assert found() == [lost]
+
+
+def test_in_a_moved_output_a_picture_is_published_where_it_waits(
+    store: Store, prefix: str, item: WorkItem
+) -> None:
+    before, now = join_uri(prefix, "before"), join_uri(prefix, "now")
+    hold(store, before, item, b"picture")
+    for each in list(store.list(f"{before}/")):
+        store.put(each.uri.replace(before, now), store.get(each.uri), "text/plain")
+    assert Review(store, now, "flow-1").promote(item.item_id).standing == "published"
+    record = record_of(store, now, item)
+    assert record.output.uri.startswith(f"{now}/images/")
+    assert store.get(record.output.uri) == b"picture"
+    assert keys(store, before, "images", "records") == []
+
+
+def test_a_picture_that_was_replaced_while_it_waited_is_not_published(
+    store: Store, prefix: str, item: WorkItem, held: Record
+) -> None:
+    review = Review(store, prefix, "flow-1")
+    waiting = str(review.look(item.item_id).picture)
+    store.put(waiting, b"another one", "image/png")
+    with pytest.raises(SettingsError, match="accepted: the picture that was held"):
+        review.promote(item.item_id)
+    assert keys(store, prefix, "images", "records") == []
+    store.put(waiting, b"picture", "image/png")
+    assert review.promote(item.item_id).standing == "published"
+
+
+def test_a_promoted_picture_that_a_sweep_takes_is_written_again(
+    store: Store, prefix: str, item: WorkItem, held: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just before its record is there."""
+    put_if_absent = store.put_if_absent
+
+    def sweep_meanwhile(uri: str, data: bytes, kind: str) -> bool:
+        store.delete(held.output.uri)
+        return put_if_absent(uri, data, kind)
+
+    monkeypatch.setattr(store, "put_if_absent", sweep_meanwhile)
+    assert Review(store, prefix, "flow-1").promote(item.item_id).standing == "published"
+    assert store.get(held.output.uri) == b"picture"

@@ -13,11 +13,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from ace_tasks import provenance
+from ace_tasks.errors import SettingsError
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
+from flows.review_run import decisions as read_decisions
 from flows.review_run import review_run
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
@@ -151,3 +153,11 @@ def test_a_decision_that_cannot_be_meant_is_refused_before_anything_is_done(
     assert "no such run" in review(prefix, "no-run").message
     assert listed(store, prefix, "review") == waiting
     assert review(prefix, summary.run_id, discard=" all ").message.startswith("0 waiting, 3 disc")
+
+
+def test_a_row_called_all_is_not_all_rows() -> None:
+    rows = {"all": "1" * 64, "b": "2" * 64}
+    with pytest.raises(SettingsError, match="one of them is called 'all'"):
+        read_decisions(rows, "all", "")
+    assert read_decisions(rows, "all,", "b") == {"1" * 64: "promote", "2" * 64: "discard"}
+    assert read_decisions({"a": "1" * 64}, "all", "") == {"1" * 64: "promote"}

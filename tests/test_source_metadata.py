@@ -180,10 +180,54 @@ def in_two_segments() -> bytes:
     )
 
 
+def raw_profile(kind: str, body: bytes) -> bytes:
+    """A PNG as ImageMagick writes it, with metadata of a JPEG."""
+    info = PngInfo()
+    info.add_text(f"Raw profile type {kind}", f"\n{kind}\n{len(body):8}\n{body.hex()}\n", zip=True)
+    return hostile.file("PNG", pnginfo=info)
+
+
+@pytest.mark.parametrize("kind", ["iptc", "8bim"])
+@pytest.mark.parametrize("resource", [True, False], ids=["resources", "iim-alone"])
+def test_iptc_is_read_from_the_texts_of_a_png(kind: str, resource: bool) -> None:
+    body = iptc(*IIM)
+    body = body[body.index(b"8BIM") if resource else body.index(b"\x1c") :]
+    found = said(raw_profile(kind, body))
+    assert (found.copyright, found.artist) == ("© Nord", "Ännchen; Bo")
+    assert xmp.text_of(found.properties["photoshop:Credit"]) == "Nord Credit"
+    assert found.left_out == ()
+    for broken in (b"8BIM\x04\x04\xff", b"8BIM\x04\x04\0\0\xff\xff\xff\xff", b"8BIM" * 9):
+        assert said(raw_profile(kind, broken)).properties == {}
+    info = PngInfo()
+    info.add_text(f"Raw profile type {kind}", "\nno hex\n")
+    assert said(hostile.file("PNG", pnginfo=info)).left_out == ("comments left out",)
+
+
+def test_exifs_fields_in_xmp_say_whose_it_is() -> None:
+    space = 'xmlns:tiff="http://ns.adobe.com/tiff/1.0/"'
+    named = f"<tiff:Copyright {space}>© Nord</tiff:Copyright><tiff:Artist {space}>Ann</tiff:Artist>"
+    found = said(hostile.file("JPEG", xmp=packet(named)))
+    assert texts(found) == {"tiff:Copyright": ["© Nord"], "tiff:Artist": ["Ann"]}
+    assert (found.copyright, found.artist) == ("© Nord", "Ann")
+    both = packet(named + f"<dc:rights>{alt(x_default='by XMP')}</dc:rights>")
+    assert said(hostile.file("JPEG", xmp=both)).copyright == "by XMP"
+
+
+def test_a_label_of_gb_45438_is_carried() -> None:
+    label = '{"Label":"1","ContentProducer":"Model 3"}'
+    space = 'xmlns:TC260="http://www.tc260.org.cn/ns/AIGC/1.0/"'
+    found = said(hostile.file("JPEG", xmp=packet(f"<TC260:AIGC {space}>{label}</TC260:AIGC>")))
+    assert texts(found) == {"TC260:AIGC": [label]}
+    written, _ = xmp.packet({}, None, found.properties)
+    assert xmp.parse(written or b"").properties == found.properties
+
+
 PLACES: dict[str, Callable[[], bytes]] = {
     "jpeg": lambda: hostile.file("JPEG", xmp=EVERYTHING),
     "jpeg-in-two-segments": in_two_segments,
     "png-behind-the-pixels": behind_the_pixels,
+    "png-in-a-raw-profile": lambda: raw_profile("xmp", EVERYTHING),
+    "png-in-a-raw-segment": lambda: raw_profile("APP1", source_metadata._XMP_IN_APP1 + EVERYTHING),
     "webp": lambda: hostile.file("WEBP", xmp=EVERYTHING),
     "avif": lambda: hostile.file("AVIF", xmp=EVERYTHING),
 }

@@ -17,7 +17,13 @@ from ace_tasks.errors import OutputRefused, SettingsError
 from ace_tasks.identify import refuse_unproved
 from ace_tasks.model.variants import find_variant
 from ace_tasks.plan import build_plan
-from ace_tasks.provenance import Record, delete_orphan, orphans
+from ace_tasks.provenance import (
+    CandidateRecord,
+    CandidatesRecord,
+    Record,
+    delete_orphan,
+    orphans,
+)
 from ace_tasks.publishing import File, Publisher
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
@@ -193,6 +199,46 @@ def test_a_publisher_finds_its_picture_deleted_and_writes_it_again(
     monkeypatch.setattr(store, "put_if_absent", sweep_meanwhile)
     record = publish(store, output, second, b"swept away")
     assert store.get(record.output.uri) == b"swept away"
+
+
+@pytest.mark.parametrize("how", ["publish", "hold"])
+def test_a_kept_candidate_that_a_sweep_takes_is_written_again(
+    store: Store, output: str, item: WorkItem, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It may be an old one of an earlier try, that no record names just now."""
+    second = item.__class__.model_validate(item.model_dump() | {"item_id": "d" * 64})
+    publisher, kept = Publisher(store, output), File("png", b"kept")
+    uri = publisher.store_candidate(second, 1, kept)
+    candidates = CandidatesRecord(
+        count=2, chosen=0, candidates=(CandidateRecord(seed=1), CandidateRecord(seed=2, uri=uri))
+    )
+    record = would_be(output, second, b"chosen").model_copy(update={"candidates": candidates})
+    name = "put" if how == "hold" else "put_if_absent"
+    write = getattr(store, name)
+
+    def sweep_meanwhile(written: str, data: bytes, kind: str) -> Any:
+        if written.endswith(".json"):
+            swept = {each.uri for each in sweep(store, output, -1.0, delete=True)}
+            assert uri in swept
+        return write(written, data, kind)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, name, sweep_meanwhile)
+        getattr(publisher, how)(record, File("png", b"chosen"), {uri: kept})
+    assert store.get(uri) == b"kept"
+    assert [*sweep(store, output, -1.0, delete=True)] == []
+
+
+def test_of_a_record_from_before_a_move_the_picture_stays(
+    store: Store, prefix: str, item: WorkItem
+) -> None:
+    """Somebody copies an output while a run makes the same there: record and picture are ours."""
+    before, now = join_uri(prefix, "before"), join_uri(prefix, "now")
+    publish(store, before, item, b"picture")
+    for each in list(store.list(f"{before}/")):
+        store.put(each.uri.replace(before, now), store.get(each.uri), "text/plain")
+    publish(store, now, item, b"picture")
+    assert store.get(would_be(now, item, b"picture").output.uri) == b"picture"
 
 
 def rows(*images: str) -> Any:

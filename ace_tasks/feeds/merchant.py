@@ -9,6 +9,8 @@ Expat knows few encodings, so text in others reaches it as UTF-8.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +34,11 @@ _UTF16_STARTS = dict.fromkeys(UTF16, "utf-16") | {b"<\0": "utf-16-le", b"\0<": "
 _CHUNK_BYTES = 65_536
 _MAX_DEPTH = 64
 _ELEMENT_BYTES = 64  # what an empty one takes here, about
+# The beginning of an item, in text: a CDATA section or a comment before it was not closed.
+_HIDDEN = re.compile(r"<(?:\w{1,20}:)?(?:item|entry)(?=[\s>])")
+_LONGEST_HIDDEN = len("<") + 20 + len(":entry>")
+_SHOWN_CHARS = 1000
+_MOST_INNER = 1000  # that are held until the end of the item around them
 
 
 def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
@@ -86,6 +93,7 @@ class _Reader:
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._text
+        self._parser.CommentHandler = self._comment
         self._parser.DefaultHandler = self._other
         self._fed = self._fed_at_event = 0  # a piece of markup is held until it is whole
         self._depth = 0
@@ -96,7 +104,8 @@ class _Reader:
         self._into: list[str] | None = None
         self._cell = ""
         self._nested: tuple[str, str] | None = None  # an element in one that holds text alone
-        self._inner: list[int] = []  # lines of the items that lie within this one
+        self._inner: list[tuple[int, str]] = []  # line and text of the items within this one
+        self._text_end = ""  # of the text before, since the beginning of an item may be cut in two
         self._ready: list[Row | Reject] = []
         self.items = self.answered = 0
 
@@ -138,6 +147,7 @@ class _Reader:
     def _start(self, name: str, _attributes: dict[str, str]) -> None:
         self._fed_at_event = self._fed
         self._depth += 1
+        self._text_end = ""
         if self._depth > _MAX_DEPTH:
             raise CatalogError(f"{self._name}: accepted: at most {_MAX_DEPTH} elements deep")
         space, _, local = name.rpartition(" ")
@@ -146,8 +156,7 @@ class _Reader:
             self._size, self._cells, self._inner, self._nested = 0, {}, [], None
             self.items += 1
         elif self._item_depth and local in _ITEMS:
-            self._inner.append(self._parser.CurrentLineNumber)
-            self.items += 1
+            self._inside(self._parser.CurrentLineNumber, "")
         elif self._item_depth and self._depth == self._item_depth + 1:
             self._size += len(local) + _ELEMENT_BYTES
             if self._size <= MAX_ROW_BYTES:
@@ -157,8 +166,39 @@ class _Reader:
         elif self._into is not None and self._cell in _PLAIN and self._nested is None:
             self._nested = self._cell, local[:80]
 
+    def _comment(self, text: str) -> None:
+        """One between items may leave out some on purpose."""
+        self._fed_at_event = self._fed
+        if self._item_depth:
+            self._find_hidden(text, self._parser.CurrentLineNumber)
+
+    def _find_hidden(self, text: str, first_line: int) -> None:
+        """Account for the items whose markup stands in a text."""
+        starts = [found.start() for found in _HIDDEN.finditer(text)]
+        for start, end in itertools.pairwise([*starts, len(text)]):
+            line = first_line + text.count("\n", 0, start)
+            self._inside(line, text[start : min(end, start + _SHOWN_CHARS)])
+
+    def _inside(self, line: int, text: str) -> None:
+        """An item that is none of its own: it is told behind the one that holds it."""
+        self.items += 1
+        if self._item_depth and len(self._inner) < _MOST_INNER:
+            self._inner.append((line, text))
+        else:
+            self._ready.append(Reject(line, None, self._lies_in(), text))
+
+    def _lies_in(self) -> str:
+        where = f"the item of line {self._line}" if self._item_depth else "a text before it"
+        return f"accepted: items side by side; this one lies in {where}"
+
     def _text(self, text: str) -> None:
         self._fed_at_event = self._fed
+        if "<" in text or self._text_end:
+            whole = self._text_end + text
+            self._find_hidden(whole, self._parser.CurrentLineNumber - whole.count("\n"))
+            end = whole[max(whole.rfind("<"), 0) :]
+            is_begun = end.startswith("<") and len(end) < _LONGEST_HIDDEN
+            self._text_end = end if is_begun and not _HIDDEN.match(end) else ""
         if self._into is None or self._depth != self._item_depth + 1:
             return
         self._size += len(text.encode())
@@ -167,18 +207,16 @@ class _Reader:
 
     def _end(self, name: str) -> None:
         self._fed_at_event = self._fed
+        self._text_end = ""
         if self._item_depth and self._depth == self._item_depth + 1 and self._into is not None:
             space, _, local = name.rpartition(" ")
             self._cells[space == _GOOGLE, local][-1] = "".join(self._into).strip()
             self._into = None
         if self._depth == self._item_depth:
+            lies_in = self._lies_in()
             self._item_depth = 0
             self._ready.append(self._row())
-            for line in self._inner:
-                reason = (
-                    f"accepted: items side by side; this one lies in the item of line {self._line}"
-                )
-                self._ready.append(Reject(line, None, reason, ""))
+            self._ready += [Reject(line, None, lies_in, text) for line, text in self._inner]
         self._depth -= 1
 
     def _row(self) -> Row | Reject:
@@ -192,11 +230,15 @@ class _Reader:
             return Reject(self._line, None, reason, shown)
         if self._inner:
             reason = (
-                f"accepted: items side by side; this one holds the item of line {self._inner[0]}"
+                f"accepted: items side by side; this one holds the item of line {self._inner[0][0]}"
             )
             return Reject(self._line, None, reason, cells)
         if self._nested:
             column, child = self._nested
             reason = f"accepted: text alone; this one holds an element {quote(child)}"
             return Reject(self._line, column, reason, cells)
+        ids = sorted(set(self._cells.get((True, "id"), ())))
+        if len(ids) > 1:
+            reason = f"accepted: one id in an item; this one has {len(ids)}: {', '.join(ids)}"
+            return Reject(self._line, "id", reason[:400], cells)
         return Row(self._line, cells)

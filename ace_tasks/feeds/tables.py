@@ -26,6 +26,8 @@ from ace_tasks.specs import MAX_URI_CHARS, check_uri, quote
 _COLUMNS_NAMED = 12
 _COLUMNS_KNOWN = 1000  # each row of JSON may have others
 _TELLING = ("image", "link", "handle", "url", "src", "photo", "picture")
+# Each becomes a row, or a reject that quotes its item. Google takes 10.
+_MOST_ADDITIONAL = 100
 _WORDS = frozenset({"alpha", "auto"})
 _HANDLES = ("handle", "url_handle")
 _IMAGES = ("image_src", "product_image_url")
@@ -221,7 +223,14 @@ class TableReader:
         if not main:
             _link(cells.get("image_link"), "image_link")
         links = [(link, "image_link") for link in main]
-        links += [(link, _MORE) for link in links_of(cells.get(_MORE))]
+        more = [] if self._main_only else links_of(cells.get(_MORE))
+        if len(main) + len(more) > 1 + _MOST_ADDITIONAL:
+            raise BadRow(
+                _MORE if more else "image_link",
+                f"accepted: at most {_MOST_ADDITIONAL} more links; given "
+                f"{len(main) + len(more) - 1:,}",
+            )
+        links += [(link, _MORE) for link in more]
         for number, (link, column) in enumerate(links[: 1 if self._main_only else None], start=1):
             yield _Named(product, _numbered(product, number), link, column)
 

@@ -38,7 +38,9 @@ from ace_tasks.provenance.ownership import (
     PictureKey,
     check_is_output,
     is_named,
+    put_if_missing,
     read_picture,
+    same_picture,
 )
 from ace_tasks.provenance.records import (
     C2paRecord,
@@ -112,6 +114,7 @@ __all__ = [
     "plan_key",
     "public_spec",
     "public_uri",
+    "put_if_missing",
     "rate_key",
     "read_picture",
     "record_key",
@@ -124,6 +127,7 @@ __all__ = [
     "review_prefix",
     "review_record_key",
     "review_report_key",
+    "same_picture",
     "seal_of",
     "summary_key",
     "tombstone_key",

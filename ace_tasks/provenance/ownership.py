@@ -108,6 +108,22 @@ class NamedPictures:
         return any(uri.endswith(f"/{picture.key}") for uri in record.pictures())
 
 
+def same_picture(one_uri: str, other_uri: str) -> bool:
+    """Return whether two URIs name one picture of ours, in whatever place its output was."""
+    one, other = PictureKey.at(one_uri), PictureKey.at(other_uri)
+    return one_uri == other_uri or (one is not None and one == other)
+
+
+def put_if_missing(store: Store, uri: str, data: bytes, media_type: str) -> None:
+    """Write a picture again if it is gone. Whoever writes a record calls this after it, because a
+    sweep may have deleted the picture just before it had one.
+    """
+    try:
+        store.head(uri)
+    except NotFound:
+        store.put(uri, data, media_type)
+
+
 def read_picture(store: Store, output_uri: str, uri: str) -> bytes:
     """Read the picture that a record or results name: from under this output, or else from `uri`.
 

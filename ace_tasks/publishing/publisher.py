@@ -7,9 +7,10 @@ it would have had, both under `review/`; see `ace_tasks.review` for what becomes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from pydantic import ValidationError
@@ -25,9 +26,11 @@ from ace_tasks.provenance import (
     Scores,
     candidate_key,
     image_key,
+    put_if_missing,
     record_key,
     review_picture_key,
     review_record_key,
+    same_picture,
 )
 from ace_tasks.rewrap import Beside, rewrap
 from ace_tasks.settings import ImageLimits, ReviewSettings
@@ -57,6 +60,9 @@ class File:
     @property
     def media_type(self) -> str:
         return images.MEDIA_TYPES[self.format]
+
+
+NO_CANDIDATES: Mapping[str, File] = MappingProxyType({})
 
 
 def encode(
@@ -184,13 +190,16 @@ class Publisher:
             self.store.put(self._uri(key), file.data, file.media_type)
         return self._uri(key)
 
-    def publish(self, record: Record, file: File) -> Record:
+    def publish(
+        self, record: Record, file: File, candidates: Mapping[str, File] = NO_CANDIDATES
+    ) -> Record:
         """Picture first, then the record as the marker; returns the record that stands.
 
         When another attempt was first, its record stands and our picture goes, unless both made
         the same bytes and so share the key. Raises BadRecord where what stands is no record of the
-        item: then our picture stays, since nobody knows what is meant by it. A sweep may take a picture in the moment before its
-        record is there: so we look again after it, and write the picture once more.
+        item: then our picture stays, since nobody knows what is meant by it. A sweep may take a
+        picture in the moment before its record is there: so we look again after it, and write the
+        picture once more. `candidates`: URI → file of those that `store_candidate` has kept.
         """
         marker = self._uri(record_key(record.item_id))
         with self._outputs():
@@ -198,11 +207,11 @@ class Publisher:
             output = record.output.model_copy(update={"etag": etag})
             record = record.model_copy(update={"output": output})
             if self.store.put_if_absent(marker, record.to_json(), "application/json"):
-                self._see_that_it_stands(record.output.uri, file)
+                self._see_that_they_stand({record.output.uri: file, **candidates})
                 return record
             standing = self._standing(marker, record.item_id)
-            if standing.output.uri == record.output.uri:
-                self._see_that_it_stands(record.output.uri, file)
+            if same_picture(standing.output.uri, record.output.uri):
+                self._see_that_they_stand({record.output.uri: file})
             else:
                 self.store.delete(record.output.uri)
             return standing
@@ -216,19 +225,20 @@ class Publisher:
             raise BadRecord.at(marker, "it is of another item")
         return standing
 
-    def _see_that_it_stands(self, uri: str, file: File) -> None:
-        try:
-            self.store.head(uri)
-        except NotFound:
-            self.store.put(uri, file.data, file.media_type)
+    def _see_that_they_stand(self, files: Mapping[str, File]) -> None:
+        for uri, file in files.items():
+            put_if_missing(self.store, uri, file.data, file.media_type)
 
-    def hold(self, record: Record, file: File) -> None:
+    def hold(
+        self, record: Record, file: File, candidates: Mapping[str, File] = NO_CANDIDATES
+    ) -> None:
         """Put a picture under `review/`, and then the record it would have had."""
         with self._outputs():
             picture = self._uri(review_picture_key(record))
             self.store.put(picture, file.data, file.media_type)
             marker = self._uri(review_record_key(record))
             self.store.put(marker, record.to_json(), "application/json")
+            self._see_that_they_stand(candidates)
 
     def _uri(self, key: str) -> str:
         return join_uri(self.output_uri, key)

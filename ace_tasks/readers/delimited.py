@@ -275,7 +275,7 @@ class _Reader:
 
     def _likelier(self, cells: list[str], text: list[str] | None) -> list[str]:
         """Of a line of TSV: its cells with quoted ones, or with quotes as text."""
-        if text is None:
+        if text is None or not self._header:
             return cells
         if not self._fits(cells) and not self._may_be_short(cells, 1):
             return text
@@ -353,8 +353,11 @@ class _Reader:
         if any(_LINE_END.search(cells[n].strip()) for n in self._one_line if n < len(cells)):
             return True
         if self._holds_prose:
-            # Where its own links are plain names, those of the rows in it may be as well.
-            plain = self._has_bare_name(cells) and any(map(self._may_be_row, lines))
+            # Where its own links are plain names, those of the rows in it may be as well. Prose has
+            # commas of its own.
+            plain = self._has_bare_name(cells) and any(
+                len(self._plain_cells(line)) >= self._named for line in lines
+            )
             return plain or any(map(self._holds_link, cells))
         return any(self._delimiter in cell for cell in cells)
 

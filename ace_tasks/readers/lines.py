@@ -62,8 +62,8 @@ class Lines:
         if data.startswith(UTF16):
             raise CatalogError(f"{self._name}: UTF-16 text (accepted: UTF-8)")
         data = data.removeprefix(BOM)
-        returns = data.find(b"\r")
-        if returns >= 0 and data[returns : returns + 2] != b"\r\n":
+        # Programs that write CR LF twice over leave CR CR LF.
+        if b"\r" in data.rstrip(b"\r\n"):
             self._end, self._read = b"\r", _reader_of_returns(self._file, data)
             data = self._read(MAX_ROW_BYTES + 1)
         return data

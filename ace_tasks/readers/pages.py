@@ -17,6 +17,8 @@ _HEADER_BYTES = 4096
 _MAX_HEADER_BYTES = 2**22  # a header holds the smallest and the largest value of its page
 _MAX_DEPTH = 16
 _UNPACKED, _PACKED, _DATA, _DICTIONARY, _DATA_V2 = 2, 3, 5, 7, 8  # fields of PageHeader
+_ENCODING, _ENCODING_V2 = 2, 4  # fields of the headers of data pages
+_DELTA_BYTE_ARRAY = 7  # a text as what it adds to the beginning of the one before
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 
@@ -30,6 +32,10 @@ class Pages:
     all_bytes: int
     values: int
     fewest_values: int  # in a page, the last one left out: so many rows touch two pages
+    # Many values may share bytes of a page. So many bytes each may then take once it is read; 0: no
+    # more than it takes in its page, or it stays in a dictionary.
+    value_bytes: int
+    shares_beginnings: bool
 
 
 def read_pages(file: IO[bytes], metadata: pyarrow.parquet.FileMetaData, group: int) -> list[Pages]:
@@ -39,22 +45,29 @@ def read_pages(file: IO[bytes], metadata: pyarrow.parquet.FileMetaData, group: i
         column = metadata.schema.column(number)
         chunk = metadata.row_group(group).column(number)
         headers = list(_headers(file, chunk))
-        values = [count for _, count in headers if count is not None]
+        values = [count for _, count, _ in headers if count is not None]
+        largest_bytes = max((size for size, _, _ in headers), default=0)
+        shares_beginnings = any(encoding == _DELTA_BYTE_ARRAY for _, _, encoding in headers)
+        value_bytes = largest_bytes if shares_beginnings else 0
+        if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
+            value_bytes = column.length
         found.append(
             Pages(
                 column=column.path,
                 repeated=column.max_repetition_level > 0,
-                largest_bytes=max((size for size, _ in headers), default=0),
-                all_bytes=sum(size for size, _ in headers),
+                largest_bytes=largest_bytes,
+                all_bytes=sum(size for size, _, _ in headers),
                 values=sum(values),
                 fewest_values=min(values[:-1], default=2**31),
+                value_bytes=value_bytes,
+                shares_beginnings=shares_beginnings,
             )
         )
     return found
 
 
-def _headers(file: IO[bytes], chunk: Any) -> list[tuple[int, int | None]]:
-    """(bytes unpacked, values) of each page; a dictionary has no values."""
+def _headers(file: IO[bytes], chunk: Any) -> list[tuple[int, int | None, int | None]]:
+    """(bytes unpacked, values, encoding) of each page; a dictionary has no values."""
     start = chunk.data_page_offset
     if chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < start:
         start = chunk.dictionary_page_offset
@@ -65,8 +78,12 @@ def _headers(file: IO[bytes], chunk: Any) -> list[tuple[int, int | None]]:
         packed, unpacked = header.get(_PACKED), header.get(_UNPACKED)
         if not isinstance(packed, int) or not isinstance(unpacked, int) or packed < 0:
             raise ValueError("a page without its size")
-        data = header.get(_DATA) or header.get(_DATA_V2)
-        found.append((unpacked, data.get(1, 0) if isinstance(data, dict) else None))
+        values = encoding = None
+        for kind, field in ((_DATA, _ENCODING), (_DATA_V2, _ENCODING_V2)):
+            data = header.get(kind)
+            if isinstance(data, dict):
+                values, encoding = data.get(1, 0), data.get(field)
+        found.append((unpacked, values, encoding))
         start += length + packed
     return found
 

@@ -31,6 +31,8 @@ MAX_UNPACKED_BYTES = 2**30
 _MAX_PAGES_BYTES = 2**27
 # A row's list may lie in any number of pages, so lists are limited by the row group.
 _MAX_LISTS_BYTES, _MAX_LIST_VALUES = 2**28, 2**23
+# Values that share bytes of a page, as a batch of them is read.
+_MAX_SHARING_BYTES = 2**26
 _BATCH_ROWS = 256
 _BATCH_BYTES = 4 * MAX_ROW_BYTES
 _CHUNK_BYTES = 2**16
@@ -79,11 +81,14 @@ def _rows(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
     ]
     number = 0
     for group in range(metadata.num_row_groups):
-        rows = _batch_rows(name, read_pages(file, metadata, group))
+        pages = read_pages(file, metadata, group)
+        rows = _batch_rows(name, pages)
+        # Arrow has no dictionary for texts that share their beginnings.
+        plain = {each.column for each in pages if each.shares_beginnings}
         with pyarrow.parquet.ParquetFile(
             file,
             metadata=metadata,
-            read_dictionary=texts,
+            read_dictionary=[each for each in texts if each not in plain],
             pre_buffer=False,
             buffer_size=_CHUNK_BYTES,
         ) as parquet:
@@ -106,13 +111,15 @@ def _batch_rows(name: str, pages: list[Pages]) -> int:
             f"those of this file unpack to {largest:,}"
         )
     for each in pages:
-        if each.repeated and (each.all_bytes > _MAX_LISTS_BYTES or each.values > _MAX_LIST_VALUES):
+        list_bytes = max(each.all_bytes, each.values * each.value_bytes)
+        if each.repeated and (list_bytes > _MAX_LISTS_BYTES or each.values > _MAX_LIST_VALUES):
             raise CatalogError(
                 f"{name}: column {each.column[:80]}: accepted in lists of a row group: "
                 f"{_MAX_LIST_VALUES:,} values and {_MAX_LISTS_BYTES:,} bytes; given "
-                f"{each.values:,} values and {each.all_bytes:,} bytes"
+                f"{each.values:,} values and up to {list_bytes:,} bytes"
             )
-    return max(1, min([_BATCH_ROWS, *(each.fewest_values for each in pages)]))
+    sharing = (_MAX_SHARING_BYTES // each.value_bytes for each in pages if each.value_bytes)
+    return max(1, min([_BATCH_ROWS, *sharing, *(each.fewest_values for each in pages)]))
 
 
 def _rows_of_batch(batch: pyarrow.RecordBatch, before: int) -> Iterator[Row | Reject]:
@@ -173,19 +180,30 @@ def _bytes_of(array: pyarrow.Array) -> np.ndarray:
     """The bytes of each value, about, without making one."""
     kind = array.type
     sizes: np.ndarray
-    if pyarrow.types.is_dictionary(kind) and len(array.dictionary):
+    types = pyarrow.types
+    if types.is_dictionary(kind) and len(array.dictionary):
         sizes = _bytes_of(array.dictionary)[_numbers(array.indices)]
+    elif types.is_fixed_size_binary(kind):
+        sizes = np.full(len(array), kind.byte_width, np.int64)
+    elif types.is_string_view(kind) or types.is_binary_view(kind):
+        sizes = _bytes_of(array.cast(pyarrow.large_binary()))
+    elif types.is_fixed_size_list(kind):
+        sizes = _bytes_of(array.cast(pyarrow.large_list(kind.value_type)))
     elif _is_text(kind):
         sizes = _numbers(pyarrow.compute.binary_length(array))
-    elif pyarrow.types.is_struct(kind):
+    elif types.is_struct(kind):
         sizes = sum(map(_bytes_of, array.flatten()), np.zeros(len(array), np.int64))
     elif _is_list(kind):
         ends = np.cumsum(_bytes_of(array.values) + _VALUE_BYTES)
         starts = np.concatenate([[0], ends])
         offsets = _numbers(array.offsets)
         sizes = starts[offsets[1:]] - starts[offsets[:-1]]
-    else:
+    elif types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind):
         sizes = np.full(len(array), _VALUE_BYTES, np.int64)
+    elif types.is_dictionary(kind):  # of nothing
+        sizes = np.zeros(len(array), np.int64)
+    else:
+        raise ValueError(f"accepted: texts, numbers, times, lists and structs; given {kind}")
     return sizes
 
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 NAMESPACES = {
     "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "TC260": "http://www.tc260.org.cn/ns/AIGC/1.0/",
     "xmp": "http://ns.adobe.com/xap/1.0/",
     "ace": "urn:ace-catalog:provenance:1",
     "cc": "http://creativecommons.org/ns#",
@@ -19,6 +20,7 @@ NAMESPACES = {
     "plus": "http://ns.useplus.org/ldf/xmp/1.0/",
     "stEvt": "http://ns.adobe.com/xap/1.0/sType/ResourceEvent#",
     "stRef": "http://ns.adobe.com/xap/1.0/sType/ResourceRef#",
+    "tiff": "http://ns.adobe.com/tiff/1.0/",
     "xmpMM": "http://ns.adobe.com/xap/1.0/mm/",
     "xmpRights": "http://ns.adobe.com/xap/1.0/rights/",
 }
@@ -36,7 +38,10 @@ _PREFIXES = {uri: prefix for prefix, uri in NAMESPACES.items()} | _OTHER_SPELLIN
 CARRIED = (
     "Iptc4xmpExt:DigitalSourceType", "Iptc4xmpExt:AISystemUsed",
     "Iptc4xmpExt:AISystemVersionUsed",
-    "dc:rights", "dc:creator", "photoshop:Credit", "photoshop:Source",
+    "TC260:AIGC",  # the label that a model made it, by China's GB 45438-2025
+    "dc:rights", "dc:creator",
+    "tiff:Copyright", "tiff:Artist",  # older programs write EXIF's fields so
+    "photoshop:Credit", "photoshop:Source",
     "xmpRights:WebStatement", "xmpRights:Marked", "xmpRights:UsageTerms", "xmpRights:Owner",
     "xmpRights:Certificate",
     "cc:license", "cc:attributionName", "cc:attributionURL", "cc:morePermissions",
@@ -61,7 +66,7 @@ FIELDS = frozenset({
 _SOURCE_TYPE_SPELLINGS = frozenset({"digitalsourcetype", "digitalsourcefiletype"})
 _ARRAYS: dict[str, Literal["Alt", "Bag", "Seq"]] = {
     "dc:rights": "Alt", "xmpRights:UsageTerms": "Alt", "dc:creator": "Seq",
-    "xmpRights:Owner": "Bag",
+    "tiff:Copyright": "Alt", "xmpRights:Owner": "Bag",
 }  # fmt: skip
 
 
