@@ -32,6 +32,7 @@ from prefect.states import AwaitingRetry
 import flows.edit
 from ace_tasks import images, provenance
 from ace_tasks.history import past_run, past_runs
+from ace_tasks.price import Budget
 from ace_tasks.provenance import Record
 from ace_tasks.results import Summary
 from ace_tasks.specs.items import EARLIER_PIXELS_VERSIONS
@@ -440,7 +441,7 @@ def test_a_rejected_canary_is_no_run_that_was_cut_short(
             (item,) = (each.item for each in planned.read())
             trial = Trial(items={item.row_id: item.item_id}, decision="reject")
             trial.write(run.outputs, run.output, run.run_id)
-            state = ask(run, planned, Canary(items=1), 0)
+            state = ask(run, planned, Canary(items=1), 0, Budget())
             assert isinstance(state, State)
             assert state.name == "Rejected"
             return run.run_id

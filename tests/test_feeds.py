@@ -403,7 +403,7 @@ def test_a_product_of_very_many_pictures_is_one_reject() -> None:
     reader = TableReader("s3://feeds/feed.xml", SHOP, None)
     (reject,) = reader.read([Row(1, cells)])
     assert isinstance(reject, Reject)
-    assert "accepted: at most 100 links; given 101" in reject.reason
+    assert "accepted: at most 100 more links; given 101" in reject.reason
     assert len([*reader.read([Row(1, cells | {"additional_image_link": links[1:]})])]) == 101
 
 

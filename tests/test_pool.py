@@ -52,7 +52,8 @@ def test_without_a_gpu_and_a_cluster_a_run_says_so_before_it_plans(
     assert state.is_failed()
     assert "ACE_DEVICE: accepted: cpu" in state.message
     assert "given cuda" in state.message
-    assert not list(store.list(f"{prefix}/out/runs/"))
+    (told,) = (each.uri for each in store.list(f"{prefix}/out/runs/"))
+    assert told.endswith("/ending.json")  # that it was refused; no plan
 
 
 def test_a_dry_run_needs_no_gpu(no_gpu: None, catalog: str, prefix: str) -> None:

@@ -40,11 +40,11 @@ def _png(*chunks: bytes, behind: bool = False) -> bytes:
     return data[:at] + b"".join(chunks) + data[at:]
 
 
-LONG = zlib.compress(bytes(2 << 20))
+LONG = zlib.compress(bytes(5 << 20))
 PNGS: dict[str, tuple[bytes, set[str]]] = {
-    "ztxt-of-2-mb": (_png(sound(b"zTXt", b"Comment\0\0" + LONG)), {TOO_LONG}),
-    "ztxt-of-2-mb-behind": (_png(sound(b"zTXt", b"Comment\0\0" + LONG), behind=True), {TOO_LONG}),
-    "itxt-of-2-mb": (_png(sound(b"iTXt", b"Comment\0\1\0\0\0" + LONG)), {TOO_LONG}),
+    "ztxt-of-5-mb": (_png(sound(b"zTXt", b"Comment\0\0" + LONG)), {TOO_LONG}),
+    "ztxt-of-5-mb-behind": (_png(sound(b"zTXt", b"Comment\0\0" + LONG), behind=True), {TOO_LONG}),
+    "itxt-of-5-mb": (_png(sound(b"iTXt", b"Comment\0\1\0\0\0" + LONG)), {TOO_LONG}),
     "ztxt-packed-otherwise": (_png(sound(b"zTXt", b"Comment\0\7abc")), {_cannot("zTXt")}),
     "text-cut-short": (_png(sound(b"tEXt", b""), _broken(b"iTXt", b"a")), {_cannot("tEXt"), _cannot("iTXt")}),
     "text-named-interlace": (_png(sound(b"tEXt", b"interlace\0yes")), {_cannot("tEXt")}),

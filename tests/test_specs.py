@@ -285,7 +285,7 @@ BEYOND_SCHEMA = {
     *("no bucket", "no such bucket name", "key climbs", "key too long", "zero byte"),
     *("inverted box", "outside box", "flat ellipse", "corner outside", "endless corner"),
     # A text of JSON is for tables; in JSON it reads as the path of a mask.
-    *("NaN corner", "broken cell"),
+    *("NaN corner", "broken cell", "key twice in a cell"),
 }
 
 

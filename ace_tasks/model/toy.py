@@ -19,6 +19,7 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+from transformers.utils import logging as transformers_logging
 
 from ace_tasks.model import keymap
 from ace_tasks.model.variants import ToyRecipe, Variant, adapter_file
@@ -62,6 +63,7 @@ def build(variant: Variant, folder: Path) -> None:
         "text_encoder": CLIPTextModel(_toy_clip_config(recipe, len(clip_tokenizer))),
         "text_encoder_2": T5EncoderModel(_toy_t5_config(recipe, len(t5_tokenizer) + _SPARE_ROWS)),
     }
+    transformers_logging.disable_progress_bar()  # of kilobytes, on whatever terminal this is
     generator = torch.Generator().manual_seed(recipe.seed)
     for name, part in parts.items():
         _randomise(part, generator)
