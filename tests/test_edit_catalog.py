@@ -274,6 +274,7 @@ def test_masks_that_look_like_mistakes_are_told_or_failures(
     assert problem.endswith("(suspect_mask)")
 
 
+@here
 def test_an_upgrade_edits_nothing_anew_unless_asked(
     catalog: Callable[..., str], store: Store, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
