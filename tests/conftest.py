@@ -86,9 +86,9 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 _FLOW_TESTS = {
     "tests/test_audit.py", "tests/test_bad_items.py", "tests/test_bad_weights.py",
     "tests/test_budget.py", "tests/test_cli.py", "tests/test_contact_sheet.py",
-    "tests/test_edit_catalog.py", "tests/test_evaluate.py", "tests/test_pool.py", "tests/test_restyle_catalog.py",
-    "tests/test_retention.py", "tests/test_review_run.py", "tests/test_signing.py",
-    "tests/test_train_ace.py", "tests/test_try_on_batch.py",
+    "tests/test_edit_catalog.py", "tests/test_evaluate.py", "tests/test_pool.py",
+    "tests/test_restyle_catalog.py", "tests/test_retention.py", "tests/test_review_run.py",
+    "tests/test_signing.py", "tests/test_train_ace.py", "tests/test_try_on_batch.py",
 }  # fmt: skip
 
 

@@ -315,6 +315,7 @@ def test_an_unsigned_record_that_contradicts_its_plan_is_named_though_its_hashes
                      ("picture_without_record", "row-4")}  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("replicas_here")
 def test_signing_that_is_switched_on_later_is_told_and_an_earlier_run_s_plan_still_proves(
     store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch

@@ -177,6 +177,7 @@ def use_everything() -> Iterator[tuple[str, Any]]:
                            return_state=True)  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_every_flow_lives_with_the_published_policies(
     shop: Store, versions: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,7 @@ def test_each_row_names_the_picture_of_its_own_content(
         assert (tmp_path / f"{row_id}.png").read_bytes() == store.get(each["output_uri"])
 
 
+@pytest.mark.thorough
 def test_a_nightly_run_of_many_rows_names_the_picture_of_each(
     store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def weights(kept: Kept) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------- files here and there
 
 
+@pytest.mark.thorough
 def test_of_two_machines_checkpoints_the_further_one_counts(
     data: Path, tmp_path: Path, store: Store, prefix: str
 ) -> None:
