@@ -293,7 +293,8 @@ def refusals_noted(run: Run) -> Iterator[None]:
         with suppress(AceError):  # the first error is the one to tell
             for key in (provenance.plan_key(run.run_id), provenance.catalog_key(run.run_id)):
                 run.outputs.delete(run.uri(key))
-            end_without_summary(run, "Refused", error=type(error).__name__)
+            if not isinstance(error, OutputRefused):  # in a place that is refused nothing is left
+                end_without_summary(run, "Refused", error=type(error).__name__)
         raise
 
 

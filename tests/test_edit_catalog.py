@@ -275,6 +275,19 @@ def test_masks_that_look_like_mistakes_are_told_or_failures(
 
 
 @here
+def test_a_place_that_is_refused_is_left_as_it_was(
+    catalog: Callable[..., str], store: Store, prefix: str, picture: Make
+) -> None:
+    """It may be the shop's own: a note of the refusal there would be the first file of ours."""
+    own = join_uri(prefix, "out/images/mug.png")
+    store.put(own, picture(), "image/png")
+    state = run(catalog([good(prefix, 0), good(prefix, 1, image=own)]), prefix)
+    assert state.is_failed()
+    assert "OutputRefused" in state.message
+    assert [each.uri for each in store.list(f"{prefix}/out/")] == [own]
+
+
+@here
 def test_an_upgrade_edits_nothing_anew_unless_asked(
     catalog: Callable[..., str], store: Store, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
