@@ -59,7 +59,7 @@ def open_pool(run: Run, replicas: int, budget: Budget) -> Iterator[Dispatcher]:
         # A key that lies in a Prefect block is read by each replica itself.
         make = make_signing_replica if replica.marks.block else make_replica
 
-        def write_failure(item: WorkItem, failed: provenance.Failed) -> None:
+        def note_failure(item: WorkItem, failed: provenance.Failed) -> None:
             provenance.write_failure(run.outputs, run.output, item, failed, run.run_id)
 
         before_s = run.spent_s
@@ -69,7 +69,7 @@ def open_pool(run: Run, replicas: int, budget: Budget) -> Iterator[Dispatcher]:
             budget.check_spent(run.spent_s)
 
         with Dispatcher(
-            replica, settings, run.run_id, write_failure, make=make, watch=watch
+            replica, settings, run.run_id, note_failure, make=make, watch=watch
         ) as pool:
             tell_pool_started(run)
             yield pool

@@ -247,12 +247,12 @@ BROKEN = {  # name: (feed, what the message must say)
     "deep": ("<rss><item>" + "<x>" * 100, "at most 64 elements deep"),
     "long comment": (f"<rss><!--{LONG}--></rss>", "tags and comments of at most"),
     "long attribute": (f'<rss a="{LONG}"/>', "tags and comments of at most"),
-    "mismatched tag": ("<rss><item></rss>", "no XML: mismatched tag"),
-    "unbound prefix": ("<rss><g:item/></rss>", "no XML: unbound prefix"),
+    "mismatched tag": ("<rss><item></rss>", "line 1, character 14: a tag is closed that"),
+    "unbound prefix": ("<rss><g:item/></rss>", "a prefix that is not declared"),
     "no items": ("<rss><channel/></rss>", "no <item> and no <entry>"),
     "unknown encoding": ('<?xml version="1.0" encoding="klingon"?><rss/>', "no XML"),
     "CSV": ("id,image_link\n1,x", "no XML"),
-    "empty": ("", "no XML: no element found"),
+    "empty": ("", "the file ends before its first tag is closed"),
 }
 
 

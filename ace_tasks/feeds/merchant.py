@@ -39,6 +39,27 @@ _HIDDEN = re.compile(r"<(?:\w{1,20}:)?(?:item|entry)(?=[\s>])")
 _LONGEST_HIDDEN = len("<") + 20 + len(":entry>")
 _SHOWN_CHARS = 1000
 _MOST_INNER = 1000  # that are held until the end of the item around them
+# What Expat calls wrong, as whoever wrote the feed can mend it.
+_WRONG = {
+    expat.errors.XML_ERROR_SYNTAX: "the file begins with something that is no tag",
+    expat.errors.XML_ERROR_NO_ELEMENTS: "the file ends before its first tag is closed, or has none",
+    expat.errors.XML_ERROR_INVALID_TOKEN: "a character that may not stand there. In text, & is "
+    "written &amp; and < is written &lt;. Text that is no UTF-8 needs its encoding in the first "
+    "line: <?xml … encoding=…?>",
+    expat.errors.XML_ERROR_UNCLOSED_TOKEN: "a tag or a comment begins there and never ends",
+    expat.errors.XML_ERROR_UNCLOSED_CDATA_SECTION: "a <![CDATA[ is not closed by ]]>",
+    expat.errors.XML_ERROR_TAG_MISMATCH: "a tag is closed that is not the last one opened",
+    expat.errors.XML_ERROR_DUPLICATE_ATTRIBUTE: "a tag has the same attribute twice",
+    expat.errors.XML_ERROR_JUNK_AFTER_DOC_ELEMENT: "the first tag is closed already, and the file "
+    "goes on",
+    expat.errors.XML_ERROR_UNDEFINED_ENTITY: "a name between & and ; that XML does not know. It "
+    "knows &amp; &lt; &gt; &quot; &apos;, and any character by its number, such as &#160;",
+    expat.errors.XML_ERROR_BAD_CHAR_REF: "a character by a number that XML does not allow",
+    expat.errors.XML_ERROR_MISPLACED_XML_PI: "<?xml …?> may stand only at the very beginning, with "
+    "no space or blank line before it",
+    expat.errors.XML_ERROR_UNBOUND_PREFIX: "a prefix that is not declared. Google's needs "
+    f'xmlns:g="{_GOOGLE}" in the first tag',
+}
 
 
 def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
@@ -114,7 +135,9 @@ class _Reader:
         try:
             self._parser.Parse(chunk, last)
         except expat.ExpatError as error:
-            raise CatalogError(f"{self._name}: no XML: {error}{self._hint(error)}") from None
+            wrong = _WRONG.get(expat.errors.messages[error.code], str(error))
+            where = f"line {error.lineno}, character {error.offset + 1}"
+            raise CatalogError(f"{self._name}: no XML: {where}: {wrong}") from None
         except ValueError as error:  # what it says of encodings, and of NUL in names
             raise CatalogError(f"{self._name}: no XML: {error}") from None
         if self._fed - self._fed_at_event > MAX_ROW_BYTES:
@@ -129,11 +152,6 @@ class _Reader:
     @property
     def line(self) -> int:
         return self._parser.CurrentLineNumber
-
-    def _hint(self, error: expat.ExpatError) -> str:
-        if error.code != expat.errors.codes[expat.errors.XML_ERROR_INVALID_TOKEN]:
-            return ""
-        return "; text that is no UTF-8 needs its encoding in the first line: <?xml … encoding=…?>"
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise CatalogError(

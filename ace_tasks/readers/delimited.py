@@ -203,12 +203,24 @@ class _Reader:
         except _Swallowed:
             return self._broken(lines, self._swallows(lines))
         except csv.Error as error:
-            return self._broken(lines, f"no {self._kind}: {error}")
+            return self._broken(lines, f"no {self._kind}: {self._told(error)}")
         if len(lines) > 1 and self._holds_rows(cells, lines):
             return self._broken(lines, self._swallows(lines))
         if len(lines) == 1:
             cells = self._likelier(cells, self._as_text(line))
         return _Record(line.number, len(lines), cells)
+
+    def _told(self, error: csv.Error) -> str:
+        """What the parser found wrong with a quote, as whoever wrote the table can mend it."""
+        if "expected after" in str(error):
+            wanted = "comma" if self._delimiter == "," else "tab"
+            return (
+                f"accepted: a {wanted} or the end of the row behind the quote that closes a cell, "
+                'and "" for a quote in a quoted cell; given another character'
+            )
+        if "unexpected end" in str(error):
+            return "a quoted cell that begins in this row is never closed"
+        return str(error)
 
     def _plain_cells(self, line: Line) -> list[str]:
         return line.text.rstrip("\r\n").split(self._delimiter)

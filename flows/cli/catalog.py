@@ -37,6 +37,7 @@ from flows.parameters import (
     Geometry,
     PresetName,
     Quality,
+    RedoOlder,
     Variant,
     pixel_settings,
 )
@@ -67,6 +68,7 @@ def plan(
     preset: PresetName = "none",
     background: BackgroundColour = "white",
     quality: Quality = 0,
+    redo_older: RedoOlder = False,
     accept_license: AcceptLicense = False,
 ) -> None:
     """Check and identify a catalog; edits nothing, writes nothing. Exit code 1: a row has a problem."""
@@ -108,7 +110,12 @@ def plan(
         before = None
         if output:
             before = resume.finished(
-                outputs, output.rstrip("/"), path, retry_failures=False, lifted=(SuspectMask.code,)
+                outputs,
+                output.rstrip("/"),
+                path,
+                retry_failures=False,
+                lifted=(SuspectMask.code,),
+                redo_older=redo_older,
             )
         if as_json:
             content = dataclasses.asdict(counts)
