@@ -90,12 +90,18 @@ _FLOW_TESTS = {
     "tests/test_restyle_catalog.py", "tests/test_retention.py", "tests/test_review_run.py",
     "tests/test_signing.py", "tests/test_train_ace.py", "tests/test_try_on_batch.py",
 }  # fmt: skip
+_LONGEST = "tests/test_engine.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest first: what comes last has all workers wait for it."""
     thorough = {each.path for each in items if each.get_closest_marker("thorough")}
-    items.sort(key=lambda each: (_file(each.nodeid) not in _FLOW_TESTS, each.path not in thorough))
+
+    def rank(each: pytest.Item) -> tuple[bool, bool, bool]:
+        file = _file(each.nodeid)
+        return file not in _FLOW_TESTS, file != _LONGEST, each.path not in thorough
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(optionalhook=True)  # without xdist there are no workers

@@ -25,6 +25,7 @@ import psutil
 # Before Ray is imported: nobody without the token, and the patience that the overlay has.
 os.environ |= {
     "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",  # as in a session of ours
     "RAY_AUTH_TOKEN": secrets.token_hex(20),
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }

@@ -93,6 +93,7 @@ def ray_head() -> Iterator[dict[str, str]]:
     port, client, agent, agent_2, metrics = free_ports(5)
     env = {
         "RAY_AUTH_MODE": "token",
+        "RAY_worker_niceness": "0",  # as in a session of ours
         "RAY_AUTH_TOKEN": secrets.token_hex(20),
         "RAY_HEAD": f"127.0.0.1:{port}",
         "ACE_METRICS_PORT": str(metrics),

@@ -4,6 +4,7 @@ of thousands, an innocent one is blamed, or a run hangs with its GPUs paid for."
 from __future__ import annotations
 
 import functools
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -66,13 +67,25 @@ def failures(outcomes: list[Outcome]) -> dict[str, str]:
     return {each.item_id: each.code for each in outcomes if isinstance(each, Failed)}
 
 
-def test_every_item_has_one_outcome_over_two_replicas(pool: Open) -> None:
-    items = [item(n) for n in range(60)]
-    with pool(max_replicas=2) as dispatcher:
-        outcomes = dispatcher.edit(items, 0)
+def test_every_item_has_one_outcome_over_two_replicas(pool: Open, tmp_path: Path) -> None:
+    both_are_there = tmp_path / "both"
+    items = [item(n, f"wait {both_are_there}") for n in range(60)]
+    with pool(max_replicas=2) as dispatcher, ThreadPoolExecutor() as threads:
+        editing = threads.submit(dispatcher.edit, items, 0)
+        wait_until(lambda: dispatcher.status.replicas_ready == 2, "both replicas")
+        both_are_there.touch()
+        outcomes = editing.result()
     assert sorted(each.item_id for each in outcomes) == sorted(each.item_id for each in items)
     assert len({each.output_uri for each in outcomes if isinstance(each, Done)}) == 2
     assert (dispatcher.status.done, dispatcher.status.failed) == (60, 0)
+
+
+def test_a_replica_is_as_urgent_as_its_flow(ray_here: None) -> None:
+    @ray.remote
+    def niceness() -> int:
+        return os.nice(0)
+
+    assert ray.get(niceness.remote()) == os.nice(0)
 
 
 def test_many_shards_share_one_pool(pool: Open) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,11 @@ from ace_tasks.settings import cpu_count
 _OBJECT_STORE_BYTES = 80 * 2**20
 # Else Ray starts a process for each CPU at once, a second of a core and 46 MB each, and waits for
 # them (ray-project/ray#40131). A replica's starts when it is asked for.
-_SYSTEM = {"prestart_worker_first_driver": False}
+_SYSTEM: dict[str, Any] = {"prestart_worker_first_driver": False}
+# Ray gives its workers a niceness of 15. Beside two other busy processes a core, a replica would get
+# a fiftieth of it: measured, five minutes for a start that takes ten seconds. Whoever sets
+# RAY_worker_niceness has it otherwise.
+_NICENESS = "RAY_worker_niceness"  # in the environment
 
 
 @contextmanager
@@ -48,7 +53,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
             num_cpus=cpus or cpu_count(),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
-            _system_config=_SYSTEM,
+            _system_config=_SYSTEM | ({} if _NICENESS in os.environ else {"worker_niceness": 0}),
             **common,
         )
     if on_main_thread and handler is not None:
