@@ -20,6 +20,7 @@ _WORK_PX = 1_000_000
 _CELLS = 2.0  # radius of the wide window, in cells of the map
 _EDGE_PX = 4  # of the narrow one: a lens and a JPEG blur an edge by two or three
 _EPSILON = 1e-3  # of colours in 0..1: what varies less than its root (3 %) is one surface
+_GRAIN_PX = 5  # noise and texture narrower than half of it would stand out of an edge as whiskers
 _STRIP_PX = 4_000_000
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
@@ -36,6 +37,7 @@ def outline(rgb: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 def soften(rgb: np.ndarray, selected: np.ndarray) -> np.ndarray:
     """(H, W) bool → (H, W) uint8: how opaque each pixel of the product is."""
+    rgb = np.asarray(cv2.medianBlur(np.ascontiguousarray(rgb), _GRAIN_PX))
     small = _shrunk(rgb)
     height, width = small.shape[:2]
     level = cv2.resize(
