@@ -29,6 +29,7 @@ from ace_tasks.harmless import harmless, harmless_json
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # by it a dead run is known
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "7")  # four minutes, as infra/pools.py has it
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # nothing is told to Prefect
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own, over ours
 
 EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
