@@ -256,6 +256,23 @@ WILD = st.text(alphabet='a1 ",\t\n\ré;', max_size=12)
 COLUMNS = ["id", "title", "description", "image_link"]
 
 
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        pytest.param(
+            '"p" x', "a comma or the end of the row behind the quote", id="behind-a-quote"
+        ),
+        pytest.param('"open', "a quoted cell that begins in this row is never closed", id="open"),
+    ],
+)
+def test_a_quote_that_makes_no_sense_is_told_plainly(tmp_path: Path, cell: str, told: str) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(f"id,task,image,prompt\n1,edit,a.png,{cell}\n")
+    (reject,) = read_rows(path)
+    assert isinstance(reject, Reject)
+    assert told in reject.reason
+
+
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[str, bytes, int]:
     """(file name, content, products): tables well and badly written."""

@@ -203,15 +203,15 @@ class _Reader:
         except _Swallowed:
             return self._broken(lines, self._swallows(lines))
         except csv.Error as error:
-            return self._broken(lines, f"no {self._kind}: {self._told(error)}")
+            return self._broken(lines, f"no {self._kind}: {self._quote_error(error)}")
         if len(lines) > 1 and self._holds_rows(cells, lines):
             return self._broken(lines, self._swallows(lines))
         if len(lines) == 1:
             cells = self._likelier(cells, self._as_text(line))
         return _Record(line.number, len(lines), cells)
 
-    def _told(self, error: csv.Error) -> str:
-        """What the parser found wrong with a quote, as whoever wrote the table can mend it."""
+    def _quote_error(self, error: csv.Error) -> str:
+        """Say what is wrong with a quote, so that whoever wrote the table can mend it."""
         if "expected after" in str(error):
             wanted = "comma" if self._delimiter == "," else "tab"
             return (
