@@ -158,10 +158,10 @@ def by_plan(record: Record, item: WorkItem, run: RunPlan) -> Iterator[str]:
             "model.route": (record.model.route, run.model.route),
         }
     )
-    if record.schema_version < _SEALED:
-        return
     if run.pixels_version >= _PIXELS_OF_WHOLE and record.schema_version < _WHOLE:
         yield f"schema_version: {record.schema_version}, but its run wrote records of {_WHOLE}"
+    if record.schema_version < _SEALED:
+        return
     yield from _differences({"pixels_version": (record.pixels_version, run.pixels_version)})
     if run.variant is not None and record.schema_version >= _WHOLE:
         place = run.variant if "://" in run.variant else None
