@@ -137,7 +137,6 @@ class Batcher:
 
     def _end(self, batch: Sequence[Ticket], error: BaseException) -> None:
         """Tell everybody who waits, or comes later, that this process makes no more pictures."""
-        log.error("the model's thread failed", exc_info=error)
         lost = DeviceLost(f"the model's thread failed: {in_one_line(error)}")
         with self._news:
             self._lost = lost
@@ -145,6 +144,7 @@ class Batcher:
             self._queue.clear()
         for ticket in waiting:
             ticket.give_up(lost)
+        log.error("the model's thread failed", exc_info=error)
 
     def _make(self, batch: list[Ticket]) -> None:
         """Until each of the batch has its picture or its error."""

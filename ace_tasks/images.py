@@ -40,6 +40,7 @@ _AVIF_SPEED = 9  # 100 ms a megapixel against 780 ms at the default, a sixth lar
 # A picture that is small is shown enlarged, where the loss of a shrunk one would be seen.
 _THUMBNAIL_QUALITY = {"shrunk": 70, "whole": 92}
 _STRIP_PX = 256
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # between two levels, once they are of eight bits
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -211,7 +212,13 @@ def _keyed_alpha(image: Image.Image, data: bytes) -> Image.Image | None:
     Pillow would compare that colour with the eight bits it has left.
     """
     key = image.info.get("transparency")
-    if not isinstance(image, PngImageFile) or ";16" not in str(image.tile[0].args):
+    if not isinstance(image, PngImageFile):
+        return None
+    stored = str(image.tile[0].args)
+    if stored in _GREY_STEPS and isinstance(key, int):
+        # Pillow stretches grey of two and four bits to eight, but not the level that is transparent.
+        image.info["transparency"] = key * _GREY_STEPS[stored] & 0xFF
+    if ";16" not in stored:
         return None
     if image.mode == "I;16" and isinstance(key, int):
         with Image.open(io.BytesIO(data), formats=("PNG",)) as grey:

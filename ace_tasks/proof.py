@@ -42,6 +42,7 @@ from ace_tasks.specs import (
 
 _WHOLE = 3  # the first version of records that leaves out nothing which is checked here
 _SEALED = 2  # the first version that has a seal
+_PIXELS_OF_WHOLE = 5  # code of this PIXELS_VERSION, or a later one, writes records of _WHOLE
 
 Problem = Literal["record_edited", "picture_changed", "signature", "xmp"]
 
@@ -67,6 +68,8 @@ def by_itself(record: Record, content: dict[str, Any]) -> Iterator[str]:
     stated = record.record_sha256
     if (stated or record.schema_version >= _WHOLE) and stated != record_sha256_of(content):
         yield "it does not fit its record_sha256"
+    if record.schema_version >= _SEALED and record.marks is None:
+        yield "marks: none, though records of its version tell them"
     if record.schema_version < _WHOLE:
         return
     yield from _its_keys(record)
@@ -155,6 +158,8 @@ def by_plan(record: Record, item: WorkItem, run: RunPlan) -> Iterator[str]:
             "model.route": (record.model.route, run.model.route),
         }
     )
+    if run.pixels_version >= _PIXELS_OF_WHOLE and record.schema_version < _WHOLE:
+        yield f"schema_version: {record.schema_version}, but its run wrote records of {_WHOLE}"
     if record.schema_version < _SEALED:
         return
     yield from _differences({"pixels_version": (record.pixels_version, run.pixels_version)})
@@ -209,6 +214,9 @@ def _by_settings(record: Record, resolved: Resolved) -> Iterator[str]:
     if chosen is not None:
         yield from _by_seeds(record, chosen, seeds)
     if sampling is None:
+        steps = resolved.mask_steps
+        if resolved.background is None and not (steps and steps.allow_empty):
+            yield "sampling: a model must have run, since the plan allows no empty mask"
         return
     number = chosen.chosen if chosen else 0
     seed = seeds[number] if 0 <= number < len(seeds) else None

@@ -313,6 +313,12 @@ class Environment(BaseSettings):
             return tuple(each.strip() for each in value.split(",") if each.strip()) or None
         return value
 
+    @field_validator("ray_address")
+    @classmethod
+    def _a_cluster(cls, value: str | None) -> str | None:
+        """`local`, to Ray, is this machine: no cluster is joined."""
+        return None if value == "local" else value
+
     @field_validator("public_base_url")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:

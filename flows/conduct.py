@@ -51,7 +51,8 @@ def conduct(run: Run, plan: Callable[[Changes], Planned], how: Conduct) -> State
     if isinstance(word, State):
         return word
     if word is not None:
-        planned = plan(word)
+        with refusals_noted(run):
+            planned = plan(word)
     edited = edit_items(
         run, planned, replicas=how.replicas, shard_size=how.shard_size, budget=how.budget
     )

@@ -80,7 +80,7 @@ from flows.parameters import (
     pixel_settings,
     review_settings,
 )
-from flows.run import Run, make_catalog, open_run, plan_catalog, untracked
+from flows.run import Run, make_catalog, open_run, plan_catalog, refusals_noted, untracked
 
 
 @flow(
@@ -184,7 +184,8 @@ def restyle_catalog(
             encoding=encoding,
         )
         rows = _rows(run, place, instruction, mask, limit)
-        made = make_catalog(untracked(run), untracked(rows))
+        with refusals_noted(run):
+            made = make_catalog(untracked(run), untracked(rows))
         return conduct(
             run,
             lambda changes: plan_catalog(

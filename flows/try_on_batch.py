@@ -69,7 +69,7 @@ from flows.parameters import (
     review_settings,
 )
 from flows.preflight import price_of
-from flows.run import make_catalog, open_run, plan_catalog, untracked
+from flows.run import make_catalog, open_run, plan_catalog, refusals_noted, untracked
 
 
 @flow(
@@ -170,7 +170,8 @@ def try_on_batch(
             encoding,
         )
         rows = batch.rows(run.sources, run.scratch, partial(price_of, run))
-        made = make_catalog(untracked(run), untracked(rows))
+        with refusals_noted(run):
+            made = make_catalog(untracked(run), untracked(rows))
         return conduct(
             run,
             lambda changes: plan_catalog(

@@ -18,6 +18,7 @@ def local_credentials(data_dir: Path) -> dict[str, str]:
     path = data_dir / "credentials"
     if not path.exists():
         data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.chmod(0o700)  # pictures lie in its files as they are
         path.touch(mode=0o600)
         path.write_text(f"ace{secrets.token_hex(8)}\n{secrets.token_hex(20)}\n")
     key_id, secret = path.read_text().split()

@@ -175,6 +175,22 @@ def test_a_transparent_colour_of_sixteen_bits_is_kept(channels: int, orientation
     assert picture.converted == ("16 bits a channel to 8",)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_level_of_a_grey_png_is_found(bits: int) -> None:
+    """Pillow makes eight bits of fewer, but not of the level that is transparent."""
+    per_byte = 8 // bits
+    rows = np.random.default_rng(bits).integers(0, 1 << bits, (32, 32))
+    shifts = 8 - bits * (1 + np.arange(32) % per_byte)
+    packed = (rows << shifts).reshape(32, -1, per_byte).sum(axis=2).astype(np.uint8)
+    data = b"".join(b"\0" + row.tobytes() for row in packed)
+    for key in {0, 1, (1 << bits) - 1}:
+        file = _png(32, 32, bits, 0, data)
+        tRNS = chunk(b"tRNS", key.to_bytes(2, "big"))
+        picture = images.decode(file[:33] + tRNS + file[33:], LIMITS)
+        assert picture.alpha is not None
+        assert np.array_equal(picture.alpha == 0, rows == key)
+
+
 @pytest.mark.parametrize("bits", [10, 12])
 def test_an_avif_of_more_bits_is_told(bits: int) -> None:
     levels = np.random.default_rng(0).integers(0, 1 << bits, (64, 64, 3), np.uint16)

@@ -311,16 +311,23 @@ def test_who_runs_a_flow_has_the_prefect_servers_key_and_replicas_have_not(overl
     assert not any(map(prefect_keys, replicas))
 
 
-def test_a_component_gives_replicas_the_key_for_the_block_that_signs(tmp_path: Path) -> None:
-    overlay = {
+@pytest.mark.parametrize("overlay", ["aws-spot", "ray-job"])
+def test_a_component_gives_replicas_the_key_for_the_block_that_signs(
+    tmp_path: Path, overlay: str
+) -> None:
+    kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": [os.path.relpath(KUBERNETES / "overlays" / "aws-spot", tmp_path)],
+        "resources": [os.path.relpath(KUBERNETES / "overlays" / overlay, tmp_path)],
         "components": [os.path.relpath(KUBERNETES / "signing-block", tmp_path)],
     }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     documents = yaml.safe_load_all(run("kubectl", "kustomize", str(tmp_path)))
-    (cluster,) = [each["spec"] for each in documents if each["kind"] == "RayCluster"]
+    (cluster,) = [
+        each["spec"].get("rayClusterSpec", each["spec"])
+        for each in documents
+        if each["kind"] in ("RayCluster", "RayJob")
+    ]
     (group,) = cluster["workerGroupSpecs"]
     assert prefect_keys(group["template"]) == PREFECT_KEYS
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,41 @@ def test_a_record_of_version_2_is_proved_as_it_was() -> None:
     free = {p for p, forged in edited(content, sealed=False) if made.passes(forged)}
     assert free == {"marks.prompt", "output.etag", "review.reasons", "review.promoted_by",
                     "review.promoted_at"}  # fmt: skip
+
+
+def _of_version(version: int, content: Content) -> None:
+    content["schema_version"] = version
+    content["sampling"]["steps"] += 1
+
+
+def _no_model_ran(content: Content) -> None:
+    content["sampling"] = None
+    content["mask"]["coverage"] = 0.0
+
+
+FORGED: dict[str, Callable[[Content], None]] = {
+    "no version": partial(_of_version, 0),
+    "version 1": partial(_of_version, 1),
+    "version 2": partial(_of_version, 2),
+    "no marks": lambda content: content.update(marks=None),
+    "no model ran": _no_model_ran,
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_record_does_not_get_out_of_what_is_proved(
+    make: Callable[..., Made], forge: Callable[[Content], None]
+) -> None:
+    """Checks that an older version, or a picture that no model made, is spared."""
+    made = make(FILL)
+    assert made.passes(made.content)
+    forged = copy.deepcopy(made.content)
+    forge(forged)
+    del forged["record_sha256"]
+    forged["seal"] = seal_of(forged)
+    if forged["schema_version"] > 2:
+        forged["record_sha256"] = record_sha256_of(forged)
+    assert not made.passes(forged)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from prefect import flow
 
 from ace_tasks import images, pictures, provenance, resume
 from ace_tasks.feeds import MadeRow, Skipped
+from ace_tasks.history import past_runs
 from ace_tasks.results import Summary
 from ace_tasks.store import Store
 from flows.restyle_catalog import restyle_catalog
@@ -190,7 +191,6 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
         ),
         ({"reference": "{p}/r.png"}, "mask: reference needs one"),
         ({"links_from": "https://x/"}, "links_from and links_to: accepted: both or none"),
-        ({"source": "{p}/empty"}, "source: no picture under"),
     ],
     ids=[
         "output-in-source",
@@ -199,7 +199,6 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
         "auto-mask",
         "reference",
         "links",
-        "empty-source",
     ],
 )
 def test_what_cannot_run_says_why_and_writes_nothing(
@@ -211,6 +210,19 @@ def test_what_cannot_run_says_why_and_writes_nothing(
     assert state.is_failed()
     assert message in state.message
     assert list(store.list(f"{prefix}/")) == []
+
+
+def test_a_source_without_pictures_is_told_by_status(store: Store, prefix: str) -> None:
+    """Of a nightly run nobody sees the message."""
+    state = restyle_catalog(
+        source=f"{prefix}/empty", output=f"{prefix}/out", prompt="p", variant="toy",
+        return_state=True,
+    )  # fmt: skip
+    assert state.is_failed()
+    assert "source: no picture under" in state.message
+    (run,) = past_runs(store, f"{prefix}/out")
+    assert run.ending is not None
+    assert run.ending.state == "Refused"
 
 
 def test_a_retried_flow_run_keeps_the_catalog_it_made(store: Store, prefix: str) -> None:

@@ -83,6 +83,12 @@ def test_rays_address_has_no_second_name(monkeypatch: pytest.MonkeyPatch) -> Non
     assert read_environment().ray_address is None
 
 
+def test_local_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a GPU that never comes is waited for, and Ray listens beyond the loopback."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert read_environment().ray_address is None
+
+
 def test_an_empty_variable_counts_as_unset() -> None:
     """Compose files and Kubernetes pass unset variables as empty texts."""
     default = read_environment()

@@ -254,7 +254,7 @@ class RunRecord(_Stored):
 class Record(_Stored):
     """Proof of one finished item. Its existence is what makes the item finished."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(SCHEMA_VERSION, ge=1)
     row_id: str
     item_id: str
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))

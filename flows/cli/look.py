@@ -1,7 +1,7 @@
 """What `ace-catalog plan --look` says of a catalog's pictures and masks, to a person or a machine.
 
-A machine gets a JSON object a line, one for each row of the catalog: what preflight found, or, of a
-row that is no valid spec, its problem.
+A machine gets a JSON object a line, one for each row of the catalog: what preflight found; of a row
+that is no valid spec, its problem; of one that is to stay forgotten, `forgotten`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ def print_findings(findings: Iterable[Finding], rejects_path: Path) -> int:
         print_json(dataclasses.asdict(finding))
     with rejects_path.open(encoding="utf-8") as lines:
         for each in map(json.loads, lines):
+            if each.get("forgotten"):
+                print_json({"line": each["line"], "forgotten": True})
+                continue
             problems += 1
             column = f"{each['field']}: " if each["field"] else ""
             problem = f"bad_row: {column}{each['reason']}"

@@ -167,7 +167,8 @@ def print_rejects(path: Path, count: int) -> None:
         return
     table = Table("line", "column", "reason")
     with path.open(encoding="utf-8") as lines:
-        for row in map(json.loads, islice(lines, _REJECTS_SHOWN)):
+        wrong = (each for each in map(json.loads, lines) if not each.get("forgotten"))
+        for row in islice(wrong, _REJECTS_SHOWN):
             table.add_row(str(row["line"]), line(row["field"] or ""), line(row["reason"]))
     out.print(table)
     if count > _REJECTS_SHOWN:
