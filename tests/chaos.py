@@ -36,20 +36,23 @@ import psutil
 from PIL import Image
 
 # Before Ray is imported, here and in the flow: everything on the loopback.
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
-os.environ.update(LOOPBACK)
+os.environ |= {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_worker_niceness": "0",  # as in a session of ours
+}
 
-from ray.cluster_utils import Cluster  # noqa: E402
+from ray.cluster_utils import Cluster
 
-from ace_tasks.provenance import Record, orphans  # noqa: E402
-from ace_tasks.retention import Forget  # noqa: E402
-from ace_tasks.settings import StoreSettings  # noqa: E402
-from ace_tasks.store import Store, join_uri  # noqa: E402
-from ace_tasks.sweeping import sweep  # noqa: E402
-from infra.object_store import ObjectStore  # noqa: E402
-from infra.prefect_server import PrefectServer  # noqa: E402
-from infra.services import ROOT  # noqa: E402
-from tests.patience import limit_s  # noqa: E402
+from ace_tasks.provenance import Record, orphans
+from ace_tasks.retention import Forget
+from ace_tasks.settings import StoreSettings
+from ace_tasks.store import Store, join_uri
+from ace_tasks.sweeping import sweep
+from infra.object_store import ObjectStore
+from infra.prefect_server import PrefectServer
+from infra.services import ROOT
+from tests.patience import limit_s
 
 BUCKET = "chaos"
 OUTPUT = f"s3://{BUCKET}/out"

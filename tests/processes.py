@@ -18,17 +18,20 @@ _WIDTH = 240  # of a terminal: no table of a test is cut
 
 
 def run(
-    command: Sequence[str], env: Mapping[str, str] | None = None, accept: Collection[int] = (0,)
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    accept: Collection[int] = (0,),
+    limit: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in the project's folder, `env` added to ours.
 
     Raises AssertionError with its last output where its exit status is not one of `accept`, or
-    where it hangs.
+    where it hangs: where it takes longer than `limit`, in seconds.
     """
     try:
         ended = subprocess.run(
             command, cwd=ROOT, env=os.environ | (env or {}), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=limit_s(),
+            capture_output=True, text=True, timeout=limit or limit_s(),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise AssertionError(
@@ -42,10 +45,13 @@ def run(
 
 
 def run_python(
-    *arguments: str, env: Mapping[str, str] | None = None, accept: Collection[int] = (0,)
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    accept: Collection[int] = (0,),
+    limit: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run this Python with the arguments, as `run` does."""
-    return run([sys.executable, *arguments], env, accept)
+    return run([sys.executable, *arguments], env, accept, limit)
 
 
 def ace_here(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -183,7 +183,6 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
     [
         ({"output": "{p}/in/out"}, "output: accepted: a prefix outside source"),
         ({"source": "{p}"}, "output: accepted: a prefix outside source"),
-        ({"mask": "magic"}, "mask: accepted: alpha, auto, column, none, or s3://bucket/prefix"),
         (
             {"mask": "auto", "auto_mask": "none"},
             "auto_mask: accepted with mask auto: u2net, grabcut, border, model, person-top, "
@@ -195,7 +194,6 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
     ids=[
         "output-in-source",
         "source-around-output",
-        "mask",
         "auto-mask",
         "reference",
         "links",
@@ -212,14 +210,23 @@ def test_what_cannot_run_says_why_and_writes_nothing(
     assert list(store.list(f"{prefix}/")) == []
 
 
-def test_a_source_without_pictures_is_told_by_status(store: Store, prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "{p}/empty"}, "source: no picture under"),
+        ({"mask": "magic"}, "mask: accepted: alpha, auto, column, none, or s3://bucket/prefix"),
+    ],
+    ids=["source", "mask"],
+)
+def test_a_catalog_that_cannot_be_made_is_told_by_status(
+    store: Store, prefix: str, change: dict[str, str], message: str
+) -> None:
     """Of a nightly run nobody sees the message."""
-    state = restyle_catalog(
-        source=f"{prefix}/empty", output=f"{prefix}/out", prompt="p", variant="toy",
-        return_state=True,
-    )  # fmt: skip
+    given = {"source": "{p}/in", "output": "{p}/out"} | change
+    places = {name: value.replace("{p}", prefix) for name, value in given.items()}
+    state = restyle_catalog(prompt="p", variant="toy", return_state=True, **places)
     assert state.is_failed()
-    assert "source: no picture under" in state.message
+    assert message in state.message
     (run,) = past_runs(store, f"{prefix}/out")
     assert run.ending is not None
     assert run.ending.state == "Refused"

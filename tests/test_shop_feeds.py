@@ -241,7 +241,8 @@ def test_a_list_of_links_is_one_in_xml_as_well(read: Read) -> None:
 
 
 @pytest.mark.parametrize("link", ["//cdn.shop.test/files/1.jpg", "http://cdn.shop.test/files/1.jpg",
-                                  "HTTPS://CDN.shop.test:443/files/1.jpg"])  # fmt: skip
+                                  "HTTPS://CDN.shop.test:443/files/1.jpg",
+                                  "cdn.shop.test/files/1.jpg"])  # fmt: skip
 def test_a_link_may_have_any_scheme_of_the_web_or_none(read: Read, link: str) -> None:
     for name, text in (
         ("feed.xml", RSS.format("", product("1", link))),
@@ -255,6 +256,13 @@ def test_a_link_without_a_scheme_is_never_a_local_file() -> None:
     (row,) = TableReader("/feeds/t.csv", None, None).read(_rows({"image": "//etc/passwd"}))
     assert isinstance(row, Reject)
     assert "links_from and links_to say where" in row.reason
+
+
+@pytest.mark.parametrize("link", ["http:/cdn.shop.test/files/1.jpg", "https:cdn.shop.test/1.jpg"])
+def test_a_link_whose_slashes_are_lost_is_no_file_beside_the_feed(read: Read, link: str) -> None:
+    (reject,) = read("feed.csv", f"id,image_link\n1,{link}\n")
+    assert reject.field == "image_link"
+    assert f"accepted: a web link with https://; given '{link}'" in reject.reason
 
 
 def _rows(*cells: dict[str, Any]) -> list[Any]:
@@ -298,6 +306,7 @@ ENCODED = [  # (as files call it, Python's codec, a title)
     pytest.param("windows-1251", "cp1251", "Кружка", id="windows-1251"),
     pytest.param("ISO-8859-1", "latin-1", "Größe", id="ISO-8859-1"),
     pytest.param("x-sjis", "cp932", "マグ", id="x-sjis"),
+    pytest.param("Windows-31J", "cp932", "マグ①髙", id="Windows-31J"),
     pytest.param("UTF-8", "utf-8", "マグ", id="UTF-8"),
 ]
 

@@ -17,6 +17,7 @@ from ace_tasks.specs import MAX_URI_CHARS, quote
 
 # A shop's templates also write links that begin with //, and leave out the scheme.
 _WEB = re.compile(r"(?:https?:)?//", re.IGNORECASE)
+_BROKEN_WEB = re.compile(r"https?:(?!//)", re.IGNORECASE)
 # What lies between two links of a list. A comma may be part of a link: only before the next one it
 # is none.
 _SEPARATORS = " \t\r\n,;|"
@@ -50,6 +51,10 @@ class Links:
             )
         path = parts.path.rstrip("/") + "/"  # cdn.shop.com is no part of cdn.shop.com.example
         return cls(_host(parts), path, check_prefix("links_to", links_to))
+
+    def is_bare(self, link: str) -> bool:
+        """Whether a link begins with the host itself, without `https://`."""
+        return link.lower().startswith(f"{self.host}/")
 
     def resolve(self, link: str, column: str = "image") -> str:
         """Where a link's picture is on S3. `?v=…` of a shop's links names no other file.
@@ -88,6 +93,11 @@ def shown(link: str) -> str:
 
 def is_web(link: str) -> bool:
     return bool(_WEB.match(link))
+
+
+def is_broken_web(link: str) -> bool:
+    """Whether it is no path either: `http:/host`, `https:host`."""
+    return bool(_BROKEN_WEB.match(link))
 
 
 def _host(parts: SplitResult) -> str:

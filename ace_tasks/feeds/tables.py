@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ace_tasks.catalog import Reject, Row, absolute_uri
 from ace_tasks.errors import BadRow, CatalogError
 from ace_tasks.feeds.book import Book, Held
-from ace_tasks.feeds.links import Links, is_web, links_of, shown
+from ace_tasks.feeds.links import Links, is_broken_web, is_web, links_of, shown
 from ace_tasks.feeds.picture import Picture, Skipped, file_name, row_id_of, unique_id
 from ace_tasks.specs import MAX_URI_CHARS, check_uri, quote
 
@@ -190,6 +190,10 @@ class TableReader:
 
     def _resolve(self, column: str, link: str) -> str:
         """Where it is. Raises BadRow."""
+        if self._links and self._links.is_bare(link):
+            link = f"//{link}"
+        if is_broken_web(link):
+            raise BadRow(column, f"accepted: a web link with https://; given {shown(link)}")
         if is_web(link):
             if self._links is None:
                 raise BadRow(

@@ -22,6 +22,8 @@ _CHUNK_BYTES = 2**16
 # Names that Python does not know, all in lower case with `-`.
 _ALIASES = {
     "x-sjis": "cp932",
+    "windows-31j": "cp932",  # as IANA calls it
+    "cswindows31j": "cp932",
     "windows-932": "cp932",
     "x-euc-jp": "euc_jp",
     "x-gbk": "gbk",
