@@ -136,6 +136,7 @@ def test_an_arm_changes_what_it_says_and_nothing_else() -> None:
 # ---------------------------------------------------------------- all of it
 
 
+@pytest.mark.thorough
 def test_every_arm_is_trained_and_answers(work: Path, results: list[Result]) -> None:
     assert {(each.arm, each.seed) for each in results} == {
         (arm.name, seed) for arm in ARMS for seed in range(SEEDS)

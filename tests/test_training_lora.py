@@ -274,6 +274,7 @@ def full_size_batch(channels: int) -> Batches:
     return Batches([example], ObjectiveSettings(batch=1), steps=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("variant", "channels", "rank"), [("flux-fill-lora", 384, 64), ("ace-fft", 448, 16)]
 )
