@@ -158,7 +158,7 @@ WHITE, RED, GREEN, BLUE = (0.3127, 0.3290), (0.64, 0.33), (0.30, 0.60), (0.15, 0
 NO_COLOURS: dict[str, tuple[tuple[float, float], ...]] = {  # cHRM: white, red, green, blue
     "two-primaries-alike": (WHITE, RED, RED, BLUE),
     "primaries-beyond-all-light": ((0.50, 0.482), (0.02, 12.84), (0.12, 0.10), (7.74, 0.75)),
-    "white-outside": ((0.70, 0.25), RED, GREEN, BLUE),
+    "white-outside": ((0.20, 0.55), RED, GREEN, BLUE),
     "white-without-light": ((0.30, 0), RED, GREEN, BLUE),
     "white-that-eyes-do-not-see": ((0.10, 0.01), RED, GREEN, (0.10, 0)),
     "white-that-eyes-hardly-see": (
