@@ -187,17 +187,17 @@ def _of_png(raw: Raw, file: bytes, words: list[str]) -> ColourSpace | None:
 
 
 def _colour_chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Those in front of the pixels, where PNG wants them; the first of each kind."""
+    """Those in front of the pixels, where PNG wants them; the first of each kind.
+
+    Its pixels were read, so all in front of them is whole.
+    """
     seen = set()
-    try:
-        for kind, body in png.chunks(file):
-            if kind == b"IDAT":
-                return
-            if kind in (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM") and kind not in seen:
-                seen.add(kind)
-                yield kind, body
-    except (CannotRewrap, struct.error):
-        return
+    for kind, body in png.chunks(file):
+        if kind == b"IDAT":
+            return
+        if kind in (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM") and kind not in seen:
+            seen.add(kind)
+            yield kind, body
 
 
 def _by_gamma(gamma: bytes | None, points: bytes | None, words: list[str]) -> ColourSpace | None:

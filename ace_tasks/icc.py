@@ -49,7 +49,6 @@ _BRADFORD = np.array(
 )
 _TABLE_SIZE = 4096
 _CREATED = (2020, 1, 1, 0, 0, 0)  # a constant, so that the bytes are
-_GREY_CURVES = (b"curv", b"para")
 
 
 def _fixed(number: float) -> bytes:
@@ -118,14 +117,12 @@ def profile(name: str, primaries: Primaries, curve: bytes) -> bytes:
 
 
 def of_grey(grey: bytes) -> bytes | None:
-    """A profile of grey data → one of RGB data by which equal levels look the same.
+    """A whole profile of grey data → one of RGB data by which equal levels look the same.
 
     None: it does not say its colours by one curve to XYZ.
     """
     curve = _tag(grey, b"kTRC")
-    if grey[16:20] != b"GRAY" or grey[20:24] != b"XYZ " or not curve:
-        return None
-    if curve[:4] not in _GREY_CURVES:
+    if grey[20:24] != b"XYZ " or not curve:
         return None
     return profile("Grey", SRGB_PRIMARIES, curve)
 
@@ -193,12 +190,9 @@ def _file(tags: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _tag(profile_bytes: bytes, wanted: bytes) -> bytes | None:
-    try:
-        (count,) = struct.unpack_from(">I", profile_bytes, 128)
-        for n in range(min(count, 100)):
-            kind, at, length = struct.unpack_from(">4sII", profile_bytes, 132 + 12 * n)
-            if kind == wanted and at + length <= len(profile_bytes):
-                return profile_bytes[at : at + length]
-    except struct.error:  # cut short
-        pass
+    (count,) = struct.unpack_from(">I", profile_bytes, 128)
+    for n in range(count):
+        kind, at, length = struct.unpack_from(">4sII", profile_bytes, 132 + 12 * n)
+        if kind == wanted:
+            return profile_bytes[at : at + length]
     return None

@@ -43,14 +43,6 @@ class Mentions:
         plain = _ESCAPES.sub(_unescaped, text)
         return any(map(self.in_text, {text, plain, text.replace('""', '"')}))
 
-    def in_json(self, text: str) -> bool:
-        """Return whether a string in a JSON value holds a name; one that is no JSON, as a text."""
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return self.in_text(text)
-        return any(self.in_text(each) for each in _strings(value))
-
     def in_html(self, page: str) -> bool:
         """Return whether a page shows a name, or links to it."""
         text = html.unescape(page)

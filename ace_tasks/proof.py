@@ -306,8 +306,11 @@ def by_signature(record: Record, proof: Proof) -> Iterator[tuple[Problem, str]]:
     """`proof`: as `signing.read` finds it in the published file."""
     signed = record.marks.c2pa if record.marks else None
     expected = signed.manifest if signed else None
-    if proof.state == "Invalid" or proof.manifest != expected:
+    if proof.state == "Invalid":
         yield "signature", f"{proof.state} {', '.join(proof.problems)}".strip()
+        return
+    if proof.manifest != expected:
+        yield "signature", f"manifest {quote(proof.manifest)}, recorded {quote(expected)}"
         return
     if signed is None:
         return

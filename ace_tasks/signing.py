@@ -6,11 +6,12 @@ stays in this process: it is in no message, record or representation.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ _SETTINGS = {
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": False},
 }
+
+_PIXEL = base64.b64decode(  # a black one, PNG
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Signer:
         digest = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
         signer = cls(key, certificates, _algorithm(private), digest, timestamp_url)
         try:
-            signer._native().close()
+            signer._try_out()
         except c2pa.C2paError:
             raise SettingsError("C2PA: the certificate may not sign content") from None
         return signer
@@ -125,6 +130,20 @@ class Signer:
             with self._native() as native:
                 builder.sign(native, media_type, io.BytesIO(data), out)
         return out.getvalue()
+
+    def _try_out(self) -> None:
+        """Sign one pixel. Only then is the certificate's purpose looked at. Asks no authority for
+        the time. Raises C2paError.
+        """
+        alone = replace(self, timestamp_url=None)
+        made = {
+            "action": "c2pa.created",
+            "digitalSourceType": xmp.after_edit("reference", None, ran=True),
+        }
+        actions = {"label": "c2pa.actions.v2", "data": {"actions": [made]}}
+        manifest = json.dumps({"assertions": [actions]})
+        with c2pa.Builder(manifest, context=_context()) as builder, alone._native() as native:
+            builder.sign(native, MEDIA_TYPES["png"], io.BytesIO(_PIXEL), io.BytesIO())
 
     def _native(self) -> Any:
         algorithm = getattr(c2pa.C2paSigningAlg, self.algorithm)

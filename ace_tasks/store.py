@@ -75,7 +75,6 @@ _CREDENTIAL_CODES = {
 _PASSING = {408, 409, 429}  # timeout, a race of two writers, too many requests
 _CREDENTIAL_ERRORS = (
     NoCredentialsError,
-    ParamValidationError,
     PartialCredentialsError,
     CredentialRetrievalError,
     ProfileNotFound,

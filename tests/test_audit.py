@@ -18,14 +18,18 @@ import ray
 from PIL import Image
 
 from ace_tasks import development_ca, provenance
+from ace_tasks.errors import StoreUnavailable
 from ace_tasks.provenance import Record, image_key, record_key, record_sha256_of, seal_of
 from ace_tasks.results import Summary
+from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
-from flows.audit_run import audit_run
+from flows.audit_run import audit_run, look
 from flows.closing import text
 from flows.edit_catalog import edit_catalog
+from infra.object_store import ObjectStore
 from infra.prefect_server import PrefectServer
 from tests import hostile
+from tests.faults import FaultyStore
 from tests.processes import ace_here
 from tests.test_publishing import MARKED, RIGHTS, converted, marked_as
 from tests.test_rewrap import stored
@@ -86,6 +90,14 @@ def seal_anew(content: dict[str, Any]) -> bytes:
     content["seal"] = seal_of(content)
     content["record_sha256"] = record_sha256_of(content)
     return json.dumps(content).encode()
+
+
+def forge(store: Store, prefix: str, record: Record, part: str, **changes: Any) -> None:
+    """Change a part of a record that lies in the store, its hashes made anew."""
+    content = json.loads(record.to_json())
+    content[part] |= changes
+    marker = f"{prefix}/out/{record_key(record.item_id)}"
+    store.put(marker, seal_anew(content), "application/json")
 
 
 def edit_again(prefix: str) -> Summary:
@@ -376,3 +388,100 @@ def test_what_stands_in_a_record_s_place_fails_its_row_by_its_key_and_stays(
     store.delete(places["row-0"])
     mended = edit_again(prefix)
     assert (mended.done, mended.by_error) == (2, {"bad_record": 2, "bad_row": 1})
+
+
+def test_what_a_run_s_own_tables_or_another_run_s_plan_contradict_is_told(
+    summary: Summary, store: Store, prefix: str, tmp_path: Path
+) -> None:
+    """A record that names another run to get out of what this one planned: by a name that is none,
+    or by a plan whose row is spoilt.
+    """
+    made = records(store, prefix)
+    path, runs = tmp_path / "table", f"{prefix}/out/runs"
+    store.download(f"{runs}/{summary.run_id}/plan.parquet", path)
+    plan = pyarrow.parquet.read_table(path)
+    at = plan.schema.get_field_index("item")
+    spoilt = plan.set_column(at, plan.schema.field(at), pyarrow.array(["{}"] * plan.num_rows))
+    pyarrow.parquet.write_table(spoilt, path)
+    store.upload(path, f"{runs}/spoilt/plan.parquet", "application/vnd.apache.parquet")
+    for row_id, run_id in (("row-0", "../elsewhere"), ("row-1", "spoilt")):
+        forge(store, prefix, made[row_id], "run", run_id=run_id)
+    forge(store, prefix, made["row-2"], "output", **made["row-3"].output.model_dump(mode="json"))
+
+    results = f"{runs}/{summary.run_id}/results.parquet"
+    store.download(results, path)
+    table = pyarrow.parquet.read_table(path)
+    unplanned = table.slice(4, 1).to_pylist()[0] | {"line": 99, "row_id": "invented"}
+    invented = pyarrow.Table.from_pylist([unplanned], schema=table.schema)
+    pyarrow.parquet.write_table(pyarrow.concat_tables([table, invented]), path)
+    store.upload(path, results, "application/vnd.apache.parquet")
+
+    state, _ = audit(prefix, summary)
+    found = state.result(raise_on_failure=False)["findings"]
+    told = {(each["problem"], each["row_id"], each["told"]) for each in found}
+    not_planned = "run.run_id: '{}', which has not planned it; this run made it"
+    assert told >= {
+        ("record_edited", "row-0", not_planned.format("../elsewhere")),
+        ("record_edited", "row-1", not_planned.format("spoilt")),
+        ("record_edited", "row-2", "its picture is not the one of the results"),
+        ("not_accounted", "invented", "line 99 was not planned"),
+    }
+    assert {row_id for _, row_id, _ in told} == {"row-0", "row-1", "row-2", "invented"}
+
+
+@pytest.mark.usefixtures("replicas_here")
+def test_a_kept_candidate_that_was_replaced_or_went_is_told(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    image = f"{prefix}/in/0.png"
+    store.put(image, picture(), "image/png")
+    row = {"task": "edit", "image": image, "prompt": "p", "steps": 1}
+    rows = [row | {"id": name, "seed": seed} for seed, name in enumerate(("other", "gone", "kept"))]
+    store.put(f"{prefix}/c.jsonl", "\n".join(map(json.dumps, rows)).encode(), "text/plain")
+    state = edit_catalog(
+        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy", candidates=2,
+        keep_candidates=True, return_state=True,
+    )  # fmt: skip
+    summary = Summary.model_validate(state.result(raise_on_failure=False))
+    kept = {name: [*each.pictures()][1] for name, each in records(store, prefix).items()}
+    state, found = audit(prefix, summary)
+    assert (state.name, found) == ("Completed", set())
+    store.put(kept["other"], picture(seed=99), "image/png")
+    store.delete(kept["gone"])
+    _, found = audit(prefix, summary)
+    assert found == {("picture_changed", "other"), ("picture_missing", "gone")}
+
+
+def test_what_goes_or_cannot_be_asked_meanwhile_is_not_told_as_forged(
+    summary: Summary, store: Store, prefix: str, object_store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A record is deleted once it was listed. The store is away when a picture is read, and when
+    another run's plan is: then nothing is proved of it, nor held against it.
+    """
+    made = records(store, prefix)
+    gone = f"{prefix}/out/{record_key(made['row-0'].item_id)}"
+    with monkeypatch.context() as patch:
+
+        def list_then_delete(uri: str) -> list[Any]:
+            found = [*listed(uri)]
+            if uri.startswith(f"{prefix}/out/records/"):
+                store.delete(gone)
+            return found
+
+        listed = store.list
+        patch.setattr(store, "list", list_then_delete)
+        (finding,) = look(store, f"{prefix}/out", summary.run_id, 0).findings
+    assert (finding.problem, finding.row_id) == ("record_missing", "row-0")
+    store.put(gone, made["row-0"].to_json(), "application/json")
+
+    forge(store, prefix, made["row-1"], "run", run_id="another")
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
+    proxy = FaultyStore(object_store.endpoint_url)
+    through = Store(StoreSettings(endpoint_url=proxy.endpoint_url, patience_s=0))
+    for part in ("/images/", "/another/plan.parquet"):
+        proxy.times(1000, "503", part=part)
+        with pytest.raises(StoreUnavailable):
+            look(through, f"{prefix}/out", summary.run_id, 0)
+        assert any(fault and part in path for _, path, fault in proxy.told)
+    proxy.stop()

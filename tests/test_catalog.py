@@ -24,9 +24,11 @@ from ace_tasks.catalog import (
     Spec,
     open_catalog,
     read_rows,
+    to_examples,
     to_specs,
 )
 from ace_tasks.errors import CatalogError
+from ace_tasks.readers.header import Table
 from ace_tasks.readers.jsonl import unique_keys
 from ace_tasks.settings import StoreSettings
 from ace_tasks.specs import parse_spec
@@ -460,6 +462,31 @@ def test_the_allow_list_decides_where_there_is_one(column: str, catalog: str) ->
     )
 
 
+def test_a_web_link_without_its_scheme_is_named_without_what_may_be_secret() -> None:
+    reject = _one(_row("image", "//cdn.shop.com/a.png?token=secret"), "c.jsonl")
+    assert isinstance(reject, Reject)
+    assert "given a web link without https:, '//cdn.shop.com/a.png'" in reject.reason
+    assert "secret" not in reject.reason
+
+
+def test_a_local_path_is_measured_where_it_leads(tmp_path: Path) -> None:
+    """It is short as the row has it, and too long in its catalog's folder."""
+    catalog = tmp_path / ("f" * 200) / "c.jsonl"
+    each = _one(_row("image", "i" * 1500), str(catalog))
+    assert not isinstance(each, Reject)
+    reject = _one(_row("image", "i" * 2000), str(catalog))
+    assert isinstance(reject, Reject)
+    assert "accepted: paths of at most 2048 characters" in reject.reason
+
+
+def test_a_broken_row_of_a_training_is_handed_on() -> None:
+    broken = Reject(1, None, "no JSON object", "{")
+    row = {"id": "a", "task": "edit", "image": "s3://b/i", "prompt": "p", "target": "s3://b/t"}
+    first, (line, _, target, cells) = to_examples([broken, Row(2, row)], "s3://b/c.jsonl", None)  # type: ignore[misc]
+    assert first is broken
+    assert (line, target, cells) == (2, "s3://b/t", row)
+
+
 def test_the_allow_list_can_leave_the_catalogs_own_bucket_out() -> None:
     reject = _one(_row("image", "s3://own/x"), "s3://own/c.jsonl", ("shared",))
     assert isinstance(reject, Reject)
@@ -516,3 +543,22 @@ def test_a_store_that_is_away_is_an_error_of_the_catalog() -> None:
     away = Store(StoreSettings(endpoint_url="http://127.0.0.1:9", max_attempts=1, patience_s=0))
     with pytest.raises(CatalogError, match="Connection"), open_catalog("s3://b/c.csv", away):
         pass
+
+
+def test_an_address_that_is_none_is_an_error_of_the_catalog(store: Store) -> None:
+    for uri, words in (
+        ("https://shop.test/c.csv", "given scheme 'https'"),
+        ("c\n.csv", "control characters"),
+    ):
+        with pytest.raises(CatalogError, match=f"catalog: .*{words}"), open_catalog(uri, store):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_encoding_that_nobody_knows_is_an_error_of_the_catalog(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / f"c.{kind}"
+    path.write_bytes(as_bytes(kind, ROWS))
+    with pytest.raises(CatalogError, match=f"c.{kind}: .*utf-9"):
+        list(read_rows(path, Table(encoding="utf-9")))

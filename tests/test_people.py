@@ -3,6 +3,7 @@ over, the old garment shows beside the new one, or a picture without anybody is 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -266,6 +267,46 @@ def test_long_hair_is_left_where_its_colour_tells_it(figure: Person) -> None:
     assert _share(garment.of_person(long_hair, rgb, "top"), hair) < 0.08
     rgb[130:310, 60:240][~hair[130:310, 60:240]] = (70, 40, 20)  # a garment of the same colour
     assert _share(garment.of_person(long_hair, rgb, "top"), hair) > 0.2
+
+
+SHOULDERS, HIPS, KNEES = (11, 12), (23, 24), (25, 26)
+OUTSIDE = (150, 900)
+UNSEEN: dict[str, tuple[garment.Part, dict[int, tuple[int, int]], tuple[int, ...], str]] = {
+    "shoulder-outside": ("top", {11: OUTSIDE}, (), "outside the picture: left shoulder"),
+    "shoulders-hidden": ("dress", {}, SHOULDERS, "the shoulders are hidden"),
+    "hip-outside": ("bottom", {24: OUTSIDE}, (), "outside the picture: right hip"),
+    "knees-outside": ("bottom", {25: OUTSIDE, 26: OUTSIDE}, (), "left knee, right knee"),
+    "hips-hidden": ("bottom", {}, HIPS, "the hips are hidden"),
+}
+
+
+def _with(figure: Person, places: dict[int, tuple[int, int]], hidden: tuple[int, ...]) -> Person:
+    points, visibility = figure.points.copy(), figure.visibility.copy()
+    for landmark, place in places.items():
+        points[landmark] = place
+    visibility[list(hidden)] = 0
+    return dataclasses.replace(figure, points=points, visibility=visibility)
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_a_garment_hangs_on_must_be_seen(figure: Person, name: str) -> None:
+    part, places, hidden, words = UNSEEN[name]
+    garment._check(figure, part)
+    with pytest.raises(BadMask, match=f"person-{part}: .*{words}.*; accepted: "):
+        garment._check(_with(figure, places, hidden), part)
+
+
+def test_one_shoulder_one_hip_and_one_knee_are_enough(figure: Person) -> None:
+    half = _with(figure, {26: OUTSIDE}, (12, 24))
+    garment._check(half, "dress")
+    hints = garment._hints(half, "dress")
+    assert "a guess where the" in hints["hidden_pose"]
+    assert "right shoulder" in hints["hidden_pose"]
+    assert "right knee" in hints["cut_off_person"]
+    assert garment._hints(figure, "dress") == {}
+    turned = {landmark: (y // 2, 300 - x) for landmark, (x, y) in FIGURE.items()}
+    told = garment._hints(_with(figure, turned, ()), "dress")
+    assert told == {"turned_person": "its person does not stand upright: is the picture turned?"}
 
 
 # ---------------------------------------------------------------- in a run

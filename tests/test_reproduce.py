@@ -16,7 +16,7 @@ from ace_tasks.reproduce import Asked, Reproducer
 from ace_tasks.settings import MarkSettings, read_environment
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
-from tests.processes import run_python
+from tests.processes import ace_here, run_python
 from tests.test_replica import FILL, TASKS, new_replica, on_background
 
 pytestmark = pytest.mark.usefixtures("object_store", "weights_dir")
@@ -118,3 +118,55 @@ def test_the_command_says_how_many_are_the_same(
     ended = run_python("-m", "flows.cli", "reproduce", f"{prefix}/out", "--json")
     told = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [each["identical"] for each in told] == [True, True]
+
+
+def test_a_source_that_was_a_local_file_is_read_from_the_folder_that_is_said(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
+    reproducer: Reproducer, tmp_path: Path,
+) -> None:  # fmt: skip
+    """By its name alone, whatever path a record names."""
+    item = planned(**FILL)
+    assert isinstance(new_replica(weights_dir, prefix, torch_threads=1).run(item, 0), Done)
+    record = Record.model_validate_json(store.get(uri_of(prefix, item)))
+    (tmp_path / "image.png").write_bytes(store.get(f"{prefix}/in/image.png"))
+    for uri in ("image.png", "../../elsewhere/image.png"):
+        image = record.sources.image.model_copy(update={"uri": uri})  # type: ignore[union-attr]
+        sources = record.sources.model_copy(update={"image": image})
+        local = record.model_copy(update={"sources": sources})
+        store.put(f"{prefix}/local.json", local.to_json(), "application/json")
+        with pytest.raises(SourceMissing, match="was a local file: say the folder that holds it"):
+            reproducer.reproduce(f"{prefix}/local.json")
+        told = ace_here("reproduce", f"{prefix}/local.json", "--sources", str(tmp_path), "--json")
+        (again,) = map(json.loads, told.stdout.splitlines())
+        assert (again["record"], again["identical"]) == (f"{prefix}/local.json", True)
+
+
+def test_where_there_is_nothing_to_compare_with_the_pixels_still_are(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
+    reproducer: Reproducer, picture: Callable[..., bytes],
+) -> None:  # fmt: skip
+    """The published picture is one of another size, or gone; the recorded hash is there."""
+    item = planned(**FILL)
+    done = new_replica(weights_dir, prefix, torch_threads=1).run(item, 0)
+    assert isinstance(done, Done)
+    store.put(done.output_uri, picture(40, 40), "image/png")
+    other = reproducer.reproduce(uri_of(prefix, item))
+    store.delete(done.output_uri)
+    gone = reproducer.reproduce(uri_of(prefix, item))
+    for again in (other, gone):
+        assert again.identical
+        assert (again.psnr_db, again.largest_difference) == (None, None)
+
+
+def test_a_control_by_a_model_that_is_not_at_hand_is_not_drawn_by_another(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
+    reproducer: Reproducer,
+) -> None:  # fmt: skip
+    item = planned(task="edit", image="in/image.png", control="canny")
+    assert isinstance(new_replica(weights_dir, prefix).run(item, 0), Done)
+    record = Record.model_validate_json(store.get(uri_of(prefix, item)))
+    resolved = record.resolved | {"control": "depth", "control_model": "f" * 64}
+    drawn = record.model_copy(update={"resolved": resolved})
+    store.put(f"{prefix}/drawn.json", drawn.to_json(), "application/json")
+    with pytest.raises(SettingsError, match=f"a model that drew is not at hand: .*{'f' * 64}"):
+        reproducer.reproduce(f"{prefix}/drawn.json")

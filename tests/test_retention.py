@@ -180,6 +180,10 @@ def test_older_versions_go_too(store: Store, object_store: Any) -> None:
     for body in (b"1", b"2", b"3"):
         store.put(uri, body, "text/plain")
     store.put(f"{uri}.other", b"4", "text/plain")
+    # The store's own pages hold a thousand.
+    store._client.meta.events.register(
+        "provide-client-params.s3.ListObjectVersions", lambda params, **_: {**params, "MaxKeys": 2}
+    )
     store.purge_older(uri)
     assert (store.get(uri), len([*store._versions(uri)])) == (b"3", 1)
     store.put(uri, b"5", "text/plain")
@@ -501,3 +505,78 @@ def test_a_row_that_is_called_like_its_file_is_told_of_no_more(
     forgotten(prefix, source=f"{prefix}/in/{name}")
     assert told_by_prefect([name]) == 0
     assert holding(store, prefix, [name]) == set()
+
+
+def test_by_its_hash_a_source_is_forgotten_wherever_a_list_names_it(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    """Among a row's references, in a reject that quotes its row, and in what a run made of a feed.
+    Files of somebody else lie beside ours, and stay.
+    """
+    person, other = picture(seed=7030), picture(seed=7031)
+    source = f"{prefix}/in/person.png"
+    store.put(source, person, "image/png")
+    store.put(f"{prefix}/in/other.png", other, "image/png")
+    tried_on = {"task": "try_on", "image": f"{prefix}/in/other.png", "mask": "alpha",
+                "reference": [f"{prefix}/in/other.png", source]}  # fmt: skip
+    rows = [
+        {"id": "it", "task": "edit", "image": source},
+        tried_on | {"id": "failed"},
+        tried_on | {"id": "odd", "steps": -1},
+    ]
+    run_id = edit(prefix, rows, store).run_id
+    table = f"{prefix}/feed.csv"
+    store.put(table, f"id,image\na,{prefix}/in/other.png\nb,at {source}\n".encode(), "text/csv")
+    state = restyle_catalog(
+        source=table, output=f"{prefix}/out", prompt="p", variant="toy", steps=1, return_state=True
+    )
+    fed = Summary.model_validate(state.result(raise_on_failure=False)).run_id
+    runs = f"{prefix}/out/runs"
+    for uri in (f"{runs}/{run_id}/failures.jsonl", f"{runs}/{run_id}/rejects.jsonl",
+                f"{runs}/{fed}/catalog.jsonl"):  # fmt: skip
+        assert source.encode() in store.get(uri), uri
+    theirs = {
+        f"{prefix}/out/records/00/theirs.json": b'{"shop": 1}',
+        f"{prefix}/out/failures/00/theirs.json": b"\xff no JSON",
+        f"{runs}/{run_id}/canary.json": b"no JSON either",
+    }
+    for uri, body in theirs.items():
+        store.put(uri, body, "application/json")
+    forgotten(prefix, source=hashlib.sha256(person).hexdigest())
+    store.delete(table)  # the user's own
+    assert holding(store, prefix, [source, hashlib.sha256(person).hexdigest()]) == set()
+    assert {uri: store.get(uri) for uri in theirs} == theirs
+    assert store.get(f"{runs}/{fed}/catalog.jsonl").count(b"other.png") == 1
+
+
+def test_what_goes_between_the_look_and_the_deed_ends_neither(
+    store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody deletes a record that was just listed; of the first pictures, none is left."""
+    source = f"{prefix}/in/a.png"
+    store.put(source, picture(seed=7032), "image/png")
+    row = {"task": "edit", "image": source}
+    summary = edit(prefix, [row | {"id": "a", "seed": 1}, row | {"id": "b", "seed": 2}], store)
+    records = [each.uri for each in store.list(f"{prefix}/out/records/")]
+    item_id = records[1].rpartition("/")[2].removesuffix(".json")
+    place = (store, f"{prefix}/out", summary.run_id)
+    Trial(items={"a": item_id, "other": "0" * 64}).write(*place)
+
+    def list_then_delete(uri: str) -> list[Any]:
+        found = [*listed(uri)]
+        if uri == f"{prefix}/out/records/":
+            store.delete(records[0])
+        return found
+
+    listed = store.list
+    forgetting = Forget(store, store, f"{prefix}/out", source)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "list", list_then_delete)
+        doomed = forgetting.look()
+    assert doomed.counts()["items"] == 2  # the plan still tells of both
+    assert [uri for uri in doomed.rewritten if uri.endswith("/canary.json")]
+    Trial(items={"a": item_id}).write(*place)
+    forgetting.bury(doomed, by="test")
+    forgetting.delete(doomed)
+    assert Trial.read(*place) is None
+    assert holding(store, prefix, [source]) == set()

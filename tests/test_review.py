@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ace_tasks import provenance
-from ace_tasks.errors import SettingsError, StoreUnavailable
+from ace_tasks.errors import BadRecord, SettingsError, StoreUnavailable
 from ace_tasks.provenance import (
     CandidateRecord,
     CandidatesRecord,
@@ -299,3 +299,50 @@ def test_a_promoted_picture_that_a_sweep_takes_is_written_again(
     monkeypatch.setattr(store, "put_if_absent", sweep_meanwhile)
     assert Review(store, prefix, "flow-1").promote(item.item_id).standing == "published"
     assert store.get(held.output.uri) == b"picture"
+
+
+@pytest.mark.parametrize("theirs", [b"picture", b"another one"], ids=["same", "another"])
+def test_what_another_run_publishes_at_that_moment_stands(
+    store: Store, prefix: str, item: WorkItem, held: Record, theirs: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The record that came first names the one picture that is left."""
+    other = would_be(prefix, item, theirs)
+    put_if_absent = store.put_if_absent
+
+    def publish_meanwhile(uri: str, data: bytes, kind: str) -> bool:
+        assert put_if_absent(uri, other.to_json(), kind)
+        if theirs == b"picture":  # a sweep took it just before
+            store.delete(other.output.uri)
+        else:
+            store.put(other.output.uri, theirs, "image/png")
+        return put_if_absent(uri, data, kind)
+
+    monkeypatch.setattr(store, "put_if_absent", publish_meanwhile)
+    assert Review(store, prefix, "flow-1").promote(item.item_id).standing == "published"
+    assert record_of(store, prefix, item).run.attempt == other.run.attempt
+    assert record_of(store, prefix, item).review == other.review  # nobody promoted theirs
+    assert keys(store, prefix) == [other.output.uri.removeprefix(f"{prefix}/")]
+    assert store.get(other.output.uri) == theirs
+
+
+def test_a_picture_that_somebody_else_just_took_is_not_published(
+    store: Store, prefix: str, item: WorkItem, held: Record
+) -> None:
+    review = Review(store, prefix, "flow-1")
+    store.delete(str(review.look(item.item_id).picture))
+    assert review.promote(item.item_id).standing == "gone"
+    assert keys(store, prefix, "review", "images", "records") == []
+
+
+def test_a_file_in_the_record_s_place_is_named_and_nothing_is_decided(
+    store: Store, prefix: str, item: WorkItem, held: Record
+) -> None:
+    place = join_uri(prefix, record_key(item.item_id))
+    store.put(place, b'{"shop": 1}', "application/json")
+    before = keys(store, prefix, "review", "images", "failures")
+    for decide in (Review(store, prefix, "flow-1").promote, Review(store, prefix, "f").discard):
+        with pytest.raises(BadRecord, match=place):
+            decide(item.item_id)
+    assert keys(store, prefix, "review", "images", "failures") == before
+    assert store.get(place) == b'{"shop": 1}'

@@ -41,6 +41,7 @@ def _png(*chunks: bytes, behind: bool = False) -> bytes:
 
 
 LONG = zlib.compress(bytes(5 << 20))
+TEXT_OF_5_MB = sound(b"zTXt", b"Comment\0\0" + LONG)
 PNGS: dict[str, tuple[bytes, set[str]]] = {
     "ztxt-of-5-mb": (_png(sound(b"zTXt", b"Comment\0\0" + LONG)), {TOO_LONG}),
     "ztxt-of-5-mb-behind": (_png(sound(b"zTXt", b"Comment\0\0" + LONG), behind=True), {TOO_LONG}),
@@ -62,6 +63,10 @@ PNGS: dict[str, tuple[bytes, set[str]]] = {
     "chromaticities-cut-short": (_png(sound(b"cHRM", bytes(31))), {_cannot("cHRM")}),
     "intent-of-nothing": (_png(sound(b"sRGB", b"")), {_cannot("sRGB")}),
     "exif-of-nothing": (_png(sound(b"eXIf", NOT_TIFF)), {NO_EXIF}),
+    # Beside a text that Pillow refuses; by themselves, it passes over them.
+    "two-exif-of-nothing": (_png(TEXT_OF_5_MB, sound(b"eXIf", NOT_TIFF)), {TOO_LONG, NO_EXIF}),
+    "two-itxt-without-a-text": (_png(TEXT_OF_5_MB, sound(b"iTXt", b"Comment\0\0\0en")), {TOO_LONG, _cannot("iTXt")}),
+    "two-ztxt-of-nothing": (_png(TEXT_OF_5_MB, sound(b"zTXt", b"Comment\0\0what")), {TOO_LONG, _cannot("zTXt")}),
     "last-chunk-cut-short": (_png(sound(b"tEXt", b"a\0" + bytes(99)), behind=True)[:-60], {_cannot("tEXt")}),
 }  # fmt: skip
 
@@ -104,6 +109,20 @@ def test_a_wrong_checksum_of_the_pixels_is_refused(name: str) -> None:
     text_too = bytes(data[:33]) + _broken(b"tEXt", b"a\0b") + bytes(data[33:])
     with pytest.raises(BadImage):
         images.decode(text_too, LIMITS)
+
+
+def test_bytes_between_the_chunks_are_refused() -> None:
+    """Whatever follows may be pixels or not."""
+    data = _png(_broken(b"tEXt", b"a\0b"), b"\0\0\0\2 two bytes")
+    with pytest.raises(BadImage):
+        images.decode(data, LIMITS)
+
+
+def test_a_transparent_colour_stays_beside_a_text_too_long() -> None:
+    white = struct.pack(">3H", 255, 255, 255)
+    picture = images.decode(_png(TEXT_OF_5_MB, sound(b"tRNS", white)), LIMITS)
+    assert picture.alpha is not None
+    assert np.array_equal(picture.alpha == 0, (chart() == 255).all(-1))
 
 
 def test_the_transparency_of_a_wrong_checksum_is_told() -> None:
@@ -185,6 +204,19 @@ def test_a_webp_or_avif_is_shown_without_what_cannot_be_read(name: str) -> None:
     picture = images.decode(CONTAINERS[name], LIMITS)
     assert np.array_equal(picture.rgb, images.decode(sound_file, LIMITS).rgb)
     assert picture.icc_profile == P3_ICC
+
+
+BESIDE_ANOTHER: dict[str, bytes] = {
+    "jpeg": PHOTO[:2] + _segment(0xE0, b"JFIF\0") + _segment(0xE1, b"Exif\0\0" + NOT_TIFF) + PHOTO[2:],
+    "webp": _webp(exif=NOT_TIFF, size=1 << 20),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BESIDE_ANOTHER)
+def test_exif_that_cannot_be_read_is_told_beside_another_broken_part(kind: str) -> None:
+    picture = images.decode(BESIDE_ANOTHER[kind], LIMITS)
+    assert picture.size_px == (96, 64)
+    assert NO_EXIF in source_metadata.read(picture.raw, picture.file).left_out
 
 
 def test_an_avif_whose_exif_lies_nowhere_is_shown() -> None:

@@ -9,12 +9,18 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
 from ace_tasks import development_ca, images, signing, xmp
@@ -309,6 +315,87 @@ def test_wrong_keys_end_a_replica_s_start_without_a_word_of_them(
     with pytest.raises(SettingsError, match="cannot be read"):
         Signer.read(str(tmp_path / "none"), str(made.chain))
     assert "PRIVATE" not in repr(Signer.of(key, chain))
+
+
+def certified(key: Any, *, last_day: int = 30, signs: bool = True) -> tuple[bytes, bytes]:
+    """A key, and a certificate for it by an authority that is gone, both PEM."""
+    authority, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Shop")])
+    issuer = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Authority")])
+    usages = dict.fromkeys(development_ca._USAGES, False) | {"digital_signature": signs}
+    purpose = [ExtendedKeyUsageOID.EMAIL_PROTECTION if signs else ExtendedKeyUsageOID.SERVER_AUTH]
+    by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=60))
+        .not_valid_after(now + timedelta(days=last_day))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(**usages), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purpose), critical=True)
+        .add_extension(by, critical=False)
+        .sign(authority, hashes.SHA256())
+    )
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return pem, certificate.public_bytes(Encoding.PEM)
+
+
+KEYS: dict[str, tuple[Callable[[], Any], str]] = {
+    "p-384": (lambda: ec.generate_private_key(ec.SECP384R1()), "ES384"),
+    "p-521": (lambda: ec.generate_private_key(ec.SECP521R1()), "ES512"),
+    "ed25519": (ed25519.Ed25519PrivateKey.generate, "ED25519"),
+    "rsa": (lambda: rsa.generate_private_key(65537, 2048), "PS256"),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_key_of_any_kind_that_c2pa_knows_signs(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
+    tmp_path: Path, kind: str,
+) -> None:  # fmt: skip
+    generate, algorithm = KEYS[kind]
+    key, certificate = certified(generate())
+    (tmp_path / "key.pem").write_bytes(key)
+    (tmp_path / "chain.pem").write_bytes(certificate)
+    marks = MarkSettings(key=f"{tmp_path}/key.pem", certificates=f"{tmp_path}/chain.pem")
+    replica = new_replica(weights_dir, prefix, marks=marks)
+    data, record = made_by(replica, planned(**FILL), store, prefix)
+    found = signing.read(data, record.output.format)
+    assert (found.state, found.problems, found.algorithm) == ("Valid", (), algorithm)
+    assert record.marks is not None
+    assert record.marks.c2pa is not None
+    assert record.marks.c2pa.algorithm == algorithm
+
+
+UNFIT: dict[str, tuple[Callable[[], tuple[bytes, bytes]], str]] = {
+    "ended": (
+        lambda: certified(ec.generate_private_key(ec.SECP256R1()), last_day=-1),
+        r"valid from \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d only",
+    ),
+    "for-another-purpose": (
+        lambda: certified(ec.generate_private_key(ec.SECP256R1()), signs=False),
+        "the certificate may not sign content",
+    ),
+    "another-curve": (
+        lambda: certified(ec.generate_private_key(ec.SECP256K1())),
+        "accepted: a key on P-256, P-384, P-521 or Ed25519, or RSA",
+    ),
+    "ed448": (
+        lambda: certified(ed448.Ed448PrivateKey.generate()),
+        "accepted: a key on P-256, P-384, P-521 or Ed25519, or RSA",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_key_that_no_reader_would_take_is_refused_at_the_start(kind: str) -> None:
+    """Not after a night of pictures."""
+    make, words = UNFIT[kind]
+    with pytest.raises(SettingsError, match=f"C2PA: .*{words}"):
+        Signer.of(*make())
 
 
 def test_half_a_key_or_two_are_no_setting() -> None:

@@ -19,6 +19,7 @@ from ace_tasks.errors import (
     NotFound,
     OutputRefused,
     PreconditionFailed,
+    SettingsError,
     StoreUnavailable,
     TooLarge,
 )
@@ -88,6 +89,18 @@ def test_listing_is_whole_and_in_key_order(store: Store, prefix: str) -> None:
     assert listed == ["a/1", "a/2", "b"]
 
 
+def test_a_listing_of_many_pages_is_whole(store: Store, prefix: str) -> None:
+    names = [f"{n}" for n in range(5)]
+    for name in names:
+        store.put(join_uri(prefix, name), b"x", "text/plain")
+    # The store's own pages hold a thousand.
+    store._client.meta.events.register(
+        "provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 2}
+    )
+    listed = [each.uri.removeprefix(f"{prefix}/") for each in store.list(f"{prefix}/")]
+    assert listed == names
+
+
 def test_files_stream_up_and_down(store: Store, prefix: str, tmp_path: Path) -> None:
     source, target = tmp_path / "up", tmp_path / "down"
     source.write_bytes(b"z" * 9_000_000)  # more than one part
@@ -136,6 +149,20 @@ def test_wrong_keys_are_fatal_and_never_quoted(
 def test_an_unknown_profile_is_a_credentials_error(object_store: ObjectStore) -> None:
     with pytest.raises(CredentialsError):
         Store(StoreSettings(profile="no-such-profile"))
+
+
+@pytest.mark.parametrize("uri", ["s3://My Bucket/k", "s3://bucket"], ids=["bucket", "no-key"])
+def test_an_address_that_none_can_have_is_not_taken_for_bad_credentials(
+    store: Store, uri: str
+) -> None:
+    """They would end a whole run."""
+    with pytest.raises(NotFound, match="no valid S3 address"):
+        store.get(uri)
+
+
+def test_an_endpoint_that_is_no_url_is_a_setting(object_store: ObjectStore) -> None:
+    with pytest.raises(SettingsError, match="object store: Invalid endpoint: nonsense"):
+        Store(StoreSettings(endpoint_url="nonsense"))
 
 
 def test_a_store_that_is_away_is_unavailable() -> None:
@@ -189,6 +216,7 @@ FOREIGN: dict[str, tuple[Exception, type[AceError]]] = {
     "403": (_client_error("403", 403), Forbidden),
     "expired token": (_client_error("ExpiredToken", 400), CredentialsError),
     "wrong signature": (_client_error("SignatureDoesNotMatch", 403), CredentialsError),
+    "bad name": (_client_error("InvalidBucketName", 400), Forbidden),
     "precondition": (_client_error("PreconditionFailed", 412), PreconditionFailed),
     "request timeout": (_client_error("RequestTimeout", 408), StoreUnavailable),
     "a race of writers": (_client_error("ConditionalRequestConflict", 409), StoreUnavailable),
