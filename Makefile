@@ -79,7 +79,7 @@ properties: $(STAMP) ## the property tests, with thousands of new examples each
 
 SEED ?= 1
 chaos: $(STAMP) ## break every part of a run of 500 items at random, SEED=n; resume; re-read all
-	@$(BIN)/python -m tests.chaos --seed $(SEED)
+	@$(BIN)/python -m tests.support.chaos --seed $(SEED)
 
 # Peers need more than the suite does.
 $(VENV)/.bench: $(STAMP)
@@ -90,13 +90,15 @@ SCALE ?= 1
 bench: $(VENV)/.bench ## measure the engine, also beside Ray Data, Prefect on Ray and a plain script
 	@$(BIN)/python -m tests.benchmarks --scale $(SCALE)
 
-check: $(STAMP) ## lint, format, types, published schemas, test ids
+check: $(STAMP) ## lint, format, types, imports, published schemas, test ids
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/ace-catalog schema --check ace_tasks/catalog-row.schema.json
 	@$(BIN)/ace-catalog schema --of record --check ace_tasks/record.schema.json
-	@$(BIN)/python -m tests.collection
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.support.rooms --check
+	@$(BIN)/python -m tests.support.collection
 
 # In a virtual environment of their own, or they would list themselves.
 $(VENV)/audit/.installed: $(STAMP)

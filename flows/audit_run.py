@@ -10,13 +10,13 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from ace_tasks import provenance
-from ace_tasks.audit import Audit, Auditor
-from ace_tasks.history import read_summary
+from ace_tasks.provenance.keys import audit_key, plan_key, rejects_key, results_key
+from ace_tasks.runs.audit import Audit, Auditor
+from ace_tasks.runs.history import read_summary
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store, join_uri
-from flows.parameters import Output, RunId, SampleItems
-from flows.progress import publish_findings
+from flows.options import Output, RunId, SampleItems
+from flows.ui.tables import publish_findings
 
 
 @flow(
@@ -35,23 +35,23 @@ def audit_run(output: Output, run: RunId, sample: SampleItems = 1000) -> State[A
     store = Store(read_environment().output_store)
     read_summary(store, output, run)
     audit = look(store, output, run, sample)
-    uri = join_uri(output, provenance.audit_key(run))
+    uri = join_uri(output, audit_key(run))
     store.put(uri, audit.model_dump_json(indent=1).encode(), "application/json")
     publish_findings(table := _table(audit), audit.line, run)
     get_run_logger().info("%s; %s", audit.line, uri)
-    told = {"line": audit.line, "audit": uri, "table": table, **audit.model_dump(mode="json")}
+    data = {"line": audit.line, "audit": uri, "table": table, **audit.model_dump(mode="json")}
     if audit.findings:
-        return Failed(name="AuditFailed", message=audit.line, data=told)
-    return Completed(message=audit.line, data=told)
+        return Failed(name="AuditFailed", message=audit.line, data=data)
+    return Completed(message=audit.line, data=data)
 
 
 def look(store: Store, output: str, run: str, sample: int) -> Audit:
     """Raises NotFound for a run whose plan or results are gone."""
     with tempfile.TemporaryDirectory(prefix="ace-audit-") as scratch:
         for key in (
-            provenance.plan_key(run),
-            provenance.rejects_key(run),
-            provenance.results_key(run, "parquet"),
+            plan_key(run),
+            rejects_key(run),
+            results_key(run, "parquet"),
         ):
             store.download(join_uri(output, key), Path(scratch) / key.rpartition("/")[2])
         return Auditor(store, output, Path(scratch)).audit(run, sample)

@@ -8,11 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.canary import Canary
-from flows.conduct import Conduct, conduct
-from flows.edit import MAX_SHARD_THREADS
-from flows.naming import run_name
-from flows.parameters import (
+from flows.options import (
     DEFAULT_FEATHER,
     AcceptLicense,
     AllowEmptyMasks,
@@ -46,7 +42,11 @@ from flows.parameters import (
     pixel_settings,
     review_settings,
 )
-from flows.run import open_run, plan_catalog, untracked
+from flows.steps.canary import Canary
+from flows.steps.edit import MAX_SHARD_THREADS
+from flows.steps.execute import RunOptions, execute_run
+from flows.steps.open_run import open_run, plan_catalog, untracked
+from flows.ui.names import run_name
 
 
 @flow(
@@ -111,12 +111,12 @@ def edit_catalog(
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
-        return conduct(
+        return execute_run(
             run,
             lambda changes: plan_catalog(
                 untracked(run), strict, retry_failures, None, changes, redo_older=redo_older
             ),
-            Conduct(
+            RunOptions(
                 max_failed=max_failed,
                 replicas=replicas,
                 shard_size=shard_size,

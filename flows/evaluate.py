@@ -9,9 +9,9 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from ace_tasks.evaluation.measure import MAX_EXAMPLES
-from flows.evaluation import finished, measure, open_evaluation
-from flows.parameters import told
-from flows.run import untracked
+from flows.options import param
+from flows.steps.evaluate import finished, measure, open_evaluation
+from flows.steps.open_run import untracked
 
 
 @flow(
@@ -24,25 +24,27 @@ from flows.run import untracked
 )
 def evaluate(
     variant: Annotated[
-        str, *told("The model variant, such as mini, or the place of a variant.json.")
+        str, *param("The model variant, such as mini, or the place of a variant.json.")
     ],
-    output: Annotated[str, *told("Where tables and scores go: s3://bucket/prefix, or a folder.")],
+    output: Annotated[str, *param("Where tables and scores go: s3://bucket/prefix, or a folder.")],
     tasks: Annotated[
         str,
-        *told("Tasks of the world, comma-separated, as in add,recolour. All: empty."),
+        *param("Tasks of the world, comma-separated, as in add,recolour. All: empty."),
     ] = "",
-    examples: Annotated[int, *told("Held-back examples of each task.", ge=1, le=MAX_EXAMPLES)] = 64,
-    seed: Annotated[int, *told("Which examples: other seeds, other ones.", ge=0)] = 1,
+    examples: Annotated[
+        int, *param("Held-back examples of each task.", ge=1, le=MAX_EXAMPLES)
+    ] = 64,
+    seed: Annotated[int, *param("Which examples: other seeds, other ones.", ge=0)] = 1,
     size_px: Annotated[
-        int, *told("Side of the pictures, a multiple of 16; 0: the variant's.", ge=0)
+        int, *param("Side of the pictures, a multiple of 16; 0: the variant's.", ge=0)
     ] = 0,
     baselines: Annotated[
         bool,
-        *told("Also measure what needs no training: copies, fills, random weights."),
+        *param("Also measure what needs no training: copies, fills, random weights."),
     ] = True,
     accept_license: Annotated[
         bool,
-        *told("I have read and accept the licence of the variant's weights (once)."),
+        *param("I have read and accept the licence of the variant's weights (once)."),
     ] = False,
 ) -> State[Any]:
     """Measure a variant, and baselines, on held-back examples with exact answers.

@@ -22,13 +22,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.mentions import Mentions, without_escapes
-from ace_tasks.retention import Doomed, Forget
+from ace_tasks.runs.forget import Deletion, Forget
+from ace_tasks.runs.mentions import Mentions, without_escapes
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import quote
 from ace_tasks.store import is_s3, open_stores
-from flows.parameters import DeleteForGood, ForgottenRun, ForgottenSource, Output
-from flows.progress import CELL_CHARS
+from flows.options import DeleteForGood, ForgottenRun, ForgottenSource, Output
+from flows.ui.tables import CELL_CHARS
 
 _SHA256_CHARS = 64
 _PAGE = 200  # the server answers no more artifacts at once
@@ -63,7 +63,7 @@ def forget(
     sources, outputs = open_stores(environment.source_store, environment.output_store)
     forgetting = Forget(outputs, sources, output.rstrip("/"), source, run)
     doomed = forgetting.look()
-    artifacts = told_artifacts(doomed)
+    artifacts = find_artifacts(doomed)
     if delete:
         forgetting.bury(doomed, by=str(flow_run.id))
         # While the files of its runs still tell of it: by them a second try finds the artifacts.
@@ -88,7 +88,7 @@ def check(source: str, run: str) -> None:
         )
 
 
-def told_artifacts(doomed: Doomed) -> list[UUID]:
+def find_artifacts(doomed: Deletion) -> list[UUID]:
     """The artifacts that hold a word of it: of the runs that told of it, and of what looks back at
     runs.
     """
@@ -103,10 +103,10 @@ def told_artifacts(doomed: Doomed) -> list[UUID]:
             for which in ([of_runs] if runs else []) + about_runs
             for each in _read(client, which)
         ]
-    return sorted({each.id for each in found if _tells(each, mentions, _rows(each, doomed))})
+    return sorted({each.id for each in found if _mentions(each, mentions, _rows(each, doomed))})
 
 
-def _rows(artifact: Artifact, doomed: Doomed) -> set[str]:
+def _rows(artifact: Artifact, doomed: Deletion) -> set[str]:
     """The forgotten rows of the run that an artifact is of, or looks back at. A row's id may be the
     name of a file.
     """
@@ -122,7 +122,7 @@ def _read(client: SyncPrefectClient, which: ArtifactFilter) -> Iterator[Artifact
             return
 
 
-def _tells(artifact: Artifact, mentions: Mentions, row_ids: Set[str]) -> bool:
+def _mentions(artifact: Artifact, mentions: Mentions, row_ids: Set[str]) -> bool:
     """A table's cells are text that `progress.plain` disarmed and cut."""
     cells: list[Any] = [artifact.description]
     data = artifact.data

@@ -10,25 +10,14 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from ace_tasks.catalog import Reject
-from ace_tasks.feeds import (
-    Links,
-    MadeRow,
-    Picture,
-    Place,
-    Skipped,
-    buckets_of,
-    check_apart,
-    open_masks,
-    pictures,
-    uris_of,
-)
-from ace_tasks.restyle import Instruction, Wish, restyle_rows
-from flows.canary import Canary
-from flows.conduct import Conduct, conduct
-from flows.edit import MAX_SHARD_THREADS
-from flows.naming import run_name
-from flows.parameters import (
+from ace_tasks.catalog.files import Reject
+from ace_tasks.catalog.restyle import Instruction, RowDefaults, restyle_rows
+from ace_tasks.catalog.sources.links import Links
+from ace_tasks.catalog.sources.mask_files import open_masks
+from ace_tasks.catalog.sources.pictures import SourcePlace, pictures
+from ace_tasks.catalog.sources.prefixes import buckets_of, check_apart, uris_of
+from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped, SourcePicture
+from flows.options import (
     DEFAULT_FEATHER,
     AcceptLicense,
     AdapterName,
@@ -80,7 +69,18 @@ from flows.parameters import (
     pixel_settings,
     review_settings,
 )
-from flows.run import Run, make_catalog, open_run, plan_catalog, refusals_noted, untracked
+from flows.steps.canary import Canary
+from flows.steps.edit import MAX_SHARD_THREADS
+from flows.steps.execute import RunOptions, execute_run
+from flows.steps.open_run import (
+    Run,
+    make_catalog,
+    open_run,
+    plan_catalog,
+    refusals_noted,
+    untracked,
+)
+from flows.ui.names import run_name
 
 
 @flow(
@@ -150,7 +150,7 @@ def restyle_catalog(
         prompt,
         task,
         uris_of("reference", reference),
-        Wish(mask_invert, mask_grow, mask_label, format, steps, seed, adapter, shadow),
+        RowDefaults(mask_invert, mask_grow, mask_label, format, steps, seed, adapter, shadow),
     )
     instruction.check(mask)
     with open_run(
@@ -174,7 +174,7 @@ def restyle_catalog(
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
-        place = Place(
+        place = SourcePlace(
             "source",
             source,
             links,
@@ -186,12 +186,12 @@ def restyle_catalog(
         rows = _rows(run, place, instruction, mask, limit)
         with refusals_noted(run):
             made = make_catalog(untracked(run), untracked(rows))
-        return conduct(
+        return execute_run(
             run,
             lambda changes: plan_catalog(
                 untracked(run), strict, retry_failures, made, changes, redo_older=redo_older
             ),
-            Conduct(
+            RunOptions(
                 max_failed=max_failed,
                 replicas=replicas,
                 shard_size=shard_size,
@@ -203,8 +203,8 @@ def restyle_catalog(
 
 
 def _rows(
-    run: Run, place: Place, instruction: Instruction, mask: str, limit: int
-) -> Iterator[MadeRow | Skipped | Reject]:
-    masked = (each for each in pictures(place, run.sources) if isinstance(each, Picture))
+    run: Run, place: SourcePlace, instruction: Instruction, mask: str, limit: int
+) -> Iterator[GeneratedRow | Skipped | Reject]:
+    masked = (each for each in pictures(place, run.sources) if isinstance(each, SourcePicture))
     with open_masks("mask", mask, run.sources, run.scratch, optional=True, masked=masked) as rule:
         yield from restyle_rows(pictures(place, run.sources), instruction, rule, limit)

@@ -11,15 +11,13 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from ace_tasks import provenance
 from ace_tasks.errors import A_PERSON_DECIDES, SettingsError, SuspectMask
-from ace_tasks.history import read_summary
-from ace_tasks.results import failed_rows, items_to_review
+from ace_tasks.provenance.keys import failures_key, results_key
+from ace_tasks.runs.history import read_summary
+from ace_tasks.runs.results import failed_rows, items_to_review
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
-from flows.conduct import Conduct, conduct
-from flows.edit import MAX_SHARD_THREADS
-from flows.parameters import (
+from flows.options import (
     AcceptLicense,
     AllowUnguardedWrites,
     Codes,
@@ -29,7 +27,9 @@ from flows.parameters import (
     RunId,
     ShardSize,
 )
-from flows.run import Run, open_run, plan_catalog, untracked
+from flows.steps.edit import MAX_SHARD_THREADS
+from flows.steps.execute import RunOptions, execute_run
+from flows.steps.open_run import Run, open_run, plan_catalog, untracked
 
 
 @flow(
@@ -69,19 +69,19 @@ def retry_failed(
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
         file = select_failed(run, failed_run, wanted)
-        return conduct(
+        return execute_run(
             run,
             # What failed is edited, be there a picture of an earlier version of the code.
             lambda changes: plan_catalog(
                 untracked(run), False, True, file, changes, wanted, redo_older=True
             ),
-            Conduct(max_failed=max_failed, replicas=replicas, shard_size=shard_size),
+            RunOptions(max_failed=max_failed, replicas=replicas, shard_size=shard_size),
         )
 
 
 def select_failed(run: Run, failed_run: str, codes: Collection[str]) -> Path:
     """Write the wanted failures of a run as a catalog file. Raises SettingsError."""
-    results = run.outputs.get(run.uri(provenance.results_key(failed_run, "parquet")))
+    results = run.outputs.get(run.uri(results_key(failed_run, "parquet")))
     ids = failed_rows(results, codes)
     if not ids and items_to_review(results):
         raise SettingsError(
@@ -90,7 +90,7 @@ def select_failed(run: Run, failed_run: str, codes: Collection[str]) -> Path:
         )
     if not ids:
         raise SettingsError(f"failed_run: no row failed in {failed_run}")
-    failures = run.outputs.get(run.uri(provenance.failures_key(failed_run)))
+    failures = run.outputs.get(run.uri(failures_key(failed_run)))
     lines = [
         line for line in failures.decode().split("\n") if line and json.loads(line)["id"] in ids
     ]

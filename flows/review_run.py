@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
-from prefect.states import Completed
 
-from ace_tasks import plan, provenance
-from ace_tasks.errors import NeedsReview, NotFound, SettingsError
-from ace_tasks.report import PAGE_ITEMS, Entry, Sheet
-from ace_tasks.results import Result, items_to_review
-from ace_tasks.review import Held, Review, Standing
-from ace_tasks.settings import ImageLimits, read_environment
-from ace_tasks.specs import WorkItem, quote
-from ace_tasks.store import Store, join_uri, open_stores
-from flows.contact_sheet import publish_sheet
-from flows.parameters import Discard, Output, Promote, RunId
-from flows.progress import publish_review
-from flows.trial import Trial
-
-_ALL = "all"
-_THREADS = 8
-_ROWS_NAMED = 10
-_OUTCOME: dict[str, Standing] = {"promote": "published", "discard": "discarded"}
-
-Deed = Literal["promote", "discard"]
+from flows.options import Discard, Output, Promote, RunId
+from flows.steps.review import decide, ending, find_held, parse_decisions, show
 
 
 @flow(
@@ -48,170 +25,7 @@ def review_run(
     Without a decision nothing changes. A decision that was cut short is given again.
     """
     run_held = find_held(output.rstrip("/"), run)
-    deeds = decisions(run_held.rows, promote, discard)
-    held = decide(run_held, deeds)
+    decisions = parse_decisions(run_held.rows, promote, discard)
+    held = decide(run_held, decisions)
     report = show(run_held, held)
-    return ending(run_held, deeds, held, report)
-
-
-@dataclass(frozen=True, eq=False)
-class RunHeld:
-    """What one run held back: its rows, and the items they ask for."""
-
-    run_id: str
-    output: str
-    rows: dict[str, str]  # row id → item id; several rows may share one
-    sources: Store
-    outputs: Store
-    review: Review
-    max_shown: int  # on the contact sheet
-
-
-def find_held(output: str, run_id: str) -> RunHeld:
-    """Raises SettingsError when there is no such run, or it has held nothing back so far."""
-    environment = read_environment()
-    sources, outputs = open_stores(environment.source_store, environment.output_store)
-    review = Review(outputs, output, by=str(flow_run.id))
-    rows, max_shown = _held_rows(outputs, output, run_id), environment.report_pages * PAGE_ITEMS
-    return RunHeld(run_id, output, rows, sources, outputs, review, max_shown)
-
-
-def _held_rows(outputs: Store, output: str, run_id: str) -> dict[str, str]:
-    """By its results; before there are any, the pictures that it made first."""
-    try:
-        results = outputs.get(join_uri(output, provenance.results_key(run_id, "parquet")))
-    except NotFound:
-        trial = Trial.read(outputs, output, run_id)
-        if trial is None:
-            raise SettingsError(
-                f"run: {run_id} has no results under {output}: no such run, or it did not come to "
-                "its end; start it again and it goes on where it was"
-            ) from None
-        return trial.items
-    return items_to_review(results)
-
-
-def decisions(rows: dict[str, str], promote: str, discard: str) -> dict[str, Deed]:
-    """Item id → what to do with it. Raises SettingsError, before anything is done."""
-    deeds: dict[str, Deed] = {}
-    wanted: dict[Deed, str] = {"promote": promote, "discard": discard}
-    for deed, text in wanted.items():
-        for row_id in _row_ids(deed, text, rows):
-            item_id = rows[row_id]
-            if deeds.setdefault(item_id, deed) != deed:
-                raise SettingsError(f"discard: the picture of row {row_id} is to be promoted, too")
-    return deeds
-
-
-def _row_ids(deed: Deed, text: str, rows: dict[str, str]) -> Iterable[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if text.strip() == _ALL and _ALL in rows and len(rows) > 1:
-        raise SettingsError(
-            f"{deed}: accepted: the rows one by one, since one of them is called 'all'; "
-            f"'all,' with a comma means that row. Given {quote(text)}"
-        )
-    if text.strip() == _ALL:
-        return rows
-    for name in names:
-        if name not in rows:
-            known = ", ".join(sorted(rows)[:_ROWS_NAMED]) or "none"
-            more = ", …" if len(rows) > _ROWS_NAMED else ""
-            raise SettingsError(
-                f"{deed}: accepted: rows that the run held back ({known}{more}), or: all; "
-                f"given {quote(name)}"
-            )
-    return names
-
-
-def decide(run_held: RunHeld, deeds: dict[str, Deed]) -> dict[str, Held]:
-    """Carry the decisions out; item id → how it stands then."""
-    review = run_held.review
-    todo = {None: review.look, "promote": review.promote, "discard": review.discard}
-    item_ids = sorted(set(run_held.rows.values()))
-    with run_held.outputs.in_parallel(_THREADS) as pool:
-        return dict(zip(item_ids, pool.map(lambda i: todo[deeds.get(i)](i), item_ids), strict=True))
-
-
-def show(run_held: RunHeld, held: dict[str, Held]) -> str:
-    """Publish table and contact sheet of what still waits; returns the sheet's URI."""
-    table = [_told(row_id, held[item_id]) for row_id, item_id in run_held.rows.items()]
-    publish_review(table, run_held.run_id)
-    waiting = [each for each in held.values() if each.standing == "waiting"]
-    entries = _entries(run_held, held) if waiting else []
-    by_line = {each.result.line: each for each in entries[: run_held.max_shown]}
-    sheet = Sheet(
-        title=f"Waiting for a decision: run {run_held.run_id}",
-        facts={"waiting": len(waiting), "held back": len(held), "output": run_held.output},
-        results=[each.result for each in by_line.values()],
-        entry_of=lambda result: by_line[result.line],
-        total=len(waiting),
-        output_uri=run_held.output,
-        sources=run_held.sources,
-        outputs=run_held.outputs,
-        limits=ImageLimits(),
-    )
-
-    def uri_of(page: int) -> str:
-        return join_uri(run_held.output, provenance.review_report_key(run_held.run_id, page))
-
-    public = read_environment().public_base_url
-    return publish_sheet(sheet, "review-run", uri_of, run_held.outputs, public)
-
-
-def ending(
-    run_held: RunHeld, deeds: dict[str, Deed], held: dict[str, Held], report: str
-) -> State[Any]:
-    """`Completed`, saying how everything stands, and which decisions came too late."""
-    standings = [held[item_id].standing for item_id in run_held.rows.values()]
-    counts = {each: standings.count(each) for each in ("waiting", *_OUTCOME.values(), "gone")}
-    line = ", ".join(f"{n} {name}" for name, n in counts.items() if n or name == "waiting")
-    late = [
-        f"{row_id} ({held[item_id].standing})"
-        for row_id, item_id in run_held.rows.items()
-        if item_id in deeds and held[item_id].standing != _OUTCOME[deeds[item_id]]
-    ]
-    message = f"{line}, of {len(standings)} rows held back"
-    message += f"; decided otherwise before: {', '.join(late[:_ROWS_NAMED])}" if late else ""
-    get_run_logger().info("%s; %s", message, report)
-    table = [_told(row_id, held[item_id]) for row_id, item_id in run_held.rows.items()]
-    return Completed(message=message, data={"report": report, "counts": counts, "table": table})
-
-
-def _told(row_id: str, held: Held) -> dict[str, str]:
-    record = held.record
-    return {
-        "row": row_id,
-        "stands": held.standing,
-        "score": f"{record.scores.total:.2f}" if record and record.scores else "",
-        "reasons": "; ".join(record.review.reasons) if record and record.review else "",
-        "picture": held.picture or "",
-    }
-
-
-def _entries(run_held: RunHeld, held: dict[str, Held]) -> list[Entry]:
-    """One card for each picture that waits, in the order of the plan."""
-    with tempfile.TemporaryDirectory(prefix="ace-review-") as scratch:
-        path = Path(scratch) / "plan.parquet"
-        key = provenance.plan_key(run_held.run_id)
-        run_held.outputs.download(join_uri(run_held.output, key), path)
-        return [
-            _entry(row.item, held[row.item_id])
-            for row in plan.read_plan(path)
-            if not row.same_as and row.item_id in held and held[row.item_id].standing == "waiting"
-        ]
-
-
-def _entry(item: WorkItem, held: Held) -> Entry:
-    assert held.record is not None
-    assert held.record.review is not None
-    result = Result(
-        line=item.line,
-        row_id=item.row_id,
-        task=item.spec.task,
-        status="failed",
-        item_id=item.item_id,
-        output_uri=held.picture,
-        error_code=NeedsReview.code,
-        error="; ".join(held.record.review.reasons),
-    )
-    return Entry(item, result, held.record)
+    return ending(run_held, decisions, held, report)

@@ -8,10 +8,10 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from ace_tasks.runs.sweep import sweep
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
-from ace_tasks.sweeping import sweep
-from flows.parameters import DeleteOrphans, OlderThanHours, Output, SweptRun
+from flows.options import DeleteOrphans, OlderThanHours, Output, SweptRun
 
 
 @flow(

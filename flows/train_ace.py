@@ -8,9 +8,9 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.parameters import told
-from flows.run import untracked
-from flows.training import (
+from flows.options import param
+from flows.steps.open_run import untracked
+from flows.steps.train import (
     encode_latents,
     export_variant,
     finished,
@@ -32,44 +32,44 @@ from flows.training import (
 )
 def train_ace(
     recipe: Annotated[
-        str, *told("A committed recipe, such as mini, or a file that ends in .json.")
+        str, *param("A committed recipe, such as mini, or a file that ends in .json.")
     ],
     output: Annotated[
         str,
-        *told(
+        *param(
             "s3://bucket/prefix for the variant; checkpoints, metrics and samples lie beside it."
         ),
     ],
     workers: Annotated[
-        int, *told("Processes that share each step of the denoiser; one a GPU.", ge=1)
+        int, *param("Processes that share each step of the denoiser; one a GPU.", ge=1)
     ] = 1,
     threads: Annotated[
-        int, *told("CPU threads of each; 0: the cores shared out among them.", ge=0)
+        int, *param("CPU threads of each; 0: the cores shared out among them.", ge=0)
     ] = 0,
     stop_after_minutes: Annotated[
         float,
-        *told("Stop after as many; the same run then goes on. 0: until done.", ge=0),
+        *param("Stop after as many; the same run then goes on. 0: until done.", ge=0),
     ] = 0,
     photos: Annotated[
         str,
-        *told("A local folder of photographs that the VAE learns from, too. Or empty."),
+        *param("A local folder of photographs that the VAE learns from, too. Or empty."),
     ] = "",
     start_from: Annotated[
         str,
-        *told(
+        *param(
             "Start from this variant instead of what the recipe says: a name, a folder "
             "or s3://… with a variant.json."
         ),
     ] = "",
     catalog: Annotated[
         str,
-        *told(
+        *param(
             "Learn from this catalog instead of what the recipe says: an edit catalog "
             "with a column `target`, the wanted picture."
         ),
     ] = "",
     accept_license: Annotated[
-        bool, *told("I have read and accept the licence of that variant's weights.")
+        bool, *param("I have read and accept the licence of that variant's weights.")
     ] = False,
 ) -> State[Any]:
     """Train a recipe: VAE, latents, denoiser; then export, upload and show the variant.

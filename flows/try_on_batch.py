@@ -9,15 +9,13 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from ace_tasks.feeds import Links, Place, buckets_of, check_apart
-from ace_tasks.restyle import Wish
+from ace_tasks.catalog.restyle import RowDefaults
+from ace_tasks.catalog.sources.links import Links
+from ace_tasks.catalog.sources.pictures import SourcePlace
+from ace_tasks.catalog.sources.prefixes import buckets_of, check_apart
+from ace_tasks.catalog.try_on import Batch
 from ace_tasks.store import is_s3
-from ace_tasks.try_on import Batch
-from flows.canary import Canary
-from flows.conduct import Conduct, conduct
-from flows.edit import MAX_SHARD_THREADS
-from flows.naming import run_name
-from flows.parameters import (
+from flows.options import (
     DEFAULT_FEATHER,
     AcceptLicense,
     AdapterName,
@@ -68,8 +66,12 @@ from flows.parameters import (
     pixel_settings,
     review_settings,
 )
-from flows.preflight import price_of
-from flows.run import make_catalog, open_run, plan_catalog, refusals_noted, untracked
+from flows.steps.canary import Canary
+from flows.steps.edit import MAX_SHARD_THREADS
+from flows.steps.execute import RunOptions, execute_run
+from flows.steps.open_run import make_catalog, open_run, plan_catalog, refusals_noted, untracked
+from flows.steps.preflight import price_of
+from flows.ui.names import run_name
 
 
 @flow(
@@ -158,26 +160,26 @@ def try_on_batch(
     ) as run:
         allowed = run.environment.allowed_buckets
         batch = Batch(
-            Place("people", people, links, allowed, encoding=encoding),
-            Place("garments", garments, links, allowed, encoding=encoding),
+            SourcePlace("people", people, links, allowed, encoding=encoding),
+            SourcePlace("garments", garments, links, allowed, encoding=encoding),
             masks,
             prompt,
             pairing,
             pairs,
             max_pairs,
             limit,
-            Wish(mask_invert, mask_grow, mask_label, format, steps, seed, adapter),
+            RowDefaults(mask_invert, mask_grow, mask_label, format, steps, seed, adapter),
             encoding,
         )
         rows = batch.rows(run.sources, run.scratch, partial(price_of, run))
         with refusals_noted(run):
             made = make_catalog(untracked(run), untracked(rows))
-        return conduct(
+        return execute_run(
             run,
             lambda changes: plan_catalog(
                 untracked(run), strict, retry_failures, made, changes, redo_older=redo_older
             ),
-            Conduct(
+            RunOptions(
                 max_failed=max_failed,
                 replicas=replicas,
                 shard_size=shard_size,

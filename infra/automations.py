@@ -22,7 +22,7 @@ from prefect.automations import (
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 
-from flows.events import FAILURES_ABOVE_LIMIT, POOL_STARTED
+from flows.ui.events import FAILURES_ABOVE_LIMIT, POOL_STARTED
 
 TAG = "ace-catalog"
 ZOMBIE = "ace-catalog: a run without a heartbeat is crashed"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Identities:
+class StoreIdentities:
     """`config`: for `weed -s3.config`. `profiles`: for AWS_SHARED_CREDENTIALS_FILE, a profile of
     each one's name."""
 
@@ -22,7 +22,7 @@ class Identities:
     profiles: Path
 
 
-def make_identities(folder: Path, actions: Mapping[str, Sequence[str]]) -> Identities:
+def make_identities(folder: Path, actions: Mapping[str, Sequence[str]]) -> StoreIdentities:
     """Draw keys for each name. `actions` are SeaweedFS's: `Read:bucket`, `Write:bucket`,
     `List:bucket`, `Admin`."""
     keys = {name: (f"ace{secrets.token_hex(8)}", secrets.token_hex(20)) for name in actions}
@@ -38,7 +38,7 @@ def make_identities(folder: Path, actions: Mapping[str, Sequence[str]]) -> Ident
         f"[{name}]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\n"
         for name, (key_id, secret) in keys.items()
     ]
-    return Identities(
+    return StoreIdentities(
         _private(folder / "identities.json", json.dumps({"identities": config})),
         _private(folder / "profiles", "".join(profiles)),
     )

@@ -16,9 +16,9 @@ from contextlib import closing
 from pathlib import Path, PurePosixPath
 
 from ace_tasks.errors import AceError
+from ace_tasks.runs.take_out import Account, TakeOut
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, is_s3, join_uri, split_uri
-from ace_tasks.take_out import Account, TakeOut
 from infra.local_stack import LocalStack
 from infra.services import ROOT, ServiceFailed
 

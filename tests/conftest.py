@@ -23,16 +23,16 @@ import pytest
 from PIL import Image
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from ace_tasks.catalog import Row, to_specs
-from ace_tasks.engine import ray_session
-from ace_tasks.identify import Identities
+from ace_tasks.catalog.files import Row, to_specs
+from ace_tasks.engine.session import ray_session
 from ace_tasks.model.variants import find_variant
+from ace_tasks.plan.identify import Identities
 from ace_tasks.settings import StoreSettings
 from ace_tasks.specs import WorkItem, work_item
 from ace_tasks.store import Store, join_uri
 from infra.object_store import ObjectStore
 from infra.prefect_server import PrefectServer
-from tests import kept_logs, patience
+from tests.support import kept_logs, patience
 
 # Before torch is imported, here and in every child process. Such small numbers are added up no
 # faster by two threads, workers get in each other's way, and the number decides the last bits.
@@ -84,13 +84,13 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 # Their tests run flows in the worker's own process: one worker takes them all, so that one Prefect
 # server and one Ray are started for them.
 _FLOW_TESTS = {
-    "tests/test_audit.py", "tests/test_bad_items.py", "tests/test_bad_weights.py",
-    "tests/test_budget.py", "tests/test_cli.py", "tests/test_contact_sheet.py",
-    "tests/test_edit_catalog.py", "tests/test_evaluate.py", "tests/test_pool.py",
-    "tests/test_restyle_catalog.py", "tests/test_retention.py", "tests/test_review_run.py",
-    "tests/test_signing.py", "tests/test_train_ace.py", "tests/test_try_on_batch.py",
+    "tests/runs/test_audit.py", "tests/scenarios/test_bad_items.py", "tests/scenarios/test_bad_weights.py",
+    "tests/scenarios/test_budget.py", "tests/flows/test_cli.py", "tests/flows/test_contact_sheet.py",
+    "tests/flows/test_edit_catalog.py", "tests/evaluation/test_evaluate.py", "tests/engine/test_pool.py",
+    "tests/flows/test_restyle_catalog.py", "tests/runs/test_retention.py", "tests/flows/test_review_run.py",
+    "tests/provenance/test_signing.py", "tests/training/test_train_ace.py", "tests/flows/test_try_on_batch.py",
 }  # fmt: skip
-_LONGEST = "tests/test_engine.py"
+_LONGEST = "tests/engine/test_engine.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -205,7 +205,7 @@ def replicas_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Flows edit in this process, by a real replica and without Ray."""
-    from tests import pool_here
+    from tests.support import pool_here
 
     pool_here.use(monkeypatch)
 

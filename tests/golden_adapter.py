@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 
-from ace_tasks import lcu
+from ace_tasks.lcu.canvas import Inputs
+from ace_tasks.lcu.policies import build_canvas, restore_target
 from ace_tasks.model import keymap, sampling
 from ace_tasks.model.ace import AceModel, Noise
 from ace_tasks.model.text import Text
@@ -24,7 +25,7 @@ from ace_tasks.training import sample as training
 def run(case: dict[str, Any]) -> dict[str, Any]:
     """Inference: from uint8 inputs to the final uint8 picture, with every stop on the way."""
     params = case["params"]
-    unit, geometry = lcu.build(_inputs(case))
+    unit, geometry = build_canvas(_inputs(case))
     out: dict[str, Any] = {
         "out_image": unit.edit_CHW,
         "out_mask": unit.mask_1HW,
@@ -51,7 +52,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         "v0": model.velocity(noise.start, condition, text, sigmas[0].item(), params["guidance"]),
         "x_final": x,
         "decoded": canvas,
-        "final": lcu.restore(canvas, geometry),
+        "final": restore_target(canvas, geometry),
     }
 
 
@@ -60,7 +61,7 @@ def run_train(case: dict[str, Any]) -> dict[str, Any]:
     """Training: from uint8 inputs to the loss at the case's noise level."""
     params, inputs = case["params"], case["inputs"]
     sample = training.build(
-        training.Example(
+        training.TrainingExample(
             inputs["target"], inputs.get("edit"), inputs.get("mask"), inputs.get("ref")
         ),
         max_seq_len=params["max_seq_len"],
@@ -86,9 +87,9 @@ def run_train(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _inputs(case: dict[str, Any]) -> lcu.Inputs:
+def _inputs(case: dict[str, Any]) -> Inputs:
     params, inputs = case["params"], case["inputs"]
-    return lcu.Inputs(
+    return Inputs(
         image=inputs.get("edit"),
         mask=inputs.get("mask"),
         references=(inputs["ref"],) if "ref" in inputs else (),

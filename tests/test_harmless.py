@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ace_tasks.harmless import harmless, harmless_json
-from ace_tasks.logs import make_harmless
+from ace_tasks.replica.logs import make_harmless
 
 UNSEEN = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
 
@@ -42,7 +42,7 @@ def test_no_character_that_is_not_seen_is_left(text: str) -> None:
         pytest.param("a\nb", "a\\nb", id="line break"),
     ],
 )
-def test_words_stay_and_controls_are_written_out(text: str, shown: str) -> None:
+def test_text_stays_and_controls_are_written_out(text: str, shown: str) -> None:
     assert harmless(text) == shown
 
 

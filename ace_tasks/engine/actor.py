@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Literal
 
 import ray
 
-from ace_tasks import logs
-from ace_tasks.engine.metrics import StoreMetrics
+from ace_tasks.engine.prometheus import StoreMetrics
 from ace_tasks.errors import Cancelled, DeviceLost, FatalError
-from ace_tasks.memory import Gauge, Memory
-from ace_tasks.provenance import Outcome
+from ace_tasks.provenance.outcomes import Outcome
+from ace_tasks.replica import logs
+from ace_tasks.replica.host_memory import Gauge, Memory
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.specs import WorkItem
 
 if TYPE_CHECKING:
-    from ace_tasks.replica import Replica
+    from ace_tasks.replica.replica import Replica
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Stop:
+class Abort:
     """Why an actor gave no answer, as a value that crosses Ray whole.
 
     fatal: the run cannot go on; cancelled: it was told to stop; start: this actor cannot start,
@@ -50,7 +50,7 @@ class Stop:
 
 
 def make_replica(settings: ReplicaSettings, run_id: str, name: str) -> Replica:
-    from ace_tasks.replica import Replica  # loads torch: inside the actor only
+    from ace_tasks.replica.replica import Replica  # loads torch: inside the actor only
 
     return Replica(settings, run_id, name)
 
@@ -69,38 +69,38 @@ class ReplicaActor:
         """The node's id, as soon as the process is there."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def start(self) -> Stop | None:
+    def start(self) -> Abort | None:
         """Load the model."""
         try:
             self._replica = self._make()
             self._replica.start()
         except FatalError as error:
-            return Stop(f"{type(error).__name__}: {error}", "fatal")
+            return Abort(f"{type(error).__name__}: {error}", "fatal")
         except Exception as error:  # this node's disk, driver or memory; not the weights' fault
-            return Stop(f"{type(error).__name__}: {error}"[:500], "start")
+            return Abort(f"{type(error).__name__}: {error}"[:500], "start")
         return None
 
-    def run(self, item: WorkItem, shard: int, attempt: int) -> Answer | Stop:
+    def run(self, item: WorkItem, shard: int, attempt: int) -> Answer | Abort:
         assert self._replica is not None
         try:
             with logs.about(shard=shard, row_id=item.row_id, item_id=item.item_id, attempt=attempt):
                 outcome = self._replica.run(item, shard, attempt)
             return Answer(outcome, self._gauge.read())
         except FatalError as error:
-            return Stop(f"{type(error).__name__}: {error}", "fatal")
+            return Abort(f"{type(error).__name__}: {error}", "fatal")
         except Cancelled as error:
-            return Stop(str(error), "cancelled")
+            return Abort(str(error), "cancelled")
         except DeviceLost as error:  # its death is judged like any other
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             os._exit(EXIT_DEVICE_LOST)
         finally:
-            self._tell_metrics()
+            self._report_metrics()
 
-    def _tell_metrics(self) -> None:
+    def _report_metrics(self) -> None:
         """Whatever is wrong with metrics, the item has its outcome."""
         assert self._replica is not None
         try:
-            self._metrics.tell(self._replica.store_trouble())
+            self._metrics.report(self._replica.store_trouble())
         except Exception:
             log.exception("could not report metrics")
 

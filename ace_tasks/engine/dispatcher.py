@@ -15,13 +15,13 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, RayActorError, RayError
 
-from ace_tasks.engine.actor import Answer, MakeReplica, Stop, make_replica
-from ace_tasks.engine.blame import Again, Death, Fate, after_timeout, last_line
-from ace_tasks.engine.jobs import Job, Line, Shard, ShardStatus
-from ace_tasks.engine.metrics import RunMetrics
-from ace_tasks.engine.pool import Pool, Seat
+from ace_tasks.engine.actor import Abort, Answer, MakeReplica, make_replica
+from ace_tasks.engine.crash_guard import Death, Fate, Retry, after_timeout, last_line
+from ace_tasks.engine.pool import Pool, Worker
+from ace_tasks.engine.prometheus import RunMetrics
+from ace_tasks.engine.queue import Job, Queue, Shard, ShardStatus
 from ace_tasks.errors import Cancelled, FatalError, ItemError, PoolFailed
-from ace_tasks.provenance import Failed, Outcome
+from ace_tasks.provenance.outcomes import Failed, Outcome
 from ace_tasks.settings import PoolSettings, ReplicaSettings
 from ace_tasks.specs import WorkItem
 
@@ -76,7 +76,7 @@ class Dispatcher:
         self._on_failed = on_failed
         self._watch = watch
         self._inbox: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._waiting = Line()
+        self._waiting = Queue()
         self._suspects: deque[Job] = deque()
         self._shards: set[Shard] = set()
         self.error: FatalError | None = None  # why the pool ended by itself, if it did
@@ -181,7 +181,7 @@ class Dispatcher:
             for _ in range(min(seat.room(self._settings.items_in_flight), len(self._waiting))):
                 self._dispatch(seat, self._waiting.take(seat.group))
 
-    def _dispatch(self, seat: Seat, job: Job) -> None:
+    def _dispatch(self, seat: Worker, job: Job) -> None:
         seat.dispatch(job)
         if job.attempts > 1:
             self._metrics.retry()
@@ -199,7 +199,7 @@ class Dispatcher:
         ready, _ = ray.wait(list(refs), num_returns=1, timeout=_TICK_S)
         if ready:  # take all that is ready, not one a round
             ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
-        deaths: dict[Seat, RayError] = {}
+        deaths: dict[Worker, RayError] = {}
         for ref in ready:
             try:
                 self._handle(refs[ref], ref, ray.get(ref))
@@ -211,9 +211,9 @@ class Dispatcher:
         for seat, death in deaths.items():  # after the answers, which are paid for
             self._on_death(seat, death)
 
-    def _handle(self, seat: Seat, ref: Any, answer: Any) -> None:
+    def _handle(self, seat: Worker, ref: Any, answer: Any) -> None:
         self._last_news = time.monotonic()
-        if isinstance(answer, Stop):
+        if isinstance(answer, Abort):
             if answer.kind == "start":
                 self._pool.remove(seat)
                 self._pool.start_failed(seat, answer.message)
@@ -240,7 +240,7 @@ class Dispatcher:
 
     # ------------------------------------------------------------ deaths and clocks
 
-    def _on_death(self, seat: Seat, error: RayError) -> None:
+    def _on_death(self, seat: Worker, error: RayError) -> None:
         death = Death(error, seat.node_id)
         self._pool.remove(seat)
         if not seat.ready:
@@ -275,7 +275,7 @@ class Dispatcher:
         """Each candidate is a picture's work."""
         return self._item_timeout_s * job.item.resolved.candidates
 
-    def _on_overdue(self, seat: Seat) -> None:
+    def _on_overdue(self, seat: Worker) -> None:
         """Someone is late: end the actor, blame who worked too long, requeue the others free."""
         try:
             busy_s = seat.busy_s()
@@ -293,7 +293,7 @@ class Dispatcher:
     def _go_on(self, job: Job, fate: Fate) -> None:
         if isinstance(fate, ItemError):
             self._give_up(job, fate)
-        elif fate is Again.FIRST:
+        elif fate is Retry.FIRST:
             self._waiting.put(job, first=True)
         else:
             self._suspects.append(job)

@@ -23,10 +23,10 @@ from ray.exceptions import (
 )
 
 from ace_tasks.engine.actor import MakeReplica, ReplicaActor
-from ace_tasks.engine.jobs import Job
+from ace_tasks.engine.queue import Job
 from ace_tasks.engine.session import free_in_cluster, gpus_in_cluster
 from ace_tasks.errors import PoolFailed
-from ace_tasks.memory import Memory
+from ace_tasks.replica.host_memory import Memory
 from ace_tasks.settings import PoolSettings, ReplicaSettings
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _MAX_BACKOFF_S = 60
 
 
 @dataclass(eq=False)
-class Seat:
+class Worker:
     """One actor."""
 
     name: str
@@ -116,9 +116,9 @@ class Pool:
         self._next_look = 0.0
         self._free = 0  # places in the cluster at the last look, less those taken since
         self._max = settings.max_replicas or settings.min_replicas
-        self.seats: list[Seat] = []
+        self.seats: list[Worker] = []
 
-    def ready(self) -> Iterator[Seat]:
+    def ready(self) -> Iterator[Worker]:
         return (seat for seat in self.seats if seat.ready)
 
     def in_flight(self) -> int:
@@ -165,7 +165,7 @@ class Pool:
 
     # ------------------------------------------------------------ starting
 
-    def _start(self) -> Seat:
+    def _start(self) -> Worker:
         name = f"replica-{self._made}"
         self._made += 1
         resources = {"num_gpus": 1} if self._replica.device == "cuda" else {"num_cpus": 1}
@@ -176,7 +176,7 @@ class Pool:
             **resources,
         )(ReplicaActor)
         actor = actor_class.remote(self._make, self._replica, self._run_id, name)
-        return Seat(
+        return Worker(
             name=name,
             actor=actor,
             run=actor.run.options(concurrency_group="items"),
@@ -185,15 +185,15 @@ class Pool:
             started_at=time.monotonic(),
         )
 
-    def placed(self, seat: Seat, node_id: str) -> None:
+    def placed(self, seat: Worker, node_id: str) -> None:
         seat.node_id, seat.started_at = node_id, time.monotonic()
         self._free -= 1
 
-    def started(self, seat: Seat) -> None:
+    def started(self, seat: Worker) -> None:
         seat.ready, seat.idle_since = True, time.monotonic()
         self._start_failures = 0
 
-    def start_failed(self, seat: Seat, reason: str) -> None:
+    def start_failed(self, seat: Worker, reason: str) -> None:
         """Raises PoolFailed when it happens again and again and no other works."""
         self._start_failures += 1
         works = any(self.ready())
@@ -221,7 +221,7 @@ class Pool:
 
     # ------------------------------------------------------------ ending
 
-    def remove(self, seat: Seat) -> None:
+    def remove(self, seat: Worker) -> None:
         self.seats.remove(seat)
         ray.kill(seat.actor)
 

@@ -1,5 +1,11 @@
-"""How good a model is: scores against the world's exact answers, baselines, and their tables."""
+"""How good a model is, on the procedural world.
 
-from ace_tasks.evaluation.scoring import PARTS, Scores, score
-
-__all__ = ["PARTS", "Scores", "score"]
+scoring       an output against its exact answer
+metrics       single measures
+answers       a model's answers
+baselines     what needs no model
+measure       chunk by chunk, kept as it goes
+report        the table
+answer_sheet  pictures of answers
+place         where an evaluation is kept
+"""

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ace_tasks import lcu
-from ace_tasks.model.ace import AceModel, Job
+from ace_tasks.lcu.policies import restore_target
+from ace_tasks.model.ace import AceModel, ModelJob
 from ace_tasks.specs import ModelIdentity, Resolved, Source, Sources, parse_spec, resolve
 from ace_tasks.training.preview import canvas
-from ace_tasks.training.tasks import Example
+from ace_tasks.training.world.world_tasks import Example
 
 
 def answer(
@@ -30,9 +30,9 @@ def answer(
     assert model.identity is not None, "a model loaded from files"
     row = resolved(example, seed, model.identity)
     unit, geometry = canvas(example, use_change=model.variant.route == "fft")
-    job = Job(unit, row.prompt, row.seed, row.steps, row.guidance, row.adapter)
+    job = ModelJob(unit, row.prompt, row.seed, row.steps, row.guidance, row.adapter)
     (picture,) = model.generate([job], between_steps)
-    return lcu.restore(picture, geometry)
+    return restore_target(picture, geometry)
 
 
 def resolved(example: Example, seed: int, model: ModelIdentity) -> Resolved:

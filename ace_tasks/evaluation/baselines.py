@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.training.tasks import Example
+from ace_tasks.training.world.world_tasks import Example
 
 _RADIUS_PX = 3  # as OpenCV's own examples have it
 

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.evaluation.scoring import Scores, score
-from ace_tasks.training.tasks import ALL_TASKS, Example, draw_example
+from ace_tasks.evaluation.scoring import AnswerScores, score
+from ace_tasks.training.world.world_tasks import ALL_TASKS, Example, draw_example
 
 MAX_EXAMPLES = 10_000  # of one task
 
@@ -24,7 +24,7 @@ class Answered:
 
     example: Example
     picture: np.ndarray
-    scores: Scores
+    scores: AnswerScores
 
 
 def evaluate_model(answer: Answer, examples: Mapping[int, Example]) -> list[Answered]:
@@ -79,14 +79,14 @@ def chunks(tasks: Sequence[str], examples: int, size: int) -> list[Chunk]:
     ]
 
 
-class Kept(BaseModel):
+class StoredResult(BaseModel):
     """What is kept as JSON. A PSNR may be infinite, for which JSON has a word only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class Measured(Kept):
+class Measured(StoredResult):
     """One contender's chunk: the scores of each picture, in order."""
 
-    scores: list[Scores]
+    scores: list[AnswerScores]
     seconds: float

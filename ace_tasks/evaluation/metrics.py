@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ace_tasks.training.controls import gradients
+from ace_tasks.training.world.control_pictures import gradients
 
 
 def edge_correlation(a: np.ndarray, b: np.ndarray) -> float:

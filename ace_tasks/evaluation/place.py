@@ -12,7 +12,7 @@ from ace_tasks.store import Store, is_s3, join_uri
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class EvaluationPlace:
     """`uri`: s3://bucket/prefix, or a local path."""
 
     uri: str

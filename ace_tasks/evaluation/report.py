@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from ace_tasks.evaluation.measure import Kept
-from ace_tasks.evaluation.scoring import PARTS, Scores
+from ace_tasks.evaluation.measure import StoredResult
+from ace_tasks.evaluation.scoring import PARTS, AnswerScores
 from ace_tasks.specs import ModelIdentity
 
 Kind = Literal["model", "baseline"]
@@ -24,7 +24,7 @@ OVERALL = "overall"
 # ---------------------------------------------------------------- one line of the table
 
 
-class Line(Kept):
+class ReportLine(StoredResult):
     """One contender on one task, or on all of them alike (`task` "overall").
 
     Means of single pictures: PSNR in dB, of the mask where there is one; `outside_error` in grey
@@ -45,16 +45,18 @@ class Line(Kept):
     parts: dict[str, float] = Field(description="Share of the pictures, part by part.")
 
 
-def lines(contender: str, kind: Kind, scores: Mapping[str, Sequence[Scores]]) -> list[Line]:
+def lines(
+    contender: str, kind: Kind, scores: Mapping[str, Sequence[AnswerScores]]
+) -> list[ReportLine]:
     """One contender's, task by task, and over all of them. `scores`: at least one a task."""
     each = [_line(contender, kind, task, found) for task, found in scores.items()]
     return [*each, _overall(each)]
 
 
-def _line(contender: str, kind: Kind, task: str, scores: Sequence[Scores]) -> Line:
+def _line(contender: str, kind: Kind, task: str, scores: Sequence[AnswerScores]) -> ReportLine:
     n, right = len(scores), sum(each.success for each in scores)
     share = (right + 2) / (n + 4)
-    return Line(
+    return ReportLine(
         contender=contender,
         kind=kind,
         task=task,
@@ -69,9 +71,9 @@ def _line(contender: str, kind: Kind, task: str, scores: Sequence[Scores]) -> Li
     )
 
 
-def _overall(tasks: Sequence[Line]) -> Line:
+def _overall(tasks: Sequence[ReportLine]) -> ReportLine:
     """Every task has the same weight."""
-    return Line(
+    return ReportLine(
         contender=tasks[0].contender,
         kind=tasks[0].kind,
         task=OVERALL,
@@ -95,7 +97,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 # ---------------------------------------------------------------- the whole of it
 
 
-class Contender(Kept):
+class ContenderReport(StoredResult):
     """Who was measured."""
 
     name: str
@@ -105,7 +107,7 @@ class Contender(Kept):
     seconds: float = Field(description="Of making and measuring its pictures.")
 
 
-class Report(Kept):
+class Report(StoredResult):
     """What `evaluation.json` holds."""
 
     schema_version: Literal[1] = 1
@@ -116,21 +118,21 @@ class Report(Kept):
     seed: int
     size_px: int
     device: str
-    contenders: list[Contender]
+    contenders: list[ContenderReport]
     versions: dict[str, str]
-    lines: list[Line]
+    lines: list[ReportLine]
 
     @property
     def verdict(self) -> str:
         """One sentence: the model over all tasks, and the best baseline."""
         overall = [each for each in self.lines if each.task == OVERALL]
         model, *others = sorted(overall, key=lambda each: (each.kind == "baseline", -each.success))
-        told = (
+        text = (
             f"{self.variant}: {_share(model)} of {model.examples} pictures right, "
             f"PSNR {model.psnr:.1f} dB"
         )
         return (
-            f"{told}; best baseline, {others[0].contender}: {_share(others[0])}" if others else told
+            f"{text}; best baseline, {others[0].contender}: {_share(others[0])}" if others else text
         )
 
 
@@ -153,7 +155,7 @@ def table(report: Report) -> list[dict[str, str]]:
     ]
 
 
-def _share(each: Line) -> str:
+def _share(each: ReportLine) -> str:
     return f"{100 * each.success:.1f} ± {100 * each.success_se:.1f} %"
 
 

@@ -10,7 +10,7 @@ An edit succeeds when all of its parts do, each over that part of the picture wh
     detail      edges lie where the answer's do: a control picture has been redrawn, not copied
 
 The limits stand between what mild blur and noise make of the answer, and what copying the input
-or filling the mask with a mean colour reaches; `tests/test_evaluation.py` holds both ends.
+or filling the mask with a mean colour reaches; `tests/evaluation/test_evaluation.py` holds both ends.
 
 Legend: H height, W width, N pixels of a region, J candidates. Pictures are uint8 RGB, errors are
 in grey levels.
@@ -24,10 +24,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from ace_tasks.evaluation.metrics import edge_correlation, mean_error, psnr, rms, ssim
-from ace_tasks.training.draws import empty
-from ace_tasks.training.selections import dilated
-from ace_tasks.training.tasks import Example
-from ace_tasks.training.world import (
+from ace_tasks.training.world.draws import empty
+from ace_tasks.training.world.scene import (
     BACKGROUNDS,
     PALETTE,
     PATTERNS,
@@ -40,6 +38,8 @@ from ace_tasks.training.world import (
     shading,
     texture,
 )
+from ace_tasks.training.world.selections import dilated
+from ace_tasks.training.world.world_tasks import Example
 
 # Raise it when a score, or an example of the world, comes out otherwise than before: results of
 # another version are no part of an evaluation.
@@ -74,7 +74,7 @@ _OFFSETS = (0.0, 0.2, 0.4, 0.6, 0.8)  # periods by which a pattern may lie other
 
 
 @dataclass(frozen=True)
-class Scores:
+class AnswerScores:
     """One output's scores. PSNR in dB, infinite when equal; None for a task without a mask.
 
     `outside_error`: mean absolute error outside the mask, in grey levels.
@@ -92,14 +92,14 @@ class Scores:
         return all(self.parts.values())
 
 
-def score(example: Example, output: np.ndarray) -> Scores:
+def score(example: Example, output: np.ndarray) -> AnswerScores:
     """Measures an output. Raises ValueError unless it has the target's size and type."""
     wanted, given = ((each.shape, str(each.dtype)) for each in (example.target, output))
     if given != wanted:
         raise ValueError(f"accepted: a picture like the answer, {wanted}; given {given}")
     mask = None if example.mask is None else example.mask > 0
     case = _Case(example, output)
-    return Scores(
+    return AnswerScores(
         task=example.task,
         parts={part: getattr(case, part)() for part in PARTS[example.task]},
         psnr=psnr(example.target, output),

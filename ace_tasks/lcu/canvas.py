@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ace_tasks.errors import BadImage
-from ace_tasks.layout import TOKEN_PX
+from ace_tasks.images.canvas_size import TOKEN_PX
 
 MASK_THRESHOLD = 128  # strictly above it is repainted
 

@@ -19,7 +19,7 @@ import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from ace_tasks.errors import BadOutput, WeightsError
-from ace_tasks.lcu import LCU
+from ace_tasks.lcu.canvas import LCU
 from ace_tasks.model import sampling, sources, weights
 from ace_tasks.model.adapters import Adapters, Mode
 from ace_tasks.model.residence import MemoryMode, Residence
@@ -30,7 +30,7 @@ from ace_tasks.specs import ModelIdentity
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class ModelJob:
     """One picture to make: the canvas and the settings that decide its pixels."""
 
     lcu: LCU
@@ -122,7 +122,7 @@ class AceModel:
     @torch.inference_mode()
     def generate(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[ModelJob],
         between_steps: Callable[[], None] = lambda: None,
         memory: MemoryMode = "resident",
     ) -> list[np.ndarray]:

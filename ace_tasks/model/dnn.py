@@ -2,7 +2,7 @@
 
 A file is read once and checked against its hash; OpenCV gets those very bytes. A network works on
 the CPU in float32, and the same input gives the same output, to the bit, with one thread or with
-many (`tests/test_dnn.py`).
+many (`tests/model/test_dnn.py`).
 """
 
 from __future__ import annotations

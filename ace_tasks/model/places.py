@@ -41,7 +41,7 @@ _Manifest = TypeAdapter(dict[str, str])
 Wanted = Callable[[Sequence[str]], Sequence[str]]
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """One place with a model's files."""
 
     @property
@@ -55,7 +55,7 @@ class Source(Protocol):
         """Copy one file to `to`. Raises WeightsError."""
 
 
-def open_place(where: str, settings: WeightsSettings, wanted: Wanted) -> Source:
+def open_place(where: str, settings: WeightsSettings, wanted: Wanted) -> ModelSource:
     """A folder, `s3://…` or `hf://owner/name[@revision]`.
 
     `wanted`: those of a hub repository's files that are the model's, for repositories hold
@@ -239,10 +239,10 @@ def _hub_errors(what: str) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError:
         raise WeightsError(f"{what}: no such file") from None
     except Exception as error:  # httpx's, JSON's, the disk's, whatever stands in for the hub
-        raise WeightsUnavailable(f"{what}: {_told_by_hub(error)}") from None
+        raise WeightsUnavailable(f"{what}: {_describe_hub_error(error)}") from None
 
 
-def _told_by_hub(error: BaseException) -> str:
+def _describe_hub_error(error: BaseException) -> str:
     """In words of ours: theirs quote addresses and request ids."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status:
@@ -251,7 +251,7 @@ def _told_by_hub(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno and error.strerror:
         return f"cannot be fetched: {error.strerror}"
     if error.__cause__:
-        return _told_by_hub(error.__cause__)
+        return _describe_hub_error(error.__cause__)
     return f"the hub gave no answer: {type(error).__name__}"
 
 
@@ -261,8 +261,8 @@ def disk_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = f"{error.filename or where}: {error.strerror or error}"
-        raise WeightsUnavailable(told) from None
+        message = f"{error.filename or where}: {error.strerror or error}"
+        raise WeightsUnavailable(message) from None
 
 
 def hash_file(path: Path) -> str:

@@ -18,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from ace_tasks import matting
 from ace_tasks.errors import BadMask, WeightsError
+from ace_tasks.images import matting
 from ace_tasks.model.dnn import SHIPPED, U2NET, Network, read_file, shipped_sha256
 from ace_tasks.model.onnx import Graph, read_graph
 from ace_tasks.model.places import Folder
@@ -88,7 +88,9 @@ class Saliency:
         outputs = self._network.run(self._prepare(picture))
         found = outputs.get(self._output, next(iter(outputs.values())))
         if found.ndim < 2 or found.size != found.shape[-1] * found.shape[-2]:
-            raise WeightsError(f"{self._network.name}: {_told_shape(self._output, found.shape)}")
+            raise WeightsError(
+                f"{self._network.name}: {_describe_wrong_shape(self._output, found.shape)}"
+            )
         values = found.reshape(found.shape[-2:])
         if values.min() < 0 or values.max() > 1:  # logits
             values = 1 / (1 + np.exp(-values.clip(-60, 60)))
@@ -142,11 +144,11 @@ def _first_output(graph: Graph, path: Path) -> str:
     name, shape = next(iter(graph.outputs.items()))
     lengths = shape[:-2]
     if shape and (len(shape) < 2 or any(each not in (None, 1) for each in lengths)):
-        raise WeightsError(f"{path}: {_told_shape(name, shape)}")
+        raise WeightsError(f"{path}: {_describe_wrong_shape(name, shape)}")
     return name
 
 
-def _told_shape(name: str, shape: tuple[int | None, ...]) -> str:
+def _describe_wrong_shape(name: str, shape: tuple[int | None, ...]) -> str:
     given = "×".join("?" if each is None else str(each) for each in shape)
     return f"output {name}: accepted: one map of what stands out, 1×1×h×w; given {given}"
 
@@ -177,9 +179,9 @@ def _input_size(graph: Graph, config: dict[str, Any], path: Path) -> tuple[int, 
     batch, channels, height, width = shapes[0]
     if batch not in (None, 1) or channels not in (None, 3):
         raise WeightsError(accepted)
-    said = config.get("size")
-    said = said if isinstance(said, dict) else {}
-    height, width = height or said.get("height"), width or said.get("width")
+    size = config.get("size")
+    size = size if isinstance(size, dict) else {}
+    height, width = height or size.get("height"), width or size.get("width")
     if not (isinstance(height, int) and isinstance(width, int)):
         raise WeightsError(f"{accepted}, and {_CONFIG} says no size (height, width)")
     if min(width, height) < 16 or width * height > _MOST_PX:

@@ -22,7 +22,7 @@ from ace_tasks.model.places import (
     MANIFEST,
     Folder,
     HubFiles,
-    Source,
+    ModelSource,
     at_commit,
     disk_errors,
     open_place,
@@ -69,8 +69,8 @@ def open_variant(name: str, settings: WeightsSettings) -> Variant:
             found = Variant.model_validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            told = [*map(str, first["loc"]), first["msg"]]
-            raise WeightsError(f"{home}/{DEFINITION}: {': '.join(told)}") from None
+            parts = [*map(str, first["loc"]), first["msg"]]
+            raise WeightsError(f"{home}/{DEFINITION}: {': '.join(parts)}") from None
     if not found.transformer:
         raise WeightsError(f"{home}/{DEFINITION}: a variant with files needs `transformer`")
     if surplus := sorted({"recipe", "hub", "home", "shipped"} & found.model_fields_set):
@@ -96,7 +96,7 @@ def _of_variant(names: Sequence[str]) -> list[str]:
     ]
 
 
-def find_source(variant: Variant, settings: WeightsSettings) -> Source:
+def find_source(variant: Variant, settings: WeightsSettings) -> ModelSource:
     """Where its files are: its own folder or this package, else the mirror, else the hub."""
     if variant.shipped_folder:
         return Folder(variant.shipped_folder)
@@ -188,7 +188,7 @@ def check_planned(model: VisionModel, hashes: Mapping[str, str]) -> None:
         raise WeightsError(f"{model.place}: other files than those the run was planned with")
 
 
-def vision_source(place: str, settings: WeightsSettings) -> Source:
+def vision_source(place: str, settings: WeightsSettings) -> ModelSource:
     """Where its files are: those of a hub's repository that are loaded."""
     return open_place(place, settings, _of_vision)
 

@@ -15,10 +15,11 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from ace_tasks import lcu
 from ace_tasks.errors import AceError, BadOutput, SettingsError, WeightsError
+from ace_tasks.lcu.canvas import Inputs
+from ace_tasks.lcu.policies import build_canvas
 from ace_tasks.model import places, sources, weights
-from ace_tasks.model.ace import AceModel, Job
+from ace_tasks.model.ace import AceModel, ModelJob
 from ace_tasks.settings import WeightsSettings, read_environment
 
 _EXIT_FATAL = 2
@@ -74,8 +75,8 @@ def verify(name: str, settings: WeightsSettings, device: str) -> None:
 
 def _one_step(model: AceModel, adapter: str | None) -> float:
     """Make a picture from nothing in one step; seconds. Raises WeightsError unless it is finite."""
-    unit, _ = lcu.build(
-        lcu.Inputs(
+    unit, _ = build_canvas(
+        Inputs(
             image=None,
             mask=None,
             references=(),
@@ -88,7 +89,9 @@ def _one_step(model: AceModel, adapter: str | None) -> float:
         )
     )
     started = time.monotonic()
-    job = Job(unit, "a red mug", seed=0, steps=1, guidance=model.variant.guidance, adapter=adapter)
+    job = ModelJob(
+        unit, "a red mug", seed=0, steps=1, guidance=model.variant.guidance, adapter=adapter
+    )
     try:
         model.generate([job])
     except BadOutput as error:

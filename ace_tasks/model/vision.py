@@ -255,8 +255,8 @@ def _load(kind: Any, folder: Path, device: str) -> _Network:
         # Pillow's resize: torchvision would be one more package to fit torch's version.
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
     except Exception as error:  # its readers raise whatever they meet
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise WeightsError(f"{folder / 'preprocessor_config.json'}: {told}") from None
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise WeightsError(f"{folder / 'preprocessor_config.json'}: {message}") from None
     return _Network(model, processor, folder)
 
 

@@ -36,7 +36,7 @@ from ace_tasks.model import keymap, sources, toy
 from ace_tasks.model.places import (
     MANIFEST,
     Folder,
-    Source,
+    ModelSource,
     disk_errors,
     hash_file,
     hash_folder,
@@ -130,7 +130,7 @@ def _build(variant: Variant, part: Path) -> dict[str, str]:
     return hash_folder(part)
 
 
-def _fetch(source: Source, hashes: dict[str, str], part: Path) -> dict[str, str]:
+def _fetch(source: ModelSource, hashes: dict[str, str], part: Path) -> dict[str, str]:
     coming = part / ".coming"  # whole files only are beside it
     shutil.rmtree(coming, ignore_errors=True)  # a killed process leaves half a file under any name
     for path, sha256 in sorted(hashes.items()):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ace_tasks.provenance.records import Record
+from ace_tasks.provenance.record import Record
 
 
 def image_key(row_id: str, item_id: str, sha256: str, extension: str) -> str:
@@ -84,7 +84,7 @@ def rate_key(model: str, device: str) -> str:
 
 
 def tombstone_key(digest: str) -> str:
-    """Of what is not to be made again; see `ace_tasks.tombstones`."""
+    """Of what is not to be made again; see `ace_tasks.provenance.tombstones`."""
     return f"forgotten/{digest}.json"
 
 
@@ -98,7 +98,7 @@ def summary_key(run_id: str) -> str:
 
 
 def ending_key(run_id: str) -> str:
-    """How a run ended that edited nothing, or its first pictures only; see `ace_tasks.history`."""
+    """How a run ended that edited nothing, or its first pictures only; see `ace_tasks.runs.history`."""
     return f"runs/{run_id}/ending.json"
 
 

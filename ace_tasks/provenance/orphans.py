@@ -10,7 +10,7 @@ from itertools import chain
 from ace_tasks.errors import NotFound
 from ace_tasks.provenance.listing import listed_item_ids
 from ace_tasks.provenance.ownership import (
-    MEDIA_TYPES,
+    MEDIA_TYPE_BY_EXTENSION,
     NamedPictures,
     PictureKey,
     check_is_output,
@@ -91,5 +91,5 @@ def delete_orphan(store: Store, output_uri: str, orphan: Orphan) -> bool:
     store.delete(orphan.uri)
     if not NamedPictures(store, output_uri).has(orphan.picture):
         return True
-    store.put(orphan.uri, orphan.data, MEDIA_TYPES[orphan.uri.rpartition(".")[2]])
+    store.put(orphan.uri, orphan.data, MEDIA_TYPE_BY_EXTENSION[orphan.uri.rpartition(".")[2]])
     return False

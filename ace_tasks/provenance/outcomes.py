@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ace_tasks.errors import StoreError
 from ace_tasks.provenance.keys import failure_key
-from ace_tasks.provenance.records import Failure
+from ace_tasks.provenance.record import Failure
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from ace_tasks.errors import NotFound, OutputRefused
 from ace_tasks.provenance.keys import review_prefix
-from ace_tasks.provenance.records import Record
-from ace_tasks.specs import quote
+from ace_tasks.provenance.record import Record
+from ace_tasks.specs import EXTENSIONS, MEDIA_TYPES, quote
 from ace_tasks.store import Store, join_uri
 
-MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
+MEDIA_TYPE_BY_EXTENSION = {EXTENSIONS[name]: kind for name, kind in MEDIA_TYPES.items()}
 """Of a picture, by the extension of its key."""
 
 _ROW = r"(?P<row_id>[A-Za-z0-9._-]{1,128})"

@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ace_tasks.errors import NeedsReview, SuspectMask
-from ace_tasks.provenance import (
-    CandidatesRecord,
-    PasteRecord,
-    Record,
-    Scores,
-    SourceRecord,
-    record_key,
-    review_record_key,
-)
-from ace_tasks.report.pictures import Album, Blank, Thumbnail, drawn
-from ace_tasks.results import Result
+from ace_tasks.provenance.keys import record_key, review_record_key
+from ace_tasks.provenance.record import CandidatesRecord, PasteRecord, Record, Scores, SourceRecord
+from ace_tasks.report.thumbnails import Blank, Thumbnail, Thumbnails, drawn
+from ace_tasks.runs.results import Result
 from ace_tasks.specs import Resolved, WorkItem
 from ace_tasks.store import join_uri
 
@@ -42,7 +35,7 @@ def status_of(result: Result) -> str:
     return result.status.replace("_", " ")
 
 
-def make_card(entry: Entry, album: Album, output_uri: str) -> dict[str, Any]:
+def make_card(entry: Entry, album: Thumbnails, output_uri: str) -> dict[str, Any]:
     """What the template needs of a row. Raises StoreUnavailable."""
     item, result, record = entry.item, entry.result, entry.record
     before = album.source(item.sources.image)
@@ -88,7 +81,7 @@ def _lie_on_each_other(before: Thumbnail | Blank, after: Thumbnail | Blank) -> b
     return shown and before.is_shaped_like(after)  # type: ignore[union-attr,arg-type]
 
 
-def _mask(entry: Entry, album: Album) -> tuple[list[Figure], str | None, str | None]:
+def _mask(entry: Entry, album: Thumbnails) -> tuple[list[Figure], str | None, str | None]:
     """A mask as it was used, its coverage; or a word of why it is not shown."""
     item, record = entry.item, entry.record
     if item.resolved.mask is None:
@@ -109,10 +102,10 @@ def _references(thumbnails: list[Thumbnail | Blank]) -> list[Figure]:
     return [(f"reference {n}" if many else "reference", t) for n, t in enumerate(thumbnails, 1)]
 
 
-def _kept_candidates(record: Record | None, album: Album) -> Iterator[Figure]:
+def _kept_candidates(record: Record | None, album: Thumbnails) -> Iterator[Figure]:
     """Those that were stored though not chosen."""
-    told = record.candidates.candidates if record and record.candidates else ()
-    for number, each in enumerate(told):
+    candidates = record.candidates.candidates if record and record.candidates else ()
+    for number, each in enumerate(candidates):
         if each.uri and each.scores:
             yield f"candidate {number}, {each.scores.total:.2f}", album.output(each.uri)
 
@@ -125,9 +118,9 @@ def _scores(scores: Scores) -> str:
 
 def _explained(scores: Scores) -> Facts:
     """Each with its unit and what is best; a tooltip would be none on a phone."""
-    told = Scores.model_fields
+    fields = Scores.model_fields
     return {
-        name.replace("_", " "): f"{value:g}: {told[name].description}"
+        name.replace("_", " "): f"{value:g}: {fields[name].description}"
         for name, value in scores.model_dump(exclude_none=True).items()
     }
 
@@ -158,8 +151,8 @@ def _ground(resolved: Resolved) -> str | None:
     if resolved.background is None:
         return None
     colour = resolved.background
-    told = colour if isinstance(colour, str) else "#{:02x}{:02x}{:02x}".format(*colour)
-    return f"{told}, with its shadow" if resolved.shadow else told
+    name = colour if isinstance(colour, str) else "#{:02x}{:02x}{:02x}".format(*colour)
+    return f"{name}, with its shadow" if resolved.shadow else name
 
 
 def _made(result: Result, record: Record) -> Facts:
@@ -214,8 +207,8 @@ def _where(entry: Entry, output_uri: str) -> Facts:
     held_back = result.error_code == NeedsReview.code
     key = review_record_key(record) if held_back else record_key(record.item_id)
     places |= {"record": join_uri(output_uri, key), "output sha256": record.output.sha256}
-    told = {"image": record.sources.image, "mask": record.sources.mask}
-    places |= {name: _source(each) for name, each in told.items() if each}
+    sources = {"image": record.sources.image, "mask": record.sources.mask}
+    places |= {name: _source(each) for name, each in sources.items() if each}
     return places | _numbered([_source(each) for each in record.sources.reference])
 
 

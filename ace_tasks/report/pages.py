@@ -14,8 +14,8 @@ from typing import Any
 import jinja2
 
 from ace_tasks.report.cards import Entry, make_card, status_of
-from ace_tasks.report.pictures import Album
-from ace_tasks.results import Result
+from ace_tasks.report.thumbnails import Thumbnails
+from ace_tasks.runs.results import Result
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store
 
@@ -65,7 +65,8 @@ class Sheet:
             for start in range(0, self.pages * PAGE_ITEMS, PAGE_ITEMS)
         ]
         outline = [
-            {"link": link, "told": _told(part)} for link, part in zip(links, parts, strict=True)
+            {"link": link, "summary": _summary(part)}
+            for link, part in zip(links, parts, strict=True)
         ]
         for number, part in enumerate(parts, 1):
             cards = self._cards(part)
@@ -88,7 +89,7 @@ class Sheet:
             )
 
     def _cards(self, results: Sequence[Result]) -> list[dict[str, Any]]:
-        album = Album(self.sources, self.outputs, self.limits)
+        album = Thumbnails(self.sources, self.outputs, self.limits)
         with self.outputs.in_parallel(_THREADS) as pool:
             return list(
                 pool.map(
@@ -97,13 +98,13 @@ class Sheet:
             )
 
 
-def _told(results: Sequence[Result]) -> str:
+def _summary(results: Sequence[Result]) -> str:
     """What a page holds, in a line."""
     if not results:
         return "no rows"
     counts = Counter(map(status_of, results))
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return f"{told}; rows {results[0].row_id} to {results[-1].row_id}"
+    counted = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return f"{counted}; rows {results[0].row_id} to {results[-1].row_id}"
 
 
 @cache

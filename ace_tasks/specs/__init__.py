@@ -1,14 +1,18 @@
 """Task specs: what a catalog row may ask for, and the identity of an item.
 
-columns    what a cell may hold
-rows       the five tasks: a row, checked
-settings   what a run decides for all its rows
-items      row + settings + model → what decides the pixels, and its hash
+columns       what a cell may hold
+tasks         what a row may ask: the tasks, checked
+run_settings  what a run decides for all its rows
+item          an item: its sources, its model, every setting that decides its pixels
+identity      the hash of all that
+resolution    row + settings + model → item
 """
 
 from ace_tasks.specs.columns import (
+    EXTENSIONS,
     MAX_SEED,
     MAX_URI_CHARS,
+    MEDIA_TYPES,
     Adapter,
     Box,
     Control,
@@ -22,23 +26,34 @@ from ace_tasks.specs.columns import (
     quote,
     unique_keys,
 )
-from ace_tasks.specs.items import (
+from ace_tasks.specs.identity import (
     PIXELS_VERSION,
     SCORES_VERSION,
+    candidate_seeds,
+    earlier_item_ids,
+    item_id,
+)
+from ace_tasks.specs.item import (
     MaskSteps,
     ModelIdentity,
     Resolved,
     Source,
     Sources,
     WorkItem,
-    candidate_seeds,
     canonical_json,
-    earlier_item_ids,
-    item_id,
-    resolve,
-    work_item,
 )
-from ace_tasks.specs.rows import (
+from ace_tasks.specs.resolution import resolve, work_item
+from ace_tasks.specs.run_settings import (
+    DEFAULT_PIXELS,
+    PRESETS,
+    AutoMask,
+    AutoMethod,
+    MaskRules,
+    PasteSettings,
+    PixelSettings,
+    Preset,
+)
+from ace_tasks.specs.tasks import (
     TASKS,
     Edit,
     Fill,
@@ -50,21 +65,13 @@ from ace_tasks.specs.rows import (
     parse_spec,
     row_schema,
 )
-from ace_tasks.specs.settings import (
-    DEFAULT_PIXELS,
-    PRESETS,
-    AutoMask,
-    AutoMethod,
-    MaskRules,
-    PasteSettings,
-    PixelSettings,
-    Preset,
-)
 
 __all__ = [
     "DEFAULT_PIXELS",
+    "EXTENSIONS",
     "MAX_SEED",
     "MAX_URI_CHARS",
+    "MEDIA_TYPES",
     "PIXELS_VERSION",
     "PRESETS",
     "SCORES_VERSION",

@@ -212,4 +212,6 @@ Adapter = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
 BACKGROUND = r"^(white|transparent|#[0-9A-Fa-f]{6})$"
 Background = Annotated[str, StringConstraints(pattern=BACKGROUND)]
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
+EXTENSIONS: dict[str, str] = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
+MEDIA_TYPES: dict[str, str] = {name: f"image/{name}" for name in EXTENSIONS}
 Control = Literal["none", "canny", "gray", "mosaic", "depth", "contour"]

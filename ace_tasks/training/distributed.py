@@ -28,7 +28,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ace_tasks.errors import AceError, TrainingFailed
 from ace_tasks.settings import StoreSettings
 from ace_tasks.training import latents, vae
-from ace_tasks.training.keeping import Kept, Stage
+from ace_tasks.training.keeping import Stage, TrainingFiles
 from ace_tasks.training.loop import OnLog
 from ace_tasks.training.recipe import Recipe
 from ace_tasks.training.stages import (
@@ -69,8 +69,8 @@ class FitSettings(BaseModel):
         return self
 
     @property
-    def kept(self) -> Kept:
-        return Kept(self.work, self.uri, self.store)
+    def kept(self) -> TrainingFiles:
+        return TrainingFiles(self.work, self.uri, self.store)
 
 
 def fit(settings: FitSettings) -> bool:
@@ -170,9 +170,9 @@ def _together(until: Until, device: str) -> Until:
     """Workers stop at the same step: when any of them would."""
 
     def agreed() -> bool:
-        word = torch.tensor(float(until()), device=device)
-        torch.distributed.all_reduce(word, op=torch.distributed.ReduceOp.MAX)
-        return bool(word.item())
+        stop = torch.tensor(float(until()), device=device)
+        torch.distributed.all_reduce(stop, op=torch.distributed.ReduceOp.MAX)
+        return bool(stop.item())
 
     return agreed
 

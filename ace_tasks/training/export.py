@@ -28,12 +28,11 @@ from ace_tasks.errors import SettingsError
 from ace_tasks.model import places, sources
 from ace_tasks.model.variants import Variant, adapter_file
 from ace_tasks.training import rows
-from ace_tasks.training.grammar import VOCABULARY
 from ace_tasks.training.loop import Loop, saved_step
 from ace_tasks.training.lora import Lora
 from ace_tasks.training.recipe import Recipe, describe
 from ace_tasks.training.rows import CatalogData
-from ace_tasks.training.small import Trained, Words
+from ace_tasks.training.small import Tokenizers, Trained
 from ace_tasks.training.stages import (
     CHECKPOINT,
     LATENTS,
@@ -44,6 +43,7 @@ from ace_tasks.training.stages import (
     make_model,
 )
 from ace_tasks.training.start import STORY, Start
+from ace_tasks.training.world.grammar import VOCABULARY
 
 _HALF = torch.bfloat16
 _OWN = (sources.DEFINITION, places.MANIFEST, STORY)  # files that are not copied, but said anew
@@ -92,9 +92,9 @@ def _save_parts(
         model.clip.to(_HALF).save_pretrained(folder / "text_encoder")
         model.t5.to(_HALF).save_pretrained(folder / "text_encoder_2")
     if start is None:
-        words = Words.make(recipe.small, VOCABULARY)
-        words.clip.save_pretrained(folder / "tokenizer")
-        words.t5.save_pretrained(folder / "tokenizer_2")
+        tokenizers = Tokenizers.make(recipe.small, VOCABULARY)
+        tokenizers.clip.save_pretrained(folder / "tokenizer")
+        tokenizers.t5.save_pretrained(folder / "tokenizer_2")
         load_vae(work).to(_HALF).save_pretrained(folder / "vae")
         return
     kept = (*_TOKENIZERS, "vae", *(_ENCODERS if model.t5 is None else ()))
@@ -130,8 +130,8 @@ def _story(recipe: Recipe, work: Path, start: Start | None, step: int) -> dict[s
         "transformers": transformers.__version__,
     }
     if start:
-        told = {"variant": start.variant.name, "base": start.base, "encoders": start.encoders}
-        story["started_from"] = told
+        origin = {"variant": start.variant.name, "base": start.base, "encoders": start.encoders}
+        story["started_from"] = origin
     if recipe.lora:
         story["peft"] = peft.__version__
     if isinstance(recipe.data, CatalogData):

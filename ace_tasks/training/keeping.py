@@ -33,7 +33,7 @@ _BYTES = "application/octet-stream"
 
 
 @dataclass(frozen=True)
-class Kept:
+class TrainingFiles:
     """The files of one training. `uri` None: they stay on this machine."""
 
     work: Path

@@ -23,8 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ace_tasks.model import sampling
 from ace_tasks.training import sample
-from ace_tasks.training.small import Words
-from ace_tasks.training.tasks import ALL_TASKS, STAGE_1_TASKS, TASKS, Example, draw_example
+from ace_tasks.training.small import Tokenizers
+from ace_tasks.training.world.world_tasks import (
+    ALL_TASKS,
+    STAGE_1_TASKS,
+    TASKS,
+    Example,
+    draw_example,
+)
 
 _TOKEN_PX = 16
 
@@ -81,7 +87,7 @@ class Encoder:
     """What makes latents of a canvas and its prompt."""
 
     vae: AutoencoderKL
-    words: Words
+    tokenizers: Tokenizers
     use_change: bool = True  # the masked content has channels of its own: 448
     # Told every prompt and its tokens (T,), those for T5 first.
     on_prompt: Callable[[str, np.ndarray, np.ndarray], None] = lambda prompt, t5, clip: None
@@ -167,11 +173,11 @@ def encode_canvas(
     half = z.to("cpu", torch.float16).numpy()
     change = half[2:] if encoder.use_change else half[:1, :0]
     mask = sampling.mask_latents(built.mask_1HW[None]).round().to(torch.uint8).numpy()
-    t5, clip = encoder.words.tokens([prompt])
+    t5, clip = encoder.tokenizers.tokens([prompt])
     encoder.on_prompt(prompt, t5[0].numpy(), clip[0].numpy())
     return Latents(
         half[:1], half[1:2], change, mask,
-        _small(t5, len(encoder.words.t5)), _small(clip, len(encoder.words.clip)),
+        _small(t5, len(encoder.tokenizers.t5)), _small(clip, len(encoder.tokenizers.clip)),
         np.array([stage_1]),
     )  # fmt: skip
 
@@ -180,9 +186,9 @@ def _small(ids: torch.Tensor, vocabulary: int) -> np.ndarray:
     return ids.numpy().astype(np.int16 if vocabulary <= 2**15 else np.int32)
 
 
-def encode_nothing(words: Words) -> Latents:
+def encode_nothing(tokenizers: Tokenizers) -> Latents:
     """An example of the smallest shape, all zeros: to try a model with."""
-    t5, clip = words.tokens([""])
+    t5, clip = tokenizers.tokens([""])
     latent = np.zeros((1, 16, 2, 2), np.float16)
     mask = np.zeros((1, 64, 2, 2), np.uint8)
     return Latents(

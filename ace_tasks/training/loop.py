@@ -130,8 +130,8 @@ class Loop:
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
         self.step += 1
-        told = {name: float(number) for name, number in numbers.items()}
-        return {**told, "loss": value.item(), "lr": lr, "grad_norm": norm.item()}
+        metrics = {name: float(number) for name, number in numbers.items()}
+        return {**metrics, "loss": value.item(), "lr": lr, "grad_norm": norm.item()}
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 
-from ace_tasks import lcu
-from ace_tasks.model.ace import AceModel, Job
-from ace_tasks.training.tasks import Example
+from ace_tasks.lcu.canvas import LCU, Geometry, Inputs
+from ace_tasks.lcu.policies import build_canvas, restore_target
+from ace_tasks.model.ace import AceModel, ModelJob
+from ace_tasks.training.world.world_tasks import Example
 
 
 def preview(
@@ -25,16 +26,16 @@ def preview(
     variant = model.variant
     unit, geometry = canvas(example, use_change=variant.route == "fft")
     steps = steps or variant.steps
-    job = Job(unit, example.prompt, seed, steps, variant.guidance, adapter)
+    job = ModelJob(unit, example.prompt, seed, steps, variant.guidance, adapter)
     (picture,) = model.generate([job])
-    return lcu.restore(picture, geometry)
+    return restore_target(picture, geometry)
 
 
-def canvas(example: Example, *, use_change: bool) -> tuple[lcu.LCU, lcu.Geometry]:
+def canvas(example: Example, *, use_change: bool) -> tuple[LCU, Geometry]:
     """The model's input for an example: at its own size, whatever the variant's budget."""
     height, width = example.target.shape[:2]
-    return lcu.build(
-        lcu.Inputs(
+    return build_canvas(
+        Inputs(
             image=example.image,
             mask=example.mask,
             references=example.references,

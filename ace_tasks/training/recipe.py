@@ -21,25 +21,25 @@ from pydantic import (
 )
 from torch import nn
 
-from ace_tasks import lcu
 from ace_tasks.errors import AceError, SettingsError
+from ace_tasks.images.canvas_size import TOKEN_PX
 from ace_tasks.model.variants import Transformer, Variant
 from ace_tasks.settings import WeightsSettings
 from ace_tasks.specs import canonical_json
 from ace_tasks.training import latents, objective, vae
-from ace_tasks.training.grammar import VOCABULARY
 from ace_tasks.training.latents import DataSettings
 from ace_tasks.training.loop import LoopSettings
 from ace_tasks.training.lora import LoraSettings
 from ace_tasks.training.objective import ObjectiveSettings
 from ace_tasks.training.rows import CatalogData
 from ace_tasks.training.sample import GUIDANCE
-from ace_tasks.training.small import SmallSettings, Trained, Words
+from ace_tasks.training.small import SmallSettings, Tokenizers, Trained
 from ace_tasks.training.start import Start
 from ace_tasks.training.vae import VaeSettings
+from ace_tasks.training.world.grammar import VOCABULARY
 
 # How often is written down decides no weight.
-_LOOP_WORDS = {"checkpoint_every_s": True, "log_every_steps": True}
+_LOOP_EXCLUDED = {"checkpoint_every_s": True, "log_every_steps": True}
 _STEPS = 8  # to sample with; a trial found 4, 12 and 24 no better
 # What a variant to start from brings along.
 _BROUGHT = ("vae", "vae_from", "small")
@@ -131,9 +131,9 @@ class Recipe(BaseModel):
             raise SettingsError(f"recipe {name!r}: {error.strerror}{hint}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            told = [*([".".join(map(str, first["loc"]))] if first["loc"] else []),
+            parts = [*([".".join(map(str, first["loc"]))] if first["loc"] else []),
                     first["msg"].removeprefix("Value error, ")]  # fmt: skip
-            raise SettingsError(f"recipe {name!r}: {': '.join(told)}") from None
+            raise SettingsError(f"recipe {name!r}: {': '.join(parts)}") from None
 
     def given(self, start_from: str = "", catalog: str = "") -> Recipe:
         """With another beginning, or another catalog, than it says; empty: what it says."""
@@ -154,13 +154,13 @@ class Recipe(BaseModel):
 
     def fingerprint_from(self, *given: str) -> str:
         """With the fingerprints of what it is given: see `Start.open`, and a catalog's SHA-256."""
-        words: Any = {"name": True, "summary": True, "sampling_steps": True, "start_from": True}
-        words |= {"loop": _LOOP_WORDS, "vae": {"loop": _LOOP_WORDS}, "checkpointing": True}
+        excluded: Any = {"name": True, "summary": True, "sampling_steps": True, "start_from": True}
+        excluded |= {"loop": _LOOP_EXCLUDED, "vae": {"loop": _LOOP_EXCLUDED}, "checkpointing": True}
         if self.start_from:
-            words |= dict.fromkeys(_BROUGHT, True)
+            excluded |= dict.fromkeys(_BROUGHT, True)
         if isinstance(self.data, CatalogData):
-            words["data"] = {"catalog": True}
-        content = self.model_dump(mode="json", exclude=words)
+            excluded["data"] = {"catalog": True}
+        content = self.model_dump(mode="json", exclude=excluded)
         # A recipe without `channels`, `lora` … is what it was before these were words of it.
         return hashlib.sha256(canonical_json([content, *given] if given else content)).hexdigest()
 
@@ -176,12 +176,12 @@ def check(recipe: Recipe, workers: int = 1) -> None:
         recipe.objective.share(workers)
         if recipe.start_from:
             return  # `Start.open` knows more
-        words = Words.make(recipe.small, VOCABULARY)
-        model = Trained.make(recipe.small, words)
+        tokenizers = Tokenizers.make(recipe.small, VOCABULARY)
+        model = Trained.make(recipe.small, tokenizers)
         describe(recipe, None, model.transformer)
         with torch.inference_mode():
             vae.make(recipe.vae)(torch.zeros(1, 3, side, side))
-            nothing = latents.encode_nothing(words)
+            nothing = latents.encode_nothing(tokenizers)
             noise, sigma = torch.zeros(nothing.target_BCHW.shape), torch.ones(1)
             objective.loss(model, nothing, noise, sigma, recipe.objective)
     except AceError as error:
@@ -222,10 +222,10 @@ def describe(recipe: Recipe, start: Start | None, transformer: nn.Module | None 
             content["adapters"] = {}  # which are of the weights that were
     if isinstance(recipe.data, DataSettings):
         side = max(recipe.data.sizes_px)
-        budget = 2 * (side // lcu.TOKEN_PX) ** 2
+        budget = 2 * (side // TOKEN_PX) ** 2
         content |= {"max_seq_len": budget, "width_px": side, "height_px": side}
     elif start is None:
-        side = lcu.TOKEN_PX * math.isqrt(recipe.data.max_seq_len // 2)
+        side = TOKEN_PX * math.isqrt(recipe.data.max_seq_len // 2)
         content |= {"max_seq_len": recipe.data.max_seq_len, "width_px": side, "height_px": side}
     if recipe.sampling_steps:
         content["steps"] = recipe.sampling_steps

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ace_tasks import colour, controls, images, lcu, masks
-from ace_tasks.catalog import Reject, Spec, read_rows, to_examples
+from ace_tasks.catalog.files import Reject, Spec, read_rows, to_examples
 from ace_tasks.errors import (
     BadRow,
     CatalogError,
@@ -35,7 +34,11 @@ from ace_tasks.errors import (
     StoreError,
     StoreUnavailable,
 )
-from ace_tasks.images import Picture
+from ace_tasks.images import codec, colour, controls
+from ace_tasks.images.canvas_size import TOKEN_PX
+from ace_tasks.images.codec import Picture
+from ace_tasks.lcu.canvas import MASK_THRESHOLD
+from ace_tasks.masks import masks
 from ace_tasks.model.places import hash_file
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ModelIdentity, Source, Sources, TaskSpec, resolve
@@ -66,7 +69,7 @@ class CatalogData(BaseModel):
         return planned(folder).rows
 
 
-class Planned(BaseModel):
+class PlannedCatalog(BaseModel):
     """A catalog as it was planned."""
 
     model_config = ConfigDict(frozen=True)
@@ -78,7 +81,7 @@ class Planned(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """A good row: what to show, what shall come of it, and the row as it was."""
 
     line: int
@@ -102,7 +105,9 @@ class Row:
 # ---------------------------------------------------------------- rows
 
 
-def plan(catalog: Path, uri: str, allowed_buckets: tuple[str, ...] | None, folder: Path) -> Planned:
+def plan(
+    catalog: Path, uri: str, allowed_buckets: tuple[str, ...] | None, folder: Path
+) -> PlannedCatalog:
     """Sort a catalog's rows into good ones and rejects, in the latents' folder.
 
     `catalog`: the file, here; `uri`: where it came from. Raises CatalogError if none is good.
@@ -128,28 +133,30 @@ def plan(catalog: Path, uri: str, allowed_buckets: tuple[str, ...] | None, folde
         raise CatalogError(f"{uri}: no row to learn from{why}")
     for name, path in coming.items():
         path.rename(folder / name)
-    found = Planned(sha256=hash_file(catalog), rows=good, without_references=alone, rejected=bad)
+    found = PlannedCatalog(
+        sha256=hash_file(catalog), rows=good, without_references=alone, rejected=bad
+    )
     (folder / _CATALOG).write_text(found.model_dump_json(indent=1))
     return found
 
 
-def planned(folder: Path) -> Planned:
+def planned(folder: Path) -> PlannedCatalog:
     """Raises SettingsError if no catalog was planned there."""
     try:
-        return Planned.model_validate_json((folder / _CATALOG).read_bytes())
+        return PlannedCatalog.model_validate_json((folder / _CATALOG).read_bytes())
     except OSError as error:
         raise SettingsError(f"{folder / _CATALOG}: {error.strerror}: no catalog planned") from None
 
 
 def _checked(
     catalog: Path, uri: str, allowed_buckets: tuple[str, ...] | None
-) -> Iterator[Row | Reject]:
+) -> Iterator[TrainingRow | Reject]:
     seen: dict[str, int] = {}
     for each in to_examples(read_rows(catalog), uri, allowed_buckets):
         if isinstance(each, Reject):
             yield each
             continue
-        row = Row(*each)
+        row = TrainingRow(*each)
         try:
             if len(row.references) > 1:
                 raise BadRow("reference", "accepted in training: one picture; given several")
@@ -161,14 +168,14 @@ def _checked(
             yield row
 
 
-def read(folder: Path, numbers: range) -> Iterator[Row]:
+def read(folder: Path, numbers: range) -> Iterator[TrainingRow]:
     """Good rows by their numbers."""
     with (folder / _ROWS).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines):
             if number in numbers:
                 content = json.loads(line)
                 spec = _spec.validate_python(content["spec"])
-                yield Row(content["line"], spec, content["target"], content["cells"])
+                yield TrainingRow(content["line"], spec, content["target"], content["cells"])
 
 
 def rejects(folder: Path) -> list[dict[str, Any]]:
@@ -213,7 +220,7 @@ def make_chunk(
 
 
 def _encode(
-    row: Row, number: int, settings: CatalogData, encoder: Encoder, store: Store,
+    row: TrainingRow, number: int, settings: CatalogData, encoder: Encoder, store: Store,
     model: ModelIdentity,
 ) -> Latents | Reject:  # fmt: skip
     rng = random.Random(f"{settings.seed}/{number}")
@@ -225,10 +232,8 @@ def _encode(
         raise
     except (ItemError, StoreError) as error:
         return row.reject(getattr(error, "field", None) or fetch.column, str(error))
-    seam = round(
-        canvas.reference_px / lcu.TOKEN_PX
-    )  # of the token that both share, the larger has it
-    if seam * lcu.TOKEN_PX >= canvas.mask_1HW.shape[2]:
+    seam = round(canvas.reference_px / TOKEN_PX)  # of the token that both share, the larger has it
+    if seam * TOKEN_PX >= canvas.mask_1HW.shape[2]:
         return row.reject("target", "beside its reference less than half a token is left of it")
     stage_1 = not row.references
     found = latents.encode_canvas(canvas, prompt, number, stage_1, encoder)
@@ -245,7 +250,7 @@ class _Fetch:
 
     def __call__(self, column: str, uri: str) -> Picture:
         self.column = column
-        return images.decode(self._store.get(uri, max_bytes=self._limits.max_bytes), self._limits)
+        return codec.decode(self._store.get(uri, max_bytes=self._limits.max_bytes), self._limits)
 
 
 def _srgb(picture: Picture) -> np.ndarray:
@@ -254,7 +259,7 @@ def _srgb(picture: Picture) -> np.ndarray:
 
 
 def _canvas(
-    row: Row, rng: random.Random, settings: CatalogData, fetch: _Fetch, use_change: bool,
+    row: TrainingRow, rng: random.Random, settings: CatalogData, fetch: _Fetch, use_change: bool,
     model: ModelIdentity,
 ) -> sample.Sample:  # fmt: skip
     """Raises ItemError, and StoreError for a picture that cannot be had."""
@@ -270,10 +275,10 @@ def _canvas(
     mask = masks.build(resolved, image, mask_file) if image else None
     shown = controls.draw(resolved.control, _srgb(image), mask, None) if image else None
     if mask is not None:  # as an edit sees it: repainted or not
-        mask = np.where(mask > lcu.MASK_THRESHOLD, _WHITE, 0).astype(np.uint8)
+        mask = np.where(mask > MASK_THRESHOLD, _WHITE, 0).astype(np.uint8)
     fetch.column = "reference" if row.references else "target"
     return sample.build(
-        sample.Example(target, shown, mask, reference),
+        sample.TrainingExample(target, shown, mask, reference),
         max_seq_len=settings.max_seq_len,
         reference_h=sample.draw_reference_h(len(target), rng),
         repainting_scale=resolved.repainting_scale,

@@ -18,15 +18,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ace_tasks import lcu
 from ace_tasks.errors import BadMask
+from ace_tasks.lcu.canvas import LCU, fit_budget, normalise, resize
+from ace_tasks.lcu.upstream import place
 
 GUIDANCE = 1.0  # always, in training
 _WHITE = 255
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class TrainingExample:
     """One row of training data, uint8: pictures (H, W, 3), mask (H, W)."""
 
     target: np.ndarray
@@ -50,10 +51,10 @@ class Sample:
     mask_1HW: torch.Tensor
     reference_px: int = 0  # width of what stands left of the target; 0 without a reference
 
-    def condition(self, use_change: bool) -> lcu.LCU:
+    def condition(self, use_change: bool) -> LCU:
         """As the model takes it. Upstream trains with masks in bfloat16."""
         mask = self.mask_1HW.to(torch.bfloat16).float()
-        return lcu.LCU(self.edit_CHW, mask, self.change_CHW if use_change else None)
+        return LCU(self.edit_CHW, mask, self.change_CHW if use_change else None)
 
 
 def draw_reference_h(target_h: int, rng: random.Random) -> int:
@@ -62,7 +63,7 @@ def draw_reference_h(target_h: int, rng: random.Random) -> int:
 
 
 def build(
-    example: Example,
+    example: TrainingExample,
     *,
     max_seq_len: int,
     reference_h: int | None,
@@ -74,24 +75,24 @@ def build(
     On 384 channels, which have no change, the model then never sees that content (ACE_SPEC 9.9).
     Raises BadImage and BadMask.
     """
-    target = lcu.normalise(example.target)
+    target = normalise(example.target)
     height, width = target.shape[1:]
     edit, mask = _edit(example)
     edit = edit * (1 - repainting_scale * mask)
-    edit = lcu.resize(edit, height, width, "nearest-exact")
-    mask = lcu.resize(mask, height, width, "nearest-exact")
+    edit = resize(edit, height, width, "nearest-exact")
+    mask = resize(mask, height, width, "nearest-exact")
     reference_w = 0
     if example.reference is not None:
         assert reference_h is not None
-        reference = lcu.normalise(example.reference)
-        placed = lcu.place(reference, reference_h, height, "nearest-exact")
+        reference = normalise(example.reference)
+        placed = place(reference, reference_h, height, "nearest-exact")
         target, edit = (torch.cat([placed, each], dim=2) for each in (target, edit))
         reference_w = placed.shape[2]
         mask = F.pad(mask, (reference_w, 0))
     height, width = target.shape[1:]
-    canvas_h, canvas_w, _ = lcu.fit_budget(height, width, max_seq_len)
+    canvas_h, canvas_w, _ = fit_budget(height, width, max_seq_len)
     target, edit, mask = (
-        lcu.resize(each, canvas_h, canvas_w, "nearest-exact") for each in (target, edit, mask)
+        resize(each, canvas_h, canvas_w, "nearest-exact") for each in (target, edit, mask)
     )
     reference_px = round(reference_w * canvas_w / width)
     if modify_mode:
@@ -109,17 +110,17 @@ def flow_matching_loss(v: torch.Tensor, x0: torch.Tensor, eps: torch.Tensor) -> 
     return F.mse_loss(v, eps - x0)
 
 
-def _edit(example: Example) -> tuple[torch.Tensor, torch.Tensor]:
+def _edit(example: TrainingExample) -> tuple[torch.Tensor, torch.Tensor]:
     """The picture to edit (3, H, W) and its grey mask (1, H, W), before erasing."""
     if example.image is None:
         image, mask = np.full_like(example.target, _WHITE), None
     else:
         image, mask = example.image, example.mask
     if mask is None:
-        return lcu.normalise(image), torch.ones(1, *image.shape[:2])
+        return normalise(image), torch.ones(1, *image.shape[:2])
     if mask.shape != image.shape[:2]:
         raise BadMask(
             f"accepted: a mask of its picture's size {image.shape[:2]} (height, width); "
             f"given {mask.shape}"
         )
-    return lcu.normalise(image), torch.tensor(mask).float()[None] / 255
+    return normalise(image), torch.tensor(mask).float()[None] / 255

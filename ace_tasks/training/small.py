@@ -64,13 +64,13 @@ def make_transformer(settings: SmallSettings) -> FluxTransformer2DModel:
     )
 
 
-def make_tokenizers(words: Sequence[str]) -> tuple[CLIPTokenizer, T5Tokenizer]:
+def make_tokenizers(vocabulary: Sequence[str]) -> tuple[CLIPTokenizer, T5Tokenizer]:
     """T5: one token a word, letters for what it does not know. CLIP: one token a letter."""
     characters = [c for c in string.printable if not c.isspace()]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", _LETTER)]
     known = {"▁", *(piece for piece, _ in pieces)}
     for piece, score in [
-        *((f"▁{word}", _WORD) for word in words),
+        *((f"▁{word}", _WORD) for word in vocabulary),
         *((c, _LETTER) for c in characters),
     ]:
         if piece not in known:
@@ -121,7 +121,7 @@ def make_t5(settings: SmallSettings, tokenizer: T5Tokenizer) -> T5EncoderModel:
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class Tokenizers:
     """Prompts → tokens, as the variant will have them when it is loaded."""
 
     clip: CLIPTokenizer
@@ -157,12 +157,12 @@ class Trained(nn.Module):
         self.transformer, self.clip, self.t5 = transformer, clip, t5
 
     @classmethod
-    def make(cls, settings: SmallSettings, words: Words) -> Self:
+    def make(cls, settings: SmallSettings, tokenizers: Tokenizers) -> Self:
         """From nothing, to learn in all its parts."""
         torch.manual_seed(settings.seed)
         transformer = make_transformer(settings)
-        clip = make_clip(settings, words.clip)
-        return cls(transformer, clip, make_t5(settings, words.t5))
+        clip = make_clip(settings, tokenizers.clip)
+        return cls(transformer, clip, make_t5(settings, tokenizers.t5))
 
     def train(self, mode: bool = True) -> Self:
         """Encoders drop nothing out: what a step sees is a function of its number."""

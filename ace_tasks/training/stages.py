@@ -27,17 +27,17 @@ from ace_tasks.model.text import TextEncoder
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
 from ace_tasks.training import latents, objective, rows, vae
-from ace_tasks.training.grammar import VOCABULARY
 from ace_tasks.training.latents import Encoder
 from ace_tasks.training.loop import Loop, OnLog, Share
 from ace_tasks.training.lora import Lora
 from ace_tasks.training.objective import Batches
 from ace_tasks.training.recipe import Recipe, describe
 from ace_tasks.training.rows import CatalogData
-from ace_tasks.training.small import Trained, Words
+from ace_tasks.training.small import Tokenizers, Trained
 from ace_tasks.training.start import Start
 from ace_tasks.training.texts import Texts
-from ace_tasks.training.vae import Pictures
+from ace_tasks.training.vae import PictureBatches
+from ace_tasks.training.world.grammar import VOCABULARY
 
 Until = Callable[[], bool]
 
@@ -73,7 +73,7 @@ def train_vae(
     """True when it is done; False when it was told to stop before."""
     settings = recipe.vae
     model = vae.make(settings).to(device)
-    pictures = Pictures(settings, photos)
+    pictures = PictureBatches(settings, photos)
     loop = Loop(model, settings.loop, work / VAE_CHECKPOINT)
     loop.resume()
 
@@ -133,20 +133,22 @@ def encode_chunk(
 def make_encoder(recipe: Recipe, work: Path, device: str = "cpu") -> Encoder:
     """What makes latents. Text encoders that do not learn say now, once, what they have to say."""
     if not recipe.start_from:
-        return Encoder(load_vae(work), Words.make(recipe.small, VOCABULARY))
+        return Encoder(load_vae(work), Tokenizers.make(recipe.small, VOCABULARY))
     start = Start.read(work)
     parts = start.load(device)
     fft = start.variant.route == "fft"
-    words = Words(parts.clip_tokenizer, parts.t5_tokenizer, start.variant.text_tokens, clean=fft)
+    tokenizers = Tokenizers(
+        parts.clip_tokenizer, parts.t5_tokenizer, start.variant.text_tokens, clean=fft
+    )
     if start.learn_text:
-        return Encoder(parts.vae, words, fft)
+        return Encoder(parts.vae, tokenizers, fft)
     texts, speaker = Texts(work / LATENTS), TextEncoder(start.variant, parts, device)
 
     def keep(prompt: str, t5_T: np.ndarray, clip_T: np.ndarray) -> None:
         if not texts.has(t5_T, clip_T):
             texts.keep(t5_T, clip_T, speaker.encode(prompt))
 
-    return Encoder(parts.vae, words, fft, keep)
+    return Encoder(parts.vae, tokenizers, fft, keep)
 
 
 def load_vae(work: Path) -> AutoencoderKL:
@@ -158,8 +160,8 @@ def load_vae(work: Path) -> AutoencoderKL:
 def make_model(recipe: Recipe, work: Path, device: str = "cpu") -> tuple[Trained, nn.Module]:
     """The model that a step runs, and what of it the step changes: all of it, or its LoRA."""
     if not recipe.start_from:
-        words = Words.make(recipe.small, VOCABULARY)
-        model = Trained.make(recipe.small, words)
+        tokenizers = Tokenizers.make(recipe.small, VOCABULARY)
+        model = Trained.make(recipe.small, tokenizers)
         learns: nn.Module = model
     else:
         start = Start.read(work)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from ace_tasks.training.loop import LoopSettings
-from ace_tasks.training.tasks import draw_example
+from ace_tasks.training.world.world_tasks import draw_example
 
 LATENT_CHANNELS = 16
 
@@ -71,7 +71,7 @@ def make(settings: VaeSettings) -> AutoencoderKL:
     )
 
 
-class Pictures:
+class PictureBatches:
     """Batches of pictures, a function of the step: from a pool of the world that is renewed slowly,
     and from photographs.
     """

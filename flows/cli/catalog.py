@@ -11,19 +11,19 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from ace_tasks import plan as planning
-from ace_tasks import resume
-from ace_tasks.catalog import open_catalog, read_rows, to_specs
+from ace_tasks.catalog.files import open_catalog, read_rows, to_specs
 from ace_tasks.errors import SuspectMask
-from ace_tasks.identify import refuse_unproved
 from ace_tasks.model.sources import check_license, identify, open_variant, open_vision, with_vision
-from ace_tasks.provenance import record_schema
+from ace_tasks.plan import plan_file as planning
+from ace_tasks.plan import resume
+from ace_tasks.plan.identify import refuse_unproved
+from ace_tasks.provenance.record import record_schema
+from ace_tasks.provenance.tombstones import NOTHING_FORGOTTEN, Tombstones
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import row_schema
 from ace_tasks.store import open_stores
-from ace_tasks.tombstones import NOTHING_FORGOTTEN, Forgotten
 from flows.cli.terminal import EXIT_FAILURES, err, out, print_rejects
-from flows.parameters import (
+from flows.options import (
     DEFAULT_FEATHER,
     AcceptLicense,
     AllowEmptyMasks,
@@ -98,7 +98,7 @@ def plan(
             forgotten = NOTHING_FORGOTTEN
             if output:
                 specs = refuse_unproved(specs, outputs, output.rstrip("/"))
-                forgotten = Forgotten.read(outputs, output.rstrip("/"))
+                forgotten = Tombstones.read(outputs, output.rstrip("/"))
             planning.build_plan(specs, model, sources, path, rejects, pixels, forgotten=forgotten)
         counts = planning.count(path, rejects)
         if look:

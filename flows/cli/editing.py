@@ -6,7 +6,7 @@ The options of a command are the parameters of its flow, by the same names and d
 from __future__ import annotations
 
 from flows.cli.terminal import run_flow
-from flows.parameters import (
+from flows.options import (
     DEFAULT_FEATHER,
     AcceptLicense,
     AdapterName,

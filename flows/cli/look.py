@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ace_tasks import plan, preflight
-from ace_tasks.preflight import Finding
+from ace_tasks.plan import plan_file
+from ace_tasks.replica import inspect
+from ace_tasks.replica.inspect import RowInspection
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store
 from flows.cli.terminal import line, print_json
@@ -24,14 +25,14 @@ from flows.cli.terminal import line, print_json
 _SHOWN = 40
 
 
-def look_over(plan_path: Path, rows: int, store: Store, err: Console) -> Iterator[Finding]:
+def look_over(plan_path: Path, rows: int, store: Store, err: Console) -> Iterator[RowInspection]:
     """The findings of a plan, in its order, under a progress bar."""
-    items = (row.item for row in plan.read_plan(plan_path))
-    findings = preflight.look_over(items, store, ImageLimits())
+    items = (row.item for row in plan_file.read_plan(plan_path))
+    findings = inspect.look_over(items, store, ImageLimits())
     return iter(track(findings, "looking", total=rows, console=err, transient=True))
 
 
-def print_findings(findings: Iterable[Finding], rejects_path: Path) -> int:
+def print_findings(findings: Iterable[RowInspection], rejects_path: Path) -> int:
     """Returns how many rows have a problem, rejects included."""
     problems = 0
     for finding in findings:
@@ -49,12 +50,12 @@ def print_findings(findings: Iterable[Finding], rejects_path: Path) -> int:
     return problems
 
 
-def print_table(findings: Iterable[Finding], out: Console) -> int:
+def print_table(findings: Iterable[RowInspection], out: Console) -> int:
     """A few rows, those with a problem first, then those with a hint, and the sum of all.
 
     Returns how many rows have a problem.
     """
-    kinds: tuple[list[Finding], ...] = ([], [], [])
+    kinds: tuple[list[RowInspection], ...] = ([], [], [])
     counts = [0, 0, 0]
     for finding in findings:
         kind = 0 if finding.problem else 1 if finding.hints else 2
@@ -73,7 +74,7 @@ def print_table(findings: Iterable[Finding], out: Console) -> int:
     return counts[0]
 
 
-def _cells(finding: Finding) -> Iterator[str]:
+def _cells(finding: RowInspection) -> Iterator[str]:
     yield str(finding.line)
     yield line(finding.row_id)
     for size in (finding.image_px, finding.mask_px):

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ace_tasks import sweeping, take_out
-from ace_tasks.history import PastRun, past_run, past_runs
+from ace_tasks.runs import sweep as sweeping
+from ace_tasks.runs import take_out
+from ace_tasks.runs.history import PastRun, past_run, past_runs
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
 from flows.cli.terminal import EXIT_CANCELLED, EXIT_FAILURES, counting, err, line, out, print_json
-from flows.parameters import DeleteOrphans, Json, OlderThanHours, Output, SweptRun
+from flows.options import DeleteOrphans, Json, OlderThanHours, Output, SweptRun
 
 
 def status(
@@ -29,8 +30,10 @@ def status(
         if as_json:
             print_json(_as_dict(each))
             continue
-        told = each.summary or each.ending
-        how = f"{told.flow:16}{told.state:22}{told.line}" if told else "not ended, or cut short"
+        outcome = each.summary or each.ending
+        how = "not ended, or cut short"
+        if outcome:
+            how = f"{outcome.flow:16}{outcome.state:22}{outcome.line}"
         out.print(line(f"{each.run_id}  {each.began_at:%Y-%m-%d %H:%M}  {how}"))
         if each.summary and each.summary.unsigned_before:
             out.print(line(f"  {each.summary.unsigned_before}"))
@@ -40,8 +43,8 @@ def status(
 
 def _as_dict(run: PastRun) -> dict[str, Any]:
     began = {"run_id": run.run_id, "began_at": run.began_at.isoformat()}
-    told = run.summary or run.ending
-    ended = told.model_dump(mode="json") if told else {"state": None}
+    outcome = run.summary or run.ending
+    ended = outcome.model_dump(mode="json") if outcome else {"state": None}
     return began | ended
 
 

@@ -10,7 +10,7 @@ import typer
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
 from flows.cli.terminal import EXIT_FAILURES, line, out, print_json, run_flow
-from flows.parameters import (
+from flows.options import (
     AcceptLicense,
     DeleteForGood,
     ForgottenRun,
@@ -53,7 +53,7 @@ def reproduce(
     ] = False,
 ) -> None:
     """Make recorded pictures again and compare their pixels. Exit code 1: some are not the same."""
-    from ace_tasks.reproduce import Asked, Reproducer, record_uris  # torch
+    from ace_tasks.runs.reproduce import Asked, Reproducer, record_uris  # torch
 
     environment = read_environment()
     asked = Asked(variant, sources, threads, batch_size, accept_license)
@@ -97,7 +97,7 @@ def development_ca(
     organization: Annotated[str, typer.Option(help="Whose name the certificate has.")] = "Example",
 ) -> None:
     """Make a key, its certificate and an authority that nobody trusts, to try C2PA signatures."""
-    from ace_tasks import development_ca as authority
+    from ace_tasks.provenance import development_ca as authority
 
     made = authority.make(folder, organization)
     out.print(line(f"ACE_C2PA_KEY={made.key}"))

@@ -86,7 +86,7 @@ def run_flow(flow: Any, doing: str, *, as_json: bool = False, **parameters: Any)
 
 @contextmanager
 def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
-    from flows.progress import Moment, listening
+    from flows.ui.tables import Moment, listening
 
     columns = (
         TextColumn("{task.description}"),
@@ -97,11 +97,11 @@ def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
     )
     with Bar(*columns, console=err) as bar:
         task = bar.add_task("planning", total=None, detail="")
-        told: set[str] = set()
+        printed: set[str] = set()
 
         def show(moment: Moment) -> None:
-            if moment.headline not in told:  # one a run, or one a stage of a training
-                told.add(moment.headline)
+            if moment.headline not in printed:  # one a run, or one a stage of a training
+                printed.add(moment.headline)
                 if not quiet:
                     out.print(line(moment.headline))
             detail = f"{moment.failed} failed" if moment.failed else ""

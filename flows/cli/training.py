@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.terminal import run_flow
-from flows.parameters import AcceptLicense
+from flows.options import AcceptLicense
 
 
 def train(

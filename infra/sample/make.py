@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image, ImageDraw
 
-from ace_tasks.training.tasks import Example, draw_example
+from ace_tasks.training.world.world_tasks import Example, draw_example
 
 HERE = Path(__file__).parent
 BUCKET = "ace-demo"

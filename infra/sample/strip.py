@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ace_tasks.provenance import Record, SourceRecord
+from ace_tasks.provenance.record import Record, SourceRecord
 from infra.demo import MIRROR
 from infra.sample.make import PREFIX, WORLD, WORLD_SIDE_PX
 

@@ -62,7 +62,7 @@ class Run:
 
     @property
     def first_picture_s(self) -> float:
-        return min((e.time_s for e in self.workload.told("published")), default=float("nan")) - (
+        return min((e.time_s for e in self.workload.entries("published")), default=float("nan")) - (
             self.started_at
         )
 
@@ -73,9 +73,9 @@ class Run:
     @property
     def items_s(self) -> float:
         """Pictures a second, from the first pass of the model to the last picture in the store."""
-        told = self.workload.told()
-        published = [entry.time_s for entry in told if entry.event == "published"]
-        begun = [entry.time_s for entry in told if entry.event == "begun"]
+        entries = self.workload.entries()
+        published = [entry.time_s for entry in entries if entry.event == "published"]
+        begun = [entry.time_s for entry in entries if entry.event == "begun"]
         return len(published) / (published[-1] - begun[0]) if published else float("nan")
 
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ace_tasks.engine import Dispatcher, ray_session
-from ace_tasks.identify import Identities
+from ace_tasks.engine.dispatcher import Dispatcher
+from ace_tasks.engine.session import ray_session
 from ace_tasks.model.sources import identify, open_variant
-from ace_tasks.provenance import Done, Failed
+from ace_tasks.plan.identify import Identities
+from ace_tasks.provenance.outcomes import Done, Failed
 from ace_tasks.settings import PoolSettings, ReplicaSettings, WeightsSettings
 from ace_tasks.specs import WorkItem, parse_spec, work_item
 from tests.benchmarks.arena import Arena, Contender, open_arena
@@ -50,7 +51,7 @@ class Steady:
 def steady(workload: Workload, outcomes: list[Done]) -> Steady:
     passes: dict[int, list[tuple[float, float]]] = defaultdict(list)  # pid → begun, made
     begun: dict[int, float] = {}
-    for entry in workload.told():
+    for entry in workload.entries():
         if entry.event == "begun":
             begun[entry.number] = entry.time_s
         elif entry.event == "made":

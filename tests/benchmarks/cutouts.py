@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ace_tasks import cutout, images
 from ace_tasks.errors import BadMask
+from ace_tasks.images import codec
+from ace_tasks.masks import cutout
 from ace_tasks.model import saliency
 from ace_tasks.model.dnn import U2NET, shipped_sha256
 from ace_tasks.settings import ImageLimits
@@ -90,7 +91,7 @@ def main() -> None:
     refused: dict[str, int] = defaultdict(int)
     paths = sorted(arguments.folder.glob("*.jpg"))
     for number, path in enumerate(paths):
-        rgb = images.decode(path.read_bytes(), ImageLimits()).rgb
+        rgb = codec.decode(path.read_bytes(), ImageLimits()).rgb
         for method in METHODS:
             started = time.process_time()
             label = f"{number} {method}"

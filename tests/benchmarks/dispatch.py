@@ -13,9 +13,10 @@ import resource
 import time
 from pathlib import Path
 
-from ace_tasks.engine import Dispatcher, ray_session
+from ace_tasks.engine.dispatcher import Dispatcher
+from ace_tasks.engine.session import ray_session
 from ace_tasks.settings import PoolSettings, ReplicaSettings, WeightsSettings
-from tests.replicas import SleepingReplica, item
+from tests.support.replicas import SleepingReplica, item
 
 REPLICA = ReplicaSettings(
     variant="toy", weights=WeightsSettings(folder=Path("unused")), output_uri="s3://unused"

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.geometry
 
-Both get the cases of tests/geometry_cases.py, with a model that gives back what it is shown. Kept
+Both get the cases of tests/support/geometry_cases.py, with a model that gives back what it is shown. Kept
 width: which of a picture's columns are in what is cut out of the canvas, read off a ramp from
 left to right. PSNR: of the finished picture against its source; one of another size is scaled
 back first, as a shop would have to.
@@ -20,13 +20,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ace_tasks import pixels
 from ace_tasks.errors import BadImage
-from ace_tasks.images import Pictures
-from ace_tasks.lcu.reference import _SEAM_CROP_PX
-from ace_tasks.pixels import Prepared
+from ace_tasks.images.codec import Pictures
+from ace_tasks.lcu.upstream import _SEAM_CROP_PX
+from ace_tasks.replica import edit
+from ace_tasks.replica.edit import Prepared
 from ace_tasks.specs import PixelSettings
-from tests.geometry_cases import Case, draw_case, picture, psnr, shown
+from tests.support.geometry_cases import Case, draw_case, picture, psnr, shown
 
 Policy = Literal["reference", "catalog"]
 
@@ -47,10 +47,10 @@ def measure(case: Case, policy: Policy) -> Kept | None:
     given = case.pictures()
     assert given.image is not None
     try:
-        prepared = pixels.prepare(resolved, given, use_change=True)
+        prepared = edit.prepare(resolved, given, use_change=True)
     except BadImage:
         return None
-    finished = pixels.finish(resolved, given, prepared, shown(prepared)).rgb
+    finished = edit.finish(resolved, given, prepared, shown(prepared)).rgb
     height, width = given.image.rgb.shape[:2]
     same = finished.shape[:2] == (height, width)
     if not same:
@@ -63,7 +63,7 @@ def measure(case: Case, policy: Policy) -> Kept | None:
         for size in case.references
     )
     ramps = Pictures(replace(given.image, rgb=np.ascontiguousarray(ramp)), None, beside)
-    target = _cut(pixels.prepare(resolved, ramps, use_change=True))
+    target = _cut(edit.prepare(resolved, ramps, use_change=True))
     return Kept(np.ptp(target) / 255, same, psnr(finished, given.image.rgb))
 
 

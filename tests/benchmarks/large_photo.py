@@ -26,14 +26,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ace_tasks import images, pixels
-from ace_tasks.images import Pictures
-from ace_tasks.model.ace import AceModel, Job
+from ace_tasks.images import codec
+from ace_tasks.images.codec import Pictures
+from ace_tasks.images.paste import Window
+from ace_tasks.model.ace import AceModel, ModelJob
 from ace_tasks.model.variants import find_variant
-from ace_tasks.paste import Window
+from ace_tasks.replica import edit
 from ace_tasks.settings import ImageLimits, WeightsSettings
 from ace_tasks.specs import PasteSettings, PixelSettings, Source, Sources, parse_spec, resolve
-from tests.geometry_cases import shown
+from tests.support.geometry_cases import shown
 
 SAMPLE = Path("infra/sample/photos/china.jpg")
 SIZE = (7744, 5168)  # 40.0 MP
@@ -48,7 +49,7 @@ def make_photo() -> bytes:
     grain = np.random.default_rng(0).normal(0, 10, (SIZE[1], SIZE[0], 1)).astype(np.float32)
     fine = cv2.GaussianBlur(grain, (0, 0), 0.8)[..., None] * 2
     photo = np.clip(large + fine, 0, 255).astype(np.uint8)
-    return images.encode(photo, "jpeg", 92)
+    return codec.encode(photo, "jpeg", 92)
 
 
 def mask_box() -> tuple[float, float, float, float]:
@@ -98,20 +99,20 @@ def run(model: str, window: bool, formats: list[str]) -> dict[str, Any]:
     phases = Phases()
     started = time.monotonic()
     with phases.phase("decode"):
-        picture = images.decode(data, ImageLimits())
+        picture = codec.decode(data, ImageLimits())
     pictures = Pictures(picture, None, ())
     with phases.phase("prepare"):
-        prepared = pixels.prepare(resolved, pictures, use_change=True)
+        prepared = edit.prepare(resolved, pictures, use_change=True)
     with phases.phase("model"):
         canvas = shown(prepared)
         if ace is not None:
-            job = Job(prepared.unit, "repair", 1, variant.steps, variant.guidance)
+            job = ModelJob(prepared.unit, "repair", 1, variant.steps, variant.guidance)
             (canvas,) = ace.generate([job])
     with phases.phase("finish"):
-        finished = pixels.finish(resolved, pictures, prepared, canvas)
+        finished = edit.finish(resolved, pictures, prepared, canvas)
     for format_ in formats:
         with phases.phase(f"encode {format_}"):
-            images.encode(finished.rgb, format_, None)  # type: ignore[arg-type]
+            codec.encode(finished.rgb, format_, None)  # type: ignore[arg-type]
     seconds = time.monotonic() - started
     box = Window(*(round(each) for each in mask_box()))
     original, repaired = box.cut(picture.rgb), box.cut(finished.rgb)
@@ -127,7 +128,7 @@ def run(model: str, window: bool, formats: list[str]) -> dict[str, Any]:
         "sharpness": round(_sharpness(repaired) / _sharpness(original), 3),
         "outside_max": finished.difference.outside_max,
         "part": part.getvalue().hex(),
-        "original": images.encode(original[:500, :500], "png", None).hex(),
+        "original": codec.encode(original[:500, :500], "png", None).hex(),
     }
 
 

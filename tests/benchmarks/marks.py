@@ -18,9 +18,10 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
-from ace_tasks import development_ca, images, signing, xmp
-from ace_tasks.images import Pictures
-from ace_tasks.provenance import (
+from ace_tasks.images import codec
+from ace_tasks.images.codec import Pictures
+from ace_tasks.provenance import c2pa_marks, development_ca
+from ace_tasks.provenance.record import (
     MarksRecord,
     ModelRecord,
     OutputRecord,
@@ -30,6 +31,8 @@ from ace_tasks.provenance import (
     SourceRecord,
     SourcesRecord,
 )
+from ace_tasks.provenance.xmp.packet import marks_of, write_packet
+from ace_tasks.provenance.xmp.source_type import after_edit
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
 from infra.services import ROOT
@@ -38,15 +41,15 @@ _PHOTO = ROOT / "infra" / "sample" / "photos" / "china.jpg"
 _ROUNDS = 12
 _SIDE_PX = 1024
 _ITEM, _URI = "0" * 64, "s3://shop/edited/records/00/item.json"
-_SOURCE_TYPE = xmp.after_edit("edit", None, ran=True)
+_SOURCE_TYPE = after_edit("edit", None, ran=True)
 
 
 def packet() -> bytes:
-    ours = xmp.marks(
+    ours = marks_of(
         tool="ace-catalog", item_id=_ITEM, record_uri=_URI, system="ACE++, variant mini",
         system_version=_ITEM, prompt=None,
     )  # fmt: skip
-    made, _ = xmp.packet(ours, _SOURCE_TYPE, {})
+    made, _ = write_packet(ours, _SOURCE_TYPE, {})
     assert made is not None
     return made
 
@@ -85,10 +88,10 @@ def main() -> None:
     out = io.BytesIO()
     photo.resize((4000, 3000)).save(out, "JPEG", quality=92)
     source = out.getvalue()
-    pictures = Pictures(images.decode(source, ImageLimits()), None, ())
+    pictures = Pictures(codec.decode(source, ImageLimits()), None, ())
     with tempfile.TemporaryDirectory() as folder:
         made = development_ca.make(Path(folder) / "ca", "Shop")
-        signer = signing.Signer.read(str(made.key), str(made.chain))
+        signer = c2pa_marks.Signer.read(str(made.key), str(made.chain))
     print(
         "| | encode, ms | with XMP, ms | record and seal, ms | sign and read back, ms | bytes more |"
     )
@@ -97,14 +100,14 @@ def main() -> None:
         rounds = []
         for _ in range(_ROUNDS):
             at = [time.perf_counter()]
-            plain = images.encode(rgb, format_, None)
+            plain = codec.encode(rgb, format_, None)
             at.append(time.perf_counter())
-            marked = images.encode(rgb, format_, None, xmp=packet())
+            marked = codec.encode(rgb, format_, None, xmp=packet())
             at.append(time.perf_counter())
             sealed = record(format_, source).sealed()
             sealed.to_json()
             at.append(time.perf_counter())
-            signed, _proof = signer.sign(marked, sealed, _URI, pictures)
+            signed, _proof = signer.sign(marked, sealed, _URI, pictures.files)
             at.append(time.perf_counter())
             rounds.append([1000 * (b - a) for a, b in pairwise(at)])
         cells = " | ".join(f"{statistics.median(each):.1f}" for each in zip(*rounds, strict=True))

@@ -159,11 +159,11 @@ def kill_once(arena: Arena, contender: Contender, items: int, sleep_s: float) ->
 
     def kill(process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _KILL_LIMIT_S
-        while len(placed.told("made")) < 0.4 * items:
+        while len(placed.entries("made")) < 0.4 * items:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{contender.title} ended before it could be killed")
             time.sleep(0.05)
-        psutil.Process(placed.told("begun")[-1].pid).kill()
+        psutil.Process(placed.entries("begun")[-1].pid).kill()
 
     run = arena.run(contender, placed, kill)
     missing = items - len(arena.pictures(placed))
@@ -174,7 +174,7 @@ def kill_once(arena: Arena, contender: Contender, items: int, sleep_s: float) ->
         code=run.code,
         missing=missing,
         lost=items - len(arena.pictures(placed)),
-        repeated=len(placed.told("begun")) - len({e.number for e in placed.told("begun")}),
+        repeated=len(placed.entries("begun")) - len({e.number for e in placed.entries("begun")}),
         restarted=restarted,
     )
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ace_tasks import images
 from ace_tasks.errors import BadImage, BadMask
+from ace_tasks.images import codec
+from ace_tasks.masks import garment
 from ace_tasks.model.people import fingerprint
-from ace_tasks.people import garment
 from ace_tasks.settings import ImageLimits
 
 HEIGHT_PX, LABEL_PX, WIDTH_PX = 430, 30, 1900
@@ -32,7 +32,7 @@ def pictures(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.stem.endswith("_mask"):
             try:
-                yield path, images.decode(path.read_bytes(), ImageLimits()).rgb
+                yield path, codec.decode(path.read_bytes(), ImageLimits()).rgb
             except BadImage:
                 continue
 
@@ -47,19 +47,19 @@ def cell(path: Path, rgb: np.ndarray, part: garment.Part) -> Image.Image:
         return _labelled(rgb, f"{path.name[:30]} {part}: refused", str(error))
     seconds = time.process_time() - started
     selected = drawn.mask > 127
-    told = f"{path.name} {part}: {selected.mean():.0%}, {seconds:.2f} s"
+    summary = f"{path.name} {part}: {selected.mean():.0%}, {seconds:.2f} s"
     other = path.with_name(f"{path.stem}_{part}_mask.png")
     if other.exists():
         given = np.asarray(Image.open(other).convert("L").resize(selected.shape[::-1])) > 127
         both = np.count_nonzero(selected & given)
-        told += (
+        summary += (
             f", IoU {both / np.count_nonzero(selected | given):.3f}, covers "
             f"{both / np.count_nonzero(given):.3f}, within {both / np.count_nonzero(selected):.3f}"
         )
-    print("; ".join([told, *drawn.hints.values()]))
+    print("; ".join([summary, *drawn.hints.values()]))
     tinted = rgb.astype(np.float32)
     tinted[selected] = 0.45 * tinted[selected] + 0.55 * np.array([255, 0, 0])
-    return _labelled(tinted.astype(np.uint8), told[-60:], "; ".join(drawn.hints.values()))
+    return _labelled(tinted.astype(np.uint8), summary[-60:], "; ".join(drawn.hints.values()))
 
 
 def _labelled(rgb: np.ndarray, first: str, second: str) -> Image.Image:

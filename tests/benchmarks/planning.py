@@ -22,10 +22,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ace_tasks import plan
-from ace_tasks.catalog import read_rows, to_specs
-from ace_tasks.identify import identified
+from ace_tasks.catalog.files import read_rows, to_specs
 from ace_tasks.model.variants import find_variant
+from ace_tasks.plan import plan_file
+from ace_tasks.plan.identify import identified
 from ace_tasks.settings import StoreSettings
 from ace_tasks.specs import DEFAULT_PIXELS, parse_spec
 from ace_tasks.store import ObjectInfo, Store
@@ -73,7 +73,7 @@ def measure(rows: int) -> dict[str, float]:
         times.append(clock())
         deque(identified(specs(), model, store, DEFAULT_PIXELS), maxlen=0)
         times.append(clock())
-        plan.build_plan(specs(), model, store, path, Path(folder) / "rejects.jsonl")
+        plan_file.build_plan(specs(), model, store, path, Path(folder) / "rejects.jsonl")
         times.append(clock())
         plan_bytes = path.stat().st_size
     validate_s, read_s, identified_s, plan_s = (b - a for a, b in pairwise(times))

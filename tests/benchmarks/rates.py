@@ -16,12 +16,13 @@ from typing import Any
 import psutil
 import ray
 
-from ace_tasks.engine import Dispatcher, ray_session
+from ace_tasks.engine.dispatcher import Dispatcher
+from ace_tasks.engine.session import ray_session
 from ace_tasks.settings import PoolSettings, StoreSettings
 from ace_tasks.store import Store, join_uri
 from infra.object_store import ObjectStore
 from tests.benchmarks.dispatch import REPLICA
-from tests.replicas import SleepingReplica, item
+from tests.support.replicas import SleepingReplica, item
 
 _RATE = 125  # items a second: what 512 GPUs ask of one dispatcher at 4.1 s an item
 

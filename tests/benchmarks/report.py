@@ -25,14 +25,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ace_tasks.provenance import Record, record_key
-from ace_tasks.report import Entry, Sheet
-from ace_tasks.results import Result
+from ace_tasks.provenance.keys import record_key
+from ace_tasks.provenance.record import Record
+from ace_tasks.report.cards import Entry
+from ace_tasks.report.pages import Sheet
+from ace_tasks.runs.results import Result
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from infra.object_store import ObjectStore
 from infra.services import ROOT
-from tests import sheets
+from tests.support import sheets
 
 _BUCKET = "s3://sheets"
 _SIDE_PX = 1024
@@ -151,7 +153,7 @@ def build(sheet: Sheet, folder: Path) -> None:
 
 def browse(page: Path) -> None:
     """Open the first page, read it to its end, and filter it."""
-    from tests.browser import chromium
+    from tests.support.browser import chromium
 
     with chromium() as browser:
         tab = browser.new_page(viewport={"width": 1400, "height": 900})

@@ -23,7 +23,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from ace_tasks import plan, provenance, resume
+from ace_tasks.plan import plan_file, resume
+from ace_tasks.provenance.keys import record_key
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from infra.object_store import ObjectStore
@@ -39,7 +40,7 @@ def fill(store: Store, output: str, start: int, end: int) -> None:
     """Empty records: a listing does not look inside."""
 
     def put(item_id: str) -> None:
-        store.put(join_uri(output, provenance.record_key(item_id)), b"{}", "application/json")
+        store.put(join_uri(output, record_key(item_id)), b"{}", "application/json")
 
     with store.in_parallel(_WRITERS) as pool:
         for _ in pool.map(put, item_ids(end)[start:]):
@@ -56,8 +57,8 @@ def write_plan(path: Path, ids: list[str]) -> None:
         "task": list(repeat("fill", len(ids))),
         "item": list(repeat("{}", len(ids))),
     }
-    arrays = [pyarrow.array(columns[field.name], field.type) for field in plan.SCHEMA]
-    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(arrays, schema=plan.SCHEMA), path)
+    arrays = [pyarrow.array(columns[field.name], field.type) for field in plan_file.SCHEMA]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(arrays, schema=plan_file.SCHEMA), path)
 
 
 def measure(output: str, count: int) -> dict[str, float]:

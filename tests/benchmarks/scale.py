@@ -57,7 +57,7 @@ class Load:
 
     part: str
     share: float  # of what it can; above 1 it holds the GPUs up, or fails
-    told: str
+    detail: str
 
 
 def rate_of_items(gpus: int) -> float:
@@ -116,7 +116,7 @@ def tables() -> str:
     lines += ["", "| GPUs | part | of its limit | |", "|---|---|---|---|"]
     for gpus in GPUS:
         for load in while_it_runs(gpus):
-            lines.append(f"| {gpus} | {load.part} | {load.share:.1%} | {load.told} |")
+            lines.append(f"| {gpus} | {load.part} | {load.share:.1%} | {load.detail} |")
     lines += ["", f"One dispatcher alone would be the limit at {largest_fleet()} GPUs.", ""]
     lines += ["| items | " + " | ".join(f"hours on {gpus} GPUs" for gpus in GPUS) + " | "
               + " | ".join(around_it(1)) + " |"]  # fmt: skip

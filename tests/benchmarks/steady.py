@@ -26,7 +26,7 @@ _FLAT = 1.05
 
 def tenths(run: Run, pid: int) -> list[float]:
     """Mean memory of a process alone in MB, in each tenth of the items."""
-    times = [entry.time_s for entry in run.workload.told("published")]
+    times = [entry.time_s for entry in run.workload.entries("published")]
     bounds = [times[len(times) * n // 10] for n in range(10)] + [times[-1]]
     found = []
     for start, end in itertools.pairwise(bounds):
@@ -36,7 +36,7 @@ def tenths(run: Run, pid: int) -> list[float]:
 
 
 def table(run: Run) -> Iterator[str]:
-    replica = run.workload.told("begun")[-1].pid
+    replica = run.workload.entries("begun")[-1].pid
     processes = {"flow": run.pid, "replica": replica}
     yield f"| process | {' | '.join(f'{n}/10' for n in range(1, 11))} | last to first |"
     yield f"|---|{'---|' * 11}"
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if run.code:
             raise RuntimeError(f"code {run.code}\n{run.log.read_text()[-3000:]}")
         print(
-            f"{len(run.workload.told('published'))} of {given.items} items, {run.items_s:.1f} a second, "
+            f"{len(run.workload.entries('published'))} of {given.items} items, {run.items_s:.1f} a second, "
             f"{time.monotonic() - started:.0f} s\n"
         )
         print("\n".join(table(run)))

@@ -95,7 +95,7 @@ def measure(database: Database, runs: int) -> str:
             shard_size=1,
         )  # fmt: skip
         run: Run = arena.run(OURS, arena.place(workload, OURS), limit_s=4 * 3600)
-        if run.code or len(run.workload.told("published")) != runs:
+        if run.code or len(run.workload.entries("published")) != runs:
             raise RuntimeError(f"code {run.code}\n{run.log.read_text()[-3000:]}")
         shards: dict[str, Any] = {"task_runs": {"name": {"like_": "shard-"}}}
         done = {"state": {"type": {"any_": ["COMPLETED"]}}}

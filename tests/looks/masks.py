@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ace_tasks import images, masks
-from ace_tasks.images import Picture
+from ace_tasks.images import codec
+from ace_tasks.images.codec import Picture
+from ace_tasks.masks import masks
 from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import AutoMask, PixelSettings, Source, Sources, parse_spec, resolve
@@ -65,7 +66,7 @@ def photograph(name: str) -> Picture:
     """One of the sample's, or the sample's cup: cut out, or on lit white paper as a JPEG."""
     if name not in {"cutout", "packshot"}:
         data = (SAMPLE / "photos" / f"{name}.jpg").read_bytes()
-        return images.decode(data, ImageLimits())
+        return codec.decode(data, ImageLimits())
     cup = np.asarray(Image.open(SAMPLE / "photos/coffee.jpg").convert("RGB"))
     alpha = _saucer(cup.shape[:2])
     out = io.BytesIO()
@@ -78,7 +79,7 @@ def photograph(name: str) -> Picture:
         ground = (paper + noise)[..., None] * (1, 1, 0.985)
         mixed = cup * alpha[..., None] + ground * (1 - alpha[..., None])
         Image.fromarray(mixed.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=80)
-    return images.decode(out.getvalue(), ImageLimits())
+    return codec.decode(out.getvalue(), ImageLimits())
 
 
 def _saucer(size: tuple[int, int]) -> np.ndarray:
@@ -106,7 +107,7 @@ def build(photo: Picture, row: dict[str, Any]) -> np.ndarray:
     mask_file = None
     if file:
         data = (SAMPLE / "masks/espresso.png").read_bytes()
-        mask_file = images.decode(data, ImageLimits())
+        mask_file = codec.decode(data, ImageLimits())
     mask = masks.build(resolved, photo, mask_file)
     assert mask is not None
     return mask

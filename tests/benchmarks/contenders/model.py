@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ace_tasks import lcu
-from ace_tasks.model.ace import AceModel, Job
+from ace_tasks.lcu.canvas import Inputs
+from ace_tasks.lcu.policies import build_canvas, restore_target
+from ace_tasks.model.ace import AceModel, ModelJob
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.text import TextEncoder
 from ace_tasks.settings import WeightsSettings
@@ -25,9 +26,9 @@ class WatchedModel(AceModel):
 
     workload: Workload
 
-    def generate(self, jobs: Sequence[Job], *arguments: Any) -> list[np.ndarray]:
+    def generate(self, jobs: Sequence[ModelJob], *arguments: Any) -> list[np.ndarray]:
         for job in jobs:
-            self.workload.tell("begun", job.seed)
+            self.workload.record("begun", job.seed)
         if self.workload.sleep_s is None:
             made = super().generate(jobs, *arguments)
         else:
@@ -35,7 +36,7 @@ class WatchedModel(AceModel):
             time.sleep(self.workload.sleep_s * len(jobs))
             made = [_photograph(*job.lcu.mask_1HW.shape[1:]) for job in jobs]
         for job in jobs:
-            self.workload.tell("made", job.seed)
+            self.workload.record("made", job.seed)
         return made
 
 
@@ -67,8 +68,8 @@ class Editor:
     def edit(self, picture: np.ndarray, prompt: str, seed: int) -> np.ndarray:
         """(H, W, 3) uint8 → the same size."""
         variant = self._variant
-        unit, geometry = lcu.build(
-            lcu.Inputs(
+        unit, geometry = build_canvas(
+            Inputs(
                 image=picture,
                 mask=None,
                 references=(),
@@ -80,6 +81,6 @@ class Editor:
                 use_change=variant.route == "fft",
             )
         )
-        job = Job(unit, prompt, seed=seed, steps=variant.steps, guidance=variant.guidance)
+        job = ModelJob(unit, prompt, seed=seed, steps=variant.steps, guidance=variant.guidance)
         (canvas,) = self._model.generate([job])
-        return lcu.restore(canvas, geometry)
+        return restore_target(canvas, geometry)

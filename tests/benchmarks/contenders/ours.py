@@ -6,18 +6,18 @@ import functools
 import sys
 from typing import TYPE_CHECKING
 
-import flows.pool
+import flows.steps.pool
 from ace_tasks.settings import ReplicaSettings
 from tests.benchmarks.contenders.workload import Workload
 
 if TYPE_CHECKING:
-    from ace_tasks.replica import Replica
+    from ace_tasks.replica.replica import Replica
 
 
 def make_watched(workload: Workload, settings: ReplicaSettings, run_id: str, name: str) -> Replica:
     """The real replica around the watched model. Runs in the actor: torch stays there."""
-    from ace_tasks import replica
-    from ace_tasks.provenance import Done, Outcome
+    from ace_tasks.provenance.outcomes import Done, Outcome
+    from ace_tasks.replica import replica
     from ace_tasks.specs import WorkItem
     from tests.benchmarks.contenders.model import watched
 
@@ -25,7 +25,7 @@ def make_watched(workload: Workload, settings: ReplicaSettings, run_id: str, nam
         def run(self, item: WorkItem, shard: int, attempt: int = 1) -> Outcome:
             outcome = super().run(item, shard, attempt)
             if isinstance(outcome, Done):
-                workload.tell("published", item.resolved.seed)
+                workload.record("published", item.resolved.seed)
             return outcome
 
     replica.AceModel = watched(workload)  # type: ignore[misc]
@@ -33,7 +33,7 @@ def make_watched(workload: Workload, settings: ReplicaSettings, run_id: str, nam
 
 
 def run(workload: Workload) -> None:
-    flows.pool.make_replica = functools.partial(make_watched, workload)  # type: ignore[assignment]
+    flows.steps.pool.make_replica = functools.partial(make_watched, workload)  # type: ignore[assignment]
     from flows.edit_catalog import edit_catalog
 
     state = edit_catalog(

@@ -45,7 +45,7 @@ def edit(row: dict[str, Any], workload: Workload) -> str:
     bucket, prefix = split_uri(workload.output)
     key = f"{prefix}/{row['id']}.jpg"
     _s3().put_object(Bucket=bucket, Key=key, Body=encode(picture), ContentType="image/jpeg")
-    workload.tell("published", row["seed"])
+    workload.record("published", row["seed"])
     return f"s3://{bucket}/{key}"
 
 

@@ -58,7 +58,7 @@ def store(row: dict[str, Any], workload: Workload) -> dict[str, Any]:
     key = f"{prefix}/{row['id']}.jpg"
     jpeg = encode(row["picture"])
     _s3().put_object(Bucket=bucket, Key=key, Body=jpeg, ContentType="image/jpeg")
-    workload.tell("published", row["seed"])
+    workload.record("published", row["seed"])
     return {"id": row["id"], "uri": f"s3://{bucket}/{key}"}
 
 

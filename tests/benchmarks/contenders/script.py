@@ -36,4 +36,4 @@ def run(workload: Workload) -> None:
             Body=encode(picture),
             ContentType="image/jpeg",
         )
-        workload.tell("published", row["seed"])
+        workload.record("published", row["seed"])

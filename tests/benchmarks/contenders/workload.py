@@ -67,12 +67,12 @@ class Workload:
     def journal(self) -> Path:
         return Path(self.scratch) / "journal"
 
-    def tell(self, event: Event, number: int) -> None:
+    def record(self, event: Event, number: int) -> None:
         """One short append: whole, whoever else writes."""
         with self.journal.open("a") as file:
             file.write(f"{time.time():.4f} {event} {number} {os.getpid()}\n")
 
-    def told(self, event: Event | None = None) -> list[Entry]:
+    def entries(self, event: Event | None = None) -> list[Entry]:
         """The journal so far, in order."""
         if not self.journal.exists():
             return []
@@ -119,7 +119,7 @@ def put_pictures(store: Store, side_px: int, count: int) -> list[str]:
 
 def put_wide_variant(folder: Path) -> str:
     """A toy with FLUX's token budget, whose 1024² pictures are not scaled; for a model that sleeps."""
-    from tests import releases  # loads torch, which not all who read a workload shall hold
+    from tests.support import releases  # loads torch, which not all who read a workload shall hold
 
     if not folder.exists():
         releases.make_release(folder)

@@ -1,3 +1,0 @@
-"""What the paper's choices are worth, on the procedural world: the same small model trained several
-ways, several times each. `python -m ace_tasks.ablation` makes all of it again.
-"""

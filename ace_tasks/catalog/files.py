@@ -1,0 +1,206 @@
+"""Catalog files → rows → specs, or rejects that say what is wrong.
+
+JSONL, CSV or Parquet, gzip or not; streamed, so memory stays flat whatever the file's size. A
+wrong row is a Reject with its line, column, reason and the row as it was; only a file that
+cannot be read at all is a CatalogError.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from ace_tasks.catalog.readers.delimited import read_delimited
+from ace_tasks.catalog.readers.encodings import BOM, UTF16, as_utf8, codec_of
+from ace_tasks.catalog.readers.header import CATALOG, Table
+from ace_tasks.catalog.readers.jsonl import read_jsonl
+from ace_tasks.catalog.readers.packed import is_packed, open_file, readable
+from ace_tasks.catalog.readers.parquet import read_parquet
+from ace_tasks.catalog.readers.row import MAX_ROW_BYTES, Reject, Row
+from ace_tasks.errors import BadRow, CatalogError, NotFound, StoreError
+from ace_tasks.specs import MAX_URI_CHARS, Spec, check_uri, parse_spec, quote
+from ace_tasks.store import Store, is_s3, split_uri
+
+__all__ = [
+    "CATALOG",
+    "MAX_ROW_BYTES",
+    "Checked",
+    "Reject",
+    "Row",
+    "Spec",
+    "Table",
+    "absolute_uri",
+    "open_catalog",
+    "read_rows",
+    "to_examples",
+    "to_specs",
+]
+
+_ACCEPTED = "accepted: .jsonl, .ndjson, .csv or .parquet, each also with .gz"
+# What lies between two cells of a row.
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+
+Checked = tuple[int, Spec, dict[str, Any]]
+"""Line, spec, and the row's cells as they were."""
+
+
+@contextmanager
+def open_catalog(uri: str, store: Store) -> Iterator[Path]:
+    """The catalog as a local file: itself, or a copy streamed from S3. Raises CatalogError."""
+    with tempfile.TemporaryDirectory(prefix="ace-catalog-") as scratch:
+        path = Path(uri)
+        try:
+            check_uri(uri)
+        except ValueError as error:
+            raise CatalogError(f"catalog: {error}") from None
+        if is_s3(uri):
+            path = Path(scratch) / PurePosixPath(split_uri(uri)[1]).name
+            try:
+                store.download(uri, path)
+            except NotFound:
+                raise CatalogError(f"{uri}: no such catalog") from None
+            except StoreError as error:
+                raise CatalogError(str(error)) from None
+        elif not path.is_file():
+            raise CatalogError(f"{uri}: no such catalog")
+        yield path
+
+
+def read_rows(path: Path, table: Table = CATALOG) -> Iterator[Row | Reject]:
+    """Every row of a catalog file, in order. Raises CatalogError for the file as a whole.
+
+    `table`: what the file is, if no catalog; it may then be .tsv, or .txt with tabs.
+    """
+    packed = is_packed(path)
+    kind = (Path(path.stem).suffix if packed else path.suffix).lower()
+    with readable(path.name):
+        if not path.stat().st_size:
+            raise CatalogError(f"{path.name}: an empty file")
+        if kind == ".parquet":
+            yield from read_parquet(path, packed, table)
+        elif kind in {".jsonl", ".ndjson"}:
+            with _open(path, table) as file:
+                yield from read_jsonl(path.name, file, table)
+        elif kind == ".csv" or (not table.catalog and kind in _DELIMITERS):
+            with _open(path, table) as file:
+                yield from read_delimited(path.name, file, _DELIMITERS[kind], table)
+        else:
+            raise CatalogError(f"{path.name}: {_ACCEPTED}")
+
+
+def _open(path: Path, table: Table) -> IO[bytes]:
+    """Raises CatalogError for an encoding that is not known."""
+    try:
+        codec = codec_of(table.encoding or "UTF-8")
+    except ValueError as error:
+        raise CatalogError(f"{path.name}: {error}") from None
+    file = open_file(path)
+    head = file.read(len(BOM))
+    file.seek(0)
+    if not table.catalog and head.startswith(UTF16):
+        codec = "utf-16"
+    return file if codec == "utf-8" or head == BOM else as_utf8(file, codec, strict=False)
+
+
+def to_specs(
+    rows: Iterable[Row | Reject], catalog_uri: str, allowed_buckets: tuple[str, ...] | None
+) -> Iterator[Checked | Reject]:
+    """(line, spec with absolute URIs, the row's cells) for each good row, a Reject for the others.
+
+    An S3 catalog may name `s3://` sources only, in `allowed_buckets`, or in its own bucket when
+    that is None. A local catalog may name local paths, relative to itself, too.
+    """
+    for row in rows:
+        if isinstance(row, Reject):
+            yield row
+            continue
+        try:
+            spec = _with_absolute_uris(parse_spec(row.cells), catalog_uri, allowed_buckets)
+            yield row.line, spec, row.cells
+        except BadRow as error:
+            yield Reject(row.line, error.field, str(error), row.cells)
+
+
+def to_examples(
+    rows: Iterable[Row | Reject], catalog_uri: str, allowed_buckets: tuple[str, ...] | None
+) -> Iterator[tuple[int, Spec, str, dict[str, Any]] | Reject]:
+    """As `to_specs`, with one more column: `target`, the picture that a training shall teach.
+
+    (line, spec, absolute URI of the target, the row's cells), or a Reject.
+    """
+    for row in rows:
+        if isinstance(row, Reject):
+            yield row
+            continue
+        try:
+            cells = dict(row.cells)
+            given = _target(cells.pop("target", None))
+            spec = _with_absolute_uris(parse_spec(cells), catalog_uri, allowed_buckets)
+            target = absolute_uri("target", given, catalog_uri, allowed_buckets)
+            yield row.line, spec, target, row.cells
+        except BadRow as error:
+            yield Reject(row.line, error.field, str(error), row.cells)
+
+
+# ---------------------------------------------------------------- sources
+
+
+def _target(cell: Any) -> str:
+    if cell is None or cell == "":
+        raise BadRow("target", "missing; a training needs the wanted picture")
+    if not isinstance(cell, str) or len(cell) > MAX_URI_CHARS:
+        raise BadRow(
+            "target", f"accepted: a URI of at most {MAX_URI_CHARS} characters; given {quote(cell)}"
+        )
+    try:
+        return check_uri(cell)
+    except ValueError as error:
+        raise BadRow("target", str(error)) from None
+
+
+def _with_absolute_uris(
+    spec: Spec, catalog_uri: str, allowed_buckets: tuple[str, ...] | None
+) -> Spec:
+    changes: dict[str, Any] = {}
+    for column in ("image", "mask", "reference"):
+        value = getattr(spec, column, None)
+        if column == "mask" and value in {"alpha", "auto"}:
+            continue
+        if isinstance(value, str):
+            changes[column] = absolute_uri(column, value, catalog_uri, allowed_buckets)
+        elif column == "reference" and value:
+            changes[column] = tuple(
+                absolute_uri(column, each, catalog_uri, allowed_buckets) for each in value
+            )
+    given = {column: getattr(spec, column) for column in changes}
+    return spec if given == changes else spec.model_copy(update=changes)
+
+
+def absolute_uri(
+    column: str, uri: str, catalog_uri: str, allowed_buckets: tuple[str, ...] | None
+) -> str:
+    """A source as a row names it, where it is; see `to_specs`. Raises BadRow."""
+    if is_s3(uri):
+        if allowed_buckets is None and is_s3(catalog_uri):
+            allowed_buckets = (split_uri(catalog_uri)[0],)
+        bucket = split_uri(uri)[0]
+        if allowed_buckets is not None and bucket not in allowed_buckets:
+            raise BadRow(
+                column, f"accepted buckets: {', '.join(allowed_buckets)}; given {quote(bucket)}"
+            )
+        return uri
+    if uri.startswith("//"):
+        raise BadRow(
+            column,
+            "accepted: s3://bucket/key or a local path; given a web link without https:, "
+            f"{quote(uri.partition('?')[0])}",
+        )
+    if is_s3(catalog_uri):
+        raise BadRow(column, f"accepted in an S3 catalog: s3:// sources only; given {quote(uri)}")
+    path = str((Path(catalog_uri).resolve().parent / uri).resolve())
+    if len(path) > MAX_URI_CHARS:
+        raise BadRow(column, f"accepted: paths of at most {MAX_URI_CHARS} characters")
+    return path

@@ -1,0 +1,137 @@
+"""Who wears what: people and garments in two albums, and the pairs that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ace_tasks.catalog.files import Reject, Row, Table, read_rows
+from ace_tasks.catalog.sources.album import Album
+from ace_tasks.catalog.sources.source_picture import SourcePicture
+from ace_tasks.errors import BadRow, SettingsError
+
+Pairing = Literal["cross", "order", "column", "table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """`where`: what names it, such as `pairs.csv, line 7`; "" where no file does."""
+
+    person: SourcePicture
+    garment: SourcePicture
+    where: str = ""
+
+    @classmethod
+    def of(cls, person: SourcePicture, garment: SourcePicture) -> Pair:
+        """Two that no table of pairs names: where each comes from."""
+        return cls(person, garment, " and ".join(filter(None, (person.where, garment.where))))
+
+
+@dataclass(frozen=True, slots=True)
+class PairsFile:
+    """A table with the columns person and garment. `encoding`: of its text; empty: UTF-8."""
+
+    path: Path
+    encoding: str = ""
+
+    def read(self) -> Iterator[Row | Reject]:
+        table = Table(
+            catalog=False, columns=("person", "garment"), noun="pair", encoding=self.encoding
+        )
+        return read_rows(self.path, table)
+
+
+def count_pairs(people: Album, garments: Album, pairing: Pairing, table: PairsFile | None) -> int:
+    """How many pairs there will be, those that become rejects included.
+
+    Raises SettingsError where the two cannot be paired so.
+    """
+    if pairing == "cross":
+        return people.pictures * garments.pictures
+    if pairing == "order":
+        if people.places != garments.places:
+            raise SettingsError(
+                f"pairing: order needs as many people as garments; given {people.places:,} people "
+                f"and {garments.places:,} garments"
+            )
+        return people.places
+    if pairing == "column":
+        if not people.has_column("garment"):
+            raise SettingsError(
+                "pairing: column needs a column garment in the people's table; its columns are "
+                f"{', '.join(people.columns(12)) or 'none: it is a prefix'}"
+            )
+        return sum(max(1, len(_wanted(person))) for person in people)
+    assert table is not None
+    return sum(1 for _ in table.read())
+
+
+def pairs(
+    people: Album, garments: Album, pairing: Pairing, table: PairsFile | None
+) -> Iterator[Pair | Reject]:
+    """Person by person, or in the order of the table."""
+    if pairing == "cross":
+        for person in people:
+            for garment in garments:
+                yield Pair.of(person, garment)
+    elif pairing == "order":
+        yield from _by_order(people, garments)
+    elif pairing == "column":
+        for person in people:
+            yield from _by_column(person, garments)
+    else:
+        assert table is not None
+        for row in table.read():
+            yield _by_row(row, people, garments, f"{table.path.name}, line {row.line}")
+
+
+def _by_order(people: Album, garments: Album) -> Iterator[Pair | Reject]:
+    for place in range(people.places):
+        person, garment = people.at(place), garments.at(place)
+        if person and garment:
+            yield Pair.of(person, garment)
+        elif person or garment:  # of one without the other; where both are none, both are told
+            known = person or garment
+            assert known is not None
+            other = garments.what if person else people.what
+            reason = f"the {other} at place {place + 1} was rejected"
+            yield Reject(0, other, reason, {"id": known.row_id, "image": known.uri})
+
+
+def _by_column(person: SourcePicture, garments: Album) -> Iterator[Pair | Reject]:
+    wanted = _wanted(person)
+    cells = {"id": person.row_id, "image": person.uri}
+    where = f"{person.where}: " if person.where else ""
+    if not wanted:
+        yield Reject(0, "garment", f"{where}missing; which garment shall it wear?", cells)
+    for name in wanted:
+        try:
+            yield Pair.of(person, garments.find("garment", name))
+        except BadRow as error:
+            yield Reject(0, error.field, f"{where}{error}", cells | {"garment": name})
+
+
+def _wanted(person: SourcePicture) -> list[str]:
+    """One name, several with commas between them, or a list."""
+    cell = person.columns.get("garment")
+    names = cell if isinstance(cell, list) else str(cell if cell is not None else "").split(",")
+    return [name for name in (str(each).strip() for each in names) if name]
+
+
+def _by_row(row: Row | Reject, people: Album, garments: Album, where: str) -> Pair | Reject:
+    if isinstance(row, Reject):
+        return Reject(0, row.field, f"{where}: {row.reason}", row.row)
+    try:
+        person = people.find("person", _name(row.cells, "person"))
+        return Pair(person, garments.find("garment", _name(row.cells, "garment")), where)
+    except BadRow as error:
+        return Reject(0, error.field, f"{where}: {error}", row.cells)
+
+
+def _name(cells: dict[str, Any], column: str) -> str:
+    name = {str(each).strip().lower(): cell for each, cell in cells.items()}.get(column)
+    if name is None or not str(name).strip():
+        raise BadRow(column, "missing")
+    return str(name).strip()

@@ -1,0 +1,397 @@
+"""CSV and TSV → rows. A quoted cell may hold line breaks, but never whole rows of the table.
+
+A quote that nobody closes, or that a later row happens to close, would make one cell of many rows,
+and give a row the picture of another. So a row whose quoted cell would hold rows is broken, and
+reading goes on right behind the broken part. In TSV a quote is often only an inch mark or a
+quotation: what makes no sense as a quoted cell is text.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import IO, Any, NoReturn
+
+from ace_tasks.catalog.readers.header import Table, check_columns, check_unique
+from ace_tasks.catalog.readers.jsonl import not_text
+from ace_tasks.catalog.readers.lines import Ledger, Lines, TextLine
+from ace_tasks.catalog.readers.row import MAX_ROW_BYTES, Reject, Row, too_long
+from ace_tasks.errors import CatalogError
+
+_NAMES = {",": "CSV", "\t": "TSV"}
+_WANTED = {",": "commas", "\t": "tabs"}
+# Columns of catalogs and feeds whose cells are links or file names.
+_LINK_COLUMNS = {"image", "image_link", "image_src", "product_image_url", "reference"}
+_LINK_COLUMNS |= {"variant_image", "variant_image_url"}
+# Columns whose cells have one line.
+_ONE_LINE = _LINK_COLUMNS - {"reference"}
+_ONE_LINE |= {"id", "handle", "url_handle", "task", "person", "garment"}
+_LINE_END = re.compile(r"[\r\n]+")
+# A link or a file name may hold spaces, but prose has one behind each comma.
+_LINK = re.compile(
+    r'"?(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^"<>]+'
+    r'|[^\s"<>][^"<>]*\.(?:jpe?g?|jfif|pjpe?g?|png|webp|avif|gif|tiff?|bmp|heic|svg))"?',
+    re.IGNORECASE,
+)
+# What of a line lies in the quoted cell that an earlier line has opened.
+_INSIDE = re.compile(r'[^"]*(?:""[^"]*)*')
+# Lines are read a second time behind a broken row. Only a file made for it would need many times.
+_MOST_READ_AGAIN = 8
+# Marks bytes that are not UTF-8 in text decoded with errors="surrogateescape".
+_ESCAPED = re.compile("[\udc80-\udcff]")
+
+
+class _Swallowed(Exception):
+    """The quoted cell that is being read holds the beginning of another row."""
+
+
+class _TooLong(Exception):
+    """The row that is being read is over MAX_ROW_BYTES."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """The cells of a row and the lines it spans; or, where `cells` is None, what is wrong with it."""
+
+    first: int
+    lines: int
+    cells: list[str] | None
+    reason: str = ""
+    text: str = ""
+    too_long: bool = False
+
+
+def read_delimited(
+    name: str, file: IO[bytes], delimiter: str, table: Table
+) -> Iterator[Row | Reject]:
+    """Every row, in order. Raises CatalogError for a header that is none, or without a row."""
+    csv.field_size_limit(MAX_ROW_BYTES)
+    yield from _DelimitedReader(name, Lines(name, file), delimiter, table).rows()
+
+
+class _DelimitedReader:
+    def __init__(self, name: str, lines: Lines, delimiter: str, table: Table):
+        self._name, self._lines, self._delimiter, self._table = name, lines, delimiter, table
+        self._kind = _NAMES[delimiter]
+        self._ledger = Ledger(name, lines)
+        self._again: deque[TextLine] = deque()  # read already, and to be read as rows of their own
+        self._bytes = self._bytes_again = 0
+        self._header: list[str] = []  # empty until it is read; a column may have no name
+        self._named = 0  # columns up to the last one with a name
+        self._links: list[int] = []
+        self._one_line: list[int] = []
+
+    def rows(self) -> Iterator[Row | Reject]:
+        found = False
+        while (line := self._next()) is not None:
+            record = self._record(line)
+            self._ledger.enter(record.first, record.lines)
+            if record.cells is not None and not any(record.cells):
+                continue
+            if not self._header:
+                self._begin(record)
+                continue
+            found = True
+            yield self._row(record)
+        self._ledger.close()
+        if not found:
+            self._refuse(
+                f"no {self._table.noun}s after the header; the header is {self._header}"
+                if self._header
+                else f"no {self._table.noun}s; all of its {self._lines.count:,} lines are blank"
+            )
+
+    def _refuse(self, message: str) -> NoReturn:
+        raise CatalogError(f"{self._name}: {message}"[:400])
+
+    # ------------------------------------------------------------ header
+
+    def _begin(self, record: _Record) -> None:
+        if record.cells is None:
+            self._refuse(f"the header is no row: {record.reason or 'it is too long'}")
+        if any("\n" in cell and self._delimiter in cell for cell in record.cells):
+            self._refuse("the header opens a quote that it does not close")
+        header = [cell.strip() for cell in record.cells]
+        if not any(header):
+            self._refuse("the header names no column; it is blank")
+        if any(map(_ESCAPED.search, header)):
+            encoding = self._table.encoding or "UTF-8"
+            hint = "" if self._table.catalog else "; --encoding names another encoding"
+            self._refuse(f"the header is no {encoding} text{hint}; it is {header}")
+        others = ",;\t".replace(self._delimiter, "")
+        if len(header) == 1 and any(other in header[0] for other in others):
+            wanted = _WANTED[self._delimiter]
+            self._refuse(f"columns must be separated by {wanted}; the header is {header}")
+        check_unique(self._name, header)
+        if self._table.catalog and "task" not in header:
+            self._refuse(f"the header has no 'task' column; it is {header}")
+        check_columns(self._name, header, self._table)
+        self._header = header
+        self._named = max(n for n, column in enumerate(header, start=1) if column)
+        known = [column.lower().removeprefix("g:").replace(" ", "_") for column in header]
+        self._links = [n for n, column in enumerate(known) if column in _LINK_COLUMNS]
+        self._one_line = [n for n, column in enumerate(known) if column in _ONE_LINE]
+
+    # ------------------------------------------------------------ rows
+
+    def _row(self, record: _Record) -> Row | Reject:
+        first, lines, cells = record.first, record.lines, record.cells
+        if cells is None:
+            if record.too_long:
+                return too_long(first, record.text, lines)
+            text = record.text[:MAX_ROW_BYTES]
+            return Reject(first, None, record.reason + _where(first, lines), text, lines=lines)
+        row = self._named_cells(cells)
+        if any(map(_ESCAPED.search, cells)):
+            readable = {name: _readable(cell) for name, cell in row.items()}
+            return not_text(first, readable, self._table, lines)
+        if not self._fits(cells) and not self._may_be_short(cells, lines):
+            reason = f"accepted: {len(self._header)} cells, as the header; given {len(cells)}"
+            reason += _where(first, lines)
+            return Reject(first, None, reason, row, lines=lines)
+        if self._may_be_short(cells, lines):
+            row |= dict.fromkeys(filter(None, self._header[len(cells) :]), "")
+        return Row(first, row, lines=lines)
+
+    def _named_cells(self, cells: list[str]) -> dict[str, Any]:
+        """Column → cell; what stands in a column without a name, or beyond all columns, is ""."""
+        row: dict[str, Any] = {}
+        nameless = []
+        for name, cell in zip_longest(self._header, cells):
+            if name and cell is not None:
+                row[name] = cell
+            elif not name and cell:
+                nameless.append(cell)
+        return row | ({"": ", ".join(nameless)} if nameless else {})
+
+    def _fits(self, cells: list[str]) -> bool:
+        """Spreadsheets leave out, or add, empty cells behind the last column with a name."""
+        return self._named <= len(cells) and not any(cells[len(self._header) :])
+
+    def _may_be_short(self, cells: list[str], lines: int) -> bool:
+        """A feed's row may end early: its other columns are empty. A row of several lines may not,
+        since a stray quote makes such rows.
+        """
+        return not self._table.catalog and lines == 1 and 1 < len(cells) < self._named
+
+    # ------------------------------------------------------------ records
+
+    def _next(self) -> TextLine | None:
+        if self._again:
+            return self._again.popleft()
+        line = next(self._lines, None)
+        if line is not None:
+            self._bytes += len(line.data)
+        return line
+
+    def _record(self, line: TextLine) -> _Record:
+        if not line.whole:
+            return self._oversized([line])
+        if b'"' not in line.data and not _breaks(line):
+            return _Record(line.number, 1, self._plain_cells(line))
+        lines = [line]
+        try:
+            cells = self._parse(lines)
+        except _TooLong:
+            if any(line.whole and self._may_be_row(line) for line in lines[1:]):
+                return self._broken(lines, self._swallows(lines))
+            return self._oversized(lines)
+        except _Swallowed:
+            return self._broken(lines, self._swallows(lines))
+        except csv.Error as error:
+            return self._broken(lines, f"no {self._kind}: {self._quote_error(error)}")
+        if len(lines) > 1 and self._holds_rows(cells, lines):
+            return self._broken(lines, self._swallows(lines))
+        if len(lines) == 1:
+            cells = self._likelier(cells, self._as_text(line))
+        return _Record(line.number, len(lines), cells)
+
+    def _quote_error(self, error: csv.Error) -> str:
+        """Say what is wrong with a quote, so that whoever wrote the table can mend it."""
+        if "expected after" in str(error):
+            wanted = "comma" if self._delimiter == "," else "tab"
+            return (
+                f"accepted: a {wanted} or the end of the row behind the quote that closes a cell, "
+                'and "" for a quote in a quoted cell; given another character'
+            )
+        if "unexpected end" in str(error):
+            return "a quoted cell that begins in this row is never closed"
+        return str(error)
+
+    def _plain_cells(self, line: TextLine) -> list[str]:
+        return line.text.rstrip("\r\n").split(self._delimiter)
+
+    def _parse(self, lines: list[TextLine]) -> list[str]:
+        """The cells of the row that begins with the one line given; adds the lines it spans."""
+
+        def following() -> Iterator[str]:
+            yield lines[0].text
+            if self._header and self._opener_holds_row(lines[0]):
+                raise _Swallowed
+            size = len(lines[0].data)
+            while (line := self._next()) is not None:
+                lines.append(line)
+                size += len(line.data)
+                if not line.whole or size > MAX_ROW_BYTES:
+                    raise _TooLong
+                if self._header and self._holds_row(line):
+                    raise _Swallowed
+                yield line.text
+
+        return next(csv.reader(following(), delimiter=self._delimiter, strict=True))
+
+    def _oversized(self, lines: list[TextLine]) -> _Record:
+        """The row over MAX_ROW_BYTES that begins so: all of it, up to the line that closes its
+        quoted cell, or up to the next row.
+        """
+        first, count = lines[0], len(lines)
+        is_open = (count > 1) != lines[-1].odd_quotes
+        while is_open and (line := self._next()) is not None:
+            if self._header and line.whole and self._holds_row(line):
+                self._again.appendleft(line)
+                break
+            count += 1
+            is_open = is_open != line.odd_quotes
+        return _Record(first.number, count, None, text=_readable(first.text), too_long=True)
+
+    def _broken(self, lines: list[TextLine], reason: str) -> _Record:
+        """The row that begins so as text, in TSV; or a reject of it. The lines from the next one
+        that may begin a row are read again.
+        """
+        first = lines[0]
+        cells = self._as_text(first)
+        end = 1
+        while not cells and end < len(lines) and not self._may_begin_row(lines[end]):
+            end += 1
+        size = sum(len(line.data) for line in lines[end:])
+        if self._bytes_again + size > MAX_ROW_BYTES + _MOST_READ_AGAIN * self._bytes:
+            cells, end = None, len(lines)
+            reason = f"no {self._kind}: quotes that open and close again and again"
+        else:
+            self._bytes_again += size
+            self._again.extendleft(reversed(lines[end:]))
+        text = _readable("".join(line.text for line in lines[:end]))
+        return _Record(first.number, end, cells, reason, text)
+
+    def _as_text(self, line: TextLine) -> list[str] | None:
+        """Its cells when quotes are text; None where they cannot be."""
+        cells = self._plain_cells(line)
+        if self._delimiter != "\t" or _breaks(line):
+            return None
+        fits = not self._header or self._fits(cells) or self._may_be_short(cells, 1)
+        return cells if fits else None
+
+    def _likelier(self, cells: list[str], text: list[str] | None) -> list[str]:
+        """Of a line of TSV: its cells with quoted ones, or with quotes as text."""
+        if text is None or not self._header:
+            return cells
+        if not self._fits(cells) and not self._may_be_short(cells, 1):
+            return text
+        quotes_tabs = any("\t" in cell for cell in cells)
+        return text if quotes_tabs and self._linked(text) >= self._linked(cells) else cells
+
+    def _linked(self, cells: list[str]) -> int:
+        """How many of the columns for links have one."""
+        return sum(n < len(cells) and bool(_LINK.fullmatch(cells[n])) for n in self._links)
+
+    # ------------------------------------------------------------ rows in quoted cells
+
+    def _swallows(self, lines: list[TextLine]) -> str:
+        """What is wrong with a row whose quoted cell holds others."""
+        reason = f"no {self._kind}: a quoted cell that begins in this row would hold whole rows"
+        inner = [line for line in lines[1:] if line.whole and self._may_begin_row(line)]
+        if inner:
+            first = _readable(self._plain_cells(inner[0])[0])[:80]
+            reason += f"; line {inner[0].number} is read as a row of its own ({first})"
+        return reason
+
+    def _may_begin_row(self, line: TextLine) -> bool:
+        return len(self._header) == 1 or self._delimiter.encode() in line.data
+
+    @property
+    def _holds_prose(self) -> bool:
+        """A quoted cell of CSV with line breaks may be a description, with commas. Of TSV, or of a
+        table without links, it is none: a line break and a delimiter in one cell are rows.
+        """
+        return self._delimiter == "," and bool(self._links) and len(self._header) > 1
+
+    def _opener_holds_row(self, line: TextLine) -> bool:
+        """Whether a line whose last quoted cell stays open has more cells behind its beginning."""
+        cells = next(csv.reader([line.text], delimiter=self._delimiter))
+        behind = cells[-1].rstrip("\r\n").split(self._delimiter)[1:]
+        if self._holds_prose:
+            return self._holds_link(cells[-1])
+        return bool(behind)
+
+    def _holds_row(self, line: TextLine) -> bool:
+        """Whether a line within a quoted cell looks like a row of its own."""
+        if len(self._header) == 1:
+            return bool(line.data.strip())
+        begun = _INSIDE.match(line.text)
+        inside = begun[0] if begun else ""
+        if self._delimiter not in inside:
+            return False
+        if not self._holds_prose:
+            return True
+        begins_with_link = 0 in self._links and _LINK.fullmatch(inside.partition(",")[0])
+        if begins_with_link or self._holds_link(inside):
+            return True
+        # Behind the quote that closes a description come the links of its own row.
+        return inside == line.text and self._is_row(inside.rstrip("\r\n").split(","))
+
+    def _may_be_row(self, line: TextLine) -> bool:
+        return bool(self._header) and self._fits(self._plain_cells(line))
+
+    def _is_row(self, cells: list[str]) -> bool:
+        """Whether these are a row's cells, with links or nothing where links go."""
+        return self._fits(cells) and bool(cells[0].strip()) and not self._has_bare_name(cells)
+
+    def _has_bare_name(self, cells: list[str]) -> bool:
+        """Whether a link of the row is a plain name, or a list."""
+        links = [cells[n] for n in self._links if n < len(cells) and cells[n].strip()]
+        return not all(map(_LINK.fullmatch, links))
+
+    def _holds_rows(self, cells: list[str], lines: list[TextLine]) -> bool:
+        """Whether a row of several lines, read to its end, holds others all the same."""
+        if not self._header:
+            return False
+        too_many = any(cells[len(self._header) :])
+        if too_many or (not self._fits(cells) and any(map(self._may_be_row, lines))):
+            return True
+        if any(_LINE_END.search(cells[n].strip()) for n in self._one_line if n < len(cells)):
+            return True
+        if self._holds_prose:
+            # Where its own links are plain names, those of the rows in it may be as well. Prose has
+            # commas of its own.
+            plain = self._has_bare_name(cells) and any(
+                len(self._plain_cells(line)) >= self._named for line in lines
+            )
+            return plain or any(map(self._holds_link, cells))
+        return any(self._delimiter in cell for cell in cells)
+
+    def _holds_link(self, cell: str) -> bool:
+        """Whether a link stands behind a comma, in a cell that is no list of links."""
+        pieces = _LINE_END.sub(",", cell).split(",")
+        listed = all(not each or _LINK.fullmatch(each) for each in pieces)
+        return not (listed and pieces[0]) and any(
+            _LINK.fullmatch(each) for line in cell.splitlines() for each in line.split(",")[1:]
+        )
+
+
+def _where(first: int, lines: int) -> str:
+    return f" (lines {first} to {first + lines - 1})" if lines > 1 else ""
+
+
+def _breaks(line: TextLine) -> bool:
+    """Whether there is a line break of another kind within the line."""
+    body = line.data.rstrip(b"\r\n")
+    return b"\r" in body or b"\n" in body
+
+
+def _readable(text: str) -> str:
+    """Text for a person: what is not UTF-8 becomes a replacement character."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")

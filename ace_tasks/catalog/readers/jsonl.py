@@ -1,0 +1,74 @@
+"""JSON lines → rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+from ace_tasks.catalog.readers.header import Table, check_columns
+from ace_tasks.catalog.readers.lines import Ledger, Lines, TextLine
+from ace_tasks.catalog.readers.row import Reject, Row, too_long
+from ace_tasks.errors import CatalogError
+from ace_tasks.specs import unique_keys
+
+
+def read_jsonl(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
+    """One row or reject for each line that is not blank. Raises CatalogError where all are."""
+    lines = Lines(name, file)
+    ledger = Ledger(name, lines)
+    found = False
+    for line in lines:
+        ledger.enter(line.number, 1)
+        each = _row(line, table)
+        if each is None:
+            continue
+        if not found and isinstance(each, Row):
+            check_columns(name, list(each.cells), table)
+        found = True
+        yield each
+    ledger.close()
+    if not found:
+        raise CatalogError(f"{name}: no {table.noun}s; all of its {lines.count:,} lines are blank")
+
+
+def _row(line: TextLine, table: Table) -> Row | Reject | None:
+    if not line.whole:
+        return too_long(line.number, line.data.decode(errors="replace"))
+    if not line.data.strip():
+        return None
+    try:
+        text = line.data.decode()
+    except UnicodeDecodeError:
+        return not_text(line.number, line.data.decode(errors="replace").strip(), table)
+    try:
+        cells = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
+        if "\\u" in text:  # half of a surrogate pair is JSON, but no text that can be written
+            json.dumps(cells, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        return Reject(line.number, None, f"no JSON: {_error_text(error)}"[:300], text.strip())
+    if not isinstance(cells, dict):
+        reason = f"accepted: one JSON object a line; given {type(cells).__name__}"
+        return Reject(line.number, None, reason, text.strip())
+    return Row(line.number, cells)
+
+
+def not_text(number: int, row: dict[str, Any] | str, table: Table, lines: int = 1) -> Reject:
+    """The reject of a row whose bytes are none of the table's encoding."""
+    if table.encoding:
+        reason = f"accepted: text in {table.encoding}; this row holds bytes that are none"
+    else:
+        reason = "accepted: UTF-8 text; this row is in another encoding"
+        reason += "" if table.catalog else ", which --encoding names"
+    return Reject(number, None, reason, row, lines=lines)
+
+
+def _error_text(error: Exception) -> str:
+    """Without the line, which is the row's own for JSON's reader."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}"
+    return "too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON value")

@@ -1,0 +1,115 @@
+"""Web links of a feed → where the same pictures are on S3.
+
+Nothing is ever fetched from the web: a feed is somebody else's text, and what it names could be
+anything that this machine can reach. A link is read as a name only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ace_tasks.catalog.sources.prefixes import check_prefix
+from ace_tasks.errors import BadRow, SettingsError
+from ace_tasks.specs import MAX_URI_CHARS, quote
+
+# A shop's templates also write links that begin with //, and leave out the scheme.
+_WEB = re.compile(r"(?:https?:)?//", re.IGNORECASE)
+_BROKEN_WEB = re.compile(r"https?:(?!//)", re.IGNORECASE)
+# What lies between two links of a list. A comma may be part of a link: only before the next one it
+# is none.
+_SEPARATORS = " \t\r\n,;|"
+_BETWEEN = re.compile(r"[\s,;|]+(?=(?:https?:)?//|s3://)", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+@dataclass(frozen=True)
+class Links:
+    """What web links begin with, and what takes its place: `https://cdn.shop.com/` → `s3://shop/`."""
+
+    host: str
+    path: str
+    target: str
+
+    @classmethod
+    def named(cls, links_from: str, links_to: str) -> Links | None:
+        """As two parameters name them; None where both are empty. Raises SettingsError."""
+        if not links_from and not links_to:
+            return None
+        if not links_from or not links_to:
+            raise SettingsError(
+                f"links_from and links_to: accepted: both or none; given {quote(links_from)} and "
+                f"{quote(links_to)}"
+            )
+        parts = _split(links_from)
+        if parts is None or not parts.netloc or "@" in parts.netloc or parts.query:
+            raise SettingsError(
+                "links_from: accepted: the beginning of web links, such as https://cdn.shop.com/, "
+                f"without user, password and query; given {shown(links_from)}"
+            )
+        path = parts.path.rstrip("/") + "/"  # cdn.shop.com is no part of cdn.shop.com.example
+        return cls(_host(parts), path, check_prefix("links_to", links_to))
+
+    def is_bare(self, link: str) -> bool:
+        """Whether a link begins with the host itself, without `https://`."""
+        return link.lower().startswith(f"{self.host}/")
+
+    def resolve(self, link: str, column: str = "image") -> str:
+        """Where a link's picture is on S3. `?v=…` of a shop's links names no other file.
+
+        Raises BadRow about `column`.
+        """
+        parts = _split(link)
+        if parts is None or _host(parts) != self.host or not parts.path.startswith(self.path):
+            raise BadRow(
+                column,
+                f"accepted: links under https://{self.host}{self.path} (links_from); given "
+                f"{shown(link)}",
+            )
+        try:
+            key = unquote(parts.path.removeprefix(self.path), errors="strict")
+        except UnicodeDecodeError:
+            raise BadRow(column, f"accepted: links in UTF-8; given {shown(link)}") from None
+        if not key or len(key) > MAX_URI_CHARS:
+            raise BadRow(column, f"accepted: a link to a file; given {shown(link)}")
+        return self.target + key
+
+
+def links_of(cell: Any) -> list[str]:
+    """The links that a cell holds: one, several with commas or spaces between them, or a list."""
+    cells = cell if isinstance(cell, list) else [cell]
+    texts = (str(each).strip(_SEPARATORS) for each in cells if isinstance(each, str | int | float))
+    return [link for text in texts for link in _BETWEEN.split(text) if link]
+
+
+def shown(link: str) -> str:
+    """A link as a message may quote it: passwords and signatures stand before @ and behind ?."""
+    scheme, slashes, rest = link.partition("?")[0].partition("//")
+    host, slash, path = rest.partition("/")
+    return quote(f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}" if rest else scheme)
+
+
+def is_web(link: str) -> bool:
+    return bool(_WEB.match(link))
+
+
+def is_broken_web(link: str) -> bool:
+    """Whether it is no path either: `http:/host`, `https:host`."""
+    return bool(_BROKEN_WEB.match(link))
+
+
+def _host(parts: SplitResult) -> str:
+    host = parts.netloc.lower()
+    return host.removesuffix(_DEFAULT_PORTS[parts.scheme])
+
+
+def _split(link: str) -> SplitResult | None:
+    """The parts of a web link, or None if it is none."""
+    link = link.strip()
+    try:
+        parts = urlsplit(f"https:{link}" if link.startswith("//") else link)
+    except ValueError:
+        return None
+    return parts if parts.scheme in _DEFAULT_PORTS else None

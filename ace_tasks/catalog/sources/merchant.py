@@ -1,0 +1,262 @@
+"""Google Merchant's product feed in XML, RSS 2.0 or Atom: one row an item.
+
+A feed may be as large as a shop and as hostile as the web. Expat streams it, one item held at a
+time. A document type is refused outright: only there can entities be declared that grow without
+end or name files; a feed has no use for one. (defusedxml refuses the same, but builds trees of
+whatever size; nothing is left of it beyond these lines.) What is too long, or too deep, ends it.
+Expat knows few encodings, so text in others reaches it as UTF-8.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, NoReturn
+from xml.parsers import expat
+
+from ace_tasks.catalog.files import MAX_ROW_BYTES, Reject, Row
+from ace_tasks.catalog.readers.encodings import BOM, UTF16, as_utf8, codec_of, declared
+from ace_tasks.catalog.readers.packed import open_file, readable
+from ace_tasks.errors import BrokenRun, CatalogError
+from ace_tasks.specs import quote
+
+_GOOGLE = "http://base.google.com/ns/1.0"
+_ITEMS = frozenset({"item", "entry"})  # RSS, Atom
+_MANY = frozenset({"image_link", "additional_image_link"})  # elements that may stand again
+# Elements that hold text alone. Others, such as <g:shipping>, hold elements of their own.
+_PLAIN = frozenset({"id", "image", "mask"}) | _MANY
+_HEAD_BYTES = 400
+# With a mark, or without one: `<` in the one order or the other.
+_UTF16_STARTS = dict.fromkeys(UTF16, "utf-16") | {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+_CHUNK_BYTES = 65_536
+_MAX_DEPTH = 64
+_ELEMENT_BYTES = 64  # what an empty one takes here, about
+# The beginning of an item, in text: a CDATA section or a comment before it was not closed.
+_HIDDEN = re.compile(r"<(?:\w{1,20}:)?(?:item|entry)(?=[\s>])")
+_LONGEST_HIDDEN = len("<") + 20 + len(":entry>")
+_SHOWN_CHARS = 1000
+_MOST_INNER = 1000  # that are held until the end of the item around them
+# What Expat calls wrong, as whoever wrote the feed can mend it.
+_WRONG = {
+    expat.errors.XML_ERROR_SYNTAX: "the file begins with something that is no tag",
+    expat.errors.XML_ERROR_NO_ELEMENTS: "the file ends before its first tag is closed, or has none",
+    expat.errors.XML_ERROR_INVALID_TOKEN: "a character that may not stand there. In text, & is "
+    "written &amp; and < is written &lt;. Text that is no UTF-8 needs its encoding in the first "
+    "line: <?xml … encoding=…?>",
+    expat.errors.XML_ERROR_UNCLOSED_TOKEN: "a tag or a comment begins there and never ends",
+    expat.errors.XML_ERROR_UNCLOSED_CDATA_SECTION: "a <![CDATA[ is not closed by ]]>",
+    expat.errors.XML_ERROR_TAG_MISMATCH: "a tag is closed that is not the last one opened",
+    expat.errors.XML_ERROR_DUPLICATE_ATTRIBUTE: "a tag has the same attribute twice",
+    expat.errors.XML_ERROR_JUNK_AFTER_DOC_ELEMENT: "the first tag is closed already, and the file "
+    "goes on",
+    expat.errors.XML_ERROR_UNDEFINED_ENTITY: "a name between & and ; that XML does not know. It "
+    "knows &amp; &lt; &gt; &quot; &apos;, and any character by its number, such as &#160;",
+    expat.errors.XML_ERROR_BAD_CHAR_REF: "a character by a number that XML does not allow",
+    expat.errors.XML_ERROR_MISPLACED_XML_PI: "<?xml …?> may stand only at the very beginning, with "
+    "no space or blank line before it",
+    expat.errors.XML_ERROR_UNBOUND_PREFIX: "a prefix that is not declared. Google's needs "
+    f'xmlns:g="{_GOOGLE}" in the first tag',
+}
+
+
+def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
+    """Every item of a feed, in order: local name → text. `line` is where it begins.
+
+    `encoding`: of a feed that declares none; empty: UTF-8. Raises CatalogError for the file as a
+    whole.
+    """
+    with readable(path.name), ExitStack() as held:
+        opened = held.enter_context(open_file(path))
+        file = _as_utf8(path.name, opened, encoding)
+        reader = _FeedReader(path.name)
+        try:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield from reader.feed(chunk, last=False)
+        except UnicodeDecodeError as error:
+            reason = f"bytes that are no {error.encoding} text, behind line {reader.line}"
+            raise CatalogError(f"{path.name}: no XML: {reason}") from None
+        yield from reader.feed(b"", last=True)
+    if not reader.items:
+        raise CatalogError(f"{path.name}: no <item> and no <entry>: no product feed")
+    if reader.items != reader.answered:
+        raise BrokenRun(
+            f"{path.name}: {reader.items} items were read but {reader.answered} are accounted for"
+        )
+
+
+def _as_utf8(name: str, file: IO[bytes], encoding: str) -> IO[bytes]:
+    """The feed in UTF-8: by its first bytes, else by what it declares, else as the run says."""
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if head.startswith(BOM):
+        return file
+    for start, codec in _UTF16_STARTS.items():
+        if head.startswith(start):
+            return as_utf8(file, codec, strict=True)
+    try:
+        codec = codec_of(declared(head) or encoding or "UTF-8")
+    except ValueError as error:
+        raise CatalogError(f"{name}: no XML: {error}") from None
+    return file if codec == "utf-8" else as_utf8(file, codec, strict=True)
+
+
+class _FeedReader:
+    def __init__(self, name: str):
+        self._name = name
+        # What the feed declares is obeyed, or overruled, before Expat sees it.
+        self._parser = expat.ParserCreate("utf-8", namespace_separator=" ")
+        self._parser.buffer_text = True
+        self._parser.StartDoctypeDeclHandler = self._refuse
+        self._parser.EntityDeclHandler = self._refuse
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+        self._parser.CommentHandler = self._comment
+        self._parser.DefaultHandler = self._other
+        self._fed = self._fed_at_event = 0  # a piece of markup is held until it is whole
+        self._depth = 0
+        self._item_depth = 0  # 0: outside
+        self._line = 0
+        self._size = 0
+        self._cells: dict[tuple[bool, str], list[str]] = {}  # (Google's own?, name) → texts
+        self._into: list[str] | None = None
+        self._cell = ""
+        self._nested: tuple[str, str] | None = None  # an element in one that holds text alone
+        self._inner: list[tuple[int, str]] = []  # line and text of the items within this one
+        self._text_end = ""  # of the text before, since the beginning of an item may be cut in two
+        self._ready: list[Row | Reject] = []
+        self.items = self.answered = 0
+
+    def feed(self, chunk: bytes, *, last: bool) -> Iterator[Row | Reject]:
+        self._fed += len(chunk)
+        try:
+            self._parser.Parse(chunk, last)
+        except expat.ExpatError as error:
+            wrong = _WRONG.get(expat.errors.messages[error.code], str(error))
+            where = f"line {error.lineno}, character {error.offset + 1}"
+            raise CatalogError(f"{self._name}: no XML: {where}: {wrong}") from None
+        except ValueError as error:  # what it says of encodings, and of NUL in names
+            raise CatalogError(f"{self._name}: no XML: {error}") from None
+        if self._fed - self._fed_at_event > MAX_ROW_BYTES:
+            raise CatalogError(
+                f"{self._name}: accepted: tags and comments of at most {MAX_ROW_BYTES} bytes; one "
+                f"after line {self._parser.CurrentLineNumber} is longer"
+            )
+        self.answered += len(self._ready)
+        yield from self._ready
+        self._ready.clear()
+
+    @property
+    def line(self) -> int:
+        return self._parser.CurrentLineNumber
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise CatalogError(
+            f"{self._name}: accepted: XML without a document type (<!DOCTYPE …>), whose entities "
+            "may grow without end"
+        )
+
+    def _other(self, _: str) -> None:
+        self._fed_at_event = self._fed
+
+    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+        self._fed_at_event = self._fed
+        self._depth += 1
+        self._text_end = ""
+        if self._depth > _MAX_DEPTH:
+            raise CatalogError(f"{self._name}: accepted: at most {_MAX_DEPTH} elements deep")
+        space, _, local = name.rpartition(" ")
+        if not self._item_depth and local in _ITEMS:
+            self._item_depth, self._line = self._depth, self._parser.CurrentLineNumber
+            self._size, self._cells, self._inner, self._nested = 0, {}, [], None
+            self.items += 1
+        elif self._item_depth and local in _ITEMS:
+            self._inside(self._parser.CurrentLineNumber, "")
+        elif self._item_depth and self._depth == self._item_depth + 1:
+            self._size += len(local) + _ELEMENT_BYTES
+            if self._size <= MAX_ROW_BYTES:
+                self._into, self._cell = [], local
+                self._cells.setdefault((space == _GOOGLE, local), []).append("")
+
+        elif self._into is not None and self._cell in _PLAIN and self._nested is None:
+            self._nested = self._cell, local[:80]
+
+    def _comment(self, text: str) -> None:
+        """One between items may leave out some on purpose."""
+        self._fed_at_event = self._fed
+        if self._item_depth:
+            self._find_hidden(text, self._parser.CurrentLineNumber)
+
+    def _find_hidden(self, text: str, first_line: int) -> None:
+        """Account for the items whose markup stands in a text."""
+        starts = [found.start() for found in _HIDDEN.finditer(text)]
+        for start, end in itertools.pairwise([*starts, len(text)]):
+            line = first_line + text.count("\n", 0, start)
+            self._inside(line, text[start : min(end, start + _SHOWN_CHARS)])
+
+    def _inside(self, line: int, text: str) -> None:
+        """An item that is none of its own: it is told behind the one that holds it."""
+        self.items += 1
+        if self._item_depth and len(self._inner) < _MOST_INNER:
+            self._inner.append((line, text))
+        else:
+            self._ready.append(Reject(line, None, self._lies_in(), text))
+
+    def _lies_in(self) -> str:
+        where = f"the item of line {self._line}" if self._item_depth else "a text before it"
+        return f"accepted: items side by side; this one lies in {where}"
+
+    def _text(self, text: str) -> None:
+        self._fed_at_event = self._fed
+        if "<" in text or self._text_end:
+            whole = self._text_end + text
+            self._find_hidden(whole, self._parser.CurrentLineNumber - whole.count("\n"))
+            end = whole[max(whole.rfind("<"), 0) :]
+            is_begun = end.startswith("<") and len(end) < _LONGEST_HIDDEN
+            self._text_end = end if is_begun and not _HIDDEN.match(end) else ""
+        if self._into is None or self._depth != self._item_depth + 1:
+            return
+        self._size += len(text.encode())
+        if self._size <= MAX_ROW_BYTES:
+            self._into.append(text)
+
+    def _end(self, name: str) -> None:
+        self._fed_at_event = self._fed
+        self._text_end = ""
+        if self._item_depth and self._depth == self._item_depth + 1 and self._into is not None:
+            space, _, local = name.rpartition(" ")
+            self._cells[space == _GOOGLE, local][-1] = "".join(self._into).strip()
+            self._into = None
+        if self._depth == self._item_depth:
+            lies_in = self._lies_in()
+            self._item_depth = 0
+            self._ready.append(self._row())
+            self._ready += [Reject(line, None, lies_in, text) for line, text in self._inner]
+        self._depth -= 1
+
+    def _row(self) -> Row | Reject:
+        cells: dict[str, Any] = {}
+        # Google's own last: <g:id> is the product's, Atom's <id> the entry's.
+        for (_, name), texts in sorted(self._cells.items()):
+            cells[name] = texts if name in _MANY and len(texts) > 1 else texts[0]
+        if self._size > MAX_ROW_BYTES:
+            reason = f"accepted: items of at most {MAX_ROW_BYTES} bytes; this one is longer"
+            shown = {name: str(value)[:1000] for name, value in list(cells.items())[:100]}
+            return Reject(self._line, None, reason, shown)
+        if self._inner:
+            reason = (
+                f"accepted: items side by side; this one holds the item of line {self._inner[0][0]}"
+            )
+            return Reject(self._line, None, reason, cells)
+        if self._nested:
+            column, child = self._nested
+            reason = f"accepted: text alone; this one holds an element {quote(child)}"
+            return Reject(self._line, column, reason, cells)
+        ids = sorted(set(self._cells.get((True, "id"), ())))
+        if len(ids) > 1:
+            reason = f"accepted: one id in an item; this one has {len(ids)}: {', '.join(ids)}"
+            return Reject(self._line, "id", reason[:400], cells)
+        return Row(self._line, cells)

@@ -1,0 +1,402 @@
+"""Automatic scores of one finished picture, against its source, mask and references.
+
+No model and no right answer is needed. They tell the broken from the whole, and order the
+candidates of one item; they do not know what the prompt asked for, unless a CLIP score joins.
+Measured is what is seen (on white), in 8-bit values as they are in the file, on a copy of at most
+4 megapixels round the repainted part. Deterministic: the same pictures have the same scores.
+
+The total in [0, 1] is the weighted geometric mean of the scores' qualities (`_QUALITIES`): one
+that is 0 makes it 0, one that cannot be measured is left out.
+
+Legend: H height, W width, N pixels of a region; bands are boolean (H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from ace_tasks.images.paste import THRESHOLD, Window
+from ace_tasks.provenance.record import Scores
+
+ClipScore = Callable[[np.ndarray, str], float]
+"""A picture, uint8 (H, W, 3), and its prompt → cosine similarity in [-1, 1], more is better."""
+
+_MAX_PX = 4_000_000
+_BAND_SHARE, _MIN_BAND_PX, _MAX_BAND_PX = 0.05, 2, 24  # of the root of the mask's area
+_CLIPPED = 3  # levels from black or white, in all channels: no drawing is left
+_VARIED = 8.0  # levels of standard deviation, above which nothing is blank
+_PLAIN = 2.0  # below it a source was blank itself
+_SAME_COLOUR = 6.0  # Lab: a flat repair in the colour of its surroundings is a good one
+_BINS = 8  # of a channel, in colour histograms
+_LAB_ENDS = ((0, 100), (-100, 100), (-100, 100))  # what lies beyond counts at the end
+_SAMPLED_PX = 2**18  # as many tell a mean distance of colours as well as all
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What there is to look at. Pictures are uint8 (H, W, 3), the mask is uint8 (H, W).
+
+    `original` and `mask` have the size of `made`, or are None. `erased`: the model did not see
+    what the mask covered, so the original says nothing of what is to be there.
+    """
+
+    made: np.ndarray
+    original: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    references: Sequence[np.ndarray] = ()
+    feather_px: int = 0
+    erased: bool = True
+
+
+def score(
+    sight: Sight, outside: float | None = None, prompt: str = "", clip: ClipScore | None = None
+) -> Scores:
+    """All scores and their total. `outside`: as paste measured it, in levels; None: nothing was.
+
+    A mask that selects nothing leaves nothing to judge: its total is 1.
+    """
+    if sight.mask is not None and not (sight.mask > THRESHOLD).any():
+        return Scores(total=1.0)
+    close = close_up(sight)
+    values: dict[str, float | None] = {
+        "sharpness": sharpness(close),
+        "clipping": clipping(close),
+        "blankness": blankness(close),
+        "seam": seam(close),
+        "outside": outside,
+        "colour_shift": colour_shift(close),
+        "change": change(close),
+        "likeness": likeness(close),
+        "clip": clip(sight.made, prompt) if clip else None,
+    }
+    rounded = {name: None if v is None else round(v, 4) for name, v in values.items()}
+    return Scores(total=total(rounded), **rounded)
+
+
+# ---------------------------------------------------------------- each score
+
+
+def sharpness(close: CloseUp) -> float | None:
+    """Variance of the Laplacian in the repainted part, over that of what surrounds it.
+
+    A ratio in [0, ∞), best at 1: less is blur, far more is noise. The surroundings are the
+    original round the mask; the whole original without one; the references where there is none.
+    """
+    if close.original is not None:
+        base = close.original[close.ring] if close.ring.any() else None
+        detail = _laplacian(close.original)
+        around = detail[close.ring] if base is not None else detail.ravel()
+    elif close.references:
+        around = np.concatenate([_laplacian(each).ravel() for each in close.references])
+    else:
+        return None
+    return float((_laplacian(close.made)[close.inside].var() + 1) / (around.var() + 1))
+
+
+def clipping(close: CloseUp) -> float:
+    """Share of the repainted pixels at black or white, beyond the original's share; [0, 1], best 0.
+
+    The original's is the larger one of the part itself and of its surroundings: a product on pure
+    white may stay so.
+    """
+    share = _clipped(close.made, close.part)
+    if close.original is not None:
+        regions = [each for each in (close.part, close.ring) if each.any()]
+        share -= max(_clipped(close.original, each) for each in regions)
+    return max(0.0, share)
+
+
+def blankness(close: CloseUp) -> float:
+    """How far the repainted part is of one colour; [0, 1], best 0.
+
+    1 less the standard deviation there over that of the source there, which counts up to 8 levels.
+    0 where the source was blank itself, or where the part has the colour of its surroundings.
+    """
+    expected = _VARIED
+    if close.original is not None:
+        expected = min(_VARIED, _spread(close.original, close.part))
+    if expected < _PLAIN or (close.ring.any() and _rim_shift(close, close.made) <= _SAME_COLOUR):
+        return 0.0
+    return max(0.0, 1 - _spread(close.made, close.part) / expected)
+
+
+def seam(close: CloseUp) -> float | None:
+    """Gradient across the mask's edge beyond that just inside and outside; levels a pixel.
+
+    In [0, 255], best 0. What was an edge in the original already is none of ours, unless the
+    model saw nothing of it. None without a mask, or with nothing outside it.
+    """
+    if not (close.edge.any() and close.ring.any()):
+        return None
+    steepness = _steepness(close.made)
+    usual = max(float(steepness[each].mean()) for each in (close.inside, close.ring) if each.any())
+    if close.original is not None and not close.erased:
+        usual = max(usual, float(_steepness(close.original)[close.edge].mean()))
+    return max(0.0, float(steepness[close.edge].mean()) - usual)
+
+
+def colour_shift(close: CloseUp) -> float | None:
+    """Lab distance (ΔE 1976) of the rim of the repainted part to the ring round it; best 0.
+
+    In [0, ∞). Beyond that of the original, unless the model saw nothing of it. None without a
+    mask, or with nothing outside it.
+    """
+    if not (close.rim.any() and close.ring.any()):
+        return None
+    shift = _rim_shift(close, close.made)
+    if close.original is not None and not close.erased:
+        shift -= _rim_shift(close, close.original)
+    return max(0.0, shift)
+
+
+def change(close: CloseUp) -> float | None:
+    """Mean Lab distance of the repainted part to the original there; [0, ∞), more is better.
+
+    Only tells an edit that did nothing from one that did something. None without an original.
+    """
+    if close.original is None:
+        return None
+    difference = _lab_at(close.made, close.sample) - _lab_at(close.original, close.sample)
+    return float(np.linalg.norm(difference, axis=1).mean())
+
+
+def likeness(close: CloseUp) -> float | None:
+    """Share of the references' colours found in the repainted part; [0, 1], best 1.
+
+    Intersection of Lab histograms. What of a reference has the colour of its border is taken for
+    its backdrop, and does not count. None without references, or if all of them is backdrop.
+    """
+    wanted = [each for each in map(_foreground, close.references) if len(each)]
+    if not wanted:
+        return None
+    made = _histogram(_lab(close.made)[close.part])
+    shares = [float(np.minimum(made, _histogram(each)).sum()) for each in wanted]
+    return sum(shares) / len(shares)
+
+
+# ---------------------------------------------------------------- the total
+
+# Score → its weight, and its value → quality in [0, 1]. What is within tolerance is as good as can
+# be: small differences in finish say nothing of whether the picture shows what was wanted, and
+# among candidates of `mini` they outvoted likeness, which does.
+_QUALITIES: dict[str, tuple[float, Callable[[float], float]]] = {
+    "sharpness": (0.5, lambda ratio: min(1.0, 3 / (abs(math.log2(max(ratio, 1e-4))) + 1e-4))),
+    "clipping": (1.0, lambda share: 1 - share),
+    "blankness": (1.0, lambda blank: 1 - blank),
+    "seam": (1.0, lambda levels: 1 / (1 + levels / 8)),
+    "outside": (1.0, lambda levels: 1 / (1 + max(0.0, levels - 8) / 8)),
+    "colour_shift": (1.0, lambda distance: 1 / (1 + max(0.0, distance - 8) / 16)),
+    "change": (1.0, lambda distance: 1 - math.exp(-distance)),
+    "likeness": (2.0, lambda share: share),
+    "clip": (4.0, lambda cosine: min(1.0, max(0.0, cosine / 0.4))),
+}
+
+
+def total(values: dict[str, float | None]) -> float:
+    """The weighted geometric mean of the qualities of what was measured, in [0, 1]; more is better."""
+    known = [(*_QUALITIES[name], value) for name, value in values.items() if value is not None]
+    qualities = [(weight, quality(value)) for weight, quality, value in known]
+    if not qualities or min(q for _, q in qualities) <= 0:
+        return 0.0 if qualities else 1.0
+    logs = sum(weight * math.log(q) for weight, q in qualities)
+    return round(math.exp(logs / sum(weight for weight, _ in qualities)), 4)
+
+
+# ---------------------------------------------------------------- regions
+
+
+@dataclass(frozen=True, eq=False)
+class CloseUp:
+    """The repainted part and what surrounds it, small enough to be measured in float32."""
+
+    made: np.ndarray
+    original: np.ndarray | None
+    references: tuple[np.ndarray, ...]
+    part: np.ndarray  # repainted
+    feather_px: int
+    erased: bool
+
+    @cached_property
+    def band_px(self) -> int:
+        share = _BAND_SHARE * math.sqrt(int(self.part.sum()))
+        return int(min(max(_MIN_BAND_PX, share), _MAX_BAND_PX))
+
+    @cached_property
+    def sample(self) -> np.ndarray:
+        """Flat indices of repainted pixels, evenly spaced: all of a small part."""
+        part = np.flatnonzero(self.part)
+        return part[:: len(part) // _SAMPLED_PX + 1]
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """Distance of a repainted pixel to the next one that is not; 0 outside."""
+        return _distance(self.part)
+
+    @cached_property
+    def height(self) -> np.ndarray:
+        """Distance of a pixel outside to the next repainted one; 0 inside."""
+        return _distance(~self.part)
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """The repainted part without its edge, unless it is nothing but edge."""
+        inside = self.depth > 1.5 if not self.part.all() else self.part
+        return inside if inside.any() else self.part
+
+    @cached_property
+    def rim(self) -> np.ndarray:
+        return self.part & (self.depth <= self.band_px)
+
+    @cached_property
+    def edge(self) -> np.ndarray:
+        """One pixel inside, and outside as far as pictures are blended."""
+        outside = ~self.part & (self.height <= max(1.5, self.feather_px))
+        return (self.part & (self.depth <= 1.5)) | outside
+
+    @cached_property
+    def ring(self) -> np.ndarray:
+        """Outside, beyond the feather: the original's own pixels."""
+        start = max(1.5, self.feather_px)
+        return ~self.part & (self.height > start) & (self.height <= start + 3 * self.band_px)
+
+
+def close_up(sight: Sight) -> CloseUp:
+    """Cut out the mask with its surroundings, at most `_MAX_PX` of it."""
+    made, original, mask, feather_px = sight.made, sight.original, sight.mask, sight.feather_px
+    if mask is not None:
+        window = _window(mask, feather_px + 3 * _MAX_BAND_PX + 2)
+        made, mask = window.cut(made), window.cut(mask)
+        original = None if original is None else window.cut(original)
+    height, width = made.shape[:2]
+    scale = math.sqrt(min(1.0, _MAX_PX / (height * width)))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    part = np.ones((size[1], size[0]), bool)
+    if mask is not None:
+        part = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT) > THRESHOLD
+    return CloseUp(
+        made=_fitted(made, size),
+        original=None if original is None else _fitted(original, size),
+        references=tuple(_as_large(each, size) for each in sight.references),
+        part=part,
+        feather_px=math.ceil(feather_px * scale),
+        erased=sight.erased,
+    )
+
+
+def _window(mask: np.ndarray, reach_px: int) -> Window:
+    rows = np.flatnonzero((mask > THRESHOLD).any(axis=1))
+    columns = np.flatnonzero((mask > THRESHOLD).any(axis=0))
+    return Window(
+        max(0, int(columns[0]) - reach_px),
+        max(0, int(rows[0]) - reach_px),
+        min(mask.shape[1], int(columns[-1]) + 1 + reach_px),
+        min(mask.shape[0], int(rows[-1]) + 1 + reach_px),
+    )
+
+
+def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if picture.shape[1::-1] == size:
+        return picture
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
+def _as_large(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A reference at its own aspect, with as many pixels as there are beside it at most."""
+    height, width = picture.shape[:2]
+    scale = math.sqrt(min(1.0, size[0] * size[1] / (height * width)))
+    return _fitted(picture, (max(1, round(width * scale)), max(1, round(height * scale))))
+
+
+def _distance(inside: np.ndarray) -> np.ndarray:
+    if inside.all():  # there is no other side to be near to
+        return np.full(inside.shape, np.inf, np.float32)
+    if not inside.any():
+        return np.zeros(inside.shape, np.float32)
+    return np.asarray(
+        cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    )
+
+
+# ---------------------------------------------------------------- measures
+
+
+def _laplacian(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.Laplacian(_grey(picture), cv2.CV_32F, borderType=cv2.BORDER_REPLICATE))
+
+
+def _steepness(picture: np.ndarray) -> np.ndarray:
+    """Largest gradient of the three channels, in levels a pixel (Scharr's filter), (H, W)."""
+    floats = picture.astype(np.float32)
+    along = [cv2.Scharr(floats, cv2.CV_32F, *axis, scale=1 / 32) for axis in ((1, 0), (0, 1))]
+    return np.asarray(np.hypot(*along).max(axis=2))
+
+
+def _clipped(picture: np.ndarray, region: np.ndarray) -> float:
+    """Share of a region's pixels at black or white."""
+    dark = cv2.inRange(picture, (0, 0, 0), (_CLIPPED - 1,) * 3)
+    light = cv2.inRange(picture, (256 - _CLIPPED,) * 3, (255, 255, 255))
+    return np.count_nonzero(cv2.bitwise_or(dark, light)[region]) / np.count_nonzero(region)
+
+
+def _spread(picture: np.ndarray, region: np.ndarray) -> float:
+    """Standard deviation in levels, of the channel that varies most."""
+    # In double precision: numpy adds up columns one by one, and of 4 megapixels of one colour
+    # float32 then finds a deviation of 3 levels.
+    _, deviation = cv2.meanStdDev(picture, mask=region.view(np.uint8))
+    return float(deviation.max())
+
+
+def _rim_shift(close: CloseUp, picture: np.ndarray) -> float:
+    rim, ring = (
+        _lab_at(picture, np.flatnonzero(each)).mean(axis=0, dtype=np.float64)
+        for each in (close.rim, close.ring)
+    )
+    return float(np.linalg.norm(rim - ring))
+
+
+def _grey(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def _lab(picture: np.ndarray) -> np.ndarray:
+    """CIE Lab, as if the picture were sRGB: L in [0, 100]."""
+    return np.asarray(cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
+
+
+def _lab_at(picture: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """The Lab colours (N, 3) of the pixels at flat indices."""
+    return np.asarray(_lab(picture.reshape(-1, 3)[indices][None])[0])
+
+
+def _foreground(reference: np.ndarray) -> np.ndarray:
+    """The Lab colours (N, 3) of what is not its backdrop."""
+    lab = _lab(reference)
+    border = np.concatenate([lab[0], lab[-1], lab[:, 0], lab[:, -1]])
+    return np.asarray(lab[np.linalg.norm(lab - np.median(border, axis=0), axis=2) > 20])
+
+
+def _histogram(lab_N3: np.ndarray) -> np.ndarray:
+    """Shares of colours; a and b twice as fine as L, since light differs from place to place.
+
+    Blurred, so that near colours overlap wherever the bins' edges lie: flat colours one bin apart
+    in a by 0.6, three bins by 0.1.
+    """
+    bins = (_BINS // 2, 2 * _BINS, 2 * _BINS)
+    within = np.clip(lab_N3, *np.array(_LAB_ENDS).T)
+    counts, _ = np.histogramdd(within, bins=bins, range=_LAB_ENDS)
+    lightness, a, b = (_blur(count, width) for count, width in zip(bins, (0.5, 1, 1), strict=True))
+    shares = counts / max(1, len(lab_N3))
+    return np.asarray(np.einsum("il,jm,kn,lmn->ijk", lightness, a, b, shares))
+
+
+def _blur(bins: int, width: float) -> np.ndarray:
+    """A Gaussian over bins as a matrix that loses nothing at the ends; `width` in bins."""
+    at = np.arange(bins)
+    kernel = np.exp(-((at[:, None] - at) ** 2) / (2 * width**2))
+    return np.asarray(kernel / kernel.sum(axis=0))

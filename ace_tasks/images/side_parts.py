@@ -1,0 +1,256 @@
+"""A file without those of its parts that cannot be read and are no pixels.
+
+Pillow refuses a picture for a text that is too long or a checksum of a comment, which every viewer
+shows. Where it does, the parts that decide the pixels are put into a file of their own, with what
+of the others can be read; what is left out is named. Pixels that are damaged stay so.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+
+from PIL import PngImagePlugin
+
+from ace_tasks.images.rewrap import avif, avif_stated, exif
+from ace_tasks.images.rewrap.parts import Beside, CannotRewrap
+
+LEFT_OUT = "parts beside the pixels that cannot be read left out"
+CHUNK_LEFT_OUT = "PNG chunk {} that cannot be read left out"
+TEXT_LEFT_OUT = "a text of the PNG left out: too long"
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+_LENGTHS = {b"cICP": 4, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"acTL": 8}
+_AS_THEY_ARE = frozenset({b"fcTL", b"fdAT", b"caBX"})
+_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_MAX_TEXT_BYTES = PngImagePlugin.MAX_TEXT_CHUNK
+_MAX_TEXTS_BYTES = 8 * _MAX_TEXT_BYTES
+_CHANNELS_BYTES = {0: 2, 2: 6}  # of a tRNS, by the colour type
+# Pillow keeps its own notes of a picture by these names, and a text of the same name beats them.
+_PILLOWS_NAMES = frozenset({
+    b"aspect", b"background", b"bbox", b"blend", b"chromaticity", b"default_image", b"disposal",
+    b"dpi", b"duration", b"exif", b"gamma", b"icc_profile", b"interlace", b"loop", b"srgb",
+    b"timestamp", b"transparency", b"xmp",
+})  # fmt: skip
+_KEYWORD = re.compile(rb"[\x20-\x7e\xa1-\xff]{1,79}")
+
+_SEGMENT = re.compile(rb"\xff+([\x01-\xfe])")
+_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # restarts are part of the data
+_EXIF, _XMP, _PROFILE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+_LEAST_BYTES = ((0xE0, b"JFIF\0", 12), (0xEE, b"Adobe", 12), (0xE2, _PROFILE, 15), (0xE1, _XMP, 29))
+_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+_SOS, _EOI, _COMMENT = 0xDA, 0xD9, 0xFE
+_PROFILE_FLAG, _ALPHA_FLAG, _EXIF_FLAG, _XMP_FLAG = 0x20, 0x10, 0x08, 0x04  # of WebP's VP8X
+
+Readable = tuple[bytes, tuple[str, ...]]  # a file, and notes on what it lacks
+
+
+def without_unreadable(file: bytes) -> Readable | None:
+    """None: what decides the pixels is damaged, or nothing else is there."""
+    try:
+        if file.startswith(_PNG):
+            return _png(file)
+        if file.startswith(b"\xff\xd8"):
+            return _jpeg(file)
+        if file[:4] == b"RIFF" and file[8:12] == b"WEBP":
+            return _webp(file)
+        if file[4:8] == b"ftyp":
+            return _avif(file)
+    except (CannotRewrap, IndexError, KeyError, struct.error, zlib.error):  # cut short
+        pass
+    return None
+
+
+def misleads(file: bytes) -> bool:
+    """Whether a text of a PNG has a name by which Pillow would take it for something else."""
+    at = len(_PNG)
+    while file.startswith(_PNG) and at + 12 <= len(file):
+        length, kind = struct.unpack_from(">I4s", file, at)
+        if kind in _TEXTS and file[at + 8 : at + 88].partition(b"\0")[0] in _PILLOWS_NAMES:
+            return True
+        at += 12 + length
+    return False
+
+
+# ------------------------------------------------------------ PNG
+
+
+def _png(file: bytes) -> Readable | None:
+    kept, notes = [_PNG], []
+    colour_type, texts_bytes = None, 0
+    for kind, whole, is_sound in _chunks(file):
+        body = whole[8:-4]
+        if kind in _PIXEL_CHUNKS:
+            if not is_sound:
+                return None
+            if kind == b"IHDR" and colour_type is None:
+                colour_type = body[9]
+        elif is_sound and kind in _TEXTS:
+            # Unpacking takes time, so beyond the limit none is.
+            is_beyond = texts_bytes > _MAX_TEXTS_BYTES
+            length = _MAX_TEXT_BYTES + 1 if is_beyond else _text_bytes(kind, body)
+            if length is None or length > _MAX_TEXT_BYTES:
+                note = TEXT_LEFT_OUT if length else CHUNK_LEFT_OUT.format(kind.decode())
+                notes.append(note)
+                texts_bytes += length or 0
+                continue
+            texts_bytes += length
+        elif not (is_sound and _can_be_read(kind, body, colour_type)):
+            if is_sound and kind == b"eXIf":
+                notes.append(exif.UNREADABLE)
+            elif not is_sound or kind in _LENGTHS or kind in (b"iCCP", b"tRNS"):
+                notes.append(CHUNK_LEFT_OUT.format(kind.decode()))
+            continue
+        kept.append(whole)
+    return b"".join(kept), tuple(dict.fromkeys(notes))
+
+
+def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """(kind, the whole chunk, whether its checksum is right), up to the end or what is no chunk."""
+    at = len(_PNG)
+    while at + 12 <= len(file):
+        length, kind = struct.unpack_from(">I4s", file, at)
+        whole = file[at : at + 12 + length]
+        if not kind.isalpha():
+            raise CannotRewrap
+        if len(whole) < 12 + length:
+            if kind in _PIXEL_CHUNKS:
+                raise CannotRewrap
+            yield kind, whole, False
+            return
+        yield kind, whole, zlib.crc32(whole[4:-4]) == int.from_bytes(whole[-4:], "big")
+        if kind == b"IEND":
+            return
+        at += len(whole)
+
+
+def _can_be_read(kind: bytes, body: bytes, colour_type: int | None) -> bool:
+    if kind in _LENGTHS:
+        return len(body) == _LENGTHS[kind]
+    if kind == b"tRNS":
+        return len(body) == _CHANNELS_BYTES.get(colour_type or 0, len(body)) and len(body) <= 256
+    if kind == b"iCCP":
+        name, _, packed = body.partition(b"\0")
+        return bool(name) and packed[:1] == b"\0" and _unpacked_bytes(packed[1:]) is not None
+    if kind == b"eXIf":
+        return exif.is_readable(body)
+    return kind in _AS_THEY_ARE
+
+
+def _text_bytes(kind: bytes, body: bytes) -> int | None:
+    """How long a text is once it is unpacked; None: it is none."""
+    keyword, found, rest = body.partition(b"\0")
+    if not found or not _KEYWORD.fullmatch(keyword):
+        return None
+    if keyword in _PILLOWS_NAMES:
+        return None
+    if kind == b"tEXt":
+        return len(rest)
+    if kind == b"zTXt":
+        return _unpacked_bytes(rest[1:]) if rest[:1] == b"\0" else None
+    if len(rest) < 2 or rest[2:].count(b"\0") < 2:
+        return None
+    text = rest[2:].split(b"\0", 2)[2]
+    if rest[0] == 0:
+        return len(text)
+    return _unpacked_bytes(text) if rest[1] == 0 else None
+
+
+def _unpacked_bytes(packed: bytes) -> int | None:
+    """One more than is accepted for whatever is longer; None: it cannot be unpacked."""
+    try:
+        return len(zlib.decompressobj().decompress(packed, _MAX_TEXT_BYTES + 1))
+    except zlib.error:
+        return None
+
+
+# ------------------------------------------------------------ JPEG
+
+
+def _jpeg(file: bytes) -> Readable:
+    """As libjpeg reads it: bytes between two segments are passed over."""
+    kept, notes, at = [b"\xff\xd8"], [], 2
+    scans, ended = 0, False
+    while found := _SEGMENT.search(file, at):
+        at, marker = found.end(), found[1][0]
+        if marker == _EOI:
+            ended = True
+            break
+        if marker in _ALONE:
+            continue
+        length = max(2, int.from_bytes(file[at : at + 2], "big"))
+        body, at = file[at + 2 : at + length], at + length
+        if len(body) < length - 2:
+            raise CannotRewrap
+        if 0xE0 <= marker <= 0xEF or marker == _COMMENT:
+            if marker == 0xE1 and body.startswith(_EXIF):
+                if not exif.is_readable(body):
+                    notes.append(exif.UNREADABLE)
+                    continue
+            elif not any(
+                marker == code and body.startswith(start) and len(body) >= least
+                for code, start, least in _LEAST_BYTES
+            ):
+                notes.append(LEFT_OUT)
+                continue
+        segment = struct.pack(">BBH", 0xFF, marker, length) + body
+        if marker == _SOS:
+            scans += 1
+            end = _AFTER_DATA.search(file, at)
+            until = end.start() if end else len(file)
+            segment, at = segment + file[at:until], until
+        kept.append(segment)
+    if not scans or not ended:
+        raise CannotRewrap
+    notes = notes or [LEFT_OUT]  # bytes of no segment
+    return b"".join([*kept, b"\xff\xd9"]), tuple(dict.fromkeys(notes))
+
+
+# ------------------------------------------------------------ WebP and AVIF
+
+
+def _webp(file: bytes) -> Readable | None:
+    chunks = _riff_chunks(file)
+    if b"ANIM" in chunks or len({b"VP8 ", b"VP8L"} & chunks.keys()) != 1:
+        return None
+    header, note = chunks.get(b"VP8X"), LEFT_OUT
+    if not exif.is_readable(chunks.get(b"EXIF", b"")):
+        note = exif.UNREADABLE
+        del chunks[b"EXIF"]
+    order: tuple[bytes, ...] = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")
+    parts = [(kind, chunks[kind]) for kind in order if kind in chunks]
+    if header is None:  # the pixels alone are a file
+        return _riff([each for each in parts if each[0] in (b"VP8 ", b"VP8L")]), (note,)
+    flags = header[0] & _ALPHA_FLAG
+    for kind, flag in ((b"ICCP", _PROFILE_FLAG), (b"EXIF", _EXIF_FLAG), (b"XMP ", _XMP_FLAG)):
+        flags |= flag if kind in chunks else 0
+    return _riff([(b"VP8X", bytes([flags]) + header[1:10]), *parts]), (note,)
+
+
+def _riff_chunks(file: bytes) -> dict[bytes, bytes]:
+    """The first of each kind, up to one that is cut short. What RIFF's length says is passed over."""
+    found: dict[bytes, bytes] = {}
+    at = 12
+    while at + 8 <= len(file):
+        kind, size = struct.unpack_from("<4sI", file, at)
+        if at + 8 + size > len(file):
+            break
+        found.setdefault(kind, file[at + 8 : at + 8 + size])
+        at += 8 + size + size % 2
+    return found
+
+
+def _riff(parts: list[tuple[bytes, bytes]]) -> bytes:
+    whole = b"WEBP" + b"".join(
+        kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2) for kind, body in parts
+    )
+    return b"RIFF" + struct.pack("<I", len(whole)) + whole
+
+
+def _avif(file: bytes) -> Readable:
+    stated = avif_stated.stated(file)
+    beside = Beside(size_px=(0, 0), profile=stated.profile if stated else None)
+    return avif.rewrap(file, beside), (LEFT_OUT,)

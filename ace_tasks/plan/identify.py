@@ -1,0 +1,185 @@
+"""Who a row's sources are: asked of the store, many at once, before any of them is fetched."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from itertools import chain, islice
+from typing import Any
+
+from ace_tasks.catalog.files import Checked, Reject, Spec
+from ace_tasks.errors import BadRow, CatalogError, OutputRefused, StoreError, StoreUnavailable
+from ace_tasks.provenance.ownership import is_named
+from ace_tasks.specs import (
+    ModelIdentity,
+    PixelSettings,
+    Source,
+    Sources,
+    WorkItem,
+    quote,
+    work_item,
+)
+from ace_tasks.store import Store, join_uri
+
+_IN_FLIGHT = 32
+_WINDOW = 1024  # rows whose sources are asked for together, while the rows before are worked on
+_KNOWN = 100_000  # references repeat over a catalog: remember that many sources
+_PICTURES = ("images/", "candidates/", "review/")  # where a run writes its own
+
+
+def refuse_unproved(
+    specs: Iterable[Checked | Reject],
+    store: Store,
+    output_uri: str,
+    where: Callable[[int], str] | None = None,
+) -> Iterator[Checked | Reject]:
+    """Yield the rows as they come, up to one whose source lies among the output's own pictures.
+
+    A picture that a record of this output names may be edited again. Any other one there is the
+    user's own, or waits for a person. Raises OutputRefused with the line, the source and the place.
+    `where`: see `plan.build_plan`.
+    """
+    places = tuple(join_uri(output_uri, kind) for kind in _PICTURES)
+    proved: set[str] = set()
+    for each in specs:
+        if not isinstance(each, Reject):
+            line, spec, _ = each
+            among = {uri for uri in _uris(spec) if uri.startswith(places)} - proved
+            for uri in sorted(among):
+                if not is_named(store, output_uri, uri):
+                    place = where(line) if where else f"line {line}"
+                    raise OutputRefused(
+                        f"output: accepted: a place whose {', '.join(_PICTURES)} hold no sources "
+                        f"but pictures that its records name; {place or 'a row'} names "
+                        f"{quote(uri)} and the output is {quote(output_uri)}"
+                    )
+            proved |= among
+        yield each
+
+
+def identified(
+    specs: Iterable[Checked | Reject], model: ModelIdentity, store: Store, pixels: PixelSettings
+) -> Iterator[tuple[WorkItem, dict[str, Any]] | Reject]:
+    """Work items in catalog order. Raises CatalogError when the store is away."""
+    identities = Identities(store)
+    try:
+        with store.in_parallel(_IN_FLIGHT) as pool:
+            for window in _asked_ahead(specs, identities, pool):
+                for each in window:
+                    if isinstance(each, Reject):
+                        yield each
+                        continue
+                    line, spec, cells = each
+                    try:
+                        yield work_item(line, spec, identities.sources(spec), model, pixels), cells
+                    except BadRow as error:
+                        yield Reject(line, error.field, str(error), cells)
+    except StoreUnavailable as error:
+        raise CatalogError(f"sources cannot be identified: {error}") from None
+
+
+def _asked_ahead(
+    specs: Iterable[Checked | Reject], identities: Identities, pool: Executor
+) -> Iterator[list[Checked | Reject]]:
+    """The rows in windows; the next window's sources are asked for while one is worked on."""
+    iterator = iter(specs)
+    asked: deque[tuple[list[Checked | Reject], Iterator[list[Source]]]] = deque()
+    while window := list(islice(iterator, _WINDOW)):
+        asked.append((window, identities.ask(window, pool)))
+        if len(asked) > 1:
+            yield identities.answered(*asked.popleft())
+    while asked:
+        yield identities.answered(*asked.popleft())
+
+
+class Identities:
+    """Sources as the store knows them, remembered for a while."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._known: OrderedDict[str, Source] = OrderedDict()
+        self._asked: set[str] = set()
+
+    def ask(self, rows: Iterable[Checked | Reject], pool: Executor) -> Iterator[list[Source]]:
+        """Have the unknown sources of some rows asked for; their answers, as they come."""
+        uris = {uri for row in rows if not isinstance(row, Reject) for uri in _uris(row[1])}
+        new = [uri for uri in uris if uri not in self._known and uri not in self._asked]
+        self._asked.update(new)
+        # A share for each thread: a future for each source would cost as much as the row itself.
+        shares = [new[start::_IN_FLIGHT] for start in range(min(_IN_FLIGHT, len(new)))]
+        return pool.map(self._ask_all, shares)
+
+    def answered(
+        self, rows: list[Checked | Reject], answers: Iterator[list[Source]]
+    ) -> list[Checked | Reject]:
+        """Wait for them. Raises StoreUnavailable."""
+        for source in chain.from_iterable(answers):
+            self._asked.discard(source.uri)
+            self._keep(source)
+        return rows
+
+    def sources(self, spec: Spec) -> Sources:
+        image = getattr(spec, "image", None)
+        mask = _mask_uri(spec)
+        return Sources(
+            image=self.source(image) if image else None,
+            mask=self.source(mask) if mask else None,
+            reference=tuple(map(self.source, getattr(spec, "reference", ()))),
+        )
+
+    def source(self, uri: str) -> Source:
+        """As it is known; one that was forgotten since is asked for again."""
+        known = self._known.get(uri)
+        if known is None:
+            known = self._ask(uri)
+            self._keep(known)
+        return known
+
+    def _keep(self, source: Source) -> None:
+        self._known[source.uri] = source
+        while len(self._known) > _KNOWN:
+            self._known.popitem(last=False)
+
+    def _ask_all(self, uris: list[str]) -> list[Source]:
+        return list(map(self._ask, uris))
+
+    def _ask(self, uri: str) -> Source:
+        try:
+            info = self._store.head(uri)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            # S3 answers a HEAD in a missing bucket and for a missing key alike; a local path may
+            # be one that the system cannot open, such as one too long.
+            problem = str(error).removeprefix(f"{uri}: ")
+            return Source(uri=uri, problem=problem + self._looks_the_same(uri))
+        return Source(uri=uri, etag=info.etag, size_bytes=info.size_bytes, sha256=info.sha256)
+
+    def _looks_the_same(self, uri: str) -> str:
+        """What to say of a source that is not there, while one is whose name looks the same: Unicode
+        writes `ë` in two ways, and a key uploaded from a Mac has the other one.
+        """
+        for form in ("NFC", "NFD"):
+            other = unicodedata.normalize(form, uri)
+            if other == uri:
+                continue
+            try:
+                self._store.head(other)
+            except StoreUnavailable:
+                raise
+            except StoreError:
+                continue
+            return f"; one whose name looks the same is there, written in Unicode's form {form}"
+        return ""
+
+
+def _mask_uri(spec: Spec) -> str | None:
+    mask = getattr(spec, "mask", None)
+    return mask if isinstance(mask, str) and mask not in {"alpha", "auto"} else None
+
+
+def _uris(spec: Spec) -> Iterator[str]:
+    yield from (each for each in (getattr(spec, "image", None), _mask_uri(spec)) if each)
+    yield from getattr(spec, "reference", ())

@@ -1,0 +1,370 @@
+"""Specs → an ordered plan of identified items.
+
+A plan is a Parquet file, sorted so that a replica rarely switches adapter or shape. The rows of a
+million and who used which id first lie in scratch files; memory holds their order only.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from ace_tasks.catalog.files import Checked, Reject
+from ace_tasks.catalog.overrides import NO_OVERRIDES, Overrides
+from ace_tasks.errors import CatalogError
+from ace_tasks.plan.identify import identified
+from ace_tasks.provenance.tombstones import NOTHING_FORGOTTEN, Tombstones
+from ace_tasks.specs import (
+    DEFAULT_PIXELS,
+    PIXELS_VERSION,
+    ModelIdentity,
+    PixelSettings,
+    WorkItem,
+    canonical_json,
+    earlier_item_ids,
+)
+from ace_tasks.store import Store
+
+_BATCH_ROWS = 1000
+_FORGOTTEN = "its source, or its picture, is to stay forgotten"
+
+_MADE_FOR = b"ace_catalog.made_for"
+SCHEMA = pyarrow.schema(
+    [
+        pyarrow.field("position", pyarrow.int64(), nullable=False),
+        pyarrow.field("line", pyarrow.int64(), nullable=False),
+        pyarrow.field("row_id", pyarrow.string(), nullable=False),
+        pyarrow.field("item_id", pyarrow.string(), nullable=False),
+        # The row whose picture this row shares: same request on the same bytes.
+        pyarrow.field("same_as", pyarrow.string()),
+        pyarrow.field("task", pyarrow.string(), nullable=False),
+        pyarrow.field("item", pyarrow.string(), nullable=False),  # WorkItem as JSON
+        # The item's ids under earlier versions of the code, comma-separated.
+        pyarrow.field("earlier_ids", pyarrow.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """One row of a plan. `same_as` names the row that is edited in its stead, if one is.
+
+    The item itself is read when it is asked for: most rows of a run that goes on are done.
+    """
+
+    line: int
+    row_id: str
+    item_id: str
+    task: str
+    same_as: str | None
+    item_json: str
+
+    @property
+    def item(self) -> WorkItem:
+        return WorkItem.model_validate_json(self.item_json)
+
+
+@dataclass
+class PlanCounts:
+    """What a plan holds, in rows."""
+
+    planned: int = 0
+    rejected: int = 0
+    forgotten: int = 0
+    shared: int = 0
+    by_task: dict[str, int] = field(default_factory=dict)
+
+
+def build_plan(
+    specs: Iterable[Checked | Reject],
+    model: ModelIdentity,
+    store: Store,
+    plan_path: Path,
+    rejects_path: Path,
+    pixels: PixelSettings = DEFAULT_PIXELS,
+    changes: Overrides = NO_OVERRIDES,
+    forgotten: Tombstones = NOTHING_FORGOTTEN,
+    where: Callable[[int], str] | None = None,
+) -> None:
+    """Identify every spec, with its changes; write the sorted plan, and the rejects as JSON lines.
+
+    `where`: of a catalog that a run made of somebody's file, where in that file a line comes from;
+    asked in the order of the lines, "" if it is not known.
+
+    The plan remembers the model, the settings, the changes and the pixels' version it was made
+    for: see `fits`. What is to stay forgotten stands among the rejects, as such, and quotes nothing of its row.
+
+    Raises CatalogError when there is no row at all, StoreUnavailable when sources cannot be
+    identified because the store is away.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch,
+        rejects_path.open("w", encoding="utf-8") as out,
+        ExitStack() as held,
+    ):
+        rows = held.enter_context(closing(_Scratch(Path(scratch))))
+        for each in identified(changes.applied(specs), model, store, pixels):
+            reject = each if isinstance(each, Reject) else None
+            if not isinstance(each, Reject):
+                item, cells = each
+                earlier_ids = earlier_item_ids(item, model)
+                if forgotten.covers(item, earlier_ids):
+                    reject = Reject(item.line, None, _FORGOTTEN, {}, forgotten=True)
+                else:
+                    reject = rows.add(item, cells, earlier_ids, lined=where is None)
+            if reject:
+                if where and (place := where(reject.line)):
+                    reject = replace(reject, reason=f"{place}: {reject.reason}")
+                out.write(reject.to_json() + "\n")
+        if not rows.count and not out.tell():
+            raise CatalogError("the catalog has no rows")
+        _write_plan(rows, plan_path, _made_for(model, pixels, changes))
+
+
+def fits(
+    plan_path: Path,
+    model: ModelIdentity,
+    pixels: PixelSettings = DEFAULT_PIXELS,
+    changes: Overrides = NO_OVERRIDES,
+) -> bool:
+    """Whether a plan was made for all this, by code that makes the same pixels."""
+    with pyarrow.parquet.ParquetFile(plan_path) as parquet:
+        metadata = parquet.schema_arrow.metadata or {}
+    return bool(metadata.get(_MADE_FOR) == _made_for(model, pixels, changes))
+
+
+def made_for(plan_path: Path) -> dict[str, Any]:
+    """Return what a plan was made for: `model`, `pixels`, `pixels_version`, `changes` if any.
+
+    Raises ValueError for a file that is no plan.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(plan_path) as parquet:
+            metadata = parquet.schema_arrow.metadata or {}
+        return dict(json.loads(metadata[_MADE_FOR]))
+    except (OSError, pyarrow.ArrowException, KeyError, TypeError) as error:
+        raise ValueError(f"no plan ({type(error).__name__})") from None
+
+
+def count(plan_path: Path, rejects_path: Path) -> PlanCounts:
+    """What a plan holds."""
+    counts = PlanCounts()
+    with pyarrow.parquet.ParquetFile(plan_path) as parquet:
+        for batch in parquet.iter_batches(columns=["task", "same_as"]):
+            counts.planned += batch.num_rows
+            counts.shared += batch.num_rows - batch.column("same_as").null_count
+            for each in batch.column("task").value_counts().to_pylist():
+                counts.by_task[each["values"]] = (
+                    counts.by_task.get(each["values"], 0) + each["counts"]
+                )
+    with rejects_path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if json.loads(line).get("forgotten"):
+                counts.forgotten += 1
+            else:
+                counts.rejected += 1
+    return counts
+
+
+def read_plan(path: Path) -> Iterator[PlannedRow]:
+    """The rows of a plan, in order, streamed."""
+    names = ["line", "row_id", "item_id", "task", "same_as", "item"]
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+            columns = (batch.column(name).to_pylist() for name in names)
+            yield from map(PlannedRow, *columns)
+
+
+def read_ids(path: Path) -> Iterator[tuple[str, str | None]]:
+    """(item id, same_as) of every row of a plan, in order; much lighter than the rows."""
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(columns=["item_id", "same_as"]):
+            columns = (batch.column(name).to_pylist() for name in ("item_id", "same_as"))
+            yield from zip(*columns, strict=True)
+
+
+def read_earlier_ids(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(item id, its ids under earlier versions of the code) of every row of a plan, in order."""
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        if "earlier_ids" not in parquet.schema_arrow.names:
+            return
+        for batch in parquet.iter_batches(columns=["item_id", "earlier_ids"]):
+            for item_id, earlier in zip(*(each.to_pylist() for each in batch.columns), strict=True):
+                yield item_id, tuple(earlier.split(",")) if earlier else ()
+
+
+def rename_items(path: Path, renamed: Callable[[list[str], list[list[str]]], list[str]]) -> bool:
+    """Write a plan anew with the item ids that `renamed` gives for some (item ids, their earlier
+    ids). Returns whether any is another one; else the plan stays as it is.
+    """
+    anew, changed = path.with_name(f"{path.name}.renamed"), False
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        schema = parquet.schema_arrow
+        with pyarrow.parquet.ParquetWriter(anew, schema, compression="zstd") as writer:
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                now, earlier, items = (
+                    batch.column(name).to_pylist() for name in ("item_id", "earlier_ids", "item")
+                )
+                then = renamed(now, [each.split(",") if each else [] for each in earlier])
+                if then != now:
+                    changed = True
+                    items = [  # an item's id is its first member
+                        item.replace(*names, 1)
+                        for item, *names in zip(items, now, then, strict=True)
+                    ]
+                    for name, values in (("item_id", then), ("item", items)):
+                        at = schema.get_field_index(name)
+                        column = pyarrow.array(values, schema.field(at).type)
+                        batch = batch.set_column(at, schema.field(at), column)
+                writer.write_batch(batch)
+    if changed:
+        anew.replace(path)
+    anew.unlink(missing_ok=True)
+    return changed
+
+
+def read_lines(path: Path) -> Iterator[tuple[str | None, int]]:
+    """(item id, line) of every row of a plan or of results, in order."""
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(columns=["item_id", "line"]):
+            for row in batch.to_pylist():
+                yield row["item_id"], row["line"]
+
+
+def drop_items(path: Path, item_ids: Collection[str], lines: Collection[int]) -> None:
+    """Write a plan, or results, anew without the rows of some items.
+
+    Of a row without an item, in one of the `lines`, its place alone is kept.
+    """
+    shorter = path.with_name(f"{path.name}.shorter")
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        schema = parquet.schema_arrow
+        with pyarrow.parquet.ParquetWriter(shorter, schema, compression="zstd") as writer:
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                rows = [each for each in batch.to_pylist() if each["item_id"] not in item_ids]
+                for row in rows:
+                    if row["item_id"] is None and row["line"] in lines:
+                        row |= {"row_id": None, "task": None, "error": "forgotten"}
+                writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
+    shorter.replace(path)
+
+
+def shards(items: Iterable[WorkItem], size: int) -> Iterator[list[WorkItem]]:
+    """Consecutive groups of at most `size` items."""
+    iterator = iter(items)
+    while shard := list(islice(iterator, size)):
+        yield shard
+
+
+# ---------------------------------------------------------------- scratch and writing
+
+
+class _Scratch:
+    """Rows of the plan on disk, until their order is known: 40 bytes of memory a row.
+
+    The rows lie in one file as they came; SQLite knows which ids are taken.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = (folder / "rows").open("w+b")
+        self._ids = sqlite3.connect(folder / "ids.sqlite", isolation_level=None)
+        self._ids.executescript(
+            """
+            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -64000;
+            CREATE TABLE rows (row_id TEXT PRIMARY KEY, line INT) WITHOUT ROWID;
+            CREATE TABLE firsts (item_id BLOB PRIMARY KEY, row_id TEXT) WITHOUT ROWID;
+            BEGIN;
+            """
+        )
+        self._keys: dict[str, int] = {}  # group → number, as they came
+        self._of_key, self._lines, self._starts = array("l"), array("q"), array("q", [0])
+
+    @property
+    def count(self) -> int:
+        return len(self._lines)
+
+    def close(self) -> None:
+        self._file.close()
+        self._ids.close()
+
+    def add(
+        self,
+        item: WorkItem,
+        cells: dict[str, Any],
+        earlier_ids: tuple[str, ...] = (),
+        *,
+        lined: bool = True,
+    ) -> Reject | None:
+        """Keep a row; a Reject if its id is taken. `lined`: whether a person knows its lines."""
+        try:
+            self._ids.execute("INSERT INTO rows VALUES (?, ?)", (item.row_id, item.line))
+        except sqlite3.IntegrityError:
+            taken = self._ids.execute("SELECT line FROM rows WHERE row_id = ?", (item.row_id,))
+            (line,) = taken.fetchone()
+            place = f"line {line}" if lined else "an earlier row"
+            reason = f"accepted: an id used once; {item.row_id!r} stands in {place} too"
+            return Reject(item.line, "id", reason, cells)
+        row = (
+            item.row_id, item.item_id, self._first(item), item.spec.task, item.model_dump_json(),
+            ",".join(earlier_ids),
+        )  # fmt: skip
+        written = self._file.write("\t".join(row).encode())
+        self._of_key.append(self._keys.setdefault(item.resolved.group, len(self._keys)))
+        self._lines.append(item.line)
+        self._starts.append(self._starts[-1] + written)
+        return None
+
+    def _first(self, item: WorkItem) -> str:
+        """The row whose picture this one shares; empty if it is the first that asks for it."""
+        key = bytes.fromhex(item.item_id)
+        try:
+            self._ids.execute("INSERT INTO firsts VALUES (?, ?)", (key, item.row_id))
+        except sqlite3.IntegrityError:
+            first = self._ids.execute("SELECT row_id FROM firsts WHERE item_id = ?", (key,))
+            return str(first.fetchone()[0])
+        return ""
+
+    def in_order(self) -> Iterator[tuple[Any, ...]]:
+        """By group, then line: rows of `SCHEMA`."""
+        rank = {number: place for place, (_, number) in enumerate(sorted(self._keys.items()))}
+        of_key = np.fromiter((rank[number] for number in self._of_key), np.int64, self.count)
+        lines = np.frombuffer(self._lines, np.int64) if self.count else of_key
+        for position, number in enumerate(np.lexsort((lines, of_key)).tolist()):
+            start = self._starts[number]
+            self._file.seek(start)
+            text = self._file.read(self._starts[number + 1] - start).decode()
+            row_id, item_id, same_as, task, rest = text.split("\t", 4)
+            item, earlier_ids = rest.rsplit("\t", 1)
+            line = self._lines[number]
+            yield position, line, row_id, item_id, same_as or None, task, item, earlier_ids or None
+
+
+def _made_for(model: ModelIdentity, pixels: PixelSettings, changes: Overrides) -> bytes:
+    content = {"model": model.model_dump(), "pixels": pixels.model_dump()}
+    if changes:
+        content["changes"] = changes.model_dump()
+    return canonical_json({"pixels_version": PIXELS_VERSION, **content})
+
+
+def _write_plan(rows: _Scratch, path: Path, made_for: bytes) -> None:
+    schema = SCHEMA.with_metadata({_MADE_FOR: made_for})
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        ordered = rows.in_order()
+        while chunk := list(islice(ordered, _BATCH_ROWS)):
+            columns = [
+                pyarrow.array(values, field.type)
+                for values, field in zip(zip(*chunk, strict=True), schema, strict=True)
+            ]
+            writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))

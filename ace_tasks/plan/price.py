@@ -1,0 +1,159 @@
+"""What a run will take, before it is paid for; and the most that it may take.
+
+A model's time goes by its tokens and steps, from a thousand tokens on nearly in proportion. How
+fast one is on a kind of device, runs measure, and leave under their output for the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, Field, ValidationError
+
+from ace_tasks.errors import NotFound, OverBudget, SettingsError
+from ace_tasks.provenance.keys import rate_key
+from ace_tasks.store import Store, join_uri
+
+_MILLION = 1e6
+_LEAST_ITEMS = 8  # of fewer, the first one's warm-up is most of what is measured
+
+
+class Rate(BaseModel):
+    """How fast a model is."""
+
+    seconds_per_million: float = Field(
+        gt=0, description="Replica-seconds of denoising for a million tokens × steps."
+    )
+    items: int = Field(0, description="Measured over so many; 0: a setting.")
+    run_id: str | None = None
+    measured_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Where the rate of one model on one kind of device is kept."""
+
+    store: Store
+    output_uri: str
+    model: str  # fingerprint
+    device: str
+
+    @property
+    def uri(self) -> str:
+        return join_uri(self.output_uri, rate_key(self.model, self.device))
+
+    def read(self) -> Rate | None:
+        """None if none was measured here. Raises StoreUnavailable."""
+        try:
+            return Rate.model_validate_json(self.store.get(self.uri))
+        except (NotFound, ValidationError):
+            return None
+
+    def measured(self, run_id: str, items: int, token_steps: int, busy_s: float) -> None:
+        """Keep what a run measured, if it is enough to go by."""
+        if items < _LEAST_ITEMS or not token_steps or busy_s <= 0:
+            return
+        rate = Rate(seconds_per_million=busy_s / token_steps * _MILLION, items=items, run_id=run_id)
+        self.store.put(self.uri, rate.model_dump_json(indent=1).encode(), "application/json")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the items to do will take, by a sample of them. None: not known."""
+
+    items: int
+    sampled: int
+    problems: tuple[str, ...]  # of the sampled that would fail
+    tokens: float | None  # of a canvas, mean
+    replica_hours: float | None
+    cost: float | None  # in the currency of the price
+    hints: tuple[str, ...] = ()  # of the sampled, about their masks
+
+    @classmethod
+    def of(
+        cls,
+        items: int,
+        sample: Sequence[tuple[int, int]],
+        problems: Sequence[str],
+        rate: Rate | None,
+        price_per_hour: float | None,
+        hints: Sequence[str] = (),
+    ) -> Estimate:
+        """`sample`: (tokens, steps × candidates) of items that would not fail."""
+        tokens = hours = cost = None
+        if sample:
+            tokens = math.fsum(each for each, _ in sample) / len(sample)
+        if not items:
+            hours = 0.0
+        elif sample and rate:
+            token_steps = math.fsum(t * s for t, s in sample) / len(sample) * items
+            hours = token_steps / _MILLION * rate.seconds_per_million / 3600
+        if hours is not None and price_per_hour is not None:
+            cost = hours * price_per_hour
+        looked_at = len(sample) + len(problems)
+        return cls(items, looked_at, tuple(problems), tokens, hours, cost, tuple(hints))
+
+    @property
+    def summary(self) -> str:
+        """What they take, for a person."""
+        if self.replica_hours is None:
+            return "how long is not known yet"
+        cost = "" if self.cost is None else f", cost {self.cost:.2f}"
+        return f"about {self.replica_hours:.2f} replica-hours{cost}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a run may take; 0: no limit."""
+
+    max_replica_hours: float = 0
+    max_cost: float = 0
+    price_per_hour: float | None = None  # of a replica
+
+    def __post_init__(self) -> None:
+        if self.max_cost and self.price_per_hour is None:
+            raise SettingsError(
+                "max_cost: needs ACE_PRICE_PER_HOUR, what an hour of a replica costs"
+            )
+
+    @property
+    def hours(self) -> float:
+        """Infinite if there is no limit."""
+        limits = [self.max_replica_hours or math.inf]
+        if self.max_cost:
+            assert self.price_per_hour is not None
+            limits.append(self.max_cost / self.price_per_hour if self.price_per_hour else math.inf)
+        return min(limits)
+
+    def check(self, estimate: Estimate) -> None:
+        """Before any GPU work. Raises OverBudget; also where a limit cannot be checked."""
+        if self.hours == math.inf:
+            return
+        if estimate.replica_hours is None:
+            raise OverBudget(
+                "how long this takes is not known, and there is a limit: run a few rows without "
+                "one first, or set ACE_SECONDS_PER_MILLION_TOKEN_STEPS"
+            )
+        if estimate.replica_hours > self.hours:
+            raise OverBudget(
+                f"accepted: {self._format_hours(self.hours)}; the {estimate.items} items to do "
+                f"would take about {self._format_hours(estimate.replica_hours)}"
+            )
+
+    def check_spent(self, replica_s: float) -> None:
+        """While it runs. Raises OverBudget."""
+        if replica_s > self.hours * 3600:
+            raise OverBudget(
+                f"the run has taken {self._format_hours(replica_s / 3600)}, and may take no more "
+                f"than {self._format_hours(self.hours)}; with a higher limit it goes on where it is"
+            )
+
+    def _format_hours(self, hours: float) -> str:
+        cost = "" if self.price_per_hour is None else f" (cost {hours * self.price_per_hour:.2f})"
+        return f"{hours:.2f} replica-hours{cost}"
+
+
+NO_LIMIT = Budget()

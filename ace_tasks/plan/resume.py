@@ -1,0 +1,189 @@
+"""What earlier runs left under an output URI, for the items of one plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ace_tasks.errors import A_PERSON_DECIDES, NotFound
+from ace_tasks.plan.item_ids import ItemIds
+from ace_tasks.plan.plan_file import read_earlier_ids, read_ids, rename_items
+from ace_tasks.provenance.keys import failure_key, record_key
+from ace_tasks.provenance.listing import listed_item_ids
+from ace_tasks.provenance.record import Failure
+from ace_tasks.store import Store, join_uri
+
+log = logging.getLogger(__name__)
+
+_HEADS_IN_FLIGHT = 32
+# Up to so many planned items are asked for one by one; a listing answers 1000 keys a request,
+# but must pass over everything that ever was written there.
+_HEADS_AT_MOST = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedItems:
+    """Of the items of a plan: which are done, and which would only fail again."""
+
+    records: ItemIds
+    failures: dict[str, Failure]  # only those that this run does not try again
+    reopened: tuple[Failure, ...] = ()  # a person's, that this run tries again since it names them
+    renamed: bool = False  # whether the plan now has ids under an earlier version of the code
+
+
+def finished(
+    store: Store,
+    output_uri: str,
+    plan_path: Path,
+    retry_failures: bool,
+    named: Collection[str] = frozenset(),
+    lifted: Collection[str] = frozenset(),
+    redo_older: bool = False,
+) -> FinishedItems:
+    """Which planned items have a record, or a failure that would repeat.
+
+    One listing, or one HEAD an item when there are few. A record beats a failure. With
+    `retry_failures` all failures are tried again, but for those that a person decides about: these
+    only if their code is `named`. Failures of a `lifted` code are always tried again: the setting
+    that made them is off.
+
+    An item without a record that has one under an earlier PIXELS_VERSION counts as done, unless
+    `redo_older` is set; and what a person decides about under such a version stays theirs. The plan
+    is then written anew, with the id that the picture has.
+    """
+    planned = ItemIds(item_id for item_id, _ in read_ids(plan_path))
+    records = recorded(store, output_uri, planned)
+    failures = _failed(store, output_uri, planned.without(records))
+    earlier = _earlier(store, output_uri, plan_path, planned.without(records), named, redo_older)
+    renamed = bool(earlier) and rename_items(plan_path, earlier.name_of(records, failures))
+    if renamed:
+        planned = ItemIds(item_id for item_id, _ in read_ids(plan_path))
+        records = ItemIds(chain(planned.among(records), planned.among(earlier.records)))
+        failures = planned.among(chain(failures, earlier.failures)).without(records)
+    kept: dict[str, Failure] = {}
+    reopened: list[Failure] = []
+    for each in _read_failures(store, output_uri, failures):
+        if each.code in A_PERSON_DECIDES:
+            if each.code in named:
+                reopened.append(each)
+            else:
+                kept[each.item_id] = each
+        elif not (retry_failures or each.transient or each.code in lifted):
+            kept[each.item_id] = each
+    return FinishedItems(records, kept, tuple(reopened), renamed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Earlier:
+    """What items have under an earlier version of the code, by the ids that they had."""
+
+    records: ItemIds
+    failures: ItemIds  # only those that a person decides about
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.failures)
+
+    def name_of(
+        self, records: ItemIds, failures: ItemIds
+    ) -> Callable[[list[str], list[list[str]]], list[str]]:
+        """See `plan.rename_items`. `records` and `failures`: of the items' own ids."""
+
+        def names(item_ids: list[str], earlier_ids: list[list[str]]) -> list[str]:
+            earlier = list(chain.from_iterable(earlier_ids))
+            done, decided = _those_in(self.records, earlier), _those_in(self.failures, earlier)
+            own_done, own_failed = _those_in(records, item_ids), _those_in(failures, item_ids)
+
+            def name(item_id: str, earlier: list[str]) -> str:
+                if item_id in own_done:
+                    return item_id
+                counts = done if item_id in own_failed else done | decided
+                return next((each for each in earlier if each in counts), item_id)
+
+            return list(map(name, item_ids, earlier_ids))
+
+        return names
+
+
+def _those_in(known: ItemIds, item_ids: list[str]) -> set[str]:
+    at = known.positions(item_ids) if known else ()
+    return {item_id for item_id, place in zip(item_ids, at, strict=False) if place >= 0}
+
+
+def _earlier(
+    store: Store,
+    output_uri: str,
+    plan_path: Path,
+    missing: ItemIds,
+    named: Collection[str],
+    redo_older: bool,
+) -> _Earlier:
+    """Of the `missing` ones, those without a record of their own id."""
+    if not missing:
+        return _Earlier(ItemIds(), ItemIds())
+    earlier = ItemIds(
+        earlier_id
+        for item_id, earlier_ids in read_earlier_ids(plan_path)
+        for earlier_id in earlier_ids
+        if len(missing) > _HEADS_AT_MOST or item_id in missing
+    )
+    records = ItemIds() if redo_older else recorded(store, output_uri, earlier)
+    failures = ItemIds(
+        each.item_id
+        for each in _read_failures(
+            store, output_uri, _failed(store, output_uri, earlier.without(records))
+        )
+        if each.code in A_PERSON_DECIDES and each.code not in named
+    )
+    return _Earlier(records, failures)
+
+
+def _failed(store: Store, output_uri: str, item_ids: ItemIds) -> ItemIds:
+    """Those that have a failure; asked for like records."""
+    if len(item_ids) <= _HEADS_AT_MOST:
+        return _existing(store, output_uri, failure_key, item_ids)
+    return item_ids.among(listed_item_ids(store, output_uri, "failures"))
+
+
+def recorded(store: Store, output_uri: str, item_ids: ItemIds) -> ItemIds:
+    """Return those of the items that have a record: by a HEAD each when they are few, else by one
+    listing."""
+    if len(item_ids) <= _HEADS_AT_MOST:
+        return _existing(store, output_uri, record_key, item_ids)
+    return item_ids.among(listed_item_ids(store, output_uri, "records"))
+
+
+def _existing(
+    store: Store, output_uri: str, key: Callable[[str], str], item_ids: ItemIds
+) -> ItemIds:
+    def exists(item_id: str) -> bool:
+        try:
+            store.head(join_uri(output_uri, key(item_id)))
+        except NotFound:
+            return False
+        return True
+
+    with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
+        found = zip(item_ids, pool.map(exists, item_ids), strict=True)
+        return ItemIds(item_id for item_id, there in found if there)
+
+
+def _read_failures(store: Store, output_uri: str, item_ids: ItemIds) -> Iterator[Failure]:
+    """Those that can be read; what cannot keeps no item from being tried again."""
+
+    def read(item_id: str) -> Failure | None:
+        uri = join_uri(output_uri, failure_key(item_id))
+        try:
+            return Failure.model_validate_json(store.get(uri))
+        except NotFound:  # deleted since it was listed
+            return None
+        except ValidationError:
+            log.warning("%s is no failure record, so its item is tried again", uri)
+            return None
+
+    with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
+        yield from filter(None, pool.map(read, item_ids))

@@ -1,0 +1,104 @@
+"""What is to stay forgotten: hashes under an output, which a plan honours.
+
+A tombstone names nothing: its key is a hash over what told a source, or an item, from others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ace_tasks import errors
+from ace_tasks.errors import NotFound
+from ace_tasks.provenance.keys import tombstone_key
+from ace_tasks.specs import Source, WorkItem, canonical_json
+from ace_tasks.store import Store, join_uri
+
+
+def of_item(item_id: str) -> str:
+    return _digest({"item_id": item_id})
+
+
+def of_source(
+    sha256: str | None = None, etag: str | None = None, size_bytes: int = 0
+) -> Iterator[str]:
+    """One for each way in which a plan may know these bytes."""
+    if sha256:
+        yield _digest({"sha256": sha256})
+    if etag:
+        yield _digest({"etag": etag, "size_bytes": size_bytes})
+
+
+def _digest(identity: dict[str, object]) -> str:
+    return hashlib.sha256(b"forgotten " + canonical_json(identity)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Tombstones:
+    """The tombstones under an output."""
+
+    digests: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, store: Store, output_uri: str) -> Tombstones:
+        place = join_uri(output_uri, "forgotten/")
+        names = (each.uri.rpartition("/")[2] for each in store.list(place))
+        return cls(frozenset(name.removesuffix(".json") for name in names))
+
+    def covers(self, item: WorkItem, earlier_ids: Iterable[str] = ()) -> bool:
+        """Whether the item, or one of its sources, is not to be made again.
+
+        `earlier_ids`: what the item was called by earlier versions of the code.
+        """
+        if not self.digests:
+            return False
+        if any(of_item(each) in self.digests for each in (item.item_id, *earlier_ids)):
+            return True
+        return any(digest in self.digests for each in item.sources.each() for digest in _of(each))
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Asks again when an item is made: a plan may be old, or know a source by its ETag alone.
+
+    `run_id`: the run that makes it. Raises errors.Forgotten, and StoreUnavailable.
+    """
+
+    store: Store
+    output_uri: str
+    run_id: str
+
+    def check_item(self, item_id: str) -> None:
+        if self._is_buried(of_item(item_id)):
+            raise errors.Forgotten("is to stay forgotten")
+
+    def check_content(self, source: Source, sha256: str, size_bytes: int) -> None:
+        """What is found out leaves a tombstone by which the next plan knows it."""
+        if self._is_buried(*of_source(sha256)):
+            digests = of_source(sha256, source.etag, size_bytes)
+            bury(self.store, self.output_uri, digests, by=self.run_id)
+            raise errors.Forgotten("its source is to stay forgotten")
+
+    def _is_buried(self, digest: str) -> bool:
+        try:
+            self.store.head(join_uri(self.output_uri, tombstone_key(digest)))
+        except NotFound:
+            return False
+        return True
+
+
+def _of(source: Source) -> Iterator[str]:
+    return of_source(source.sha256, source.etag, source.size_bytes)
+
+
+NOTHING_FORGOTTEN = Tombstones()
+
+
+def bury(store: Store, output_uri: str, digests: Iterable[str], by: str) -> None:
+    """Write tombstones. `by`: the flow run that does."""
+    body = json.dumps({"forgotten_at": datetime.now(UTC).isoformat(), "by": by}).encode()
+    for digest in digests:
+        store.put_if_absent(join_uri(output_uri, tombstone_key(digest)), body, "application/json")

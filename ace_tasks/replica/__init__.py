@@ -1,0 +1,15 @@
+"""One item on one replica: fetched, made, published. Knows nothing of Ray.
+
+replica       the life of an item
+fetch         its sources: from the store to pictures
+edit          its pixels, before the model and after it
+batching      the one thread that owns the model, and what it takes along
+ladder        what is tried when memory runs out
+candidates    the best of several pictures of an item
+recording     from a finished picture to its file and its record
+publisher     into the store: published, or held for a person
+inspect       a look at pictures and masks before any GPU
+host_memory   how much memory a process may use, and how full it is
+runtime_info  code, packages and device, as records name them
+logs          a replica's log
+"""

@@ -1,0 +1,75 @@
+"""What is tried when memory runs out: half the batch, half again, an item alone, then modes that
+keep less of the model on the device. What a canvas needed is remembered for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ace_tasks.images.canvas_size import TOKEN_PX
+from ace_tasks.model.ace import ModelJob
+from ace_tasks.model.residence import MEMORY_MODES, MemoryMode
+
+Canvas = tuple[int, int]  # (height, width) in pixels
+
+# Whoever took the memory may be gone; a try that fails again costs a pass in hundreds.
+_PASSES_BEFORE_ANOTHER_TRY = 200
+
+
+@dataclass
+class Rung:
+    """How jobs of one canvas are run: at most so many together, in that mode."""
+
+    batch_size: int
+    mode: MemoryMode = "resident"
+    failed: list[str] = field(default_factory=list)  # what was tried above
+    passes: int = 0
+    patience: int = _PASSES_BEFORE_ANOTHER_TRY
+
+
+class Ladder:
+    """The rung of every canvas that this replica has met."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._rungs: dict[Canvas, Rung] = {}
+
+    def rung(self, job: ModelJob) -> Rung:
+        return self._rungs.setdefault(_canvas(job), Rung(self._batch_size))
+
+    def descend(self, job: ModelJob, shared_by: int) -> bool:
+        """After `shared_by` jobs of this canvas ran out of memory. False: it was the last rung."""
+        rung = self.rung(job)
+        attempt = f"{shared_by} together" if shared_by > 1 else f"alone, {rung.mode}"
+        if attempt not in rung.failed:
+            rung.failed.append(attempt)
+        rung.passes = 0
+        rung.batch_size = (shared_by + 1) // 2
+        if shared_by > 1:
+            return True
+        below = MEMORY_MODES.index(rung.mode) + 1
+        if below == len(MEMORY_MODES):
+            return False
+        rung.mode = MEMORY_MODES[below]
+        return True
+
+    def succeeded(self, job: ModelJob) -> None:
+        """After many passes on a lower rung the top is tried once more, each time more rarely."""
+        rung = self.rung(job)
+        rung.passes += 1
+        if rung.failed and rung.passes >= rung.patience:
+            rung.batch_size, rung.mode = self._batch_size, "resident"
+            rung.failed.clear()
+            rung.passes, rung.patience = 0, 2 * rung.patience
+
+    def story(self, job: ModelJob) -> str:
+        """For a person: what did not fit, and what was tried."""
+        height, width = _canvas(job)
+        tokens = height // TOKEN_PX * (width // TOKEN_PX)
+        tried = "; ".join(self.rung(job).failed)
+        return f"a canvas of {width}×{height} px, {tokens} tokens; tried: {tried}"
+
+
+def _canvas(job: ModelJob) -> Canvas:
+    _, height, width = job.lcu.mask_1HW.shape
+    return height, width

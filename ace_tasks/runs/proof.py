@@ -1,0 +1,360 @@
+"""What a record must say, by the plan of the run that made it, by its picture and by itself.
+
+Each function yields what contradicts, in words; where all fits, nothing. None of them reads a
+store. SECURITY lists what they cannot prove of a record: what only its seal covers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import zip_longest
+from typing import Any, Literal
+
+from ace_tasks.errors import BadImage
+from ace_tasks.images import codec
+from ace_tasks.provenance.c2pa_marks import Proof
+from ace_tasks.provenance.keys import record_key
+from ace_tasks.provenance.ownership import PictureKey
+from ace_tasks.provenance.record import (
+    CandidatesRecord,
+    MarksRecord,
+    Record,
+    SourceRecord,
+    public_spec,
+    public_uri,
+    record_sha256_of,
+    seal_of,
+)
+from ace_tasks.provenance.xmp.packet import XmpMarks, read_marks
+from ace_tasks.settings import ImageLimits
+from ace_tasks.specs import (
+    EXTENSIONS,
+    PIXELS_VERSION,
+    ModelIdentity,
+    Resolved,
+    Source,
+    WorkItem,
+    candidate_seeds,
+    canonical_json,
+    quote,
+)
+
+_WHOLE = 3  # the first version of records that leaves out nothing which is checked here
+_SEALED = 2  # the first version that has a seal
+_PIXELS_OF_WHOLE = 5  # code of this PIXELS_VERSION, or a later one, writes records of _WHOLE
+
+Problem = Literal["record_edited", "picture_changed", "signature", "xmp"]
+
+
+@dataclass(frozen=True, eq=False)
+class RunPlan:
+    """What a run was planned for: as its plan.parquet says it, and its summary."""
+
+    run_id: str
+    model: ModelIdentity
+    pixels_version: int
+    variant: str | None  # its name, or its place; None: there is no summary
+    flow: str | None
+
+
+# ---------------------------------------------------------------- by itself
+
+
+def by_itself(record: Record, content: dict[str, Any]) -> Iterator[str]:
+    """`content`: the record as its file has it. Raises ValueError for numbers that are none."""
+    if record.schema_version >= _SEALED and record.seal != seal_of(content):
+        yield "it does not fit its seal"
+    stated = record.record_sha256
+    if (stated or record.schema_version >= _WHOLE) and stated != record_sha256_of(content):
+        yield "it does not fit its record_sha256"
+    if record.schema_version >= _SEALED and record.marks is None:
+        yield "marks: none, though records of its version tell them"
+    if record.schema_version < _WHOLE:
+        return
+    yield from _its_keys(record)
+    review = record.review
+    if review and not (review.promoted_by and review.promoted_at):
+        yield "review: its picture was held back, and nobody promoted it"
+    if (record.model.adapter is None) != (record.model.adapter_mode is None):
+        yield "model.adapter_mode: accepted with an adapter, and only with one"
+    if record.sampling is None and (record.mask is None or record.mask.coverage):
+        yield "sampling: a model must have run, since its mask selects something"
+
+
+def _its_keys(record: Record) -> Iterator[str]:
+    output, item_id = record.output, record.item_id
+    picture = PictureKey.at(output.uri)
+    expected = (
+        "images",
+        record.row_id,
+        item_id[:16],
+        output.sha256[:8],
+        EXTENSIONS.get(output.format),
+    )
+    if picture is None or expected != (
+        picture.kind,
+        picture.row_id,
+        picture.start,
+        picture.hash,
+        picture.key.rpartition(".")[2],
+    ):
+        yield f"output.uri: {quote(output.uri)} is no key of row, item, file and format"
+    for uri in list(record.pictures())[1:]:
+        kept = PictureKey.at(uri)
+        found = kept and (kept.kind, kept.row_id, kept.start)
+        if found != ("candidates", record.row_id, item_id[:16]):
+            yield f"candidates: {quote(uri)} is no key of its row and item"
+
+
+# ---------------------------------------------------------------- by a plan
+
+
+def by_request(record: Record, item: WorkItem, model: ModelIdentity) -> Iterator[str]:
+    """Of any run that asks for this item: what its identity holds, whoever made the picture."""
+    resolved = item.resolved
+    if canonical_json(record.resolved) != canonical_json(resolved.model_dump(mode="json")):
+        yield "its settings are not those of the plan"
+    adapter = model.adapters.get(resolved.adapter) if resolved.adapter else None
+    yield from _differences(
+        {
+            "model.base": (record.model.base, model.base),
+            "model.encoders": (record.model.encoders, model.encoders),
+            "model.adapter": (record.model.adapter, adapter),
+            "model.dtype": (record.model.dtype, resolved.dtype),
+        }
+    )
+    for name, recorded, source in _sources(record, item):
+        if recorded is None or source is None:
+            yield f"sources.{name}: {'none' if recorded is None else 'one'}, planned otherwise"
+        elif source.sha256:
+            yield from _differences({f"sources.{name}.sha256": (recorded.sha256, source.sha256)})
+        else:
+            yield from _same_object(name, recorded, source)
+    if record.schema_version >= _WHOLE:
+        yield from _by_settings(record, resolved)
+
+
+def by_plan(record: Record, item: WorkItem, run: RunPlan) -> Iterator[str]:
+    """Of the run that made it. `item`: as its plan has it."""
+    yield from by_request(record, item, run.model)
+    for name, recorded, source in _sources(record, item):
+        if recorded is not None and source is not None:
+            if recorded.uri != public_uri(source.uri):
+                yield f"sources.{name}.uri: not the planned one"
+            yield from _same_object(name, recorded, source)
+    # Neither URIs nor texts of a row are quoted: a source may have to be forgotten.
+    spec = public_spec(item)
+    if record.spec.keys() - spec.keys():
+        yield "spec: it has columns that were not planned"
+    for column, planned in spec.items():
+        if canonical_json([record.spec.get(column)]) != canonical_json([planned]):
+            yield f"spec.{column}: not as planned"
+    yield from _differences(
+        {
+            "row_id": (record.row_id, item.row_id),
+            "run.run_id": (record.run.run_id, run.run_id),
+            "model.variant": (record.model.variant, run.model.variant),
+            "model.route": (record.model.route, run.model.route),
+        }
+    )
+    if run.pixels_version >= _PIXELS_OF_WHOLE and record.schema_version < _WHOLE:
+        yield f"schema_version: {record.schema_version}, but its run wrote records of {_WHOLE}"
+    if record.schema_version < _SEALED:
+        return
+    yield from _differences({"pixels_version": (record.pixels_version, run.pixels_version)})
+    if run.variant is not None and record.schema_version >= _WHOLE:
+        place = run.variant if "://" in run.variant else None
+        pairs = {
+            "model.place": (record.model.place, place),
+            "run.flow": (record.run.flow, run.flow),
+        }
+        yield from _differences(pairs)
+
+
+def _sources(
+    record: Record, item: WorkItem
+) -> Iterator[tuple[str, SourceRecord | None, Source | None]]:
+    """(name, as recorded, as planned) of every source that either has."""
+    recorded, planned = record.sources, item.sources
+    pairs: dict[str, tuple[SourceRecord | None, Source | None]] = {
+        "image": (recorded.image, planned.image),
+        "mask": (recorded.mask, planned.mask),
+    }
+    for n, each in enumerate(zip_longest(recorded.reference, planned.reference)):
+        pairs[f"reference[{n}]"] = each
+    yield from ((name, *each) for name, each in pairs.items() if each != (None, None))
+
+
+def _same_object(name: str, recorded: SourceRecord, source: Source) -> Iterator[str]:
+    yield from _differences(
+        {
+            f"sources.{name}.etag": (recorded.etag, source.etag),
+            f"sources.{name}.size_bytes": (recorded.size_bytes, source.size_bytes),
+        }
+    )
+
+
+def _by_settings(record: Record, resolved: Resolved) -> Iterator[str]:
+    """What the settings decide of how it was made, and of its file."""
+    output, sampling = record.output, record.sampling
+    if (record.mask is None) != (resolved.mask is None):
+        yield "mask: accepted where the row has one, and only there"
+    if (output.placed_px is None) != (resolved.preset is None):
+        yield "output.placed_px: accepted with a preset, and only with one"
+    if resolved.format not in ("source", output.format):
+        yield f"output.format: {quote(output.format)}, asked for {resolved.format}"
+    if not output.lossless and codec.is_lossless(output.format, resolved.quality):  # type: ignore[arg-type]
+        yield "output.lossless: false, but such a file holds its very pixels"
+    seeds = candidate_seeds(resolved.seed, resolved.candidates if sampling else 1)
+    chosen = record.candidates
+    if (chosen is None) != (len(seeds) == 1):
+        yield f"candidates: accepted: those of {len(seeds)} seeds"
+        return
+    if chosen is not None:
+        yield from _by_seeds(record, chosen, seeds)
+    if sampling is None:
+        steps = resolved.mask_steps
+        if resolved.background is None and not (steps and steps.allow_empty):
+            yield "sampling: a model must have run, since the plan allows no empty mask"
+        return
+    number = chosen.chosen if chosen else 0
+    seed = seeds[number] if 0 <= number < len(seeds) else None
+    yield from _differences(
+        {
+            "sampling.sampler": (sampling.sampler, resolved.sampler),
+            "sampling.steps": (sampling.steps, resolved.steps),
+            "sampling.guidance": (sampling.guidance, resolved.guidance),
+            "sampling.geometry": (sampling.geometry, resolved.geometry),
+            "sampling.seed": (sampling.seed, seed),
+        }
+    )
+
+
+def _by_seeds(record: Record, chosen: CandidatesRecord, seeds: tuple[int, ...]) -> Iterator[str]:
+    yield from _differences(
+        {
+            "candidates.count": (chosen.count, len(seeds)),
+            "candidates.seed": ([each.seed for each in chosen.candidates], list(seeds)),
+        }
+    )
+    totals = [each.scores.total if each.scores else -1 for each in chosen.candidates]
+    if not 0 <= chosen.chosen < len(totals):
+        yield f"candidates.chosen: {chosen.chosen}, of {len(totals)}"
+        return
+    if totals[chosen.chosen] < max(totals):
+        yield f"candidates.chosen: {chosen.chosen}, but number {totals.index(max(totals))} is best"
+    if record.scores != chosen.candidates[chosen.chosen].scores:
+        yield "scores: they are not those of the candidate that was chosen"
+
+
+def _differences(pairs: Mapping[str, tuple[object, object]]) -> Iterator[str]:
+    """Field → (as recorded, as planned)."""
+    for name, (recorded, planned) in pairs.items():
+        if recorded != planned:
+            yield f"{name}: {quote(recorded)}, planned {quote(planned)}"
+
+
+# ---------------------------------------------------------------- by the picture
+
+
+def by_file(record: Record, data: bytes) -> Iterator[tuple[Problem, str]]:
+    """What the published file tells without its pixels. When its hash is another one, that alone:
+    nothing else is then expected to fit.
+    """
+    output = record.output
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != output.sha256:
+        detail = f"sha256 {sha256}, recorded {output.sha256}"
+        yield "picture_changed", f"{quote(output.uri)}: {detail}"
+        return
+    found = codec.header_of(data)
+    if found is None:
+        yield "picture_changed", f"{quote(output.uri)}: no picture"
+        return
+    format_, size_px = found
+    # Coded pixels that were kept may be turned by EXIF: then their size is told upright.
+    sizes = {size_px, size_px[::-1]} if output.lossless and record.sampling is None else {size_px}
+    if output.size_px not in sizes:
+        yield "record_edited", f"output.size_px: {output.size_px}, but the file has {size_px}"
+    if output.size_bytes != len(data):
+        detail = f"output.size_bytes: {output.size_bytes}, but the file has {len(data)}"
+        yield "record_edited", detail
+    if output.format != format_:
+        yield "record_edited", f"output.format: {quote(output.format)}, but the file is {format_}"
+    if record.marks is not None:  # None: version 1
+        yield from _by_xmp(record, record.marks, read_marks(codec.xmp_of(data)))
+
+
+def _by_xmp(record: Record, marks: MarksRecord, found: XmpMarks) -> Iterator[tuple[Problem, str]]:
+    expected = record.item_id if marks.xmp else None
+    if found.item_id != expected:
+        yield "xmp", f"item {found.item_id}, recorded {expected or 'no XMP of ours'}"
+        return
+    if not marks.xmp:
+        return
+    if found.source_type != marks.digital_source_type:
+        yield "xmp", f"source type {quote(found.source_type)}, not the recorded one"
+    # The file and its record were written under one output; whether it was moved since is no matter.
+    picture = PictureKey.at(record.output.uri)
+    output_uri = record.output.uri.removesuffix(picture.key) if picture else None
+    if found.record_uri != f"{output_uri}{record_key(record.item_id)}":
+        yield "xmp", f"its record is {quote(found.record_uri)}, not the one of its place"
+
+
+def by_signature(record: Record, proof: Proof) -> Iterator[tuple[Problem, str]]:
+    """`proof`: as `signing.read` finds it in the published file."""
+    signed = record.marks.c2pa if record.marks else None
+    expected = signed.manifest if signed else None
+    if proof.state == "Invalid":
+        yield "signature", f"{proof.state} {', '.join(proof.problems)}".strip()
+        return
+    if proof.manifest != expected:
+        yield "signature", f"manifest {quote(proof.manifest)}, recorded {quote(expected)}"
+        return
+    if signed is None:
+        return
+    if proof.seal != record.seal:
+        yield "record_edited", "the picture is signed with another seal"
+    if not (proof.record_uri or "").endswith(f"/{record_key(record.item_id)}"):
+        yield "record_edited", f"the picture is signed for the record {quote(proof.record_uri)}"
+    if proof.algorithm != signed.algorithm:
+        detail = f"marks.c2pa.algorithm: {quote(signed.algorithm)}, signed by {proof.algorithm}"
+        yield "record_edited", detail
+
+
+def has_its_pixels(record: Record) -> bool:
+    """Return whether the published file, decoded here, must give the pixels that were recorded.
+
+    A file that lost something does not hold them. Where coded pixels were copied, they may be of
+    any kind, and what they decode to depends on the decoder.
+    """
+    if not record.output.lossless:
+        return False
+    same_decoder = record.run.versions.get("pillow") == version("pillow")
+    return record.sampling is not None or (same_decoder and record.pixels_version == PIXELS_VERSION)
+
+
+def by_pixels(record: Record, data: bytes, limits: ImageLimits) -> Iterator[tuple[Problem, str]]:
+    """Of a file that `has_its_pixels`. Takes the memory of the decoded picture."""
+    output = record.output
+    try:
+        picture = codec.decode(data, limits)
+    except BadImage as error:
+        yield "picture_changed", f"{quote(output.uri)}: {error}"
+        return
+    rgb = picture.rgb if picture.straight is None else picture.straight
+    found = codec.pixels_sha256(rgb, picture.alpha)
+    if found != output.pixels_sha256:
+        yield "record_edited", f"output.pixels_sha256: {output.pixels_sha256}, but it is {found}"
+    if picture.size_px != output.size_px:
+        yield "record_edited", f"output.size_px: {output.size_px}, but it is {picture.size_px}"
+
+
+def by_candidate(uri: str, data: bytes) -> Iterator[tuple[Problem, str]]:
+    """Of a kept candidate, whose key holds the beginning of its hash."""
+    picture = PictureKey.at(uri)
+    if picture is None or not picture.holds(data):
+        yield "picture_changed", f"{quote(uri)}: not the file that its name says"

@@ -1,0 +1,214 @@
+"""The picture of every finished item: where it is, and its SHA-256.
+
+The record of an item says it, but a catalog may have ten million. Up to `_READ_AT_MOST` records are
+read. Beyond that, results of earlier runs say the SHA-256, one listing says what lies under
+`images/`, and a record is read only where the two do not agree on one picture.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ace_tasks.errors import BadRecord, NotFound
+from ace_tasks.plan.item_ids import ItemIds
+from ace_tasks.provenance.keys import record_key
+from ace_tasks.provenance.listing import listed_pictures
+from ace_tasks.provenance.ownership import PictureKey
+from ace_tasks.provenance.record import Record
+from ace_tasks.runs.results import read_sha256
+from ace_tasks.store import ObjectInfo, Store, join_uri
+
+log = logging.getLogger(__name__)
+
+_READ_AT_MOST = 2000  # as many as `resume` asks for one by one
+_READS_IN_FLIGHT = 32
+_AT_ONCE = 10_000
+_LINE_BYTES = 2048  # a bucket's name and a key have 63 and 1024 at most
+_RECORD_BYTES = 4096  # of a usual record; it holds spec, settings, sources and versions
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPicture:
+    """Where the picture of an item is, and the SHA-256 (hex) of its file."""
+
+    uri: str
+    sha256: str
+
+
+@contextmanager
+def finished_pictures(
+    store: Store, output_uri: str, item_ids: ItemIds, scratch: Path
+) -> Iterator[FinishedPictures]:
+    """Find the pictures of items that have a record. Raises StoreUnavailable.
+
+    Places and hashes lie in files in `scratch`. Ten million items take some 100 MB of memory.
+    """
+    with closing(FinishedPictures(store, output_uri, item_ids, scratch)) as pictures:
+        if len(item_ids) > _READ_AT_MOST:
+            pictures.read_results()
+            pictures.list_pictures()
+        pictures.read_records()
+        yield pictures
+
+
+class FinishedPictures:
+    """What is known of each item, by its position in `item_ids`. An item is known once its one
+    listed picture begins with the hash that earlier results tell, or its record was read.
+    """
+
+    def __init__(self, store: Store, output_uri: str, item_ids: ItemIds, scratch: Path):
+        self._store, self._output_uri = store, output_uri
+        self._item_ids, self._scratch = item_ids, scratch
+        count = len(item_ids)
+        hashes = np.memmap(scratch / "hashes", np.uint8, "w+", shape=(count + 1, 32))
+        self._sha256_N32 = hashes.view(np.ndarray)  # a memmap takes its time over each index
+        self._has_sha256_N = np.zeros(count, bool)  # whether its SHA-256 is known
+        self._listed_N = np.zeros(count, np.int16)  # pictures under images/; 2: too many, or wrong
+        # Keys below the output, or URIs elsewhere, a line each; and where the line of each item is.
+        self._places = (scratch / "places").open("w+b")
+        self._places.write(b"none\n")
+        self._place_N = np.zeros(count, np.int64)
+        self._lock = threading.Lock()
+        self._bad: dict[str, BadRecord] = {}  # item id → why its record is none
+
+    def close(self) -> None:
+        self._places.close()
+        del self._sha256_N32
+
+    def find(self, item_id: str) -> FinishedPicture | None:
+        """Return the picture of an item; None for an item without a record that can be read."""
+        (at,) = self._item_ids.positions([item_id])
+        if at < 0 or not self._place_N[at]:
+            return None
+        line = os.pread(self._places.fileno(), _LINE_BYTES, self._place_N[at])
+        place = line.partition(b"\n")[0].decode()
+        uri = place if "://" in place else join_uri(self._output_uri, place)
+        return FinishedPicture(uri, self._sha256_N32[at].tobytes().hex())
+
+    def bad_record(self, item_id: str) -> BadRecord | None:
+        """Return what is wrong with the record of an item, of those that had to be read."""
+        return self._bad.get(item_id)
+
+    # ------------------------------------------------------------ steps
+
+    def read_results(self) -> None:
+        """Take SHA-256s from earlier runs, the newest first.
+
+        A run's results are read while all that was read of them is less than the records of the
+        items still unknown.
+        """
+        path, bytes_read = self._scratch / "earlier.parquet", 0
+        for each in self._earlier_results():
+            unknown = len(self._has_sha256_N) - np.count_nonzero(self._has_sha256_N)
+            bytes_read += each.size_bytes
+            if unknown <= _READ_AT_MOST or bytes_read > unknown * _RECORD_BYTES:
+                return
+            try:
+                self._store.download(each.uri, path)
+                pairs = read_sha256(path)
+                while batch := list(islice(pairs, _AT_ONCE)):
+                    self._take_sha256(batch)
+            except NotFound:  # deleted since it was listed
+                continue
+            except ValueError as error:
+                log.warning("%s cannot be read, records are read instead: %s", each.uri, error)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _earlier_results(self) -> list[ObjectInfo]:
+        found = self._store.list(join_uri(self._output_uri, "runs/"))
+        results = [each for each in found if each.uri.endswith("/results.parquet")]
+        return sorted(results, key=lambda each: str(each.modified), reverse=True)
+
+    def _take_sha256(self, pairs: list[tuple[str, str]]) -> None:
+        """Keep (item id, SHA-256) of items of which nobody newer has told."""
+        at = self._item_ids.positions([item_id for item_id, _ in pairs])
+        sha256 = _bytes([sha256 for _, sha256 in pairs], 32)
+        is_new = (at >= 0) & ~self._has_sha256_N[at]
+        self._sha256_N32[at[is_new]] = sha256[is_new]
+        self._has_sha256_N[at[is_new]] = True
+
+    def list_pictures(self) -> None:
+        """Take places from one listing of `images/`."""
+
+        def take(pictures: list[PictureKey]) -> None:
+            at = self._item_ids.positions_of_starts([each.start for each in pictures])
+            hashes = _bytes([each.hash for each in pictures], 4)
+            ours = np.flatnonzero(at >= 0)
+            with self._lock:
+                self._take_places(at[ours], hashes[ours], [pictures[n].key for n in ours])
+
+        listed_pictures(self._store, self._output_uri, take)
+
+    def _take_places(self, at: np.ndarray, hashes: np.ndarray, keys: list[str]) -> None:
+        is_right = self._has_sha256_N[at] & (self._sha256_N32[at, :4] == hashes).all(axis=1)
+        np.add.at(self._listed_N, at, np.where(is_right, 1, 2))
+        self._listed_N[at] = np.minimum(self._listed_N[at], 2)
+        self._place_N[at] = [self._keep(each) for each in keys]
+
+    def _keep(self, place: str) -> int:
+        start = self._places.tell()
+        self._places.write(f"{place}\n".encode())
+        return start
+
+    def read_records(self) -> None:
+        """Read the record of every item that is not known by now."""
+        unknown = np.flatnonzero(~(self._has_sha256_N & (self._listed_N == 1)))
+        if len(unknown) > _READ_AT_MOST:
+            log.info("%s records are read to name the pictures of finished rows", len(unknown))
+        with self._store.in_parallel(_READS_IN_FLIGHT) as pool:
+            for start in range(0, len(unknown), _AT_ONCE):
+                batch = unknown[start : start + _AT_ONCE]
+                found = pool.map(self._recorded, self._item_ids.at(batch))
+                for at, picture in zip(batch, found, strict=True):
+                    self._place_N[at] = self._keep(picture[0]) if picture else 0
+                    if picture:
+                        self._sha256_N32[at] = _bytes([picture[1]], 32)[0]
+        self._places.flush()
+
+    def _recorded(self, item_id: str) -> tuple[str, str] | None:
+        """Return place and SHA-256 of a picture by its record."""
+        uri = join_uri(self._output_uri, record_key(item_id))
+        try:
+            record = Record.model_validate_json(self._store.get(uri))
+        except NotFound:  # deleted since it was listed
+            return None
+        except ValueError:
+            self._bad[item_id] = BadRecord.at(uri, "it cannot be read")
+            return None
+        if record.item_id != item_id:
+            self._bad[item_id] = BadRecord.at(uri, "it is of another item")
+            return None
+        picture, sha256 = PictureKey.at(record.output.uri), record.output.sha256
+        if not picture or not sha256.startswith(picture.hash):
+            log.warning("%s is of another file, so its rows name no picture", uri)
+            return None
+        return self._place(record.output.uri, picture.key), sha256
+
+    def _place(self, uri: str, key: str) -> str:
+        """Return the key if the picture is under this output; else the URI as it is.
+
+        An output that was copied to another bucket keeps its keys, and its records name the old
+        place.
+        """
+        here = join_uri(self._output_uri, key)
+        if uri != here:
+            try:
+                self._store.head(here)
+            except NotFound:
+                return uri
+        return key
+
+
+def _bytes(hexes: list[str], width: int) -> np.ndarray:
+    """Return numbers in hex as an array of so many bytes each. Raises ValueError."""
+    return np.frombuffer(bytes.fromhex("".join(hexes)), np.uint8).reshape(len(hexes), width)

@@ -1,0 +1,237 @@
+"""Make a recorded picture again, and compare it with the one that was published.
+
+The same sources (by version, or by hash), the very model, the recorded settings, the seed that was
+chosen. Files differ, since signatures do each time; pixels do not, on the same stack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from ace_tasks.errors import NotFound, SettingsError, SourceChanged, SourceMissing, WeightsError
+from ace_tasks.images import codec
+from ace_tasks.images.codec import Picture, Pictures
+from ace_tasks.model.ace import AceModel, ModelJob
+from ace_tasks.model.sources import check_license, open_variant, open_vision
+from ace_tasks.model.vision import Vision
+from ace_tasks.provenance.record import Record, SourceRecord
+from ace_tasks.replica import edit, runtime_info
+from ace_tasks.replica.edit import FinishedPicture
+from ace_tasks.settings import Environment, ImageLimits, VisionSettings
+from ace_tasks.specs import PIXELS_VERSION, Resolved
+from ace_tasks.store import Store, is_s3, join_uri, open_stores
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How it is made again, where not as recorded."""
+
+    variant: str = ""  # its place, where the record does not know it
+    folder: Path | None = None  # with the local files that sources were
+    threads: int = 0  # 0: as recorded
+    batch_size: int = 1  # so many of it share a pass
+    accept_license: bool = False
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How a picture that was made again compares. Levels of 0-255."""
+
+    record: str
+    identical: bool
+    pixels_sha256: str
+    recorded_pixels_sha256: str
+    psnr_db: float | None  # to the published file; None: it is equal, or not there
+    largest_difference: int | None
+    differs: tuple[str, ...]  # what of the stack is not as recorded
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Reproducer:
+    """Keeps the model it loaded last: records of one run share it."""
+
+    def __init__(self, environment: Environment, device: str, asked: Asked):
+        self._sources, self._outputs = open_stores(
+            environment.source_store, environment.output_store
+        )
+        self._weights = environment.weights(asked.accept_license)
+        self._environment, self._device, self._asked = environment, device, asked
+        self._loaded: tuple[tuple[str, str], AceModel] | None = None
+        self._vision: VisionSettings | None = None
+
+    def reproduce(self, uri: str) -> Reproduction:
+        """`uri`: of a record.
+
+        Raises SettingsError for what is no record, SourceMissing, SourceChanged, WeightsError for
+        another model than recorded, and StoreError.
+        """
+        record = self._record(uri)
+        resolved = Resolved.model_validate(record.resolved)
+        pictures = self._pictures(record)
+        if record.model.hardware and self._device == "cpu":
+            runtime_info.use_threads(self._asked.threads or record.model.hardware.threads)
+        model = self._model(record)
+        finished = self._make(record, resolved, pictures, model)
+        found = codec.pixels_sha256(finished.rgb, finished.alpha)
+        identical = found == record.output.pixels_sha256
+        psnr_db, largest = self._distance(record, finished)
+        return Reproduction(
+            record=uri,
+            identical=identical,
+            pixels_sha256=found,
+            recorded_pixels_sha256=record.output.pixels_sha256,
+            psnr_db=psnr_db,
+            largest_difference=largest,
+            differs=tuple(self._differences(record, model)),
+        )
+
+    def _record(self, uri: str) -> Record:
+        try:
+            return Record.model_validate_json(self._outputs.get(uri))
+        except ValidationError:
+            raise SettingsError(f"{uri}: accepted: the record of a picture") from None
+
+    # ------------------------------------------------------------ what went in
+
+    def _pictures(self, record: Record) -> Pictures:
+        recorded = record.sources
+        return Pictures(
+            self._picture(recorded.image) if recorded.image else None,
+            self._picture(recorded.mask) if recorded.mask else None,
+            tuple(self._picture(each) for each in recorded.reference),
+        )
+
+    def _picture(self, source: SourceRecord) -> Picture:
+        """Its recorded version if there is one; verified by its hash in any case."""
+        uri = source.uri
+        if not is_s3(uri):
+            if self._asked.folder is None:
+                raise SourceMissing(f"{uri} was a local file: say the folder that holds it")
+            uri = str(self._asked.folder / PurePath(uri).name)  # a record may name any path
+        try:
+            data, _ = self._sources.get_version(uri, source.version_id)
+        except NotFound as error:
+            raise SourceMissing(str(error)) from None
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 != source.sha256:
+            raise SourceChanged(f"{uri}: sha256 {sha256}, recorded {source.sha256}")
+        return codec.decode(data, ImageLimits())
+
+    # ------------------------------------------------------------ what comes out
+
+    def _model(self, record: Record) -> AceModel:
+        recorded = record.model
+        name = self._asked.variant or recorded.place or recorded.variant
+        mode = recorded.adapter_mode or "resident"
+        if self._loaded is None or self._loaded[0] != (name, mode):
+            variant = open_variant(name, self._weights)
+            check_license(variant, self._weights)
+            loaded = AceModel.load(variant, self._weights, self._device, adapter_mode=mode)  # type: ignore[arg-type]
+            self._loaded = (name, mode), loaded
+        model = self._loaded[1]
+        assert model.identity is not None
+        adapters = model.identity.adapters.values()
+        if (model.identity.base, model.identity.encoders) != (recorded.base, recorded.encoders) or (
+            recorded.adapter and recorded.adapter not in adapters
+        ):
+            raise WeightsError(f"variant {name!r} is not the recorded model: other weights")
+        return model
+
+    def _make(
+        self, record: Record, resolved: Resolved, pictures: Pictures, model: AceModel
+    ) -> FinishedPicture:
+        vision = Vision(self._vision_for(resolved), self._weights, self._device)
+        prepared = edit.prepare(
+            resolved,
+            pictures,
+            use_change=model.variant.route == "fft",
+            segment=vision.segment,
+            estimate=vision.draw,
+        )
+        canvas = None
+        if prepared.unit is not None and record.sampling is not None:
+            job = ModelJob(
+                prepared.unit,
+                resolved.prompt,
+                seed=record.sampling.seed,
+                steps=resolved.steps,
+                guidance=resolved.guidance,
+                adapter=resolved.adapter,
+            )
+            canvas = model.generate([job] * self._asked.batch_size)[0]
+        return edit.framed(resolved, edit.repaint(resolved, pictures, prepared, canvas))
+
+    def _vision_for(self, resolved: Resolved) -> VisionSettings:
+        """Those that the environment names. Raises SettingsError for others than recorded."""
+        if self._vision is None:
+            self._vision = open_vision(self._environment, self._weights)
+        settings = self._vision
+        made = resolved.auto_mask
+        auto = made.model if made and made.method == "model" else None
+        drawn = getattr(settings, resolved.control, None)
+        for wanted, given in ((resolved.control_model, drawn), (auto, settings.segmenter)):
+            if wanted and (given is None or given.fingerprint != wanted):
+                raise SettingsError(f"a model that drew is not at hand: fingerprint {wanted}")
+        return settings
+
+    # ------------------------------------------------------------ beside the published one
+
+    def _distance(
+        self, record: Record, finished: FinishedPicture
+    ) -> tuple[float | None, int | None]:
+        """PSNR and largest difference to the published file, with what the format lost."""
+        try:
+            published = codec.decode(self._outputs.get(record.output.uri), ImageLimits())
+        except NotFound:
+            return None, None
+        rgb = published.rgb if published.straight is None else published.straight
+        if rgb.shape != finished.rgb.shape:
+            return None, None
+        difference = np.abs(rgb.astype(np.int16) - finished.rgb)
+        error = float(np.square(difference, dtype=np.float64).mean())
+        return (10 * math.log10(255**2 / error) if error else None), int(difference.max())
+
+    def _differences(self, record: Record, model: AceModel) -> Iterator[str]:
+        run, recorded = record.run, record.model
+        now = runtime_info.versions()
+        for name, version in sorted(run.versions.items()):
+            if now.get(name) != version:
+                yield f"{name} {now.get(name, 'absent')}, recorded {version}"
+        hardware = runtime_info.hardware(self._device)
+        batch_size = record.sampling.batch_size if record.sampling else self._asked.batch_size
+        pairs: dict[str, tuple[object, object]] = {
+            "pixels version": (PIXELS_VERSION, record.pixels_version),
+            "device": (self._device, recorded.device),
+            "attention": (model.attention, recorded.attention),
+            "batch size": (self._asked.batch_size, batch_size),
+        }
+        if recorded.hardware:
+            pairs |= {
+                "hardware": (hardware.name, recorded.hardware.name),
+                "driver": (hardware.driver, recorded.hardware.driver),
+                "threads": (hardware.threads, recorded.hardware.threads),
+            }
+        if run.code:
+            pairs["code"] = (runtime_info.code(), run.code)
+        for name, (here, there) in pairs.items():
+            if there is not None and here != there:
+                yield f"{name} {here}, recorded {there}"
+
+
+def record_uris(store: Store, place: str) -> Iterator[str]:
+    """A record's own URI, or those of all records under an output."""
+    if place.endswith(".json"):
+        yield place
+        return
+    for each in store.list(join_uri(place, "records/")):
+        yield each.uri

@@ -1,0 +1,348 @@
+"""The tables and counts of a run: one result for every row of the catalog, exactly once."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow
+import pyarrow.parquet
+from pydantic import BaseModel, Field
+
+from ace_tasks.errors import A_PERSON_DECIDES, BrokenRun, SettingsError
+from ace_tasks.provenance.keys import record_key
+from ace_tasks.provenance.outcomes import Done, Failed
+from ace_tasks.settings import ReviewSettings
+from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, WorkItem
+
+Status = Literal["done", "done_before", "failed", "failed_before", "rejected", "forgotten"]
+FAILED_STATUSES = frozenset({"failed", "failed_before", "rejected"})
+
+_COLUMNS = {
+    "line": pyarrow.int64(),
+    "row_id": pyarrow.string(),
+    "task": pyarrow.string(),
+    "status": pyarrow.string(),
+    "item_id": pyarrow.string(),
+    "record": pyarrow.string(),  # key under the output URI
+    "output_uri": pyarrow.string(),
+    "sha256": pyarrow.string(),
+    "seconds": pyarrow.float64(),
+    "score": pyarrow.float64(),  # total, 0-1, of a picture that this run made
+    "same_as": pyarrow.string(),
+    "error_code": pyarrow.string(),
+    "error": pyarrow.string(),
+    "hint_codes": pyarrow.string(),  # of `mask_hints`, comma-separated: a mask this run looked at
+    "hints": pyarrow.string(),  # their sentences
+}
+SCHEMA = pyarrow.schema(list(_COLUMNS.items()))
+_BATCH_ROWS = 1000
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one row."""
+
+    line: int
+    row_id: str | None
+    task: str | None
+    status: Status
+    item_id: str | None = None
+    output_uri: str | None = None
+    sha256: str | None = None
+    seconds: float | None = None
+    score: float | None = None
+    same_as: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+    hint_codes: str | None = None
+    hints: str | None = None
+
+    @classmethod
+    def of(cls, item: WorkItem, outcome: Done | Failed) -> Result:
+        """The result of an item this run edited."""
+        row: dict[str, Any] = {
+            "line": item.line,
+            "row_id": item.row_id,
+            "task": item.spec.task,
+            "item_id": item.item_id,
+            "hint_codes": ",".join(outcome.hints) or None,
+            "hints": "; ".join(outcome.hints.values()) or None,
+        }
+        if isinstance(outcome, Failed):
+            return cls(status="failed", error_code=outcome.code, error=outcome.message, **row)
+        return cls(
+            status="done",
+            output_uri=outcome.output_uri,
+            sha256=outcome.sha256,
+            seconds=outcome.seconds,
+            score=outcome.score,
+            **row,
+        )
+
+    def as_row(self) -> dict[str, Any]:
+        finished = self.status in {"done", "done_before"}
+        record = record_key(self.item_id) if finished and self.item_id else None
+        return {
+            "line": self.line,
+            "row_id": self.row_id,
+            "task": self.task,
+            "status": self.status,
+            "item_id": self.item_id,
+            "record": record,
+            "output_uri": self.output_uri,
+            "sha256": self.sha256,
+            "seconds": self.seconds,
+            "score": self.score,
+            "same_as": self.same_as,
+            "error_code": self.error_code,
+            "error": self.error,
+            "hint_codes": self.hint_codes,
+            "hints": self.hints,
+        }
+
+
+@dataclass(eq=False)
+class Tally:
+    """Counts of results so far."""
+
+    by_status: Counter[str] = field(default_factory=Counter)
+    by_error: Counter[str] = field(default_factory=Counter)
+    by_hint: Counter[str] = field(default_factory=Counter)
+    hinted: int = 0  # rows with a hint; one may have several
+
+    def add(self, result: Result) -> None:
+        self.by_status[result.status] += 1
+        if result.error_code:
+            self.by_error[result.error_code] += 1
+        if result.hint_codes:
+            self.hinted += 1
+            self.by_hint.update(result.hint_codes.split(","))
+
+    @property
+    def total(self) -> int:
+        return self.by_status.total()
+
+    @property
+    def not_done(self) -> int:
+        return sum(self.by_status[status] for status in FAILED_STATUSES)
+
+
+class ResultsWriter:
+    """Streams results into a Parquet and a CSV file, and counts them."""
+
+    def __init__(self, parquet_path: Path, csv_path: Path):
+        self.tally = Tally()
+        self._parquet = pyarrow.parquet.ParquetWriter(parquet_path, SCHEMA, compression="zstd")
+        self._csv_file = csv_path.open("w", newline="", encoding="utf-8")
+        self._csv = csv.DictWriter(self._csv_file, list(_COLUMNS))
+        self._csv.writeheader()
+        self._buffer: list[dict[str, Any]] = []
+        self._seen = bytearray()  # by line
+
+    def __enter__(self) -> ResultsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._parquet.close()
+        self._csv_file.close()
+
+    def write(self, result: Result) -> None:
+        self._see(result.line)
+        row = result.as_row()
+        self.tally.add(result)
+        # A valid id holds no formula, though it may start with a dash; a rejected one may be one.
+        from_outside = ("row_id", "task", "error") if result.status == "rejected" else ("error",)
+        self._csv.writerow(row | {column: _no_formula(row[column]) for column in from_outside})
+        self._buffer.append(row)
+        if len(self._buffer) >= _BATCH_ROWS:
+            self._flush()
+
+    def _see(self, line: int) -> None:
+        if line >= len(self._seen):
+            self._seen.extend(bytes(line + _BATCH_ROWS - len(self._seen)))
+        if self._seen[line]:
+            raise BrokenRun(f"the row in line {line} is accounted for twice")
+        self._seen[line] = 1
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._parquet.write_table(pyarrow.Table.from_pylist(self._buffer, schema=SCHEMA))
+            self._buffer.clear()
+
+    def check_complete(self, expected: int) -> None:
+        """Raises BrokenRun unless every row of the catalog has one result."""
+        if self.tally.total != expected:
+            raise BrokenRun(
+                f"{expected} rows were read but {self.tally.total} are accounted for: "
+                f"{dict(self.tally.by_status)}"
+            )
+
+
+def _no_formula(text: str | None) -> str | None:
+    # Messages quote the catalog; a spreadsheet would run "=HYPERLINK(…)".
+    return f"'{text}" if text and text.startswith(_FORMULA_STARTS) else text
+
+
+def read_results(path: Path) -> Iterator[Result]:
+    """The results of a run, streamed from its results.parquet."""
+    names = [each.name for each in dataclasses.fields(Result)]
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+            for row in batch.to_pylist():
+                yield Result(**row)
+
+
+def count_results(path: Path) -> int:
+    """Return how many rows a results.parquet has."""
+    return int(pyarrow.parquet.read_metadata(path).num_rows)
+
+
+def read_sha256(path: Path) -> Iterator[tuple[str, str]]:
+    """(item id, SHA-256 of its picture) of every row of a results.parquet that names one, streamed.
+
+    Raises ValueError for a file that is no such table.
+    """
+    names = ["item_id", "sha256"]
+    try:
+        with pyarrow.parquet.ParquetFile(path) as parquet:
+            for batch in parquet.iter_batches(columns=names):
+                if set(names) - set(batch.schema.names):
+                    raise ValueError(f"accepted: columns {names}; given {batch.schema.names}")
+                columns = (batch.column(name).to_pylist() for name in names)
+                yield from (each for each in zip(*columns, strict=True) if all(each))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(str(error)) from None
+
+
+def failed_rows(parquet: bytes, codes: Collection[str]) -> set[str]:
+    """Ids of the rows that failed, with one of `codes`.
+
+    Without codes, whatever the code, but for those that a person decides about. What was held back
+    may have been discarded since, so each of these two codes finds the rows of both.
+    `parquet` is a run's results.parquet. Raises SettingsError for a code that did not occur.
+    """
+    failed = _failed(parquet)
+    found = {each["error_code"] for each in failed}
+    if found & A_PERSON_DECIDES:
+        found |= A_PERSON_DECIDES
+    if unknown := sorted(set(codes) - found):
+        raise SettingsError(
+            f"codes: accepted: those of the run, {', '.join(sorted(found)) or 'none'}; "
+            f"given {unknown[0]!r}"
+        )
+    wanted = set(codes) or found - A_PERSON_DECIDES
+    if wanted & A_PERSON_DECIDES:
+        wanted |= A_PERSON_DECIDES
+    return {each["row_id"] for each in failed if each["error_code"] in wanted}
+
+
+def items_to_review(parquet: bytes) -> dict[str, str]:
+    """Row id → item id of the rows that a run held back, or found held back or discarded."""
+    return {
+        each["row_id"]: each["item_id"]
+        for each in _failed(parquet)
+        if each["error_code"] in A_PERSON_DECIDES
+    }
+
+
+def _failed(parquet: bytes) -> list[dict[str, Any]]:
+    columns = ["row_id", "item_id", "status", "error_code"]
+    table = pyarrow.parquet.read_table(pyarrow.BufferReader(parquet), columns=columns)
+    return [each for each in table.to_pylist() if each["status"] in {"failed", "failed_before"}]
+
+
+class Summary(BaseModel):
+    """`summary.json`: written last, so its existence says the run came to its end."""
+
+    schema_version: int = 1
+    run_id: str
+    flow: str = Field("edit-catalog", description="The flow that ran.")
+    state: Literal["Completed", "FinishedWithFailures"]
+    catalog: str = Field(description="The catalog, or what the run made its rows of.")
+    buckets: tuple[str, ...] | None = Field(
+        None, description="That its rows may name, where the catalog's own does not say it."
+    )
+    output: str
+    variant: str
+    pixels: PixelSettings = DEFAULT_PIXELS
+    review: ReviewSettings = ReviewSettings()
+    started_at: datetime
+    ended_at: datetime
+    rows: int = Field(description="Rows of the catalog, rejects included.")
+    done: int
+    done_before: int
+    failed: int
+    failed_before: int
+    rejected: int
+    forgotten: int = Field(0, description="Rows whose source or picture is to stay forgotten.")
+    skipped: int | None = Field(
+        None, description="Files of the source that are no pictures. None: it was not read."
+    )
+    shared: int = Field(description="Rows that share the picture of another row; counted above.")
+    by_error: dict[str, int]
+    hinted: int = Field(0, description="Rows whose mask looked like a mistake; counted above.")
+    by_hint: dict[str, int] = Field({}, description="The same by code; a row may have several.")
+    replicas: int = Field(description="The most that worked at once.")
+    deaths: int = Field(description="Replicas that died, whoever was at fault.")
+    replicas_asked: int | None = Field(
+        None, description="How many were asked for, where the run's machine carries fewer."
+    )
+    replica_hours: float | None = Field(
+        None,
+        description="Hours that replicas held a place, loading and the canary's included, summed.",
+    )
+    seconds: float
+    items_per_second: float
+    token_steps: int = Field(0, description="Tokens × steps of what this run made, summed.")
+    phases_s: dict[str, float] = Field(
+        {}, description="Seconds of this run's items by phase, summed over items side by side."
+    )
+    busy_share: float | None = Field(
+        description="Share of the replicas' time spent in the denoise loop; None if none ran."
+    )
+    signed: bool = Field(
+        False,
+        description="Whether what this run made was signed. Rows that were done before are as they "
+        "were.",
+    )
+    results: str
+    failures: str | None = Field(description="The failed rows, as a catalog to run again.")
+    rejects: str | None = Field(description="The rows that are no valid spec, and why.")
+
+    @property
+    def line(self) -> str:
+        """For a person: what happened."""
+        failed = self.failed + self.failed_before
+        parts = [f"{self.done} done", f"{self.done_before} done before"]
+        parts += [f"{failed} failed"] if failed else []
+        parts += [f"{self.rejected} rejected"] if self.rejected else []
+        parts += [f"{self.forgotten} forgotten"] if self.forgotten else []
+        line = f"{', '.join(parts)}, of {self.rows} rows"
+        line += f"; {self.skipped} passed over" if self.skipped else ""
+        return f"{line}; masks to check: {self.masks_to_check}" if self.hinted else line
+
+    @property
+    def masks_to_check(self) -> str:
+        """How many rows have a mask that looks like a mistake, and of which kinds."""
+        kinds = sorted(self.by_hint.items(), key=lambda each: (-each[1], each[0]))
+        return f"{self.hinted} ({', '.join(f'{code} {rows}' for code, rows in kinds)})"
+
+    @property
+    def unsigned_before(self) -> str | None:
+        """For a person: that signing reaches no picture that an earlier run made; None: none is."""
+        if not (self.signed and self.done_before):
+            return None
+        return (
+            f"signed: what this run made. The pictures of the {self.done_before} rows that were done "
+            "before are as they were: unsigned, if signing was off then. An audit counts the signed "
+            "ones; to have all signed, run the catalog to another output"
+        )

@@ -1,0 +1,54 @@
+"""Pictures that no record names: found under an output, and deleted only when that is asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from ace_tasks.errors import NotFound, SettingsError
+from ace_tasks.plan import plan_file
+from ace_tasks.provenance.keys import plan_key
+from ace_tasks.provenance.orphans import WrittenBy, delete_orphan, orphans
+from ace_tasks.specs import quote
+from ace_tasks.store import Store, join_uri
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One picture that no record names, and whether it is gone now."""
+
+    uri: str
+    is_deleted: bool
+
+
+def sweep(
+    store: Store, output_uri: str, older_than_hours: float, run_id: str = "", *, delete: bool
+) -> Iterator[Swept]:
+    """Yield every picture of ours that no record names; delete each if `delete` is set.
+
+    `run_id`: only pictures that this run can have written. Raises OutputRefused where no run has
+    ever written, SettingsError for a run without a plan, and StoreUnavailable.
+    """
+    run = _written_by(store, output_uri, run_id) if run_id else None
+    before = datetime.now(UTC) - timedelta(hours=older_than_hours)
+    for orphan in orphans(store, output_uri, before, run):
+        gone = delete and delete_orphan(store, output_uri, orphan)
+        yield Swept(orphan.uri, gone)
+
+
+def _written_by(store: Store, output_uri: str, run_id: str) -> WrittenBy:
+    uri = join_uri(output_uri, plan_key(run_id))
+    with tempfile.TemporaryDirectory(prefix="ace-sweep-") as scratch:
+        path = Path(scratch) / "plan.parquet"
+        try:
+            planned_at = store.head(uri).modified
+            store.download(uri, path)
+        except NotFound:
+            raise SettingsError(
+                f"run: accepted: the id of a run with a plan under {output_uri}; given {quote(run_id)}"
+            ) from None
+        assert planned_at is not None
+        return WrittenBy.of((item_id for item_id, _ in plan_file.read_ids(path)), planned_at)

@@ -1,0 +1,309 @@
+"""The current picture of each row of a run, copied to a folder or to S3 under the row's own name.
+
+Under `images/` a picture lies in the folder of the row that asked for it first; here its name is
+`<row id>.<ext>`, whoever asked. Nothing of another content is overwritten unless that is asked for,
+and what is there already is left, so a copy that was cut short goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ace_tasks.errors import NotFound, SettingsError
+from ace_tasks.plan.item_ids import ItemIds
+from ace_tasks.plan.resume import recorded
+from ace_tasks.provenance.keys import results_key
+from ace_tasks.provenance.ownership import MEDIA_TYPE_BY_EXTENSION, PictureKey, read_picture
+from ace_tasks.runs.history import newest_run
+from ace_tasks.runs.published import FinishedPicture, FinishedPictures, finished_pictures
+from ace_tasks.runs.results import Result, count_results, read_results
+from ace_tasks.specs import quote
+from ace_tasks.store import Store, is_s3, join_uri
+
+NEWEST = "newest"
+
+_THREADS = 16
+_AT_ONCE = 256  # rows handed to the threads together
+_ROW_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# What an output's own objects begin with; a copy does not go among them.
+_OWN = ("images", "records", "failures", "candidates", "review", "runs", "forgotten", "rates")
+
+How = Literal["written", "there_before", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of one row. `reason`: why it has no file, as a code; None if it has one."""
+
+    row_id: str | None
+    how: How
+    reason: str | None = None
+    detail: str = ""
+
+
+@dataclass(eq=False)
+class Account:
+    """What became of all rows of a run: counts, and of each reason one row as an example."""
+
+    run_id: str
+    to: str
+    by_how: Counter[How] = field(default_factory=Counter)
+    without: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Taken] = field(default_factory=dict)
+
+    def add(self, taken: Taken) -> None:
+        self.by_how[taken.how] += 1
+        if taken.reason:
+            self.without[taken.reason] += 1
+            self.examples.setdefault(taken.reason, taken)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "to": self.to,
+            "rows": self.by_how.total(),
+            "written": self.by_how["written"],
+            "there_before": self.by_how["there_before"],
+            "without": dict(self.without),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield what a person reads: the counts, then a line for each reason."""
+        yield (
+            f"run {self.run_id}: {self.by_how['written']} pictures written, "
+            f"{self.by_how['there_before']} there before, of {self.by_how.total()} rows; "
+            f"under {self.to}"
+        )
+        for reason, count in self.without.most_common():
+            example = self.examples[reason]
+            detail = f": {example.detail}" if example.detail else ""
+            yield f"  {count} rows without a file: {reason}; row {example.row_id or '-'}{detail}"
+
+
+class TakeOut:
+    """One run's pictures on their way out. Raises SettingsError where there is no such run, or `to`
+    is no place for them.
+
+    `run_id`: an id, or `newest`. `overwrite`: replace files of the same names and other contents.
+    """
+
+    def __init__(
+        self, store: Store, output_uri: str, run_id: str, to: str, *, overwrite: bool = False
+    ):
+        output_uri = output_uri.rstrip("/")
+        if not is_s3(output_uri):
+            raise SettingsError(f"output: accepted: s3://bucket/prefix; given {quote(output_uri)}")
+        self._store, self._output_uri = store, output_uri
+        self.run_id = newest_run(store, output_uri) if run_id == NEWEST else run_id
+        with ExitStack() as held:
+            scratch = tempfile.TemporaryDirectory(prefix="ace-take-out-")
+            self._scratch = Path(held.enter_context(scratch))
+            self._results = self._download_results()
+            self._target = self._open(to, overwrite)
+            held.callback(self._target.close)
+            self._held = held.pop_all()
+        self.rows = count_results(self._results)
+
+    def close(self) -> None:
+        self._held.close()
+
+    def _download_results(self) -> Path:
+        path = self._scratch / "results.parquet"
+        try:
+            self._store.download(self._uri(results_key(self.run_id, "parquet")), path)
+        except NotFound:
+            raise SettingsError(
+                f"run: accepted: a run with results under {self._output_uri}; "
+                f"given {quote(self.run_id)}"
+            ) from None
+        return path
+
+    def _uri(self, key: str) -> str:
+        return join_uri(self._output_uri, key)
+
+    def _open(self, to: str, overwrite: bool) -> Target:
+        if not is_s3(to):
+            return FolderTarget(Path(to), overwrite)
+        place = to.rstrip("/")
+        if any(f"{place}/".startswith(self._uri(f"{each}/")) for each in _OWN):
+            raise SettingsError(
+                f"to: accepted: a place that is not the output's own; given {quote(to)}"
+            )
+        return PrefixTarget(self._store, place, overwrite)
+
+    def take(self) -> Iterator[Taken]:
+        """Copy the picture of each row; yield what became of it, in the order of the results."""
+        with (
+            finished_pictures(
+                self._store, self._output_uri, self._recorded_since(), self._scratch
+            ) as since,
+            self._store.in_parallel(_THREADS) as pool,
+        ):
+            rows = (self._look_up(each, since) for each in read_results(self._results))
+            while batch := list(islice(rows, _AT_ONCE)):
+                yield from pool.map(self._take, batch)
+
+    def _recorded_since(self) -> ItemIds:
+        """Return the items of rows for which the run names no picture, and that have a record now:
+        by a retry, or a review."""
+        none = (each.item_id for each in read_results(self._results) if not each.output_uri)
+        return recorded(self._store, self._output_uri, ItemIds(each for each in none if each))
+
+    def _look_up(
+        self, result: Result, since: FinishedPictures
+    ) -> tuple[str, FinishedPicture] | Taken:
+        """Return name and picture of a row; or why it has none."""
+        row_id = result.row_id
+        picture = None
+        if result.output_uri and result.sha256:
+            picture = FinishedPicture(result.output_uri, result.sha256)
+        elif result.item_id:
+            picture = since.find(result.item_id)
+        if picture is None:
+            reason = result.error_code or result.status
+            if result.status in {"done", "done_before"}:
+                reason = "record_missing"  # deleted since
+            return Taken(row_id, "none", reason, result.error or "")
+        key = PictureKey.at(picture.uri)
+        if key is None or not is_s3(picture.uri) or not _ROW_ID.fullmatch(row_id or ""):
+            detail = f"accepted: a picture of ours and a row's id; given {quote(picture.uri)}"
+            return Taken(row_id, "none", "bad_result", detail)
+        name = f"{row_id}.{key.key.rpartition('.')[2]}"
+        if not self._target.claim(name):
+            detail = f"another row's file has the name {name} here, but for upper and lower case"
+            return Taken(row_id, "none", "name_taken", detail)
+        return name, picture
+
+    def _take(self, each: tuple[str, FinishedPicture] | Taken) -> Taken:
+        if isinstance(each, Taken):
+            return each
+        name, picture = each
+        row_id = name.rpartition(".")[0]
+        taken = Taken(row_id, "none", "name_taken", f"{name} is there, with another content")
+        there = self._target.sha256_of(name)
+        if there == picture.sha256:
+            return Taken(row_id, "there_before")
+        if there is not None and not self._target.overwrite:
+            return taken
+        try:
+            data = read_picture(self._store, self._output_uri, picture.uri)
+        except NotFound as error:
+            return Taken(row_id, "none", "picture_missing", str(error))
+        if (sha256 := hashlib.sha256(data).hexdigest()) != picture.sha256:
+            detail = f"{picture.uri}: accepted: SHA-256 {picture.sha256}; given {sha256}"
+            return Taken(row_id, "none", "picture_changed", detail)
+        return Taken(row_id, "written") if self._target.write(name, data) else taken
+
+
+class Target(Protocol):
+    """Where the files go."""
+
+    overwrite: bool
+
+    def claim(self, name: str) -> bool:
+        """Return whether no other name of this copy is the same file here."""
+
+    def sha256_of(self, name: str) -> str | None:
+        """Return the SHA-256 of the file of that name; None if there is none."""
+
+    def write(self, name: str, data: bytes) -> bool:
+        """Write the file as a whole; return False where another one came first."""
+
+    def close(self) -> None:
+        """Leave nothing but the files."""
+
+
+class FolderTarget:
+    """A folder on this machine. Raises SettingsError where it cannot be written."""
+
+    def __init__(self, path: Path, overwrite: bool):
+        self.overwrite = overwrite
+        self._path = path
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            # Files get their names when they are whole.
+            self._parts = tempfile.TemporaryDirectory(prefix=".ace-part-", dir=path)
+        one_case = takes_cases_as_one(Path(self._parts.name))
+        self._claimed: set[str] | None = set() if one_case else None
+
+    def close(self) -> None:
+        self._parts.cleanup()
+
+    def claim(self, name: str) -> bool:
+        if self._claimed is None:
+            return True
+        before = len(self._claimed)
+        self._claimed.add(name.casefold())
+        return len(self._claimed) > before
+
+    def sha256_of(self, name: str) -> str | None:
+        with _writing(self._path / name):
+            try:
+                return hashlib.sha256((self._path / name).read_bytes()).hexdigest()
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, data: bytes) -> bool:
+        with _writing(self._path / name):
+            part = Path(self._parts.name) / name
+            part.write_bytes(data)
+            part.replace(self._path / name)
+        return True
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"to: accepted: a folder that can be written, or s3://bucket/prefix; "
+            f"{path}: {error.strerror}"
+        ) from None
+
+
+def takes_cases_as_one(folder: Path) -> bool:
+    """Return whether `a` and `A` are one file there, as on macOS and Windows."""
+    probe = folder / "probe"
+    probe.touch()
+    return (folder / "PROBE").exists()
+
+
+@dataclass(eq=False)
+class PrefixTarget:
+    """A prefix on S3."""
+
+    store: Store
+    uri: str
+    overwrite: bool
+
+    def close(self) -> None:
+        pass
+
+    def claim(self, name: str) -> bool:
+        return True
+
+    def sha256_of(self, name: str) -> str | None:
+        try:
+            uri = join_uri(self.uri, name)
+            return self.store.head(uri).sha256 or hashlib.sha256(self.store.get(uri)).hexdigest()
+        except NotFound:
+            return None
+
+    def write(self, name: str, data: bytes) -> bool:
+        uri, media_type = join_uri(self.uri, name), MEDIA_TYPE_BY_EXTENSION[name.rpartition(".")[2]]
+        if self.overwrite:
+            self.store.put(uri, data, media_type)
+            return True
+        absent = self.store.put_if_absent(uri, data, media_type)
+        # Its key may be there by an earlier try of ours, whose answer was lost.
+        return absent or self.sha256_of(name) == hashlib.sha256(data).hexdigest()

@@ -1,0 +1,161 @@
+"""An item: its sources, the model that makes it, and every setting that decides its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ace_tasks.specs.columns import Adapter, Control, Frozen, Shape
+from ace_tasks.specs.run_settings import AutoMask, PasteSettings, Preset
+from ace_tasks.specs.tasks import TaskSpec
+
+
+def canonical_json(value: Any) -> bytes:
+    """UTF-8, sorted keys, no spaces, None dropped at every level."""
+    return CANONICAL.encode(without_none(value)).encode()
+
+
+CANONICAL = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+)
+
+
+def without_none(each: Any) -> Any:
+    if isinstance(each, dict):
+        return {k: without_none(v) for k, v in each.items() if v is not None}
+    if isinstance(each, list | tuple):
+        return [without_none(v) for v in each]
+    return each
+
+
+class Source(Frozen):
+    """One input object as it was when planned. `sha256` is hex."""
+
+    uri: str
+    etag: str | None = None
+    size_bytes: int = 0
+    sha256: str | None = None
+    problem: str | None = Field(None, description="Why it could not be identified, if so.")
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these bytes from others: the checksum if known, else ETag and size."""
+        if self.problem:  # once the object is there, the item is another one
+            return {"uri": self.uri, "problem": self.problem}
+        if self.sha256:
+            return {"sha256": self.sha256}
+        return {"etag": self.etag, "size_bytes": self.size_bytes}
+
+
+class Sources(Frozen):
+    """The input objects of one item."""
+
+    image: Source | None = None
+    mask: Source | None = None
+    reference: tuple[Source, ...] = ()
+
+    def each(self) -> Iterator[Source]:
+        yield from (source for source in (self.image, self.mask) if source)
+        yield from self.reference
+
+
+class ModelIdentity(Frozen):
+    """What planning must know of a model; no weights are loaded for it.
+
+    Fingerprints are SHA-256 (hex) over the variant's own list of file hashes.
+    """
+
+    variant: str
+    route: Literal["lora", "fft"]
+    base: str = Field(description="Fingerprint of transformer and VAE.")
+    encoders: str = Field(description="Fingerprint of text encoders and tokenizers.")
+    adapters: dict[str, str] = Field(description="Adapter name → fingerprint.")
+    steps: int
+    guidance: float
+    max_seq_len: int = Field(description="Token budget of a canvas, references included.")
+    keep_pixels_rate: float | None = Field(
+        None,
+        description="References are no higher than this share of the target, and no larger than "
+        "they are; None: as high as the target.",
+    )
+    width_px: int
+    height_px: int
+    dtype: Literal["float32", "bfloat16"]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all of it: the same model, whatever node it is on."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+
+
+class MaskSteps(Frozen):
+    """What is done to a mask once it is drawn, in this order, and what it may then select."""
+
+    label: str | None = None  # of the mask "auto"
+    invert: bool = False
+    grow_px: int = 0
+    blur_px: float = 0
+    allow_empty: bool = False
+    allow_full: bool = False
+
+
+class Resolved(Frozen):
+    """Every setting that can change a published pixel or its encoding, defaults filled in."""
+
+    task: Literal["fill", "edit", "reference", "try_on", "background"]
+    prompt: str
+    mask: Shape | Literal["alpha", "auto", "file"] | None
+    mask_steps: MaskSteps | None = Field(description="None where there is no mask.")
+    auto_mask: AutoMask | None
+    control: Control
+    control_model: str | None = Field(description="Fingerprint of the model that draws it.")
+    repainting_scale: float
+    keep_pixels_rate: float | None
+    geometry: Literal["catalog", "reference"]
+    paste: PasteSettings | None = Field(description="None: the model's answer is taken whole.")
+    width: int | None
+    height: int | None
+    sampler: Literal["flow_match_euler"] = "flow_match_euler"
+    steps: int
+    guidance: float
+    max_seq_len: int
+    dtype: str
+    adapter: Adapter | None
+    seed: int
+    candidates: int
+    scores_version: int | None = Field(description="Of what chooses; None: there is no choice.")
+    clip_model: str | None = Field(
+        None, description="Fingerprint of the model that helped to choose, if one did."
+    )
+    format: Literal["source", "png", "jpeg", "webp", "avif"]
+    quality: int | None = Field(description="None: 95 for JPEG and AVIF, and WebP is lossless.")
+    preset: Preset | None
+    background: tuple[int, int, int] | Literal["transparent"] | None = Field(
+        None, description="Of task background: sRGB, 0-255. None: another task."
+    )
+    shadow: bool | None = Field(None, description="Of task background; None: no.")
+
+    @property
+    def group(self) -> str:
+        """Adapter, then what is known of the shape, then steps: items of one group run alike."""
+        return (
+            f"{self.adapter or ''}|{self.task}|"
+            f"{self.width or 0:05}x{self.height or 0:05}|{self.steps:04}"
+        )
+
+
+class WorkItem(Frozen):
+    """One planned edit: all a replica needs, and all that identifies it."""
+
+    item_id: str
+    line: int = Field(description="1-based line or row number in the catalog.")
+    spec: TaskSpec
+    resolved: Resolved
+    sources: Sources
+
+    @property
+    def row_id(self) -> str:
+        return self.spec.id

@@ -1,0 +1,108 @@
+"""Drawing scenes at random, and what is held back from training.
+
+Every draw takes its own generator. Training never sees the products and places that are held
+back; a test makes nothing else, though the picture that it starts from may show any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from ace_tasks.training.world.scene import (
+    BACKGROUNDS,
+    KINDS,
+    PALETTE,
+    PATTERNS,
+    PERSON,
+    TONES,
+    Paint,
+    Scene,
+)
+from ace_tasks.training.world.shapes import Wearer
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+_MIN_SCALE, _MAX_SCALE = 0.9, 1.12  # a person fills the picture at 1
+_SKINS = ((244, 208, 178), (214, 164, 124), (146, 98, 68), (94, 62, 46))
+_HAIRS = ((40, 30, 28), (104, 66, 40), (206, 172, 104), (150, 148, 150))
+_CLOTHS = ((58, 62, 78), (120, 112, 104), (196, 186, 166), (84, 70, 58))
+
+T = TypeVar("T")
+
+
+def held_back(kind: str, paint: Paint) -> bool:
+    """A quarter of all products never occur in training; every pair of attributes does."""
+    places = KINDS.index(kind), list(PALETTE).index(paint.colour), PATTERNS.index(paint.pattern)
+    return sum(places) % 4 == 0
+
+
+def held_back_place(kind: str, background: str) -> bool:
+    """A quarter of the backgrounds of each kind never occur in training, others for others."""
+    return (KINDS.index(kind) + BACKGROUNDS.index(background)) % 4 == 0
+
+
+@lru_cache(maxsize=64)
+def paints(kind: str, split: Split | None) -> tuple[Paint, ...]:
+    """All that a kind is painted in; `split` None is both."""
+    every = (
+        Paint(colour, pattern, tone)
+        for colour in PALETTE
+        for pattern in PATTERNS
+        for tone in (TONES if pattern != "plain" else ("white",))
+    )
+    return tuple(p for p in every if split is None or held_back(kind, p) == (split == "test"))
+
+
+@lru_cache(maxsize=64)
+def backgrounds(kind: str, split: Split | None) -> tuple[str, ...]:
+    """All that a kind stands before; `split` None is both."""
+    return tuple(
+        b for b in BACKGROUNDS if split is None or held_back_place(kind, b) == (split == "test")
+    )
+
+
+def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
+    return items[int(rng.integers(len(items)))]
+
+
+def draw_scene(rng: np.random.Generator, kind: str, split: Split | None) -> Scene:
+    """A random scene of one kind; `split` None ignores what is held back."""
+    person = kind == PERSON
+    return Scene(
+        kind=kind,
+        paint=pick(rng, paints(kind, split)),
+        background=pick(rng, backgrounds(kind, split)),
+        x=float(rng.uniform(0.42, 0.58) if person else rng.uniform(0.38, 0.62)),
+        y=float(rng.uniform(0.49, 0.52) if person else rng.uniform(0.50, 0.60)),
+        scale=float(rng.uniform(_MIN_SCALE, 1.0 if person else _MAX_SCALE)),
+        flip=bool(rng.integers(2)),
+        light=float(rng.uniform(-1, 1)),
+        wearer=draw_wearer(rng) if person else None,
+    )
+
+
+def draw_wearer(rng: np.random.Generator) -> Wearer:
+    return Wearer(
+        skin=pick(rng, _SKINS),
+        hair=pick(rng, _HAIRS),
+        cloth=pick(rng, _CLOTHS),
+        long_hair=bool(rng.integers(2)),
+        skirt=bool(rng.integers(2)),
+        arms=float(rng.uniform()),
+    )
+
+
+def empty(scene: Scene) -> Scene:
+    """The scene without its product."""
+    return replace(scene, kind=None, wearer=None)
+
+
+def posed(scene: Scene) -> Scene:
+    """The product as a new picture shows it: in the middle, lit from the front."""
+    return replace(scene, x=0.5, y=0.54, scale=1.0, flip=False, light=0.0)

@@ -1,0 +1,204 @@
+"""A few pictures first, and a person's word before the others are made."""
+
+from __future__ import annotations
+
+import uuid
+from array import array
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput, keyset_from_paused_state
+from prefect.input.actions import read_flow_run_input
+from prefect.runtime import deployment
+from prefect.states import Failed, Suspended
+from pydantic import Field, ValidationError
+
+from ace_tasks.catalog.overrides import NO_OVERRIDES, Overrides
+from ace_tasks.errors import SettingsError
+from ace_tasks.plan.planned import Planned
+from ace_tasks.plan.price import Budget
+from ace_tasks.runs.review import Review
+from ace_tasks.specs import MAX_SEED, WorkItem
+from flows.steps.open_run import Run, end_without_summary, untracked
+from flows.steps.pool import open_pool
+from flows.steps.preflight import items_at, to_do
+from flows.steps.review import ReviewDecision, RunHeld, decide, show
+from flows.steps.trial import Decision, Trial
+
+_HOLD = "among the first pictures of its run"
+KEEP_SEED = -1
+
+
+@dataclass(frozen=True)
+class Canary:
+    """`items`: how many are made first; 0: none, and nobody is asked."""
+
+    items: int = 0
+    wait_hours: float = 72
+
+    def check(self) -> None:
+        """Raises SettingsError where there is nobody to ask."""
+        if self.items and not deployment.id:
+            raise SettingsError(
+                "canary: accepted: in a run of a deployment, which the UI can answer; without one, "
+                "edit a short catalog first"
+            )
+
+
+NO_CANARY = Canary()
+
+
+class Approval(RunInput):
+    """What the person who looked at the first pictures says."""
+
+    # No default: a run that is resumed without an answer is asked again, never published.
+    decision: Decision = Field(
+        description="approve: publish these, and go on. reject: discard these, and end. approve "
+        "with changes: discard these, and go on with the prompt or seed below.",
+    )
+    prompt: str = Field(
+        "", description="The new prompt of every row; {prompt} in it stands for the row's own."
+    )
+    # A number alone: an optional one makes Prefect's form ask which type is meant.
+    seed: int = Field(
+        KEEP_SEED, ge=KEEP_SEED, le=MAX_SEED, description="The new seed of every row; -1: as it is."
+    )
+
+    def changes(self) -> Overrides:
+        """Raises SettingsError for an answer that contradicts itself."""
+        seed = None if self.seed == KEEP_SEED else self.seed
+        changes = Overrides(prompt=self.prompt.strip(), seed=seed)
+        if bool(changes) != (self.decision == "approve with changes"):
+            raise SettingsError(
+                "approval: accepted: a prompt or a seed with 'approve with changes', and only "
+                f"there; given {self.decision!r} {'with' if changes else 'without'} one"
+            )
+        changes.check()
+        return changes
+
+
+def requested_changes(run: Run, canary: Canary) -> Overrides:
+    """What a person who was asked already wants changed."""
+    trial = Trial.read(run.outputs, run.output, run.run_id) if canary.items else None
+    return trial.changes if trial else NO_OVERRIDES
+
+
+def ask(
+    run: Run, planned: Planned, canary: Canary, replicas: int, budget: Budget
+) -> State[Any] | Overrides | None:
+    """Make a few of the items to do, hold them for review, and wait for a person's answer.
+
+    The run is suspended, without a pool or a process, and starts from the top once it is answered:
+    what was made, and what was said, is found again. Returns the state the run ends in; or what is
+    to be changed in all rows, empty if nothing is; None: there was nothing to ask, or to decide.
+
+    What the first pictures take counts for the run's budget, also after the run was suspended.
+    Raises OverBudget.
+    """
+    if not canary.items:
+        return None
+    place = (run.outputs, run.output, run.run_id)
+    trial = Trial.read(*place)
+    if trial is None:
+        trial = Trial(
+            items={item.row_id: item.item_id for item in stratified(planned, canary.items)}
+        )
+        trial.write(*place)
+    if not trial.items and trial.decision is None:
+        return None
+    run.spent_s = trial.replica_s
+    held = RunHeld(
+        run.run_id, run.output, trial.items, run.sources, run.outputs,
+        Review(run.outputs, run.output, by=run.run_id), max_shown=len(trial.items),
+    )  # fmt: skip
+    if trial.decision is None:
+        try:
+            make(untracked(run), untracked(planned), untracked(held), replicas, budget)
+        finally:
+            trial = trial.model_copy(update={"replica_s": run.spent_s})
+            trial.write(*place)
+        trial = _decided(run, trial, held, canary)
+        trial.write(*place)
+    decision: ReviewDecision = "promote" if trial.decision == "approve" else "discard"
+    decide(held, dict.fromkeys(trial.items.values(), decision))
+    get_run_logger().info("the first %d pictures: %s", len(trial.items), trial.decision)
+    if trial.decision == "reject":
+        end_without_summary(run, "Rejected", pictures=len(trial.items))
+        message = f"the first {len(trial.items)} pictures were rejected; nothing else was made"
+        return Failed(name="Rejected", message=message, data={"rejected": len(trial.items)})
+    return trial.changes
+
+
+def _decided(run: Run, trial: Trial, held: RunHeld, canary: Canary) -> Trial:
+    """The trial with a person's word; without one that can be meant, suspends the run and asks.
+
+    Each asking has a key of its own: to Prefect, one that was used is answered for good. (The run
+    count is none: a run that is resumed keeps it.)
+    """
+    problem = ""
+    if trial.asked:
+        try:
+            answer = _answer_to(trial.asked)
+            if answer:
+                return trial.model_copy(
+                    update={"decision": answer.decision, "changes": answer.changes()}
+                )
+        except (SettingsError, ValidationError) as error:
+            problem = f"The last answer was not followed: {error}. "
+            get_run_logger().warning("asked again: %s", error)
+    key = f"canary-{uuid.uuid4().hex}"
+    trial.model_copy(update={"asked": key}).write(run.outputs, run.output, run.run_id)
+    show(held, decide(held, {}))
+    description = (
+        f"{problem}{len(trial.items)} pictures wait: see the contact sheet among this run's "
+        f"artifacts. Without an answer within {canary.wait_hours:g} hours the run fails; its "
+        "pictures wait on."
+    )
+    seconds = int(timedelta(hours=canary.wait_hours).total_seconds())
+    form = Approval.with_initial_data(description=description)
+    suspend_flow_run(wait_for_input=form, timeout=seconds, key=key)
+    raise AssertionError("Prefect took the run to be answered already")
+
+
+def _answer_to(key: str) -> Approval | None:
+    """What was answered when the run was asked by this key. Raises ValidationError."""
+    given: Any = read_flow_run_input(keyset_from_paused_state(Suspended(pause_key=key))["response"])
+    return Approval(**given) if given else None
+
+
+def stratified(planned: Planned, count: int) -> list[WorkItem]:
+    """As many items to do of each task as can be, spread over the plan, which is sorted by adapter
+    and shape.
+    """
+    places: dict[str, array[int]] = {}
+    for position, task_name in to_do(planned):
+        places.setdefault(task_name, array("q")).append(position)
+    chosen: set[int] = set()
+    left = count
+    for number, of_task in enumerate(sorted(places.values(), key=len)):  # the smallest first
+        share = min(len(of_task), -(-left // (len(places) - number)))
+        chosen.update(of_task[n * len(of_task) // share] for n in range(share))
+        left -= share
+    return items_at(planned, chosen)
+
+
+@task(name="canary", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def make(run: Run, planned: Planned, held: RunHeld, replicas: int, budget: Budget) -> None:
+    """Edit those that are not held yet, and hold them. Raises FatalError and Cancelled, so that
+    nobody is asked about pictures that could not be made.
+    """
+    missing = {i for i in held.rows.values() if held.review.look(i).standing == "gone"}
+    items = [row.item for row in planned.read() if row.item_id in missing and not row.same_as]
+    if not items:
+        return
+    holding = replace(run, review=run.review.model_copy(update={"hold": _HOLD}))
+    try:
+        with open_pool(holding, replicas, budget) as pool:
+            pool.edit(items, shard=0)
+    finally:
+        run.spent_s = holding.spent_s

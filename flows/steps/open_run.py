@@ -1,0 +1,293 @@
+"""Open a run and plan it: what every flow over a catalog does first.
+
+A flow file says what is edited and reads as the plan; how a catalog is run stands in `run`, `edit`
+and `finish`, once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.utilities.annotations import quote
+
+from ace_tasks.catalog.files import Reject, open_catalog, read_rows, to_specs
+from ace_tasks.catalog.generated import Places, read_made, write_made
+from ace_tasks.catalog.overrides import NO_OVERRIDES, Overrides
+from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped
+from ace_tasks.errors import (
+    AceError,
+    CatalogError,
+    NotFound,
+    OutputRefused,
+    OverBudget,
+    SettingsError,
+    SuspectMask,
+)
+from ace_tasks.model.sources import (
+    check_license,
+    for_replicas,
+    identify,
+    open_variant,
+    open_vision,
+    with_vision,
+)
+from ace_tasks.model.variants import Variant
+from ace_tasks.plan import plan_file, resume
+from ace_tasks.plan.identify import refuse_unproved
+from ace_tasks.plan.planned import Planned
+from ace_tasks.plan.price import Budget
+from ace_tasks.provenance.keys import catalog_key, plan_key, rejects_key, summary_key
+from ace_tasks.provenance.tombstones import Tombstones
+from ace_tasks.runs.history import Ending, write_ending
+from ace_tasks.settings import (
+    Environment,
+    ReviewSettings,
+    VisionSettings,
+    WeightsSettings,
+    read_environment,
+)
+from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
+from ace_tasks.store import Store, is_s3, join_uri, open_stores
+from flows.ui.events import EventEmitter
+from flows.ui.log import to_run_log
+from flows.ui.tables import publish_made, publish_rejects
+
+T = TypeVar("T")
+
+_REVIEW = ReviewSettings()
+
+
+def untracked(value: T) -> T:
+    """A task argument that Prefect passes on as it is: not walked, not stored, not hashed."""
+    return cast(T, quote(value))
+
+
+@dataclass(eq=False)
+class Run:
+    """What one flow run works with."""
+
+    run_id: str
+    flow_name: str
+    catalog: str
+    output: str
+    variant_name: str  # its name, or its place
+    variant: Variant
+    model: ModelIdentity
+    pixels: PixelSettings
+    review: ReviewSettings
+    vision: VisionSettings
+    weights: WeightsSettings
+    environment: Environment
+    sources: Store
+    outputs: Store
+    scratch: Path
+    # That rows may name beyond those of the catalog's own rules; the environment's beat them.
+    buckets: tuple[str, ...] | None = None
+    skipped: int | None = None  # files of a source that are no pictures
+    # How many replicas were asked for, if this machine carries fewer.
+    replicas_asked: int | None = None
+    spent_s: float = 0  # summed seconds that replicas of its pools held a place; see Budget
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def allowed_buckets(self) -> tuple[str, ...] | None:
+        """As `catalog.to_specs` takes them."""
+        allowed = self.environment.allowed_buckets
+        return self.buckets if allowed is None else allowed
+
+    def uri(self, key: str) -> str:
+        return join_uri(self.output, key)
+
+    @property
+    def events(self) -> EventEmitter:
+        return EventEmitter(self.run_id, self.flow_name, self.output)
+
+    def budget(self, max_replica_hours: float, max_cost: float) -> Budget:
+        """Raises SettingsError for a limit in money without a price."""
+        return Budget(max_replica_hours, max_cost, self.environment.price_per_hour)
+
+    def upload(self, path: Path, key: str, content_type: str) -> None:
+        self.outputs.upload(path, self.uri(key), content_type)
+
+
+@contextmanager
+def open_run(
+    catalog: str,
+    output: str,
+    variant: str,
+    pixels: PixelSettings = DEFAULT_PIXELS,
+    review: ReviewSettings = _REVIEW,
+    *,
+    buckets: tuple[str, ...] | None = None,
+    accept_license: bool,
+    allow_unguarded_writes: bool,
+) -> Iterator[Run]:
+    """Check everything a run needs before any work. Raises FatalError.
+
+    `buckets`: those that whoever starts the run has named beside the catalog.
+    """
+    output = output.rstrip("/")
+    if not is_s3(output):
+        raise SettingsError(f"output: accepted: s3://bucket/prefix; given {output!r}")
+    try:
+        check_uri(join_uri(output, "key"))
+    except ValueError as error:
+        raise SettingsError(f"output: {error}") from None
+    if pixels.preset and pixels.preset not in PRESETS:
+        raise SettingsError(f"preset: accepted: {', '.join(PRESETS)}; given {pixels.preset!r}")
+    environment = read_environment()
+    to_run_log()
+    sources, outputs = open_stores(environment.source_store, environment.output_store)
+    weights = environment.weights(accept_license)
+    found = open_variant(variant, weights)
+    check_license(found, weights)
+    weights = for_replicas(found, weights)
+    vision = open_vision(environment, weights)
+    outputs.check_output(output, unguarded=allow_unguarded_writes)
+    with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
+        yield Run(
+            run_id=str(flow_run.id),
+            flow_name=flow_run.flow_name or "run",
+            catalog=catalog,
+            output=output,
+            variant_name=found.home or found.name,
+            variant=found,
+            model=identify(found, weights),
+            pixels=with_vision(pixels, vision),
+            vision=vision,
+            review=review,
+            weights=weights,
+            environment=environment,
+            sources=sources,
+            outputs=outputs,
+            scratch=Path(scratch),
+            buckets=buckets,
+        )
+
+
+@task(name="make-catalog", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def make_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> Path:
+    """Write the rows that a flow makes of its source, once: a run that goes on keeps its catalog.
+
+    `rows` is read only where there is none yet, so whatever is wrong is raised from here.
+    """
+    path = run.scratch / "catalog.jsonl"
+    uri = run.uri(catalog_key(run.run_id))
+    if goes_on(run) and _is_there(run, catalog_key(run.run_id)):
+        run.outputs.download(uri, path)
+        return path
+    made = write_made(rows, path)
+    if not made.rows and not made.rejected:
+        detail = f" ({made.skipped_summary})" if made.skipped_summary else ""
+        raise CatalogError(f"{run.catalog}: nothing in it names a picture{detail}")
+    run.skipped = made.passed_over
+    run.upload(path, catalog_key(run.run_id), "application/x-ndjson")
+    publish_made(run.flow_name, path, made, uri)
+    return path
+
+
+@task(name="plan", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def plan_catalog(
+    run: Run,
+    strict: bool,
+    retry_failures: bool,
+    file: Path | None = None,
+    changes: Overrides = NO_OVERRIDES,
+    named: Collection[str] = (),
+    redo_older: bool = False,
+) -> Planned:
+    """Read, check and identify the catalog; find what is done. A run that goes on keeps its plan.
+
+    `file`: rows to take instead of the catalog's, such as those that the run made. `changes`: what
+    every row has otherwise than it says. `named` and `redo_older`: see `resume.finished`.
+    Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
+    """
+    path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
+    model = run.model
+    # A run that goes on keeps its plan, unless the code that would carry it out makes other pixels.
+    kept = goes_on(run)
+    if kept:
+        _reload_plan(run, path, rejects_path)
+    if not (kept and plan_file.fits(path, model, run.pixels, changes)):
+        kept = False
+        with (
+            nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows,
+            Places(file) as places,
+            Places(file) as places_of_rejects,
+        ):
+            read = read_made if file else read_rows
+            specs = to_specs(read(rows), run.catalog, run.allowed_buckets)
+            specs = refuse_unproved(specs, run.outputs, run.output, places.of if file else None)
+            forgotten = Tombstones.read(run.outputs, run.output)
+            plan_file.build_plan(
+                specs, model, run.sources, path, rejects_path, run.pixels, changes, forgotten,
+                places_of_rejects.of if file else None,
+            )  # fmt: skip
+        run.upload(rejects_path, rejects_key(run.run_id), "application/x-ndjson")
+    counts = plan_file.count(path, rejects_path)
+    publish_rejects(run.flow_name, rejects_path, counts.rejected, lined=file is None)
+    if strict and counts.rejected:
+        raise CatalogError(
+            f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "
+            f"strict is set; see {run.uri(rejects_key(run.run_id))}"
+        )
+    lifted = () if run.review.strict_masks else (SuspectMask.code,)
+    before = resume.finished(
+        run.outputs, run.output, path, retry_failures, named, lifted, redo_older
+    )
+    if not kept or before.renamed:
+        run.upload(path, plan_key(run.run_id), "application/vnd.apache.parquet")
+    return Planned(path, rejects_path, counts, before)
+
+
+def goes_on(run: Run) -> bool:
+    """Return whether this flow run was planned before and has not ended since: it was cut short, or
+    suspended. One that ended, and is retried, plans anew: its catalog or sources may be mended.
+    """
+    return _is_there(run, plan_key(run.run_id)) and not _is_there(run, summary_key(run.run_id))
+
+
+def _is_there(run: Run, key: str) -> bool:
+    try:
+        run.outputs.head(run.uri(key))
+    except NotFound:
+        return False
+    return True
+
+
+def _reload_plan(run: Run, path: Path, rejects_path: Path) -> None:
+    run.outputs.download(run.uri(rejects_key(run.run_id)), rejects_path)
+    run.outputs.download(run.uri(plan_key(run.run_id)), path)
+
+
+@contextmanager
+def refusals_noted(run: Run) -> Iterator[None]:
+    """Where a run is refused for its catalog, settings or price, its plan is not kept: what is
+    mended is planned anew by a Retry. The list of rejects stays, for whoever mends them.
+    """
+    try:
+        yield
+    except (CatalogError, OutputRefused, OverBudget, SettingsError) as error:
+        with suppress(AceError):  # the first error is the one to tell
+            for key in (plan_key(run.run_id), catalog_key(run.run_id)):
+                run.outputs.delete(run.uri(key))
+            if not isinstance(error, OutputRefused):  # in a place that is refused nothing is left
+                end_without_summary(run, "Refused", error=type(error).__name__)
+        raise
+
+
+def end_without_summary(
+    run: Run, state: Literal["DryRun", "Rejected", "Refused"], **more: Any
+) -> None:
+    """Write down how a run ended that has no summary."""
+    ending = Ending(run_id=run.run_id, flow=run.flow_name, state=state, **more)
+    write_ending(run.outputs, run.output, ending)

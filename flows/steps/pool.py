@@ -1,0 +1,121 @@
+"""The replicas of a run: Ray, and the pool on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect import get_run_logger
+from prefect.runtime import deployment, flow_run
+
+from ace_tasks.engine.actor import make_replica
+from ace_tasks.engine.dispatcher import Dispatcher, Status
+from ace_tasks.engine.session import gpus_in_cluster, ray_session
+from ace_tasks.plan.price import Budget
+from ace_tasks.provenance.outcomes import Failed, write_failure
+from ace_tasks.replica.host_memory import limit_bytes
+from ace_tasks.settings import Origin, PoolSettings, ReplicaSettings, cpu_count
+from ace_tasks.specs import WorkItem
+from flows.steps.open_run import Run
+from flows.steps.signing import make_signing_replica, without_user
+
+# Two hide fetch and upload behind the GPU when either takes less than one denoise.
+_ITEMS_AROUND = 2
+# Half of it is resident once `mini` is loaded, mostly libraries; the rest is for pictures.
+_PROCESS_BYTES = 2**30
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@contextmanager
+def open_pool(run: Run, replicas: int, budget: Budget) -> Iterator[Dispatcher]:
+    """Ray, and the dispatcher on it. `replicas` 0: one a GPU, or one on a CPU.
+
+    The pool ends with OverBudget once its replicas, and those of the run's pools before it, have
+    held their places for longer than `budget` allows; `run.spent_s` adds them up.
+    """
+    with ray_session(run.environment.ray_address):
+        device = run.environment.device or ("cuda" if gpus_in_cluster() else "cpu")
+        batch_size = run.environment.batch_size
+        settings = PoolSettings(
+            max_replicas=_at_most(run, replicas, device) or (None if device == "cuda" else 1),
+            items_in_flight=batch_size + _ITEMS_AROUND,
+        )
+        replica = ReplicaSettings(
+            variant=run.variant_name,
+            variant_json=run.variant.model_dump_json(),
+            weights=run.weights,
+            vision=run.vision,
+            planned_model=run.model.fingerprint,
+            adapter_mode=run.environment.adapter_mode,
+            batch_size=batch_size,
+            device=device,
+            torch_threads=_torch_threads(run) if device == "cpu" else None,
+            output_uri=run.output,
+            source_store=run.environment.source_store,
+            output_store=run.environment.output_store,
+            review=run.review,
+            marks=run.environment.marks,
+            origin=_origin(run),
+        )
+        # A key that lies in a Prefect block is read by each replica itself.
+        make = make_signing_replica if replica.marks.block else make_replica
+
+        def note_failure(item: WorkItem, failed: Failed) -> None:
+            write_failure(run.outputs, run.output, item, failed, run.run_id)
+
+        before_s = run.spent_s
+
+        def watch(status: Status) -> None:
+            run.spent_s = before_s + status.held_s
+            budget.check_spent(run.spent_s)
+
+        with Dispatcher(
+            replica, settings, run.run_id, note_failure, make=make, watch=watch
+        ) as pool:
+            run.events.pool_started()
+            yield pool
+        run.spent_s = before_s + pool.status.held_s
+
+
+def _at_most(run: Run, replicas: int, device: str) -> int:
+    """As many of the replicas that were asked for as can work side by side. A cluster may grow;
+    this machine has the cores, GPUs and memory that it has.
+    """
+    if run.environment.ray_address or replicas <= 1:
+        return replicas
+    carried, by = cpu_count(), "CPU cores"
+    if device == "cuda":
+        carried, by = gpus_in_cluster(), "GPUs"
+    elif (fitting := limit_bytes() // _replica_bytes(run)) < carried:
+        carried, by = (
+            fitting,
+            f"replicas' worth of memory, {_replica_bytes(run) / 2**30:.1f} GiB each",
+        )
+    carried = max(carried, 1)
+    if replicas > carried:
+        run.replicas_asked = replicas
+        get_run_logger().warning(
+            "replicas: %d at most, not %d: this machine has %d %s, and RAY_ADDRESS names no cluster",
+            carried, replicas, carried, by,
+        )  # fmt: skip
+    return min(replicas, carried)
+
+
+def _replica_bytes(run: Run) -> int:
+    """What a replica on a CPU takes at least: its process, and the part of its model whose size is
+    known.
+    """
+    known = run.variant.transformer
+    parameters = (known.parameters if known else None) or 0
+    return _PROCESS_BYTES + parameters * _DTYPE_BYTES[run.variant.dtype]
+
+
+def _origin(run: Run) -> Origin:
+    return Origin(flow=run.flow_name, url=without_user(flow_run.ui_url), deployment=deployment.name)
+
+
+def _torch_threads(run: Run) -> int:
+    """Not shared out among replicas: on a CPU the number of threads decides the last bit of a sum,
+    and a picture may not depend on how many replicas there are.
+    """
+    return run.environment.torch_threads or cpu_count()

@@ -1,0 +1,95 @@
+"""What a run will do and take: said before any GPU work, and stopped if it is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from ace_tasks.catalog.files import Reject, Row, to_specs
+from ace_tasks.errors import SuspectMask
+from ace_tasks.plan.identify import identified
+from ace_tasks.plan.planned import Planned
+from ace_tasks.plan.price import Budget, Estimate, Rate, Rates
+from ace_tasks.replica import inspect as looking
+from ace_tasks.settings import ImageLimits
+from ace_tasks.specs import WorkItem
+from flows.steps.open_run import Run
+from flows.ui.tables import publish_preflight
+
+SAMPLE = 16
+
+
+@task(name="preflight", cache_policy=NO_CACHE, retries=0, persist_result=False)
+def preflight(run: Run, planned: Planned, budget: Budget) -> Estimate:
+    """Look at a few of the items to do, and say what all of them will take.
+
+    Raises OverBudget when that is more than the run may take.
+    """
+    positions = [position for position, _ in to_do(planned)]
+    # Spread evenly: a plan is sorted by what decides their time.
+    items = items_at(planned, set(positions[:: max(1, -(-len(positions) // SAMPLE))]))
+    rate = known_rate(run)
+    estimate = _estimate(run, items, len(positions), rate)
+    publish_preflight(run.flow_name, planned, estimate, rate)
+    for each in estimate.problems:
+        get_run_logger().warning("would fail: %s", each)
+    for each in estimate.hints:
+        get_run_logger().warning("looks like a mistake: %s", each)
+    budget.check(estimate)
+    return estimate
+
+
+def price_of(run: Run, count: int, sample: list[dict[str, Any]]) -> str:
+    """What `count` rows would take, by a few of them that are in no plan yet; for a person."""
+    rows = [Row(line, cells) for line, cells in enumerate(sample, start=1)]
+    specs = to_specs(rows, run.catalog, run.allowed_buckets)
+    known = identified(specs, run.model, run.sources, run.pixels)
+    items = [each[0] for each in known if not isinstance(each, Reject)]
+    return _estimate(run, items, count, known_rate(run)).summary
+
+
+def _estimate(run: Run, items: list[WorkItem], count: int, rate: Rate | None) -> Estimate:
+    """What `count` items take, by a look at some of them."""
+    sample, problems, hints = [], [], []
+    findings = looking.look_over(items, run.sources, ImageLimits())
+    for item, finding in zip(items, findings, strict=True):
+        if finding.problem:
+            problems.append(f"row {finding.row_id}: {finding.problem}")
+            continue
+        if finding.hint_codes:
+            hint = f"row {finding.row_id}: {'; '.join(finding.hints)}"
+            if run.review.strict_masks:
+                problems.append(f"{hint} ({SuspectMask.code})")
+                continue
+            hints.append(hint)
+        if finding.tokens is not None:
+            sample.append((finding.tokens, item.resolved.steps * item.resolved.candidates))
+    return Estimate.of(count, sample, problems, rate, run.environment.price_per_hour, hints)
+
+
+def known_rate(run: Run) -> Rate | None:
+    """A setting, or what an earlier run under this output measured."""
+    setting = run.environment.seconds_per_million_token_steps
+    return Rate(seconds_per_million=setting) if setting else rates(run).read()
+
+
+def rates(run: Run) -> Rates:
+    device = run.environment.device or "auto"
+    return Rates(run.outputs, run.output, run.model.fingerprint, device)
+
+
+def to_do(planned: Planned) -> Iterator[tuple[int, str]]:
+    """(position in the plan, task) of the items that are to be edited."""
+    before = planned.before
+    for position, row in enumerate(planned.read()):
+        done = row.item_id in before.records or row.item_id in before.failures
+        if not row.same_as and not done:
+            yield position, row.task
+
+
+def items_at(planned: Planned, positions: Collection[int]) -> list[WorkItem]:
+    """Those items, in the plan's order."""
+    return [row.item for position, row in enumerate(planned.read()) if position in positions]

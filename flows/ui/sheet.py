@@ -1,0 +1,41 @@
+"""Publish a contact sheet: page by page into the store, and a link to the first in the UI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import quote
+
+from ace_tasks.report.pages import PageLink, Sheet
+from ace_tasks.store import Store, split_uri
+from flows.ui.tables import publish_report_link
+
+
+def publish_sheet(
+    sheet: Sheet,
+    flow_name: str,
+    uri_of: Callable[[int], str],
+    outputs: Store,
+    public_base_url: str | None = None,
+) -> str:
+    """`uri_of`: a page's place by its number, from 1. Returns the first one's URI.
+
+    Raises StoreUnavailable; pages written before stay, and nothing links them.
+    """
+    uris = [uri_of(number) for number in range(1, sheet.pages + 1)]
+    links = [PageLink(uri.rpartition("/")[2], outputs.presign(uri)) for uri in uris]
+    for uri, page in zip(uris, sheet.build(links), strict=True):
+        outputs.put(uri, page, "text/html; charset=utf-8")
+    link = link_to(uris[0], outputs, public_base_url)
+    publish_report_link(flow_name, uris[0], link, signed=not public_base_url)
+    return uris[0]
+
+
+def link_to(uri: str, outputs: Store, public_base_url: str | None) -> str:
+    """What opens an object in a browser: signed, for 7 days at most; or, where somebody serves the
+    bucket, `public_base_url` in the place of `s3://BUCKET`, `{bucket}` in it being the bucket. A
+    page that is opened without a signature finds its neighbours by name.
+    """
+    if not public_base_url:
+        return outputs.presign(uri)
+    bucket, key = split_uri(uri)
+    return f"{public_base_url.replace('{bucket}', bucket).rstrip('/')}/{quote(key)}"

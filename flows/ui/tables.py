@@ -1,0 +1,250 @@
+"""What a person sees of a run: tables, links, and a listener. What moves is in `live`.
+
+Artifacts are Prefect's; text from a catalog is put into tables only after its Markdown is
+disarmed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import get_run_logger
+from prefect.artifacts import (
+    create_link_artifact,
+    create_table_artifact,
+)
+
+from ace_tasks.catalog.generated import GeneratedCatalog
+from ace_tasks.harmless import harmless
+from ace_tasks.plan.price import Estimate, Rate
+from ace_tasks.runs.results import Result, Summary
+
+if TYPE_CHECKING:
+    from ace_tasks.plan.planned import Planned
+
+log = logging.getLogger(__name__)
+
+TABLE_ROWS = 50
+CELL_CHARS = 200
+DESCRIPTION_CHARS = 1000
+_MADE_COLUMNS = ("id", "task", "image", "reference", "mask", "prompt")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The state of a run at one moment, in rows; or of a training's stage, in steps."""
+
+    total: int
+    accounted: int
+    failed: int
+    replicas: int
+    headline: str  # what the plan says: how many rows are done, and to do
+
+
+_listener: ContextVar[Callable[[Moment], None] | None] = ContextVar("listener", default=None)
+_noter: ContextVar[Callable[[str], None] | None] = ContextVar("noter", default=None)
+
+
+@contextmanager
+def listening(
+    listener: Callable[[Moment], None], noter: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Report every progress of flows run in this context to `listener` as well, and to `noter` what
+    a person should know before the end, such as which files are passed over.
+    """
+    tokens = _listener.set(listener), _noter.set(noter)
+    try:
+        yield
+    finally:
+        _listener.reset(tokens[0])
+        _noter.reset(tokens[1])
+
+
+def send_note(text: str) -> None:
+    if noter := _noter.get():
+        noter(text)
+
+
+def notify_listener(moment: Moment) -> None:
+    if listener := _listener.get():
+        listener(moment)
+
+
+@contextmanager
+def decoration(what: str) -> Iterator[None]:
+    """Artifacts are for people: a Prefect API that is away must not end a run that works."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s artifact not written: %s", what, type(error).__name__)
+
+
+def plain(value: Any, most: int = CELL_CHARS) -> str:
+    """Catalog text for a Markdown table: one line, cut short, nothing in it active."""
+    text = harmless(" ".join(str(value).split()))[:most]
+    for active in "\\`*_{}[]<>()#+!|~":
+        text = text.replace(active, f"\\{active}" if active not in "<>" else " ")
+    return text
+
+
+def counted(number: int, what: str) -> str:
+    """1 replica, 2 replicas."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def publish_made(flow_name: str, catalog: Path, made: GeneratedCatalog, uri: str) -> None:
+    """The first rows that a flow made of its source."""
+    with catalog.open(encoding="utf-8") as lines:
+        rows = [row for row in map(json.loads, islice(lines, TABLE_ROWS)) if "id" in row]
+    table = [{name: plain(row.get(name, "")) for name in _MADE_COLUMNS} for row in rows]
+    summary = f"{made.rows:,} rows"
+    summary += f", {made.rejected:,} rejected" if made.rejected else ""
+    summary += f"; {made.skipped_summary}" if made.skipped_summary else ""
+    if made.skipped_summary:
+        send_note(made.skipped_summary)
+    get_run_logger().info("%s: %s", summary, uri)
+    with decoration("rows"):
+        create_table_artifact(
+            key=f"{flow_name}-rows",
+            table=table or [{"id": "none"}],
+            description=f"{plain(summary, DESCRIPTION_CHARS)}; the first {len(table)}. "
+            f"All rows: {uri}",
+        )
+
+
+def publish_rejects(flow_name: str, rejects: Path, count: int, *, lined: bool = True) -> None:
+    """A table of the first rejects. `lined`: whether their lines are those of somebody's file; of
+    a catalog that the run made, each reason says where it comes from.
+    """
+    if not count:
+        return
+    with rejects.open(encoding="utf-8") as lines:
+        remaining = (each for each in map(json.loads, lines) if not each.get("forgotten"))
+        rows = list(islice(remaining, TABLE_ROWS))
+    first = rows[0]
+    place = f"line {first['line']}, " if lined else ""
+    column = f"column {first['field']}: " if first["field"] else ""
+    get_run_logger().warning(
+        "%d rows are no valid request; the first: %s%s%s", count, place, column, first["reason"]
+    )
+    table = [
+        ({"line": row["line"]} if lined else {})
+        | {"column": plain(row["field"] or ""), "reason": plain(row["reason"])}
+        for row in rows
+    ]
+    with decoration("rejects"):
+        create_table_artifact(
+            key=f"{flow_name}-rejects",
+            table=table,
+            description=f"{count} rows are no valid spec; the first {len(rows)}",
+        )
+
+
+def publish_preflight(
+    flow_name: str, planned: Planned, estimate: Estimate, rate: Rate | None
+) -> None:
+    """What the run will do and take, as a table."""
+    counts, before = planned.counts, planned.before
+    facts = {
+        "rows": planned.rows,
+        "no valid spec": counts.rejected,
+        "done before": len(before.records),
+        "failed for good before": len(before.failures),
+        "share another row's picture": counts.shared,
+        "items to do": estimate.items,
+        **{f"of task {task}": rows for task, rows in sorted(counts.by_task.items())},
+        "pictures looked at": estimate.sampled,
+        "of these would fail": "; ".join(plain(each) for each in estimate.problems) or "none",
+        "masks that look like mistakes": "; ".join(plain(each) for each in estimate.hints)
+        or "none",
+        "tokens of a picture": _known(estimate.tokens, "{:.0f}"),
+        "replica-hours": _known(estimate.replica_hours, "{:.2f}"),
+        "cost": _known(estimate.cost, "{:.2f}"),
+    }
+    if rate is None:
+        note = "No run under this output has measured how fast the model is here."
+    elif rate.run_id is None:
+        note = "How fast the model is, a setting says."
+    else:
+        note = f"How fast the model is, run {rate.run_id} measured over {rate.items} items."
+    with decoration("preflight"):
+        create_table_artifact(
+            key=f"{flow_name}-preflight",
+            table=[{"what": what, "value": str(value)} for what, value in facts.items()],
+            description=f"What this run will do. {note}",
+        )
+
+
+def _known(value: float | None, form: str) -> str:
+    return "not known" if value is None else form.format(value)
+
+
+def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -> None:
+    """The table of results, as far as it is short enough for a page."""
+    rows = [
+        {
+            "row": plain(each.row_id or f"line {each.line}"),
+            "task": plain(each.task or ""),
+            "status": each.status.replace("_", " "),
+            "error": plain(f"{each.error_code}: {each.error}") if each.error_code else "",
+            "hints": plain(each.hints or ""),
+            "output": each.output_uri or "",
+        }
+        for each in islice(shown, TABLE_ROWS)
+    ]
+    with decoration("results"):
+        create_table_artifact(
+            key=f"{flow_name}-results",
+            table=rows or [{"row": "none"}],
+            description=f"{summary.line}. All rows: {summary.results}",
+        )
+
+
+def publish_review(table: list[dict[str, str]], run_id: str) -> None:
+    """The table of rows that a run held back, and how each stands; the waiting ones first."""
+    ordered = sorted(table, key=lambda row: row["stands"] != "waiting")
+    rows = [{name: plain(value) for name, value in row.items()} for row in ordered[:TABLE_ROWS]]
+    waiting = sum(row["stands"] == "waiting" for row in table)
+    with decoration("review"):
+        create_table_artifact(
+            key="review-run-rows",
+            table=rows or [{"row": "none"}],
+            description=f"{waiting} of {len(table)} rows that run {run_id} held back wait for a "
+            f"decision; the first {len(rows)}",
+        )
+
+
+def publish_findings(table: list[dict[str, str]], line: str, run_id: str) -> None:
+    """The table of what an audit found wrong."""
+    rows = [{name: plain(value) for name, value in row.items()} for row in table[:TABLE_ROWS]]
+    with decoration("audit"):
+        create_table_artifact(
+            key="audit-run-findings",
+            table=rows or [{"problem": "none"}],
+            description=f"run {run_id}: {line}; the first {len(rows)} of {len(table)} findings",
+        )
+
+
+def publish_report_link(flow_name: str, uri: str, link: str, *, signed: bool) -> None:
+    """A link to the contact sheet."""
+    lasts = (
+        "The link opens for 7 days, or as long as the credentials behind it, if that is less; the "
+        f"file stays at {uri}"
+        if signed
+        else f"The file lies at {uri}"
+    )
+    with decoration("report"):
+        create_link_artifact(
+            key=f"{flow_name}-report",
+            link=link,
+            link_text="contact sheet",
+            description=f"Before and after. {lasts}",
+        )

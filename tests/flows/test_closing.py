@@ -1,0 +1,70 @@
+"""Test the page that ends a run. If these break, a person does not find how to try failed rows
+again, or the way it names fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from datetime import UTC, datetime
+from typing import Any
+
+import typer.testing
+
+from ace_tasks.runs.results import Summary
+from ace_tasks.settings import ReviewSettings
+from ace_tasks.specs import DEFAULT_PIXELS
+from flows.cli import app
+from flows.retry_failed import retry_failed
+from flows.ui.summary import retry_parameters, text
+
+
+def summary(**more: Any) -> Summary:
+    now = datetime.now(UTC)
+    fields: dict[str, Any] = {
+        "run_id": "r-1", "flow": "edit-catalog", "state": "FinishedWithFailures",
+        "catalog": "s3://b/c.jsonl", "output": "s3://b/out of it", "variant": "toy",
+        "pixels": DEFAULT_PIXELS, "review": ReviewSettings(), "started_at": now, "ended_at": now,
+        "rows": 9, "done": 5, "done_before": 0, "failed": 3, "failed_before": 0, "rejected": 1,
+        "shared": 0, "by_error": {"timeout": 1, "source_unavailable": 2, "bad_row": 1},
+        "replicas": 2, "deaths": 1, "seconds": 300.0, "items_per_second": 0.03,
+        "busy_share": 0.91, "results": "s3://b/r.csv", "failures": "s3://b/f.jsonl",
+        "rejects": "s3://b/rejects.jsonl",
+    }  # fmt: skip
+    return Summary(**fields | more)
+
+
+def test_the_hint_is_what_the_deployment_takes() -> None:
+    page = text(summary(), "https://b/report", "http://ui/form")
+    assert "[Contact sheet](https://b/report)" in page
+    assert "[its form, filled in](http://ui/form)" in page
+    given = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    assert given == retry_parameters(summary())
+    properties = retry_failed.parameters.properties
+    assert given.keys() <= properties.keys()
+    assert set(retry_failed.parameters.required) <= given.keys()
+    prefect, ours = re.findall(r"^\$ (.*)$", page, re.MULTILINE)
+    assert shlex.split(prefect)[3:] == [
+        "retry-failed/retry-failed", "-p", "output=s3://b/out of it", "-p", "failed_run=r-1",
+    ]  # fmt: skip
+    program, command, *arguments = shlex.split(ours)
+    assert (program, arguments) == ("ace-catalog", ["s3://b/out of it", "r-1"])
+    assert typer.testing.CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_each_code_says_whether_the_same_command_tries_it_again() -> None:
+    page = text(summary(), None, None)
+    assert "| source\\_unavailable | 2 | tries it |" in page
+    assert "| timeout | 1 | leaves it |" in page
+    assert "1 rows are no valid request" in page
+    assert "Contact sheet" not in page
+
+
+def test_a_clean_run_has_no_hint() -> None:
+    page = text(
+        summary(state="Completed", failed=0, rejected=0, by_error={}, failures=None, rejects=None),
+        "https://b/report",
+        None,
+    )
+    assert "retry" not in page
+    assert "at most 2 replicas, busy 91% of their time; 1 died" in page

@@ -1,0 +1,286 @@
+"""What `infra.deploy` sets up on a Prefect server, and automations that fire for real. If these
+break, a run whose process was killed stays Running for ever, nobody hears that a night's run
+fails, or two runs fight over the same GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import json
+import os
+import queue
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect import flow
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.workers.base import BaseJobConfiguration
+
+from ace_tasks.engine.dispatcher import Status
+from ace_tasks.store import Store
+from flows.steps.open_run import open_run
+from flows.sweep_output import sweep_output
+from flows.ui.events import FailureAlarm
+from infra import automations, pools
+from infra.prefect_server import PrefectServer
+from infra.services import HOST, ROOT, Service
+from tests.runs.test_sweeping import leave
+from tests.support.patience import limit_s, wait_until
+from tests.support.processes import run_python
+
+RECEIVED: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+
+class Ear(BaseHTTPRequestHandler):
+    """Somebody who is to be told."""
+
+    def do_POST(self) -> None:
+        RECEIVED.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """Start one whose automations and limits concern no runs of other tests."""
+    service = PrefectServer(tmp_path_factory.mktemp("ops")).start()
+    atexit.register(service.stop)  # Prefect sends its last logs at exit
+    with temporary_settings({PREFECT_API_URL: service.env["PREFECT_API_URL"]}):
+        yield service
+
+
+@pytest.fixture(scope="module")
+def webhook(server: PrefectServer) -> Iterator[None]:
+    ear = HTTPServer((HOST, 0), Ear)
+    threading.Thread(target=ear.serve_forever, daemon=True).start()
+    Webhook(url=f"http://{HOST}:{ear.server_port}/secret-path").save("ops")  # type: ignore[arg-type]
+    yield
+    ear.shutdown()
+
+
+def deploy(server: PrefectServer, *arguments: str) -> str:
+    return run_python("-m", "infra.deploy", *arguments, env=server.env).stdout
+
+
+@pytest.fixture(scope="module")
+def deployed(server: PrefectServer, webhook: None) -> str:
+    return deploy(server, "--notify", "webhook/ops")
+
+
+def ask(server: PrefectServer, path: str, **body: Any) -> Any:
+    answer = httpx.post(f"{server.ui_url}/api/{path}", json=body, timeout=limit_s())
+    assert answer.status_code < 300, answer.text
+    return answer.json()
+
+
+def setup_of(server: PrefectServer) -> dict[str, Any]:
+    """Read all that is there, by name, without ids and times."""
+    queues = ask(server, "work_pools/local/queues/filter")
+    return {
+        "automations": {each["name"] for each in ask(server, "automations/filter")},
+        "count": len(ask(server, "automations/filter")),
+        "deployments": {each["name"]: each["work_queue_name"]
+                        for each in ask(server, "deployments/filter")},
+        "pools": {each["name"]: each["type"] for each in ask(server, "work_pools/filter")},
+        "queues": {each["name"]: each["concurrency_limit"] for each in queues},
+        "limits": {each["name"]: each["global_concurrency_limit"] and
+                   each["global_concurrency_limit"]["limit"]
+                   for each in ask(server, "deployments/filter")},
+    }  # fmt: skip
+
+
+@pytest.mark.thorough
+def test_a_second_time_changes_only_what_is_asked_for(server: PrefectServer, deployed: str) -> None:
+    first = setup_of(server)
+    assert first["automations"] == {
+        automations.ZOMBIE, automations.FAILING, automations.CANCELLED,
+    }  # fmt: skip
+    assert first["queues"]["gpu"] == 1
+    names = set(re.findall(r"- name: (\S+)", (ROOT / "prefect.yaml").read_text()))
+    assert first["deployments"].keys() == names
+    on_gpus = {name for name, its_queue in first["deployments"].items() if its_queue == "gpu"}
+    assert on_gpus == names - {"review-run", "sweep-output", "audit-run", "forget"}
+    guarded = {name for name, limit in first["limits"].items() if limit == 1}
+    assert guarded == {"edit-catalog", "restyle-catalog", "try-on-batch"}
+    assert "secret-path" not in json.dumps(ask(server, "automations/filter"))  # by reference
+
+    deploy(server, "--notify", "webhook/ops", "--gpu-runs", "3")
+    second = setup_of(server)
+    assert second["queues"].pop("gpu") == 3
+    assert first["queues"].pop("gpu") == 1
+    assert second == first
+
+
+def test_a_block_that_is_not_there_is_reported(prefect_server: PrefectServer) -> None:
+    command = ("-m", "infra.deploy", "--notify", "webhook/nobody")
+    ended = run_python(*command, env=prefect_server.env, accept=[1])
+    assert "no block 'webhook/nobody'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["process", "kubernetes"])
+def test_a_job_is_made_of_the_template(prefect_server: PrefectServer, kind: pools.Kind) -> None:
+    async def make() -> dict[str, Any]:
+        async with get_client() as client:
+            name = f"of-{kind}"
+            await pools.put(client, name, kind, gpu_runs=2)
+            await pools.put(client, name, kind, gpu_runs=2)
+            return (await client.read_work_pool(name)).base_job_template
+
+    template = asyncio.run(make())
+    given = {"command": "python -m prefect.engine", "name": "run"}
+    configuration = asyncio.run(BaseJobConfiguration.from_template_and_values(template, given))
+    assert configuration.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    # 2 + 4 + … + 128 s; with Prefect's default of 5, a server that is away for longer than a
+    # minute ends the run.
+    assert configuration.env["PREFECT_CLIENT_MAX_RETRIES"] == "7"
+    if kind == "kubernetes":
+        pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+        assert pod["terminationGracePeriodSeconds"] == 60
+        (container,) = pod["containers"]
+        assert container["envFrom"][0]["secretRef"]["name"] == "ace-catalog"
+        placeholders = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template)))
+        assert set(template["variables"]["properties"]) <= placeholders
+        assert template["variables"]["properties"]["image"]["default"] == "ace-catalog"
+
+
+# ---------------------------------------------------------------- automations that fire
+
+
+def state_of(server: PrefectServer, run_id: str) -> dict[str, Any]:
+    answer = httpx.get(f"{server.ui_url}/api/flow_runs/{run_id}", timeout=limit_s())
+    state: dict[str, Any] = answer.json()["state"]
+    return state
+
+
+@pytest.mark.thorough
+def test_a_killed_run_is_crashed_and_one_that_ended_is_left_alone(
+    server: PrefectServer, deployed: str, tmp_path: Path
+) -> None:
+    """A killed process says nothing; a run that ended as FinishedWithFailures has said all."""
+
+    async def hurry() -> None:  # the real one waits for five minutes
+        async with get_client() as client:
+            await automations.put(client, automations.zombie(timedelta(seconds=limit_s(10))))
+
+    asyncio.run(hurry())
+    code = (
+        "import sys, time\n"
+        "from prefect import flow, tags\n"
+        "from prefect.context import get_run_context\n"
+        "from prefect.states import Failed\n"
+        "@flow\n"
+        "def works(seconds):\n"
+        "    print('run', get_run_context().flow_run.id, flush=True)\n"
+        "    time.sleep(seconds)\n"
+        "    return Failed(name='FinishedWithFailures')\n"
+        "with tags('ace-catalog'): works(float(sys.argv[1]), return_state=True)\n"
+    )
+
+    def start(name: str, seconds: float) -> tuple[Service, str]:
+        """Start a run and wait for its first heartbeat; the next would come 30 s later."""
+        env = os.environ | server.env | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+        command = [sys.executable, "-c", code, str(seconds)]
+        process = Service.start(name, command, env, tmp_path / f"{name}.log")
+        started = wait_until(
+            lambda: re.search(r"^run (\S+)$", process.log.read_text(), re.MULTILINE),
+            "the start of a run", output=process.log_tail,
+        )  # fmt: skip
+        assert started
+        beat = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
+        wait_until(
+            lambda: started[1] in json.dumps(ask(server, "events/filter", **beat)),
+            "a heartbeat", output=process.log_tail,
+        )  # fmt: skip
+        return process, started[1]
+
+    first, ended = start("ended", 1)
+    assert first.process.wait(limit_s()) == 0, first.log_tail()
+    second, killed = start("killed", limit_s())
+    second.kill()
+    wait_until(
+        lambda: state_of(server, killed)["type"] == "CRASHED",
+        "the killed run to be crashed", output=lambda: str(state_of(server, killed)),
+    )  # fmt: skip
+    assert "No heartbeat" in state_of(server, killed)["message"]
+    # Its turn would have come before the other's, whose heartbeat was later.
+    assert state_of(server, ended)["name"] == "FinishedWithFailures"
+
+
+@pytest.mark.thorough
+def test_a_run_that_fails_too_much_is_reported_and_a_cancelled_one_is_swept(
+    server: PrefectServer, deployed: str, store: Store, prefix: str, weights_dir: Path
+) -> None:
+    output = f"{prefix}/out"
+    ids: list[str] = []
+    assert server.service
+    log_tail = server.service.log_tail
+
+    @flow(name="fails")
+    def fails(output: str) -> None:
+        options = {"accept_license": False, "allow_unguarded_writes": False}
+        with open_run(f"{prefix}/c.jsonl", output, "toy", **options) as run:
+            ids.append(run.run_id)
+            run.events.pool_started()
+            alarm = FailureAlarm(run.events, run.environment.alert_failure_share)
+            for done, failed in ((10, 9), (16, 4), (30, 10), (30, 20)):
+                alarm.look(Status(done=done, failed=failed))
+        wait_until(lambda: not RECEIVED.empty(), "the alarm", output=log_tail)
+        state = {"type": "CANCELLED", "name": "Cancelled"}
+        ask(server, f"flow_runs/{ids[0]}/set_state", state=state, force=True)
+
+    while not RECEIVED.empty():
+        RECEIVED.get()
+    # A process has one that tells events, and it keeps to the server of whoever came first.
+    EventsWorker.drain_all(timeout=limit_s())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fails(output, return_state=True)
+    message = RECEIVED.get(timeout=limit_s())
+    assert "10 of 40 items" in message
+    assert output in message
+    assert f"/flow-run/{ids[0]}" in message
+
+    name = {"deployments": {"name": {"any_": ["sweep-output"]}}}
+    sweeps = wait_until(
+        lambda: ask(server, "flow_runs/filter", **name), "a scheduled sweep", output=log_tail
+    )
+    (run,) = sweeps
+    # The server takes events in their order, and the run was cancelled after its last look.
+    assert RECEIVED.empty(), "once a run"
+    assert run["parameters"] == {
+        "output": output, "older_than_hours": 1, "run": ids[0], "delete": True,
+    }  # fmt: skip
+    due = datetime.fromisoformat(run["expected_start_time"]) - datetime.now(UTC)
+    assert timedelta(minutes=100) < due <= timedelta(hours=2)
+
+
+def test_a_sweep_lists_what_no_record_names_and_deletes_it_only_when_asked(
+    prefect_server: PrefectServer, store: Store, prefix: str
+) -> None:
+    output = f"{prefix}/out"
+    store.put(f"{output}/runs/run-1/plan.parquet", b"a plan", "text/plain")
+    orphan = leave(store, output, b"left over")
+    for parameters, message in (
+        ({}, "0 pictures without a record, 0 deleted"),  # too young
+        ({"older_than_hours": 0}, "1 pictures without a record, 0 deleted; switch on `delete`"),
+        ({"older_than_hours": 0, "delete": True}, "1 pictures without a record, 1 deleted"),
+    ):
+        assert store.get(orphan) == b"left over"
+        state = sweep_output(output=output, return_state=True, **parameters)
+        assert state.message.startswith(message)
+    assert [each.uri for each in store.list(output)] == [f"{output}/runs/run-1/plan.parquet"]

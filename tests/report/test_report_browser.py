@@ -1,0 +1,365 @@
+"""The contact sheet in a browser. If these break, a reviewer cannot compare or find a row, by mouse
+or by keyboard, on a phone or in the dark; or a catalog reaches out from the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ace_tasks.provenance.keys import report_key
+from ace_tasks.report.cards import Entry
+from ace_tasks.report.pages import PAGE_ITEMS, PageLink
+from ace_tasks.settings import StoreSettings
+from ace_tasks.store import Store, join_uri
+from infra.services import ROOT
+from tests.report.test_report import HOSTILE
+from tests.support import sheets
+from tests.support.browser import Watched, chromium, new_page, screenshot
+from tests.support.sheets import entry, record
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.thorough
+
+HOSTILE_TEXTS = list(HOSTILE.values())
+PHOTOS = sorted((ROOT / "infra" / "sample" / "photos").glob("*.jpg"))
+SHOWN = PAGE_ITEMS + 7
+LONG = "a" * 128
+
+Open = Callable[..., "Page"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a contact sheet of two pages to a folder, as one has it on disk."""
+    folder = tmp_path_factory.mktemp("sheet")
+    store = Store(StoreSettings())
+    sheet = sheets.sheet(rows(folder), store, store, title="Edits of s3://shop/spring.jsonl",
+                         facts={"result": "all of it", "run": "r" * 64}, total=5000)  # fmt: skip
+    for link, page in zip(sheets.links(sheet), sheets.pages(sheet), strict=True):
+        (folder / link.name).write_text(page)
+    return folder
+
+
+def rows(folder: Path) -> list[Entry]:
+    """Make failures, one held back, all tasks, hostile prompts, pictures high, wide and framed."""
+    mask = np.zeros((64, 96), np.uint8)
+    mask[16:48, 24:72] = 255
+    entries = []
+    for number in range(SHOWN):
+        with Image.open(PHOTOS[number % len(PHOTOS)]) as image:
+            photo = image.convert("RGB").resize([(96, 64), (64, 96)][number % 2])
+        before, after = folder / f"{number % 16}-in.png", folder / f"{number % 16}-out.png"
+        if number < 16:
+            photo.save(before)
+            Image.eval(photo, lambda level: 255 - level).save(after)
+        row: dict[str, Any] = {
+            "id": f"Mug-{number}", "task": "edit", "image": str(before),
+            "prompt": HOSTILE_TEXTS[number % len(HOSTILE_TEXTS)] * 3,
+        }  # fmt: skip
+        result: dict[str, Any] = {"output_uri": str(after)}
+        if number < 3:
+            message = f"s3://b/{LONG}: <img src=x onerror=alert(2)>"
+            result = {"status": "failed", "error_code": "source_missing", "error": message}
+        elif number == 3:
+            result |= {"status": "failed", "error_code": "needs_review", "error": "blank"}
+        elif number % 3 == 0:
+            row |= {"task": "try_on", "mask": {"box": [0.2, 0.2, 0.8, 0.8]},
+                    "reference": [str(before)]}  # fmt: skip
+        elif number == 5:
+            row["id"] = LONG
+        each = entry(row, line=number, **result)
+        finished = "output_uri" in result
+        entries.append(replace(each, record=record(each, mask)) if finished else each)
+    return entries
+
+
+@pytest.fixture
+def open_sheet(browser: Browser, folder: Path) -> Iterator[Open]:
+    """Give open_sheet(url, **context) → a page that has loaded, watched."""
+    contexts = []
+
+    def open_sheet(url: str = "report.html", **options: Any) -> Page:
+        page = new_page(browser, **options)
+        contexts.append(page.context)
+        page.watched = Watched(page)  # type: ignore[attr-defined]
+        page.goto(url if "://" in url else f"{folder.as_uri()}/{url}")
+        return page
+
+    yield open_sheet
+    for context in contexts:
+        context.close()
+
+
+def split(page: Page, row_id: str) -> str:
+    """Return where the picture after begins, as it is drawn."""
+    figure = page.get_by_role("article", name=row_id, exact=True).locator(".compare figure").nth(1)
+    return str(figure.evaluate("each => getComputedStyle(each).clipPath"))
+
+
+def test_before_and_after_are_compared_by_keyboard_and_by_mouse(open_sheet: Open) -> None:
+    page = open_sheet()
+    slider = page.get_by_role("slider", name="Before and after of Mug-4", exact=True)
+    assert split(page, "Mug-4") == "inset(0px 0px 0px 50%)"
+    slider.focus()
+    outline = "each => getComputedStyle(each.parentElement).outlineStyle"
+    assert slider.evaluate(outline) == "solid"  # it is seen which one has the keys
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    assert split(page, "Mug-4") == "inset(0px 0px 0px 60%)"
+    assert slider.get_attribute("aria-valuetext") == "60 % before"
+    page.keyboard.press("Home")
+    assert split(page, "Mug-4") in {"inset(0px)", "inset(0px 0px 0px 0%)"}
+    page.keyboard.press("End")
+    assert split(page, "Mug-4") == "inset(0px 0px 0px 100%)"
+    box = slider.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    assert abs(int(slider.input_value()) - 25) <= 1  # the pointer is where the pictures part
+    assert split(page, "Mug-6") == "inset(0px 0px 0px 50%)"  # nobody else's
+    picture = page.get_by_alt_text("after of Mug-4", exact=True).bounding_box()
+    assert picture is not None
+    assert abs(picture["width"] - box["width"]) <= 1
+
+
+def test_rows_are_found_by_status_task_and_id_on_this_page_and_the_next(open_sheet: Open) -> None:
+    from playwright.sync_api import expect  # waits: a page answers in its own time
+
+    page = open_sheet()
+    shown = page.get_by_role("article")
+    status = page.get_by_role("status")
+    headings = shown.get_by_role("heading", level=2)
+    expect(shown).to_have_count(PAGE_ITEMS)
+    expect(status).to_have_text(f"{PAGE_ITEMS} rows")
+    page.get_by_label("Status").select_option("failed")
+    expect(shown).to_have_count(3)
+    expect(status).to_have_text(f"3 of {PAGE_ITEMS} rows of this page")
+    page.get_by_label("Status").select_option("held back")
+    expect(headings).to_have_text(["Mug-3"])
+    page.get_by_role("button", name="Reset").click()
+    expect(shown).to_have_count(PAGE_ITEMS)
+    page.get_by_label("Row id").fill("mug-20")  # in whatever case
+    expect(shown).to_have_count(1)
+    page.get_by_label("Row id").fill("mug-1")
+    page.get_by_label("Task").select_option("try_on")
+    expect(page.locator("article:not([hidden]):not([data-task=try_on])")).to_have_count(0)
+    assert 0 < shown.count() < PAGE_ITEMS / 2
+    page.keyboard.press("Enter")  # a form is nothing to send
+    page.get_by_label("Row id").fill("mug-20")
+    page.get_by_role("link", name="2", exact=True).click()
+    page.wait_for_url("**/report-2.html#*")
+    expect(page.get_by_label("Task")).to_have_value("try_on")
+    expect(page.get_by_label("Row id")).to_have_value("mug-20")
+    expected = [f"Mug-{n}" for n in range(PAGE_ITEMS, SHOWN) if n % 3 == 0]
+    expect(headings).to_have_text(expected)
+    page.get_by_role("link", name="previous page").click()
+    page.wait_for_url("**/report.html#*")
+    expect(shown).to_have_count(0)
+    assert page.watched.complaints == []  # type: ignore[attr-defined]
+
+
+def test_a_catalog_can_make_the_page_neither_run_nor_load_anything(open_sheet: Open) -> None:
+    page = open_sheet()
+    watched: Watched = page.watched  # type: ignore[attr-defined]
+    for summary in page.locator("article:nth-child(-n+9) summary").all():
+        summary.click()
+    page.mouse.wheel(0, 5000)
+    page.get_by_text("<img src=x onerror=alert(1)>").first.wait_for()
+    assert watched.complaints == []
+    # Were one unescaped after all, the policy refuses it.
+    with (
+        page.expect_console_message(lambda line: line.text.startswith("refused: img-src")),
+        page.expect_console_message(lambda line: line.text.startswith("refused: script-src-attr")),
+    ):
+        page.evaluate(
+            "document.querySelector('.prompt').innerHTML = '<img src=x onerror=alert(3)>'"
+        )
+    # What the catalog says came before that: nothing else was loaded, nothing else was refused.
+    refused = [each.split()[1] for each in watched.complaints if each.startswith("refused: ")]
+    assert sorted(refused) == ["img-src", "script-src-attr"]
+    assert "dialog" not in "\n".join(watched.complaints)
+    loaded = [each for each in watched.requests if not each.startswith("data:")]
+    assert loaded == [page.url, page.url.replace("report.html", "x")]
+
+
+def test_pages_opened_by_a_signed_link_lead_to_each_other(
+    open_sheet: Open, store: Store, prefix: str, folder: Path
+) -> None:
+    """On S3 nobody may read the neighbour by its bare name."""
+    from playwright.sync_api import expect
+
+    sheet = sheets.sheet(rows(folder), store, store)
+    uris = [join_uri(prefix, report_key("r", number)) for number in (1, 2)]
+    signed = [PageLink(uri.rpartition("/")[2], store.presign(uri)) for uri in uris]
+    for uri, html in zip(uris, sheet.build(signed), strict=True):
+        store.put(uri, html, "text/html; charset=utf-8")
+    page = open_sheet(signed[0].signed)
+    for name, count in (("next page", SHOWN - PAGE_ITEMS), ("previous page", PAGE_ITEMS)):
+        page.get_by_label("Task").select_option("edit")
+        page.get_by_role("link", name=name).click()
+        expect(page.locator("article")).to_have_count(count)
+        expect(page.get_by_label("Task")).to_have_value("edit")
+    assert page.watched.complaints == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("url", ["report.html", "report-2.html"])
+def test_a_phone_shows_it_without_scrolling_sideways(open_sheet: Open, url: str) -> None:
+    page = open_sheet(url, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    screenshot(page, f"sheet-phone-{url.partition('.')[0]}")
+    page.get_by_role("button", name="Masks and references").tap()
+    for summary in page.locator("article:nth-child(-n+7) .facts summary").all():
+        summary.tap()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    wide = page.evaluate(
+        "[...document.querySelectorAll('body *')].filter(each => each.checkVisibility()"
+        " && each.getBoundingClientRect().right > 360).map(each => each.outerHTML.slice(0, 80))"
+    )
+    assert wide == []
+    small = page.locator("button, select, input, summary, nav a").evaluate_all(
+        "all => all.filter(each => each.checkVisibility()).map(each => each.getBoundingClientRect())"
+        ".filter(box => box.height < 24 || box.width < 24).length"
+    )
+    assert small == 0  # a finger finds it (WCAG 2.2, 2.5.8)
+
+
+# Contrast as WCAG 2 has it, of every text against what is really behind it.
+CONTRAST = """() => {
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map((c) => c / 255)
+      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (each) => {
+    for (; each; each = each.parentElement) {
+      const { backgroundColor } = getComputedStyle(each);
+      if (!/, 0\\)$/.test(backgroundColor)) return backgroundColor;
+    }
+    return getComputedStyle(document.body).backgroundColor;
+  };
+  const found = [];
+  for (const each of document.querySelectorAll("body *")) {
+    const own = [...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!own || !each.checkVisibility() || each.closest("script")) continue;
+    const [a, b] = [getComputedStyle(each).color, ground(each)].map(light);
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push(`${each.tagName}.${each.className} ${ratio.toFixed(2)}`);
+  }
+  return [...new Set(found)];
+}"""
+
+
+# Pairs of controls that lie on each other.
+OVERLAPPING = """() => {
+  const all = [...document.querySelectorAll("form select, form input, form button, form output")]
+    .map((each) => [each.name, each.getBoundingClientRect()]);
+  return all.flatMap(([name, a], n) => all.slice(n + 1)
+    .filter(([, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
+    .map(([other]) => `${name} ${other}`));
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 600, 800, 1000, 1280, 1900])
+def test_its_controls_stand_apart_at_any_width(open_sheet: Open, width: int) -> None:
+    page = open_sheet("report-2.html", viewport={"width": width, "height": 900})
+    assert page.evaluate(OVERLAPPING) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read_by_day_and_by_night(open_sheet: Open, scheme: str) -> None:
+    page = open_sheet(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    screenshot(page, f"sheet-{scheme}")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground))) > 3 * 128) == (scheme == "light")
+    for summary in page.locator("article:nth-child(-n+6) summary").all():
+        summary.click()
+    assert page.evaluate(CONTRAST) == []
+
+
+def test_a_screen_reader_is_given_all_that_is_seen(open_sheet: Open) -> None:
+    page = open_sheet()
+    for landmark in ("banner", "main", "contentinfo", "search"):
+        assert page.get_by_role(landmark).count() == 1, landmark  # type: ignore[arg-type]
+    names = [each.get_attribute("aria-label") for each in page.get_by_role("navigation").all()]
+    assert names == ["Pages", "Neighbouring pages"]
+    page.get_by_role("button", name="Masks and references").click()
+    page.locator("article:first-child .facts summary").click()
+    levels = page.locator("h1, h2, h3, h4").evaluate_all(
+        "all => all.filter(each => each.checkVisibility()).map(each => +each.tagName[1])"
+    )
+    assert levels.count(1) == 1 == levels[0]
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    unnamed = page.locator("input, select, button, a, img").evaluate_all(
+        "all => all.filter(each => !(each.ariaLabel || each.alt || each.innerText?.trim() ||"
+        " each.labels?.length)).map(each => each.outerHTML.slice(0, 99))"
+    )
+    assert unnamed == []
+    ids = page.locator("[id]").evaluate_all("all => all.map(each => each.id)")
+    assert len(ids) == len(set(ids))
+    assert page.locator("html").get_attribute("lang") == "en"
+    card = page.get_by_role("article", name="Mug-6", exact=True).aria_snapshot()
+    for part in ("heading \"Mug-6\" [level=2]", "img \"before of Mug-6\"", "img \"after of Mug-6\"",
+                 "slider \"Before and after of Mug-6\"", "img \"mask of Mug-6\"",
+                 "img \"reference of Mug-6\""):  # fmt: skip
+        assert part in card, card
+
+
+def test_a_keyboard_reaches_the_rows_first_and_then_all_that_can_be_done(open_sheet: Open) -> None:
+    page = open_sheet("report-2.html")
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").inner_text() == "Skip to the rows"
+    assert page.locator(":focus").is_visible()
+    page.keyboard.press("Enter")
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText")
+        )
+    number = PAGE_ITEMS
+    assert reached[0] == f"Before and after of Mug-{number}"
+    assert "provenance" in reached
+    page.keyboard.press("Enter")
+    assert page.locator("details[open]").count() == 1
+
+
+def test_without_script_before_and_after_stand_side_by_side(open_sheet: Open) -> None:
+    """As a mail program shows it, or a store's preview."""
+    page = open_sheet(java_script_enabled=False)
+    before, after = (
+        page.get_by_alt_text(f"{which} of Mug-4", exact=True).bounding_box()
+        for which in ("before", "after")
+    )
+    assert before is not None
+    assert after is not None
+    assert before["x"] + before["width"] <= after["x"]
+    assert not page.get_by_role("slider").first.is_visible()
+    assert not page.get_by_role("search").is_visible()  # it would do nothing
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_without_chromium_only_ci_fails(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    """A CI whose browser is gone must not look green."""
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(outcome, match="apt-get install chromium"), chromium():
+        pass

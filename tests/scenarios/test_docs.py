@@ -1,0 +1,184 @@
+"""Test the documents against the code. If these break, a newcomer types a command that does not
+exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ace_tasks.errors import item_error_codes
+from ace_tasks.masks import hints
+from ace_tasks.model import verify
+from ace_tasks.model.variants import VARIANTS
+from ace_tasks.provenance.keys import (
+    failures_key,
+    plan_key,
+    rejects_key,
+    report_key,
+    results_key,
+    review_report_key,
+    summary_key,
+)
+from ace_tasks.settings import Environment
+from ace_tasks.specs import PRESETS, TASKS
+from flows.cli import app
+from infra import deploy
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md",
+    "infra/OPERATIONS.md", "infra/SCALE.md",
+]  # fmt: skip
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+
+
+def commands() -> list[str]:
+    """Return every line after a `$` in the documents, without its comment."""
+    text = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
+    return [line.partition("#")[0].strip() for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE)]
+
+
+def exists(command: str) -> bool:
+    # A file of keys is written in a shell of its own, for its owner alone.
+    program, *arguments = shlex.split(re.sub(r"^\(umask 077; (.*)\)$", r"\1", command))
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return arguments[0] in targets
+    if program.endswith("ace-catalog"):
+        options = [each for each in arguments[1:] if each.startswith("--")]
+        shown = CliRunner().invoke(app, [arguments[0], "--help"], env={"COLUMNS": "200"})
+        return shown.exit_code == 0 and all(option in shown.stdout for option in options)
+    if arguments[:2] == ["-m", "ace_tasks.model.weights"]:
+        given = verify.parse(arguments[2:])
+        return given.command != "verify" or given.variant in VARIANTS
+    if arguments[:2] == ["-m", "infra.deploy"]:
+        deploy.parse(arguments[2:])
+        return True
+    if program in {"kubectl", "docker"} or program.startswith("infra/"):
+        files = [each for each in (program, *arguments) if each.startswith("infra/")]
+        return all((ROOT / each).exists() for each in files if each != "infra/.env")
+    if arguments[:1] == ["-m"]:
+        return (ROOT / f"{arguments[1].replace('.', '/')}.py").exists()
+    pytest.fail(f"no rule for {command!r}")
+
+
+def test_a_file_of_keys_is_written_for_its_owner_alone() -> None:
+    files = [ROOT / "infra" / "compose.yaml", ROOT / "infra" / "secrets.sh"]
+    texts = [each.read_text() for each in (*files, *(ROOT / name for name in DOCUMENTS))]
+    written = re.findall(r"(.{0,12})infra/secrets\.sh >", "\n".join(texts))
+    assert len(written) >= 3
+    assert all(before.endswith("(umask 077; ") for before in written)
+
+
+def test_every_documented_command_exists() -> None:
+    assert [command for command in sorted(set(commands())) if not exists(command)] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    """A link leads to a file, and to a heading of it where one is named."""
+    here = ROOT / name
+    for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", here.read_text()):
+        if target.startswith("https://"):
+            continue
+        file = here.parent / target if target else here
+        assert file.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in {
+                re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in titles
+            }
+
+
+def test_every_claim_of_security_has_its_test() -> None:
+    """A claim names `test_x.py::test_y`, `::test_z` (of the same file), or a whole file."""
+    files = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+    file, count = "", 0
+    for name, test in re.findall(
+        r"`(test_\w+\.py)?(?:::(test_\w+))?`", (ROOT / "SECURITY.md").read_text()
+    ):
+        file = name or file
+        if test:
+            assert f"def {test}(" in files[file].read_text(), f"{file}::{test}"
+        elif name:
+            assert name in files
+        count += bool(name or test)
+    assert count > 25
+
+
+def test_the_column_table_is_the_specs() -> None:
+    documented: dict[str, set[str]] = {task: set() for task in TASKS}
+    table = README[README.index("| column |") :].partition("\n\n")[0]
+    header, _, *rows = table.splitlines()
+    tasks = [cell.strip() for cell in header.split("|")[2:7]]
+    assert tasks == list(TASKS)
+    for row in rows:
+        cells = [cell.strip() for cell in row.split("|")]
+        columns = re.findall(r"`([a-z_]+)`", cells[1])
+        for task, cell in zip(tasks, cells[2:7], strict=True):
+            if cell in {"yes", "optional"}:
+                documented[task] |= set(columns)
+                for column in columns:
+                    assert TASKS[task].model_fields[column].is_required() == (cell == "yes")
+    assert documented == {task: set(model.model_fields) for task, model in TASKS.items()}
+
+
+def test_the_presets_documented_are_those_there_are() -> None:
+    row = next(line for line in README.splitlines() if line.startswith("| `preset` |"))
+    assert set(re.findall(r"`([a-z]+-[0-9x]+)`", row)) == set(PRESETS)
+
+
+def codes(heading: str) -> list[str]:
+    """Return the codes in the first column of a table of the README."""
+    rows = README[README.index(heading) :].partition("\n\n")[0].splitlines()[2:]
+    return [code for row in rows for code in re.findall(r"`([a-z_]+)`", row.split("|")[1])]
+
+
+def test_every_hint_and_error_code_is_documented() -> None:
+    assert codes("| hint |") == [*hints.CODES]
+    assert sorted(codes("| code |")) == sorted(item_error_codes())
+
+
+def test_the_models_documented_are_those_there_are() -> None:
+    table = README[README.index("| variant |") :].partition("\n\n")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines()]
+    assert {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)} == set(
+        VARIANTS
+    )
+    adapters = set(re.findall(r"`([a-z_]+)`", table)) & set(VARIANTS["flux-fill-lora"].adapters)
+    assert adapters == set(VARIANTS["flux-fill-lora"].adapters)
+
+
+def test_environment_variables_are_read() -> None:
+    known = {f"ACE_{name.upper()}" for name in Environment.model_fields}
+    documented = set(re.findall(r"\bACE_[A-Z0-9_]+", README))
+    assert documented
+    assert documented <= known
+
+
+def test_every_room_and_transient_code_is_on_the_map() -> None:
+    rooms = {path.parent.name for path in (ROOT / "ace_tasks").glob("*/__init__.py")}
+    assert {room for room in rooms if f"`{room}/`" not in ARCHITECTURE} == set()
+    transient = {code for code, again in item_error_codes().items() if again}
+    assert {code for code in transient if f"`{code}`" not in ARCHITECTURE} == set()
+
+
+def test_the_layout_names_what_is_written() -> None:
+    keys = [summary_key("r"), rejects_key("r"), plan_key("r"),
+            failures_key("r"), report_key("r"), review_report_key("r"),
+            results_key("r", "csv")]  # fmt: skip
+    for key in keys:
+        assert key.rpartition("/")[2] in README
+
+
+def test_prefect_yaml_deploys_every_flow() -> None:
+    text = (ROOT / "prefect.yaml").read_text()
+    entrypoints = set(re.findall(r"entrypoint: (flows/\w+\.py):", text))
+    flows = {f"flows/{path.name}" for path in (ROOT / "flows").glob("*.py")
+             if re.search(r"^@flow\(", path.read_text(), re.MULTILINE)}  # fmt: skip
+    assert entrypoints == flows

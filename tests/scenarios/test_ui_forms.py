@@ -1,0 +1,157 @@
+"""Prefect's UI as a person without code meets it: each deployment's form, and a run from a click to
+its pictures. If these break, somebody faces a JSON editor, an unexplained field, or a dead link."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import yaml
+from prefect.utilities.callables import parameter_schema
+
+from ace_tasks.store import Store, join_uri
+from infra.prefect_server import PrefectServer
+from infra.services import ROOT
+from tests.support.browser import Watched, screenshot
+from tests.support.patience import limit_s
+from tests.support.prefect_ui import (
+    FIELD,
+    JSON_EDITOR,
+    deployment,
+    field,
+    fill,
+    open_form,
+    open_ui,
+    submit,
+    wait_for_state,
+)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+pytestmark = pytest.mark.thorough
+
+DEPLOYMENTS = [
+    each["name"] for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+]
+TALL = {"width": 1280, "height": 2600}  # all of a form
+
+
+@pytest.fixture(scope="module")
+def page(
+    object_store: Any, prefect_server: Any, weights_dir: Any, tmp_path_factory: Any
+) -> Iterator[Page]:
+    with open_ui(prefect_server, tmp_path_factory.mktemp("worker") / "worker.log") as (page, _):
+        page.set_viewport_size(TALL)
+        yield page
+
+
+def without_markup(text: str) -> str:
+    """Drop the marks of Markdown: the form shows a description without them."""
+    return " ".join(re.findall(r"\w+", text))
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_every_parameter_has_a_plain_field_and_says_what_it_is(
+    page: Page, prefect_server: PrefectServer, name: str
+) -> None:
+    from playwright.sync_api import expect
+
+    found = deployment(prefect_server, name)
+    parameters: dict[str, Any] = found["parameter_openapi_schema"]["properties"]
+    assert found["description"]
+    assert found["tags"]
+    assert found["version"]
+    open_form(page, prefect_server, found["id"])
+    screenshot(page, f"form-{name}")
+    expect(page.locator(FIELD)).to_have_count(len(parameters))
+    assert page.locator(JSON_EDITOR).count() == 0
+    for parameter, schema in parameters.items():
+        # A choice of types would hide its JSON editor behind a toggle.
+        assert schema.get("type") in {"string", "number", "integer", "boolean"}, parameter
+        box = field(page, parameter)
+        assert without_markup(schema["description"]) in without_markup(box.inner_text()), parameter
+        assert box.locator("input, textarea, button[role=switch], .p-select-button").count()
+
+
+def test_a_parameter_that_is_no_plain_one_would_be_seen(
+    page: Page, prefect_server: PrefectServer
+) -> None:
+    """The test above finds what it looks for, or else Prefect has changed its form."""
+
+    def wrong(settings: dict[str, Any]) -> None: ...
+
+    with httpx.Client(base_url=f"{prefect_server.ui_url}/api", timeout=limit_s()) as api:
+        flow_id = api.post("/flows/", json={"name": "wrong"}).json()["id"]
+        schema = parameter_schema(wrong).model_dump()
+        body = {"name": "wrong", "flow_id": flow_id, "parameter_openapi_schema": schema}
+        deployment_id = api.post("/deployments/", json=body).json()["id"]
+        open_form(page, prefect_server, deployment_id)
+        page.locator(JSON_EDITOR).first.wait_for()
+        api.delete(f"/deployments/{deployment_id}")
+
+
+def test_a_catalog_is_edited_from_the_form_to_the_contact_sheet(
+    page: Page,
+    prefect_server: PrefectServer,
+    store: Store,
+    prefix: str,
+    picture: Callable[..., bytes],
+) -> None:
+    prompt = "<img src=x onerror=alert(1)>"
+    rows = []
+    for number in range(3):
+        image = join_uri(prefix, f"in/{number}.png")
+        store.put(image, picture(seed=number), "image/png")
+        rows.append({"id": f"mug-{number}", "task": "edit", "image": image, "prompt": prompt})
+    rows.append(rows[0] | {"id": "gone", "image": join_uri(prefix, "in/none.png")})
+    catalog = join_uri(prefix, "catalog.jsonl")
+    store.put(catalog, "\n".join(map(json.dumps, rows)).encode(), "text/plain")
+
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    page.goto(f"{prefect_server.ui_url}/deployments")
+    page.get_by_role("link", name="edit-catalog", exact=True).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run").click()
+    fill(page, max_failed="1", catalog=catalog, output=f"{prefix}/out", variant="toy")
+    screenshot(page, "run-1-filled")
+    submit(page, prefect_server)
+    wait_for_state(page, "Completed")
+    page.get_by_text(f"edit {catalog} with toy").first.wait_for()
+    screenshot(page, "run-2-completed")
+
+    tab = page.get_by_role("tablist").get_by_text("Artifacts", exact=True)
+    tab.click()
+    for kind in ("progress", "results", "report"):
+        page.get_by_role("link", name=f"edit-catalog-{kind}").wait_for()
+    screenshot(page, "run-3-artifacts")
+    page.get_by_role("link", name="edit-catalog-results").click()
+    page.get_by_text("source_missing").first.wait_for()
+    page.get_by_text("3 done, 0 done before, 1 failed, of 4 rows").first.wait_for()
+    screenshot(page, "run-4-results")
+    page.go_back()
+    tab.click()
+    page.get_by_role("link", name="edit-catalog-report").click()
+    link = page.get_by_role("link", name="contact sheet")
+    link.wait_for()
+    screenshot(page, "run-5-report-link")
+    look_at_sheet(page, link, prompt)
+
+
+def look_at_sheet(page: Page, link: Locator, prompt: str) -> None:
+    """The link opens without credentials, and shows what was made."""
+    sheet = page.context.new_page()
+    sheet.set_viewport_size({"width": 1280, "height": 900})
+    watched = Watched(sheet)
+    sheet.goto(str(link.get_attribute("href")))
+    sheet.get_by_role("slider", name="Before and after of mug-1").wait_for()
+    assert sheet.get_by_role("article").count() == 4
+    assert sheet.get_by_role("article").first.inner_text().startswith("gone")  # failures first
+    assert sheet.get_by_text(prompt).count() == 4
+    screenshot(sheet, "run-6-sheet")
+    assert watched.complaints == []
+    sheet.close()

@@ -1,0 +1,117 @@
+"""A bad network in front of the real store: a proxy that misbehaves on order."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+SLOW_DOWN = (
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
+EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The token has expired.</Message></Error>"
+
+
+class FaultyStore:
+    """Forwards to `target`. `fault(method, path)` names what goes wrong with a request, or None.
+
+    Faults: `503`, `500`, `expired`, `reset` (before the store hears of it), `lost` (the store
+    does it, the answer is dropped), `cut` (half of the answer's body), `slow` (2 s late).
+    """
+
+    def __init__(self, target: str):
+        self.fault: Callable[[str, str], str | None] = lambda method, path: None
+        self.requests: list[tuple[str, str, str | None]] = []
+        self._target = urlsplit(target).netloc
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.endpoint_url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def times(self, count: int, kind: str, method: str = "", part: str = "") -> None:
+        """The first `count` requests of this method, with this in their path, go wrong."""
+        left = [count]
+
+        def fault(got_method: str, path: str) -> str | None:
+            if left[0] and (not method or method == got_method) and part in path:
+                left[0] -= 1
+                return kind
+            return None
+
+        self.fault = fault
+
+    def _handler(proxy) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                kind = proxy.fault(self.command, self.path)
+                proxy.requests.append((self.command, self.path, kind))
+                if kind == "reset":
+                    self._reset()
+                elif kind in {"503", "500", "expired"}:
+                    status = {"503": 503, "500": 500, "expired": 400}[kind]
+                    self._answer(status, [], EXPIRED if kind == "expired" else SLOW_DOWN)
+                else:
+                    if kind == "slow":
+                        time.sleep(2)
+                    status, headers, content = self._forward(body)
+                    if kind == "lost":
+                        self._reset()
+                    else:
+                        self._answer(status, headers, content, cut=kind == "cut")
+
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
+
+            def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+                connection = http.client.HTTPConnection(proxy._target)
+                connection.putrequest(
+                    self.command, self.path, skip_host=True, skip_accept_encoding=True
+                )
+                for name, value in self.headers.items():
+                    connection.putheader(name, value)
+                connection.endheaders(body)
+                answer = connection.getresponse()
+                return answer.status, answer.getheaders(), answer.read()
+
+            def _answer(
+                self, status: int, headers: list[tuple[str, str]], content: bytes, cut: bool = False
+            ) -> None:
+                self.send_response_only(status)
+                for name, value in headers:
+                    if name.lower() not in {"transfer-encoding", "connection"}:
+                        self.send_header(name, value)
+                if not any(name.lower() == "content-length" for name, _ in headers):
+                    self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(content[: len(content) // 2] if cut else content)
+                if cut:
+                    self._reset()
+
+            def _reset(self) -> None:
+                linger = struct.pack("ii", 1, 0)  # RST, not FIN
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self.close_connection = True
+                self.connection.close()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def handle(self) -> None:
+                with contextlib.suppress(OSError, ValueError):  # the connection just cut
+                    super().handle()
+
+        return Handler
