@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from ace_tasks.plan.resume import RetryRules
 from flows.options import (
     DEFAULT_FEATHER,
     AcceptLicense,
@@ -111,11 +112,10 @@ def edit_catalog(
         accept_license=accept_license,
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
+        rules = RetryRules(failures=retry_failures, redo_older=redo_older)
         return execute_run(
             run,
-            lambda changes: plan_catalog(
-                untracked(run), strict, retry_failures, None, changes, redo_older=redo_older
-            ),
+            lambda overrides: plan_catalog(untracked(run), rules, overrides, strict=strict),
             RunOptions(
                 max_failed=max_failed,
                 replicas=replicas,

@@ -17,6 +17,7 @@ from ace_tasks.catalog.sources.mask_files import open_masks
 from ace_tasks.catalog.sources.pictures import SourcePlace, pictures
 from ace_tasks.catalog.sources.prefixes import buckets_of, check_apart, uris_of
 from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped, SourcePicture
+from ace_tasks.plan.resume import RetryRules
 from flows.options import (
     DEFAULT_FEATHER,
     AcceptLicense,
@@ -186,11 +187,10 @@ def restyle_catalog(
         rows = _rows(run, place, instruction, mask, limit)
         with refusals_noted(run):
             made = make_catalog(untracked(run), untracked(rows))
+        rules = RetryRules(failures=retry_failures, redo_older=redo_older)
         return execute_run(
             run,
-            lambda changes: plan_catalog(
-                untracked(run), strict, retry_failures, made, changes, redo_older=redo_older
-            ),
+            lambda overrides: plan_catalog(untracked(run), rules, overrides, made, strict=strict),
             RunOptions(
                 max_failed=max_failed,
                 replicas=replicas,

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from ace_tasks.errors import A_PERSON_DECIDES, SettingsError, SuspectMask
+from ace_tasks.plan.resume import RetryRules
 from ace_tasks.provenance.keys import failures_key, results_key
 from ace_tasks.runs.history import read_summary
 from ace_tasks.runs.results import failed_rows, items_to_review
@@ -69,12 +70,11 @@ def retry_failed(
         allow_unguarded_writes=allow_unguarded_writes,
     ) as run:
         file = select_failed(run, failed_run, wanted)
+        # What failed is edited, be there a picture of an earlier version of the code.
+        rules = RetryRules(failures=True, named=frozenset(wanted), redo_older=True)
         return execute_run(
             run,
-            # What failed is edited, be there a picture of an earlier version of the code.
-            lambda changes: plan_catalog(
-                untracked(run), False, True, file, changes, wanted, redo_older=True
-            ),
+            lambda overrides: plan_catalog(untracked(run), rules, overrides, file),
             RunOptions(max_failed=max_failed, replicas=replicas, shard_size=shard_size),
         )
 

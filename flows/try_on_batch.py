@@ -14,6 +14,7 @@ from ace_tasks.catalog.sources.links import Links
 from ace_tasks.catalog.sources.pictures import SourcePlace
 from ace_tasks.catalog.sources.prefixes import buckets_of, check_apart
 from ace_tasks.catalog.try_on import Batch
+from ace_tasks.plan.resume import RetryRules
 from ace_tasks.store import is_s3
 from flows.options import (
     DEFAULT_FEATHER,
@@ -174,11 +175,10 @@ def try_on_batch(
         rows = batch.rows(run.sources, run.scratch, partial(price_of, run))
         with refusals_noted(run):
             made = make_catalog(untracked(run), untracked(rows))
+        rules = RetryRules(failures=retry_failures, redo_older=redo_older)
         return execute_run(
             run,
-            lambda changes: plan_catalog(
-                untracked(run), strict, retry_failures, made, changes, redo_older=redo_older
-            ),
+            lambda overrides: plan_catalog(untracked(run), rules, overrides, made, strict=strict),
             RunOptions(
                 max_failed=max_failed,
                 replicas=replicas,

@@ -26,6 +26,15 @@ class ItemIds(Set[str]):
         made._sorted = ordered
         return made
 
+    @classmethod
+    def of_digests(cls, digests: np.ndarray) -> ItemIds:
+        """Return the set of what `digests_of` made."""
+        return cls._of(np.unique(digests))
+
+    def holds(self, digests: np.ndarray) -> np.ndarray:
+        """Return for each of these (see `digests_of`) whether it is among them, as booleans."""
+        return self._find(digests)[1]
+
     def among(self, item_ids: Iterable[str]) -> ItemIds:
         """Those of these ids that occur in `item_ids`, which may be any number of others."""
         found = np.zeros(len(self), bool)
@@ -39,9 +48,7 @@ class ItemIds(Set[str]):
 
     def positions(self, item_ids: list[str]) -> np.ndarray:
         """Return where each of these ids stands in the order of all; -1: it is not among them."""
-        if len(digests := _digests(item_ids)) != len(item_ids):
-            raise ValueError("accepted: item ids; given something else among them")
-        at, there = self._find(digests)
+        at, there = self._find(digests_of(item_ids))
         return np.where(there, at, -1)
 
     def positions_of_starts(self, starts: list[str]) -> np.ndarray:
@@ -75,6 +82,13 @@ class ItemIds(Set[str]):
 
     def __len__(self) -> int:
         return len(self._sorted)
+
+
+def digests_of(item_ids: list[str]) -> np.ndarray:
+    """Return item ids as 32 bytes each. Raises ValueError for what is none."""
+    if len(digests := _digests(item_ids)) != len(item_ids):
+        raise ValueError("accepted: item ids; given something else among them")
+    return digests
 
 
 def _batches(item_ids: Iterable[str]) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ import tempfile
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,50 +76,64 @@ class PlannedRow:
         return WorkItem.model_validate_json(self.item_json)
 
 
-@dataclass
-class PlanCounts:
-    """What a plan holds, in rows."""
+@dataclass(frozen=True)
+class Basis:
+    """What a plan is made for, beside its rows: another one makes other items of them."""
 
-    planned: int = 0
-    rejected: int = 0
-    forgotten: int = 0
-    shared: int = 0
-    by_task: dict[str, int] = field(default_factory=dict)
+    model: ModelIdentity
+    pixels: PixelSettings = DEFAULT_PIXELS
+    overrides: Overrides = NO_OVERRIDES
+
+    def to_bytes(self) -> bytes:
+        """Return it with the version of the pixels, as it stands in a plan."""
+        content = {"model": self.model.model_dump(), "pixels": self.pixels.model_dump()}
+        if self.overrides:
+            content["changes"] = self.overrides.model_dump()
+        return canonical_json({"pixels_version": PIXELS_VERSION, **content})
+
+
+@dataclass(frozen=True)
+class PlanFiles:
+    """Where a plan lies on disk, and the rows that are in none, as JSON lines."""
+
+    plan: Path
+    rejects: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> PlanFiles:
+        return cls(folder / "plan.parquet", folder / "rejects.jsonl")
 
 
 def build_plan(
     specs: Iterable[Checked | Reject],
-    model: ModelIdentity,
+    basis: Basis,
     store: Store,
-    plan_path: Path,
-    rejects_path: Path,
-    pixels: PixelSettings = DEFAULT_PIXELS,
-    changes: Overrides = NO_OVERRIDES,
+    files: PlanFiles,
     forgotten: Tombstones = NOTHING_FORGOTTEN,
     where: Callable[[int], str] | None = None,
 ) -> None:
-    """Identify every spec, with its changes; write the sorted plan, and the rejects as JSON lines.
+    """Identify every spec, with its overrides; write the sorted plan, and the rejects as JSON lines.
 
     `where`: of a catalog that a run made of somebody's file, where in that file a line comes from;
     asked in the order of the lines, "" if it is not known.
 
-    The plan remembers the model, the settings, the changes and the pixels' version it was made
-    for: see `fits`. What is to stay forgotten stands among the rejects, as such, and quotes nothing of its row.
+    The plan remembers what it was made for: see `fits`. What is to stay forgotten stands among the
+    rejects, as such, and quotes nothing of its row.
 
     Raises CatalogError when there is no row at all, StoreUnavailable when sources cannot be
     identified because the store is away.
     """
     with (
         tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch,
-        rejects_path.open("w", encoding="utf-8") as out,
+        files.rejects.open("w", encoding="utf-8") as out,
         ExitStack() as held,
     ):
         rows = held.enter_context(closing(_Scratch(Path(scratch))))
-        for each in identified(changes.applied(specs), model, store, pixels):
+        for each in identified(basis.overrides.applied(specs), basis.model, store, basis.pixels):
             reject = each if isinstance(each, Reject) else None
             if not isinstance(each, Reject):
                 item, cells = each
-                earlier_ids = earlier_item_ids(item, model)
+                earlier_ids = earlier_item_ids(item, basis.model)
                 if forgotten.covers(item, earlier_ids):
                     reject = Reject(item.line, None, _FORGOTTEN, {}, forgotten=True)
                 else:
@@ -130,19 +144,14 @@ def build_plan(
                 out.write(reject.to_json() + "\n")
         if not rows.count and not out.tell():
             raise CatalogError("the catalog has no rows")
-        _write_plan(rows, plan_path, _made_for(model, pixels, changes))
+        _write_plan(rows, files.plan, basis.to_bytes())
 
 
-def fits(
-    plan_path: Path,
-    model: ModelIdentity,
-    pixels: PixelSettings = DEFAULT_PIXELS,
-    changes: Overrides = NO_OVERRIDES,
-) -> bool:
-    """Whether a plan was made for all this, by code that makes the same pixels."""
+def fits(plan_path: Path, basis: Basis) -> bool:
+    """Return whether a plan was made for all this, by code that makes the same pixels."""
     with pyarrow.parquet.ParquetFile(plan_path) as parquet:
         metadata = parquet.schema_arrow.metadata or {}
-    return bool(metadata.get(_MADE_FOR) == _made_for(model, pixels, changes))
+    return bool(metadata.get(_MADE_FOR) == basis.to_bytes())
 
 
 def made_for(plan_path: Path) -> dict[str, Any]:
@@ -158,26 +167,6 @@ def made_for(plan_path: Path) -> dict[str, Any]:
         raise ValueError(f"no plan ({type(error).__name__})") from None
 
 
-def count(plan_path: Path, rejects_path: Path) -> PlanCounts:
-    """What a plan holds."""
-    counts = PlanCounts()
-    with pyarrow.parquet.ParquetFile(plan_path) as parquet:
-        for batch in parquet.iter_batches(columns=["task", "same_as"]):
-            counts.planned += batch.num_rows
-            counts.shared += batch.num_rows - batch.column("same_as").null_count
-            for each in batch.column("task").value_counts().to_pylist():
-                counts.by_task[each["values"]] = (
-                    counts.by_task.get(each["values"], 0) + each["counts"]
-                )
-    with rejects_path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if json.loads(line).get("forgotten"):
-                counts.forgotten += 1
-            else:
-                counts.rejected += 1
-    return counts
-
-
 def read_plan(path: Path) -> Iterator[PlannedRow]:
     """The rows of a plan, in order, streamed."""
     names = ["line", "row_id", "item_id", "task", "same_as", "item"]
@@ -187,12 +176,11 @@ def read_plan(path: Path) -> Iterator[PlannedRow]:
             yield from map(PlannedRow, *columns)
 
 
-def read_ids(path: Path) -> Iterator[tuple[str, str | None]]:
-    """(item id, same_as) of every row of a plan, in order; much lighter than the rows."""
+def read_ids(path: Path) -> Iterator[str]:
+    """Read the item id of every row of a plan, in order; much lighter than the rows."""
     with pyarrow.parquet.ParquetFile(path) as parquet:
-        for batch in parquet.iter_batches(columns=["item_id", "same_as"]):
-            columns = (batch.column(name).to_pylist() for name in ("item_id", "same_as"))
-            yield from zip(*columns, strict=True)
+        for batch in parquet.iter_batches(columns=["item_id"]):
+            yield from batch.column("item_id").to_pylist()
 
 
 def read_earlier_ids(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -233,6 +221,20 @@ def rename_items(path: Path, renamed: Callable[[list[str], list[list[str]]], lis
         anew.replace(path)
     anew.unlink(missing_ok=True)
     return changed
+
+
+def items_at(path: Path, positions: Collection[int]) -> list[WorkItem]:
+    """The items at some places of a plan, in its order. What holds none of them is not read."""
+    wanted, first, found = sorted(positions), 0, list[WorkItem]()
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        for group in range(parquet.num_row_groups):
+            last = first + parquet.metadata.row_group(group).num_rows
+            here = [each - first for each in wanted if first <= each < last]
+            if here:
+                column = parquet.read_row_group(group, columns=["item"]).column("item")
+                found += (WorkItem.model_validate_json(column[each].as_py()) for each in here)
+            first = last
+    return found
 
 
 def read_lines(path: Path) -> Iterator[tuple[str | None, int]]:
@@ -349,13 +351,6 @@ class _Scratch:
             item, earlier_ids = rest.rsplit("\t", 1)
             line = self._lines[number]
             yield position, line, row_id, item_id, same_as or None, task, item, earlier_ids or None
-
-
-def _made_for(model: ModelIdentity, pixels: PixelSettings, changes: Overrides) -> bytes:
-    content = {"model": model.model_dump(), "pixels": pixels.model_dump()}
-    if changes:
-        content["changes"] = changes.model_dump()
-    return canonical_json({"pixels_version": PIXELS_VERSION, **content})
 
 
 def _write_plan(rows: _Scratch, path: Path, made_for: bytes) -> None:

@@ -1,27 +1,83 @@
-"""A plan that a run works by, and what is finished of it."""
+"""A plan that a run works by, and where each of its rows stands."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
-from ace_tasks.plan import plan_file, resume
-from ace_tasks.plan.plan_file import PlanCounts, PlannedRow
+import numpy as np
+
+from ace_tasks.plan import plan_file
+from ace_tasks.plan.item_ids import ItemIds
+from ace_tasks.plan.outline import Outline, PlanCounts
+from ace_tasks.plan.plan_file import PlanFiles, PlannedRow
+from ace_tasks.plan.resume import FinishedItems
+from ace_tasks.specs import WorkItem
+
+
+class Standing(IntEnum):
+    """Where a row stands before a run edits anything."""
+
+    TO_DO = 0
+    DONE = 1
+    FAILED_BEFORE = 2
+    """It would only fail again, or a person decides about it."""
+    SHARED = 3
+    """Its picture is another row's, wherever that stands."""
 
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A plan and its rejects on disk, and what earlier runs did of it."""
+    """A plan and its rejects on disk, and what earlier runs did of it. Decides what is to do."""
 
-    path: Path
-    rejects_path: Path
+    files: PlanFiles
     counts: PlanCounts
-    before: resume.FinishedItems
+    before: FinishedItems
+    standings: np.ndarray  # a `Standing` for each row, in the plan's order: bytes
+    rows_to_do: int  # those that share a picture included
+
+    @classmethod
+    def of(cls, files: PlanFiles, counts: PlanCounts, before: FinishedItems) -> Planned:
+        standings = _standings(before)
+        open_ids = before.outline.digests[standings == Standing.TO_DO]
+        shared = before.outline.digests[standings == Standing.SHARED]
+        rows_to_do = len(open_ids) + int(np.isin(shared, open_ids).sum())
+        return cls(files, counts, before, standings, rows_to_do)
 
     @property
     def rows(self) -> int:
+        """How many rows the catalog has."""
         return self.counts.planned + self.counts.rejected + self.counts.forgotten
 
-    def read(self) -> Iterator[PlannedRow]:
-        return plan_file.read_plan(self.path)
+    @property
+    def outline(self) -> Outline:
+        return self.before.outline
+
+    @property
+    def rejects_path(self) -> Path:
+        return self.files.rejects
+
+    def positions_to_do(self) -> np.ndarray:
+        """Return the places in the plan of the items that are to be edited."""
+        return np.flatnonzero(self.standings == Standing.TO_DO)
+
+    def items_at(self, positions: Collection[int]) -> list[WorkItem]:
+        """Return the items at these places, in the plan's order."""
+        return plan_file.items_at(self.files.plan, positions)
+
+    def read(self) -> Iterator[tuple[PlannedRow, Standing]]:
+        """Read every row, in the plan's order, and say where it stands."""
+        rows = plan_file.read_plan(self.files.plan)
+        yield from zip(rows, map(Standing, self.standings.tolist()), strict=True)
+
+
+def _standings(before: FinishedItems) -> np.ndarray:
+    outline = before.outline
+    standings = np.full(len(outline), Standing.TO_DO, np.uint8)
+    failed = ItemIds(before.failures)
+    standings[failed.holds(outline.digests)] = Standing.FAILED_BEFORE
+    standings[before.records.holds(outline.digests)] = Standing.DONE
+    standings[outline.shares] = Standing.SHARED
+    return standings

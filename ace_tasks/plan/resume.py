@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from ace_tasks.errors import A_PERSON_DECIDES, NotFound
 from ace_tasks.plan.item_ids import ItemIds
-from ace_tasks.plan.plan_file import read_earlier_ids, read_ids, rename_items
+from ace_tasks.plan.outline import Outline
+from ace_tasks.plan.plan_file import read_earlier_ids, rename_items
 from ace_tasks.provenance.keys import failure_key, record_key
 from ace_tasks.provenance.listing import listed_item_ids
 from ace_tasks.provenance.record import Failure
@@ -26,56 +27,70 @@ _HEADS_IN_FLIGHT = 32
 _HEADS_AT_MOST = 2000
 
 
+@dataclass(frozen=True)
+class RetryRules:
+    """What of what earlier runs left is done once more."""
+
+    failures: bool = False
+    """All that failed for good, but for what a person decides about."""
+    named: frozenset[str] = frozenset()
+    """Codes of what a person decides about, and decided so by naming them."""
+    lifted: frozenset[str] = frozenset()
+    """Codes whose failures are always tried again: the setting that made them is off."""
+    redo_older: bool = False
+    """What an earlier PIXELS_VERSION finished, too, where this one makes other pixels."""
+
+    def tries_again(self, failure: Failure) -> bool:
+        if failure.code in A_PERSON_DECIDES:
+            return failure.code in self.named
+        return self.failures or failure.transient or failure.code in self.lifted
+
+
+ONCE = RetryRules()
+
+
 @dataclass(frozen=True, eq=False)
 class FinishedItems:
     """Of the items of a plan: which are done, and which would only fail again."""
 
     records: ItemIds
     failures: dict[str, Failure]  # only those that this run does not try again
-    reopened: tuple[Failure, ...] = ()  # a person's, that this run tries again since it names them
-    renamed: bool = False  # whether the plan now has ids under an earlier version of the code
+    reopened: tuple[Failure, ...]  # a person's, that this run tries again since it names them
+    outline: Outline  # of the plan as it is now
+    renamed: bool  # whether the plan now has ids under an earlier version of the code
 
 
-def finished(
-    store: Store,
-    output_uri: str,
-    plan_path: Path,
-    retry_failures: bool,
-    named: Collection[str] = frozenset(),
-    lifted: Collection[str] = frozenset(),
-    redo_older: bool = False,
+def find_finished(
+    store: Store, output_uri: str, plan_path: Path, rules: RetryRules = ONCE
 ) -> FinishedItems:
-    """Which planned items have a record, or a failure that would repeat.
+    """Find which planned items have a record, or a failure that would repeat.
 
-    One listing, or one HEAD an item when there are few. A record beats a failure. With
-    `retry_failures` all failures are tried again, but for those that a person decides about: these
-    only if their code is `named`. Failures of a `lifted` code are always tried again: the setting
-    that made them is off.
+    One listing, or one HEAD an item when there are few. A record beats a failure.
 
-    An item without a record that has one under an earlier PIXELS_VERSION counts as done, unless
-    `redo_older` is set; and what a person decides about under such a version stays theirs. The plan
+    An item without a record that has one under an earlier PIXELS_VERSION counts as done, unless it
+    is to be redone; and what a person decides about under such a version stays theirs. The plan
     is then written anew, with the id that the picture has.
     """
-    planned = ItemIds(item_id for item_id, _ in read_ids(plan_path))
+    outline = Outline.read(plan_path)
+    planned = ItemIds.of_digests(outline.digests)
     records = recorded(store, output_uri, planned)
-    failures = _failed(store, output_uri, planned.without(records))
-    earlier = _earlier(store, output_uri, plan_path, planned.without(records), named, redo_older)
+    missing = planned.without(records)
+    failures = _failed(store, output_uri, missing)
+    earlier = _earlier(store, output_uri, plan_path, missing, rules)
     renamed = bool(earlier) and rename_items(plan_path, earlier.name_of(records, failures))
     if renamed:
-        planned = ItemIds(item_id for item_id, _ in read_ids(plan_path))
+        outline = Outline.read(plan_path)
+        planned = ItemIds.of_digests(outline.digests)
         records = ItemIds(chain(planned.among(records), planned.among(earlier.records)))
         failures = planned.among(chain(failures, earlier.failures)).without(records)
     kept: dict[str, Failure] = {}
     reopened: list[Failure] = []
     for each in _read_failures(store, output_uri, failures):
-        if each.code in A_PERSON_DECIDES:
-            if each.code in named:
-                reopened.append(each)
-            else:
-                kept[each.item_id] = each
-        elif not (retry_failures or each.transient or each.code in lifted):
+        if not rules.tries_again(each):
             kept[each.item_id] = each
-    return FinishedItems(records, kept, tuple(reopened), renamed)
+        elif each.code in A_PERSON_DECIDES:
+            reopened.append(each)
+    return FinishedItems(records, kept, tuple(reopened), outline, renamed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +134,7 @@ def _earlier(
     output_uri: str,
     plan_path: Path,
     missing: ItemIds,
-    named: Collection[str],
-    redo_older: bool,
+    rules: RetryRules,
 ) -> _Earlier:
     """Of the `missing` ones, those without a record of their own id."""
     if not missing:
@@ -131,13 +145,13 @@ def _earlier(
         for earlier_id in earlier_ids
         if len(missing) > _HEADS_AT_MOST or item_id in missing
     )
-    records = ItemIds() if redo_older else recorded(store, output_uri, earlier)
+    records = ItemIds() if rules.redo_older else recorded(store, output_uri, earlier)
     failures = ItemIds(
         each.item_id
         for each in _read_failures(
             store, output_uri, _failed(store, output_uri, earlier.without(records))
         )
-        if each.code in A_PERSON_DECIDES and each.code not in named
+        if each.code in A_PERSON_DECIDES and each.code not in rules.named
     )
     return _Earlier(records, failures)
 

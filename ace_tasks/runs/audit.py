@@ -153,7 +153,7 @@ class Auditor:
 
     def _look_for_strays(self, results: dict[str, Result]) -> None:
         """Find pictures of planned items, finished or failed, that no record names."""
-        starts = {item_id[:16]: item_id for item_id, _ in read_ids(self.folder / "plan.parquet")}
+        starts = {item_id[:16]: item_id for item_id in read_ids(self.folder / "plan.parquet")}
         base, strays = join_uri(self.output_uri, ""), []
         for kind in ("images/", "candidates/"):
             for each in self.store.list(base + kind):

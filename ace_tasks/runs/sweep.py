@@ -51,4 +51,4 @@ def _written_by(store: Store, output_uri: str, run_id: str) -> WrittenBy:
                 f"run: accepted: the id of a run with a plan under {output_uri}; given {quote(run_id)}"
             ) from None
         assert planned_at is not None
-        return WrittenBy.of((item_id for item_id, _ in plan_file.read_ids(path)), planned_at)
+        return WrittenBy.of(plan_file.read_ids(path), planned_at)

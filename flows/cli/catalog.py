@@ -15,8 +15,10 @@ from ace_tasks.catalog.files import open_catalog, read_rows, to_specs
 from ace_tasks.errors import SuspectMask
 from ace_tasks.model.sources import check_license, identify, open_variant, open_vision, with_vision
 from ace_tasks.plan import plan_file as planning
-from ace_tasks.plan import resume
 from ace_tasks.plan.identify import refuse_unproved
+from ace_tasks.plan.outline import Outline
+from ace_tasks.plan.plan_file import Basis, PlanFiles
+from ace_tasks.plan.resume import RetryRules, find_finished
 from ace_tasks.provenance.record import record_schema
 from ace_tasks.provenance.tombstones import NOTHING_FORGOTTEN, Tombstones
 from ace_tasks.settings import read_environment
@@ -92,38 +94,32 @@ def plan(
     model = identify(found, weights)
     pixels = with_vision(pixels, open_vision(environment, weights))
     with tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch:
-        path, rejects = Path(scratch) / "plan.parquet", Path(scratch) / "rejects.jsonl"
+        files = PlanFiles.within(Path(scratch))
         with open_catalog(catalog, sources) as file:
             specs = to_specs(read_rows(file), catalog, environment.allowed_buckets)
             forgotten = NOTHING_FORGOTTEN
             if output:
                 specs = refuse_unproved(specs, outputs, output.rstrip("/"))
                 forgotten = Tombstones.read(outputs, output.rstrip("/"))
-            planning.build_plan(specs, model, sources, path, rejects, pixels, forgotten=forgotten)
-        counts = planning.count(path, rejects)
+            planning.build_plan(specs, Basis(model, pixels), sources, files, forgotten)
+        counts = Outline.read(files.plan).count(files.rejects)
         if look:
             from flows.cli.look import look_over, print_findings, print_table  # OpenCV, Pillow
 
-            findings = look_over(path, counts.planned, sources, err)
+            findings = look_over(files.plan, counts.planned, sources, err)
             if as_json:
-                raise typer.Exit(EXIT_FAILURES if print_findings(findings, rejects) else 0)
+                raise typer.Exit(EXIT_FAILURES if print_findings(findings, files.rejects) else 0)
         before = None
         if output:
-            before = resume.finished(
-                outputs,
-                output.rstrip("/"),
-                path,
-                retry_failures=False,
-                lifted=(SuspectMask.code,),
-                redo_older=redo_older,
-            )
+            rules = RetryRules(lifted=frozenset({SuspectMask.code}), redo_older=redo_older)
+            before = find_finished(outputs, output.rstrip("/"), files.plan, rules)
         if as_json:
             content = dataclasses.asdict(counts)
             if before:
                 content |= {"done_before": len(before.records), "failed": len(before.failures)}
             print(json.dumps(content))
             raise typer.Exit(EXIT_FAILURES if counts.rejected else 0)
-        print_rejects(rejects, counts.rejected)
+        print_rejects(files.rejects, counts.rejected)
         table = Table("task", "rows")
         for task, rows in sorted(counts.by_task.items()):
             table.add_row(task, str(rows))

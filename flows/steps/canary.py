@@ -20,13 +20,12 @@ from pydantic import Field, ValidationError
 
 from ace_tasks.catalog.overrides import NO_OVERRIDES, Overrides
 from ace_tasks.errors import SettingsError
-from ace_tasks.plan.planned import Planned
+from ace_tasks.plan.planned import Planned, Standing
 from ace_tasks.plan.price import Budget
 from ace_tasks.runs.review import Review
 from ace_tasks.specs import MAX_SEED, WorkItem
 from flows.steps.open_run import Run, end_without_summary, untracked
 from flows.steps.pool import open_pool
-from flows.steps.preflight import items_at, to_do
 from flows.steps.review import ReviewDecision, RunHeld, decide, show
 from flows.steps.trial import Decision, Trial
 
@@ -176,15 +175,15 @@ def stratified(planned: Planned, count: int) -> list[WorkItem]:
     and shape.
     """
     places: dict[str, array[int]] = {}
-    for position, task_name in to_do(planned):
-        places.setdefault(task_name, array("q")).append(position)
+    for position in planned.positions_to_do().tolist():
+        places.setdefault(planned.outline.task_of(position), array("q")).append(position)
     chosen: set[int] = set()
     left = count
     for number, of_task in enumerate(sorted(places.values(), key=len)):  # the smallest first
         share = min(len(of_task), -(-left // (len(places) - number)))
         chosen.update(of_task[n * len(of_task) // share] for n in range(share))
         left -= share
-    return items_at(planned, chosen)
+    return planned.items_at(chosen)
 
 
 @task(name="canary", cache_policy=NO_CACHE, retries=0, persist_result=False)
@@ -193,7 +192,11 @@ def make(run: Run, planned: Planned, held: RunHeld, replicas: int, budget: Budge
     nobody is asked about pictures that could not be made.
     """
     missing = {i for i in held.rows.values() if held.review.look(i).standing == "gone"}
-    items = [row.item for row in planned.read() if row.item_id in missing and not row.same_as]
+    items = [
+        row.item
+        for row, standing in planned.read()
+        if standing is not Standing.SHARED and row.item_id in missing
+    ]
     if not items:
         return
     holding = replace(run, review=run.review.model_copy(update={"hold": _HOLD}))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -21,9 +21,8 @@ from ace_tasks.engine.queue import ShardStatus
 from ace_tasks.errors import Cancelled, FatalError, Forgotten
 from ace_tasks.plan import plan_file
 from ace_tasks.plan.plan_file import PlannedRow
-from ace_tasks.plan.planned import Planned
+from ace_tasks.plan.planned import Planned, Standing
 from ace_tasks.plan.price import NO_LIMIT, Budget
-from ace_tasks.plan.resume import FinishedItems
 from ace_tasks.provenance.outcomes import Outcome
 from ace_tasks.report.pages import PAGE_ITEMS
 from ace_tasks.runs.published import FinishedPictures, finished_pictures
@@ -87,7 +86,7 @@ def edit_items(
     log = get_run_logger()
     parquet_path, csv_path = run.scratch / "results.parquet", run.scratch / "results.csv"
     failures_path = run.scratch / "failures.jsonl"
-    shared_ids, to_do = _look_over(planned)
+    to_do, shared_ids = planned.rows_to_do, planned.outline.shared_item_ids()
     headline = (
         f"{planned.rows} rows: {planned.counts.planned - to_do} done before, {to_do} to do"
         + (f", {planned.counts.rejected} rejected" if planned.counts.rejected else "")
@@ -112,24 +111,13 @@ def edit_items(
             with open_pool(run, replicas, budget) as pool:
                 edited.status = pool.status
                 _edit_shards(chain([first], groups), pool, shard_size, book, live, alarm)
-        for row in planned.read() if shared_ids else ():
-            if row.same_as:
+        for row, standing in planned.read() if shared_ids else ():
+            if standing is Standing.SHARED:
                 book.share(row)
         results.check_complete(planned.rows)
         tally = results.tally
         live.update(tally.total, tally.not_done, tally.by_error, edited.status)
     return edited
-
-
-def _look_over(planned: Planned) -> tuple[set[str], int]:
-    """The item ids that several rows share, and how many rows are to do."""
-    shared: set[str] = set()
-    to_do = 0
-    for item_id, same_as in plan_file.read_ids(planned.path):
-        to_do += item_id not in planned.before.records and item_id not in planned.before.failures
-        if same_as:
-            shared.add(item_id)
-    return shared, to_do
 
 
 class _Ledger:
@@ -193,45 +181,43 @@ def _read_rejects(path: Path) -> Iterator[dict[str, Any]]:
 
 def _to_do(planned: Planned, book: _Ledger, pictures: FinishedPictures) -> Iterator[WorkItem]:
     """The items to edit, in order; enters the finished ones into the book as it passes them."""
-    for row in planned.read():
-        if row.same_as:
-            continue
-        known = _known_before(row, planned.before, pictures)
-        if known is None:
+    for row, standing in planned.read():
+        if standing is Standing.TO_DO:
             yield row.item
-        else:
-            book.enter(known, row)
+        elif standing is Standing.DONE:
+            book.enter(_done_before(row, pictures), row)
+        elif standing is Standing.FAILED_BEFORE:
+            failure = planned.before.failures[row.item_id]
+            book.enter(_failed(row, "failed_before", failure.code, failure.message), row)
 
 
-def _known_before(
-    row: PlannedRow, before: FinishedItems, pictures: FinishedPictures
-) -> Result | None:
-    """The result of a row whose item an earlier run did, or found to fail for good."""
-    failure = before.failures.get(row.item_id)
-    if row.item_id not in before.records and failure is None:
-        return None
-    picture = None if failure else pictures.find(row.item_id)
-    bad = None if failure else pictures.bad_record(row.item_id)
-    if bad is not None:
-        return Result(
-            line=row.line,
-            row_id=row.row_id,
-            task=row.task,
-            item_id=row.item_id,
-            status="failed",
-            error_code=bad.code,
-            error=str(bad),
-        )
+def _done_before(row: PlannedRow, pictures: FinishedPictures) -> Result:
+    """The result of a row whose item has a record; a failure, if the record cannot be read."""
+    if (bad := pictures.bad_record(row.item_id)) is not None:
+        return _failed(row, "failed", bad.code, str(bad))
+    picture = pictures.find(row.item_id)
     return Result(
         line=row.line,
         row_id=row.row_id,
         task=row.task,
         item_id=row.item_id,
-        status="failed_before" if failure else "done_before",
+        status="done_before",
         output_uri=picture.uri if picture else None,
         sha256=picture.sha256 if picture else None,
-        error_code=failure.code if failure else None,
-        error=failure.message if failure else None,
+    )
+
+
+def _failed(
+    row: PlannedRow, status: Literal["failed", "failed_before"], code: str, message: str
+) -> Result:
+    return Result(
+        line=row.line,
+        row_id=row.row_id,
+        task=row.task,
+        item_id=row.item_id,
+        status=status,
+        error_code=code,
+        error=message,
     )
 
 

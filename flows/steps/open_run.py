@@ -7,9 +7,9 @@ and `finish`, once.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -41,10 +41,12 @@ from ace_tasks.model.sources import (
     with_vision,
 )
 from ace_tasks.model.variants import Variant
-from ace_tasks.plan import plan_file, resume
+from ace_tasks.plan import plan_file
 from ace_tasks.plan.identify import refuse_unproved
+from ace_tasks.plan.plan_file import Basis, PlanFiles
 from ace_tasks.plan.planned import Planned
 from ace_tasks.plan.price import Budget
+from ace_tasks.plan.resume import RetryRules, find_finished
 from ace_tasks.provenance.keys import catalog_key, plan_key, rejects_key, summary_key
 from ace_tasks.provenance.tombstones import Tombstones
 from ace_tasks.runs.history import Ending, write_ending
@@ -198,26 +200,25 @@ def make_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> P
 @task(name="plan", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def plan_catalog(
     run: Run,
-    strict: bool,
-    retry_failures: bool,
+    rules: RetryRules,
+    overrides: Overrides = NO_OVERRIDES,
     file: Path | None = None,
-    changes: Overrides = NO_OVERRIDES,
-    named: Collection[str] = (),
-    redo_older: bool = False,
+    *,
+    strict: bool = False,
 ) -> Planned:
     """Read, check and identify the catalog; find what is done. A run that goes on keeps its plan.
 
-    `file`: rows to take instead of the catalog's, such as those that the run made. `changes`: what
-    every row has otherwise than it says. `named` and `redo_older`: see `resume.finished`.
+    `overrides`: what every row has otherwise than it says. `file`: rows to take instead of the
+    catalog's, such as those that the run made.
     Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
     """
-    path, rejects_path = run.scratch / "plan.parquet", run.scratch / "rejects.jsonl"
-    model = run.model
+    files = PlanFiles.within(run.scratch)
+    basis = Basis(run.model, run.pixels, overrides)
     # A run that goes on keeps its plan, unless the code that would carry it out makes other pixels.
     kept = goes_on(run)
     if kept:
-        _reload_plan(run, path, rejects_path)
-    if not (kept and plan_file.fits(path, model, run.pixels, changes)):
+        _reload_plan(run, files)
+    if not (kept and plan_file.fits(files.plan, basis)):
         kept = False
         with (
             nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows,
@@ -228,25 +229,22 @@ def plan_catalog(
             specs = to_specs(read(rows), run.catalog, run.allowed_buckets)
             specs = refuse_unproved(specs, run.outputs, run.output, places.of if file else None)
             forgotten = Tombstones.read(run.outputs, run.output)
-            plan_file.build_plan(
-                specs, model, run.sources, path, rejects_path, run.pixels, changes, forgotten,
-                places_of_rejects.of if file else None,
-            )  # fmt: skip
-        run.upload(rejects_path, rejects_key(run.run_id), "application/x-ndjson")
-    counts = plan_file.count(path, rejects_path)
-    publish_rejects(run.flow_name, rejects_path, counts.rejected, lined=file is None)
+            where = places_of_rejects.of if file else None
+            plan_file.build_plan(specs, basis, run.sources, files, forgotten, where)
+        run.upload(files.rejects, rejects_key(run.run_id), "application/x-ndjson")
+    if not run.review.strict_masks:
+        rules = replace(rules, lifted=frozenset({SuspectMask.code}))
+    before = find_finished(run.outputs, run.output, files.plan, rules)
+    counts = before.outline.count(files.rejects)
+    publish_rejects(run.flow_name, files.rejects, counts.rejected, lined=file is None)
     if strict and counts.rejected:
         raise CatalogError(
             f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "
             f"strict is set; see {run.uri(rejects_key(run.run_id))}"
         )
-    lifted = () if run.review.strict_masks else (SuspectMask.code,)
-    before = resume.finished(
-        run.outputs, run.output, path, retry_failures, named, lifted, redo_older
-    )
     if not kept or before.renamed:
-        run.upload(path, plan_key(run.run_id), "application/vnd.apache.parquet")
-    return Planned(path, rejects_path, counts, before)
+        run.upload(files.plan, plan_key(run.run_id), "application/vnd.apache.parquet")
+    return Planned.of(files, counts, before)
 
 
 def goes_on(run: Run) -> bool:
@@ -264,9 +262,9 @@ def _is_there(run: Run, key: str) -> bool:
     return True
 
 
-def _reload_plan(run: Run, path: Path, rejects_path: Path) -> None:
-    run.outputs.download(run.uri(rejects_key(run.run_id)), rejects_path)
-    run.outputs.download(run.uri(plan_key(run.run_id)), path)
+def _reload_plan(run: Run, files: PlanFiles) -> None:
+    run.outputs.download(run.uri(rejects_key(run.run_id)), files.rejects)
+    run.outputs.download(run.uri(plan_key(run.run_id)), files.plan)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -28,9 +27,9 @@ def preflight(run: Run, planned: Planned, budget: Budget) -> Estimate:
 
     Raises OverBudget when that is more than the run may take.
     """
-    positions = [position for position, _ in to_do(planned)]
+    positions = planned.positions_to_do()
     # Spread evenly: a plan is sorted by what decides their time.
-    items = items_at(planned, set(positions[:: max(1, -(-len(positions) // SAMPLE))]))
+    items = planned.items_at(positions[:: max(1, -(-len(positions) // SAMPLE))].tolist())
     rate = known_rate(run)
     estimate = _estimate(run, items, len(positions), rate)
     publish_preflight(run.flow_name, planned, estimate, rate)
@@ -79,17 +78,3 @@ def known_rate(run: Run) -> Rate | None:
 def rates(run: Run) -> Rates:
     device = run.environment.device or "auto"
     return Rates(run.outputs, run.output, run.model.fingerprint, device)
-
-
-def to_do(planned: Planned) -> Iterator[tuple[int, str]]:
-    """(position in the plan, task) of the items that are to be edited."""
-    before = planned.before
-    for position, row in enumerate(planned.read()):
-        done = row.item_id in before.records or row.item_id in before.failures
-        if not row.same_as and not done:
-            yield position, row.task
-
-
-def items_at(planned: Planned, positions: Collection[int]) -> list[WorkItem]:
-    """Those items, in the plan's order."""
-    return [row.item for position, row in enumerate(planned.read()) if position in positions]

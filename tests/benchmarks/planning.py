@@ -73,7 +73,9 @@ def measure(rows: int) -> dict[str, float]:
         times.append(clock())
         deque(identified(specs(), model, store, DEFAULT_PIXELS), maxlen=0)
         times.append(clock())
-        plan_file.build_plan(specs(), model, store, path, Path(folder) / "rejects.jsonl")
+        plan_file.build_plan(
+            specs(), plan_file.Basis(model), store, plan_file.PlanFiles.within(Path(folder))
+        )
         times.append(clock())
         plan_bytes = path.stat().st_size
     validate_s, read_s, identified_s, plan_s = (b - a for a, b in pairwise(times))

@@ -62,7 +62,7 @@ def write_plan(path: Path, ids: list[str]) -> None:
 
 
 def measure(output: str, count: int) -> dict[str, float]:
-    """Seconds of a bare listing and of `resume.finished`, and this process's peak memory."""
+    """Seconds of a bare listing and of `resume.find_finished`, and this process's peak memory."""
     store = Store(StoreSettings())
     started = time.monotonic()
     listed = sum(1 for _ in store.list(join_uri(output, "records/")))
@@ -71,7 +71,7 @@ def measure(output: str, count: int) -> dict[str, float]:
         path = Path(folder) / "plan.parquet"
         write_plan(path, item_ids(count))
         planned = time.monotonic()
-        found = resume.finished(store, output, path, retry_failures=False)
+        found = resume.find_finished(store, output, path)
         ended = time.monotonic()
     assert listed == len(found.records) == count
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -32,6 +32,7 @@ from prefect.states import AwaitingRetry
 import flows.steps.edit
 from ace_tasks.images import codec
 from ace_tasks.plan.price import Budget
+from ace_tasks.plan.resume import RetryRules
 from ace_tasks.provenance.keys import (
     failures_key,
     record_key,
@@ -459,8 +460,8 @@ def test_a_rejected_canary_is_no_run_that_was_cut_short(
     def rejects() -> str:
         options = {"accept_license": False, "allow_unguarded_writes": False}
         with open_run(uri, f"{prefix}/out", "toy", **options) as run:
-            planned = plan_catalog(untracked(run), False, False)
-            (item,) = (each.item for each in planned.read())
+            planned = plan_catalog(untracked(run), RetryRules())
+            (item,) = (each.item for each, _ in planned.read())
             trial = Trial(items={item.row_id: item.item_id}, decision="reject")
             trial.write(run.outputs, run.output, run.run_id)
             state = ask(run, planned, Canary(items=1), 0, Budget())
@@ -488,8 +489,8 @@ def test_a_retried_flow_run_keeps_its_plan(
         for _ in range(2):
             options = {"accept_license": False, "allow_unguarded_writes": False}
             with open_run(uri, f"{prefix}/out", "toy", **options) as opened:
-                planned = plan_catalog(untracked(opened), False, False)
-                found.append((planned.counts, [row.item.item_id for row in planned.read()]))
+                planned = plan_catalog(untracked(opened), RetryRules())
+                found.append((planned.counts, [row.item.item_id for row, _ in planned.read()]))
             catalog([good(prefix, 9)])
         return found
 

@@ -17,6 +17,7 @@ from prefect import flow
 from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped
 from ace_tasks.images import codec
 from ace_tasks.plan import resume
+from ace_tasks.plan.resume import RetryRules
 from ace_tasks.provenance.keys import catalog_key, results_key
 from ace_tasks.provenance.record import Record
 from ace_tasks.runs import published
@@ -247,8 +248,8 @@ def test_a_retried_flow_run_keeps_the_catalog_it_made(store: Store, prefix: str)
             options = {"accept_license": False, "allow_unguarded_writes": False}
             with open_run(f"{prefix}/in", f"{prefix}/out", "toy", **options) as run:
                 made = make_catalog(untracked(run), untracked(rows(name)))
-                planned = plan_catalog(untracked(run), False, False, made)
-                found.append((run.skipped, [row.row_id for row in planned.read()]))
+                planned = plan_catalog(untracked(run), RetryRules(), file=made)
+                found.append((run.skipped, [row.row_id for row, _ in planned.read()]))
         return found
 
     assert makes_twice() == [(1, ["first"]), (None, ["first"])]

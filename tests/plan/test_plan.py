@@ -17,7 +17,10 @@ from ace_tasks.catalog.files import Row, open_catalog, read_rows, to_specs
 from ace_tasks.errors import CatalogError
 from ace_tasks.model.variants import find_variant
 from ace_tasks.plan import plan_file, resume
-from ace_tasks.plan.plan_file import PlanCounts, PlannedRow
+from ace_tasks.plan.outline import Outline, PlanCounts
+from ace_tasks.plan.plan_file import Basis, PlanFiles, PlannedRow
+from ace_tasks.plan.planned import Planned
+from ace_tasks.plan.resume import RetryRules
 from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.outcomes import Failed, write_failure
 from ace_tasks.provenance.tombstones import Tombstones, of_item
@@ -69,9 +72,9 @@ def build(store: Store, tmp_path: Path) -> Build:
         catalog.write_text("".join(json.dumps(row) + "\n" for row in rows) or "\n")
         rejects = tmp_path / "rejects.jsonl"
         specs = to_specs(read_rows(catalog), str(catalog), None)
-        plan_file.build_plan(specs, model, through, path, rejects)
+        plan_file.build_plan(specs, Basis(model), through, PlanFiles(path, rejects))
         lines = rejects.read_text().splitlines()
-        counts = plan_file.count(path, rejects)
+        counts = Outline.read(path).count(rejects)
         return Built(
             path, [*plan_file.read_plan(path)], [json.loads(line) for line in lines], counts
         )
@@ -203,7 +206,7 @@ def test_rejects_of_a_made_catalog_name_where_in_the_sources_file_they_come_from
         return f"feed.csv, line {line * 10}"
 
     path, rejects = tmp_path / "plan", tmp_path / "rejects"
-    plan_file.build_plan(specs, MODEL, store, path, rejects, where=where)
+    plan_file.build_plan(specs, Basis(MODEL), store, PlanFiles(path, rejects), where=where)
     reasons = [json.loads(line)["reason"] for line in rejects.read_text().splitlines()]
     assert asked == [2, 3]
     assert reasons[0].startswith("feed.csv, line 20: ")
@@ -224,7 +227,7 @@ def test_the_same_catalog_as_jsonl_csv_and_parquet_is_the_same_items(
         uri, path, rejects = f"{SAMPLE}/catalog.{kind}", tmp_path / kind, tmp_path / "rejects"
         with open_catalog(uri, store) as file:
             specs = to_specs(read_rows(file), uri, None)
-            plan_file.build_plan(specs, MODEL, store, path, rejects, CUT_OUT)
+            plan_file.build_plan(specs, Basis(MODEL, CUT_OUT), store, PlanFiles(path, rejects))
         assert rejects.read_text() == ""
         rows = [*plan_file.read_plan(path)]
         assert not [row for row in rows if any(each.problem for each in row.item.sources.each())]
@@ -273,7 +276,7 @@ def test_rows_that_ask_for_the_same_share_one_item(
     }
     assert len({built.items[each].item_id for each in "zam"}) == 1
     assert built.counts == PlanCounts(planned=4, shared=2, by_task={"edit": 4})
-    assert [*plan_file.read_ids(built.path)] == [(r.item.item_id, r.same_as) for r in built.rows]
+    assert [*plan_file.read_ids(built.path)] == [row.item_id for row in built.rows]
 
 
 @pytest.mark.parametrize(
@@ -405,12 +408,43 @@ def test_what_is_done_and_what_would_fail_again_is_found(
 ) -> None:
     monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = left_behind
-    found = resume.finished(store, output, built.path, retry_failures=False)
+    found = resume.find_finished(store, output, built.path)
     items = built.items
     assert found.records == {items["done"].item_id, items["both"].item_id}
     assert found.failures.keys() == {items["bad"].item_id}
     kept = found.failures[items["bad"].item_id]
     assert (kept.code, kept.message, kept.attempts) == ("bad_image", "it failed", 2)
+
+
+def test_each_row_has_one_standing(
+    store: Store, prefix: str, image: str, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It alone decides what is edited, priced and shown to a person first."""
+    monkeypatch.setattr(plan_file, "_BATCH_ROWS", 2)  # so that a plan has several groups of rows
+    names = ["done", "bad", "open", "late"]
+    twins = [edit(f"twin-{name}", image, prompt=name) for name in ("done", "open")]
+    built = build([*(edit(name, image, prompt=name) for name in names), *twins])
+    output = join_uri(prefix, "out")
+    for name in ("done", "bad"):  # a record beats a failure
+        item = built.items[name]
+        write_failure(store, output, item, Failed(item_id=item.item_id, code="bad_image",
+                      message="it failed", transient=False, attempts=1), "run")  # fmt: skip
+    done = join_uri(output, record_key(built.items["done"].item_id))
+    store.put(done, b"{}", "application/json")
+    before = resume.find_finished(store, output, built.path)
+    files = PlanFiles(built.path, built.path.with_name("rejects.jsonl"))
+    planned = Planned.of(files, built.counts, before)
+    standings = {row.row_id: standing.name for row, standing in planned.read()}
+    assert standings == {
+        "done": "DONE", "bad": "FAILED_BEFORE", "open": "TO_DO", "late": "TO_DO",
+        "twin-done": "SHARED", "twin-open": "SHARED",
+    }  # fmt: skip
+    assert planned.rows_to_do == 3  # one of them shares its picture
+    positions = planned.positions_to_do().tolist()
+    assert [item.row_id for item in planned.items_at(positions)] == ["open", "late"]
+    assert [planned.outline.task_of(each) for each in positions] == ["edit", "edit"]
+    shared = {built.items[name].item_id for name in ("done", "open")}
+    assert planned.outline.shared_item_ids() == shared
 
 
 @WAYS
@@ -422,7 +456,7 @@ def test_failures_are_tried_again_when_asked_for(
 ) -> None:
     monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = left_behind
-    found = resume.finished(store, output, built.path, retry_failures=True)
+    found = resume.find_finished(store, output, built.path, RetryRules(failures=True))
     assert found.records == {built.items["done"].item_id, built.items["both"].item_id}
     assert found.failures == {}
 
@@ -436,7 +470,7 @@ def test_nothing_is_done_where_nothing_is(
 ) -> None:
     monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = left_behind
-    found = resume.finished(store, join_uri(output, "empty"), built.path, retry_failures=False)
+    found = resume.find_finished(store, join_uri(output, "empty"), built.path)
     assert (found.records, found.failures) == (frozenset(), {})
 
 
@@ -485,7 +519,7 @@ def test_what_the_version_before_finished_counts_as_done(
     """Else an upgrade edits every catalog anew, and publishes what a person refused."""
     monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = upgraded
-    found = resume.finished(store, output, built.path, retry_failures=True)
+    found = resume.find_finished(store, output, built.path, RetryRules(failures=True))
     own, earlier = (
         {n: f(i) for n, i in built.items.items()} for f in (lambda i: i.item_id, earlier_id)
     )
@@ -499,7 +533,7 @@ def test_what_the_version_before_finished_counts_as_done(
     assert {name: row.item_id for name, row in rows.items()} == expected
     assert {name: row.item.item_id for name, row in rows.items()} == expected
     assert (rows["twin"].same_as, rows["done"].same_as) == ("done", None)
-    again = resume.finished(store, output, built.path, retry_failures=True)
+    again = resume.find_finished(store, output, built.path, RetryRules(failures=True))
     assert (again.records, again.failures.keys()) == (found.records, found.failures.keys())
     assert not again.renamed
 
@@ -510,7 +544,7 @@ def test_older_pictures_are_redone_when_asked_for_but_a_persons_decision_stays(
 ) -> None:
     monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = upgraded
-    found = resume.finished(store, output, built.path, retry_failures=False, redo_older=True)
+    found = resume.find_finished(store, output, built.path, RetryRules(redo_older=True))
     assert found.records == {built.items[name].item_id for name in ("both", "redone")}
     assert found.failures.keys() == {earlier_id(built.items["discarded"])}
 
@@ -519,7 +553,12 @@ def test_what_a_person_decided_under_an_older_version_is_redone_by_name(
     store: Store, upgraded: tuple[Built, str]
 ) -> None:
     built, output = upgraded
-    found = resume.finished(store, output, built.path, True, {"discarded"}, redo_older=True)
+    found = resume.find_finished(
+        store,
+        output,
+        built.path,
+        RetryRules(failures=True, named=frozenset({"discarded"}), redo_older=True),
+    )
     assert not found.renamed
     assert [*plan_file.read_plan(built.path)] == built.rows
     assert found.failures == {}
@@ -533,6 +572,6 @@ def test_what_is_forgotten_under_an_older_version_stays_so(
     forgotten = Tombstones(frozenset({of_item(earlier_id(built.items["a"]))}))
     specs = to_specs(read_rows(tmp_path / "catalog.jsonl"), "catalog.jsonl", None)
     path, rejects = tmp_path / "anew.parquet", tmp_path / "anew.jsonl"
-    plan_file.build_plan(specs, MODEL, store, path, rejects, forgotten=forgotten)
-    counts = plan_file.count(path, rejects)
+    plan_file.build_plan(specs, Basis(MODEL), store, PlanFiles(path, rejects), forgotten)
+    counts = Outline.read(path).count(rejects)
     assert (counts.planned, counts.forgotten) == (0, 1)

@@ -15,7 +15,7 @@ from ace_tasks.catalog.files import Row, to_specs
 from ace_tasks.errors import OutputRefused, SettingsError
 from ace_tasks.model.variants import find_variant
 from ace_tasks.plan.identify import refuse_unproved
-from ace_tasks.plan.plan_file import build_plan
+from ace_tasks.plan.plan_file import Basis, PlanFiles, build_plan
 from ace_tasks.provenance.keys import image_key, plan_key
 from ace_tasks.provenance.orphans import delete_orphan, orphans
 from ace_tasks.provenance.record import CandidateRecord, CandidatesRecord, Record
@@ -146,7 +146,7 @@ def planned_run(store: Store, output: str, item: WorkItem, scratch: Path) -> str
     specs = to_specs([Row(1, item.spec.model_dump(exclude_none=True))], "s3://tests/c.jsonl", None)
     path = scratch / "plan.parquet"
     model = find_variant("toy").identity()
-    build_plan(specs, model, store, path, scratch / "rejects.jsonl")
+    build_plan(specs, Basis(model), store, PlanFiles(path, scratch / "rejects.jsonl"))
     store.upload(path, join_uri(output, plan_key("run-1")), "application/octet-stream")
     return "run-1"
 

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from ace_tasks.catalog.files import Row, to_specs
 from ace_tasks.errors import AceError, Cancelled
 from ace_tasks.model.variants import find_variant
-from ace_tasks.plan import resume
-from ace_tasks.plan.plan_file import build_plan, read_plan
+from ace_tasks.plan.plan_file import Basis, PlanFiles, build_plan, read_plan
+from ace_tasks.plan.resume import RetryRules, find_finished
 from ace_tasks.provenance.keys import plan_key
 from ace_tasks.provenance.record import Record
 from ace_tasks.provenance.tombstones import Guard, Tombstones
@@ -173,10 +173,11 @@ class ShopHere(Shop):
         forgotten = Tombstones.read(self.store, self.output)
         with tempfile.TemporaryDirectory() as folder:
             path, rejects = Path(folder) / "plan.parquet", Path(folder) / "rejects.jsonl"
-            build_plan(specs, model, self.store, path, rejects, forgotten=forgotten)
+            build_plan(specs, Basis(model), self.store, PlanFiles(path, rejects), forgotten)
             plan_uri = join_uri(self.output, plan_key(run_id))
             self.store.upload(path, plan_uri, "application/vnd.apache.parquet")
-            before = resume.finished(self.store, self.output, path, retry, named)
+            rules = RetryRules(failures=retry, named=frozenset(named))
+            before = find_finished(self.store, self.output, path, rules)
             items = [row.item for row in read_plan(path) if not row.same_as]
         replica = self._replica(run_id, interrupt, at, below)
         try:
