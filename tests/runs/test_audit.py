@@ -486,5 +486,5 @@ def test_what_goes_or_cannot_be_asked_meanwhile_is_not_told_as_forged(
         proxy.times(1000, "503", part=part)
         with pytest.raises(StoreUnavailable):
             look(through, f"{prefix}/out", summary.run_id, 0)
-        assert any(fault and part in path for _, path, fault in proxy.told)
+        assert any(fault and part in path for _, path, fault in proxy.requests)
     proxy.stop()
