@@ -82,9 +82,9 @@ class Picture:
 class Pictures:
     """An item's decoded sources."""
 
-    image: Picture | None
-    mask: Picture | None
-    references: tuple[Picture, ...]
+    image: Picture | None = None
+    mask: Picture | None = None
+    references: tuple[Picture, ...] = ()
 
     @property
     def files(self) -> list[bytes]:

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from ace_tasks.errors import BadMask, BadOutput, SettingsError, WeightsError
+from ace_tasks.images.scores import ClipScore
 from ace_tasks.model import sources, weights
 from ace_tasks.model.saliency import Saliency, is_network
 from ace_tasks.settings import VisionModel, VisionSettings, WeightsSettings
@@ -226,6 +227,11 @@ class Vision:
         """See `ClipScorer.score`. Raises FatalError."""
         with self._lock:
             return self._ready(ClipScorer, self._settings.clip).score(picture, prompt)
+
+    @property
+    def scorer(self) -> ClipScore | None:
+        """`score`, where the run names a model for it."""
+        return self.score if self._settings.clip else None
 
     def _ready(self, kind: type[_Kind], model: VisionModel | None) -> _Kind:
         if model is None:

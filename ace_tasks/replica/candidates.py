@@ -8,15 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ace_tasks.errors import BadOutput
 from ace_tasks.images import codec, scores
-from ace_tasks.images.codec import Pictures
 from ace_tasks.images.scores import ClipScore, Sight
 from ace_tasks.provenance.record import CandidateRecord, CandidatesRecord, Scores
-from ace_tasks.replica.edit import FinishedPicture, Prepared
-from ace_tasks.specs import Resolved
+from ace_tasks.replica.edit import EditedPixels, PictureEdit
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +20,7 @@ class Candidate:
     """The best candidate so far."""
 
     number: int
-    finished: FinishedPicture
+    pixels: EditedPixels  # before any preset
     scores: Scores
 
 
@@ -37,11 +33,11 @@ class BestOf:
     records: list[CandidateRecord] = field(default_factory=list)
     _refused: BadOutput | None = None
 
-    def enter(self, finished: FinishedPicture, measured: Scores) -> None:
+    def enter(self, pixels: EditedPixels, measured: Scores) -> None:
         number = len(self.records)
         self.records.append(CandidateRecord(seed=self.seeds[number], scores=measured))
         if self.best is None or measured.total > self.best.scores.total:
-            self.best = Candidate(number, finished, measured)
+            self.best = Candidate(number, pixels, measured)
 
     def refuse(self, error: BadOutput) -> None:
         """A candidate that is no picture is out, and its neighbours stay in."""
@@ -67,36 +63,25 @@ class BestOf:
         )
 
 
-def judge(
-    resolved: Resolved,
-    pictures: Pictures,
-    prepared: Prepared,
-    finished: FinishedPicture,
-    clip: ClipScore | None = None,
-) -> Scores:
-    """The scores of a finished picture; of another size than its source, those it has alone.
+def judge(edit: PictureEdit, made: EditedPixels, clip: ClipScore | None = None) -> Scores:
+    """The scores of a picture before any preset; of another size than its source, those it has alone.
 
     Of a product on another ground there is nothing to judge: its pixels are the source's.
     """
-    if resolved.background is not None:
+    asked = edit.resolved
+    if asked.background is not None:
         return Scores(total=1.0)
-    made = _seen(finished)
-    original, mask = pictures.image, prepared.mask
-    if original is None or original.rgb.shape != made.shape:
+    rgb = made.rgb if made.alpha is None else codec.on_white(made.rgb, made.alpha)
+    original, mask = edit.pictures.image, edit.mask
+    if original is None or original.rgb.shape != rgb.shape:
         original = mask = None
     sight = Sight(
-        made=made,
+        made=rgb,
         original=original.rgb if original else None,
         mask=mask,
-        references=[each.rgb for each in pictures.references],
-        feather_px=prepared.feather_px,
-        erased=resolved.repainting_scale >= 1,
+        references=[each.rgb for each in edit.pictures.references],
+        feather_px=edit.feather_px,
+        erased=asked.repainting_scale >= 1,
     )
-    outside = finished.difference.model_outside_mean if finished.difference else None
-    return scores.score(sight, outside, resolved.prompt, clip)
-
-
-def _seen(finished: FinishedPicture) -> np.ndarray:
-    if finished.alpha is None:
-        return finished.rgb
-    return codec.on_white(finished.rgb, finished.alpha)
+    outside = made.difference.model_outside_mean if made.difference else None
+    return scores.score(sight, outside, asked.prompt, clip)

@@ -6,21 +6,15 @@ it would have had, both under `review/`; see `ace_tasks.runs.review` for what be
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import numpy as np
 from pydantic import ValidationError
 
-from ace_tasks.errors import BadImage, BadRecord, BucketMissing, Forbidden, NotFound, OutputRefused
-from ace_tasks.images import codec, colour, colour_space
-from ace_tasks.images.codec import Picture, Pictures
-from ace_tasks.images.rewrap.formats import rewrap
-from ace_tasks.images.rewrap.parts import Beside
-from ace_tasks.images.source_metadata import Raw, SourceMetadata
+from ace_tasks.errors import BadRecord, BucketMissing, Forbidden, NotFound, OutputRefused
+from ace_tasks.images import codec
 from ace_tasks.provenance.keys import (
     candidate_key,
     image_key,
@@ -30,120 +24,13 @@ from ace_tasks.provenance.keys import (
 )
 from ace_tasks.provenance.ownership import put_if_missing, same_picture
 from ace_tasks.provenance.record import OutputRecord, PasteRecord, Record, Scores
-from ace_tasks.replica.edit import FinishedPicture, Prepared
-from ace_tasks.settings import ImageLimits, ReviewSettings
-from ace_tasks.specs import EXTENSIONS, MEDIA_TYPES, ImageFormat, Resolved, WorkItem
+from ace_tasks.replica.edit import EditedPixels, PictureEdit
+from ace_tasks.replica.picture_file import File
+from ace_tasks.settings import ReviewSettings
+from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 
-
-@dataclass(frozen=True, eq=False)
-class File:
-    """An encoded picture."""
-
-    format: ImageFormat
-    data: bytes
-    lossless: bool = False  # whether it holds the very pixels that it was made of
-    source_type: str | None = None  # IPTC's URI, in its XMP
-    converted: tuple[str, ...] = ()  # what of its source could not be kept as it was
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
-
-    @property
-    def extension(self) -> str:
-        return EXTENSIONS[self.format]
-
-    @property
-    def media_type(self) -> str:
-        return MEDIA_TYPES[self.format]
-
-
 NO_CANDIDATES: Mapping[str, File] = MappingProxyType({})
-
-
-def encode(
-    resolved: Resolved,
-    pictures: Pictures,
-    finished: FinishedPicture,
-    xmp: bytes | None = None,
-    source: SourceMetadata | None = None,
-) -> File:
-    """As the row asks, or as its source is. `source`: what it says of itself. Raises BadImage."""
-    format_ = _format(resolved, pictures)
-    rgb, alpha = finished.rgb, finished.alpha
-    if alpha is not None and not codec.has_alpha(format_):
-        rgb, alpha = codec.on_white(rgb, alpha), None
-    source = source or SourceMetadata()
-    data = codec.encode(
-        rgb, format_, resolved.quality, finished.icc_profile, alpha, xmp, source.exif(), source.dpi
-    )
-    return File(format_, data, codec.is_lossless(format_, resolved.quality))
-
-
-def rewrapped(
-    resolved: Resolved,
-    pictures: Pictures,
-    xmp: bytes | None,
-    source: SourceMetadata,
-    limits: ImageLimits,
-) -> File | None:
-    """The source's own coded pixels with other metadata, where a row changes nothing of it.
-
-    None: it changes something, or the source's container is an odd one.
-    """
-    image, format_ = pictures.image, _format(resolved, pictures)
-    if image is None or image.raw is None or resolved.preset or format_ != image.format:
-        return None
-    if resolved.background is not None:
-        return None
-    raw = image.raw
-    profile = _profile_beside(image, raw)
-    if image.space.by == "exif" and profile and not colour.fits(profile, raw.mode):
-        return (
-            None  # its EXIF does not go on, and grey pixels cannot have the profile it stands for
-        )
-    beside = Beside(
-        size_px=raw.size_px,
-        xmp=xmp,
-        exif=source.exif(raw.orientation),
-        dpi=source.dpi,
-        profile=profile,
-    )
-    data = rewrap(image.file, format_, beside)
-    if data is None or not _looks_the_same(data, image, limits):
-        return None
-    is_lost = raw.info.get("icc_profile") and not profile
-    converted = (colour_space.PROFILE_LEFT_OUT,) if is_lost else ()
-    return File(format_, data, lossless=True, converted=converted)
-
-
-def _profile_beside(image: Picture, raw: Raw) -> bytes | None:
-    """The profile of a file of the same coded pixels. What their own parts say goes on with them."""
-    stated = raw.info.get("icc_profile")
-    if image.space.by == "exif":
-        return image.icc_profile
-    return stated if image.space.by == "profile" or colour.fits(stated, raw.mode) else None
-
-
-def _format(resolved: Resolved, pictures: Pictures) -> ImageFormat:
-    if resolved.format != "source":
-        return resolved.format
-    assert pictures.image is not None  # `resolve` gives PNG where there is no source
-    return pictures.image.format
-
-
-def _looks_the_same(data: bytes, image: Picture, limits: ImageLimits) -> bool:
-    """Whether a file decodes to the very pixels of a picture, by the same profile."""
-    try:
-        found = codec.decode(data, limits)
-    except BadImage:
-        return False
-    planes = ((found.rgb, image.rgb), (found.alpha, image.alpha), (found.straight, image.straight))
-    return found.icc_profile == image.icc_profile and all(
-        np.array_equal(ours, theirs) if ours is not None and theirs is not None else ours is theirs
-        for ours, theirs in planes
-    )
 
 
 def reasons_to_hold(scores: Scores, review: ReviewSettings) -> list[str]:
@@ -166,18 +53,18 @@ class Publisher:
     store: Store
     output_uri: str
 
-    def output_record(self, item: WorkItem, finished: FinishedPicture, file: File) -> OutputRecord:
+    def output_record(self, item: WorkItem, pixels: EditedPixels, file: File) -> OutputRecord:
         key = image_key(item.row_id, item.item_id, file.sha256, file.extension)
-        height, width = finished.rgb.shape[:2]
+        height, width = pixels.rgb.shape[:2]
         return OutputRecord(
             uri=self._uri(key),
             sha256=file.sha256,
-            pixels_sha256=codec.pixels_sha256(finished.rgb, finished.alpha),
+            pixels_sha256=codec.pixels_sha256(pixels.rgb, pixels.alpha),
             size_px=(width, height),
             size_bytes=len(file.data),
             format=file.format,
             lossless=file.lossless,
-            placed_px=finished.placed.bounds if finished.placed else None,
+            placed_px=pixels.placed.bounds if pixels.placed else None,
         )
 
     def store_candidate(self, item: WorkItem, number: int, file: File) -> str:
@@ -248,14 +135,14 @@ class Publisher:
             raise OutputRefused(f"cannot write outputs: {error}") from None
 
 
-def paste_record(prepared: Prepared, finished: FinishedPicture) -> PasteRecord | None:
+def paste_record(edit: PictureEdit, pixels: EditedPixels) -> PasteRecord | None:
     """What of the original is in a picture, if it was pasted back into it."""
-    window, difference = prepared.window, finished.difference
+    window, difference = edit.window, pixels.difference
     if window is None or difference is None:
         return None
     return PasteRecord(
         window_px=window.bounds,
-        feather_px=prepared.feather_px,
+        feather_px=edit.feather_px,
         outside_max=difference.outside_max,
         outside_mean=difference.outside_mean,
         model_outside_mean=difference.model_outside_mean,

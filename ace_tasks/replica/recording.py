@@ -1,4 +1,4 @@
-"""From a finished picture to its file and the record that proves it: marked, sealed, signed."""
+"""From a finished picture and its file to the record that proves it: sealed, signed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import base64
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ace_tasks import __version__
-from ace_tasks.images import source_metadata
-from ace_tasks.images.codec import Picture, Pictures
-from ace_tasks.images.source_metadata import SourceMetadata
 from ace_tasks.masks import masks
-from ace_tasks.provenance import c2pa_marks
+from ace_tasks.model.ace import AceModel
 from ace_tasks.provenance.c2pa_marks import Signer
 from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.record import (
@@ -29,24 +26,15 @@ from ace_tasks.provenance.record import (
     SourcesRecord,
     public_spec,
 )
-from ace_tasks.provenance.xmp.packet import marks_of, write_packet
-from ace_tasks.provenance.xmp.source_type import SOURCE_TYPE, after_edit, by_a_model
+from ace_tasks.provenance.xmp.source_type import after_edit
 from ace_tasks.replica import runtime_info
 from ace_tasks.replica.batching import Ticket
-from ace_tasks.replica.edit import FinishedPicture, Prepared
-from ace_tasks.replica.publisher import (
-    File,
-    Publisher,
-    encode,
-    paste_record,
-    reasons_to_hold,
-    rewrapped,
-)
+from ace_tasks.replica.edit import EditedPixels, PictureEdit
+from ace_tasks.replica.picture_file import File
+from ace_tasks.replica.publisher import Publisher, paste_record, reasons_to_hold
 from ace_tasks.settings import ReplicaSettings
-from ace_tasks.specs import PIXELS_VERSION, ModelIdentity, Resolved, WorkItem
+from ace_tasks.specs import PIXELS_VERSION, Resolved, WorkItem
 from ace_tasks.store import join_uri
-
-_TO_SRGB = "colour profile to sRGB, as the preset asks"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +54,8 @@ class Work:
     item: WorkItem
     shard: int
     attempt: int
-    pictures: Pictures
+    edit: PictureEdit
     sources: SourcesRecord
-    prepared: Prepared
-    hints: Mapping[str, str] = field(default_factory=dict)  # about its mask: code → sentence
 
 
 class Recorder:
@@ -80,86 +66,34 @@ class Recorder:
         settings: ReplicaSettings,
         run_id: str,
         name: str,
-        identity: ModelIdentity,
-        attention: str,
+        model: AceModel,
         publisher: Publisher,
         signer: Signer | None,
     ):
+        assert model.identity is not None  # it was loaded from files
         self._settings, self._run_id, self._name = settings, run_id, name
-        self._identity, self._attention = identity, attention
+        self._identity, self._attention = model.identity, model.attention
         self._publisher, self._signer = publisher, signer
         self._versions, self._code = runtime_info.versions(), runtime_info.code()
         self._hardware = runtime_info.hardware(settings.device)
-
-    def encode(
-        self, item: WorkItem, pictures: Pictures, finished: FinishedPicture, ran: bool
-    ) -> File:
-        """The picture as a file, with its marks and what its source says of itself.
-
-        `ran`: whether a model did. Raises BadImage.
-        """
-        image = pictures.image
-        source = _metadata(image) if image else SourceMetadata()
-        source_type = self._source_type(item.resolved, source, ran)
-        ours = self._ours(item, ran) if self._settings.marks.xmp else {}
-        packet, too_long = write_packet(ours, source_type, source.properties)
-        limits = self._settings.limits
-        file = None if ran else rewrapped(item.resolved, pictures, packet, source, limits)
-        converted = file.converted if file else image.converted if image else ()
-        if file is None:
-            file = encode(item.resolved, pictures, finished, packet, source)
-            untouched = not (ran or item.resolved.preset or item.resolved.background)
-            if untouched and not file.lossless and _same_format(file, image):
-                converted += (source_metadata.ENCODED_ANEW,)
-        if finished.placed and image and image.icc_profile:
-            converted += (_TO_SRGB,)
-        left_out = [each for each in source.left_out if not self._kept(each)]
-        left_out += [source_metadata.TOO_LONG.format(name) for name in too_long]
-        if source.source_type not in (None, source_type):
-            left_out.append(source_metadata.OTHER_TYPE.format(source.source_type))
-        left_out += finished.left_out
-        converted = tuple(dict.fromkeys([*converted, *left_out]))
-        return replace(file, source_type=source_type, converted=converted)
-
-    def _source_type(self, resolved: Resolved, source: SourceMetadata, ran: bool) -> str | None:
-        """What the XMP says. Without our marks, only what the source says and is still true."""
-        if self._settings.marks.xmp:
-            return after_edit(resolved.task, source.source_type, ran)
-        kept = not ran or by_a_model(source.source_type)
-        return source.source_type if kept else None
-
-    def _kept(self, left_out: str) -> bool:
-        """A source's manifest is an ingredient of the signed one."""
-        return left_out == source_metadata.MANIFEST and self._signer is not None
-
-    def _ours(self, item: WorkItem, ran: bool) -> dict[str, str]:
-        identity = self._identity
-        return marks_of(
-            tool=f"ace-catalog {__version__}",
-            item_id=item.item_id,
-            record_uri=self._record_uri(item.item_id),
-            system=f"ACE++, variant {identity.variant}" if ran else None,
-            system_version=identity.fingerprint,
-            prompt=item.resolved.prompt if self._settings.marks.prompt else None,
-        )
 
     def record(
         self,
         work: Work,
         chosen: Generation,
-        finished: FinishedPicture,
+        pixels: EditedPixels,
         file: File,
         timings_s: Mapping[str, float],
     ) -> tuple[Record, File]:
         """The record of a picture, and its file, signed if there is a key. Raises BadImage."""
-        record = self._draft(work, chosen, finished, file, timings_s).sealed()
+        record = self._draft(work, chosen, pixels, file, timings_s).sealed()
         if self._signer is None:
             return record, file
         assert record.marks is not None
         uri = self._record_uri(record.item_id)
-        data, signed = self._signer.sign(file.data, record, uri, work.pictures.files)
+        data, signed = self._signer.sign(file.data, record, uri, work.edit.pictures.files)
         file = replace(file, data=data)
-        output = self._publisher.output_record(work.item, finished, file)
+        output = self._publisher.output_record(work.item, pixels, file)
         marks = record.marks.model_copy(update={"c2pa": signed})
         return record.model_copy(update={"output": output, "marks": marks}), file
 
@@ -167,11 +101,11 @@ class Recorder:
         self,
         work: Work,
         chosen: Generation,
-        finished: FinishedPicture,
+        pixels: EditedPixels,
         file: File,
         timings_s: Mapping[str, float],
     ) -> Record:
-        item, resolved, prepared = work.item, work.item.resolved, work.prepared
+        item, resolved, edit = work.item, work.item.resolved, work.edit
         reasons = reasons_to_hold(chosen.scores, self._settings.review)
         return Record(
             row_id=item.row_id,
@@ -180,12 +114,12 @@ class Recorder:
             resolved=resolved.model_dump(mode="json"),
             pixels_version=PIXELS_VERSION,
             sources=_sources(work.sources, file),
-            output=self._publisher.output_record(item, finished, file),
+            output=self._publisher.output_record(item, pixels, file),
             marks=self._marks(resolved, file, ran=chosen.ticket is not None),
             model=self._model(resolved, chosen.ticket),
-            sampling=_sampling_record(resolved, prepared, chosen.seed, chosen.ticket),
-            mask=_mask_record(prepared, work.hints),
-            paste=paste_record(prepared, finished),
+            sampling=_sampling_record(edit, chosen),
+            mask=_mask_record(edit),
+            paste=paste_record(edit, pixels),
             scores=chosen.scores,
             candidates=chosen.candidates,
             review=ReviewRecord(reasons=tuple(reasons)) if reasons else None,
@@ -241,20 +175,6 @@ class Recorder:
         return join_uri(self._settings.output_uri, record_key(item_id))
 
 
-def _metadata(image: Picture) -> SourceMetadata:
-    """What a source says of itself. Some models mark their pictures by C2PA only."""
-    found = source_metadata.read(image.raw, image.file)
-    if source_metadata.MANIFEST in found.left_out and not by_a_model(found.source_type):
-        by_manifest = c2pa_marks.source_type(image.file, image.format)
-        if by_manifest:
-            return replace(found, properties={**found.properties, SOURCE_TYPE: by_manifest})
-    return found
-
-
-def _same_format(file: File, image: Picture | None) -> bool:
-    return image is not None and image.format == file.format
-
-
 def _sources(sources: SourcesRecord, file: File) -> SourcesRecord:
     """With what could not be kept of the edited picture, which only its result decides."""
     if sources.image is None:
@@ -263,17 +183,15 @@ def _sources(sources: SourcesRecord, file: File) -> SourcesRecord:
     return sources.model_copy(update={"image": image})
 
 
-def _sampling_record(
-    resolved: Resolved, prepared: Prepared, seed: int, ticket: Ticket | None
-) -> SamplingRecord | None:
-    geometry = prepared.geometry
+def _sampling_record(edit: PictureEdit, chosen: Generation) -> SamplingRecord | None:
+    resolved, geometry, ticket = edit.resolved, edit.geometry, chosen.ticket
     if geometry is None or ticket is None:
         return None
     return SamplingRecord(
         sampler=resolved.sampler,
         steps=resolved.steps,
         guidance=resolved.guidance,
-        seed=seed,
+        seed=chosen.seed,
         geometry=geometry.policy,
         canvas_px=(geometry.canvas_w, geometry.canvas_h),
         tokens=geometry.tokens,
@@ -281,10 +199,10 @@ def _sampling_record(
     )
 
 
-def _mask_record(prepared: Prepared, hints: Mapping[str, str]) -> MaskRecord | None:
-    mask = prepared.mask
+def _mask_record(edit: PictureEdit) -> MaskRecord | None:
+    mask = edit.mask
     if mask is None:
         return None
     drawing = base64.b64encode(masks.drawing(mask)).decode()
     coverage = round(masks.coverage(mask), 6)
-    return MaskRecord(coverage=coverage, drawing=drawing, hints=dict(hints))
+    return MaskRecord(coverage=coverage, drawing=drawing, hints=dict(edit.hints))

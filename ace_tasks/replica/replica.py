@@ -9,19 +9,15 @@ The life of a replica: `start` once, `run` per item, `cancel` on the way out.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from ace_tasks.errors import (
-    BadOutput,
     Cancelled,
     DeviceLost,
     FatalError,
@@ -34,9 +30,7 @@ from ace_tasks.errors import (
     SuspectMask,
 )
 from ace_tasks.images.codec import Pictures
-from ace_tasks.lcu.canvas import LCU
-from ace_tasks.masks import hints as mask_hints
-from ace_tasks.model.ace import AceModel, ModelJob
+from ace_tasks.model.ace import AceModel
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.variants import Variant
 from ace_tasks.model.vision import Vision
@@ -44,48 +38,19 @@ from ace_tasks.provenance.c2pa_marks import Signer, read_signer
 from ace_tasks.provenance.outcomes import Done, Failed, Outcome, write_failure
 from ace_tasks.provenance.record import Record
 from ace_tasks.provenance.tombstones import Guard
-from ace_tasks.replica import edit
-from ace_tasks.replica.batching import Batcher, Ticket, translated
-from ace_tasks.replica.candidates import BestOf, judge
-from ace_tasks.replica.edit import Prepared
+from ace_tasks.replica.batching import Batcher, translated
+from ace_tasks.replica.edit import EditedPixels, PictureEdit
 from ace_tasks.replica.fetch import fetch
-from ace_tasks.replica.publisher import File, Publisher
+from ace_tasks.replica.painter import Keep, Painter
+from ace_tasks.replica.picture_file import File, FileMaker
+from ace_tasks.replica.progress import Progress
+from ace_tasks.replica.publisher import Publisher
 from ace_tasks.replica.recording import Generation, Recorder, Work
 from ace_tasks.settings import ReplicaSettings
-from ace_tasks.specs import Resolved, WorkItem, candidate_seeds
+from ace_tasks.specs import Resolved, WorkItem
 from ace_tasks.store import open_stores
 
 log = logging.getLogger(__name__)
-
-WAITING = "wait_gpu"  # the one phase in which an item is not itself at work
-
-
-@dataclass
-class Progress:
-    """Where one item stands: its phase, the seconds of every phase so far, what was noticed."""
-
-    phase: str = "queued"
-    running: bool = False
-    since: float = field(default_factory=time.monotonic)
-    timings_s: dict[str, float] = field(default_factory=dict)
-    hints: dict[str, str] = field(default_factory=dict)  # about its mask: code → sentence
-
-    @contextlib.contextmanager
-    def in_phase(self, phase: str) -> Iterator[None]:
-        self.phase, self.since, self.running = phase, time.monotonic(), True
-        try:
-            yield
-        finally:
-            self.running = False
-            spent = time.monotonic() - self.since
-            self.timings_s[phase] = round(self.timings_s.get(phase, 0) + spent, 4)
-
-    def busy_s(self) -> float:
-        """Seconds this item has been at work itself, not waiting for the GPU."""
-        timings = self.timings_s.copy()  # its own thread goes on writing
-        past = sum(seconds for phase, seconds in timings.items() if phase != WAITING)
-        at_work = self.running and self.phase != WAITING
-        return past + (time.monotonic() - self.since if at_work else 0)
 
 
 class Replica:
@@ -121,13 +86,17 @@ class Replica:
             lambda jobs, memory: model.generate(jobs, self._check_cancelled, memory),
             settings.batch_size,
         )
-        self._vision = Vision(settings.vision, settings.weights, settings.device)
-        self._clip = self._vision.score if settings.vision.clip else None
-        assert model.identity is not None
-        self._recorder = Recorder(
-            settings, self.run_id, self.name, model.identity, model.attention, self._publisher,
-            signer,
-        )  # fmt: skip
+        vision = Vision(settings.vision, settings.weights, settings.device)
+        self._painter = Painter(self.variant.route, self._gpu, vision)
+        assert model.identity is not None  # it was loaded from files
+        self._files = FileMaker(
+            model.identity,
+            settings.marks,
+            settings.limits,
+            settings.output_uri,
+            signs=signer is not None,
+        )
+        self._recorder = Recorder(settings, self.run_id, self.name, model, self._publisher, signer)
 
     def _load_model(self) -> AceModel:
         return AceModel.load(
@@ -198,30 +167,27 @@ class Replica:
                 self._source, item.sources, self.settings.limits, self._guard.check_content
             )
         with progress.in_phase("build"):
-            prepared = self._prepare(item.resolved, pictures)
-            progress.hints = dict(prepared.hints) | mask_hints.find(
-                item.resolved, pictures.image, pictures.mask, prepared.mask
-            )
+            edit = self._prepare(item.resolved, pictures)
+            progress.hints = dict(edit.hints)
             self._check_hints(progress.hints)
-        work = Work(item, shard, attempt, pictures, sources, prepared, progress.hints)
-        made = self._make(work, progress)
-        best = made.contest.winner()
+        files: dict[int, File] = {}
+        painted = self._painter.paint(edit, progress, self._keeper(edit, item.item_id, files))
+        best = painted.best
         with progress.in_phase("encode"):
-            finished = edit.framed(item.resolved, best.finished)
-            file = made.files.pop(best.number, None)
-            ran = made.ticket is not None
-            file = file or self._recorder.encode(item, pictures, finished, ran)
+            pixels = edit.framed(best.pixels)
+            file = files.pop(best.number, None)
+            file = file or self._files.encode(edit, pixels, item.item_id, ran=painted.ran)
         with progress.in_phase("publish"):
+            work = Work(item, shard, attempt, edit, sources)
             uris = {
                 number: self._publisher.store_candidate(item, number, each)
-                for number, each in made.files.items()
+                for number, each in files.items()
             }
             chosen = Generation(
-                made.contest.seeds[best.number], best.scores, made.contest.record(uris), made.ticket
+                painted.seed, best.scores, painted.contest.record(uris), painted.ticket
             )
-            record, file = self._recorder.record(work, chosen, finished, file, progress.timings_s)
-            kept = {uri: made.files[number] for number, uri in uris.items()}
-            published = self._publish(record, file, kept)
+            record, file = self._recorder.record(work, chosen, pixels, file, progress.timings_s)
+            published = self._publish(record, file, {uri: files[n] for n, uri in uris.items()})
         ours = published.run.attempt == record.run.attempt
         return Done(
             item_id=item.item_id,
@@ -229,58 +195,29 @@ class Replica:
             sha256=published.output.sha256,
             seconds=round(time.monotonic() - started, 4),
             timings_s=progress.timings_s,
-            token_steps=_token_steps(item.resolved, prepared),
+            token_steps=edit.token_steps,
             score=published.scores.total if published.scores else None,
             published_by_us=ours,
             hints=progress.hints,
         )
 
-    def _prepare(self, resolved: Resolved, pictures: Pictures) -> Prepared:
-        return edit.prepare(
-            resolved,
-            pictures,
-            use_change=self.variant.route == "fft",
-            segment=self._vision.segment,
-            estimate=self._vision.draw,
-        )
+    def _prepare(self, resolved: Resolved, pictures: Pictures) -> PictureEdit:
+        return self._painter.prepare(resolved, pictures)
 
     def _check_hints(self, hints: dict[str, str]) -> None:
         """Raises SuspectMask where the run takes no mask that looks like a mistake."""
         if hints and self.settings.review.strict_masks:
             raise SuspectMask(f"{'; '.join(hints.values())} (strict_masks is set)")
 
-    def _make(self, work: Work, progress: Progress) -> _Made:
-        """Every candidate of an item; while one is finished and scored, the next is on the GPU."""
-        resolved, pictures, prepared = work.item.resolved, work.pictures, work.prepared
-        if prepared.unit is None:  # nothing is to be painted
-            contest = BestOf((resolved.seed,))
-            finished = edit.repaint(resolved, pictures, prepared, None)
-            contest.enter(finished, judge(resolved, pictures, prepared, finished, self._clip))
-            return _Made(contest, {}, None)
-        contest = BestOf(candidate_seeds(resolved.seed, resolved.candidates))
-        jobs = [_job(resolved, prepared.unit, seed) for seed in contest.seeds]
-        tickets = [self._gpu.submit(job) for job in jobs]
-        files: dict[int, File] = {}
-        try:
-            for number, ticket in enumerate(tickets):
-                try:
-                    canvas = _wait(ticket, progress)
-                except BadOutput as error:
-                    contest.refuse(error)
-                    continue
-                with progress.in_phase("encode"):
-                    finished = edit.repaint(resolved, pictures, prepared, canvas)
-                    contest.enter(
-                        finished, judge(resolved, pictures, prepared, finished, self._clip)
-                    )
-                    if self.settings.review.keep_candidates and len(tickets) > 1:
-                        framed = edit.framed(resolved, finished)
-                        files[number] = self._recorder.encode(work.item, pictures, framed, True)
-        finally:
-            self._gpu.withdraw(tickets)  # those that nobody waits for any more
-        # What this item cost the GPU, so that the sum over items is the time it was busy.
-        progress.timings_s["generate"] = round(sum(ticket.gpu_s for ticket in tickets), 4)
-        return _Made(contest, files, tickets[contest.winner().number])
+    def _keeper(self, edit: PictureEdit, item_id: str, files: dict[int, File]) -> Keep | None:
+        """What makes files of an item's candidates, if the run keeps those that are not chosen."""
+        if not self.settings.review.keep_candidates or len(edit.seeds) == 1:
+            return None
+
+        def keep(number: int, pixels: EditedPixels) -> None:
+            files[number] = self._files.encode(edit, edit.framed(pixels), item_id, ran=True)
+
+        return keep
 
     # ------------------------------------------------------------ publishing
 
@@ -304,40 +241,3 @@ class Replica:
         if not isinstance(error, Forgotten):  # a failure quotes its row
             write_failure(self._output, self.settings.output_uri, item, failed, self.run_id)
         return failed
-
-
-@dataclass(frozen=True, eq=False)
-class _Made:
-    """An item's candidates, the files of those that are kept, and the ticket of the best."""
-
-    contest: BestOf
-    files: dict[int, File]
-    ticket: Ticket | None  # None: no model ran
-
-
-def _token_steps(resolved: Resolved, prepared: Prepared) -> int:
-    if prepared.geometry is None:
-        return 0
-    return prepared.geometry.tokens * resolved.steps * resolved.candidates
-
-
-def _job(resolved: Resolved, unit: LCU, seed: int) -> ModelJob:
-    return ModelJob(
-        unit,
-        resolved.prompt,
-        seed=seed,
-        steps=resolved.steps,
-        guidance=resolved.guidance,
-        adapter=resolved.adapter,
-    )
-
-
-def _wait(ticket: Ticket, progress: Progress) -> np.ndarray:
-    """A ticket's canvas, (H, W, 3) uint8. Raises what the model raised."""
-    made = False
-    while not made:
-        with progress.in_phase(WAITING):
-            ticket.wait_for_turn()
-        with progress.in_phase("generate"):
-            made = ticket.wait_for_pass()
-    return ticket.result()

@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from ace_tasks.errors import NotFound, SettingsError, SourceChanged, SourceMissing, WeightsError
 from ace_tasks.images import codec
 from ace_tasks.images.codec import Picture, Pictures
-from ace_tasks.model.ace import AceModel, ModelJob
+from ace_tasks.model.ace import AceModel
 from ace_tasks.model.sources import check_license, open_variant, open_vision
 from ace_tasks.model.vision import Vision
 from ace_tasks.provenance.record import Record, SourceRecord
-from ace_tasks.replica import edit, runtime_info
-from ace_tasks.replica.edit import FinishedPicture
+from ace_tasks.replica import runtime_info
+from ace_tasks.replica.edit import EditedPixels, PictureEdit
 from ace_tasks.settings import Environment, ImageLimits, VisionSettings
 from ace_tasks.specs import PIXELS_VERSION, Resolved
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
@@ -81,10 +81,10 @@ class Reproducer:
         if record.model.hardware and self._device == "cpu":
             runtime_info.use_threads(self._asked.threads or record.model.hardware.threads)
         model = self._model(record)
-        finished = self._make(record, resolved, pictures, model)
-        found = codec.pixels_sha256(finished.rgb, finished.alpha)
+        made = self._make(record, resolved, pictures, model)
+        found = codec.pixels_sha256(made.rgb, made.alpha)
         identical = found == record.output.pixels_sha256
-        psnr_db, largest = self._distance(record, finished)
+        psnr_db, largest = self._distance(record, made)
         return Reproduction(
             record=uri,
             identical=identical,
@@ -149,27 +149,19 @@ class Reproducer:
 
     def _make(
         self, record: Record, resolved: Resolved, pictures: Pictures, model: AceModel
-    ) -> FinishedPicture:
+    ) -> EditedPixels:
         vision = Vision(self._vision_for(resolved), self._weights, self._device)
-        prepared = edit.prepare(
+        edit = PictureEdit.prepare(
             resolved,
             pictures,
-            use_change=model.variant.route == "fft",
+            route=model.variant.route,
             segment=vision.segment,
             estimate=vision.draw,
         )
-        canvas = None
-        if prepared.unit is not None and record.sampling is not None:
-            job = ModelJob(
-                prepared.unit,
-                resolved.prompt,
-                seed=record.sampling.seed,
-                steps=resolved.steps,
-                guidance=resolved.guidance,
-                adapter=resolved.adapter,
-            )
-            canvas = model.generate([job] * self._asked.batch_size)[0]
-        return edit.framed(resolved, edit.repaint(resolved, pictures, prepared, canvas))
+        if record.sampling is None:
+            return edit.finish(None)
+        jobs = edit.jobs([record.sampling.seed] * self._asked.batch_size)
+        return edit.finish(model.generate(jobs)[0])
 
     def _vision_for(self, resolved: Resolved) -> VisionSettings:
         """Those that the environment names. Raises SettingsError for others than recorded."""
@@ -186,18 +178,16 @@ class Reproducer:
 
     # ------------------------------------------------------------ beside the published one
 
-    def _distance(
-        self, record: Record, finished: FinishedPicture
-    ) -> tuple[float | None, int | None]:
+    def _distance(self, record: Record, made: EditedPixels) -> tuple[float | None, int | None]:
         """PSNR and largest difference to the published file, with what the format lost."""
         try:
             published = codec.decode(self._outputs.get(record.output.uri), ImageLimits())
         except NotFound:
             return None, None
         rgb = published.rgb if published.straight is None else published.straight
-        if rgb.shape != finished.rgb.shape:
+        if rgb.shape != made.rgb.shape:
             return None, None
-        difference = np.abs(rgb.astype(np.int16) - finished.rgb)
+        difference = np.abs(rgb.astype(np.int16) - made.rgb)
         error = float(np.square(difference, dtype=np.float64).mean())
         return (10 * math.log10(255**2 / error) if error else None), int(difference.max())
 

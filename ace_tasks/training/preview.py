@@ -1,49 +1,97 @@
-"""What a model makes of an example of the world."""
+"""What a model makes of an example of the world: asked as a catalog's row asks, by the same code.
+
+It is the model's answer alone, before anything is pasted back into the picture, and at the
+example's own size, whatever the variant's budget.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from ace_tasks.lcu.canvas import LCU, Geometry, Inputs
-from ace_tasks.lcu.policies import build_canvas, restore_target
-from ace_tasks.model.ace import AceModel, ModelJob
+from ace_tasks.images.codec import Picture, Pictures
+from ace_tasks.model.ace import AceModel
+from ace_tasks.replica.edit import PictureEdit
+from ace_tasks.specs import (
+    MaskRules,
+    ModelIdentity,
+    PixelSettings,
+    Source,
+    Sources,
+    parse_spec,
+    resolve,
+)
 from ace_tasks.training.world.world_tasks import Example
+
+_FULL_MASKS = PixelSettings(masks=MaskRules(allow_full=True))
 
 
 def preview(
-    model: AceModel,
-    example: Example,
-    *,
-    seed: int = 0,
-    steps: int | None = None,
-    adapter: str | None = None,
+    model: AceModel, example: Example, *, seed: int = 0, adapter: str | None = None
 ) -> np.ndarray:
-    """The model's answer, uint8 (H, W, 3), of the target's size. `steps` None: the variant's;
-    `adapter` None: the plain weights.
+    """The model's answer by this adapter, uint8 (H, W, 3), of the target's size.
+
+    `adapter` None: the plain weights. Raises BadOutput.
     """
-    variant = model.variant
-    unit, geometry = canvas(example, use_change=variant.route == "fft")
-    steps = steps or variant.steps
-    job = ModelJob(unit, example.prompt, seed, steps, variant.guidance, adapter)
-    (picture,) = model.generate([job])
-    return restore_target(picture, geometry)
+    assert model.identity is not None  # it was loaded from files
+    edit = example_edit(example, seed, model.identity)
+    asked = edit.resolved.model_copy(update={"adapter": adapter})
+    return answer_to(replace(edit, resolved=asked), model)
 
 
-def canvas(example: Example, *, use_change: bool) -> tuple[LCU, Geometry]:
-    """The model's input for an example: at its own size, whatever the variant's budget."""
+def answer_to(
+    edit: PictureEdit, model: AceModel, between_steps: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """What a model makes of an edit, uint8 (H, W, 3). Raises BadOutput and what `between_steps` does."""
+    (canvas,) = model.generate(edit.jobs(), between_steps)
+    return edit.finish(canvas).rgb
+
+
+def example_edit(example: Example, seed: int, model: ModelIdentity) -> PictureEdit:
+    """An example with the settings that a row with its prompt has: steps, adapter, erasing."""
     height, width = example.target.shape[:2]
-    return build_canvas(
-        Inputs(
-            image=example.image,
-            mask=example.mask,
-            references=example.references,
-            width=width,
-            height=height,
-            max_seq_len=sys.maxsize,
-            repainting_scale=example.scale(use_change),
-            keep_pixels_rate=None,  # references at the target's full height
-            use_change=use_change,
-        )
+    alone = {
+        "paste": None,
+        "max_seq_len": sys.maxsize,
+        "keep_pixels_rate": None,  # references at the target's full height
+        "width": width,
+        "height": height,
+    }
+    spec = parse_spec(_row(example) | {"seed": seed})
+    asked = resolve(spec, _sources(example), model, _FULL_MASKS).model_copy(update=alone)
+    return PictureEdit.prepare(asked, _pictures(example), route=model.route)
+
+
+def _row(example: Example) -> dict[str, object]:
+    return {
+        "id": example.task,
+        "task": example.spec,
+        "prompt": example.prompt,
+        "image": None if example.image is None else "image.png",
+        "mask": None if example.mask is None else "mask.png",
+        "reference": ["reference.png"] * len(example.references) or None,
+    }
+
+
+def _sources(example: Example) -> Sources:
+    """Which pictures there are; nobody fetches them."""
+    return Sources(
+        image=None if example.image is None else Source(uri="image.png"),
+        mask=None if example.mask is None else Source(uri="mask.png"),
+        reference=(Source(uri="reference.png"),) * len(example.references),
     )
+
+
+def _pictures(example: Example) -> Pictures:
+    return Pictures(
+        image=None if example.image is None else _picture(example.image),
+        mask=None if example.mask is None else _picture(np.stack([example.mask] * 3, axis=-1)),
+        references=tuple(map(_picture, example.references)),
+    )
+
+
+def _picture(rgb: np.ndarray) -> Picture:
+    return Picture(rgb, None, "png", None)

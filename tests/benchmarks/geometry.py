@@ -23,8 +23,7 @@ from PIL import Image
 from ace_tasks.errors import BadImage
 from ace_tasks.images.codec import Pictures
 from ace_tasks.lcu.upstream import _SEAM_CROP_PX
-from ace_tasks.replica import edit
-from ace_tasks.replica.edit import Prepared
+from ace_tasks.replica.edit import PictureEdit
 from ace_tasks.specs import PixelSettings
 from tests.support.geometry_cases import Case, draw_case, picture, psnr, shown
 
@@ -47,10 +46,10 @@ def measure(case: Case, policy: Policy) -> Kept | None:
     given = case.pictures()
     assert given.image is not None
     try:
-        prepared = edit.prepare(resolved, given, use_change=True)
+        prepared = PictureEdit.prepare(resolved, given, route="fft")
     except BadImage:
         return None
-    finished = edit.finish(resolved, given, prepared, shown(prepared)).rgb
+    finished = prepared.finish(shown(prepared)).rgb
     height, width = given.image.rgb.shape[:2]
     same = finished.shape[:2] == (height, width)
     if not same:
@@ -63,11 +62,11 @@ def measure(case: Case, policy: Policy) -> Kept | None:
         for size in case.references
     )
     ramps = Pictures(replace(given.image, rgb=np.ascontiguousarray(ramp)), None, beside)
-    target = _cut(edit.prepare(resolved, ramps, use_change=True))
+    target = _cut(PictureEdit.prepare(resolved, ramps, route="fft"))
     return Kept(np.ptp(target) / 255, same, psnr(finished, given.image.rgb))
 
 
-def _cut(prepared: Prepared) -> np.ndarray:
+def _cut(prepared: PictureEdit) -> np.ndarray:
     """What a policy takes out of the canvas."""
     geometry, canvas = prepared.geometry, shown(prepared)
     if geometry.target is None:

@@ -29,9 +29,9 @@ from PIL import Image
 from ace_tasks.images import codec
 from ace_tasks.images.codec import Pictures
 from ace_tasks.images.paste import Window
-from ace_tasks.model.ace import AceModel, ModelJob
+from ace_tasks.model.ace import AceModel
 from ace_tasks.model.variants import find_variant
-from ace_tasks.replica import edit
+from ace_tasks.replica.edit import PictureEdit
 from ace_tasks.settings import ImageLimits, WeightsSettings
 from ace_tasks.specs import PasteSettings, PixelSettings, Source, Sources, parse_spec, resolve
 from tests.support.geometry_cases import shown
@@ -102,14 +102,13 @@ def run(model: str, window: bool, formats: list[str]) -> dict[str, Any]:
         picture = codec.decode(data, ImageLimits())
     pictures = Pictures(picture, None, ())
     with phases.phase("prepare"):
-        prepared = edit.prepare(resolved, pictures, use_change=True)
+        prepared = PictureEdit.prepare(resolved, pictures, route="fft")
     with phases.phase("model"):
         canvas = shown(prepared)
         if ace is not None:
-            job = ModelJob(prepared.unit, "repair", 1, variant.steps, variant.guidance)
-            (canvas,) = ace.generate([job])
+            (canvas,) = ace.generate(prepared.jobs([1]))
     with phases.phase("finish"):
-        finished = edit.finish(resolved, pictures, prepared, canvas)
+        finished = prepared.finish(canvas)
     for format_ in formats:
         with phases.phase(f"encode {format_}"):
             codec.encode(finished.rgb, format_, None)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 
 from ace_tasks.errors import Cancelled, SettingsError
 from ace_tasks.evaluation.answer_sheet import PANELS, sheet
-from ace_tasks.evaluation.answers import answer, resolved
+from ace_tasks.evaluation.answers import answer
 from ace_tasks.evaluation.baselines import BASELINES
 from ace_tasks.evaluation.measure import (
     MAX_EXAMPLES,
@@ -38,7 +38,7 @@ from ace_tasks.model.ace import AceModel, ModelJob
 from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import WeightsSettings
 from ace_tasks.store import Store, join_uri
-from ace_tasks.training.preview import canvas, preview
+from ace_tasks.training.preview import example_edit, preview
 from ace_tasks.training.world.world_tasks import ALL_TASKS, Example, draw_example
 from flows.evaluate import evaluate
 from flows.steps.evaluate import _markdown
@@ -151,11 +151,14 @@ def test_a_standard_error_is_never_nothing() -> None:
 
 def test_a_model_answers_beside_its_reference(models: dict[str, AceModel]) -> None:
     """The target alone, as it stands on the canvas: not a pixel of what lies left of it."""
+    identity = models["toy"].identity
+    assert identity is not None
     for task in ALL_TASKS:
         example = draw_example(1, 0, 64, split="test", tasks=(task,))
         picture = answer(models["toy"], example, 5)
         assert picture.shape == example.target.shape, task
-        unit, _ = canvas(example, use_change=True)
+        unit = example_edit(example, 5, identity).unit
+        assert unit is not None
         (whole,) = models["toy"].generate([ModelJob(unit, example.prompt, 5, 4, 50.0)])
         assert np.array_equal(picture, whole[:, -64:]), task
         assert not np.array_equal(picture, answer(models["toy"], example, 6)), task
@@ -168,7 +171,7 @@ def test_an_example_is_asked_as_a_row_is(models: dict[str, AceModel]) -> None:
     asked = {}
     for task in ALL_TASKS:
         example = draw_example(1, 0, 64, tasks=(task,))
-        row = resolved(example, 7, identity)
+        row = example_edit(example, 7, identity).resolved
         assert row.repainting_scale == example.scale(use_change=False)  # the canvas is built so
         assert (row.steps, row.guidance, row.seed) == (4, 50.0, 7)
         asked[task] = (row.task, row.adapter, row.repainting_scale)

@@ -23,10 +23,9 @@ from ace_tasks.images import codec
 from ace_tasks.images.codec import Picture, Pictures
 from ace_tasks.masks import hints, masks
 from ace_tasks.model.variants import find_variant
-from ace_tasks.replica import edit
-from ace_tasks.replica.publisher import File, Publisher
-from ace_tasks.replica.recording import Recorder
-from ace_tasks.settings import ImageLimits, ReplicaSettings, StoreSettings, WeightsSettings
+from ace_tasks.replica.edit import PictureEdit
+from ace_tasks.replica.picture_file import File, FileMaker
+from ace_tasks.settings import ImageLimits, MarkSettings
 from ace_tasks.specs import (
     MaskRules,
     PixelSettings,
@@ -36,7 +35,6 @@ from ace_tasks.specs import (
     parse_spec,
     work_item,
 )
-from ace_tasks.store import Store
 from tests.support import hostile, odd_containers
 from tests.support.odd_containers import changed
 
@@ -90,17 +88,9 @@ def _peak_bytes(*, reset: bool = False) -> int:
 
 
 @cache
-def _recorder() -> Recorder:
+def _files() -> FileMaker:
     """As a replica's, but for its key."""
-    replica = ReplicaSettings(
-        variant="toy",
-        weights=WeightsSettings(folder=Path()),
-        output_uri="s3://b/out",
-        limits=LIMITS,
-    )
-    publisher = Publisher(Store(StoreSettings(endpoint_url="http://127.0.0.1:9")), "s3://b/out")
-    model = find_variant("toy").identity()
-    return Recorder(replica, "run-1", "replica-0", model, "native", publisher, None)
+    return FileMaker(find_variant("toy").identity(), MarkSettings(), LIMITS, "s3://b/out")
 
 
 def _item(**row: object) -> WorkItem:
@@ -117,14 +107,14 @@ def _check_painted(picture: Picture, row: dict[str, str]) -> None:
     """A part of it is painted over; everything else is as it was."""
     item, pictures = _item(**row), Pictures(picture, None, ())
     try:
-        prepared = edit.prepare(item.resolved, pictures, use_change=False)
+        prepared = PictureEdit.prepare(item.resolved, pictures, route="lora")
     except BadImage:  # such as one that is far wider than high
         return
     assert prepared.geometry is not None
     assert prepared.mask is not None
     shape = prepared.geometry.canvas_h, prepared.geometry.canvas_w, 3
-    finished = edit.finish(item.resolved, pictures, prepared, np.full(shape, 128, np.uint8))
-    made = _recorder().encode(item, pictures, finished, True)
+    finished = prepared.finish(np.full(shape, 128, np.uint8))
+    made = _files().encode(prepared, finished, item.item_id, ran=True)
     side = 2 * prepared.feather_px + 3
     near = cv2.dilate(prepared.mask, np.ones((side, side), np.uint8))
     _check_same(picture, made, near == 0)
@@ -133,9 +123,9 @@ def _check_painted(picture: Picture, row: dict[str, str]) -> None:
 def _check_untouched(picture: Picture) -> None:
     """Its mask selects nothing, so it is published as it is."""
     item, pictures = _item(mask_grow=-1024), Pictures(picture, None, ())
-    prepared = edit.prepare(item.resolved, pictures, use_change=False)
-    finished = edit.finish(item.resolved, pictures, prepared, None)
-    made = _recorder().encode(item, pictures, finished, False)
+    prepared = PictureEdit.prepare(item.resolved, pictures, route="lora")
+    finished = prepared.finish(None)
+    made = _files().encode(prepared, finished, item.item_id, ran=False)
     _check_same(picture, made, np.ones(picture.rgb.shape[:2], bool))
 
 

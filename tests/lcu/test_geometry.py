@@ -14,8 +14,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ace_tasks.replica import edit
-from ace_tasks.replica.edit import Prepared
+from ace_tasks.images.codec import Pictures
+from ace_tasks.replica.edit import PictureEdit
 from tests.support.geometry_cases import BUDGETS, EXTREMES, MAX_PX, Case, psnr, shown, sizes
 
 MAGENTA = (255, 0, 255)
@@ -50,12 +50,12 @@ def edges(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
-def _prepared(case: Case) -> tuple[edit.Pictures, Prepared]:
+def _prepared(case: Case) -> tuple[Pictures, PictureEdit]:
     pictures = case.pictures()
-    return pictures, edit.prepare(case.resolved(), pictures, use_change=True)
+    return pictures, PictureEdit.prepare(case.resolved(), pictures, route="fft")
 
 
-def _only_the_target(canvas: np.ndarray, prepared: Prepared) -> np.ndarray:
+def _only_the_target(canvas: np.ndarray, prepared: PictureEdit) -> np.ndarray:
     """Paint all else magenta, which would show if the cut were off by one pixel."""
     assert prepared.geometry.target is not None
     left, top, right, bottom = prepared.geometry.target
@@ -70,7 +70,7 @@ def _only_the_target(canvas: np.ndarray, prepared: Prepared) -> np.ndarray:
 def test_what_a_model_gives_back_is_where_it_was(case: Case) -> None:
     pictures, prepared = _prepared(case)
     canvas = _only_the_target(shown(prepared), prepared)
-    out = edit.finish(case.resolved(), pictures, prepared, canvas)
+    out = prepared.finish(canvas)
     assert pictures.image is not None
     assert prepared.window is not None
     assert prepared.geometry.target is not None
@@ -89,7 +89,7 @@ def test_beyond_mask_and_feather_nothing_changes(case: Case) -> None:
     pictures, prepared = _prepared(case)
     if prepared.mask is None:
         return
-    out = edit.finish(case.resolved(), pictures, prepared, 255 - shown(prepared))
+    out = prepared.finish(255 - shown(prepared))
     assert pictures.image is not None
     inside = prepared.mask > 128
     distance = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, 5)

@@ -22,7 +22,8 @@ from ace_tasks.masks.person import Person
 from ace_tasks.model import people
 from ace_tasks.model.sources import with_vision
 from ace_tasks.model.variants import find_variant
-from ace_tasks.replica import edit, inspect
+from ace_tasks.replica import inspect
+from ace_tasks.replica.edit import PictureEdit
 from ace_tasks.settings import ImageLimits, VisionSettings
 from ace_tasks.specs import (
     AutoMask,
@@ -335,7 +336,7 @@ def test_hints_reach_a_look_at_the_catalog_and_the_run(astronaut: np.ndarray) ->
     found = inspect.judge(item, picture, None)
     assert found.problem is None
     assert any("cuts the person off" in each for each in found.hints)
-    prepared = edit.prepare(item.resolved, Pictures(picture, None, ()), use_change=False)
+    prepared = PictureEdit.prepare(item.resolved, Pictures(picture, None, ()), route="lora")
     assert "cut_off_person" in prepared.hints
     nobody = inspect.judge(item, photograph("gravel"), None)
     assert str(nobody.problem).startswith("bad_mask: no person was found")

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from ace_tasks.errors import BadImage
+from ace_tasks.errors import BadImage, BadMask
 from ace_tasks.images import codec, colour, controls
 from ace_tasks.images.codec import Picture, Pictures
 from ace_tasks.model.variants import find_variant
-from ace_tasks.replica import edit
-from ace_tasks.replica.edit import FinishedPicture, Prepared
+from ace_tasks.replica.edit import EditedPixels, PictureEdit
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import MaskRules, PixelSettings, Resolved, Source, Sources, parse_spec, resolve
 
@@ -46,7 +45,7 @@ def _resolved(pixel_settings: PixelSettings = PixelSettings(), **row: Any) -> Re
     return resolve(spec, given, MODEL, pixel_settings)
 
 
-def _answered(prepared: Prepared, answer: int | None = None) -> np.ndarray:
+def _answered(prepared: PictureEdit, answer: int | None = None) -> np.ndarray:
     """A model that repaints its mask in one grey, and gives the rest back as it saw it."""
     unit = prepared.unit
     assert unit.change_CHW is not None
@@ -57,9 +56,9 @@ def _answered(prepared: Prepared, answer: int | None = None) -> np.ndarray:
     return ((shown + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
-def _run(resolved: Resolved, pictures: Pictures, answer: int | None = None) -> FinishedPicture:
-    prepared = edit.prepare(resolved, pictures, use_change=True)
-    return edit.finish(resolved, pictures, prepared, _answered(prepared, answer))
+def _run(resolved: Resolved, pictures: Pictures, answer: int | None = None) -> EditedPixels:
+    prepared = PictureEdit.prepare(resolved, pictures, route="fft")
+    return prepared.finish(_answered(prepared, answer))
 
 
 def _p3() -> bytes:
@@ -86,7 +85,7 @@ P3 = _p3()
 def test_a_window_is_where_it_is_recorded_to_be() -> None:
     picture = _decoded(_noise(1500, 1000))
     resolved = _resolved(task="edit", image="a", mask={"box": [1000, 700, 1100, 800]})
-    prepared = edit.prepare(resolved, Pictures(picture, None, ()), use_change=True)
+    prepared = PictureEdit.prepare(resolved, Pictures(picture, None, ()), route="fft")
     assert prepared.window is not None
     assert prepared.window.size[0] < 600
     out = _run(resolved, Pictures(picture, None, ()))  # the model gives all of it back
@@ -119,13 +118,13 @@ def test_a_control_is_shown_in_the_pictures_place_and_pasted_into_the_picture() 
     """The original stays outside the mask, and the record compares with it."""
     picture = _decoded(_noise(96, 64))
     resolved = _resolved(task="edit", image="a", mask=BOX, control="gray")
-    prepared = edit.prepare(resolved, Pictures(picture, None, ()), use_change=True)
+    prepared = PictureEdit.prepare(resolved, Pictures(picture, None, ()), route="fft")
     shown, inside = _answered(prepared), np.s_[30:60, 40:80]
     assert np.array_equal(shown[inside], controls.gray(picture.rgb)[inside])
     outside = np.ones((64, 96), bool)
     outside[inside] = False
     assert np.array_equal(shown[outside], picture.rgb[outside])
-    out = edit.finish(resolved, Pictures(picture, None, ()), prepared, np.full_like(shown, 90))
+    out = prepared.finish(np.full_like(shown, 90))
     assert out.difference is not None
     assert (out.rgb[inside] == 90).all()
     away = np.pad(np.zeros((32, 42), bool), ((29, 3), (39, 15)), constant_values=True)
@@ -138,7 +137,7 @@ def test_a_control_without_a_mask_replaces_all_of_the_picture_in_srgb() -> None:
     rgb = np.full((64, 96, 3), (180, 60, 60), np.uint8)
     picture = _decoded(rgb, icc_profile=P3)
     resolved = _resolved(task="edit", image="a", control="gray")
-    out = edit.prepare(resolved, Pictures(picture, None, ()), use_change=True)
+    out = PictureEdit.prepare(resolved, Pictures(picture, None, ()), route="fft")
     assert np.array_equal(_answered(out), controls.gray(colour.to_srgb(rgb, P3)))
 
 
@@ -154,7 +153,7 @@ def test_a_control_is_drawn_of_the_window_that_the_model_sees() -> None:
         return np.full_like(shown, 7)
 
     given = Pictures(picture, None, ())
-    prepared = edit.prepare(resolved, given, use_change=True, estimate=estimate)
+    prepared = PictureEdit.prepare(resolved, given, route="fft", estimate=estimate)
     (shown,) = asked
     assert prepared.window is not None
     assert np.array_equal(shown, prepared.window.cut(picture.rgb))
@@ -180,11 +179,11 @@ def test_a_wide_picture_stays_wide_and_the_model_sees_srgb() -> None:
     rgb = np.full((64, 96, 3), (180, 60, 60), np.uint8)
     picture = _decoded(rgb, icc_profile=P3)
     resolved = _resolved(task="edit", image="a", mask=BOX)
-    prepared = edit.prepare(resolved, Pictures(picture, None, ()), use_change=True)
+    prepared = PictureEdit.prepare(resolved, Pictures(picture, None, ()), route="fft")
     shown = _answered(prepared)[0, 0]
     expected = colour.to_srgb(rgb, P3)[0, 0]
     assert shown.tolist() == expected.tolist() != [180, 60, 60]
-    out = edit.finish(resolved, Pictures(picture, None, ()), prepared, _answered(prepared))
+    out = prepared.finish(_answered(prepared))
     assert out.icc_profile == P3
     assert np.array_equal(out.rgb[:10], rgb[:10])
     assert np.abs(out.rgb.astype(int) - rgb).max() <= 1  # there and back
@@ -197,7 +196,7 @@ def test_references_are_shown_in_srgb_too() -> None:
     rgb = np.full((64, 64, 3), (180, 60, 60), np.uint8)
     resolved = _resolved(task="reference", reference="r", width=64, height=64)
     given = Pictures(None, None, (_decoded(rgb, icc_profile=P3),))
-    shown = _answered(edit.prepare(resolved, given, use_change=True))
+    shown = _answered(PictureEdit.prepare(resolved, given, route="fft"))
     assert shown[32, 32].tolist() == colour.to_srgb(rgb, P3)[0, 0].tolist()
 
 
@@ -288,9 +287,9 @@ def test_an_allowed_empty_mask_leaves_the_picture_and_asks_no_model(geometry: An
     pictures = Pictures(_decoded(rgba), _decoded(np.zeros((64, 96), np.uint8)), ())
     resolved = _resolved(settings, task="fill", image="a", mask=BOX)
     resolved = resolved.model_copy(update={"mask": "file"})
-    prepared = edit.prepare(resolved, pictures, use_change=True)
+    prepared = PictureEdit.prepare(resolved, pictures, route="fft")
     assert prepared.unit is None
-    out = edit.finish(resolved, pictures, prepared, None)
+    out = prepared.finish(None)
     assert np.array_equal(out.rgb, rgba[:, :, :3])  # what is transparent, too
     assert np.array_equal(out.alpha, rgba[:, :, 3])
 
@@ -330,8 +329,8 @@ def test_alpha_survives_the_file(format_: codec.ImageFormat) -> None:
 def test_a_mask_of_another_size_is_refused_before_the_model() -> None:
     mask = _decoded(np.full((64, 95), 255, np.uint8))
     resolved = _resolved(task="fill", image="a", mask=BOX).model_copy(update={"mask": "file"})
-    with pytest.raises(edit.masks.BadMask, match="accepted: a mask of its picture's size"):
-        edit.prepare(resolved, Pictures(_decoded(_noise(96, 64)), mask, ()), use_change=True)
+    with pytest.raises(BadMask, match="accepted: a mask of its picture's size"):
+        PictureEdit.prepare(resolved, Pictures(_decoded(_noise(96, 64)), mask, ()), route="fft")
 
 
 # ---------------------------------------------------------------- presets and formats
@@ -393,6 +392,6 @@ def test_a_runs_preset_and_quality_are_those_of_rows_that_name_none() -> None:
 def test_what_could_not_be_written_is_refused_before_the_model() -> None:
     wide = Pictures(_decoded(np.zeros((16, 16_384, 3), np.uint8)), None, ())
     with pytest.raises(BadImage, match="sides of at most 16383 px"):
-        edit.prepare(_resolved(task="edit", image="a", format="webp"), wide, use_change=True)
+        PictureEdit.prepare(_resolved(task="edit", image="a", format="webp"), wide, route="fft")
     row = {"task": "edit", "image": "a", "format": "webp", "preset": "white-1000"}
-    assert edit.prepare(_resolved(**row), wide, use_change=True)
+    assert PictureEdit.prepare(_resolved(**row), wide, route="fft")

@@ -529,7 +529,7 @@ def test_waiting_for_the_gpu_is_not_work(
 ) -> None:
     ahead_s = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead_s)
-    monkeypatch.setattr("ace_tasks.replica.replica.time", clock)
+    monkeypatch.setattr("ace_tasks.replica.progress.time", clock)
     items = {"generate": planned(**FILL), "wait_gpu": planned(**FILL, seed=2)}
     go = threading.Event()
     generate = replica._gpu._generate

@@ -14,7 +14,8 @@ import pytest
 from ace_tasks.plan.item_ids import ItemIds
 from ace_tasks.provenance.keys import record_key, results_key
 from ace_tasks.provenance.record import Record
-from ace_tasks.replica.publisher import File, Publisher
+from ace_tasks.replica.picture_file import File
+from ace_tasks.replica.publisher import Publisher
 from ace_tasks.runs import published
 from ace_tasks.runs.published import FinishedPicture, finished_pictures
 from ace_tasks.runs.results import Result, ResultsWriter

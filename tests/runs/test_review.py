@@ -24,7 +24,8 @@ from ace_tasks.provenance.record import (
     ReviewRecord,
     Scores,
 )
-from ace_tasks.replica.publisher import File, Publisher
+from ace_tasks.replica.picture_file import File
+from ace_tasks.replica.publisher import Publisher
 from ace_tasks.runs.review import Review
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri

@@ -19,7 +19,8 @@ from ace_tasks.plan.plan_file import Basis, PlanFiles, build_plan
 from ace_tasks.provenance.keys import image_key, plan_key
 from ace_tasks.provenance.orphans import delete_orphan, orphans
 from ace_tasks.provenance.record import CandidateRecord, CandidatesRecord, Record
-from ace_tasks.replica.publisher import File, Publisher
+from ace_tasks.replica.picture_file import File
+from ace_tasks.replica.publisher import Publisher
 from ace_tasks.runs.sweep import sweep
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri

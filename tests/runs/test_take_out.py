@@ -19,7 +19,8 @@ import infra.transfer
 from ace_tasks.errors import SettingsError
 from ace_tasks.provenance.keys import results_key, summary_key
 from ace_tasks.provenance.record import Record
-from ace_tasks.replica.publisher import File, Publisher
+from ace_tasks.replica.picture_file import File
+from ace_tasks.replica.publisher import Publisher
 from ace_tasks.runs import take_out
 from ace_tasks.runs.results import Result, ResultsWriter, Summary
 from ace_tasks.runs.take_out import Account, TakeOut

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ace_tasks.images.codec import Picture, Pictures
 from ace_tasks.lcu.canvas import LCU
 from ace_tasks.model.variants import find_variant
-from ace_tasks.replica.edit import Prepared
+from ace_tasks.replica.edit import PictureEdit
 from ace_tasks.specs import PixelSettings, Resolved, Source, Sources, parse_spec, resolve
 
 _SIDES = (20, 21, 31, 64, 97, 128, 200, 333, 512, 777, 1000, 1501, 3001, 6000)
@@ -96,7 +96,7 @@ def picture(size: tuple[int, int], seed: int) -> Picture:
     return Picture(np.stack(waves, axis=-1).astype(np.uint8), None, "png", None)
 
 
-def shown(prepared: Prepared) -> np.ndarray:
+def shown(prepared: PictureEdit) -> np.ndarray:
     """Return the answer of a model that changes nothing, (H, W, 3) uint8."""
     assert prepared.unit is not None
     return answer(prepared.unit)

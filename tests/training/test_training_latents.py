@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from ace_tasks.model import sampling
+from ace_tasks.model.variants import find_variant
 from ace_tasks.training import latents, sample, vae
 from ace_tasks.training.latents import DataSettings, Encoder, Latents
-from ace_tasks.training.preview import canvas
+from ace_tasks.training.preview import example_edit
 from ace_tasks.training.small import Tokenizers
 from ace_tasks.training.world.grammar import VOCABULARY
 from ace_tasks.training.world.world_tasks import ALL_TASKS, STAGE_1_TASKS, Example, draw_example
@@ -92,7 +93,10 @@ def test_inference_builds_the_canvas_that_training_saw(task: str) -> None:
         example.row(), max_seq_len=4096, reference_h=64, modify_mode=True,
         repainting_scale=example.repainting_scale,
     )  # fmt: skip
-    unit, geometry = canvas(example, use_change=True)
+    edit = example_edit(example, 0, find_variant("toy").identity())
+    unit, geometry = edit.unit, edit.geometry
+    assert unit is not None
+    assert geometry is not None
     assert geometry.slice_w == 64 * len(example.references)
     assert torch.equal(unit.edit_CHW, built.edit_CHW)
     assert torch.equal(unit.mask_1HW, built.mask_1HW)

@@ -43,13 +43,18 @@ def marks_of(
     *,
     tool: str,
     item_id: str,
-    record_uri: str,
+    record_uri: str | None,
     system: str | None,
     system_version: str,
     prompt: str | None,
 ) -> dict[str, str]:
-    """What we say of a picture. `system` None: no model ran. The same item gives the same."""
-    marks = {"xmp:CreatorTool": tool, "ace:Item": item_id, "ace:Record": record_uri}
+    """What we say of a picture. The same item gives the same.
+
+    `record_uri` None: it has no record. `system` None: no model ran.
+    """
+    marks = {"xmp:CreatorTool": tool, "ace:Item": item_id}
+    if record_uri:
+        marks["ace:Record"] = record_uri
     if system:
         marks["Iptc4xmpExt:AISystemUsed"] = system
         marks["Iptc4xmpExt:AISystemVersionUsed"] = system_version

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from ace_tasks.evaluation.measure import Answered, Chunk
 from ace_tasks.evaluation.scoring import score
-from ace_tasks.lcu.policies import restore_target
 from ace_tasks.model import weights
-from ace_tasks.model.ace import AceModel, ModelJob
+from ace_tasks.model.ace import AceModel
 from ace_tasks.model.text import add_special_tokens
 from ace_tasks.training import stages
 from ace_tasks.training.loop import Loop
-from ace_tasks.training.preview import canvas
+from ace_tasks.training.preview import example_edit
 from ace_tasks.training.recipe import Recipe, describe
 from ace_tasks.training.small import Tokenizers
 from ace_tasks.training.world.grammar import VOCABULARY
@@ -53,15 +52,13 @@ def examples(task: str, count: int, size_px: int) -> dict[int, Example]:
 def answer(model: AceModel, task: str, count: int) -> list[Answered]:
     """Held-back examples of a task, the model's pictures and their scores."""
     shown = examples(task, count, model.variant.width_px)
-    inputs = {number: canvas(example, use_change=True) for number, example in shown.items()}
+    identity = model.variant.identity()
+    edits = {number: example_edit(example, number, identity) for number, example in shown.items()}
     found = []
     for numbers in _batches(list(shown)):
-        jobs = [
-            ModelJob(inputs[n][0], shown[n].prompt, n, model.variant.steps, model.variant.guidance)
-            for n in numbers
-        ]
-        for n, picture in zip(numbers, model.generate(jobs), strict=True):
-            output = restore_target(picture, inputs[n][1])
+        jobs = [job for n in numbers for job in edits[n].jobs()]
+        for n, canvas in zip(numbers, model.generate(jobs), strict=True):
+            output = edits[n].finish(canvas).rgb
             found.append(Answered(shown[n], output, score(shown[n], output)))
     return found
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ace_tasks.lcu.canvas import Inputs
-from ace_tasks.lcu.policies import build_canvas, restore_target
+from ace_tasks.images.codec import Picture, Pictures
 from ace_tasks.model.ace import AceModel, ModelJob
 from ace_tasks.model.sources import open_variant
 from ace_tasks.model.text import TextEncoder
+from ace_tasks.replica.edit import PictureEdit
 from ace_tasks.settings import WeightsSettings
+from ace_tasks.specs import Source, Sources, parse_spec, resolve
 from tests.benchmarks.contenders.workload import PHOTOS, Workload
 
 
@@ -67,20 +68,11 @@ class Editor:
 
     def edit(self, picture: np.ndarray, prompt: str, seed: int) -> np.ndarray:
         """(H, W, 3) uint8 → the same size."""
-        variant = self._variant
-        unit, geometry = build_canvas(
-            Inputs(
-                image=picture,
-                mask=None,
-                references=(),
-                width=0,
-                height=0,
-                max_seq_len=variant.max_seq_len,
-                repainting_scale=0.0,
-                keep_pixels_rate=None,
-                use_change=variant.route == "fft",
-            )
-        )
-        job = ModelJob(unit, prompt, seed=seed, steps=variant.steps, guidance=variant.guidance)
-        (canvas,) = self._model.generate([job])
-        return restore_target(canvas, geometry)
+        row = {"id": "a", "task": "edit", "image": "a", "prompt": prompt, "seed": seed}
+        assert self._model.identity is not None
+        asked = resolve(parse_spec(row), Sources(image=Source(uri="a")), self._model.identity)
+        plain = asked.model_copy(update={"adapter": None})
+        pictures = Pictures(Picture(picture, None, "png", None))
+        edit = PictureEdit.prepare(plain, pictures, route=self._variant.route)
+        (canvas,) = self._model.generate(edit.jobs())
+        return edit.finish(canvas).rgb

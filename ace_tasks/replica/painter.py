@@ -1,0 +1,106 @@
+"""From a row's settings and pictures to its best picture, by the models of one process.
+
+A replica and `Editor` paint by it. It knows no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ace_tasks.errors import BadOutput
+from ace_tasks.images.codec import Pictures
+from ace_tasks.model.vision import Vision
+from ace_tasks.replica.batching import Batcher, Ticket
+from ace_tasks.replica.candidates import BestOf, Candidate, judge
+from ace_tasks.replica.edit import EditedPixels, PictureEdit, Route
+from ace_tasks.replica.progress import WAITING, Progress
+from ace_tasks.specs import Resolved
+
+Keep = Callable[[int, EditedPixels], None]
+"""Told of every candidate: its number and its pixels, before any preset."""
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """An item's candidates, and the ticket of the best; None: no model ran."""
+
+    contest: BestOf
+    ticket: Ticket | None
+
+    @property
+    def best(self) -> Candidate:
+        return self.contest.winner()
+
+    @property
+    def seed(self) -> int:
+        """The best one's."""
+        return self.contest.seeds[self.best.number]
+
+    @property
+    def ran(self) -> bool:
+        """Whether a model did."""
+        return self.ticket is not None
+
+
+class Painter:
+    """ACE++ behind the one thread that owns it, and the small models. Thread-safe."""
+
+    def __init__(self, route: Route, gpu: Batcher, vision: Vision):
+        self._route, self._gpu, self._vision = route, gpu, vision
+
+    def prepare(self, resolved: Resolved, pictures: Pictures) -> PictureEdit:
+        """Lay an item out for the model. Raises BadImage, BadMask and FatalError."""
+        return PictureEdit.prepare(
+            resolved,
+            pictures,
+            route=self._route,
+            segment=self._vision.segment,
+            estimate=self._vision.draw,
+        )
+
+    def paint(self, edit: PictureEdit, progress: Progress, keep: Keep | None = None) -> Painted:
+        """Every candidate of an item; while one is finished and scored, the next is on the GPU.
+
+        Raises BadOutput where none of them is a picture, and what the model raised.
+        """
+        contest = BestOf(edit.seeds)
+        tickets = [self._gpu.submit(job) for job in edit.jobs()]
+        if not tickets:
+            self._enter(contest, edit, None)
+            return Painted(contest, None)
+        try:
+            for number, ticket in enumerate(tickets):
+                try:
+                    canvas = _wait(ticket, progress)
+                except BadOutput as error:
+                    contest.refuse(error)
+                    continue
+                with progress.in_phase("encode"):
+                    pixels = self._enter(contest, edit, canvas)
+                    if keep is not None:
+                        keep(number, pixels)
+        finally:
+            self._gpu.withdraw(tickets)  # those that nobody waits for any more
+        # What this item cost the GPU, so that the sum over items is the time it was busy.
+        progress.timings_s["generate"] = round(sum(ticket.gpu_s for ticket in tickets), 4)
+        return Painted(contest, tickets[contest.winner().number])
+
+    def _enter(self, contest: BestOf, edit: PictureEdit, canvas: np.ndarray | None) -> EditedPixels:
+        """Finish a candidate, preset aside, and have it judged."""
+        pixels = edit.repaint(canvas)
+        contest.enter(pixels, judge(edit, pixels, self._vision.scorer))
+        return pixels
+
+
+def _wait(ticket: Ticket, progress: Progress) -> np.ndarray:
+    """A ticket's canvas, (H, W, 3) uint8. Raises what the model raised."""
+    made = False
+    while not made:
+        with progress.in_phase(WAITING):
+            ticket.wait_for_turn()
+        with progress.in_phase("generate"):
+            made = ticket.wait_for_pass()
+    return ticket.result()
