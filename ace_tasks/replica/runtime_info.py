@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -58,6 +59,11 @@ def hardware(device: str) -> DeviceRecord:
         cuda=torch.version.cuda,
         threads=threads,
     )
+
+
+def best_device() -> Literal["cpu", "cuda"]:
+    """`cuda` where torch finds a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def use_threads(count: int) -> None:

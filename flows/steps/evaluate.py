@@ -248,7 +248,7 @@ def _baselines(model: Contender, weights: WeightsSettings) -> list[Contender]:
 
 def _device(environment: Environment) -> str:
     """Of this process: what is set, else its GPU if it has one."""
-    from ace_tasks.model.verify import best_device  # loads torch
+    from ace_tasks.replica.runtime_info import best_device  # loads torch
 
     return environment.device or best_device()
 

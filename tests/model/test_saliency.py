@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ace_tasks.errors import BadMask, WeightsError
-from ace_tasks.model import verify
+from ace_tasks.model import places
 from ace_tasks.model.saliency import Saliency
 from ace_tasks.model.sources import identify_vision
 from ace_tasks.model.vision import Vision
@@ -132,11 +132,11 @@ def test_a_network_is_as_strictly_bound_to_its_list_as_other_weights(tmp_path: P
     (folder / "tiny.onnx").write_bytes(data + b"\x00")
     with pytest.raises(WeightsError, match=r"tiny\.onnx: altered"):
         vision.segment(PICTURE, None)
-    verify.pin(folder)
+    places.pin(folder)
     with pytest.raises(WeightsError, match="other files than those the run was planned with"):
         vision.segment(PICTURE, None)
     (folder / "second.onnx").write_bytes(data)
-    verify.pin(folder)
+    places.pin(folder)
     with pytest.raises(WeightsError, match=r"one \.onnx file; given second\.onnx, tiny\.onnx"):
         vision_of(folder).segment(PICTURE, None)
 

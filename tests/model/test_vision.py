@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ace_tasks.errors import BadMask, BadOutput, SettingsError, WeightsError
+from ace_tasks.model.places import pin
 from ace_tasks.model.sources import identify_vision
-from ace_tasks.model.verify import pin
 from ace_tasks.model.vision import ClipScorer, Contour, DepthEstimator, Segmenter, Vision
 from ace_tasks.settings import VisionModel, VisionSettings, WeightsSettings
 from tests.support import tiny_vision

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from ace_tasks.errors import item_error_codes
 from ace_tasks.masks import hints
-from ace_tasks.model import verify
 from ace_tasks.model.variants import VARIANTS
 from ace_tasks.provenance.keys import (
     failures_key,
@@ -23,6 +22,7 @@ from ace_tasks.provenance.keys import (
     review_report_key,
     summary_key,
 )
+from ace_tasks.replica import verify
 from ace_tasks.settings import Environment
 from ace_tasks.specs import PRESETS, TASKS
 from flows.cli import app

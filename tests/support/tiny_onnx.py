@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from ace_tasks.model import verify
+from ace_tasks.model import places
 
 _FLOAT, _EXTERNAL = 1, 1
 
@@ -75,5 +75,5 @@ def make_segmenter(folder: Path, data: bytes | None = None) -> Path:
     """A pinned folder with one network; what is red stands out."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.onnx").write_bytes(model() if data is None else data)
-    verify.pin(folder)
+    places.pin(folder)
     return folder

@@ -13,8 +13,9 @@ import torch
 
 from ace_tasks import __version__
 from ace_tasks.errors import SettingsError
-from ace_tasks.model import places, sources, verify, weights
+from ace_tasks.model import places, sources, weights
 from ace_tasks.model.ace import AceModel
+from ace_tasks.replica import verify
 from ace_tasks.settings import WeightsSettings
 from ace_tasks.training import latents, recipe
 from ace_tasks.training.export import export

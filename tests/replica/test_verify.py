@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from ace_tasks.model import verify
+from ace_tasks.replica import verify
 from tests.support.processes import run_python
 from tests.support.releases import BFL_TRANSFORMER, TRANSFORMER, make_release, pin, redefine
 

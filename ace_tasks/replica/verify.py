@@ -5,7 +5,6 @@ runs. Exit code 0: it works; 2: one line says what does not.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,35 +15,32 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from ace_tasks.errors import AceError, BadOutput, SettingsError, WeightsError
-from ace_tasks.lcu.canvas import Inputs
-from ace_tasks.lcu.policies import build_canvas
+from ace_tasks.images.codec import Pictures
 from ace_tasks.model import places, sources, weights
-from ace_tasks.model.ace import AceModel, ModelJob
+from ace_tasks.model.ace import AceModel
+from ace_tasks.replica import runtime_info
+from ace_tasks.replica.edit import PictureEdit
 from ace_tasks.settings import WeightsSettings, read_environment
+from ace_tasks.specs import ModelIdentity, Sources, parse_spec, resolve
 
 _EXIT_FATAL = 2
+# It names a reference, as its task must; none is shown.
+_ROW = {"id": "step", "task": "reference", "reference": "none", "prompt": "a red mug",
+        "seed": 0, "steps": 1}  # fmt: skip
 
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
     try:
         if arguments.command == "pin":
-            pin(arguments.folder)
+            hashes = places.pin(arguments.folder)
+            print(f"{arguments.folder / places.MANIFEST}: {len(hashes)} files")
         else:
             settings = read_environment().weights(arguments.accept_license)
             verify(arguments.variant, settings, arguments.device)
     except AceError as error:
         print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(_EXIT_FATAL) from None
-
-
-def pin(folder: Path) -> None:
-    """Write a folder's sha256.json. Raises WeightsError for a pickle, or nothing to list."""
-    hashes = places.hash_folder(folder)
-    places.check_manifest(hashes, str(folder))
-    with places.disk_errors(folder):
-        (folder / places.MANIFEST).write_text(json.dumps(hashes, indent=1))
-    print(f"{folder / places.MANIFEST}: {len(hashes)} files")
 
 
 def verify(name: str, settings: WeightsSettings, device: str) -> None:
@@ -69,31 +65,17 @@ def verify(name: str, settings: WeightsSettings, device: str) -> None:
         print(f"adapter     {adapter}, rank {variant.adapters[adapter]}, {fingerprint[:12]}")
     print(f"model       {identity.fingerprint[:12]} ({variant.route}, {variant.dtype})")
     for adapter_name in (None, *identity.adapters):
-        seconds = _one_step(model, adapter_name)
+        seconds = _one_step(model, identity, adapter_name)
         print(f"one step    {adapter_name or 'no adapter'} on {device}: {seconds:.2f} s")
 
 
-def _one_step(model: AceModel, adapter: str | None) -> float:
+def _one_step(model: AceModel, identity: ModelIdentity, adapter: str | None) -> float:
     """Make a picture from nothing in one step; seconds. Raises WeightsError unless it is finite."""
-    unit, _ = build_canvas(
-        Inputs(
-            image=None,
-            mask=None,
-            references=(),
-            width=model.variant.width_px,
-            height=model.variant.height_px,
-            max_seq_len=model.variant.max_seq_len,
-            repainting_scale=1.0,
-            keep_pixels_rate=None,
-            use_change=model.variant.route == "fft",
-        )
-    )
+    asked = resolve(parse_spec(_ROW), Sources(), identity).model_copy(update={"adapter": adapter})
+    edit = PictureEdit.prepare(asked, Pictures(), route=identity.route)
     started = time.monotonic()
-    job = ModelJob(
-        unit, "a red mug", seed=0, steps=1, guidance=model.variant.guidance, adapter=adapter
-    )
     try:
-        model.generate([job])
+        model.generate(edit.jobs())
     except BadOutput as error:
         raise WeightsError(f"one step with {adapter or 'no adapter'}: {error}") from None
     return time.monotonic() - started
@@ -107,12 +89,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("verify", help="fetch if need be, check, load, and run one step")
     check.add_argument("variant", help="a name, or the place of a variant.json")
-    check.add_argument("--device", choices=("cpu", "cuda"), default=best_device())
+    check.add_argument("--device", choices=("cpu", "cuda"), default=runtime_info.best_device())
     check.add_argument("--accept-license", action="store_true")
     listing = commands.add_parser("pin", help="write a folder's sha256.json")
     listing.add_argument("folder", type=Path)
     return parser.parse_args(arguments)
-
-
-def best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
