@@ -18,6 +18,12 @@ MODELS = ("torch", "diffusers", "transformers")
     ("modules", "absent"),
     [
         pytest.param(
+            ("ace_tasks",),
+            (*MODELS, "ray", "prefect", "boto3", "pyarrow", "PIL", "numpy", "pydantic"),
+            id="package",
+        ),
+        pytest.param(("ace_tasks.replica.editor",), ("ray", "prefect", "pyarrow"), id="editor"),
+        pytest.param(
             ("ace_tasks.specs",),
             ("torch", "ray", "prefect", "boto3", "pyarrow", "PIL"),
             id="specs",

@@ -121,13 +121,7 @@ class Identities:
         return rows
 
     def sources(self, spec: Spec) -> Sources:
-        image = getattr(spec, "image", None)
-        mask = _mask_uri(spec)
-        return Sources(
-            image=self.source(image) if image else None,
-            mask=self.source(mask) if mask else None,
-            reference=tuple(map(self.source, getattr(spec, "reference", ()))),
-        )
+        return Sources.of(spec, self.source)
 
     def source(self, uri: str) -> Source:
         """As it is known; one that was forgotten since is asked for again."""
@@ -175,11 +169,9 @@ class Identities:
         return ""
 
 
-def _mask_uri(spec: Spec) -> str | None:
-    mask = getattr(spec, "mask", None)
-    return mask if isinstance(mask, str) and mask not in {"alpha", "auto"} else None
-
-
 def _uris(spec: Spec) -> Iterator[str]:
-    yield from (each for each in (getattr(spec, "image", None), _mask_uri(spec)) if each)
-    yield from getattr(spec, "reference", ())
+    yield from (source.uri for source in Sources.of(spec, _named).each())
+
+
+def _named(uri: str) -> Source:
+    return Source(uri=uri)

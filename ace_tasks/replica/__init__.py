@@ -17,5 +17,6 @@ runtime_info  code, packages and device, as records name them
 logs          a replica's log
 
 Without a store:
+editor        edits one picture after another, in Python
 verify        the command that proves a set of weights
 """

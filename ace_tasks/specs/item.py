@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from pydantic import Field
 
 from ace_tasks.specs.columns import Adapter, Control, Frozen, Shape
 from ace_tasks.specs.run_settings import AutoMask, PasteSettings, Preset
-from ace_tasks.specs.tasks import TaskSpec
+from ace_tasks.specs.tasks import Spec, TaskSpec
 
 
 def canonical_json(value: Any) -> bytes:
@@ -56,6 +56,18 @@ class Sources(Frozen):
     image: Source | None = None
     mask: Source | None = None
     reference: tuple[Source, ...] = ()
+
+    @classmethod
+    def of(cls, spec: Spec, find: Callable[[str], Source]) -> Sources:
+        """A row's sources, each as `find` knows it by its URI."""
+        image, mask = getattr(spec, "image", None), getattr(spec, "mask", None)
+        if not isinstance(mask, str) or mask in {"alpha", "auto"}:
+            mask = None
+        return cls(
+            image=find(image) if image else None,
+            mask=find(mask) if mask else None,
+            reference=tuple(map(find, getattr(spec, "reference", ()))),
+        )
 
     def each(self) -> Iterator[Source]:
         yield from (source for source in (self.image, self.mask) if source)

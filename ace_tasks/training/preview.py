@@ -61,7 +61,8 @@ def example_edit(example: Example, seed: int, model: ModelIdentity) -> PictureEd
         "height": height,
     }
     spec = parse_spec(_row(example) | {"seed": seed})
-    asked = resolve(spec, _sources(example), model, _FULL_MASKS).model_copy(update=alone)
+    sources = Sources.of(spec, lambda uri: Source(uri=uri))  # nobody fetches them
+    asked = resolve(spec, sources, model, _FULL_MASKS).model_copy(update=alone)
     return PictureEdit.prepare(asked, _pictures(example), route=model.route)
 
 
@@ -74,15 +75,6 @@ def _row(example: Example) -> dict[str, object]:
         "mask": None if example.mask is None else "mask.png",
         "reference": ["reference.png"] * len(example.references) or None,
     }
-
-
-def _sources(example: Example) -> Sources:
-    """Which pictures there are; nobody fetches them."""
-    return Sources(
-        image=None if example.image is None else Source(uri="image.png"),
-        mask=None if example.mask is None else Source(uri="mask.png"),
-        reference=(Source(uri="reference.png"),) * len(example.references),
-    )
 
 
 def _pictures(example: Example) -> Pictures:
