@@ -15,7 +15,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -91,6 +91,33 @@ class Pictures:
         """The picture's, if there is one, and the references'."""
         shown = [self.image] if self.image else []
         return [each.file for each in (*shown, *self.references)]
+
+
+@dataclass(frozen=True)
+class FileMetadata:
+    """What a file holds beside its pixels."""
+
+    icc_profile: bytes | None = None
+    xmp: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+    def options(self, format_: ImageFormat) -> dict[str, Any]:
+        """As Pillow takes it for a file of this format."""
+        found: dict[str, Any] = {"icc_profile": self.icc_profile}
+        if self.xmp and format_ == "png":
+            found["pnginfo"] = PngInfo()
+            found["pnginfo"].add_itxt("XML:com.adobe.xmp", self.xmp.decode())
+        elif self.xmp:
+            found["xmp"] = self.xmp
+        if self.exif:
+            found["exif"] = self.exif
+        if self.dpi and format_ in ("jpeg", "png"):  # the others have it in their EXIF only
+            found["dpi"] = self.dpi
+        return found
+
+
+NO_METADATA = FileMetadata()
 
 
 def _check_header(image: Image.Image, limits: ImageLimits) -> None:
@@ -319,14 +346,10 @@ def encode(
     rgb: np.ndarray,
     format_: ImageFormat,
     quality: int | None,
-    icc_profile: bytes | None = None,
     alpha: np.ndarray | None = None,
-    xmp: bytes | None = None,
-    exif: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
+    metadata: FileMetadata = NO_METADATA,
 ) -> bytes:
-    """(H, W, 3) uint8 → file, with its metadata if it has any. PNG is lossless, and WebP without a
-    `quality` (1-100).
+    """(H, W, 3) uint8 → file. PNG is lossless, and WebP without a `quality` (1-100).
 
     `alpha` (H, W) uint8 is for formats that have it; see `has_alpha`. JPEG and AVIF keep colour
     at full resolution (4:4:4): products have sharp red edges. Raises BadImage for a picture the
@@ -334,40 +357,29 @@ def encode(
     """
     height, width = rgb.shape[:2]
     check_side(width, height, format_)
-    options: dict[str, object] = {
-        "png": {"compress_level": _PNG_LEVEL},
-        "webp": (
-            {"lossless": True, "quality": 0, "method": 0, "exact": True}
-            if quality is None
-            else {"quality": quality}
-        ),
-        "jpeg": {"quality": quality or _QUALITY, "subsampling": 0},
-        "avif": {
-            "quality": quality or _QUALITY,
-            "subsampling": "4:4:4",
-            "speed": _AVIF_SPEED,
-        },
-    }[format_]  # type: ignore[assignment]
-    if xmp and format_ == "png":
-        chunks = PngInfo()
-        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
-        options["pnginfo"] = chunks
-    elif xmp:
-        options["xmp"] = xmp
-    if exif:
-        options["exif"] = exif
-    if dpi and format_ in ("jpeg", "png"):  # the others have it in their EXIF only
-        options["dpi"] = dpi
+    options = _pixel_options(format_, quality) | metadata.options(format_)
     out = io.BytesIO()
     pixels = rgb if alpha is None else np.dstack([rgb, alpha])
     try:
-        image = Image.fromarray(pixels)
-        image.save(out, format=format_.upper(), icc_profile=icc_profile, **options)
+        Image.fromarray(pixels).save(out, format=format_.upper(), **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise BadImage(
             f"a picture of {width}×{height} cannot be written as {format_}: {error}"[:200]
         ) from None
     return out.getvalue()
+
+
+def _pixel_options(format_: ImageFormat, quality: int | None) -> dict[str, Any]:
+    """How Pillow is to write the pixels."""
+    if format_ == "png":
+        return {"compress_level": _PNG_LEVEL}
+    if format_ == "jpeg":
+        return {"quality": quality or _QUALITY, "subsampling": 0}
+    if format_ == "avif":
+        return {"quality": quality or _QUALITY, "subsampling": "4:4:4", "speed": _AVIF_SPEED}
+    if quality is None:
+        return {"lossless": True, "quality": 0, "method": 0, "exact": True}
+    return {"quality": quality}
 
 
 def check_side(width: int, height: int, format_: ImageFormat) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ace_tasks import __version__
 from ace_tasks.errors import BadImage
 from ace_tasks.images import codec, colour, colour_space, source_metadata
-from ace_tasks.images.codec import Picture
+from ace_tasks.images.codec import FileMetadata, Picture
 from ace_tasks.images.rewrap.formats import rewrap
 from ace_tasks.images.rewrap.parts import Beside
 from ace_tasks.images.source_metadata import Raw, SourceMetadata
@@ -122,9 +122,8 @@ def _encoded(
     rgb, alpha = pixels.rgb, pixels.alpha
     if alpha is not None and not codec.has_alpha(format_):
         rgb, alpha = codec.on_white(rgb, alpha), None
-    data = codec.encode(
-        rgb, format_, asked.quality, pixels.icc_profile, alpha, xmp, source.exif(), source.dpi
-    )
+    metadata = FileMetadata(pixels.icc_profile, xmp, source.exif(), source.dpi)
+    data = codec.encode(rgb, format_, asked.quality, alpha, metadata)
     lossless = codec.is_lossless(format_, asked.quality)
     converted = image.converted if image else ()
     untouched = not (ran or asked.preset or asked.background)

@@ -102,7 +102,7 @@ def main() -> None:
             at = [time.perf_counter()]
             plain = codec.encode(rgb, format_, None)
             at.append(time.perf_counter())
-            marked = codec.encode(rgb, format_, None, xmp=packet())
+            marked = codec.encode(rgb, format_, None, metadata=codec.FileMetadata(xmp=packet()))
             at.append(time.perf_counter())
             sealed = record(format_, source).sealed()
             sealed.to_json()

@@ -115,7 +115,7 @@ def test_a_colour_profile_survives_the_round_trip(format_: ImageFormat) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture = codec.decode(_file(_noise(), icc_profile=profile), LIMITS)
     assert picture.icc_profile == profile
-    data = codec.encode(picture.rgb, format_, 95, picture.icc_profile)
+    data = codec.encode(picture.rgb, format_, 95, metadata=codec.FileMetadata(picture.icc_profile))
     assert codec.decode(data, LIMITS).icc_profile == profile
     assert codec.decode(codec.encode(picture.rgb, format_, 95), LIMITS).icc_profile is None
 

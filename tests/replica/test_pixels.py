@@ -314,7 +314,7 @@ def test_a_whole_picture_edit_keeps_the_alpha_and_the_look() -> None:
 @pytest.mark.parametrize("format_", ["png", "webp", "avif"])
 def test_alpha_survives_the_file(format_: codec.ImageFormat) -> None:
     rgba = _cutout()
-    data = codec.encode(rgba[:, :, :3], format_, None, None, rgba[:, :, 3])
+    data = codec.encode(rgba[:, :, :3], format_, None, rgba[:, :, 3])
     back = codec.decode(data, ImageLimits())
     assert back.alpha is not None
     assert np.abs(back.alpha.astype(int) - rgba[:, :, 3]).max() <= (2 if format_ == "avif" else 0)

@@ -253,8 +253,9 @@ def open_file(data: bytes) -> dict[str, Any]:
     kept = rewrap(picture.file, picture.format, beside)
     if picture.rgb.size > 10**6:
         return {"size_px": picture.size_px}
+    profile = codec.FileMetadata(picture.icc_profile)
     clean = SCRIPT not in (kept or b"") and all(
-        SCRIPT not in codec.encode(picture.rgb, format_, None, picture.icc_profile)
+        SCRIPT not in codec.encode(picture.rgb, format_, None, metadata=profile)
         for format_ in ("png", "jpeg", "webp", "avif")
     )
     return {"size_px": picture.size_px, "clean": clean}
