@@ -31,7 +31,7 @@ from ace_tasks.runs import proof
 from ace_tasks.runs.proof import RunPlan
 from ace_tasks.runs.review import Review
 from ace_tasks.settings import ImageLimits, MarkSettings, ReviewSettings
-from ace_tasks.specs import PIXELS_VERSION, WorkItem, quote
+from ace_tasks.specs import EXTENSIONS, PIXELS_VERSION, WorkItem, quote
 from ace_tasks.store import Store, join_uri
 from tests.replica.test_replica import FILL, TASKS, new_replica
 
@@ -58,7 +58,7 @@ class Made:
         output = content["output"]
         sha256 = hashlib.sha256(data).hexdigest()
         base = output["uri"].partition("/images/")[0]
-        key = image_key(content["row_id"], content["item_id"], sha256, codec.EXTENSIONS[kind])
+        key = image_key(content["row_id"], content["item_id"], sha256, EXTENSIONS[kind])
         output |= {"uri": f"{base}/{key}", "sha256": sha256, "size_bytes": len(data),
                    "format": kind}  # fmt: skip
         with contextlib.suppress(BadImage):
