@@ -175,7 +175,7 @@ def test_a_killed_run_is_crashed_and_one_that_ended_is_left_alone(
 
     async def hurry() -> None:  # the real one waits for five minutes
         async with get_client() as client:
-            await automations.put(client, automations.zombie(timedelta(seconds=limit_s(10))))
+            await automations.put(client, automations.zombie(timedelta(seconds=limit_s(20))))
 
     asyncio.run(hurry())
     code = (
