@@ -1,4 +1,4 @@
-"""What the rows of a plan are, without their items: 34 bytes of memory each."""
+"""An outline of a plan: its rows without their items, in 34 bytes of memory each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ace_tasks.plan.item_ids import digests_of
 
 @dataclass
 class PlanCounts:
-    """What a plan holds, in rows."""
+    """Counts of the rows of a catalog, by what became of them in its plan."""
 
     planned: int = 0
     rejected: int = 0
@@ -25,7 +25,7 @@ class PlanCounts:
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """Of every row of a plan, in the plan's order."""
+    """Holds four facts about every row of a plan, in the plan's order."""
 
     digests: np.ndarray  # of its item's id, see `digests_of`
     shares: np.ndarray  # whether its picture is another row's: booleans

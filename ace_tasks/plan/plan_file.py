@@ -78,7 +78,7 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a plan is made for, beside its rows: another one makes other items of them."""
+    """Holds what a plan is made for, beside its rows: another one makes other items of them."""
 
     model: ModelIdentity
     pixels: PixelSettings = DEFAULT_PIXELS
@@ -94,7 +94,7 @@ class Basis:
 
 @dataclass(frozen=True)
 class PlanFiles:
-    """Where a plan lies on disk, and the rows that are in none, as JSON lines."""
+    """Names where a plan lies on disk, and the rows that are in none, as JSON lines."""
 
     plan: Path
     rejects: Path

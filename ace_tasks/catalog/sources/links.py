@@ -53,7 +53,7 @@ class Links:
         return cls(_host(parts), path, check_prefix("links_to", links_to))
 
     def is_bare(self, link: str) -> bool:
-        """Whether a link begins with the host itself, without `https://`."""
+        """Return whether a link begins with the host itself, without `https://`."""
         return link.lower().startswith(f"{self.host}/")
 
     def resolve(self, link: str, column: str = "image") -> str:
@@ -96,7 +96,7 @@ def is_web(link: str) -> bool:
 
 
 def is_broken_web(link: str) -> bool:
-    """Whether it is no path either: `http:/host`, `https:host`."""
+    """Return whether a link lost its slashes, and so is no path either: `http:/host`, `https:host`."""
     return bool(_BROKEN_WEB.match(link))
 
 
