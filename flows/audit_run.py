@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
@@ -15,16 +15,12 @@ from ace_tasks.runs.audit import Audit, Auditor
 from ace_tasks.runs.history import read_summary
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store, join_uri
-from flows.options import Output, RunId, SampleItems
+from flows.options.places import Output, RunId, SampleItems
+from flows.ui.forms import form_flow
 from flows.ui.tables import publish_findings
 
 
-@flow(
-    name="audit-run",
-    flow_run_name="audit {run}",
-    validate_parameters=True,
-    persist_result=False,
-)
+@form_flow("audit-run", "audit {run}")
 def audit_run(output: Output, run: RunId, sample: SampleItems = 1000) -> State[Any]:
     """Check that every row is accounted for, and that every picture has its proof.
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -27,7 +27,8 @@ from ace_tasks.runs.mentions import Mentions, without_escapes
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import quote
 from ace_tasks.store import is_s3, open_stores
-from flows.options import DeleteForGood, ForgottenRun, ForgottenSource, Output
+from flows.options.places import DeleteForGood, ForgottenRun, ForgottenSource, Output
+from flows.ui.forms import form_flow
 from flows.ui.tables import CELL_CHARS
 
 _SHA256_CHARS = 64
@@ -41,13 +42,7 @@ _LEFT = (
 )
 
 
-@flow(
-    name="forget",
-    flow_run_name="forget under {output}",
-    validate_parameters=True,
-    persist_result=False,
-    log_prints=False,
-)
+@form_flow("forget", "forget under {output}")
 def forget(
     output: Output,
     source: ForgottenSource = "",

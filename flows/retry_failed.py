@@ -7,48 +7,29 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from ace_tasks.errors import A_PERSON_DECIDES, SettingsError, SuspectMask
-from ace_tasks.plan.resume import RetryRules
 from ace_tasks.provenance.keys import failures_key, results_key
 from ace_tasks.runs.history import read_summary
-from ace_tasks.runs.results import failed_rows, items_to_review
-from ace_tasks.settings import read_environment
+from ace_tasks.runs.results import Summary, failed_rows, items_to_review
+from ace_tasks.settings import ReviewSettings, read_environment
 from ace_tasks.store import Store
-from flows.options import (
-    AcceptLicense,
-    AllowUnguardedWrites,
-    Codes,
-    MaxFailed,
-    Output,
-    Replicas,
-    RunId,
-    ShardSize,
-)
+from flows.options.places import Codes, Output, RunId
+from flows.options.review import ReviewOptions
+from flows.options.run import WorkOptions, again
 from flows.steps.edit import MAX_SHARD_THREADS
-from flows.steps.execute import RunOptions, execute_run
-from flows.steps.open_run import Run, open_run, plan_catalog, untracked
+from flows.steps.execute import execute_run
+from flows.steps.open_run import Run, RunRequest, open_run
+from flows.ui.forms import form_flow
 
 
-@flow(
-    name="retry-failed",
-    flow_run_name="retry {failed_run}",
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_SHARD_THREADS),  # type: ignore[arg-type]
-    validate_parameters=True,
-    persist_result=False,
-)
+@form_flow("retry-failed", "retry {failed_run}", threads=MAX_SHARD_THREADS)
 def retry_failed(
     output: Output,
     failed_run: RunId,
     codes: Codes = "",
-    max_failed: MaxFailed = 0,
-    replicas: Replicas = 0,
-    shard_size: ShardSize = 32,
-    accept_license: AcceptLicense = False,
-    allow_unguarded_writes: AllowUnguardedWrites = False,
+    run: WorkOptions = WorkOptions(),
 ) -> State[Any]:
     """Edit again what failed in an earlier run, with its catalog's rules, variant and settings.
 
@@ -57,26 +38,25 @@ def retry_failed(
     mistakes are taken if the code `suspect_mask` is named.
     """
     summary = read_summary(Store(read_environment().output_store), output, failed_run)
-    wanted = {code.strip() for code in codes.split(",") if code.strip()}
-    strict_masks = summary.review.strict_masks and SuspectMask.code not in wanted
-    with open_run(
+    wanted = frozenset(code.strip() for code in codes.split(",") if code.strip())
+    request = RunRequest(
         summary.catalog,
         output,
         summary.variant,
         summary.pixels,
-        summary.review.model_copy(update={"strict_masks": strict_masks}),
-        buckets=summary.buckets,
-        accept_license=accept_license,
-        allow_unguarded_writes=allow_unguarded_writes,
-    ) as run:
-        file = select_failed(run, failed_run, wanted)
-        # What failed is edited, be there a picture of an earlier version of the code.
-        rules = RetryRules(failures=True, named=frozenset(wanted), redo_older=True)
-        return execute_run(
-            run,
-            lambda overrides: plan_catalog(untracked(run), rules, overrides, file),
-            RunOptions(max_failed=max_failed, replicas=replicas, shard_size=shard_size),
-        )
+        _review(summary, wanted),
+        again(run),
+        summary.buckets,
+    )
+    with open_run(request) as opened:
+        file = select_failed(opened, failed_run, wanted)
+        return execute_run(opened, ReviewOptions(), file, wanted)
+
+
+def _review(summary: Summary, codes: Collection[str]) -> ReviewSettings:
+    """Return the settings of the failed run, less strict if its suspect masks are named."""
+    is_strict = summary.review.strict_masks and SuspectMask.code not in codes
+    return summary.review.model_copy(update={"strict_masks": is_strict})
 
 
 def select_failed(run: Run, failed_run: str, codes: Collection[str]) -> Path:

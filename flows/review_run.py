@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.options import Discard, Output, Promote, RunId
+from flows.options.places import Discard, Output, Promote, RunId
 from flows.steps.review import decide, ending, find_held, parse_decisions, show
+from flows.ui.forms import form_flow
 
 
-@flow(
-    name="review-run",
-    flow_run_name="review {run}",
-    validate_parameters=True,
-    persist_result=False,
-)
+@form_flow("review-run", "review {run}")
 def review_run(
     output: Output, run: RunId, promote: Promote = "", discard: Discard = ""
 ) -> State[Any]:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from ace_tasks.runs.sweep import sweep
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
-from flows.options import DeleteOrphans, OlderThanHours, Output, SweptRun
+from flows.options.places import DeleteOrphans, OlderThanHours, Output, SweptRun
+from flows.ui.forms import form_flow
 
 
-@flow(
-    name="sweep-output",
-    flow_run_name="sweep {output}",
-    validate_parameters=True,
-    persist_result=False,
-)
+@form_flow("sweep-output", "sweep {output}")
 def sweep_output(
     output: Output,
     older_than_hours: OlderThanHours = 24.0,

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect.client.orchestration import get_client
+from prefect.automations import AutomationCore
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 
-from infra import automations, pools
+from infra import automations, kept_values, pools
 from infra.prefect_server import WORK_POOL
 from infra.services import ROOT, ServiceFailed, run
 
@@ -30,15 +31,20 @@ async def deploy(pool: str, kind: pools.Kind, gpu_runs: int, notify: str, direct
     async with get_client() as client:
         alarm = await _alarm(client, notify) if notify else None
         await pools.put(client, pool, kind, gpu_runs)
-        _register(pool, directory)
-        sweep = await client.read_deployment_by_name("sweep-output/sweep-output")
-        wanted = [automations.zombie(), automations.cancelled(sweep.id)]
-        for each in [*wanted, alarm] if alarm else wanted:
-            await automations.put(client, each)
-            print(f"automation     {each.name}")
-        if alarm is None:
-            for found in await client.read_automations_by_name(automations.FAILING):
-                await client.delete_automation(found.id)
+        await _register(client, _project(pool, directory))
+        await _automate(client, alarm)
+
+
+async def _automate(client: PrefectClient, alarm: AutomationCore | None) -> None:
+    """Set up the automations; without an alarm, remove the one of an earlier time."""
+    sweep = await client.read_deployment_by_name("sweep-output/sweep-output")
+    wanted = [automations.zombie(), automations.cancelled(sweep.id)]
+    for each in [*wanted, alarm] if alarm else wanted:
+        await automations.put(client, each)
+        print(f"automation     {each.name}")
+    if alarm is None:
+        for found in await client.read_automations_by_name(automations.FAILING):
+            await client.delete_automation(found.id)
 
 
 async def _alarm(client: Any, notify: str) -> Any:
@@ -50,20 +56,34 @@ async def _alarm(client: Any, notify: str) -> Any:
     return automations.failing(block.id, webhook=kind == "webhook")
 
 
-def _register(pool: str, directory: str) -> None:
-    """Deploy all of prefect.yaml to that pool."""
-    project = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+def _project(pool: str, directory: str) -> dict[str, Any]:
+    """Return what prefect.yaml says, for that pool."""
+    project: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     for each in project["deployments"]:
         each["work_pool"]["name"] = pool
     if directory:
         step = "prefect.deployments.steps.set_working_directory"
         project["pull"] = [{step: {"directory": directory}}]
+    return project
+
+
+async def _register(client: PrefectClient, project: dict[str, Any]) -> None:
+    """Deploy all of a project, and keep the values that people gave on the server."""
+    before = await kept_values.read_deployments(client, project)
+    kept_values.keep(project, before)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prefect.yaml"
         file.write_text(yaml.safe_dump(project, sort_keys=False))
         command = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
         run(command, {"PREFECT_API_URL": os.environ["PREFECT_API_URL"]})
-    print(f"deployments    {len(project['deployments'])} in work pool {pool}")
+    print(f"deployments    {len(project['deployments'])} in work pool {_pool_of(project)}")
+    await kept_values.move(client, project, before)
+    for each in kept_values.complaints(before):
+        print(f"warning: {each}", file=sys.stderr)
+
+
+def _pool_of(project: dict[str, Any]) -> str:
+    return str(project["deployments"][0]["work_pool"]["name"])
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

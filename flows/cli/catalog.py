@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from pydantic import Field
 from rich.table import Table
 
 from ace_tasks.catalog.files import open_catalog, read_rows, to_specs
@@ -24,75 +24,42 @@ from ace_tasks.provenance.tombstones import NOTHING_FORGOTTEN, Tombstones
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import row_schema
 from ace_tasks.store import open_stores
+from flows.cli.arguments import MASKING, PIXELS, JsonCounts
 from flows.cli.terminal import EXIT_FAILURES, err, out, print_rejects
-from flows.options import (
-    DEFAULT_FEATHER,
-    AcceptLicense,
-    AllowEmptyMasks,
-    AllowFullMasks,
-    AutoMaskName,
-    BackgroundColour,
-    Candidates,
-    Catalog,
-    CropToMask,
-    Feather,
-    Geometry,
-    PresetName,
-    Quality,
-    RedoOlder,
-    Variant,
-    pixel_settings,
-)
+from flows.options.groups import described
+from flows.options.masking import MaskOptions
+from flows.options.pixels import CatalogPixels
+from flows.options.places import AcceptLicense, Catalog, Variant
+from flows.options.run import RedoOlder
 
 
+@described
 def plan(
     catalog: Catalog,
+    /,
+    *,
     variant: Variant,
     output: Annotated[
-        str, typer.Option(help="Also count what is finished under this s3://bucket/prefix.")
+        str, Field(description="Also count what is finished under this s3://bucket/prefix.")
     ] = "",
     look: Annotated[
-        bool, typer.Option(help="Also read every picture and mask, and say what looks wrong.")
+        bool, Field(description="Also read every picture and mask, and say what looks wrong.")
     ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="A JSON object with the counts, or with --look one a row; nothing else."
-        ),
-    ] = False,
-    geometry: Geometry = "catalog",
-    feather: Feather = DEFAULT_FEATHER,
-    crop_to_mask: CropToMask = True,
-    candidates: Candidates = 1,
-    auto_mask: AutoMaskName = "u2net",
-    allow_empty_masks: AllowEmptyMasks = False,
-    allow_full_masks: AllowFullMasks = False,
-    preset: PresetName = "none",
-    background: BackgroundColour = "white",
-    quality: Quality = 0,
+    as_json: JsonCounts = False,
+    pixels: Annotated[CatalogPixels, PIXELS] = CatalogPixels(),
+    masking: Annotated[MaskOptions, MASKING] = MaskOptions(),
     redo_older: RedoOlder = False,
     accept_license: AcceptLicense = False,
 ) -> None:
     """Check and identify a catalog; edits nothing, writes nothing. Exit code 1: a row has a problem."""
-    pixels = pixel_settings(
-        geometry,
-        feather,
-        crop_to_mask,
-        candidates,
-        auto_mask,
-        allow_empty_masks,
-        allow_full_masks,
-        preset,
-        quality,
-        background,
-    )
+    settings = pixels.settings(masking)
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
     weights = environment.weights(accept_license)
     found = open_variant(variant, weights)
     check_license(found, weights)
     model = identify(found, weights)
-    pixels = with_vision(pixels, open_vision(environment, weights))
+    settings = with_vision(settings, open_vision(environment, weights))
     with tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch:
         files = PlanFiles.within(Path(scratch))
         with open_catalog(catalog, sources) as file:
@@ -101,14 +68,14 @@ def plan(
             if output:
                 specs = refuse_unproved(specs, outputs, output.rstrip("/"))
                 forgotten = Tombstones.read(outputs, output.rstrip("/"))
-            planning.build_plan(specs, Basis(model, pixels), sources, files, forgotten)
+            planning.build_plan(specs, Basis(model, settings), sources, files, forgotten)
         counts = Outline.read(files.plan).count(files.rejects)
         if look:
             from flows.cli.look import look_over, print_findings, print_table  # OpenCV, Pillow
 
             findings = look_over(files.plan, counts.planned, sources, err)
             if as_json:
-                raise typer.Exit(EXIT_FAILURES if print_findings(findings, files.rejects) else 0)
+                raise SystemExit(EXIT_FAILURES if print_findings(findings, files.rejects) else 0)
         before = None
         if output:
             rules = RetryRules(lifted=frozenset({SuspectMask.code}), redo_older=redo_older)
@@ -118,7 +85,7 @@ def plan(
             if before:
                 content |= {"done_before": len(before.records), "failed": len(before.failures)}
             print(json.dumps(content))
-            raise typer.Exit(EXIT_FAILURES if counts.rejected else 0)
+            raise SystemExit(EXIT_FAILURES if counts.rejected else 0)
         print_rejects(files.rejects, counts.rejected)
         table = Table("task", "rows")
         for task, rows in sorted(counts.by_task.items()):
@@ -135,17 +102,20 @@ def plan(
         if look:
             problems += print_table(findings, out)
         out.print(line)
-    raise typer.Exit(EXIT_FAILURES if problems else 0)
+    raise SystemExit(EXIT_FAILURES if problems else 0)
 
 
+@described
 def schema(
+    *,
     of: Annotated[
-        Literal["row", "record"], typer.Option(help="Of a catalog's row, or of a picture's record.")
+        Literal["row", "record"],
+        Field(description="The schema of a catalog's row, or of a picture's record."),
     ] = "row",
     check: Annotated[
-        Path | None, typer.Option(help="Compare with this file instead; exit 1 if it differs.")
+        Path | None, Field(description="Compare with this file instead. Exit code 1: it differs.")
     ] = None,
-    write: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    write: Annotated[Path | None, Field(description="Write it to this file.")] = None,
 ) -> None:
     """Print the JSON Schema of a catalog row, or of a record."""
     text = (
@@ -155,7 +125,7 @@ def schema(
     if check:
         if not check.exists() or check.read_text() != text:
             err.print(f"{check} is stale; run: ace-catalog schema --of {of} --write {check}")
-            raise typer.Exit(EXIT_FAILURES)
+            raise SystemExit(EXIT_FAILURES)
     elif write:
         write.write_text(text)
     else:

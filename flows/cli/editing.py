@@ -1,155 +1,73 @@
 """`edit`, `restyle`, `try-on`, `retry`, `review`: pictures are made, tried again, looked at.
 
-The options of a command are the parameters of its flow, by the same names and defaults.
+The arguments of a command are the parameters of its flow, by the same names and defaults. What a
+flow needs is imported when the command runs: Prefect, and for most of them Ray.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from flows.cli.arguments import ANY_TEXT, FEED, MASKING, PIXELS, REVIEW, RUN, Json
 from flows.cli.terminal import run_flow
-from flows.options import (
-    DEFAULT_FEATHER,
-    AcceptLicense,
-    AdapterName,
-    AllowEmptyMasks,
-    AllowFullMasks,
-    AllowUnguardedWrites,
-    AutoMaskName,
-    BackgroundColour,
-    Candidates,
+from flows.options.feed import RestyleFeed, TryOnFeed
+from flows.options.groups import described
+from flows.options.masking import MaskOptions, RowMasks, TryOnMasks
+from flows.options.pixels import CatalogPixels, RestylePixels, TryOnPixels
+from flows.options.places import (
     Catalog,
     Codes,
-    CropToMask,
     Discard,
-    DryRun,
-    Encoding,
-    Feather,
-    FormatName,
     Garments,
-    Geometry,
-    Json,
-    KeepCandidates,
-    Limit,
-    LinksFrom,
-    LinksTo,
-    MainOnly,
-    MaskGrow,
-    MaskInvert,
-    MaskLabel,
-    Masks,
-    MaxCost,
-    MaxFailed,
-    MaxPairs,
-    MaxReplicaHours,
+    Mask,
     Output,
-    Pairing,
-    PairsTable,
     People,
     PersonMasks,
-    PresetName,
     Promote,
     Prompt,
-    Quality,
-    RedoOlder,
-    References,
-    Replicas,
-    RetryFailures,
-    ReviewBelow,
     RunId,
-    Seed,
-    Shadow,
-    ShardSize,
     Source,
-    Steps,
-    Strict,
-    StrictMasks,
-    TaskName,
     TryOnPrompt,
     Variant,
 )
+from flows.options.review import ReviewOptions
+from flows.options.run import RunOptions, WorkOptions
 
 
+@described
 def edit(
     catalog: Catalog,
     output: Output,
+    /,
+    *,
     variant: Variant,
-    geometry: Geometry = "catalog",
-    feather: Feather = DEFAULT_FEATHER,
-    crop_to_mask: CropToMask = True,
-    candidates: Candidates = 1,
-    keep_candidates: KeepCandidates = False,
-    review_below: ReviewBelow = 0.0,
-    auto_mask: AutoMaskName = "u2net",
-    allow_empty_masks: AllowEmptyMasks = False,
-    allow_full_masks: AllowFullMasks = False,
-    strict_masks: StrictMasks = False,
-    preset: PresetName = "none",
-    background: BackgroundColour = "white",
-    quality: Quality = 0,
-    strict: Strict = False,
-    max_failed: MaxFailed = 0,
-    retry_failures: RetryFailures = False,
-    redo_older: RedoOlder = False,
-    dry_run: DryRun = False,
-    max_replica_hours: MaxReplicaHours = 0.0,
-    max_cost: MaxCost = 0.0,
-    replicas: Replicas = 0,
-    shard_size: ShardSize = 32,
-    accept_license: AcceptLicense = False,
-    allow_unguarded_writes: AllowUnguardedWrites = False,
+    pixels: Annotated[CatalogPixels, PIXELS] = CatalogPixels(),
+    masking: Annotated[MaskOptions, MASKING] = MaskOptions(),
+    review: Annotated[ReviewOptions, REVIEW] = ReviewOptions(),
+    run: Annotated[RunOptions, RUN] = RunOptions(),
     as_json: Json = False,
 ) -> None:
     """Edit every row of a catalog that is not edited yet."""
     parameters = locals()
-    from flows.edit_catalog import edit_catalog  # Prefect and Ray: only when they are needed
+    from flows.edit_catalog import edit_catalog
 
     run_flow(edit_catalog, "editing", **parameters)
 
 
+@described
 def restyle(
     source: Source,
     output: Output,
+    /,
+    *,
     variant: Variant,
-    prompt: Prompt = "",
-    task: TaskName = "edit",
-    mask: Masks = "none",
-    mask_invert: MaskInvert = False,
-    mask_grow: MaskGrow = 0,
-    mask_label: MaskLabel = "",
-    auto_mask: AutoMaskName = "u2net",
-    reference: References = "",
-    limit: Limit = 0,
-    links_from: LinksFrom = "",
-    links_to: LinksTo = "",
-    encoding: Encoding = "",
-    main_only: MainOnly = False,
-    format: FormatName = "source",  # noqa: A002
-    quality: Quality = 0,
-    preset: PresetName = "none",
-    background: BackgroundColour = "white",
-    shadow: Shadow = False,
-    steps: Steps = 0,
-    seed: Seed = -1,
-    adapter: AdapterName = "",
-    candidates: Candidates = 1,
-    keep_candidates: KeepCandidates = False,
-    review_below: ReviewBelow = 0.0,
-    geometry: Geometry = "catalog",
-    feather: Feather = DEFAULT_FEATHER,
-    crop_to_mask: CropToMask = True,
-    allow_empty_masks: AllowEmptyMasks = False,
-    allow_full_masks: AllowFullMasks = False,
-    strict_masks: StrictMasks = False,
-    strict: Strict = False,
-    max_failed: MaxFailed = 0,
-    retry_failures: RetryFailures = False,
-    redo_older: RedoOlder = False,
-    dry_run: DryRun = False,
-    max_replica_hours: MaxReplicaHours = 0.0,
-    max_cost: MaxCost = 0.0,
-    replicas: Replicas = 0,
-    shard_size: ShardSize = 32,
-    accept_license: AcceptLicense = False,
-    allow_unguarded_writes: AllowUnguardedWrites = False,
+    prompt: Annotated[Prompt, ANY_TEXT] = "",
+    mask: Mask = "none",
+    feed: Annotated[RestyleFeed, FEED] = RestyleFeed(),
+    pixels: Annotated[RestylePixels, PIXELS] = RestylePixels(),
+    masking: Annotated[RowMasks, MASKING] = RowMasks(),
+    review: Annotated[ReviewOptions, REVIEW] = ReviewOptions(),
+    run: Annotated[RunOptions, RUN] = RunOptions(),
     as_json: Json = False,
 ) -> None:
     """Edit every picture of a prefix, table or product feed by one instruction."""
@@ -159,50 +77,21 @@ def restyle(
     run_flow(restyle_catalog, "restyling", **parameters)
 
 
+@described
 def try_on(
     people: People,
     garments: Garments,
     output: Output,
+    /,
+    *,
     variant: Variant,
     masks: PersonMasks,
-    prompt: TryOnPrompt = "the person wears this garment",
-    pairing: Pairing = "cross",
-    pairs: PairsTable = "",
-    max_pairs: MaxPairs = 1000,
-    limit: Limit = 0,
-    mask_invert: MaskInvert = False,
-    mask_grow: MaskGrow = 0,
-    mask_label: MaskLabel = "",
-    auto_mask: AutoMaskName = "none",
-    links_from: LinksFrom = "",
-    links_to: LinksTo = "",
-    encoding: Encoding = "",
-    format: FormatName = "source",  # noqa: A002
-    quality: Quality = 0,
-    preset: PresetName = "none",
-    steps: Steps = 0,
-    seed: Seed = -1,
-    adapter: AdapterName = "",
-    candidates: Candidates = 1,
-    keep_candidates: KeepCandidates = False,
-    review_below: ReviewBelow = 0.0,
-    geometry: Geometry = "catalog",
-    feather: Feather = DEFAULT_FEATHER,
-    crop_to_mask: CropToMask = True,
-    allow_empty_masks: AllowEmptyMasks = False,
-    allow_full_masks: AllowFullMasks = False,
-    strict_masks: StrictMasks = False,
-    strict: Strict = False,
-    max_failed: MaxFailed = 0,
-    retry_failures: RetryFailures = False,
-    redo_older: RedoOlder = False,
-    dry_run: DryRun = False,
-    max_replica_hours: MaxReplicaHours = 0.0,
-    max_cost: MaxCost = 0.0,
-    replicas: Replicas = 0,
-    shard_size: ShardSize = 32,
-    accept_license: AcceptLicense = False,
-    allow_unguarded_writes: AllowUnguardedWrites = False,
+    prompt: Annotated[TryOnPrompt, ANY_TEXT] = "the person wears this garment",
+    feed: Annotated[TryOnFeed, FEED] = TryOnFeed(),
+    pixels: Annotated[TryOnPixels, PIXELS] = TryOnPixels(),
+    masking: Annotated[TryOnMasks, MASKING] = TryOnMasks(),
+    review: Annotated[ReviewOptions, REVIEW] = ReviewOptions(),
+    run: Annotated[RunOptions, RUN] = RunOptions(),
     as_json: Json = False,
 ) -> None:
     """Put garments on people: every one on every one, or pairs."""
@@ -212,15 +101,14 @@ def try_on(
     run_flow(try_on_batch, "trying on", **parameters)
 
 
+@described
 def retry(
     output: Output,
     failed_run: RunId,
+    /,
+    *,
     codes: Codes = "",
-    max_failed: MaxFailed = 0,
-    replicas: Replicas = 0,
-    shard_size: ShardSize = 32,
-    accept_license: AcceptLicense = False,
-    allow_unguarded_writes: AllowUnguardedWrites = False,
+    run: Annotated[WorkOptions, RUN] = WorkOptions(),
     as_json: Json = False,
 ) -> None:
     """Try the failed rows of a run again."""
@@ -230,8 +118,10 @@ def retry(
     run_flow(retry_failed, "editing", **parameters)
 
 
-def review(output: Output, run: RunId, promote: Promote = "", discard: Discard = "") -> None:
+@described
+def review(output: Output, run: RunId, /, *, promote: Promote = "", discard: Discard = "") -> None:
     """Show the pictures that a run held back; publish or discard them."""
+    parameters = locals()
     from flows.review_run import review_run
 
-    run_flow(review_run, "reviewing", output=output, run=run, promote=promote, discard=discard)
+    run_flow(review_run, "reviewing", **parameters)

@@ -5,23 +5,27 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Annotated, Any
 
-import typer
+from cyclopts import Parameter
+from pydantic import Field
 
 from ace_tasks.runs import sweep as sweeping
 from ace_tasks.runs import take_out
 from ace_tasks.runs.history import PastRun, past_run, past_runs
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
+from flows.cli.arguments import Json, JsonLines
 from flows.cli.terminal import EXIT_CANCELLED, EXIT_FAILURES, counting, err, line, out, print_json
-from flows.options import DeleteOrphans, Json, OlderThanHours, Output, SweptRun
+from flows.options.groups import described
+from flows.options.places import DeleteOrphans, OlderThanHours, Output, SweptRun
 
 
+@described
 def status(
     output: Output,
-    run: Annotated[str, typer.Argument(help="Only this run, by its id. Empty: all.")] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="A JSON object a run, a line each; nothing else.")
-    ] = False,
+    run: Annotated[str, Field(description="Only this run, by its id. Empty: all.")] = "",
+    /,
+    *,
+    as_json: JsonLines = False,
 ) -> None:
     """Say which runs there are, and how each ended."""
     store, output = Store(read_environment().output_store), output.rstrip("/")
@@ -48,14 +52,17 @@ def _as_dict(run: PastRun) -> dict[str, Any]:
     return began | ended
 
 
+@described
 def pictures(
     output: Output,
-    to: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix.")],
+    to: Annotated[str, Field(description="A folder, or s3://bucket/prefix.")],
+    /,
+    *,
     run: Annotated[
-        str, typer.Option(help="A run's id; newest: the run over a catalog that ended last.")
+        str, Field(description="A run's id. newest: the run over a catalog that ended last.")
     ] = take_out.NEWEST,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files with another content.")
+        bool, Parameter(negative=""), Field(description="Replace files with another content.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -68,16 +75,19 @@ def pictures(
                 account.add(each)
     except KeyboardInterrupt:
         err.print("cancelled; the same command goes on where it was")
-        raise typer.Exit(EXIT_CANCELLED) from None
+        raise SystemExit(EXIT_CANCELLED) from None
     if as_json:
         print_json(account.as_dict())
     else:
         out.print("\n".join(map(line, account.lines())))
-    raise typer.Exit(EXIT_FAILURES if account.without else 0)
+    raise SystemExit(EXIT_FAILURES if account.without else 0)
 
 
+@described
 def sweep(
     output: Output,
+    /,
+    *,
     older_than_hours: OlderThanHours = 24.0,
     run: SweptRun = "",
     delete: DeleteOrphans = False,

@@ -5,52 +5,60 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from pydantic import Field
 
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
+from flows.cli.arguments import Json, JsonLines
 from flows.cli.terminal import EXIT_FAILURES, line, out, print_json, run_flow
-from flows.options import (
+from flows.options.groups import described
+from flows.options.places import (
     AcceptLicense,
     DeleteForGood,
     ForgottenRun,
     ForgottenSource,
-    Json,
     Output,
     RunId,
     SampleItems,
 )
 
 
-def audit(output: Output, run: RunId, sample: SampleItems = 1000, as_json: Json = False) -> None:
+@described
+def audit(
+    output: Output, run: RunId, /, *, sample: SampleItems = 1000, as_json: Json = False
+) -> None:
     """Re-read a run: every row accounted for, every picture with its proof. Exit code 1: not so."""
     from flows.audit_run import audit_run
 
     run_flow(audit_run, "auditing", as_json=as_json, output=output, run=run, sample=sample)
 
 
+@described
 def reproduce(
     records: Annotated[
-        list[str], typer.Argument(help="Records, by their URI; or an output: all records there.")
+        list[str],
+        Field(
+            description="Records, by their URI, or an output, for all records there.", min_length=1
+        ),
     ],
+    /,
+    *,
     variant: Annotated[
-        str, typer.Option(help="The variant's place, where the record does not tell it.")
+        str, Field(description="The variant's place, where the record does not name it.")
     ] = "",
     sources: Annotated[
-        Path | None, typer.Option(help="A folder with the sources that were local files.")
+        Path | None, Field(description="A folder with the sources that were local files.")
     ] = None,
     threads: Annotated[
         int,
-        typer.Option(min=0, help="CPU threads; 0: as recorded. Another number rounds otherwise."),
+        Field(description="CPU threads. 0: as recorded. Another number rounds otherwise.", ge=0),
     ] = 0,
     batch_size: Annotated[
-        int, typer.Option(min=1, max=64, help="So many of each picture share a pass.")
+        int, Field(description="N copies of each picture share a pass.", ge=1, le=64)
     ] = 1,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, Field(description="cpu or cuda.")] = "cpu",
     accept_license: AcceptLicense = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="A JSON object a record, a line each; nothing else.")
-    ] = False,
+    as_json: JsonLines = False,
 ) -> None:
     """Make recorded pictures again and compare their pixels. Exit code 1: some are not the same."""
     from ace_tasks.runs.reproduce import Asked, Reproducer, record_uris  # torch
@@ -73,11 +81,14 @@ def reproduce(
             out.print(line(f"{uri}: {how}{differs}"))
     if not as_json:
         out.print(f"{identical} of {count} bit-identical")
-    raise typer.Exit(0 if identical == count else EXIT_FAILURES)
+    raise SystemExit(0 if identical == count else EXIT_FAILURES)
 
 
+@described
 def forget(
     output: Output,
+    /,
+    *,
     source: ForgottenSource = "",
     run: ForgottenRun = "",
     delete: DeleteForGood = False,
@@ -92,9 +103,14 @@ def forget(
     )  # fmt: skip
 
 
+@described
 def development_ca(
-    folder: Annotated[Path, typer.Argument(help="Where key.pem, chain.pem and ca.pem go.")],
-    organization: Annotated[str, typer.Option(help="Whose name the certificate has.")] = "Example",
+    folder: Annotated[Path, Field(description="Where key.pem, chain.pem and ca.pem go.")],
+    /,
+    *,
+    organization: Annotated[
+        str, Field(description="The organization that the certificate names.")
+    ] = "Example",
 ) -> None:
     """Make a key, its certificate and an authority that nobody trusts, to try C2PA signatures."""
     from ace_tasks.provenance import development_ca as authority

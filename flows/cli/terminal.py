@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -80,7 +79,7 @@ def run_flow(flow: Any, doing: str, *, as_json: bool = False, **parameters: Any)
             state = flow(**parameters, return_state=True)
     except KeyboardInterrupt:
         err.print("cancelled; the same command goes on where it was")
-        raise typer.Exit(EXIT_CANCELLED) from None
+        raise SystemExit(EXIT_CANCELLED) from None
     _report(state, as_json)
 
 
@@ -137,7 +136,7 @@ def _report(state: Any, as_json: bool) -> None:
         summary = state.result(raise_on_failure=False)
         if as_json:
             print_json(summary)
-            raise typer.Exit(_exit_code(state))
+            raise SystemExit(_exit_code(state))
         out.print(f"[bold]{line(state.name)}[/bold]: {line(message)}")
         print_table(summary.get("table", []))
         for name in (
@@ -152,10 +151,10 @@ def _report(state: Any, as_json: bool) -> None:
         ):
             if summary.get(name):
                 out.print(f"  {name:11}{line(summary[name])}")
-        raise typer.Exit(_exit_code(state))
+        raise SystemExit(_exit_code(state))
     prefix = "Flow run encountered an exception: "
     err.print(f"[red]stopped[/red]: {line(message.removeprefix(prefix))}")
-    raise typer.Exit(EXIT_FATAL)
+    raise SystemExit(EXIT_FATAL)
 
 
 def _exit_code(state: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,9 +21,9 @@ from pydantic import Field, ValidationError
 from ace_tasks.catalog.overrides import NO_OVERRIDES, Overrides
 from ace_tasks.errors import SettingsError
 from ace_tasks.plan.planned import Planned, Standing
-from ace_tasks.plan.price import Budget
 from ace_tasks.runs.review import Review
 from ace_tasks.specs import MAX_SEED, WorkItem
+from flows.options.review import ReviewOptions
 from flows.steps.open_run import Run, end_without_summary, untracked
 from flows.steps.pool import open_pool
 from flows.steps.review import ReviewDecision, RunHeld, decide, show
@@ -33,23 +33,13 @@ _HOLD = "among the first pictures of its run"
 KEEP_SEED = -1
 
 
-@dataclass(frozen=True)
-class Canary:
-    """`items`: how many are made first; 0: none, and nobody is asked."""
-
-    items: int = 0
-    wait_hours: float = 72
-
-    def check(self) -> None:
-        """Raises SettingsError where there is nobody to ask."""
-        if self.items and not deployment.id:
-            raise SettingsError(
-                "canary: accepted: in a run of a deployment, which the UI can answer; without one, "
-                "edit a short catalog first"
-            )
-
-
-NO_CANARY = Canary()
+def check_canary(review: ReviewOptions) -> None:
+    """Raises SettingsError where there is nobody to ask."""
+    if review.canary and not deployment.id:
+        raise SettingsError(
+            "canary: accepted: in a run of a deployment, which the UI can answer; without one, "
+            "edit a short catalog first"
+        )
 
 
 class Approval(RunInput):
@@ -81,15 +71,13 @@ class Approval(RunInput):
         return changes
 
 
-def requested_changes(run: Run, canary: Canary) -> Overrides:
-    """What a person who was asked already wants changed."""
-    trial = Trial.read(run.outputs, run.output, run.run_id) if canary.items else None
+def requested_changes(run: Run, review: ReviewOptions) -> Overrides:
+    """Return what a person who was asked already wants changed."""
+    trial = Trial.read(run.outputs, run.output, run.run_id) if review.canary else None
     return trial.changes if trial else NO_OVERRIDES
 
 
-def ask(
-    run: Run, planned: Planned, canary: Canary, replicas: int, budget: Budget
-) -> State[Any] | Overrides | None:
+def ask(run: Run, planned: Planned, review: ReviewOptions) -> State[Any] | Overrides | None:
     """Make a few of the items to do, hold them for review, and wait for a person's answer.
 
     The run is suspended, without a pool or a process, and starts from the top once it is answered:
@@ -99,13 +87,13 @@ def ask(
     What the first pictures take counts for the run's budget, also after the run was suspended.
     Raises OverBudget.
     """
-    if not canary.items:
+    if not review.canary:
         return None
     place = (run.outputs, run.output, run.run_id)
     trial = Trial.read(*place)
     if trial is None:
         trial = Trial(
-            items={item.row_id: item.item_id for item in stratified(planned, canary.items)}
+            items={item.row_id: item.item_id for item in stratified(planned, review.canary)}
         )
         trial.write(*place)
     if not trial.items and trial.decision is None:
@@ -117,11 +105,11 @@ def ask(
     )  # fmt: skip
     if trial.decision is None:
         try:
-            make(untracked(run), untracked(planned), untracked(held), replicas, budget)
+            make(untracked(run), untracked(planned), untracked(held))
         finally:
             trial = trial.model_copy(update={"replica_s": run.spent_s})
             trial.write(*place)
-        trial = _decided(run, trial, held, canary)
+        trial = _decided(run, trial, held, review.canary_wait_hours)
         trial.write(*place)
     decision: ReviewDecision = "promote" if trial.decision == "approve" else "discard"
     decide(held, dict.fromkeys(trial.items.values(), decision))
@@ -133,7 +121,7 @@ def ask(
     return trial.changes
 
 
-def _decided(run: Run, trial: Trial, held: RunHeld, canary: Canary) -> Trial:
+def _decided(run: Run, trial: Trial, held: RunHeld, wait_hours: float) -> Trial:
     """The trial with a person's word; without one that can be meant, suspends the run and asks.
 
     Each asking has a key of its own: to Prefect, one that was used is answered for good. (The run
@@ -155,10 +143,10 @@ def _decided(run: Run, trial: Trial, held: RunHeld, canary: Canary) -> Trial:
     show(held, decide(held, {}))
     description = (
         f"{problem}{len(trial.items)} pictures wait: see the contact sheet among this run's "
-        f"artifacts. Without an answer within {canary.wait_hours:g} hours the run fails; its "
+        f"artifacts. Without an answer within {wait_hours:g} hours the run fails; its "
         "pictures wait on."
     )
-    seconds = int(timedelta(hours=canary.wait_hours).total_seconds())
+    seconds = int(timedelta(hours=wait_hours).total_seconds())
     form = Approval.with_initial_data(description=description)
     suspend_flow_run(wait_for_input=form, timeout=seconds, key=key)
     raise AssertionError("Prefect took the run to be answered already")
@@ -187,7 +175,7 @@ def stratified(planned: Planned, count: int) -> list[WorkItem]:
 
 
 @task(name="canary", cache_policy=NO_CACHE, retries=0, persist_result=False)
-def make(run: Run, planned: Planned, held: RunHeld, replicas: int, budget: Budget) -> None:
+def make(run: Run, planned: Planned, held: RunHeld) -> None:
     """Edit those that are not held yet, and hold them. Raises FatalError and Cancelled, so that
     nobody is asked about pictures that could not be made.
     """
@@ -201,7 +189,7 @@ def make(run: Run, planned: Planned, held: RunHeld, replicas: int, budget: Budge
         return
     holding = replace(run, review=run.review.model_copy(update={"hold": _HOLD}))
     try:
-        with open_pool(holding, replicas, budget) as pool:
+        with open_pool(holding) as pool:
             pool.edit(items, shard=0)
     finally:
         run.spent_s = holding.spent_s

@@ -22,7 +22,6 @@ from ace_tasks.errors import Cancelled, FatalError, Forgotten
 from ace_tasks.plan import plan_file
 from ace_tasks.plan.plan_file import PlannedRow
 from ace_tasks.plan.planned import Planned, Standing
-from ace_tasks.plan.price import NO_LIMIT, Budget
 from ace_tasks.provenance.outcomes import Outcome
 from ace_tasks.report.pages import PAGE_ITEMS
 from ace_tasks.runs.published import FinishedPictures, finished_pictures
@@ -76,9 +75,7 @@ class RunResults:
         return WorkItem.model_validate_json(self._items[result.line])
 
 
-def edit_items(
-    run: Run, planned: Planned, *, replicas: int, shard_size: int, budget: Budget = NO_LIMIT
-) -> RunResults:
+def edit_items(run: Run, planned: Planned) -> RunResults:
     """Edit every planned item that is not done; account for every row of the catalog.
 
     Raises OverBudget once the run's replicas have held their places for longer than they may.
@@ -104,13 +101,15 @@ def edit_items(
         book = _Ledger(edited, failures, shared_ids)
         for reject in _read_rejects(planned.rejects_path):
             book.reject(reject)
-        groups = plan_file.shards(_to_do(planned, book, pictures), shard_size)
+        groups = plan_file.shards(_to_do(planned, book, pictures), run.options.shard_size)
         first = next(groups, None)
         if first is not None:
             alarm = FailureAlarm(run.events, run.environment.alert_failure_share)
-            with open_pool(run, replicas, budget) as pool:
+            with open_pool(run) as pool:
                 edited.status = pool.status
-                _edit_shards(chain([first], groups), pool, shard_size, book, live, alarm)
+                _edit_shards(
+                    chain([first], groups), pool, run.options.shard_size, book, live, alarm
+                )
         for row, standing in planned.read() if shared_ids else ():
             if standing is Standing.SHARED:
                 book.share(row)

@@ -55,6 +55,7 @@ from ace_tasks.settings import Environment, WeightsSettings, read_environment
 from ace_tasks.specs import PIXELS_VERSION, ModelIdentity, canonical_json
 from ace_tasks.store import Store, is_s3
 from ace_tasks.training.world.world_tasks import Example
+from flows.options.models import MeasureOptions
 from flows.ui.tables import decoration, plain
 from flows.ui.watch import StageView
 
@@ -189,22 +190,14 @@ class Evaluation:
 
 @contextmanager
 def open_evaluation(
-    variant: str,
-    output: str,
-    *,
-    tasks: str,
-    examples: int,
-    seed: int,
-    size_px: int,
-    with_baselines: bool,
-    accept_license: bool,
+    variant: str, output: str, wanted: MeasureOptions, *, accept_license: bool
 ) -> Iterator[Evaluation]:
     """Check everything an evaluation needs before any work. Raises FatalError."""
-    names = parse_tasks(tasks)
+    names = parse_tasks(wanted.tasks)
     environment = read_environment()
     weights = environment.weights(accept_license)
     found = open_variant(variant, weights)
-    side = size_px or found.width_px
+    side = wanted.size_px or found.width_px
     if side % _TOKEN_PX or side < _MIN_SIZE_PX:
         raise SettingsError(
             f"size_px: accepted: a multiple of {_TOKEN_PX}, at least {_MIN_SIZE_PX}; given {side}"
@@ -216,10 +209,10 @@ def open_evaluation(
         flow_name=flow_run.flow_name or "evaluate",
         variant_name=found.home or found.name,
         model=identify(found, weights),
-        contenders=[contender, *(_baselines(contender, weights) if with_baselines else ())],
+        contenders=[contender, *(_baselines(contender, weights) if wanted.baselines else ())],
         tasks=names,
-        examples=examples,
-        seed=seed,
+        examples=wanted.examples,
+        seed=wanted.seed,
         size_px=side,
         device=_device(environment),
         environment=environment,

@@ -3,70 +3,70 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from ace_tasks.catalog.overrides import Overrides
 from ace_tasks.engine.session import check_device
 from ace_tasks.plan.planned import Planned
-from ace_tasks.plan.price import NO_LIMIT, Budget, Estimate
+from ace_tasks.plan.price import Estimate
 from ace_tasks.runs.review import Review
-from flows.steps.canary import NO_CANARY, Canary, ask, requested_changes
+from flows.options.review import ReviewOptions
+from flows.steps.canary import ask, check_canary, requested_changes
 from flows.steps.edit import edit_items
 from flows.steps.finish import finish_run
-from flows.steps.open_run import Run, end_without_summary, refusals_noted, untracked
+from flows.steps.open_run import (
+    Run,
+    end_without_summary,
+    plan_catalog,
+    refusals_noted,
+    untracked,
+)
 from flows.steps.preflight import preflight
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How a run is carried out; none of it changes a pixel. See the flows' parameters."""
-
-    max_failed: int = 0
-    replicas: int = 0
-    shard_size: int = 32
-    dry_run: bool = False
-    budget: Budget = NO_LIMIT
-    canary: Canary = NO_CANARY
-
-
-def execute_run(run: Run, plan: Callable[[Overrides], Planned], options: RunOptions) -> State[Any]:
-    """Plan, price, try a few, edit, finish. `plan` is called again after a person's word.
+def execute_run(
+    run: Run, review: ReviewOptions, file: Path | None = None, named: frozenset[str] = frozenset()
+) -> State[Any]:
+    """Plan, price, try a few, edit, finish. `file` and `named`: see `plan_catalog`.
 
     Starts from the top whenever the run does: after a crash, a Retry, or an answer.
     """
-    options.canary.check()
+    check_canary(review)
+    plan = partial(plan_catalog, untracked(run), file=file, named=named)
     with refusals_noted(run):
-        if not options.dry_run:
-            check_device(run.environment.device, run.environment.ray_address)
-        planned = plan(requested_changes(run, options.canary))
-        estimate = preflight(untracked(run), untracked(planned), options.budget)
-    if options.dry_run:
-        end_without_summary(run, "DryRun", items=estimate.items)
-        return _dry(estimate)
-    answer = ask(run, planned, options.canary, options.replicas, options.budget)
+        _check_device(run)
+        planned = plan(requested_changes(run, review))
+        estimate = preflight(untracked(run), untracked(planned))
+    if run.options.dry_run:
+        return _end_dry(run, estimate)
+    answer = ask(run, planned, review)
     if isinstance(answer, State):
         return answer
     if answer is not None:
         with refusals_noted(run):
             planned = plan(answer)
-    edited = edit_items(
-        run,
-        planned,
-        replicas=options.replicas,
-        shard_size=options.shard_size,
-        budget=options.budget,
-    )
+    edited = edit_items(run, planned)
+    _clear_reopened(run, planned)
+    return finish_run(run, planned, edited)
+
+
+def _check_device(run: Run) -> None:
+    if not run.options.dry_run:
+        check_device(run.environment.device, run.environment.ray_address)
+
+
+def _end_dry(run: Run, estimate: Estimate) -> State[Any]:
+    end_without_summary(run, "DryRun", items=estimate.items)
+    message = f"dry run: {estimate.items} items to do, {estimate.summary}; nothing was edited"
+    return Completed(message=message, data=dataclasses.asdict(estimate))
+
+
+def _clear_reopened(run: Run, planned: Planned) -> None:
+    """Remove what waits for a review of pictures that this run has published."""
     review = Review(run.outputs, run.output, by=run.run_id)
     for failure in planned.before.reopened:
         review.clear_published(failure.item_id)
-    return finish_run(run, planned, edited, options.max_failed)
-
-
-def _dry(estimate: Estimate) -> State[Any]:
-    message = f"dry run: {estimate.items} items to do, {estimate.summary}; nothing was edited"
-    return Completed(message=message, data=dataclasses.asdict(estimate))

@@ -35,7 +35,7 @@ from flows.ui.summary import publish_summary
 from flows.ui.tables import publish_results
 
 
-def finish_run(run: Run, planned: Planned, edited: RunResults, max_failed: int) -> State[Any]:
+def finish_run(run: Run, planned: Planned, edited: RunResults) -> State[Any]:
     """Publish results, contact sheet and, last, the summary; the state says how the run ended."""
     log = get_run_logger()
     run.upload(
@@ -45,7 +45,7 @@ def finish_run(run: Run, planned: Planned, edited: RunResults, max_failed: int) 
     )
     run.upload(edited.csv_path, results_key(run.run_id, "csv"), "text/csv")
     run.upload(edited.failures_path, failures_key(run.run_id), "application/x-ndjson")
-    summary = _summary(run, planned, edited, max_failed)
+    summary = _summary(run, planned, edited)
     report_uri = _publish_report(run, planned, edited, summary)
     shown = [*edited.rejected_sample, *edited.sample()]
     publish_results(run.flow_name, summary, shown)
@@ -64,7 +64,7 @@ def finish_run(run: Run, planned: Planned, edited: RunResults, max_failed: int) 
     return Failed(name="FinishedWithFailures", message=f"{summary.line}{where}", data=content)
 
 
-def _summary(run: Run, planned: Planned, edited: RunResults, max_failed: int) -> Summary:
+def _summary(run: Run, planned: Planned, edited: RunResults) -> Summary:
     tally, status = edited.results.tally, edited.status
     ended_at = datetime.now(UTC)
     seconds = (ended_at - run.started_at).total_seconds()
@@ -73,7 +73,7 @@ def _summary(run: Run, planned: Planned, edited: RunResults, max_failed: int) ->
     return Summary(
         run_id=run.run_id,
         flow=run.flow_name,
-        state="FinishedWithFailures" if tally.not_done > max_failed else "Completed",
+        state="FinishedWithFailures" if tally.not_done > run.options.max_failed else "Completed",
         catalog=run.catalog,
         buckets=run.buckets,
         output=run.output,

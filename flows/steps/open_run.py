@@ -45,8 +45,8 @@ from ace_tasks.plan import plan_file
 from ace_tasks.plan.identify import refuse_unproved
 from ace_tasks.plan.plan_file import Basis, PlanFiles
 from ace_tasks.plan.planned import Planned
-from ace_tasks.plan.price import Budget
-from ace_tasks.plan.resume import RetryRules, find_finished
+from ace_tasks.plan.price import NO_LIMIT, Budget
+from ace_tasks.plan.resume import find_finished
 from ace_tasks.provenance.keys import catalog_key, plan_key, rejects_key, summary_key
 from ace_tasks.provenance.tombstones import Tombstones
 from ace_tasks.runs.history import Ending, write_ending
@@ -59,6 +59,7 @@ from ace_tasks.settings import (
 )
 from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
+from flows.options.run import RunOptions
 from flows.ui.events import EventEmitter
 from flows.ui.log import to_run_log
 from flows.ui.tables import publish_made, publish_rejects
@@ -71,6 +72,31 @@ _REVIEW = ReviewSettings()
 def untracked(value: T) -> T:
     """A task argument that Prefect passes on as it is: not walked, not stored, not hashed."""
     return cast(T, quote(value))
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a run is asked for. `buckets`: those that whoever starts it has named beside `catalog`."""
+
+    catalog: str
+    output: str
+    variant: str
+    pixels: PixelSettings = DEFAULT_PIXELS
+    review: ReviewSettings = _REVIEW
+    options: RunOptions = RunOptions()
+    buckets: tuple[str, ...] | None = None
+
+    def check(self) -> None:
+        """Raises SettingsError for an output or a preset that no run can have."""
+        if not is_s3(self.output):
+            raise SettingsError(f"output: accepted: s3://bucket/prefix; given {self.output!r}")
+        try:
+            check_uri(join_uri(self.output, "key"))
+        except ValueError as error:
+            raise SettingsError(f"output: {error}") from None
+        if self.pixels.preset and self.pixels.preset not in PRESETS:
+            accepted = ", ".join(PRESETS)
+            raise SettingsError(f"preset: accepted: {accepted}; given {self.pixels.preset!r}")
 
 
 @dataclass(eq=False)
@@ -92,6 +118,8 @@ class Run:
     sources: Store
     outputs: Store
     scratch: Path
+    options: RunOptions = RunOptions()
+    budget: Budget = NO_LIMIT
     # That rows may name beyond those of the catalog's own rules; the environment's beat them.
     buckets: tuple[str, ...] | None = None
     skipped: int | None = None  # files of a source that are no pictures
@@ -113,67 +141,52 @@ class Run:
     def events(self) -> EventEmitter:
         return EventEmitter(self.run_id, self.flow_name, self.output)
 
-    def budget(self, max_replica_hours: float, max_cost: float) -> Budget:
-        """Raises SettingsError for a limit in money without a price."""
-        return Budget(max_replica_hours, max_cost, self.environment.price_per_hour)
-
     def upload(self, path: Path, key: str, content_type: str) -> None:
         self.outputs.upload(path, self.uri(key), content_type)
 
 
 @contextmanager
-def open_run(
-    catalog: str,
-    output: str,
-    variant: str,
-    pixels: PixelSettings = DEFAULT_PIXELS,
-    review: ReviewSettings = _REVIEW,
-    *,
-    buckets: tuple[str, ...] | None = None,
-    accept_license: bool,
-    allow_unguarded_writes: bool,
-) -> Iterator[Run]:
-    """Check everything a run needs before any work. Raises FatalError.
-
-    `buckets`: those that whoever starts the run has named beside the catalog.
-    """
-    output = output.rstrip("/")
-    if not is_s3(output):
-        raise SettingsError(f"output: accepted: s3://bucket/prefix; given {output!r}")
-    try:
-        check_uri(join_uri(output, "key"))
-    except ValueError as error:
-        raise SettingsError(f"output: {error}") from None
-    if pixels.preset and pixels.preset not in PRESETS:
-        raise SettingsError(f"preset: accepted: {', '.join(PRESETS)}; given {pixels.preset!r}")
+def open_run(request: RunRequest) -> Iterator[Run]:
+    """Check everything a run needs before any work. Raises FatalError."""
+    request = replace(request, output=request.output.rstrip("/"))
+    request.check()
     environment = read_environment()
     to_run_log()
+    budget = request.options.budget(environment.price_per_hour)
     sources, outputs = open_stores(environment.source_store, environment.output_store)
-    weights = environment.weights(accept_license)
-    found = open_variant(variant, weights)
+    weights = environment.weights(request.options.accept_license)
+    found = open_variant(request.variant, weights)
     check_license(found, weights)
     weights = for_replicas(found, weights)
     vision = open_vision(environment, weights)
-    outputs.check_output(output, unguarded=allow_unguarded_writes)
+    outputs.check_output(request.output, unguarded=request.options.allow_unguarded_writes)
     with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
         yield Run(
             run_id=str(flow_run.id),
             flow_name=flow_run.flow_name or "run",
-            catalog=catalog,
-            output=output,
+            catalog=request.catalog,
+            output=request.output,
             variant_name=found.home or found.name,
             variant=found,
             model=identify(found, weights),
-            pixels=with_vision(pixels, vision),
+            pixels=with_vision(request.pixels, vision),
             vision=vision,
-            review=review,
+            review=request.review,
             weights=weights,
             environment=environment,
             sources=sources,
             outputs=outputs,
             scratch=Path(scratch),
-            buckets=buckets,
+            options=request.options,
+            budget=budget,
+            buckets=request.buckets,
         )
+
+
+def write_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> Path:
+    """Write the rows that a flow makes of its source, and note it where they are refused."""
+    with refusals_noted(run):
+        return make_catalog(untracked(run), untracked(rows))
 
 
 @task(name="make-catalog", cache_policy=NO_CACHE, retries=0, persist_result=False)
@@ -200,16 +213,14 @@ def make_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> P
 @task(name="plan", cache_policy=NO_CACHE, retries=0, persist_result=False)
 def plan_catalog(
     run: Run,
-    rules: RetryRules,
     overrides: Overrides = NO_OVERRIDES,
     file: Path | None = None,
-    *,
-    strict: bool = False,
+    named: frozenset[str] = frozenset(),
 ) -> Planned:
     """Read, check and identify the catalog; find what is done. A run that goes on keeps its plan.
 
-    `overrides`: what every row has otherwise than it says. `file`: rows to take instead of the
-    catalog's, such as those that the run made.
+    `overrides`: prompt and seed applied to every row. `file`: rows to take instead of the
+    catalog's, such as those that the run made. `named`: see `RetryRules`.
     Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
     """
     files = PlanFiles.within(run.scratch)
@@ -232,12 +243,13 @@ def plan_catalog(
             where = places_of_rejects.of if file else None
             plan_file.build_plan(specs, basis, run.sources, files, forgotten, where)
         run.upload(files.rejects, rejects_key(run.run_id), "application/x-ndjson")
+    rules = replace(run.options.retry_rules(), named=named)
     if not run.review.strict_masks:
         rules = replace(rules, lifted=frozenset({SuspectMask.code}))
     before = find_finished(run.outputs, run.output, files.plan, rules)
     counts = before.outline.count(files.rejects)
     publish_rejects(run.flow_name, files.rejects, counts.rejected, lined=file is None)
-    if strict and counts.rejected:
+    if run.options.strict and counts.rejected:
         raise CatalogError(
             f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "
             f"strict is set; see {run.uri(rejects_key(run.run_id))}"

@@ -11,7 +11,6 @@ from prefect.runtime import deployment, flow_run
 from ace_tasks.engine.actor import make_replica
 from ace_tasks.engine.dispatcher import Dispatcher, Status
 from ace_tasks.engine.session import gpus_in_cluster, ray_session
-from ace_tasks.plan.price import Budget
 from ace_tasks.provenance.outcomes import Failed, write_failure
 from ace_tasks.replica.host_memory import limit_bytes
 from ace_tasks.settings import Origin, PoolSettings, ReplicaSettings, cpu_count
@@ -27,17 +26,17 @@ _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @contextmanager
-def open_pool(run: Run, replicas: int, budget: Budget) -> Iterator[Dispatcher]:
-    """Ray, and the dispatcher on it. `replicas` 0: one a GPU, or one on a CPU.
+def open_pool(run: Run) -> Iterator[Dispatcher]:
+    """Start Ray, and the dispatcher on it.
 
     The pool ends with OverBudget once its replicas, and those of the run's pools before it, have
-    held their places for longer than `budget` allows; `run.spent_s` adds them up.
+    held their places for longer than the run's budget allows; `run.spent_s` adds them up.
     """
     with ray_session(run.environment.ray_address):
         device = run.environment.device or ("cuda" if gpus_in_cluster() else "cpu")
         batch_size = run.environment.batch_size
         settings = PoolSettings(
-            max_replicas=_at_most(run, replicas, device) or (None if device == "cuda" else 1),
+            max_replicas=_at_most(run, device) or (None if device == "cuda" else 1),
             items_in_flight=batch_size + _ITEMS_AROUND,
         )
         replica = ReplicaSettings(
@@ -67,7 +66,7 @@ def open_pool(run: Run, replicas: int, budget: Budget) -> Iterator[Dispatcher]:
 
         def watch(status: Status) -> None:
             run.spent_s = before_s + status.held_s
-            budget.check_spent(run.spent_s)
+            run.budget.check_spent(run.spent_s)
 
         with Dispatcher(
             replica, settings, run.run_id, note_failure, make=make, watch=watch
@@ -77,10 +76,11 @@ def open_pool(run: Run, replicas: int, budget: Budget) -> Iterator[Dispatcher]:
         run.spent_s = before_s + pool.status.held_s
 
 
-def _at_most(run: Run, replicas: int, device: str) -> int:
+def _at_most(run: Run, device: str) -> int:
     """As many of the replicas that were asked for as can work side by side. A cluster may grow;
     this machine has the cores, GPUs and memory that it has.
     """
+    replicas = run.options.replicas
     if run.environment.ray_address or replicas <= 1:
         return replicas
     carried, by = cpu_count(), "CPU cores"

@@ -11,7 +11,7 @@ from ace_tasks.catalog.files import Reject, Row, to_specs
 from ace_tasks.errors import SuspectMask
 from ace_tasks.plan.identify import identified
 from ace_tasks.plan.planned import Planned
-from ace_tasks.plan.price import Budget, Estimate, Rate, Rates
+from ace_tasks.plan.price import Estimate, Rate, Rates
 from ace_tasks.replica import inspect as looking
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import WorkItem
@@ -22,7 +22,7 @@ SAMPLE = 16
 
 
 @task(name="preflight", cache_policy=NO_CACHE, retries=0, persist_result=False)
-def preflight(run: Run, planned: Planned, budget: Budget) -> Estimate:
+def preflight(run: Run, planned: Planned) -> Estimate:
     """Look at a few of the items to do, and say what all of them will take.
 
     Raises OverBudget when that is more than the run may take.
@@ -37,7 +37,7 @@ def preflight(run: Run, planned: Planned, budget: Budget) -> Estimate:
         get_run_logger().warning("would fail: %s", each)
     for each in estimate.hints:
         get_run_logger().warning("looks like a mistake: %s", each)
-    budget.check(estimate)
+    run.budget.check(estimate)
     return estimate
 
 

@@ -33,6 +33,7 @@ from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.model.places import hash_file
 from ace_tasks.settings import Environment, cpu_count, read_environment
 from ace_tasks.store import Store, is_s3, join_uri
+from flows.options.models import TrainingInputs, TrainingWork
 from flows.ui.watch import Metrics, StageView, show_sheet, upload_picture, watching
 
 if TYPE_CHECKING:
@@ -145,9 +146,8 @@ class Training:
 
 @contextmanager
 def open_training(
-    recipe: str, output: str, workers: int, threads: int, stop_after_minutes: float, photos: str,
-    start_from: str = "", catalog: str = "", accept_license: bool = False,
-) -> Iterator[Training]:  # fmt: skip
+    recipe: str, output: str, inputs: TrainingInputs, work: TrainingWork
+) -> Iterator[Training]:
     """Check everything a training needs before any work. Raises FatalError."""
     try:
         from ace_tasks.training import distributed  # noqa: F401
@@ -159,14 +159,14 @@ def open_training(
     from ace_tasks.training.recipe import Recipe, check, open_start
     from ace_tasks.training.stages import LATENTS
 
-    found = Recipe.read(recipe).given(start_from, catalog)
-    check(found, workers)
+    found = Recipe.read(recipe).given(inputs.start_from, inputs.catalog)
+    check(found, work.workers)
     if not is_s3(output):
         raise SettingsError(f"output: accepted: s3://bucket/prefix; given {output!r}")
-    if photos and not Path(photos).is_dir():
-        raise SettingsError(f"photos: accepted: a folder on this machine; given {photos!r}")
+    if inputs.photos and not Path(inputs.photos).is_dir():
+        raise SettingsError(f"photos: accepted: a folder on this machine; given {inputs.photos!r}")
     environment = read_environment()
-    weights = environment.weights(accept_license)
+    weights = environment.weights(inputs.accept_license)
     outputs = Store(environment.output_store)
     outputs.check_output(output.rstrip("/"), unguarded=True)  # no two runs write one key
     start = open_start(found, weights)
@@ -175,10 +175,10 @@ def open_training(
             given = [start.base, start.encoders] if start else []
             given += [hash_file(catalog_file)] if catalog_file else []
             mark = found.fingerprint_from(*given)[:_FINGERPRINT_LETTERS]
-            work = environment.weights_dir.resolve() / "training" / f"{found.name}-{mark}"
-            held.enter_context(_locked(work))
+            folder = environment.weights_dir.resolve() / "training" / f"{found.name}-{mark}"
+            held.enter_context(_locked(folder))
             if catalog_file:
-                _plan_rows(found, catalog_file, environment, work / LATENTS)
+                _plan_rows(found, catalog_file, environment, folder / LATENTS)
         variant_uri = join_uri(output, found.name)
         yield Training(
             flow_name=flow_run.flow_name or "train",
@@ -186,15 +186,15 @@ def open_training(
             start=start,
             weights=weights,
             kept=TrainingFiles(
-                work, join_uri(variant_uri, f"training-{mark}"), environment.output_store
+                folder, join_uri(variant_uri, f"training-{mark}"), environment.output_store
             ),
             variant_uri=variant_uri,
             environment=environment,
             outputs=outputs,
-            workers=workers,
-            threads=threads or max(1, cpu_count() // workers),
-            photos=Path(photos).resolve() if photos else None,
-            stop_after_s=60 * stop_after_minutes or None,
+            workers=work.workers,
+            threads=work.threads or max(1, cpu_count() // work.workers),
+            photos=Path(inputs.photos).resolve() if inputs.photos else None,
+            stop_after_s=60 * work.stop_after_minutes or None,
         )
 
 

@@ -6,14 +6,20 @@ from collections.abc import Callable
 
 from prefect.runtime import flow_run
 
+from flows.options.run import PlanOptions
+
 
 def run_name(template: str) -> Callable[[], str]:
-    """For `flow_run_name`: the template with the run's parameters, as Prefect's own; a dry run says
-    so, since it edits nothing."""
+    """Return a name for `flow_run_name`: the template with the run's parameters.
+
+    The name of a dry run begins with these words, since it edits nothing.
+    """
 
     def name() -> str:
         given = flow_run.parameters
         text = template.format(**given)
-        return f"dry run: {text}" if given.get("dry_run") else text
+        run = given.get("run")
+        is_dry = isinstance(run, PlanOptions) and run.dry_run
+        return f"dry run: {text}" if is_dry else text
 
     return name

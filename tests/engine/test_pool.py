@@ -17,6 +17,7 @@ from ace_tasks.settings import cpu_count
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.ui import summary as closing
+from tests.support.grouped import grouped
 from tests.support.pool_here import PoolHere
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
@@ -32,8 +33,9 @@ def catalog(store: Store, prefix: str, picture: Callable[..., bytes]) -> str:
 
 
 def run(catalog: str, prefix: str, **parameters: Any) -> Any:
+    given = grouped(edit_catalog, **parameters)
     return edit_catalog(
-        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **parameters
+        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **given
     )
 
 

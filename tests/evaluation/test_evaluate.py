@@ -43,6 +43,7 @@ from ace_tasks.training.world.world_tasks import ALL_TASKS, Example, draw_exampl
 from flows.evaluate import evaluate
 from flows.steps.evaluate import _markdown
 from infra.services import ROOT
+from tests.support.grouped import grouped
 from tests.support.patience import limit_s, wait_until
 from tests.support.processes import ace_here
 
@@ -264,7 +265,7 @@ def server(prefect_server: Any, object_store: Any, weights_dir: Path, one_thread
 
 def run(output: str, **parameters: Any) -> Any:
     settings: dict[str, Any] = {"variant": "toy", "size_px": 64, "examples": EXAMPLES} | parameters
-    return evaluate(output=output, return_state=True, **settings)
+    return evaluate(output=output, return_state=True, **grouped(evaluate, **settings))
 
 
 class Command:

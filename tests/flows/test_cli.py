@@ -8,7 +8,6 @@ import json
 import subprocess
 import unicodedata
 from collections.abc import Callable
-from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from flows.cli import terminal
 from flows.cli.catalog import plan
 from flows.cli.editing import edit
 from flows.cli.terminal import _HarmlessConsole, counting, line
-from flows.options import pixel_settings
+from flows.options.groups import groups_of
 from infra.services import script
 from tests.support.processes import ace_here, run
 
@@ -89,8 +88,50 @@ def test_plan_counts_what_an_edit_with_the_same_options_has_done(
 
 
 def test_plan_and_edit_take_all_that_decides_a_pixel() -> None:
-    decides = signature(pixel_settings).parameters.keys()
-    assert decides <= signature(edit).parameters.keys() & signature(plan).parameters.keys()
+    edits, plans = groups_of(edit), groups_of(plan)
+    assert {name: edits[name] for name in ("pixels", "masking")} == plans
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["edit", "c", "o", "--variant", "toy", "--typo", "1"], "Unknown option: --typo"),
+        (["edit", "c", "o", "--variant", "toy", "--candidates", "40"],
+         "--candidates: Input should be less than or equal to 16; given '40'"),
+        (["edit", "c", "o", "--variant", "toy", "--geometry", "round"],
+         "--geometry: Input should be 'catalog' or 'reference'; given 'round'"),
+        (["edit", "c", "o", "--variant", "toy", "--canary", "3"], "Unknown option: --canary"),
+        (["edit", "c", "o"], "--variant requires an argument"),
+        (["audit", "s3://b/out", "../run"], "RUN: String should match pattern"),
+        (["audit", "s3://b/out", "run", "--sample", "-4"], "--sample: Input should be greater"),
+        (["paint"], 'Unknown command "paint"'),
+    ],
+    ids=["flag", "limit", "choice", "form-only", "missing", "argument", "number", "command"],
+)  # fmt: skip
+def test_a_mistyped_command_says_what_is_accepted(arguments: list[str], problem: str) -> None:
+    ended = ace_here(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert problem in ended.stderr
+    assert f"see: ace-catalog{'' if arguments == ['paint'] else f' {arguments[0]}'} --help" in (
+        ended.stderr
+    )
+    assert ended.stderr.count("\n") == 2
+
+
+def test_a_command_alone_shows_what_there_is_and_did_nothing() -> None:
+    ended = ace_here()
+    assert ended.returncode == 2
+    assert "try-on" in ended.stdout
+
+
+def test_values_may_begin_with_a_hyphen(
+    catalog: str, store: Store, prefix: str, replicas_here: None
+) -> None:
+    options = ["--prompt", "-20 % light", "--seed", "-1", "--variant", "toy", "--steps", "1"]
+    ended = ace_here("restyle", f"{prefix}/in", f"{prefix}/out", *options)
+    assert ended.returncode == 0, ended.stderr
+    (record,) = [store.get(each.uri) for each in store.list(f"{prefix}/out/records/")]
+    assert json.loads(record)["spec"]["prompt"] == "-20 % light"
 
 
 @pytest.fixture

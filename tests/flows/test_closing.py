@@ -9,14 +9,12 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any
 
-import typer.testing
-
 from ace_tasks.runs.results import Summary
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import DEFAULT_PIXELS
-from flows.cli import app
 from flows.retry_failed import retry_failed
 from flows.ui.summary import retry_parameters, text
+from tests.support.processes import ace_here
 
 
 def summary(**more: Any) -> Summary:
@@ -49,7 +47,7 @@ def test_the_hint_is_what_the_deployment_takes() -> None:
     ]  # fmt: skip
     program, command, *arguments = shlex.split(ours)
     assert (program, arguments) == ("ace-catalog", ["s3://b/out of it", "r-1"])
-    assert typer.testing.CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+    assert ace_here(command, "--help").returncode == 0
 
 
 def test_each_code_says_whether_the_same_command_tries_it_again() -> None:

@@ -31,8 +31,6 @@ from prefect.states import AwaitingRetry
 
 import flows.steps.edit
 from ace_tasks.images import codec
-from ace_tasks.plan.price import Budget
-from ace_tasks.plan.resume import RetryRules
 from ace_tasks.provenance.keys import (
     failures_key,
     record_key,
@@ -48,10 +46,12 @@ from ace_tasks.specs.identity import EARLIER_PIXELS_VERSIONS
 from ace_tasks.store import Store, join_uri
 from flows.audit_run import audit_run
 from flows.edit_catalog import edit_catalog
+from flows.options.review import ReviewOptions
 from flows.retry_failed import retry_failed
-from flows.steps.canary import Canary, ask
-from flows.steps.open_run import open_run, plan_catalog, untracked
+from flows.steps.canary import ask
+from flows.steps.open_run import RunRequest, open_run, plan_catalog, untracked
 from flows.steps.trial import Trial
+from tests.support.grouped import grouped
 from tests.support.patience import wait_until
 from tests.support.tiny_vision import make_depth_anything
 
@@ -83,8 +83,9 @@ def good(prefix: str, number: int, **more: Any) -> dict[str, Any]:
 
 
 def run(catalog: str, prefix: str, **parameters: Any) -> Any:
+    given = grouped(edit_catalog, **parameters)
     return edit_catalog(
-        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **parameters
+        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **given
     )
 
 
@@ -387,7 +388,8 @@ def test_what_cannot_run_says_why_at_once(
     catalog: Callable[..., str], prefix: str, change: dict[str, str], message: str
 ) -> None:
     parameters = {"catalog": catalog([good(prefix, 0)]), "output": f"{prefix}/out"}
-    state = edit_catalog(**({"variant": "toy"} | parameters | change), return_state=True)
+    given = grouped(edit_catalog, **({"variant": "toy"} | parameters | change))
+    state = edit_catalog(**given, return_state=True)
     assert state.is_failed()
     assert message in state.message
 
@@ -458,13 +460,12 @@ def test_a_rejected_canary_is_no_run_that_was_cut_short(
 
     @flow
     def rejects() -> str:
-        options = {"accept_license": False, "allow_unguarded_writes": False}
-        with open_run(uri, f"{prefix}/out", "toy", **options) as run:
-            planned = plan_catalog(untracked(run), RetryRules())
+        with open_run(RunRequest(uri, f"{prefix}/out", "toy")) as run:
+            planned = plan_catalog(untracked(run))
             (item,) = (each.item for each, _ in planned.read())
             trial = Trial(items={item.row_id: item.item_id}, decision="reject")
             trial.write(run.outputs, run.output, run.run_id)
-            state = ask(run, planned, Canary(items=1), 0, Budget())
+            state = ask(run, planned, ReviewOptions(canary=1))
             assert isinstance(state, State)
             assert state.name == "Rejected"
             return run.run_id
@@ -487,9 +488,8 @@ def test_a_retried_flow_run_keeps_its_plan(
     def plans_twice() -> list[Any]:
         found = []
         for _ in range(2):
-            options = {"accept_license": False, "allow_unguarded_writes": False}
-            with open_run(uri, f"{prefix}/out", "toy", **options) as opened:
-                planned = plan_catalog(untracked(opened), RetryRules())
+            with open_run(RunRequest(uri, f"{prefix}/out", "toy")) as opened:
+                planned = plan_catalog(untracked(opened))
                 found.append((planned.counts, [row.item.item_id for row, _ in planned.read()]))
             catalog([good(prefix, 9)])
         return found

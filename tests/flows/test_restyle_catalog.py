@@ -17,7 +17,6 @@ from prefect import flow
 from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped
 from ace_tasks.images import codec
 from ace_tasks.plan import resume
-from ace_tasks.plan.resume import RetryRules
 from ace_tasks.provenance.keys import catalog_key, results_key
 from ace_tasks.provenance.record import Record
 from ace_tasks.runs import published
@@ -26,8 +25,9 @@ from ace_tasks.runs.results import Summary
 from ace_tasks.store import Store
 from flows.restyle_catalog import restyle_catalog
 from flows.retry_failed import retry_failed
-from flows.steps.open_run import make_catalog, open_run, plan_catalog, untracked
+from flows.steps.open_run import RunRequest, make_catalog, open_run, plan_catalog, untracked
 from infra.sample.make import HERE
+from tests.support.grouped import grouped
 from tests.support.processes import ace_here
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
@@ -37,7 +37,8 @@ Make = Callable[..., bytes]
 
 def restyle(source: str, prefix: str, **parameters: Any) -> tuple[Any, Summary]:
     wishes = {"prompt": "on a marble table", "variant": "toy", "steps": 1} | parameters
-    state = restyle_catalog(source=source, output=f"{prefix}/out", return_state=True, **wishes)
+    given = grouped(restyle_catalog, **wishes)
+    state = restyle_catalog(source=source, output=f"{prefix}/out", return_state=True, **given)
     return state, Summary.model_validate(state.result(raise_on_failure=False))
 
 
@@ -91,8 +92,8 @@ def test_a_folder_is_cut_out_and_laid_on_one_ground(store: Store, prefix: str) -
     photograph = (HERE / "photos" / "coffee.jpg").read_bytes()
     store.put(f"{prefix}/in/cup.jpg", photograph, "image/jpeg")
     state = restyle_catalog(
-        source=f"{prefix}/in", output=f"{prefix}/out", variant="toy", task="background",
-        background="#102030", shadow=True, format="png", return_state=True,
+        source=f"{prefix}/in", output=f"{prefix}/out", variant="toy", return_state=True,
+        pixels={"task": "background", "background": "#102030", "shadow": True, "format": "png"},
     )  # fmt: skip
     assert state.name == "Completed", state.message
     (stored,) = store.list(f"{prefix}/out/images/")
@@ -207,7 +208,8 @@ def test_what_cannot_run_says_why_and_writes_nothing(
 ) -> None:
     given = {"source": "{p}/in", "output": "{p}/out"} | change
     places = {name: value.replace("{p}", prefix) for name, value in given.items()}
-    state = restyle_catalog(prompt="p", variant="toy", return_state=True, **places)
+    parameters = grouped(restyle_catalog, prompt="p", variant="toy", **places)
+    state = restyle_catalog(return_state=True, **parameters)
     assert state.is_failed()
     assert message in state.message
     assert list(store.list(f"{prefix}/")) == []
@@ -227,7 +229,8 @@ def test_a_catalog_that_cannot_be_made_is_told_by_status(
     """Of a nightly run nobody sees the message."""
     given = {"source": "{p}/in", "output": "{p}/out"} | change
     places = {name: value.replace("{p}", prefix) for name, value in given.items()}
-    state = restyle_catalog(prompt="p", variant="toy", return_state=True, **places)
+    parameters = grouped(restyle_catalog, prompt="p", variant="toy", **places)
+    state = restyle_catalog(return_state=True, **parameters)
     assert state.is_failed()
     assert message in state.message
     (run,) = past_runs(store, f"{prefix}/out")
@@ -245,10 +248,9 @@ def test_a_retried_flow_run_keeps_the_catalog_it_made(store: Store, prefix: str)
     def makes_twice() -> list[Any]:
         found = []
         for name in ("first", "second"):
-            options = {"accept_license": False, "allow_unguarded_writes": False}
-            with open_run(f"{prefix}/in", f"{prefix}/out", "toy", **options) as run:
+            with open_run(RunRequest(f"{prefix}/in", f"{prefix}/out", "toy")) as run:
                 made = make_catalog(untracked(run), untracked(rows(name)))
-                planned = plan_catalog(untracked(run), RetryRules(), file=made)
+                planned = plan_catalog(untracked(run), file=made)
                 found.append((run.skipped, [row.row_id for row, _ in planned.read()]))
         return found
 

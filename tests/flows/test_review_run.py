@@ -20,6 +20,7 @@ from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
 from flows.review_run import parse_decisions, review_run
+from tests.support.grouped import grouped
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
 
@@ -40,8 +41,9 @@ def catalog(store: Store, prefix: str, picture: Make) -> str:
 
 
 def edit(catalog: str, prefix: str, **parameters: Any) -> tuple[Any, Summary]:
+    given = grouped(edit_catalog, **parameters)
     state = edit_catalog(
-        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **parameters
+        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **given
     )
     return state, Summary.model_validate(state.result(raise_on_failure=False))
 

@@ -19,6 +19,7 @@ from ace_tasks.runs.results import Summary
 from ace_tasks.store import Store
 from flows.try_on_batch import try_on_batch
 from tests.looks.masks import photograph
+from tests.support.grouped import grouped
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
 
@@ -41,7 +42,8 @@ def places(store: Store, prefix: str, picture: Callable[..., bytes]) -> dict[str
 
 
 def try_on(places: dict[str, str], **parameters: Any) -> Any:
-    return try_on_batch(**places, variant="toy", steps=1, return_state=True, **parameters)
+    given = grouped(try_on_batch, variant="toy", steps=1, **places, **parameters)
+    return try_on_batch(**given, return_state=True)
 
 
 def test_more_pairs_than_allowed_stop_it_before_any_work(

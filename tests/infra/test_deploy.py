@@ -29,7 +29,7 @@ from prefect.workers.base import BaseJobConfiguration
 
 from ace_tasks.engine.dispatcher import Status
 from ace_tasks.store import Store
-from flows.steps.open_run import open_run
+from flows.steps.open_run import RunRequest, open_run
 from flows.sweep_output import sweep_output
 from flows.ui.events import FailureAlarm
 from infra import automations, pools
@@ -232,8 +232,7 @@ def test_a_run_that_fails_too_much_is_reported_and_a_cancelled_one_is_swept(
 
     @flow(name="fails")
     def fails(output: str) -> None:
-        options = {"accept_license": False, "allow_unguarded_writes": False}
-        with open_run(f"{prefix}/c.jsonl", output, "toy", **options) as run:
+        with open_run(RunRequest(f"{prefix}/c.jsonl", output, "toy")) as run:
             ids.append(run.run_id)
             run.events.pool_started()
             alarm = FailureAlarm(run.events, run.environment.alert_failure_share)

@@ -244,8 +244,8 @@ def test_a_run_over_marked_and_owned_pictures_passes_its_audit(store: Store, pre
     ]
     store.put(f"{prefix}/c.jsonl", "\n".join(map(json.dumps, rows)).encode(), "text/plain")
     state = edit_catalog(
-        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy", allow_empty_masks=True,
-        return_state=True,
+        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy",
+        masking={"allow_empty_masks": True}, return_state=True,
     )  # fmt: skip
     assert state.name == "Completed"
     state, found = audit(prefix, Summary.model_validate(state.result()))

@@ -228,8 +228,8 @@ def test_whatever_its_name_nothing_mentions_it(store: Store, prefix: str, pictur
             row = {"id": f"{kind}-{number}", "task": "edit", "image": f"{prefix}/in/{image}"}
             rows += [row | {"seed": 1}, row | {"id": f"odd-{kind}-{number}", "steps": -1}]
     state = restyle_catalog(
-        source=f"{prefix}/in", output=f"{prefix}/out", prompt="p", variant="toy", steps=1,
-        review_below=1.0, return_state=True,
+        source=f"{prefix}/in", output=f"{prefix}/out", prompt="p", variant="toy",
+        pixels={"steps": 1}, review={"review_below": 1.0}, return_state=True,
     )  # fmt: skip
     run_id = Summary.model_validate(state.result(raise_on_failure=False)).run_id
     review_run(output=f"{prefix}/out", run=run_id, return_state=True)
@@ -496,9 +496,9 @@ def test_a_row_that_is_called_like_its_file_is_mentioned_no_more(
     store.put(f"{prefix}/in/{name}", picture(seed=7023), "image/png")
     store.put(f"{prefix}/in/mug.png", picture(seed=1), "image/png")
     common = {"source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "p",
-              "variant": "toy", "steps": 1, "return_state": True}  # fmt: skip
+              "variant": "toy", "pixels": {"steps": 1}, "return_state": True}  # fmt: skip
     restyle_catalog(mask="alpha", **common)
-    state = restyle_catalog(review_below=1.0, **common)
+    state = restyle_catalog(review={"review_below": 1.0}, **common)
     run_id = Summary.model_validate(state.result(raise_on_failure=False)).run_id
     review_run(output=f"{prefix}/out", run=run_id, discard=name, return_state=True)
     assert artifacts_mentioning([name]) > 4

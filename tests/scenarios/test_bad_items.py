@@ -22,6 +22,7 @@ from ace_tasks.settings import ReplicaSettings
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
+from tests.support.grouped import grouped
 
 Make = Callable[..., bytes]
 
@@ -65,8 +66,9 @@ def bad_files(picture: Make) -> dict[str, bytes]:
 
 
 def run(catalog: str, prefix: str, **parameters: Any) -> tuple[Any, Summary]:
+    given = grouped(edit_catalog, **parameters)
     state = edit_catalog(
-        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **parameters
+        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **given
     )
     return state, Summary.model_validate(state.result(raise_on_failure=False))
 

@@ -40,7 +40,7 @@ def catalog(store: Store, prefix: str, picture: Make) -> str:
 
 def run(catalog: str, variant: str, output: str) -> Any:
     return edit_catalog(
-        catalog=catalog, output=output, variant=variant, replicas=2, return_state=True
+        catalog=catalog, output=output, variant=variant, run={"replicas": 2}, return_state=True
     )
 
 

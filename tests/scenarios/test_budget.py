@@ -17,6 +17,7 @@ from ace_tasks.runs.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.steps.trial import Trial
+from tests.support.grouped import grouped
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
 
@@ -37,8 +38,9 @@ def catalog(store: Store, prefix: str, picture: Callable[..., bytes]) -> str:
 
 
 def run(catalog: str, prefix: str, **parameters: Any) -> Any:
+    given = grouped(edit_catalog, **parameters)
     return edit_catalog(
-        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **parameters
+        catalog=catalog, output=f"{prefix}/out", variant="toy", return_state=True, **given
     )
 
 
@@ -123,8 +125,8 @@ def test_a_canary_counts_for_the_limit_too(
         client.set_flow_run_state(run_id, Pending(), force=True)
         again = client.read_flow_run(run_id)
     parameters = {"catalog": catalog, "output": f"{prefix}/out", "variant": "toy"}
-    state = run_flow_sync(edit_catalog, again, parameters | given | {"max_replica_hours": 1.0},
-                          return_type="state")  # fmt: skip
+    limited = grouped(edit_catalog, **(parameters | given | {"max_replica_hours": 1.0}))
+    state = run_flow_sync(edit_catalog, again, limited, return_type="state")
     assert state.is_failed()
     assert "has taken 2.00 replica-hours, and may take no more than 1.00" in state.message
 
@@ -149,8 +151,10 @@ def test_a_run_that_was_rejected_stays_so_without_its_pictures(
     row = {"id": "a", "task": "edit", "image": f"{prefix}/a.png", "prompt": "p", "steps": 1}
     store.put(f"{prefix}/c.jsonl", json.dumps(row).encode(), "text/plain")
     given = {"catalog": f"{prefix}/c.jsonl", "output": f"{prefix}/out", "variant": "toy",
-             "canary": 1}  # fmt: skip
-    run_id = edit_catalog(**given, dry_run=True, return_state=True).state_details.flow_run_id
+             "review": {"canary": 1}}  # fmt: skip
+    run_id = edit_catalog(
+        **given, run={"dry_run": True}, return_state=True
+    ).state_details.flow_run_id
     Trial(items={}, decision="reject").write(store, f"{prefix}/out", str(run_id))
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(run_id, Pending(), force=True)

@@ -8,7 +8,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from ace_tasks.errors import item_error_codes
 from ace_tasks.masks import hints
@@ -25,8 +24,8 @@ from ace_tasks.provenance.keys import (
 from ace_tasks.replica import verify
 from ace_tasks.settings import Environment
 from ace_tasks.specs import PRESETS, TASKS
-from flows.cli import app
 from infra import deploy
+from tests.support.processes import ace_here
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -51,8 +50,8 @@ def exists(command: str) -> bool:
         return arguments[0] in targets
     if program.endswith("ace-catalog"):
         options = [each for each in arguments[1:] if each.startswith("--")]
-        shown = CliRunner().invoke(app, [arguments[0], "--help"], env={"COLUMNS": "200"})
-        return shown.exit_code == 0 and all(option in shown.stdout for option in options)
+        shown = ace_here(arguments[0], "--help", COLUMNS="200")
+        return shown.returncode == 0 and all(option in shown.stdout for option in options)
     if arguments[:2] == ["-m", "ace_tasks.model.weights"]:
         given = verify.parse(arguments[2:])
         return given.command != "verify" or given.variant in VARIANTS
@@ -180,5 +179,5 @@ def test_prefect_yaml_deploys_every_flow() -> None:
     text = (ROOT / "prefect.yaml").read_text()
     entrypoints = set(re.findall(r"entrypoint: (flows/\w+\.py):", text))
     flows = {f"flows/{path.name}" for path in (ROOT / "flows").glob("*.py")
-             if re.search(r"^@flow\(", path.read_text(), re.MULTILINE)}  # fmt: skip
+             if re.search(r"^@form_flow\(", path.read_text(), re.MULTILINE)}  # fmt: skip
     assert entrypoints == flows

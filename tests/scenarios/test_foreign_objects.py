@@ -253,7 +253,7 @@ class ShopByFlows(Shop):
         self.store.put(f"{self.place}/c.jsonl", body, "text/plain")
         state = edit_catalog(
             catalog=f"{self.place}/c.jsonl", output=self.output, variant="toy",
-            review_below=1.0 if is_held else 0.0, return_state=True,
+            review={"review_below": 1.0 if is_held else 0.0}, return_state=True,
         )  # fmt: skip
         self.runs.append(state.result(raise_on_failure=False)["run_id"])
 

@@ -150,8 +150,8 @@ def versions(shop: Store, picture: Callable[..., bytes]) -> None:
 def use_everything() -> Iterator[tuple[str, Any]]:
     """Run every flow that reads and writes pictures, and yield how each ended."""
     edited = edit_catalog(
-        catalog="s3://shop/catalog.jsonl", output=OUTPUT, variant="toy", review_below=1.0,
-        candidates=2, keep_candidates=True, return_state=True,
+        catalog="s3://shop/catalog.jsonl", output=OUTPUT, variant="toy", pixels={"candidates": 2},
+        review={"review_below": 1.0, "keep_candidates": True}, return_state=True,
     )  # fmt: skip
     yield "edit", edited
     run_id = summary(edited).run_id
@@ -162,8 +162,8 @@ def use_everything() -> Iterator[tuple[str, Any]]:
     yield "restyle", restyle_catalog(source="s3://shop/in", output=OUTPUT, prompt="q",
                                      variant="toy", return_state=True)  # fmt: skip
     yield "try-on", try_on_batch(
-        people="s3://shop/in", garments="s3://shop/garments", output=OUTPUT, variant="toy", steps=1,
-        pairing="cross", masks="s3://shop/masks", return_state=True,
+        people="s3://shop/in", garments="s3://shop/garments", output=OUTPUT, variant="toy",
+        masks="s3://shop/masks", pixels={"steps": 1}, return_state=True,
     )  # fmt: skip
     yield "sweep", sweep_output(output=OUTPUT, older_than_hours=0, delete=True, return_state=True)
     yield "audit", audit_run(output=OUTPUT, run=run_id, return_state=True)

@@ -75,7 +75,7 @@ def test_each_run_edits_what_came_since_the_one_before(
         deployment = client.read_deployment_by_name("restyle-catalog/restyle-catalog")
         parameters = {
             "source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "on marble",
-            "variant": "toy", "steps": 1,
+            "variant": "toy", "pixels": {"steps": 1},
         }  # fmt: skip
         (made,) = client.create_deployment_schedules(
             deployment.id, [(IntervalSchedule(interval=PACE), True)], parameters=parameters

@@ -19,7 +19,7 @@ from infra.services import Service
 from tests.support.browser import screenshot
 from tests.support.patience import limit_s, wait_until
 from tests.support.prefect_ui import (
-    JSON_EDITOR,
+    CLASSIC,
     choose,
     deployment,
     field,
@@ -119,7 +119,7 @@ def test_the_first_pictures_are_looked_at_and_approved(
     page.get_by_role("tablist").get_by_text("Artifacts", exact=True).click()
     page.get_by_role("link", name="review-run-report").wait_for()
     dialog = open_answer(page)
-    assert dialog.locator(JSON_EDITOR).count() == 0
+    assert dialog.locator(CLASSIC.json_editor).count() == 0
     choose(page, "Decision", "approve")
     send_answer(page, dialog)
     wait_for_state(page, "Completed")

@@ -14,19 +14,27 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 
 from ace_tasks.store import Store, join_uri
+from flows.options.feed import RestyleFeed
+from flows.options.masking import RowMasks
+from flows.options.pixels import RestylePixels
+from flows.options.review import ReviewOptions
+from flows.options.run import RunOptions
 from infra.prefect_server import PrefectServer
 from infra.services import ROOT
 from tests.support.browser import Watched, screenshot
-from tests.support.patience import limit_s
+from tests.support.patience import limit_s, wait_until
 from tests.support.prefect_ui import (
-    FIELD,
-    JSON_EDITOR,
+    CONTROL,
+    UIS,
+    choose,
     deployment,
     field,
     fill,
     open_form,
     open_ui,
+    start,
     submit,
+    switch,
     wait_for_state,
 )
 
@@ -38,7 +46,7 @@ pytestmark = pytest.mark.thorough
 DEPLOYMENTS = [
     each["name"] for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 ]
-TALL = {"width": 1280, "height": 2600}  # all of a form
+TALL = {"width": 1280, "height": 4600}  # all of a form
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +63,48 @@ def without_markup(text: str) -> str:
     return " ".join(re.findall(r"\w+", text))
 
 
+@pytest.fixture(params=UIS)
+def ui(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def fields_of(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each field of a form and its schema: those that stand alone, and members of groups."""
+    for name, each in schema["properties"].items():
+        if "$ref" in each:
+            yield from schema["definitions"][each["$ref"].rpartition("/")[2]]["properties"].items()
+        else:
+            yield name, each
+
+
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_every_parameter_has_a_plain_field_and_says_what_it_is(
-    page: Page, prefect_server: PrefectServer, name: str
+    page: Page, prefect_server: PrefectServer, ui: str, name: str
 ) -> None:
     from playwright.sync_api import expect
 
     found = deployment(prefect_server, name)
-    parameters: dict[str, Any] = found["parameter_openapi_schema"]["properties"]
+    schema: dict[str, Any] = found["parameter_openapi_schema"]
+    fields = dict(fields_of(schema))
+    boxes = [each for each, field in schema["properties"].items() if "$ref" in field]
     assert found["description"]
     assert found["tags"]
     assert found["version"]
-    open_form(page, prefect_server, found["id"])
-    screenshot(page, f"form-{name}")
-    expect(page.locator(FIELD)).to_have_count(len(parameters))
-    assert page.locator(JSON_EDITOR).count() == 0
-    for parameter, schema in parameters.items():
+    open_form(page, prefect_server, found["id"], UIS[ui])
+    expect(page.locator(UIS[ui].field)).to_have_count(len(fields) + len(boxes))
+    screenshot(page, f"form-{name}-{ui}")
+    assert page.locator(UIS[ui].json_editor).count() == 0
+    for parameter, of_field in fields.items():
         # A choice of types would hide its JSON editor behind a toggle.
-        assert schema.get("type") in {"string", "number", "integer", "boolean"}, parameter
-        box = field(page, parameter)
-        assert without_markup(schema["description"]) in without_markup(box.inner_text()), parameter
-        assert box.locator("input, textarea, button[role=switch], .p-select-button").count()
+        assert of_field.get("type") in {"string", "number", "integer", "boolean"}, parameter
+        box = field(page, parameter, UIS[ui])
+        shown = without_markup(box.inner_text())
+        assert without_markup(of_field["description"]) in shown, parameter
+        assert box.locator(CONTROL).count(), parameter
 
 
 def test_a_parameter_that_is_no_plain_one_would_be_seen(
-    page: Page, prefect_server: PrefectServer
+    page: Page, prefect_server: PrefectServer, ui: str
 ) -> None:
     """The test above finds what it looks for, or else Prefect has changed its form."""
 
@@ -90,9 +115,41 @@ def test_a_parameter_that_is_no_plain_one_would_be_seen(
         schema = parameter_schema(wrong).model_dump()
         body = {"name": "wrong", "flow_id": flow_id, "parameter_openapi_schema": schema}
         deployment_id = api.post("/deployments/", json=body).json()["id"]
-        open_form(page, prefect_server, deployment_id)
-        page.locator(JSON_EDITOR).first.wait_for()
+        open_form(page, prefect_server, deployment_id, UIS[ui])
+        page.locator(UIS[ui].json_editor).first.wait_for()
         api.delete(f"/deployments/{deployment_id}")
+
+
+def test_what_is_filled_into_the_boxes_is_what_the_run_takes(
+    page: Page, prefect_server: PrefectServer, store: Store, prefix: str, ui: str,
+    picture: Callable[..., bytes],
+) -> None:  # fmt: skip
+    store.put(f"{prefix}/in/mug.png", picture(), "image/png")
+    open_form(page, prefect_server, deployment(prefect_server, "restyle-catalog")["id"], UIS[ui])
+    places = {"source": f"{prefix}/in", "output": f"{prefix}/out", "variant": "toy"}
+    fill(page, UIS[ui], **places, prompt="on marble", limit="5", steps="2", candidates="4")
+    choose(page, "geometry", "reference", UIS[ui])
+    fill(page, UIS[ui], mask_grow="-9", review_below="0.25", max_failed="3")
+    for name in ("crop_to_mask", "keep_candidates", "dry_run"):
+        switch(page, name, UIS[ui])
+    screenshot(page, f"form-filled-{ui}")
+    run = start(page)
+    taken = run["parameters"]
+    assert {name: taken[name] for name in places} == places
+    assert taken["feed"] == RestyleFeed(limit=5).model_dump()
+    wanted = RestylePixels(steps=2, candidates=4, geometry="reference")
+    assert taken["pixels"] == wanted.model_dump()
+    assert taken["masking"] == RowMasks(mask_grow=-9, crop_to_mask=False).model_dump()
+    assert taken["review"] == ReviewOptions(review_below=0.25, keep_candidates=True).model_dump()
+    assert taken["run"] == RunOptions(dry_run=True, max_failed=3).model_dump()
+
+    def state() -> dict[str, Any]:
+        answer = httpx.get(f"{prefect_server.ui_url}/api/flow_runs/{run['id']}", timeout=limit_s())
+        return dict(answer.json()["state"])
+
+    wait_until(lambda: state()["type"] in {"COMPLETED", "FAILED", "CRASHED"}, "the end of the run")
+    # A mask cannot be grown where there is none: the flow read what is in the box.
+    assert "mask_invert, mask_grow and mask_label need one" in state()["message"]
 
 
 def test_a_catalog_is_edited_from_the_form_to_the_contact_sheet(

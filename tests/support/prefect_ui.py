@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,35 @@ from tests.support.serving import serving
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Response
 
-FIELD = ".schema-form-property"
-JSON_EDITOR = ".schema-form-property-kind-json, .p-code-input"
+
+@dataclass(frozen=True)
+class Ui:
+    """One of Prefect's two UIs: where it is, and how it draws a form."""
+
+    path: str
+    field: str
+    label: str
+    choice: str
+    json_editor: str
+
+
+CLASSIC = Ui(
+    path="",
+    field=".schema-form-property",
+    label=".schema-form-property__label",
+    # By its arrow: Prefect 3.8's form takes a click on the words of a choice twice, which closes it.
+    choice=".p-select-button__icon",
+    json_editor=".schema-form-property-kind-json, .p-code-input",
+)
+V2 = Ui(
+    path="/v2",
+    field="div.group:has(> div label)",
+    label="label",
+    choice="button[aria-haspopup=listbox]",
+    json_editor=".cm-editor",
+)
+UIS = {"classic": CLASSIC, "v2": V2}
+CONTROL = "input, textarea, button[role=switch], .p-select-button, button[aria-haspopup=listbox]"
 
 
 @contextmanager
@@ -42,28 +70,35 @@ def deployment(server: PrefectServer, name: str) -> dict[str, Any]:
     return dict(found)
 
 
-def open_form(page: Page, server: PrefectServer, deployment_id: str) -> None:
-    page.goto(f"{server.ui_url}/deployments/deployment/{deployment_id}/run")
+def open_form(page: Page, server: PrefectServer, deployment_id: str, ui: Ui = CLASSIC) -> None:
+    page.goto(f"{server.ui_url}{ui.path}/deployments/deployment/{deployment_id}/run")
     page.get_by_role("heading", name="Parameters").wait_for()
-    page.locator(FIELD).first.wait_for()
+    page.locator(ui.field).first.wait_for()
 
 
-def field(page: Page, name: str) -> Locator:
-    """The field of a parameter, whether it is optional or not."""
-    label = page.locator(f"{FIELD}__label", has_text=re.compile(rf"^{name}( \(Optional\))?$"))
-    return page.locator(FIELD, has=label)
+def field(page: Page, name: str, ui: Ui = CLASSIC) -> Locator:
+    """Return the field of a parameter, or of a member of a group, which has a title made of words."""
+    words = name.replace("_", "[_ ]")
+    label = page.locator(
+        ui.label, has_text=re.compile(rf"^{words}( \(Optional\))?$", re.IGNORECASE)
+    )
+    return page.locator(ui.field, has=label).last  # a box has the labels of its members, too
 
 
-def fill(page: Page, **values: str) -> None:
+def fill(page: Page, ui: Ui = CLASSIC, **values: str) -> None:
     """Type each value into its field."""
     for name, value in values.items():
-        field(page, name).locator("input, textarea").fill(value)
+        field(page, name, ui).locator("input, textarea").fill(value)
 
 
-def choose(page: Page, name: str, value: str) -> None:
-    # By its arrow: Prefect 3.8's form takes a click on the words of a choice twice, which closes it.
-    field(page, name).locator(".p-select-button__icon").click()
+def choose(page: Page, name: str, value: str, ui: Ui = CLASSIC) -> None:
+    field(page, name, ui).locator(ui.choice).click()
     page.get_by_role("option", name=value, exact=True).click()
+
+
+def switch(page: Page, name: str, ui: Ui = CLASSIC) -> None:
+    """Turn a switch on, or off where it is on."""
+    field(page, name, ui).get_by_role("switch").click()
 
 
 def submit(page: Page, server: PrefectServer) -> None:
@@ -71,8 +106,14 @@ def submit(page: Page, server: PrefectServer) -> None:
 
     Not by the notice that links to it: that is gone after some seconds, which a busy machine takes.
     """
-    made = send(page, page.get_by_role("button", name="Submit"), "create_flow_run")
+    made = start(page)
     page.goto(f"{server.ui_url}/runs/flow-run/{made['id']}")
+
+
+def start(page: Page) -> dict[str, Any]:
+    """Send the form; return the run that it starts, as the server has it."""
+    made = send(page, page.get_by_role("button", name="Submit", exact=True), "create_flow_run")
+    return dict(made)
 
 
 def send(page: Page, button: Locator, path: str) -> Any:

@@ -85,8 +85,7 @@ def main() -> int:
         catalog=catalog,
         output=output,
         variant="toy",
-        replicas=replicas,
-        shard_size=25,
+        run={"replicas": replicas, "shard_size": 25},
         return_state=True,
     )
     print(state.name, state.message)

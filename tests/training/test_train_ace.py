@@ -28,6 +28,7 @@ from ace_tasks.training.keeping import TrainingFiles, send_folder
 from ace_tasks.training.recipe import Recipe
 from flows.train_ace import train_ace
 from infra.services import ROOT
+from tests.support.grouped import grouped
 from tests.support.patience import limit_s, wait_until
 from tests.support.releases import make_release
 from tests.support.tiny_training import go_on_from, tiny_recipe, write_recipe
@@ -84,7 +85,8 @@ class Command:
 
 
 def run(path: Path, output: str, **parameters: Any) -> Any:
-    return train_ace(recipe=str(path), output=output, threads=1, return_state=True, **parameters)
+    given = grouped(train_ace, recipe=str(path), output=output, threads=1, **parameters)
+    return train_ace(**given, return_state=True)
 
 
 def artifacts(run_id: UUID) -> dict[str, Any]:
@@ -239,7 +241,7 @@ def test_what_cannot_run_says_why_at_once(
 ) -> None:
     path = write_recipe(tmp_path / "tiny.json", tiny_recipe())
     parameters = {"recipe": str(path), "output": prefix} | change
-    state = train_ace(**parameters, return_state=True)
+    state = train_ace(**grouped(train_ace, **parameters), return_state=True)
     assert state.is_failed()
     with pytest.raises(Exception, match=message):
         state.result()

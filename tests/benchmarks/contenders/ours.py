@@ -40,8 +40,7 @@ def run(workload: Workload) -> None:
         catalog=workload.catalog,
         output=workload.output,
         variant=workload.variant,
-        replicas=workload.replicas,
-        shard_size=workload.shard_size,
+        run={"replicas": workload.replicas, "shard_size": workload.shard_size},
         return_state=True,
     )
     if not state.is_completed():

@@ -1,0 +1,79 @@
+"""How a flow is declared, so that its form and its errors speak to a person.
+
+Prefect draws a form from the signature and the docstring of a flow. It takes the text of a group's
+members from the group, and that of a parameter that stands alone from the docstring only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from ace_tasks.errors import SettingsError
+from flows.options.groups import check_names, described
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class FormFlow(Flow[P, R]):
+    """A flow that tells who gives it a flat parameter of an earlier version which group has it.
+
+    Prefect would only list the names it knows: at a call, at a Retry in Python, and in the process
+    of a deployment's run, which it ends before the flow is asked; see `_explain_crash`.
+    """
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Raises SettingsError for a flat name of an earlier version."""
+        check_names(self.fn, parameters)
+        return super().validate_parameters(parameters)
+
+    if not TYPE_CHECKING:  # Flow declares it by overloads
+
+        def __call__(self, *args, **kwargs):
+            """Raises SettingsError for a flat name of an earlier version."""
+            check_names(self.fn, kwargs)
+            return super().__call__(*args, **kwargs)
+
+
+def form_flow(
+    name: str, run_name: str | Callable[[], str], *, threads: int = 1
+) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Declare a flow whose parameters are described by `flows.options`.
+
+    Tasks run on `threads` beside the main thread, which is the one that a cancel interrupts.
+    """
+
+    def declare(function: Callable[P, R]) -> Flow[P, R]:
+        return FormFlow(
+            described(function),
+            name=name,
+            flow_run_name=run_name,
+            task_runner=ThreadPoolTaskRunner(max_workers=threads),  # type: ignore[arg-type]
+            validate_parameters=True,
+            persist_result=False,
+            on_crashed=[_explain_crash],
+            log_prints=False,  # what is printed may quote rows that are to be forgotten
+        )
+
+    return declare
+
+
+def _explain_crash(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Say in the state of a run which group has the parameters it was given by their flat names.
+
+    Prefect compares names before it asks the flow, and the state of such a run is Crashed with
+    "Process exited with a general error". Its runner calls this afterwards.
+    """
+    try:
+        check_names(flow.fn, flow_run.parameters)
+    except SettingsError as error:
+        failed: State[Any] = Failed(message=f"SettingsError: {error}")
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.id, failed, force=True)
