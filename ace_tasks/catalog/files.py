@@ -80,7 +80,7 @@ def read_rows(path: Path, table: Table = CATALOG) -> Iterator[Row | Reject]:
         if not path.stat().st_size:
             raise CatalogError(f"{path.name}: an empty file")
         if kind == ".parquet":
-            yield from read_parquet(path, packed, table)
+            yield from read_parquet(path, table, packed=packed)
         elif kind in {".jsonl", ".ndjson"}:
             with _open(path, table) as file:
                 yield from read_jsonl(path.name, file, table)

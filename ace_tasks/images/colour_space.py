@@ -76,10 +76,12 @@ def _of_profile(raw: Raw, file: bytes, notes: list[str]) -> ColourSpace | None:
     has_profile = bool(raw.info.get("icc_profile")) or (
         raw.format in ("JPEG", "MPO") and _has_profile(file)
     )
-    return _by_profile(raw, notes, has_profile, is_grey=raw.mode == "L")
+    return _by_profile(raw, notes, has_profile=has_profile, is_grey=raw.mode == "L")
 
 
-def _by_profile(raw: Raw, notes: list[str], has_profile: bool, is_grey: bool) -> ColourSpace | None:
+def _by_profile(
+    raw: Raw, notes: list[str], *, has_profile: bool, is_grey: bool
+) -> ColourSpace | None:
     """`has_profile`: whether the file has any. `is_grey`: whether a grey one fits its pixels."""
     profile = raw.info.get("icc_profile")
     if isinstance(profile, bytes):  # a text of a PNG may be called so
@@ -157,7 +159,9 @@ def _made(
 def _of_avif(raw: Raw, file: bytes, notes: list[str]) -> ColourSpace | None:
     stated = avif_stated.stated(file)
     has_profile = bool(raw.info.get("icc_profile"))
-    found = _by_profile(raw, notes, has_profile, is_grey=bool(stated and stated.is_grey))
+    found = _by_profile(
+        raw, notes, has_profile=has_profile, is_grey=bool(stated and stated.is_grey)
+    )
     if found:
         return found
     if stated is None:

@@ -69,7 +69,7 @@ def normalise(pixels: np.ndarray) -> torch.Tensor:
     return floats.div_(255).sub_(0.5).div_(0.5)  # in place: 12 MB a copy at 1024²
 
 
-def split(edit_CHW: torch.Tensor, mask_1HW: torch.Tensor, use_change: bool) -> LCU:
+def split(edit_CHW: torch.Tensor, mask_1HW: torch.Tensor, *, use_change: bool) -> LCU:
     """The canvas as one, or with its masked content in a part of its own."""
     if not use_change:
         return LCU(edit_CHW, mask_1HW, None)

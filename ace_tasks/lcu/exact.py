@@ -47,7 +47,7 @@ def build(inputs: Inputs) -> tuple[LCU, Geometry]:
         out_w=size[0],
         target=(left, top, left + width, top + height),
     )
-    return split(edit, mask, inputs.use_change), geometry
+    return split(edit, mask, use_change=inputs.use_change), geometry
 
 
 def restore(canvas: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -45,7 +45,7 @@ def build(inputs: Inputs) -> tuple[LCU, Geometry]:
     edit = resize(edit, canvas_h, canvas_w, "nearest-exact")
     mask = resize(mask, canvas_h, canvas_w, "nearest-exact")
     geometry = Geometry("reference", canvas_h, canvas_w, slice_w, out_h, out_w)
-    return split(edit, mask, inputs.use_change), geometry
+    return split(edit, mask, use_change=inputs.use_change), geometry
 
 
 def restore(canvas: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -256,9 +256,9 @@ def _best_pose(
 ) -> _Found | None:
     """The pose that explains the person mask best; None: no pose does."""
     cut_off = bounds[1] + bounds[3] >= _AT_EDGE * rgb.shape[0]
-    found = _certain(rgb, mask, _round_one(bounds, cut_off), nets)
+    found = _certain(rgb, mask, _round_one(bounds, cut_off=cut_off), nets)
     if not any(each.overlap >= _EXPLAINED for each in found):
-        found += _certain(rgb, mask, _side_by_side(bounds, cut_off), nets)
+        found += _certain(rgb, mask, _side_by_side(bounds, cut_off=cut_off), nets)
     return max(found, key=lambda each: each.rank, default=None)
 
 
@@ -280,7 +280,7 @@ def _compared(pose: _Pose, mask: np.ndarray) -> _Found:
     return _Found(pose, own, within, both / max(1, int((ours | person).sum())))
 
 
-def _round_one(bounds: tuple[int, int, int, int], cut_off: bool) -> Iterator[_Square]:
+def _round_one(bounds: tuple[int, int, int, int], *, cut_off: bool) -> Iterator[_Square]:
     """Squares round a whole person; `cut_off`: as if legs went on below the picture's edge."""
     left, top, width, height = bounds
     x = left + width / 2
@@ -290,7 +290,7 @@ def _round_one(bounds: tuple[int, int, int, int], cut_off: bool) -> Iterator[_Sq
         yield _Square(x, top + 0.75 * height, _MARGIN * 1.5 * height)
 
 
-def _side_by_side(bounds: tuple[int, int, int, int], cut_off: bool) -> Iterator[_Square]:
+def _side_by_side(bounds: tuple[int, int, int, int], *, cut_off: bool) -> Iterator[_Square]:
     """Squares for several people whose masks touch."""
     left, top, width, height = bounds
     if width <= height:

@@ -84,7 +84,7 @@ class FileMaker:
     def _source_type(self, task: str, source: SourceMetadata, *, ran: bool) -> str | None:
         """What the XMP says. Without our marks, only what the source says and is still true."""
         if self.marks.xmp:
-            return after_edit(task, source.source_type, ran)
+            return after_edit(task, source.source_type, ran=ran)
         kept = not ran or by_a_model(source.source_type)
         return source.source_type if kept else None
 

@@ -127,11 +127,11 @@ class Recorder:
             timings_s=dict(timings_s),
         )
 
-    def _marks(self, resolved: Resolved, file: File, ran: bool) -> MarksRecord:
+    def _marks(self, resolved: Resolved, file: File, *, ran: bool) -> MarksRecord:
         marks, source_type = self._settings.marks, file.source_type
         changed = ran or resolved.background is not None
         if changed and self._signer is not None:  # C2PA says it, even where XMP must not
-            source_type = after_edit(resolved.task, source_type, ran)
+            source_type = after_edit(resolved.task, source_type, ran=ran)
         return MarksRecord(
             xmp=marks.xmp,
             digital_source_type=source_type,

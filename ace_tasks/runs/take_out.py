@@ -108,7 +108,7 @@ class TakeOut:
             scratch = tempfile.TemporaryDirectory(prefix="ace-take-out-")
             self._scratch = Path(held.enter_context(scratch))
             self._results = self._download_results()
-            self._target = self._open(to, overwrite)
+            self._target = self._open(to, overwrite=overwrite)
             held.callback(self._target.close)
             self._held = held.pop_all()
         self.rows = count_results(self._results)
@@ -130,15 +130,15 @@ class TakeOut:
     def _uri(self, key: str) -> str:
         return join_uri(self._output_uri, key)
 
-    def _open(self, to: str, overwrite: bool) -> Target:
+    def _open(self, to: str, *, overwrite: bool) -> Target:
         if not is_s3(to):
-            return FolderTarget(Path(to), overwrite)
+            return FolderTarget(Path(to), overwrite=overwrite)
         place = to.rstrip("/")
         if any(f"{place}/".startswith(self._uri(f"{each}/")) for each in _OWN):
             raise SettingsError(
                 f"to: accepted: a place that is not the output's own; given {quote(to)}"
             )
-        return PrefixTarget(self._store, place, overwrite)
+        return PrefixTarget(self._store, place, overwrite=overwrite)
 
     def take(self) -> Iterator[Taken]:
         """Copy the picture of each row; yield what became of it, in the order of the results."""
@@ -225,7 +225,7 @@ class Target(Protocol):
 class FolderTarget:
     """A folder on this machine. Raises SettingsError where it cannot be written."""
 
-    def __init__(self, path: Path, overwrite: bool):
+    def __init__(self, path: Path, *, overwrite: bool):
         self.overwrite = overwrite
         self._path = path
         with _writing(path):

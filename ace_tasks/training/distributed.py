@@ -117,6 +117,7 @@ def encode(
     work: Path,
     until: Until = never,
     sources: StoreSettings | None = None,
+    *,
     gpu: bool = False,
 ) -> bool:
     """Make what is missing of the latents, a chunk on each core; True when all are there. A variant
@@ -185,7 +186,7 @@ def _first_ones(state: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _kept(settings: FitSettings, main: bool) -> Iterator[OnLog]:
+def _kept(settings: FitSettings, *, main: bool) -> Iterator[OnLog]:
     """Fetch the stage's checkpoint and metrics, give a log to write to, and put both to S3: on the
     way, whenever the checkpoint is a new one, and in the end.
     """

@@ -151,16 +151,16 @@ def encode(example: Example, number: int, settings: DataSettings, encoder: Encod
         max_seq_len=4 * (height // _TOKEN_PX) ** 2,
         # A whole number of tokens wide: the seam stays where it is.
         reference_h=height if full else _TOKEN_PX * int(rng.integers(height // 32, height // 16)),
-        repainting_scale=example.scale(encoder.use_change),
+        repainting_scale=example.scale(use_change=encoder.use_change),
         modify_mode=encoder.use_change,
     )
     prompt = "" if rng.random() < settings.empty_prompts else example.prompt
-    return encode_canvas(built, prompt, number, example.task in STAGE_1_TASKS, encoder)
+    return encode_canvas(built, prompt, number, encoder, stage_1=example.task in STAGE_1_TASKS)
 
 
 @torch.inference_mode()
 def encode_canvas(
-    built: sample.Sample, prompt: str, number: int, stage_1: bool, encoder: Encoder
+    built: sample.Sample, prompt: str, number: int, encoder: Encoder, *, stage_1: bool
 ) -> Latents:
     """A canvas and its prompt; B = 1. `number` seeds the VAE's samples."""
     vae = encoder.vae

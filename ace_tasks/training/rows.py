@@ -227,7 +227,7 @@ def _encode(
     prompt = "" if rng.random() < settings.empty_prompts else row.spec.prompt
     fetch = _Fetch(store)
     try:
-        canvas = _canvas(row, rng, settings, fetch, encoder.use_change, model)
+        canvas = _canvas(row, rng, settings, fetch, model, use_change=encoder.use_change)
     except StoreUnavailable:
         raise
     except (ItemError, StoreError) as error:
@@ -235,8 +235,7 @@ def _encode(
     seam = round(canvas.reference_px / TOKEN_PX)  # of the token that both share, the larger has it
     if seam * TOKEN_PX >= canvas.mask_1HW.shape[2]:
         return row.reject("target", "beside its reference less than half a token is left of it")
-    stage_1 = not row.references
-    found = latents.encode_canvas(canvas, prompt, number, stage_1, encoder)
+    found = latents.encode_canvas(canvas, prompt, number, encoder, stage_1=not row.references)
     return replace(found, seam=2 * seam)  # a token is two latents wide
 
 
@@ -259,8 +258,8 @@ def _srgb(picture: Picture) -> np.ndarray:
 
 
 def _canvas(
-    row: TrainingRow, rng: random.Random, settings: CatalogData, fetch: _Fetch, use_change: bool,
-    model: ModelIdentity,
+    row: TrainingRow, rng: random.Random, settings: CatalogData, fetch: _Fetch,
+    model: ModelIdentity, *, use_change: bool,
 ) -> sample.Sample:  # fmt: skip
     """Raises ItemError, and StoreError for a picture that cannot be had."""
     spec = row.spec.model_copy(update={"adapter": None})

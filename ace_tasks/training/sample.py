@@ -51,7 +51,7 @@ class Sample:
     mask_1HW: torch.Tensor
     reference_px: int = 0  # width of what stands left of the target; 0 without a reference
 
-    def condition(self, use_change: bool) -> LCU:
+    def condition(self, *, use_change: bool) -> LCU:
         """As the model takes it. Upstream trains with masks in bfloat16."""
         mask = self.mask_1HW.to(torch.bfloat16).float()
         return LCU(self.edit_CHW, mask, self.change_CHW if use_change else None)

@@ -98,16 +98,16 @@ class Start(BaseModel):
 
     def load(self, device: str, *, exact: bool = False) -> weights.Parts:
         """All parts but adapters, strictly. `exact`: in float32, to learn. Raises WeightsError."""
-        return weights.load(self._loaded(exact), self.files, device)
+        return weights.load(self._loaded(exact=exact), self.files, device)
 
     def load_transformer(self, device: str, *, exact: bool = False) -> FluxTransformer2DModel:
         """The transformer alone, for which the encoders may be too large a neighbour."""
         weights.verify(self.files)
-        variant = self._loaded(exact)
+        variant = self._loaded(exact=exact)
         dtype = getattr(torch, variant.dtype)
         return weights.load_transformer(variant, self.files / "transformer", dtype, device)
 
-    def _loaded(self, exact: bool) -> Variant:
+    def _loaded(self, *, exact: bool) -> Variant:
         dtype = "float32" if exact else self.variant.dtype
         return self.variant.model_copy(update={"adapters": {}, "dtype": dtype})
 

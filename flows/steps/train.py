@@ -276,7 +276,7 @@ def encode_latents(training: Training) -> bool:
     if not done:
         sources = training.environment.source_store
         with watching(training.view("encode", "chunks", total), look):
-            done = encode(recipe, training.work, training.over, sources, training.gpu)
+            done = encode(recipe, training.work, training.over, sources, gpu=training.gpu)
     if done:
         _report_rejects(training)
     return done

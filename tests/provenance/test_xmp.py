@@ -185,7 +185,7 @@ def test_a_model_s_mark_is_known_however_it_is_spelt(spelling: str) -> None:
 def test_an_edit_never_weakens_the_mark(
     task: str, of_source: str | None, ran: bool, expected: str | None
 ) -> None:
-    assert after_edit(task, of_source, ran) == expected
+    assert after_edit(task, of_source, ran=ran) == expected
 
 
 def test_the_program_that_wrote_a_source_is_named_among_what_is_left_out() -> None:

@@ -209,9 +209,9 @@ def canvas_of(
     seen: list[Any] = []
     real = latents.encode_canvas
 
-    def watch(built: Any, *args: Any) -> Latents:
+    def watch(built: Any, *args: Any, **options: Any) -> Latents:
         seen.append(built)
-        return real(built, *args)
+        return real(built, *args, **options)
 
     monkeypatch.setattr(latents, "encode_canvas", watch)
     path = write(shop, cells)

@@ -42,7 +42,7 @@ _VALUE_BYTES = 8  # of a number, about
 _UNREADABLE = (OverflowError, LookupError, ValueError)
 
 
-def read_parquet(path: Path, packed: bool, table: Table) -> Iterator[Row | Reject]:
+def read_parquet(path: Path, table: Table, *, packed: bool) -> Iterator[Row | Reject]:
     """Every row, in order. Raises CatalogError for the file as a whole."""
     with ExitStack() as held:
         file = _unpacked(path, held) if packed else held.enter_context(path.open("rb"))

@@ -300,7 +300,7 @@ def _full(kind: bytes, version: int, flags: int, *bodies: bytes) -> bytes:
     return _box(kind, struct.pack(">I", version << 24 | flags), *bodies)
 
 
-def _data(meta: _Meta, in_idat: bool) -> bytes:
+def _data(meta: _Meta, *, in_idat: bool) -> bytes:
     return b"".join(each.data for each in meta.items.values() if each.in_idat == in_idat)
 
 

@@ -42,7 +42,7 @@ def by_manifest(created: Iterable[str], anywhere: Iterable[str]) -> str | None:
     return _VOCABULARY + _PART if any(by_a_model(normalized(each)) for each in anywhere) else None
 
 
-def after_edit(task: str, of_source: str | None, ran: bool) -> str | None:
+def after_edit(task: str, of_source: str | None, *, ran: bool) -> str | None:
     """The source type of a result. `ran`: whether our model did.
 
     A part repainted in a wholly generated picture leaves it wholly generated. Where no model ran,

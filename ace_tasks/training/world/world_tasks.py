@@ -74,7 +74,7 @@ class Example:
     def repainting_scale(self) -> float:
         return TASKS[self.task].repainting_scale
 
-    def scale(self, use_change: bool) -> float:
+    def scale(self, *, use_change: bool) -> float:
         """How much of the masked content is erased. 384 channels have no change that could carry
         what is kept: it stays in the canvas by half, as `specs` has it for their route.
         """
