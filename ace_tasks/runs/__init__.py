@@ -1,6 +1,7 @@
 """What is known of a run, and what can be done with it.
 
 results     one result for every row, summary and counts
+report/     the contact sheet
 history     the runs under an output, and how each ended
 review      pictures that wait for a person: promote, discard
 audit       a run re-read: its account, its records, its pictures

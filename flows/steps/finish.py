@@ -21,8 +21,8 @@ from ace_tasks.provenance.keys import (
     results_key,
     summary_key,
 )
-from ace_tasks.report.cards import Entry
-from ace_tasks.report.pages import Sheet
+from ace_tasks.runs.report.cards import Entry
+from ace_tasks.runs.report.pages import Sheet
 from ace_tasks.runs.results import Summary
 from ace_tasks.runs.review import Review
 from ace_tasks.settings import ImageLimits

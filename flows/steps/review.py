@@ -16,8 +16,8 @@ from prefect.states import Completed
 from ace_tasks.errors import NeedsReview, NotFound, SettingsError
 from ace_tasks.plan import plan_file
 from ace_tasks.provenance.keys import plan_key, results_key, review_report_key
-from ace_tasks.report.cards import Entry
-from ace_tasks.report.pages import PAGE_ITEMS, Sheet
+from ace_tasks.runs.report.cards import Entry
+from ace_tasks.runs.report.pages import PAGE_ITEMS, Sheet
 from ace_tasks.runs.results import Result, items_to_review
 from ace_tasks.runs.review import HeldItem, Review, Standing
 from ace_tasks.settings import ImageLimits, read_environment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import quote
 
-from ace_tasks.report.pages import PageLink, Sheet
+from ace_tasks.runs.report.pages import PageLink, Sheet
 from ace_tasks.store import Store, split_uri
 from flows.ui.tables import publish_report_link
 

@@ -27,8 +27,8 @@ from PIL import Image
 
 from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.record import Record
-from ace_tasks.report.cards import Entry
-from ace_tasks.report.pages import Sheet
+from ace_tasks.runs.report.cards import Entry
+from ace_tasks.runs.report.pages import Sheet
 from ace_tasks.runs.results import Result
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri

@@ -10,7 +10,7 @@ import pytest
 
 from ace_tasks.plan.plan_file import PlannedRow
 from ace_tasks.provenance.keys import report_key
-from ace_tasks.report.pages import PAGE_ITEMS
+from ace_tasks.runs.report.pages import PAGE_ITEMS
 from ace_tasks.runs.results import ResultsWriter
 from ace_tasks.store import Store, join_uri
 from flows.steps.edit import RunResults

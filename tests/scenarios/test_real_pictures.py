@@ -24,7 +24,7 @@ from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.outcomes import Done
 from ace_tasks.provenance.record import Record
 from ace_tasks.replica.replica import Replica
-from ace_tasks.report.cards import Entry
+from ace_tasks.runs.report.cards import Entry
 from ace_tasks.runs.results import Result
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import WorkItem

@@ -20,8 +20,8 @@ from ace_tasks.provenance.record import (
     SourceRecord,
     SourcesRecord,
 )
-from ace_tasks.report.cards import Entry
-from ace_tasks.report.pages import PageLink, Sheet
+from ace_tasks.runs.report.cards import Entry
+from ace_tasks.runs.report.pages import PageLink, Sheet
 from ace_tasks.runs.results import Result
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, Source, Sources, parse_spec, work_item

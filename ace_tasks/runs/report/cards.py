@@ -10,7 +10,7 @@ from typing import Any
 from ace_tasks.errors import NeedsReview, SuspectMask
 from ace_tasks.provenance.keys import record_key, review_record_key
 from ace_tasks.provenance.record import CandidatesRecord, PasteRecord, Record, Scores, SourceRecord
-from ace_tasks.report.thumbnails import Blank, Thumbnail, Thumbnails, drawn
+from ace_tasks.runs.report.thumbnails import Blank, Thumbnail, Thumbnails, drawn
 from ace_tasks.runs.results import Result
 from ace_tasks.specs import Resolved, WorkItem
 from ace_tasks.store import join_uri

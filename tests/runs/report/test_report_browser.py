@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from ace_tasks.provenance.keys import report_key
-from ace_tasks.report.cards import Entry
-from ace_tasks.report.pages import PAGE_ITEMS, PageLink
+from ace_tasks.runs.report.cards import Entry
+from ace_tasks.runs.report.pages import PAGE_ITEMS, PageLink
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from infra.services import ROOT
-from tests.report.test_report import HOSTILE
+from tests.runs.report.test_report import HOSTILE
 from tests.support import sheets
 from tests.support.browser import Watched, chromium, new_page, screenshot
 from tests.support.sheets import entry, record

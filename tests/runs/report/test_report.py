@@ -25,8 +25,8 @@ from ace_tasks.provenance.record import (
     ReviewRecord,
     Scores,
 )
-from ace_tasks.report.cards import Entry
-from ace_tasks.report.pages import PAGE_ITEMS
+from ace_tasks.runs.report.cards import Entry
+from ace_tasks.runs.report.pages import PAGE_ITEMS
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import AutoMask, PixelSettings, Source, Sources
 from ace_tasks.store import Store, join_uri

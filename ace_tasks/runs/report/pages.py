@@ -13,8 +13,8 @@ from typing import Any
 
 import jinja2
 
-from ace_tasks.report.cards import Entry, make_card, status_of
-from ace_tasks.report.thumbnails import Thumbnails
+from ace_tasks.runs.report.cards import Entry, make_card, status_of
+from ace_tasks.runs.report.thumbnails import Thumbnails
 from ace_tasks.runs.results import Result
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store
@@ -130,4 +130,4 @@ def _hash(text: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return files("ace_tasks.report").joinpath(name).read_text(encoding="utf-8")
+    return files("ace_tasks.runs.report").joinpath(name).read_text(encoding="utf-8")
