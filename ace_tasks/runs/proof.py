@@ -80,7 +80,9 @@ def by_itself(record: Record, content: dict[str, Any]) -> Iterator[str]:
         yield "review: its picture was held back, and nobody promoted it"
     if (record.model.adapter is None) != (record.model.adapter_mode is None):
         yield "model.adapter_mode: accepted with an adapter, and only with one"
-    if record.sampling is None and (record.mask is None or record.mask.coverage):
+    nothing_to_paint = record.mask is not None and not record.mask.coverage
+    cut_out = record.resolved.get("background") is not None
+    if record.sampling is None and not (nothing_to_paint or cut_out):
         yield "sampling: a model must have run, since its mask selects something"
 
 
@@ -117,15 +119,8 @@ def by_request(record: Record, item: WorkItem, model: ModelIdentity) -> Iterator
     resolved = item.resolved
     if canonical_json(record.resolved) != canonical_json(resolved.model_dump(mode="json")):
         yield "its settings are not those of the plan"
-    adapter = model.adapters.get(resolved.adapter) if resolved.adapter else None
-    yield from _differences(
-        {
-            "model.base": (record.model.base, model.base),
-            "model.encoders": (record.model.encoders, model.encoders),
-            "model.adapter": (record.model.adapter, adapter),
-            "model.dtype": (record.model.dtype, resolved.dtype),
-        }
-    )
+    if resolved.background is None:  # no model makes one: under every variant it is the same item
+        yield from _by_model(record, item, model)
     for name, recorded, source in _sources(record, item):
         if recorded is None or source is None:
             yield f"sources.{name}: {'none' if recorded is None else 'one'}, planned otherwise"
@@ -137,9 +132,23 @@ def by_request(record: Record, item: WorkItem, model: ModelIdentity) -> Iterator
         yield from _by_settings(record, resolved)
 
 
+def _by_model(record: Record, item: WorkItem, model: ModelIdentity) -> Iterator[str]:
+    name = item.resolved.adapter
+    yield from _differences(
+        {
+            "model.base": (record.model.base, model.base),
+            "model.encoders": (record.model.encoders, model.encoders),
+            "model.adapter": (record.model.adapter, model.adapters.get(name) if name else None),
+            "model.dtype": (record.model.dtype, model.dtype),
+        }
+    )
+
+
 def by_plan(record: Record, item: WorkItem, run: RunPlan) -> Iterator[str]:
     """Of the run that made it. `item`: as its plan has it."""
     yield from by_request(record, item, run.model)
+    if item.resolved.background is not None:
+        yield from _by_model(record, item, run.model)
     for name, recorded, source in _sources(record, item):
         if recorded is not None and source is not None:
             if recorded.uri != public_uri(source.uri):

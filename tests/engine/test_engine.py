@@ -264,6 +264,7 @@ def test_a_node_with_a_full_disk_does_not_stop_the_others(pool: Open) -> None:
     assert (len(outcomes), failures(outcomes)) == (20, {})
 
 
+@pytest.mark.thorough
 def test_starts_that_fail_beside_a_working_replica_come_ever_more_rarely(
     pool: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -388,6 +389,7 @@ def test_the_time_limit_is_for_each_candidate(pool: Open, written: list[Failed])
     assert len(outcomes) == 2
 
 
+@pytest.mark.thorough
 def test_a_frozen_process_is_found_out_by_running_its_items_alone(pool: Open) -> None:
     """It cannot be asked whose fault it is, so each item is tried by itself."""
     items = [item(0), item(1, "freeze"), item(2)]

@@ -55,6 +55,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
     reports.service.stop(limit_s())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("series", "expected"),
     [
@@ -77,6 +78,7 @@ def test_prometheus_reads_what_happened(reports: Reports, series: str, expected:
     )  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("series", "least"),
     [
@@ -95,6 +97,7 @@ def test_what_depends_on_the_moment_is_counted_too(
     )  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_replicas_log_says_which_item_of_which_run_it_is_about(reports: Reports) -> None:
     text = "".join(path.read_text() for path in reports.logs.glob("worker-*.err"))
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]

@@ -389,6 +389,7 @@ def check_artifacts(state: Any) -> None:
     assert "samples.png?" in found["evaluate-report"].data  # presigned
 
 
+@pytest.mark.thorough
 def test_a_folder_will_do_and_the_command_prints_the_table(
     server: None, store: Store, tmp_path: Path
 ) -> None:

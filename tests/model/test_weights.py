@@ -132,6 +132,7 @@ pool.join()
 """
 
 
+@pytest.mark.thorough
 def test_of_many_processes_one_builds_and_all_find_it(tmp_path: Path) -> None:
     log, weights_dir = tmp_path / "log", tmp_path / "weights"
     run = run_python("-c", _FOUR_CALLERS, str(weights_dir), str(log))

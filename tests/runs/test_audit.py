@@ -151,6 +151,24 @@ def test_an_untouched_run_is_proved_and_every_touch_is_named(
     assert ("record_missing", "row-1") in sampled
 
 
+def test_a_background_is_proved_in_the_run_of_another_variant_too(
+    store: Store, prefix: str, replicas_here: None
+) -> None:
+    image = join_uri(prefix, "in/coffee.jpg")
+    photo = Path(__file__).resolve().parents[2] / "infra" / "sample" / "photos" / "coffee.jpg"
+    store.put(image, photo.read_bytes(), "image/jpeg")
+    row = {"id": "cup", "task": "background", "image": image}
+    store.put(f"{prefix}/c.jsonl", json.dumps(row).encode(), "text/plain")
+    for variant, status in (("toy", "done"), ("toy-lora", "done_before")):
+        state = edit_catalog(
+            catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant=variant, return_state=True
+        )
+        summary = Summary.model_validate(state.result(raise_on_failure=False))
+        assert getattr(summary, status) == 1
+        state, found = audit(prefix, summary)
+        assert (state.name, found) == ("Completed", set())
+
+
 def test_nothing_that_a_run_leaves_holds_a_credential(
     ray_here: None, weights_dir: Path, store: Store, prefix: str, picture: Make,
     prefect_server: PrefectServer,
@@ -442,8 +460,8 @@ def test_a_kept_candidate_that_was_replaced_or_went_is_told(
     rows = [row | {"id": name, "seed": seed} for seed, name in enumerate(("other", "gone", "kept"))]
     store.put(f"{prefix}/c.jsonl", "\n".join(map(json.dumps, rows)).encode(), "text/plain")
     state = edit_catalog(
-        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy", candidates=2,
-        keep_candidates=True, return_state=True,
+        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy", return_state=True,
+        pixels={"candidates": 2}, review={"keep_candidates": True},
     )  # fmt: skip
     summary = Summary.model_validate(state.result(raise_on_failure=False))
     kept = {name: [*each.pictures()][1] for name, each in records(store, prefix).items()}

@@ -203,6 +203,30 @@ def test_every_field_of_a_record_is_proved_or_named_as_unproved(
     assert seen | {"sources.*.parent", "run.code"} == listed
 
 
+@pytest.mark.parametrize("row", [pytest.param(each, id=each["task"]) for each in TASKS])
+def test_a_record_of_each_task_is_proved(make: Callable[..., Made], row: dict[str, Any]) -> None:
+    made = make(row)
+    assert [*made.contradictions(made.content)] == []
+
+
+def test_a_background_is_the_same_item_under_every_variant(
+    make: Callable[..., Made], store: Store, prefix: str
+) -> None:
+    """No model makes it. Whose replica made it is proved all the same, by the run that did."""
+    photo = ROOT / "infra" / "sample" / "photos" / "coffee.jpg"
+    store.put(join_uri(prefix, "in/coffee.jpg"), photo.read_bytes(), "image/jpeg")
+    made = make({"task": "background", "image": "in/coffee.jpg", "background": "white"})
+    assert [*made.contradictions(made.content)] == []
+    record = Record.model_validate_json(json.dumps(made.content))
+    another = find_variant("mini").identity()
+    assert another.base != record.model.base
+    assert [*proof.by_request(record, made.item, another)] == []
+    for field in ("base", "encoders", "dtype"):
+        forged = copy.deepcopy(made.content)
+        forged["model"][field] = "bfloat16" if field == "dtype" else "0" * 64
+        assert [*made.contradictions(sealed_anew(forged))] != []
+
+
 def test_no_field_is_changed_without_a_trace_while_the_hashes_stay(
     make: Callable[..., Made],
 ) -> None:

@@ -219,6 +219,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.thorough
 def test_whatever_its_name_nothing_mentions_it(store: Store, prefix: str, picture: Make) -> None:
     """Of pictures that were edited, and of such as are not there; of rows, and of rejects."""
     rows = []
@@ -528,7 +529,12 @@ def test_by_its_hash_a_source_is_forgotten_wherever_a_list_names_it(
     table = f"{prefix}/feed.csv"
     store.put(table, f"id,image\na,{prefix}/in/other.png\nb,at {source}\n".encode(), "text/csv")
     state = restyle_catalog(
-        source=table, output=f"{prefix}/out", prompt="p", variant="toy", steps=1, return_state=True
+        source=table,
+        output=f"{prefix}/out",
+        prompt="p",
+        variant="toy",
+        pixels={"steps": 1},
+        return_state=True,
     )
     fed = Summary.model_validate(state.result(raise_on_failure=False)).run_id
     runs = f"{prefix}/out/runs"

@@ -75,6 +75,7 @@ def test_cut_in_every_stage_it_makes_the_same_variant_to_the_bit(
     assert places.hash_folder(cut) == places.hash_folder(work / "variant")
 
 
+@pytest.mark.thorough
 def test_another_process_makes_the_same_chunk(work: Path, tmp_path: Path) -> None:
     """The number of threads it was given must not matter."""
     shutil.copytree(work / "vae", tmp_path / "vae")

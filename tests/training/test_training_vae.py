@@ -63,6 +63,7 @@ def test_some_pictures_are_erased_to_the_grey_of_a_masked_area() -> None:
     assert grey(never) < 0.05  # the world has a little grey of its own
 
 
+@pytest.mark.thorough
 def test_the_loss_falls_and_latents_come_out_at_unit_size(tmp_path: Path) -> None:
     """Latents are samples of the posterior, and its spread is part of theirs."""
     recipe = tiny_recipe().model_copy(update={"vae": SETTINGS})
