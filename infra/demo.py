@@ -77,9 +77,14 @@ def main() -> int:
     print(f"pictures   {OUTPUT}/images/ ({images} files), mirrored in {MIRROR / 'images'}")
     print(f"records    {OUTPUT}/records/, mirrored in {MIRROR / 'records'}")
     if report:
-        print(f"look at    {report}")
-    print("the first three rows are photographs, cut out at full size by a small network;")
-    print("mini, which edits the others, knows the small drawn world of its training only.")
+        print(f"open       {report}")
+    print(
+        "\nOpen that file in a browser: it shows every row before and after. The first three rows\n"
+        "are photographs, cut out at full size. The others are edited by `mini`, a small model\n"
+        "that knows only the drawn world it was trained on.\n"
+        "Next: `make up` starts the same system with Prefect's UI, for pictures of your own.\n"
+        "README says how."
+    )
     return code
 
 
