@@ -57,14 +57,14 @@ def forget(
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
     forgetting = Forget(outputs, sources, output.rstrip("/"), source, run)
-    doomed = forgetting.look()
-    artifacts = find_artifacts(doomed)
+    deletion = forgetting.look()
+    artifacts = find_artifacts(deletion)
     if delete:
-        forgetting.bury(doomed, by=str(flow_run.id))
+        forgetting.write_tombstones(deletion, by=str(flow_run.id))
         # While the files of its runs still tell of it: by them a second try finds the artifacts.
         delete_artifacts(artifacts)
-        forgetting.delete(doomed)
-    counts = doomed.counts() | {"Prefect artifacts": len(artifacts)}
+        forgetting.delete(deletion)
+    counts = deletion.counts() | {"Prefect artifacts": len(artifacts)}
     line = ", ".join(f"{count} {what}" for what, count in counts.items())
     message = f"{'deleted' if delete else 'dry run; would go'}: {line}; {_LEFT}"
     get_run_logger().info(message)
@@ -83,30 +83,32 @@ def check(source: str, run: str) -> None:
         )
 
 
-def find_artifacts(doomed: Deletion) -> list[UUID]:
+def find_artifacts(deletion: Deletion) -> list[UUID]:
     """The artifacts that hold a word of it: of the runs that told of it, and of what looks back at
     runs.
     """
-    runs = [UUID(each) for each in sorted(doomed.runs) if _is_uuid(each)]
+    runs = [UUID(each) for each in sorted(deletion.runs) if _is_uuid(each)]
     of_runs = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=runs))
     about_runs = [ArtifactFilter(key=ArtifactFilterKey(like_=f"{flow}%")) for flow in _LOOKS_BACK]
-    names = doomed.names | set(doomed.pictures)
-    mentions = Mentions(frozenset(names), frozenset(doomed.others))
+    terms = deletion.closure.terms | set(deletion.pictures)
+    mentions = Mentions(terms, deletion.closure.others)
     with get_client(sync_client=True) as client:
         found = [
             each
             for which in ([of_runs] if runs else []) + about_runs
             for each in _read(client, which)
         ]
-    return sorted({each.id for each in found if _mentions(each, mentions, _rows(each, doomed))})
+    return sorted({each.id for each in found if _mentions(each, mentions, _rows(each, deletion))})
 
 
-def _rows(artifact: Artifact, doomed: Deletion) -> set[str]:
+def _rows(artifact: Artifact, deletion: Deletion) -> set[str]:
     """The forgotten rows of the run that an artifact is of, or looks back at. A row's id may be the
     name of a file.
     """
     about = f"{artifact.flow_run_id} {artifact.description}"
-    return {row_id for run_id, ids in doomed.rows.items() if run_id in about for row_id in ids}
+    return {
+        row_id for run_id, ids in deletion.closure.rows.items() if run_id in about for row_id in ids
+    }
 
 
 def _read(client: SyncPrefectClient, which: ArtifactFilter) -> Iterator[Artifact]:

@@ -72,17 +72,17 @@ class Guard:
     run_id: str
 
     def check_item(self, item_id: str) -> None:
-        if self._is_buried(of_item(item_id)):
+        if self._has_tombstone(of_item(item_id)):
             raise errors.Forgotten("is to stay forgotten")
 
     def check_content(self, source: Source, sha256: str, size_bytes: int) -> None:
         """What is found out leaves a tombstone by which the next plan knows it."""
-        if self._is_buried(*of_source(sha256)):
+        if self._has_tombstone(*of_source(sha256)):
             digests = of_source(sha256, source.etag, size_bytes)
-            bury(self.store, self.output_uri, digests, by=self.run_id)
+            write_tombstones(self.store, self.output_uri, digests, by=self.run_id)
             raise errors.Forgotten("its source is to stay forgotten")
 
-    def _is_buried(self, digest: str) -> bool:
+    def _has_tombstone(self, digest: str) -> bool:
         try:
             self.store.head(join_uri(self.output_uri, tombstone_key(digest)))
         except NotFound:
@@ -97,8 +97,8 @@ def _of(source: Source) -> Iterator[str]:
 NOTHING_FORGOTTEN = Tombstones()
 
 
-def bury(store: Store, output_uri: str, digests: Iterable[str], by: str) -> None:
-    """Write tombstones. `by`: the flow run that does."""
+def write_tombstones(store: Store, output_uri: str, digests: Iterable[str], by: str) -> None:
+    """`by`: the flow run that writes them."""
     body = json.dumps({"forgotten_at": datetime.now(UTC).isoformat(), "by": by}).encode()
     for digest in digests:
         store.put_if_absent(join_uri(output_uri, tombstone_key(digest)), body, "application/json")

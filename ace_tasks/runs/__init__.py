@@ -10,6 +10,9 @@ reproduce   a recorded picture made again, and compared
 published   where the picture of every finished item is
 take_out    the picture of each row, copied out under the row's name
 sweep       pictures of ours that no record names
-forget      a source or a run forgotten, and all that tells of it
+forget      delete a source or a run, and all that tells of it
+traces      what records, failures and plans tell of items and their sources
+closure     which items are forgotten with a source or run, and their names
 mentions    whether a text, a page or a list tells of a name
+redaction   a file of a run without what it tells of forgotten items
 """

@@ -23,67 +23,67 @@ _CUT_CHARS = 20  # of a name that was cut short: so much of it still tells of it
 
 @dataclass(frozen=True)
 class Mentions:
-    """`names`: URIs, hashes and ids to be forgotten. `others`: URIs that are to stay."""
+    """`terms`: URIs, hashes and ids to be forgotten. `others`: URIs that are to stay."""
 
-    names: frozenset[str]
+    terms: frozenset[str]
     others: frozenset[str] = field(default=frozenset())
 
     def is_one(self, cell: object) -> bool:
-        """Return whether a cell, or an element of a list in it, is one of the names."""
-        return any(each in self.names for each in _strings(cell))
+        """Return whether a cell, or an element of a list in it, is one of the terms."""
+        return any(each in self.terms for each in _strings(cell))
 
     def in_text(self, text: str) -> bool:
-        """Return whether a name stands in a text."""
-        return self._found(self._pattern, self.names, text)
+        """Return whether a term stands in a text."""
+        return self._found(self._pattern, self.terms, text)
 
     def in_quoted(self, text: str) -> bool:
-        """Return whether a name stands in a text that may be JSON, CSV or Python's `repr`, or a
+        """Return whether a term stands in a text that may be JSON, CSV or Python's `repr`, or a
         part of one, with the escapes that these have for quotes and other characters.
         """
         plain = _ESCAPES.sub(_unescaped, text)
         return any(map(self.in_text, {text, plain, text.replace('""', '"')}))
 
     def in_html(self, page: str) -> bool:
-        """Return whether a page shows a name, or links to it."""
+        """Return whether a page shows a term, or links to it."""
         text = html.unescape(page)
         return self.in_text(text) or ("%" in text and self.in_text(unquote(text)))
 
     def in_markdown(self, text: str, cut_at: int) -> bool:
-        """Return whether a cell of a Prefect artifact shows a name, whole or cut short.
+        """Return whether a cell of a Prefect artifact shows a term, whole or cut short.
 
-        `cut_at`: after how many characters its writer cuts; what is cut is held to tell of a name
+        `cut_at`: after how many characters its writer cuts; what is cut is held to tell of a term
         that goes on so.
         """
         shown = without_escapes(text)
         for each in {shown, _ESCAPES.sub(_unescaped, shown)}:
-            if self._found(self._shown_pattern, self._shown_names, _folded(each)):
+            if self._found(self._shown_pattern, self._shown_terms, _folded(each)):
                 return True
         return len(shown) >= cut_at and self._is_cut(_folded(shown))
 
     # ------------------------------------------------------------ steps
 
-    def _found(self, pattern: re.Pattern[str], names: frozenset[str], text: str) -> bool:
-        """The longest known name at each place is the one that is meant there."""
-        return bool(names) and any(each[0] in names for each in pattern.finditer(text))
+    def _found(self, pattern: re.Pattern[str], terms: frozenset[str], text: str) -> bool:
+        """The longest known term at each place is the one that is meant there."""
+        return bool(terms) and any(each[0] in terms for each in pattern.finditer(text))
 
     def _is_cut(self, text: str) -> bool:
         return any(
-            text.endswith(name[:length])
-            for name in self._shown_names
-            for length in range(min(_CUT_CHARS, len(name)), len(name))
+            text.endswith(term[:length])
+            for term in self._shown_terms
+            for length in range(min(_CUT_CHARS, len(term)), len(term))
         )
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        return _any_of(self.names | self.others)
+        return _any_of(self.terms | self.others)
 
     @cached_property
-    def _shown_names(self) -> frozenset[str]:
-        return frozenset(map(_folded, self.names))
+    def _shown_terms(self) -> frozenset[str]:
+        return frozenset(map(_folded, self.terms))
 
     @cached_property
     def _shown_pattern(self) -> re.Pattern[str]:
-        return _any_of(self._shown_names | frozenset(map(_folded, self.others)))
+        return _any_of(self._shown_terms | frozenset(map(_folded, self.others)))
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -94,9 +94,9 @@ def without_escapes(markdown: str) -> str:
     return _MARKDOWN_ESCAPE.sub(r"\1", markdown)
 
 
-def _any_of(names: frozenset[str]) -> re.Pattern[str]:
+def _any_of(terms: frozenset[str]) -> re.Pattern[str]:
     """What goes on as a name does is another one, though nothing that we read knows it."""
-    ordered = sorted(names, key=len, reverse=True)
+    ordered = sorted(terms, key=len, reverse=True)
     return re.compile(f"(?:{'|'.join(map(re.escape, ordered))})(?![\\w-]|[./][\\w-]|[,(][^\\s])")
 
 

@@ -23,8 +23,8 @@ from ace_tasks.plan import plan_file
 from ace_tasks.plan.plan_file import PlannedRow
 from ace_tasks.plan.planned import Planned, Standing
 from ace_tasks.provenance.outcomes import Outcome
-from ace_tasks.runs.report.pages import PAGE_ITEMS
 from ace_tasks.runs.published import FinishedPictures, finished_pictures
+from ace_tasks.runs.report.pages import PAGE_ITEMS
 from ace_tasks.runs.results import FAILED_STATUSES, Result, ResultsWriter
 from ace_tasks.specs import WorkItem
 from flows.steps.open_run import Run, untracked

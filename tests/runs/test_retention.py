@@ -240,9 +240,9 @@ def test_whatever_its_name_nothing_mentions_it(store: Store, prefix: str, pictur
     for name in (*NAMES, f"missing {NAMES[1]}", f"missing {NAMES[-1]}"):
         image = f"{prefix}/in/{name}"
         forgetting = Forget(store, store, f"{prefix}/out", image)
-        delete_artifacts(find_artifacts(doomed := forgetting.look()))
-        forgetting.bury(doomed, by="test")
-        forgetting.delete(doomed)
+        delete_artifacts(find_artifacts(deletion := forgetting.look()))
+        forgetting.write_tombstones(deletion, by="test")
+        forgetting.delete(deletion)
         assert holding(store, prefix, [image]) == set(), image
         assert artifacts_mentioning([image, image[:150]]) == 0
 
@@ -435,6 +435,27 @@ def test_cut_short_the_same_again_forgets_what_is_left(
     assert artifacts_mentioning([source]) == 0
 
 
+def test_cut_short_between_the_tables_of_a_run_its_rejects_are_still_found(
+    store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results know the id of a reject and no source of it: only the list of rejects says whose it is."""
+    source = f"{prefix}/in/anna.png"
+    store.put(source, picture(seed=7024), "image/png")
+    edit(prefix, [{"id": "anna.png", "task": "edit", "image": source, "steps": -1}], store)
+    assert len(holding(store, prefix, ["anna.png"])) > 2
+
+    def cut(self: Store, uri: str) -> None:
+        whole(self, uri)
+        raise KeyError("cut short")
+
+    whole = Store.purge_older
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "purge_older", cut)
+        assert forget(f"{prefix}/out", source, delete=True, return_state=True).is_failed()
+    forgotten(prefix, source=source)
+    assert holding(store, prefix, ["anna.png"]) == set()
+
+
 def test_the_same_content_under_another_name_is_mentioned_no_more(
     store: Store, prefix: str, picture: Make
 ) -> None:
@@ -555,7 +576,7 @@ def test_by_its_hash_a_source_is_forgotten_wherever_a_list_names_it(
     assert store.get(f"{runs}/{fed}/catalog.jsonl").count(b"other.png") == 1
 
 
-def test_what_goes_between_the_look_and_the_deed_ends_neither(
+def test_what_goes_between_look_and_deletion_ends_neither(
     store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody deletes a record that was just listed; of the first pictures, none is left."""
@@ -578,11 +599,11 @@ def test_what_goes_between_the_look_and_the_deed_ends_neither(
     forgetting = Forget(store, store, f"{prefix}/out", source)
     with monkeypatch.context() as patch:
         patch.setattr(store, "list", list_then_delete)
-        doomed = forgetting.look()
-    assert doomed.counts()["items"] == 2  # the plan still tells of both
-    assert [uri for uri in doomed.rewritten if uri.endswith("/canary.json")]
+        deletion = forgetting.look()
+    assert deletion.counts()["items"] == 2  # the plan still tells of both
+    assert [uri for uri in deletion.rewritten if uri.endswith("/canary.json")]
     Trial(items={"a": item_id}).write(*place)
-    forgetting.bury(doomed, by="test")
-    forgetting.delete(doomed)
+    forgetting.write_tombstones(deletion, by="test")
+    forgetting.delete(deletion)
     assert Trial.read(*place) is None
     assert holding(store, prefix, [source]) == set()

@@ -231,9 +231,9 @@ class ShopHere(Shop):
 
     def _forget(self, **what: str) -> None:
         forgetting = Forget(self.store, self.store, self.output, **what)
-        doomed = forgetting.look()
-        forgetting.bury(doomed, by="test")
-        forgetting.delete(doomed)
+        deletion = forgetting.look()
+        forgetting.write_tombstones(deletion, by="test")
+        forgetting.delete(deletion)
 
     def review(self, decision: str, number: int) -> None:
         """Decide about all that waits of a row."""

@@ -306,9 +306,9 @@ class Harness:
         assert record.sources.image
         self.forgotten.append(record.sources.image.uri)
         forgetting = Forget(self.store, self.store, OUTPUT, record.sources.image.uri)
-        doomed = forgetting.look()
-        forgetting.bury(doomed, by="chaos")
-        forgetting.delete(doomed)
+        deletion = forgetting.look()
+        forgetting.write_tombstones(deletion, by="chaos")
+        forgetting.delete(deletion)
         return True
 
     # ------------------------------------------------------------ reading
