@@ -28,7 +28,7 @@ class Retry(Enum):
     ALONE = "with no other in its replica"
 
 
-Fate = Retry | ItemError
+Verdict = Retry | ItemError
 
 
 class Death:
@@ -46,7 +46,7 @@ class Death:
             or not (node_id is None or _is_alive(node_id))
         )
 
-    def fate(self, job: Job, *, alone: bool, quarantine_after: int) -> Fate:
+    def verdict(self, job: Job, *, alone: bool, quarantine_after: int) -> Verdict:
         """Of an item that it held; `alone`: it held no other."""
         if self.by_infrastructure:
             # Alone, an item has the memory its neighbours took.
@@ -60,11 +60,11 @@ class Death:
         )
 
 
-def lost(job: Job, again: Retry) -> Fate:
+def lost(job: Job, retry: Retry) -> Verdict:
     """Blames nobody; but an item that keeps being lost goes to the next run."""
     job.losses += 1
     if job.losses < _MAX_LOSSES:
-        return again
+        return retry
     return ReplicaLost(f"lost with its replica {job.losses} times")
 
 
@@ -74,22 +74,22 @@ def after_timeout(
     limit_s: Callable[[Job], float],
     *,
     alone: bool,
-) -> dict[Job, Fate]:
+) -> dict[Job, Verdict]:
     """What becomes of the items of an actor that is late. `busy_s`: item id → seconds at work
     itself; None: its process cannot be asked. Empty: waiting for the GPU is nobody's fault.
     """
     late = [job for job in jobs if busy_s is None or busy_s.get(job.item.item_id, 0) > limit_s(job)]
     # Of several, as in a batch, who it is shows alone.
     sure = alone or len(jobs) == 1 if busy_s is None else len(late) == 1
-    fates: dict[Job, Fate] = {}
+    verdicts: dict[Job, Verdict] = {}
     for job in jobs if late else ():
         if job not in late:
-            fates[job] = lost(job, Retry.FIRST)
+            verdicts[job] = lost(job, Retry.FIRST)
         elif sure:
-            fates[job] = TimedOut(f"still at work after {limit_s(job):g} s")
+            verdicts[job] = TimedOut(f"still at work after {limit_s(job):g} s")
         else:
-            fates[job] = Retry.ALONE
-    return fates
+            verdicts[job] = Retry.ALONE
+    return verdicts
 
 
 def last_line(error: RayError) -> str:

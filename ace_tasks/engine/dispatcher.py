@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import NodeDiedError, RayActorError, RayError
 
 from ace_tasks.engine.actor import Abort, Answer, MakeReplica, make_replica
-from ace_tasks.engine.crash_guard import Death, Fate, Retry, after_timeout, last_line
+from ace_tasks.engine.crash_guard import Death, Retry, Verdict, after_timeout, last_line
 from ace_tasks.engine.pool import Pool, Worker
 from ace_tasks.engine.prometheus import RunMetrics
 from ace_tasks.engine.queue import Job, Queue, Shard, ShardStatus
@@ -39,6 +39,9 @@ class Status:
     failed: int = 0
     in_flight: int = 0
     queued: int = 0
+    alone: int = 0  # items that run in a replica of their own, or wait for one
+    replicas: int = 0  # that have a place in the cluster, or wait for one
+    replicas_by_node: Counter[str] = field(default_factory=Counter)  # those that have a place
     replicas_ready: int = 0
     replicas_most: int = 0  # that were ready at once
     capacity: int = 0  # items inside all replicas, once those that start now are ready
@@ -48,6 +51,12 @@ class Status:
     held_s: float = 0  # summed seconds replicas had a place, loading and ending included
     token_steps: int = 0  # of items that are done
     phases_s: Counter[str] = field(default_factory=Counter)  # summed seconds of items, by phase
+    looks: int = 0  # at what the cluster has
+    taken_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def replicas_waiting(self) -> int:
+        return self.replicas - self.replicas_by_node.total()
 
 
 class Dispatcher:
@@ -87,8 +96,7 @@ class Dispatcher:
         self._loop = threading.Thread(
             target=copy_context().run, args=(self._run,), name="dispatcher", daemon=True
         )
-        self._last_news = self._last_look = time.monotonic()
-        self._placed = 0  # seats that had a place at the last look
+        self._last_news = time.monotonic()
         self.status = Status()
         self._metrics = RunMetrics(replica.variant)
 
@@ -134,16 +142,16 @@ class Dispatcher:
     def waits_for(self) -> str:
         """One line: what this run is waiting for. Safe from any thread."""
         now = time.monotonic()
-        seats = list(self._pool.seats)
+        workers = list(self._pool.workers)
         held = [
-            f"row {job.item.row_id} for {now - job.dispatched_at:.0f} s on {seat.name}"
-            for seat in seats
-            for job in list(seat.in_flight.values())
+            f"row {job.item.row_id} for {now - job.dispatched_at:.0f} s on {worker.name}"
+            for worker in workers
+            for job in list(worker.in_flight.values())
         ]
         held += [
-            f"{seat.name} to start for {now - seat.started_at:.0f} s"
-            for seat in seats
-            if not seat.ready
+            f"{worker.name} to start for {now - worker.started_at:.0f} s"
+            for worker in workers
+            if not worker.ready
         ]
         return f"waiting for {', '.join(held) or 'work'}"
 
@@ -155,7 +163,7 @@ class Dispatcher:
                 self._take_inbox()
                 queued = len(self._waiting) + len(self._suspects)
                 self._pool.fit(queued + self._pool.in_flight())
-                self._fill_seats()
+                self._fill_workers()
                 self._collect()
                 self._check_clock()
         except FatalError as error:
@@ -172,26 +180,26 @@ class Dispatcher:
         while not self._inbox.empty():
             self._waiting.put(self._inbox.get())
 
-    def _fill_seats(self) -> None:
-        for seat in self._pool.ready():
-            if self._suspects and not seat.in_flight:
-                self._dispatch(seat, self._suspects.popleft())
-                seat.alone = True
-            # Suspects don't starve: the seat that replaces a dead one begins empty.
-            for _ in range(min(seat.room(self._settings.items_in_flight), len(self._waiting))):
-                self._dispatch(seat, self._waiting.take(seat.group))
+    def _fill_workers(self) -> None:
+        for worker in self._pool.ready():
+            if self._suspects and not worker.in_flight:
+                self._dispatch(worker, self._suspects.popleft())
+                worker.alone = True
+            # Suspects don't starve: the worker that replaces a dead one begins empty.
+            for _ in range(min(worker.room(self._settings.items_in_flight), len(self._waiting))):
+                self._dispatch(worker, self._waiting.take(worker.group))
 
-    def _dispatch(self, seat: Worker, job: Job) -> None:
-        seat.dispatch(job)
+    def _dispatch(self, worker: Worker, job: Job) -> None:
+        worker.dispatch(job)
         if job.attempts > 1:
             self._metrics.retry()
 
     def _collect(self) -> None:
         """Wait a tick for news from Ray, and act on all there is."""
-        seats = self._pool.seats
-        refs = {ref: seat for seat in seats for ref in seat.in_flight}
-        refs |= {seat.placing: seat for seat in seats if seat.node_id is None}
-        refs |= {seat.starting: seat for seat in seats if not seat.ready}
+        workers = self._pool.workers
+        refs = {ref: worker for worker in workers for ref in worker.in_flight}
+        refs |= {worker.placing: worker for worker in workers if worker.node_id is None}
+        refs |= {worker.starting: worker for worker in workers if not worker.ready}
         self._publish_status()
         if not refs:
             time.sleep(_TICK_S / 4)
@@ -208,24 +216,24 @@ class Dispatcher:
             except RayError as error:
                 reason = last_line(error)
                 raise PoolFailed(f"{refs[ref].name}: {type(error).__name__}: {reason}") from None
-        for seat, death in deaths.items():  # after the answers, which are paid for
-            self._on_death(seat, death)
+        for worker, death in deaths.items():  # after the answers, which are paid for
+            self._on_death(worker, death)
 
-    def _handle(self, seat: Worker, ref: Any, answer: Any) -> None:
+    def _handle(self, worker: Worker, ref: Any, answer: Any) -> None:
         self._last_news = time.monotonic()
         if isinstance(answer, Abort):
             if answer.kind == "start":
-                self._pool.remove(seat)
-                self._pool.start_failed(seat, answer.message)
+                self._pool.remove(worker)
+                self._pool.start_failed(worker, answer.message)
                 return
             raise (PoolFailed if answer.kind == "fatal" else Cancelled)(answer.message)
         if isinstance(answer, Answer):
-            seat.note(answer.memory, self._settings.max_memory_share)
-            self._finish(seat.take_back(ref), answer.outcome)
-        elif ref is seat.placing:
-            self._pool.placed(seat, answer)
+            worker.note(answer.memory, self._settings.max_memory_share)
+            self._finish(worker.take_back(ref), answer.outcome)
+        elif ref is worker.placing:
+            self._pool.placed(worker, answer)
         else:
-            self._pool.started(seat)
+            self._pool.started(worker)
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):
@@ -240,27 +248,26 @@ class Dispatcher:
 
     # ------------------------------------------------------------ deaths and clocks
 
-    def _on_death(self, seat: Worker, error: RayError) -> None:
-        death = Death(error, seat.node_id)
-        self._pool.remove(seat)
-        if not seat.ready:
-            # Where memory is too short to load a model, it will be so the next time.
-            if death.by_memory_monitor or not death.by_infrastructure:
-                self._pool.start_failed(seat, death.reason)
+    def _on_death(self, worker: Worker, error: RayError) -> None:
+        death = Death(error, worker.node_id)
+        self._pool.lose(worker, death)
+        if not worker.ready:
             return
         self.status.deaths += 1
-        held = len(seat.in_flight)
-        log.warning("%s died with %d items in flight: %s", seat.name, held, death.reason)
+        held = len(worker.in_flight)
+        log.warning("%s died with %d items in flight: %s", worker.name, held, death.reason)
         limit = self._settings.deaths_alone_to_quarantine
-        for job in seat.in_flight.values():
-            self._go_on(job, death.fate(job, alone=seat.alone, quarantine_after=limit))
+        for job in worker.in_flight.values():
+            self._go_on(job, death.verdict(job, alone=worker.alone, quarantine_after=limit))
 
     def _check_clock(self) -> None:
         self._pool.check_starts()
         now = time.monotonic()
-        for seat in list(self._pool.ready()):
-            if any(now - job.dispatched_at > self._limit_s(job) for job in seat.in_flight.values()):
-                self._on_overdue(seat)
+        for worker in list(self._pool.ready()):
+            if any(
+                now - job.dispatched_at > self._limit_s(job) for job in worker.in_flight.values()
+            ):
+                self._on_overdue(worker)
         if not self._waits():  # idle, between two runs or shards
             self._last_news = now
         elif now - self._last_news > _SILENCE_S:
@@ -275,25 +282,25 @@ class Dispatcher:
         """Each candidate is a picture's work."""
         return self._item_timeout_s * job.item.resolved.candidates
 
-    def _on_overdue(self, seat: Worker) -> None:
+    def _on_overdue(self, worker: Worker) -> None:
         """Someone is late: end the actor, blame who worked too long, requeue the others free."""
         try:
-            busy_s = seat.busy_s()
+            busy_s = worker.busy_s()
         except (RayActorError, NodeDiedError) as error:
-            self._on_death(seat, error)
+            self._on_death(worker, error)
             return
-        jobs = list(seat.in_flight.values())
-        fates = after_timeout(jobs, busy_s, self._limit_s, alone=seat.alone)
-        if not fates:
+        jobs = list(worker.in_flight.values())
+        verdicts = after_timeout(jobs, busy_s, self._limit_s, alone=worker.alone)
+        if not verdicts:
             return
-        self._pool.remove(seat)
-        for job, fate in fates.items():
-            self._go_on(job, fate)
+        self._pool.remove(worker)
+        for job, verdict in verdicts.items():
+            self._go_on(job, verdict)
 
-    def _go_on(self, job: Job, fate: Fate) -> None:
-        if isinstance(fate, ItemError):
-            self._give_up(job, fate)
-        elif fate is Retry.FIRST:
+    def _go_on(self, job: Job, verdict: Verdict) -> None:
+        if isinstance(verdict, ItemError):
+            self._give_up(job, verdict)
+        elif verdict is Retry.FIRST:
             self._waiting.put(job, first=True)
         else:
             self._suspects.append(job)
@@ -313,22 +320,26 @@ class Dispatcher:
     def _publish_status(self) -> None:
         self._count_time()
         self.status.in_flight = self._pool.in_flight()
-        self.status.capacity = len(self._pool.seats) * self._settings.items_in_flight
+        workers = self._pool.workers
+        self.status.replicas = len(workers)
+        self.status.capacity = len(workers) * self._settings.items_in_flight
         self.status.queued = len(self._waiting) + len(self._suspects)
+        self.status.alone = len(self._suspects) + sum(each.alone for each in workers)
+        self.status.replicas_by_node = Counter(each.node_id for each in workers if each.node_id)
         self.status.replicas_ready = sum(1 for _ in self._pool.ready())
         self.status.replicas_most = max(self.status.replicas_most, self.status.replicas_ready)
-        self._placed = sum(seat.node_id is not None for seat in self._pool.seats)
+        self.status.looks = self._pool.looks
         self._metrics.status(self.status)
         if self._watch:
             self._watch(self.status)
 
     def _count_time(self) -> None:
-        """Add what has passed since the last look for the seats that there were then."""
+        """Add what has passed since the last snapshot for the workers that there were then."""
         now = time.monotonic()
-        passed_s = now - self._last_look
+        passed_s = now - self.status.taken_at
         self.status.ready_s += self.status.replicas_ready * passed_s
-        self.status.held_s += self._placed * passed_s
-        self._last_look = now
+        self.status.held_s += self.status.replicas_by_node.total() * passed_s
+        self.status.taken_at = now
 
     def _end(self) -> None:
         """End every actor; never raises."""

@@ -1,7 +1,7 @@
-"""The seats of a run: one actor each, started for work that waits, replaced when lost, given back
+"""The workers of a run: one actor each, started for work that waits, replaced when lost, given back
 when there is less to do.
 
-A seat has its place in the cluster first, and is ready once its model is loaded. Work begins with
+A worker has its place in the cluster first, and is ready once its model is loaded. Work begins with
 the first one that is.
 """
 
@@ -23,6 +23,7 @@ from ray.exceptions import (
 )
 
 from ace_tasks.engine.actor import MakeReplica, ReplicaActor
+from ace_tasks.engine.crash_guard import Death
 from ace_tasks.engine.queue import Job
 from ace_tasks.engine.session import free_in_cluster, gpus_in_cluster
 from ace_tasks.errors import PoolFailed
@@ -101,7 +102,7 @@ class Worker:
 
 
 class Pool:
-    """Starts, counts and ends seats. `seats` is read by other threads: copy it there."""
+    """Starts, counts and ends workers. `workers` is read by other threads: copy it there."""
 
     def __init__(
         self, replica: ReplicaSettings, settings: PoolSettings, run_id: str, make: MakeReplica
@@ -114,36 +115,38 @@ class Pool:
         self._start_failures = 0
         self._no_start_before = 0.0
         self._next_look = 0.0
+        self.looks = 0  # at what the cluster has
         self._free = 0  # places in the cluster at the last look, less those taken since
         self._max = settings.max_replicas or settings.min_replicas
-        self.seats: list[Worker] = []
+        self.workers: list[Worker] = []
 
     def ready(self) -> Iterator[Worker]:
-        return (seat for seat in self.seats if seat.ready)
+        return (worker for worker in self.workers if worker.ready)
 
     def in_flight(self) -> int:
-        return sum(len(seat.in_flight) for seat in self.seats)
+        return sum(len(worker.in_flight) for worker in self.workers)
 
     # ------------------------------------------------------------ growing and shrinking
 
     def fit(self, jobs: int) -> None:
-        """As many seats as there is work and room for; a lost one is replaced here, too."""
+        """As many workers as there is work and room for; a lost one is replaced here, too."""
         now = time.monotonic()
         self._look(now)
         wanted = max(min(self._max, jobs), self._settings.min_replicas)
-        if len(self.seats) > wanted:
-            self._give_back(len(self.seats) - wanted, now)
+        if len(self.workers) > wanted:
+            self._give_back(len(self.workers) - wanted, now)
         elif jobs and now >= self._no_start_before:
-            waiting = sum(seat.node_id is None for seat in self.seats)
+            waiting = sum(worker.node_id is None for worker in self.workers)
             # One that waits is what an autoscaler goes by; more would only stand there.
-            room = max(self._free + 1 - waiting, self._settings.min_replicas - len(self.seats))
-            for _ in range(min(wanted - len(self.seats), room)):
-                self.seats.append(self._start())
+            room = max(self._free + 1 - waiting, self._settings.min_replicas - len(self.workers))
+            for _ in range(min(wanted - len(self.workers), room)):
+                self.workers.append(self._start())
 
     def _look(self, now: float) -> None:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_EVERY_S
+        self.looks += 1
         try:
             self._free = free_in_cluster("GPU" if self._replica.device == "cuda" else "CPU")
             if self._settings.max_replicas is None:
@@ -154,14 +157,14 @@ class Pool:
     def _give_back(self, surplus: int, now: float) -> None:
         """Those that had nothing to do for a while: first who is not up yet, then the idlest."""
         idle = [
-            seat
-            for seat in self.seats
-            if not seat.in_flight and now - seat.idle_since >= self._settings.idle_release_s
+            worker
+            for worker in self.workers
+            if not worker.in_flight and now - worker.idle_since >= self._settings.idle_release_s
         ]
-        idle.sort(key=lambda seat: (seat.ready, seat.node_id is not None, seat.idle_since))
-        for seat in idle[:surplus]:
-            log.info("%s is not needed any more", seat.name)
-            self.remove(seat)
+        idle.sort(key=lambda worker: (worker.ready, worker.node_id is not None, worker.idle_since))
+        for worker in idle[:surplus]:
+            log.info("%s is not needed any more", worker.name)
+            self.remove(worker)
 
     # ------------------------------------------------------------ starting
 
@@ -185,15 +188,15 @@ class Pool:
             started_at=time.monotonic(),
         )
 
-    def placed(self, seat: Worker, node_id: str) -> None:
-        seat.node_id, seat.started_at = node_id, time.monotonic()
+    def placed(self, worker: Worker, node_id: str) -> None:
+        worker.node_id, worker.started_at = node_id, time.monotonic()
         self._free -= 1
 
-    def started(self, seat: Worker) -> None:
-        seat.ready, seat.idle_since = True, time.monotonic()
+    def started(self, worker: Worker) -> None:
+        worker.ready, worker.idle_since = True, time.monotonic()
         self._start_failures = 0
 
-    def start_failed(self, seat: Worker, reason: str) -> None:
+    def start_failed(self, worker: Worker, reason: str) -> None:
         """Raises PoolFailed when it happens again and again and no other works."""
         self._start_failures += 1
         works = any(self.ready())
@@ -204,7 +207,7 @@ class Pool:
         doubled = self._settings.start_backoff_s * 2 ** min(self._start_failures - 1, 16)
         wait_s = min(doubled, _MAX_BACKOFF_S)
         self._no_start_before = time.monotonic() + wait_s
-        log.warning("%s failed to start, the next may in %g s: %s", seat.name, wait_s, reason)
+        log.warning("%s failed to start, the next may in %g s: %s", worker.name, wait_s, reason)
 
     def check_starts(self) -> None:
         """End those that take too long to start. Who waits for a place beside others that have
@@ -212,25 +215,32 @@ class Pool:
         """
         limit_s = self._settings.start_timeout_s
         late = time.monotonic() - limit_s
-        some_have_places = any(seat.node_id for seat in self.seats)
-        for seat in list(self.seats):
-            waits = seat.node_id is None and some_have_places
-            if not seat.ready and not waits and seat.started_at < late:
-                self.remove(seat)
-                self.start_failed(seat, f"not started after {limit_s:g} s")
+        some_have_places = any(worker.node_id for worker in self.workers)
+        for worker in list(self.workers):
+            waits = worker.node_id is None and some_have_places
+            if not worker.ready and not waits and worker.started_at < late:
+                self.remove(worker)
+                self.start_failed(worker, f"not started after {limit_s:g} s")
 
     # ------------------------------------------------------------ ending
 
-    def remove(self, seat: Worker) -> None:
-        self.seats.remove(seat)
-        ray.kill(seat.actor)
+    def lose(self, worker: Worker, death: Death) -> None:
+        """Take out a worker that died. Raises PoolFailed as `start_failed` does."""
+        self.remove(worker)
+        # Where memory is too short to load a model, it will be so the next time.
+        if not worker.ready and (death.by_memory_monitor or not death.by_infrastructure):
+            self.start_failed(worker, death.reason)
+
+    def remove(self, worker: Worker) -> None:
+        self.workers.remove(worker)
+        ray.kill(worker.actor)
 
     def end(self) -> None:
         """Let the step in progress end, then end every actor; bounded."""
-        busy = [ref for seat in self.seats for ref in seat.in_flight]
+        busy = [ref for worker in self.workers for ref in worker.in_flight]
         if busy:
-            for seat in self.seats:
-                seat.actor.cancel.options(concurrency_group="control").remote()
+            for worker in self.workers:
+                worker.actor.cancel.options(concurrency_group="control").remote()
             ray.wait(busy, num_returns=len(busy), timeout=self._settings.cancel_grace_s)
-        for seat in self.seats:
-            ray.kill(seat.actor)
+        for worker in self.workers:
+            ray.kill(worker.actor)

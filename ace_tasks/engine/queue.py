@@ -1,4 +1,4 @@
-"""Items on their way through the pool, the line they wait in, and the shards that wait for them."""
+"""Items on their way through the pool, the queue they wait in, and the shards that wait for them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Job:
 
 
 class Queue:
-    """Jobs that wait, the oldest first; but a seat gets one of its own group before it, so that it
+    """Jobs that wait, the oldest first; but a worker gets one of its own group before it, so that it
     need not switch adapters and finds mates for a batch. Nobody starves: the oldest is overtaken
     `max_overtaken` times at most.
     """
@@ -84,12 +84,12 @@ class Queue:
         return len(self._jobs)
 
     def put(self, job: Job, *, first: bool = False) -> None:
-        for line in (self._jobs, self._groups.setdefault(job.group, OrderedDict())):
-            line[job] = None
-            line.move_to_end(job, last=not first)
+        for jobs in (self._jobs, self._groups.setdefault(job.group, OrderedDict())):
+            jobs[job] = None
+            jobs.move_to_end(job, last=not first)
 
     def take(self, group: str | None) -> Job:
-        """For a seat whose last job was of `group`."""
+        """For a worker whose last job was of `group`."""
         oldest = next(iter(self._jobs))
         own = self._groups.get(group) if group is not None else None
         job = next(iter(own)) if own and self._overtaken < self._max_overtaken else oldest

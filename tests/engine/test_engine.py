@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import ray
 
+from ace_tasks.engine.crash_guard import Death
 from ace_tasks.engine.dispatcher import Dispatcher, Status
+from ace_tasks.engine.pool import Pool
 from ace_tasks.errors import Cancelled, OverBudget, PoolFailed
 from ace_tasks.plan.price import Budget
 from ace_tasks.provenance.outcomes import Done, Failed, Outcome
@@ -157,8 +159,8 @@ def test_killed_actors_are_replaced_and_their_items_run_again(pool: Open, tmp_pa
             wait_until(lambda: status.replicas_ready == 2, "both replicas")
             both.touch()
             wait_until(lambda: status.done >= 4, "both at work")
-            for seat in list(dispatcher._pool.seats):  # the loop replaces those that die
-                ray.kill(seat.actor)
+            for worker in list(dispatcher._pool.workers):  # the loop replaces those that die
+                ray.kill(worker.actor)
             killed.touch()
 
         killer = threading.Thread(target=kill_all_at_work)
@@ -233,13 +235,12 @@ def test_a_limit_is_reached_while_replicas_load(ray_here: None, tmp_path: Path) 
 
 
 def test_time_counts_from_a_replicas_place_to_its_end(ray_here: None, tmp_path: Path) -> None:
-    """A seat that has no place yet costs nothing; one that loads does."""
+    """A worker that has no place yet costs nothing; one that loads does."""
     go, looks = tmp_path / "go", []
 
     def watch(status: Status) -> None:
-        seats = dispatcher._pool.seats
-        placed = sum(seat.node_id is not None for seat in seats)
-        looks.append((len(seats) - placed, placed, status.replicas_ready, status.held_s))
+        placed = status.replicas_by_node.total()
+        looks.append((status.replicas_waiting, placed, status.replicas_ready, status.held_s))
         if placed == 2 and status.held_s > 0:
             go.touch()
 
@@ -306,8 +307,8 @@ def test_at_the_tail_replicas_that_are_not_needed_are_given_back(
     settings = {"max_replicas": 3, "items_in_flight": 2, "idle_release_s": 0.5}
     with ThreadPoolExecutor(1) as thread, pool(**settings) as dispatcher:
         editing = thread.submit(dispatcher.edit, items, 0)
-        wait_until(lambda: len(dispatcher._pool.seats) == 3, "three replicas")
-        wait_until(lambda: len(dispatcher._pool.seats) == 1, "two to be given back")
+        wait_until(lambda: dispatcher.status.replicas == 3, "three replicas")
+        wait_until(lambda: dispatcher.status.replicas == 1, "two to be given back")
         wait_until(lambda: dispatcher.status.in_flight == 1, "the last item to be alone")
         last.touch()
         outcomes = editing.result()
@@ -322,10 +323,10 @@ def test_the_least_number_of_replicas_stays(pool: Open, tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as thread, pool(**settings) as dispatcher:
         dispatcher.edit([item(n, "sleep 0.1") for n in range(30)], 0)
         editing = thread.submit(dispatcher.edit, [item(40, f"wait {last}")], 1)
-        wait_until(lambda: len(dispatcher._pool.seats) == 2, "the third to be given back")
-        given_back = dispatcher._last_look
-        wait_until(lambda: dispatcher._last_look > given_back + 1, "more rounds of the loop")
-        assert len(dispatcher._pool.seats) == 2
+        wait_until(lambda: dispatcher.status.replicas == 2, "the third to be given back")
+        given_back = dispatcher.status.taken_at
+        wait_until(lambda: dispatcher.status.taken_at > given_back + 1, "more rounds of the loop")
+        assert dispatcher.status.replicas == 2
         last.touch()
         assert failures(editing.result()) == {}
 
@@ -336,12 +337,12 @@ def test_what_does_not_fit_into_the_cluster_waits_one_at_a_time(pool: Open, tmp_
     items = [item(n, f"wait {looked}") for n in range(100)]
     with ThreadPoolExecutor(1) as thread, pool(max_replicas=12) as dispatcher:
         editing = thread.submit(dispatcher.edit, items, 0)
-        seats = dispatcher._pool.seats
-        wait_until(lambda: dispatcher.status.replicas_ready == 4, "all that fit: four CPUs")
-        wait_until(lambda: len(seats) == 5, "one that waits")
-        last_look = dispatcher._last_look
-        wait_until(lambda: dispatcher._last_look > last_look + 1, "more rounds of the loop")
-        assert (len(seats), sum(seat.node_id is None for seat in seats)) == (5, 1)
+        status = dispatcher.status
+        wait_until(lambda: status.replicas_ready == 4, "all that fit: four CPUs")
+        wait_until(lambda: status.replicas == 5, "one that waits")
+        last_look = dispatcher.status.taken_at
+        wait_until(lambda: dispatcher.status.taken_at > last_look + 1, "more rounds of the loop")
+        assert (status.replicas, status.replicas_waiting) == (5, 1)
         looked.touch()
         outcomes = editing.result()
     assert (len(outcomes), failures(outcomes)) == (100, {})
@@ -408,15 +409,15 @@ def test_replicas_that_never_start_stop_the_run_with_the_reason(pool: Open) -> N
 def test_where_memory_is_too_short_to_load_a_model_the_run_stops(ray_here: None) -> None:
     """Ray's monitor kills who loads, and would for ever; that of a replica at work blames nobody."""
     settings = PoolSettings(max_start_failures=2, start_backoff_s=0)
-    dispatcher = Dispatcher(REPLICA, settings, "run", lambda *_: None, SleepingReplica)
+    pool = Pool(REPLICA, settings, "run", SleepingReplica)
     killed = ray.exceptions.OutOfMemoryError(
         "Task was killed due to the node running low on memory"
     )
-    dispatcher._pool.fit(jobs=1)
-    dispatcher._on_death(dispatcher._pool.seats[0], killed)
-    dispatcher._pool.fit(jobs=1)
+    pool.fit(jobs=1)
+    pool.lose(pool.workers[0], Death(killed, None))
+    pool.fit(jobs=1)
     with pytest.raises(PoolFailed, match=r"2 replicas in a row .* running low on memory"):
-        dispatcher._on_death(dispatcher._pool.seats[0], killed)
+        pool.lose(pool.workers[0], Death(killed, None))
 
 
 def test_wrong_weights_stop_the_run_at_once(pool: Open) -> None:
@@ -460,8 +461,8 @@ def test_silence_is_reported_of_items_in_flight_and_not_of_an_idle_pool(
     with pool() as dispatcher:
         dispatcher.edit([item(0)], 0)
         caplog.clear()
-        idle_since = dispatcher._last_look
-        wait_until(lambda: dispatcher._last_look > idle_since + 2, "an idle loop to go on")
+        idle_since = dispatcher.status.taken_at
+        wait_until(lambda: dispatcher.status.taken_at > idle_since + 2, "an idle loop to go on")
         assert "nothing finished" not in caplog.text
         assert dispatcher.waits_for() == "waiting for work"
         dispatcher.edit([item(1, "sleep 2")], 1)

@@ -13,7 +13,7 @@ def job(number: int, steps: int = 1) -> Job:
     return Job(item(number, steps=steps), Shard(0, 1))
 
 
-def test_a_seat_gets_its_own_group_first_and_the_oldest_else() -> None:
+def test_a_worker_gets_its_own_group_first_and_the_oldest_else() -> None:
     jobs = [job(n, steps) for n, steps in enumerate([1, 2, 1, 3, 2])]
     line = Queue()
     for each in jobs:
@@ -44,7 +44,7 @@ def test_nobody_starves_behind_a_stream_of_another_group() -> None:
 
 
 def test_each_of_many_waits_for_a_bounded_number_of_others() -> None:
-    """Seats ask for groups in any order while others come in."""
+    """Workers ask for groups in any order while others come in."""
     chance = random.Random(4)
     line = Queue(max_overtaken=8)
     came: dict[Job, int] = {}

@@ -88,13 +88,13 @@ def test_the_limit_is_that_of_the_tightest_cgroup(system: Callable[[str], Path])
     assert limit_bytes(old) == 2 * GB
 
 
-def test_a_seat_gets_more_again_when_memory_is_free(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_gets_more_again_when_memory_is_free(caplog: pytest.LogCaptureFixture) -> None:
     nothing: Any = None
-    seat = Worker("replica-3", *[nothing] * 4, started_at=0, ready=True)
+    worker = Worker("replica-3", *[nothing] * 4, started_at=0, ready=True)
     rooms = []
     for used in (0.5, 0.95, 0.97, 0.8, 0.95):
-        seat.note(Memory(2 * GB, used), max_share=0.9)
-        rooms.append(seat.room(4))
+        worker.note(Memory(2 * GB, used), max_share=0.9)
+        rooms.append(worker.room(4))
     assert rooms == [4, 1, 1, 4, 1]
     with caplog.at_level(logging.WARNING):
         assert [each for each in caplog.messages if "replica-3" in each] == [

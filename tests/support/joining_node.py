@@ -19,7 +19,7 @@ os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disab
 import ray
 from ray.cluster_utils import Cluster
 
-from ace_tasks.engine.dispatcher import Dispatcher
+from ace_tasks.engine.dispatcher import Dispatcher, Status
 from ace_tasks.engine.session import ray_session
 from ace_tasks.provenance.outcomes import Done
 from ace_tasks.settings import PoolSettings
@@ -30,29 +30,26 @@ from tests.support.replicas import SleepingReplica, item
 _LOOKS = 2
 
 
-class Seats:
-    """The seats of a run's pool, watched."""
+class WatchedStatus:
+    """The status of a run, looked at again and again."""
 
-    def __init__(self, dispatcher: Dispatcher):
-        self._pool = dispatcher._pool
+    def __init__(self, status: Status):
+        self._status = status
         self.waiting_most = 0
 
     def now(self) -> tuple[int, int, int]:
         """Return how many are ready, how many wait for a node, and on how many nodes they are."""
-        seats = list(self._pool.seats)
-        ready = [seat for seat in seats if seat.ready]
-        waiting = sum(seat.node_id is None for seat in seats)
-        self.waiting_most = max(self.waiting_most, waiting)
-        return len(ready), waiting, len({seat.node_id for seat in ready})
+        status = self._status
+        self.waiting_most = max(self.waiting_most, status.replicas_waiting)
+        return status.replicas_ready, status.replicas_waiting, len(status.replicas_by_node)
 
     def after_looks(self) -> tuple[int, int, int]:
         """Return them once the pool has looked at the cluster again, and once more."""
-        looks = {self._pool._next_look}
+        before = self._status.looks
 
         def looked() -> bool:
             self.now()
-            looks.add(self._pool._next_look)
-            return len(looks) > _LOOKS
+            return self._status.looks >= before + _LOOKS
 
         wait_until(looked, "looks at the cluster")
         return self.now()
@@ -70,7 +67,7 @@ def main() -> None:
             ray_session(cluster.address),
             Dispatcher(REPLICA, pool, "run", lambda *_: None, SleepingReplica) as dispatcher,
         ):
-            status, seats = dispatcher.status, Seats(dispatcher)
+            status, watched = dispatcher.status, WatchedStatus(dispatcher.status)
             stop = threading.Event()
 
             def edit(start: int) -> set[str]:
@@ -84,22 +81,22 @@ def main() -> None:
                         break
                 return makers
 
-            # Two of them, so that no seat is idle between two shards.
+            # Two of them, so that no worker is idle between two shards.
             with ThreadPoolExecutor(2) as threads:
                 work = [threads.submit(edit, start) for start in (0, 1)]
                 try:
                     wait_until(lambda: status.done > 20, "items done on one node")
-                    report["before"] = seats.after_looks()
+                    report["before"] = watched.after_looks()
                     cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
                     wait_until(lambda: status.replicas_ready == 2, "a replica on the new node")
-                    report["after"] = seats.after_looks()
+                    report["after"] = watched.after_looks()
                 finally:
                     stop.set()
             report["makers"] = len(set.union(*(each.result() for each in work)))
-            report["waiting_most"] = seats.waiting_most
-            wait_until(lambda: len(dispatcher._pool.seats) == 1, "idle seats to be given back")
+            report["waiting_most"] = watched.waiting_most
+            wait_until(lambda: status.replicas == 1, "idle workers to be given back")
             wait_until(lambda: ray.available_resources().get("CPU") == 1, "their CPUs to be free")
-            report["at_the_end"] = [len(dispatcher._pool.seats), status.deaths]
+            report["at_the_end"] = [status.replicas, status.deaths]
     finally:
         cluster.shutdown()
     print(json.dumps(report))

@@ -71,13 +71,8 @@ class OnItsNode(SleepingReplica):
 
 def wait_for_looks(dispatcher: Dispatcher, count: int) -> None:
     """Wait until the pool has looked that many times at what the cluster has."""
-    looks = {dispatcher._pool._next_look}
-
-    def looked() -> bool:
-        looks.add(dispatcher._pool._next_look)
-        return len(looks) > count
-
-    wait_until(looked, "looks at the cluster")
+    before = dispatcher.status.looks
+    wait_until(lambda: dispatcher.status.looks >= before + count, "looks at the cluster")
 
 
 @contextmanager
@@ -168,11 +163,11 @@ def main() -> None:
             Dispatcher(replica, pool, "run", lambda *_: None, OnItsNode) as dispatcher,
         ):
             asked = outsiders()
-            status, seats = dispatcher.status, dispatcher._pool.seats
+            status = dispatcher.status
             work = Work(dispatcher)
             wait_until(lambda: status.replicas_ready == 3, "three replicas")
             wait_for_looks(dispatcher, 2)
-            report["places"] = sorted(Counter(s.node_id for s in seats if s.node_id).values())
+            report["places"] = sorted(status.replicas_by_node.values())
 
             add("late", 1)
             wait_until(lambda: status.replicas_ready == 4, "a replica on the late node")
@@ -188,10 +183,7 @@ def main() -> None:
             )  # fmt: skip
             time.sleep(_NOTICE_S)
             cluster.remove_node(lost, allow_graceful=False)
-            wait_until(
-                lambda: all(seat.node_id != node_id for seat in list(seats)),
-                "the seat to be given up",
-            )
+            wait_until(lambda: node_id not in status.replicas_by_node, "the worker to be given up")
             wait_until(lambda: status.replicas_ready == 3, "three replicas")
             before = status.done
             wait_until(lambda: status.done > before + 60, "items done without it")

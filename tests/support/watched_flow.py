@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import flows.steps.pool
-from ace_tasks.engine.dispatcher import Dispatcher
+from ace_tasks.engine.dispatcher import Dispatcher, Status
 from ace_tasks.engine.queue import Queue
 from ace_tasks.settings import ReplicaSettings
 
@@ -53,24 +53,25 @@ class WatchedDispatcher(Dispatcher):
     folder: Path
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
-        """Take replicas of ours in the place of the flow's."""
+        """Take replicas of ours in the place of the flow's, and watch beside it."""
         make = functools.partial(make_counting_replica, self.folder / "computed")
-        super().__init__(*arguments, **more | {"make": make})
+        watch = more["watch"]
 
-    def _fill_seats(self) -> None:
+        def note(status: Status) -> None:
+            scratch = self.folder / f"alone.{os.getpid()}"
+            scratch.write_text(str(status.alone))
+            scratch.rename(self.folder / "alone")
+            watch(status)
+
+        super().__init__(*arguments, **more | {"make": make, "watch": note})
+
+    def _fill_workers(self) -> None:
         if not (self.folder / "hold").exists():
-            super()._fill_seats()
+            super()._fill_workers()
             return
         held, self._waiting = self._waiting, Queue()
-        super()._fill_seats()
+        super()._fill_workers()
         self._waiting = held
-
-    def _publish_status(self) -> None:
-        super()._publish_status()
-        alone = len(self._suspects) + sum(seat.alone for seat in self._pool.seats)
-        scratch = self.folder / f"alone.{os.getpid()}"
-        scratch.write_text(str(alone))
-        scratch.rename(self.folder / "alone")
 
 
 def main() -> int:
