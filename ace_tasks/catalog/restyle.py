@@ -49,14 +49,14 @@ class Instruction:
     prompt: str
     task: Literal["edit", "fill", "background"]
     references: tuple[str, ...]
-    wish: RowDefaults
+    defaults: RowDefaults
 
     def check(self, mask: str) -> None:
         """`mask`: the rule's name. Raises SettingsError for what no picture could be made by."""
         if self.task == "background":
             self._check_background(mask)
             return
-        if self.wish.shadow:
+        if self.defaults.shadow:
             raise SettingsError("shadow: accepted with task background")
         if not self.prompt.strip():
             raise SettingsError("prompt: accepted: what to do with every picture; given none")
@@ -65,24 +65,24 @@ class Instruction:
         needs = "reference" if self.references else "task fill" if self.task == "fill" else None
         if needs:
             raise SettingsError(f"mask: {needs} needs one; given 'none'")
-        if self.wish.mask_invert or self.wish.mask_grow or self.wish.mask_label:
+        if self.defaults.mask_invert or self.defaults.mask_grow or self.defaults.mask_label:
             raise SettingsError(
                 "mask: mask_invert, mask_grow and mask_label need one; given 'none'"
             )
 
     def _check_background(self, mask: str) -> None:
         """No model is asked, so nothing may be said that only a model would follow."""
-        wish = self.wish
+        defaults = self.defaults
         given = {
             "prompt": self.prompt.strip(),
             "reference": self.references,
             "mask": "" if mask == "none" else mask,
-            "mask_invert": wish.mask_invert,
-            "mask_grow": wish.mask_grow,
-            "mask_label": wish.mask_label,
-            "steps": wish.steps,
-            "seed": wish.seed >= 0,
-            "adapter": wish.adapter,
+            "mask_invert": defaults.mask_invert,
+            "mask_grow": defaults.mask_grow,
+            "mask_label": defaults.mask_label,
+            "steps": defaults.steps,
+            "seed": defaults.seed >= 0,
+            "adapter": defaults.adapter,
         }
         for name, value in given.items():
             if value:
@@ -94,8 +94,8 @@ class Instruction:
                 "id": picture.row_id,
                 "task": self.task,
                 "image": picture.uri,
-                "format": None if self.wish.format == "source" else self.wish.format,
-                "shadow": self.wish.shadow or None,
+                "format": None if self.defaults.format == "source" else self.defaults.format,
+                "shadow": self.defaults.shadow or None,
             }
             return {name: cell for name, cell in cells.items() if cell is not None}
         row: dict[str, Any] = {
@@ -108,7 +108,7 @@ class Instruction:
             row["mask"] = mask
         if self.references:
             row["reference"] = list(self.references)
-        return row | self.wish.cells(masked=mask is not None)
+        return row | self.defaults.cells(masked=mask is not None)
 
 
 def restyle_rows(

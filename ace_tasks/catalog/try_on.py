@@ -15,7 +15,7 @@ from ace_tasks.catalog.pairs import Pair, Pairing, PairsFile, count_pairs, pairs
 from ace_tasks.catalog.restyle import RowDefaults
 from ace_tasks.catalog.sources.album import Album
 from ace_tasks.catalog.sources.mask_files import MaskRule, open_masks
-from ace_tasks.catalog.sources.named_so_far import Book
+from ace_tasks.catalog.sources.named_so_far import NamedSoFar
 from ace_tasks.catalog.sources.pictures import SourcePlace, pictures
 from ace_tasks.catalog.sources.prefixes import TABLES, suffix_of
 from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped, SourcePicture, unique_id
@@ -43,7 +43,7 @@ class Batch:
     pairs_table: str
     max_pairs: int
     limit: int  # 0: all
-    wish: RowDefaults
+    defaults: RowDefaults
     encoding: str = ""  # of the table of pairs; empty: UTF-8
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class Batch:
                 sample = self._sample(islice(wanted, total), total, mask) if price else []
                 takes = price(total, sample) if price else ""
                 raise self._too_many(people, garments, count, takes)
-            named = held.enter_context(Book())
+            named = held.enter_context(NamedSoFar())
             for each in islice(wanted, self.limit or None):
                 yield each if isinstance(each, Reject) else self._made(each, mask, named)
 
@@ -123,7 +123,9 @@ class Batch:
             "trial; or choose who wears what by pairing order, column or table"
         )
 
-    def _made(self, pair: Pair, mask: MaskRule, named: Book) -> GeneratedRow | Skipped | Reject:
+    def _made(
+        self, pair: Pair, mask: MaskRule, named: NamedSoFar
+    ) -> GeneratedRow | Skipped | Reject:
         """Its row, unless its table has named the same pair before."""
         row = self._row(pair, mask)
         if isinstance(row, Reject) or self.pairing == "cross":
@@ -152,7 +154,7 @@ class Batch:
             return row | {
                 "prompt": prompt,
                 "mask": mask(person),
-                **self.wish.cells(masked=True),
+                **self.defaults.cells(masked=True),
             }
         except BadRow as error:
             where = f"{pair.where}: " if pair.where else ""

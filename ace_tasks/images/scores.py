@@ -39,7 +39,7 @@ _SAMPLED_PX = 2**18  # as many tell a mean distance of colours as well as all
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class ScoreInputs:
     """What there is to look at. Pictures are uint8 (H, W, 3), the mask is uint8 (H, W).
 
     `original` and `mask` have the size of `made`, or are None. `erased`: the model did not see
@@ -55,15 +55,18 @@ class Sight:
 
 
 def score(
-    sight: Sight, outside: float | None = None, prompt: str = "", clip: ClipScore | None = None
+    inputs: ScoreInputs,
+    outside: float | None = None,
+    prompt: str = "",
+    clip: ClipScore | None = None,
 ) -> Scores:
     """All scores and their total. `outside`: as paste measured it, in levels; None: nothing was.
 
     A mask that selects nothing leaves nothing to judge: its total is 1.
     """
-    if sight.mask is not None and not (sight.mask > THRESHOLD).any():
+    if inputs.mask is not None and not (inputs.mask > THRESHOLD).any():
         return Scores(total=1.0)
-    close = close_up(sight)
+    close = close_up(inputs)
     values: dict[str, float | None] = {
         "sharpness": sharpness(close),
         "clipping": clipping(close),
@@ -73,7 +76,7 @@ def score(
         "colour_shift": colour_shift(close),
         "change": change(close),
         "likeness": likeness(close),
-        "clip": clip(sight.made, prompt) if clip else None,
+        "clip": clip(inputs.made, prompt) if clip else None,
     }
     rounded = {name: None if v is None else round(v, 4) for name, v in values.items()}
     return Scores(total=total(rounded), **rounded)
@@ -266,9 +269,9 @@ class CloseUp:
         return ~self.part & (self.height > start) & (self.height <= start + 3 * self.band_px)
 
 
-def close_up(sight: Sight) -> CloseUp:
+def close_up(inputs: ScoreInputs) -> CloseUp:
     """Cut out the mask with its surroundings, at most `_MAX_PX` of it."""
-    made, original, mask, feather_px = sight.made, sight.original, sight.mask, sight.feather_px
+    made, original, mask, feather_px = inputs.made, inputs.original, inputs.mask, inputs.feather_px
     if mask is not None:
         window = _window(mask, feather_px + 3 * _MAX_BAND_PX + 2)
         made, mask = window.cut(made), window.cut(mask)
@@ -282,10 +285,10 @@ def close_up(sight: Sight) -> CloseUp:
     return CloseUp(
         made=_fitted(made, size),
         original=None if original is None else _fitted(original, size),
-        references=tuple(_as_large(each, size) for each in sight.references),
+        references=tuple(_as_large(each, size) for each in inputs.references),
         part=part,
         feather_px=math.ceil(feather_px * scale),
-        erased=sight.erased,
+        erased=inputs.erased,
     )
 
 

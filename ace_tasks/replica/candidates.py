@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ace_tasks.errors import BadOutput
 from ace_tasks.images import codec, scores
-from ace_tasks.images.scores import ClipScore, Sight
+from ace_tasks.images.scores import ClipScore, ScoreInputs
 from ace_tasks.provenance.record import CandidateRecord, CandidatesRecord, Scores
 from ace_tasks.replica.edit import EditedPixels, PictureEdit
 
@@ -75,7 +75,7 @@ def judge(edit: PictureEdit, made: EditedPixels, clip: ClipScore | None = None) 
     original, mask = edit.pictures.image, edit.mask
     if original is None or original.rgb.shape != rgb.shape:
         original = mask = None
-    sight = Sight(
+    inputs = ScoreInputs(
         made=rgb,
         original=original.rgb if original else None,
         mask=mask,
@@ -84,4 +84,4 @@ def judge(edit: PictureEdit, made: EditedPixels, clip: ClipScore | None = None) 
         erased=asked.repainting_scale >= 1,
     )
     outside = made.difference.model_outside_mean if made.difference else None
-    return scores.score(sight, outside, asked.prompt, clip)
+    return scores.score(inputs, outside, asked.prompt, clip)

@@ -27,17 +27,17 @@ Keep = Callable[[int, EditedPixels], None]
 class Painted:
     """An item's candidates, and the ticket of the best; None: no model ran."""
 
-    contest: BestOf
+    candidates: BestOf
     ticket: Ticket | None
 
     @property
     def best(self) -> Candidate:
-        return self.contest.winner()
+        return self.candidates.winner()
 
     @property
     def seed(self) -> int:
         """The best one's."""
-        return self.contest.seeds[self.best.number]
+        return self.candidates.seeds[self.best.number]
 
     @property
     def ran(self) -> bool:
@@ -66,32 +66,32 @@ class Painter:
 
         Raises BadOutput where none of them is a picture, and what the model raised.
         """
-        contest = BestOf(edit.seeds)
+        best_of = BestOf(edit.seeds)
         tickets = [self._gpu.submit(job) for job in edit.jobs()]
         if not tickets:
-            self._enter(contest, edit, None)
-            return Painted(contest, None)
+            self._enter(best_of, edit, None)
+            return Painted(best_of, None)
         try:
             for number, ticket in enumerate(tickets):
                 try:
                     canvas = _wait(ticket, progress)
                 except BadOutput as error:
-                    contest.refuse(error)
+                    best_of.refuse(error)
                     continue
                 with progress.in_phase("encode"):
-                    pixels = self._enter(contest, edit, canvas)
+                    pixels = self._enter(best_of, edit, canvas)
                     if keep is not None:
                         keep(number, pixels)
         finally:
             self._gpu.withdraw(tickets)  # those that nobody waits for any more
         # What this item cost the GPU, so that the sum over items is the time it was busy.
         progress.timings_s["generate"] = round(sum(ticket.gpu_s for ticket in tickets), 4)
-        return Painted(contest, tickets[contest.winner().number])
+        return Painted(best_of, tickets[best_of.winner().number])
 
-    def _enter(self, contest: BestOf, edit: PictureEdit, canvas: np.ndarray | None) -> EditedPixels:
+    def _enter(self, best_of: BestOf, edit: PictureEdit, canvas: np.ndarray | None) -> EditedPixels:
         """Finish a candidate, preset aside, and have it judged."""
         pixels = edit.repaint(canvas)
-        contest.enter(pixels, judge(edit, pixels, self._vision.scorer))
+        best_of.enter(pixels, judge(edit, pixels, self._vision.scorer))
         return pixels
 
 

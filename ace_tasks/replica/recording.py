@@ -80,13 +80,13 @@ class Recorder:
     def record(
         self,
         work: Work,
-        chosen: Generation,
+        generation: Generation,
         pixels: EditedPixels,
         file: File,
         timings_s: Mapping[str, float],
     ) -> tuple[Record, File]:
         """The record of a picture, and its file, signed if there is a key. Raises BadImage."""
-        record = self._draft(work, chosen, pixels, file, timings_s).sealed()
+        record = self._draft(work, generation, pixels, file, timings_s).sealed()
         if self._signer is None:
             return record, file
         assert record.marks is not None
@@ -100,13 +100,13 @@ class Recorder:
     def _draft(
         self,
         work: Work,
-        chosen: Generation,
+        generation: Generation,
         pixels: EditedPixels,
         file: File,
         timings_s: Mapping[str, float],
     ) -> Record:
         item, resolved, edit = work.item, work.item.resolved, work.edit
-        reasons = reasons_to_hold(chosen.scores, self._settings.review)
+        reasons = reasons_to_hold(generation.scores, self._settings.review)
         return Record(
             row_id=item.row_id,
             item_id=item.item_id,
@@ -115,13 +115,13 @@ class Recorder:
             pixels_version=PIXELS_VERSION,
             sources=_sources(work.sources, file),
             output=self._publisher.output_record(item, pixels, file),
-            marks=self._marks(resolved, file, ran=chosen.ticket is not None),
-            model=self._model(resolved, chosen.ticket),
-            sampling=_sampling_record(edit, chosen),
+            marks=self._marks(resolved, file, ran=generation.ticket is not None),
+            model=self._model(resolved, generation.ticket),
+            sampling=_sampling_record(edit, generation),
             mask=_mask_record(edit),
             paste=paste_record(edit, pixels),
-            scores=chosen.scores,
-            candidates=chosen.candidates,
+            scores=generation.scores,
+            candidates=generation.candidates,
             review=ReviewRecord(reasons=tuple(reasons)) if reasons else None,
             run=self._run(work),
             timings_s=dict(timings_s),
@@ -183,15 +183,15 @@ def _sources(sources: SourcesRecord, file: File) -> SourcesRecord:
     return sources.model_copy(update={"image": image})
 
 
-def _sampling_record(edit: PictureEdit, chosen: Generation) -> SamplingRecord | None:
-    resolved, geometry, ticket = edit.resolved, edit.geometry, chosen.ticket
+def _sampling_record(edit: PictureEdit, generation: Generation) -> SamplingRecord | None:
+    resolved, geometry, ticket = edit.resolved, edit.geometry, generation.ticket
     if geometry is None or ticket is None:
         return None
     return SamplingRecord(
         sampler=resolved.sampler,
         steps=resolved.steps,
         guidance=resolved.guidance,
-        seed=chosen.seed,
+        seed=generation.seed,
         geometry=geometry.policy,
         canvas_px=(geometry.canvas_w, geometry.canvas_h),
         tokens=geometry.tokens,

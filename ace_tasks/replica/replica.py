@@ -183,10 +183,10 @@ class Replica:
                 number: self._publisher.store_candidate(item, number, each)
                 for number, each in files.items()
             }
-            chosen = Generation(
-                painted.seed, best.scores, painted.contest.record(uris), painted.ticket
+            generation = Generation(
+                painted.seed, best.scores, painted.candidates.record(uris), painted.ticket
             )
-            record, file = self._recorder.record(work, chosen, pixels, file, progress.timings_s)
+            record, file = self._recorder.record(work, generation, pixels, file, progress.timings_s)
             published = self._publish(record, file, {uri: files[n] for n, uri in uris.items()})
         ours = published.run.attempt == record.run.attempt
         return Done(

@@ -218,18 +218,18 @@ def _by_settings(record: Record, resolved: Resolved) -> Iterator[str]:
     if not output.lossless and codec.is_lossless(output.format, resolved.quality):  # type: ignore[arg-type]
         yield "output.lossless: false, but such a file holds its very pixels"
     seeds = candidate_seeds(resolved.seed, resolved.candidates if sampling else 1)
-    chosen = record.candidates
-    if (chosen is None) != (len(seeds) == 1):
+    tried = record.candidates
+    if (tried is None) != (len(seeds) == 1):
         yield f"candidates: accepted: those of {len(seeds)} seeds"
         return
-    if chosen is not None:
-        yield from _by_seeds(record, chosen, seeds)
+    if tried is not None:
+        yield from _by_seeds(record, tried, seeds)
     if sampling is None:
         steps = resolved.mask_steps
         if resolved.background is None and not (steps and steps.allow_empty):
             yield "sampling: a model must have run, since the plan allows no empty mask"
         return
-    number = chosen.chosen if chosen else 0
+    number = tried.chosen if tried else 0
     seed = seeds[number] if 0 <= number < len(seeds) else None
     yield from _differences(
         {
@@ -242,20 +242,20 @@ def _by_settings(record: Record, resolved: Resolved) -> Iterator[str]:
     )
 
 
-def _by_seeds(record: Record, chosen: CandidatesRecord, seeds: tuple[int, ...]) -> Iterator[str]:
+def _by_seeds(record: Record, tried: CandidatesRecord, seeds: tuple[int, ...]) -> Iterator[str]:
     yield from _differences(
         {
-            "candidates.count": (chosen.count, len(seeds)),
-            "candidates.seed": ([each.seed for each in chosen.candidates], list(seeds)),
+            "candidates.count": (tried.count, len(seeds)),
+            "candidates.seed": ([each.seed for each in tried.candidates], list(seeds)),
         }
     )
-    totals = [each.scores.total if each.scores else -1 for each in chosen.candidates]
-    if not 0 <= chosen.chosen < len(totals):
-        yield f"candidates.chosen: {chosen.chosen}, of {len(totals)}"
+    totals = [each.scores.total if each.scores else -1 for each in tried.candidates]
+    if not 0 <= tried.chosen < len(totals):
+        yield f"candidates.chosen: {tried.chosen}, of {len(totals)}"
         return
-    if totals[chosen.chosen] < max(totals):
-        yield f"candidates.chosen: {chosen.chosen}, but number {totals.index(max(totals))} is best"
-    if record.scores != chosen.candidates[chosen.chosen].scores:
+    if totals[tried.chosen] < max(totals):
+        yield f"candidates.chosen: {tried.chosen}, but number {totals.index(max(totals))} is best"
+    if record.scores != tried.candidates[tried.chosen].scores:
         yield "scores: they are not those of the candidate that was chosen"
 
 

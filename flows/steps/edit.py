@@ -98,21 +98,21 @@ def edit_items(run: Run, planned: Planned) -> RunResults:
     ):
         max_shown = run.environment.report_pages * PAGE_ITEMS
         edited = RunResults(results, parquet_path, csv_path, failures_path, max_shown)
-        book = _Ledger(edited, failures, shared_ids)
+        ledger = _Ledger(edited, failures, shared_ids)
         for reject in _read_rejects(planned.rejects_path):
-            book.reject(reject)
-        groups = plan_file.shards(_to_do(planned, book, pictures), run.options.shard_size)
+            ledger.reject(reject)
+        groups = plan_file.shards(_to_do(planned, ledger, pictures), run.options.shard_size)
         first = next(groups, None)
         if first is not None:
             alarm = FailureAlarm(run.events, run.environment.alert_failure_share)
             with open_pool(run) as pool:
                 edited.status = pool.status
                 _edit_shards(
-                    chain([first], groups), pool, run.options.shard_size, book, live, alarm
+                    chain([first], groups), pool, run.options.shard_size, ledger, live, alarm
                 )
         for row, standing in planned.read() if shared_ids else ():
             if standing is Standing.SHARED:
-                book.share(row)
+                ledger.share(row)
         results.check_complete(planned.rows)
         tally = results.tally
         live.update(tally.total, tally.not_done, tally.by_error, edited.status)
@@ -178,16 +178,16 @@ def _read_rejects(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _to_do(planned: Planned, book: _Ledger, pictures: FinishedPictures) -> Iterator[WorkItem]:
-    """The items to edit, in order; enters the finished ones into the book as it passes them."""
+def _to_do(planned: Planned, ledger: _Ledger, pictures: FinishedPictures) -> Iterator[WorkItem]:
+    """The items to edit, in order; enters the finished ones into the ledger as it passes them."""
     for row, standing in planned.read():
         if standing is Standing.TO_DO:
             yield row.item
         elif standing is Standing.DONE:
-            book.enter(_done_before(row, pictures), row)
+            ledger.enter(_done_before(row, pictures), row)
         elif standing is Standing.FAILED_BEFORE:
             failure = planned.before.failures[row.item_id]
-            book.enter(_failed(row, "failed_before", failure.code, failure.message), row)
+            ledger.enter(_failed(row, "failed_before", failure.code, failure.message), row)
 
 
 def _done_before(row: PlannedRow, pictures: FinishedPictures) -> Result:
@@ -246,7 +246,7 @@ def _edit_shards(
     groups: Iterable[list[WorkItem]],
     pool: Dispatcher,
     shard_size: int,
-    book: _Ledger,
+    ledger: _Ledger,
     live: Live,
     alarm: FailureAlarm,
 ) -> None:
@@ -274,17 +274,17 @@ def _edit_shards(
             state = each.result()
             if not state.is_completed():
                 raise pool.error or Cancelled(state.message or "a shard stopped")
-            _enter_outcomes(outcomes, items, book)
+            _enter_outcomes(outcomes, items, ledger)
             live.end_shard(ShardStatus.of(index, len(items), outcomes))
         alarm.look(pool.status)
         at_work = {index for index, _, _ in window.values()}
         working = [shard for shard in pool.shards() if shard.index in at_work]
-        tally = book.tally
+        tally = ledger.tally
         live.update(tally.total, tally.not_done, tally.by_error, pool.status, working)
 
 
-def _enter_outcomes(outcomes: list[Outcome], items: list[WorkItem], book: _Ledger) -> None:
+def _enter_outcomes(outcomes: list[Outcome], items: list[WorkItem], ledger: _Ledger) -> None:
     by_id = {item.item_id: item for item in items}
     for outcome in outcomes:
         item = by_id.pop(outcome.item_id)  # a KeyError here is an outcome told twice
-        book.enter(Result.of(item, outcome), item)
+        ledger.enter(Result.of(item, outcome), item)

@@ -44,14 +44,14 @@ def judged(example: Example, made: np.ndarray) -> Judged:
         if kept.any():
             outside = float(np.abs(made.astype(float) - example.image)[kept].mean())
         made = np.where(kept[..., None], example.image, made)
-    sight = scores.Sight(
+    inputs = scores.ScoreInputs(
         made=made,
         original=example.image,
         mask=example.mask,
         references=example.references,
         erased=example.repainting_scale >= 1,
     )
-    found = scores.score(sight, outside, example.prompt)
+    found = scores.score(inputs, outside, example.prompt)
     return Judged(found.total, scoring.score(example, made).success)
 
 

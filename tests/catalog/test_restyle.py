@@ -1,4 +1,4 @@
-"""Test the rows of a restyle. If these break, a million pictures fill the memory, or a wish is
+"""Test the rows of a restyle. If these break, a million pictures fill the memory, or a default is
 lost."""
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ A = SourcePicture("s3://b/a.png", "a", ("a",))
 B = SourcePicture("s3://b/b.png", "b", ("b",))
 
 
-def instruction(task: Any = "edit", references: tuple[str, ...] = (), **wish: Any) -> Instruction:
-    return Instruction("make it blue", task, references, RowDefaults(**wish))
+def instruction(
+    task: Any = "edit", references: tuple[str, ...] = (), **defaults: Any
+) -> Instruction:
+    return Instruction("make it blue", task, references, RowDefaults(**defaults))
 
 
 def test_what_is_not_given_is_in_no_row() -> None:
@@ -32,22 +34,22 @@ def test_what_is_not_given_is_in_no_row() -> None:
 
 
 def test_every_wish_is_in_the_row() -> None:
-    wish = {"mask_invert": True, "mask_grow": -3, "mask_label": "shirt", "format": "webp",
+    defaults = {"mask_invert": True, "mask_grow": -3, "mask_label": "shirt", "format": "webp",
             "steps": 4, "seed": 0, "adapter": "portrait"}  # fmt: skip
-    spec = parse_spec(instruction("fill", **wish).row(A, "auto"))
+    spec = parse_spec(instruction("fill", **defaults).row(A, "auto"))
     assert isinstance(spec, Fill)
-    assert {name: getattr(spec, name) for name in wish} == wish
-    spec = parse_spec(instruction("edit", ("s3://b/r.png",), **wish).row(A, "alpha"))
+    assert {name: getattr(spec, name) for name in defaults} == defaults
+    spec = parse_spec(instruction("edit", ("s3://b/r.png",), **defaults).row(A, "alpha"))
     assert isinstance(spec, TryOn)
     assert spec.reference == ("s3://b/r.png",)
 
 
 def test_a_background_asks_nothing_of_a_model() -> None:
-    wish = RowDefaults(format="webp", shadow=True)
-    spec = parse_spec(Instruction("", "background", (), wish).row(A, None))
+    defaults = RowDefaults(format="webp", shadow=True)
+    spec = parse_spec(Instruction("", "background", (), defaults).row(A, None))
     assert isinstance(spec, OnBackground)
     assert (spec.format, spec.shadow, spec.background) == ("webp", True, None)
-    Instruction("", "background", (), wish).check("none")
+    Instruction("", "background", (), defaults).check("none")
 
 
 MEANINGLESS = {  # name: (instruction, mask, the message)

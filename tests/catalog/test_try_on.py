@@ -56,7 +56,7 @@ def garments(table: Callable[..., str]) -> str:
 def batch(people: str, garments: str, **changes: Any) -> Batch:
     settings: dict[str, Any] = {
         "masks": "auto", "prompt": "{person} wears {garment}", "pairing": "cross",
-        "pairs_table": "", "max_pairs": 1000, "limit": 0, "wish": RowDefaults(),
+        "pairs_table": "", "max_pairs": 1000, "limit": 0, "defaults": RowDefaults(),
     }  # fmt: skip
     return Batch(
         SourcePlace("people", people), SourcePlace("garments", garments), **settings | changes
@@ -157,7 +157,7 @@ def test_a_table_without_pairs_is_refused_by_its_name(
 
 
 def test_masks_come_from_the_people(rows: Rows, people: str, garments: str) -> None:
-    made = rows(people, garments, masks="column", wish=RowDefaults(mask_grow=8))
+    made = rows(people, garments, masks="column", defaults=RowDefaults(mask_grow=8))
     good = [each for each in made if isinstance(each, dict)]
     assert {each["mask"] for each in good} == {"s3://b/m/1.png", "s3://b/m/2.png"}
     assert {each["mask_grow"] for each in good} == {8}

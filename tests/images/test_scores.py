@@ -12,7 +12,7 @@ import pytest
 
 from ace_tasks.images import codec, scores
 from ace_tasks.images.paste import THRESHOLD, blend, feathered
-from ace_tasks.images.scores import Sight, score, total
+from ace_tasks.images.scores import ScoreInputs, score, total
 from ace_tasks.provenance.record import Scores
 from ace_tasks.replica.publisher import reasons_to_hold
 from ace_tasks.settings import ImageLimits, ReviewSettings
@@ -36,15 +36,15 @@ def mask() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def good(photo: np.ndarray, mask: np.ndarray) -> Sight:
+def good(photo: np.ndarray, mask: np.ndarray) -> ScoreInputs:
     """The right answer but for its grain: as a good model repaints what was there."""
     grain = np.random.default_rng(0).normal(0, 2, photo.shape)
     return repainted(photo, mask, np.clip(photo + grain, 0, 255).astype(np.uint8))
 
 
-def repainted(photo: np.ndarray, mask: np.ndarray, answer: np.ndarray) -> Sight:
+def repainted(photo: np.ndarray, mask: np.ndarray, answer: np.ndarray) -> ScoreInputs:
     made = blend(photo, answer, feathered(mask, FEATHER_PX))
-    return Sight(made, photo, mask, feather_px=FEATHER_PX)
+    return ScoreInputs(made, photo, mask, feather_px=FEATHER_PX)
 
 
 def shifted(photo: np.ndarray, levels: tuple[int, int, int]) -> np.ndarray:
@@ -71,7 +71,7 @@ DEFECTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], float]] = {
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_moves_its_score_and_the_total_down(
-    photo: np.ndarray, mask: np.ndarray, good: Sight, defect: str
+    photo: np.ndarray, mask: np.ndarray, good: ScoreInputs, defect: str
 ) -> None:
     name, spoil, sign = DEFECTS[defect]
     before = score(good, outside=1.0)
@@ -82,7 +82,7 @@ def test_a_defect_moves_its_score_and_the_total_down(
 
 
 def test_a_good_repair_scores_high_and_an_untouched_picture_does_not(
-    photo: np.ndarray, mask: np.ndarray, good: Sight
+    photo: np.ndarray, mask: np.ndarray, good: ScoreInputs
 ) -> None:
     scores = score(good, outside=0.5)
     assert scores.total > 0.8
@@ -95,7 +95,7 @@ def test_a_good_repair_scores_high_and_an_untouched_picture_does_not(
     assert untouched.total == 0
 
 
-def test_what_the_model_did_outside_the_mask_counts(good: Sight) -> None:
+def test_what_the_model_did_outside_the_mask_counts(good: ScoreInputs) -> None:
     totals = [score(good, outside=levels).total for levels in (5, 20, 50)]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == 3
@@ -104,8 +104,8 @@ def test_what_the_model_did_outside_the_mask_counts(good: Sight) -> None:
 def test_likeness_reveals_the_reference_that_was_used(photo: np.ndarray, mask: np.ndarray) -> None:
     red, blue = (np.full((60, 60, 3), 255, np.uint8) for _ in range(2))
     red[10:50, 10:50], blue[10:50, 10:50] = (200, 30, 30), (30, 30, 200)
-    sight = repainted(photo, mask, np.full_like(photo, (200, 30, 30)))
-    alike, unlike = (score(replace(sight, references=[each])).likeness for each in (red, blue))
+    inputs = repainted(photo, mask, np.full_like(photo, (200, 30, 30)))
+    alike, unlike = (score(replace(inputs, references=[each])).likeness for each in (red, blue))
     assert alike is not None and unlike is not None  # noqa: PT018
     assert alike > 0.8 > 0.2 > unlike
 
@@ -116,8 +116,8 @@ def test_a_slightly_other_colour_is_still_like(photo: np.ndarray, mask: np.ndarr
     for blue in range(150, 240, 6):
         reference = np.full((60, 60, 3), 255, np.uint8)
         reference[10:50, 10:50] = (30, 60, blue)
-        sight = repainted(photo, mask, np.full_like(photo, (38, 66, blue + 12)))
-        likenesses.append(score(replace(sight, references=[reference])).likeness or 0)
+        inputs = repainted(photo, mask, np.full_like(photo, (38, 66, blue + 12)))
+        likenesses.append(score(replace(inputs, references=[reference])).likeness or 0)
         other = repainted(photo, mask, np.full_like(photo, (200, 40, 40)))
         assert (score(replace(other, references=[reference])).likeness or 0) < 0.05
     assert min(likenesses) > 0.5, likenesses
@@ -128,12 +128,12 @@ def test_the_purest_colours_are_like_themselves(photo: np.ndarray, mask: np.ndar
     for colour in ((0, 0, 255), (0, 255, 0), (255, 0, 255), (0, 0, 240)):
         reference = np.full((60, 60, 3), 255, np.uint8)
         reference[10:50, 10:50] = colour
-        sight = repainted(photo, mask, np.full_like(photo, colour))
-        likeness = score(replace(sight, references=[reference])).likeness or 0
+        inputs = repainted(photo, mask, np.full_like(photo, colour))
+        likeness = score(replace(inputs, references=[reference])).likeness or 0
         assert likeness > 0.8, colour
 
 
-def test_a_clip_score_joins_where_there_is_one(good: Sight) -> None:
+def test_a_clip_score_joins_where_there_is_one(good: ScoreInputs) -> None:
     def clip(picture: np.ndarray, prompt: str) -> float:
         assert picture is good.made
         return {"a cup": 0.3, "a horse": 0.1}[prompt]
@@ -144,7 +144,7 @@ def test_a_clip_score_joins_where_there_is_one(good: Sight) -> None:
     assert score(good).clip is None
 
 
-def test_the_same_picture_has_the_same_scores(good: Sight) -> None:
+def test_the_same_picture_has_the_same_scores(good: ScoreInputs) -> None:
     assert score(good) == score(replace(good, made=good.made.copy()))
 
 
@@ -156,13 +156,13 @@ def held(scores: Scores, **settings: float) -> list[str]:
 
 
 def test_a_black_picture_is_held_back_and_a_plain_one_is_not(
-    photo: np.ndarray, mask: np.ndarray, good: Sight
+    photo: np.ndarray, mask: np.ndarray, good: ScoreInputs
 ) -> None:
     black = repainted(photo, mask, np.zeros_like(photo))
     (reason,) = held(score(black))
     assert "blank: 1, accepted: at most 0.9" in reason
     assert held(score(good)) == []
-    whole = Sight(np.zeros_like(photo), photo)
+    whole = ScoreInputs(np.zeros_like(photo), photo)
     assert held(score(whole))
     assert held(score(black), max_blankness=1) == []
 
@@ -170,16 +170,16 @@ def test_a_black_picture_is_held_back_and_a_plain_one_is_not(
 def test_a_large_blank_picture_is_as_blank_as_a_small_one() -> None:
     """Four million levels add up to more than float32 can tell apart."""
     original = np.random.default_rng(3).integers(0, 256, (2000, 2000, 3), np.uint8)
-    scores = score(Sight(np.full_like(original, 101), original))
+    scores = score(ScoreInputs(np.full_like(original, 101), original))
     assert scores.blankness == 1
     assert held(scores)
 
 
 def test_of_a_large_picture_a_sample_shows_the_change(photo: np.ndarray) -> None:
     large = cv2.resize(photo, (1280, 960))
-    sight = Sight(shifted(large, (40, 0, -40)), large)
-    sampled = score(sight).change
-    close = scores.close_up(sight)
+    inputs = ScoreInputs(shifted(large, (40, 0, -40)), large)
+    sampled = score(inputs).change
+    close = scores.close_up(inputs)
     every = scores._lab(close.made) - scores._lab(large)
     assert sampled == pytest.approx(np.linalg.norm(every, axis=2).mean(), rel=0.01)
 
@@ -189,13 +189,13 @@ def test_what_was_blank_may_be_blank(mask: np.ndarray) -> None:
     shop = np.full((240, 320, 3), 255, np.uint8)
     product = shop.copy()
     product[90:150, 110:190] = np.random.default_rng(2).integers(0, 256, (60, 80, 3))
-    removed = Sight(shop, product, mask, feather_px=FEATHER_PX)
+    removed = ScoreInputs(shop, product, mask, feather_px=FEATHER_PX)
     assert held(score(removed)) == []
     recoloured = repainted(shop, mask, np.full_like(shop, (10, 20, 30)))
     assert held(score(recoloured)) == []
 
 
-def test_a_floor_on_the_total_is_a_choice(good: Sight) -> None:
+def test_a_floor_on_the_total_is_a_choice(good: ScoreInputs) -> None:
     scores = score(good, outside=1.0)
     assert held(scores) == []
     (reason,) = held(scores, below=1.0)
@@ -221,22 +221,24 @@ def test_any_mask_has_finite_scores(
     left, top, right, bottom = box
     mask = np.zeros(photo.shape[:2], np.uint8)
     mask[top:bottom, left:right] = THRESHOLD + 1
-    sight = replace(repainted(photo, mask, noise(photo)), erased=erased)
-    values = score(sight, outside=0.0).model_dump(exclude_none=True)
+    inputs = replace(repainted(photo, mask, noise(photo)), erased=erased)
+    values = score(inputs, outside=0.0).model_dump(exclude_none=True)
     assert all(np.isfinite(each) for each in values.values())
     assert 0 <= values["total"] <= 1
 
 
 def test_an_empty_mask_leaves_nothing_to_judge(photo: np.ndarray) -> None:
-    assert score(Sight(photo, photo, np.zeros(photo.shape[:2], np.uint8))) == Scores(total=1.0)
+    assert score(ScoreInputs(photo, photo, np.zeros(photo.shape[:2], np.uint8))) == Scores(
+        total=1.0
+    )
 
 
 def test_a_new_picture_is_judged_beside_its_references(photo: np.ndarray) -> None:
-    scores = score(Sight(photo, references=[photo[:, ::-1]]))
+    scores = score(ScoreInputs(photo, references=[photo[:, ::-1]]))
     assert scores.sharpness == pytest.approx(1, abs=0.1)
     assert scores.likeness > 0.5  # type: ignore[operator]
     assert (scores.seam, scores.colour_shift, scores.change) == (None, None, None)
-    assert held(score(Sight(np.zeros_like(photo), references=[photo])))
+    assert held(score(ScoreInputs(np.zeros_like(photo), references=[photo])))
 
 
 def test_a_large_picture_is_scored_by_a_copy_that_fits(
@@ -244,7 +246,7 @@ def test_a_large_picture_is_scored_by_a_copy_that_fits(
 ) -> None:
     """40 megapixels must not cost gigabytes."""
     monkeypatch.setattr(scores, "_MAX_PX", 20_000)
-    close = scores.close_up(Sight(photo, photo, references=[photo]))
+    close = scores.close_up(ScoreInputs(photo, photo, references=[photo]))
     for each in (close.made, close.original, *close.references):
         assert each is not None
         height, width = each.shape[:2]

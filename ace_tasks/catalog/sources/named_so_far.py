@@ -22,8 +22,8 @@ class PendingPicture:
     cells: dict[str, Any]
 
 
-class Book:
-    """Of one table. A context manager; its file has no name, and goes with it."""
+class NamedSoFar:
+    """The pictures and ids that one table has named. A context manager; its file goes with it."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)

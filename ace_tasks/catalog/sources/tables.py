@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ace_tasks.catalog.files import Reject, Row, absolute_uri
 from ace_tasks.catalog.sources.links import Links, is_broken_web, is_web, links_of, shown
-from ace_tasks.catalog.sources.named_so_far import Book, PendingPicture
+from ace_tasks.catalog.sources.named_so_far import NamedSoFar, PendingPicture
 from ace_tasks.catalog.sources.source_picture import (
     Skipped,
     SourcePicture,
@@ -92,7 +92,7 @@ class TableReader:
         picture or is a reject.
         """
         without = found = 0
-        with Book() as self._book:
+        with NamedSoFar() as self._named:
             for each in self._read(rows):
                 without += isinstance(each, Skipped)
                 found += not isinstance(each, Skipped)
@@ -182,21 +182,21 @@ class TableReader:
         if self._kind == self._own and not self._once:
             return row_id, None
         product = named.product or row_id
-        first = self._book.line_of_picture(product, uri, mask)
+        first = self._named.line_of_picture(product, uri, mask)
         if first is not None:
             return row_id, first
-        taken = self._book.line_of_id(row_id)
+        taken = self._named.line_of_id(row_id)
         if taken is not None and named.if_taken == "by file":
-            row_id, taken = by_file, self._book.line_of_id(by_file)
+            row_id, taken = by_file, self._named.line_of_id(by_file)
         if taken is not None:
             raise BadRow(
                 "id",
                 f"accepted: an id used once; {quote(row_id)} stands in line {taken} as well, with "
                 "another picture",
             )
-        self._book.add_picture(product, uri, mask, line)
-        self._book.add_id(row_id, line)
-        self._book.count_up(product)
+        self._named.add_picture(product, uri, mask, line)
+        self._named.add_id(row_id, line)
+        self._named.count_up(product)
         return row_id, None
 
     def _resolve(self, column: str, link: str) -> str:
@@ -263,24 +263,24 @@ class TableReader:
         if variant:
             column = self._known(_VARIANTS)
             held = PendingPicture(product, _AFTER_ALL, line, column, variant, not image, cells)
-            self._book.hold(held)
+            self._named.hold(held)
             yield None
         if not image:
             return
         position = _text(cells.get("image_position"))
         is_number = position.isascii() and position.isdigit() and len(position) < 10
-        number = int(position) if is_number else self._book.count(product) + 1
+        number = int(position) if is_number else self._named.count(product) + 1
         column = self._known(_IMAGES)
         if self._main_only:
-            self._book.count_up(product)
-            self._book.hold(PendingPicture(product, number, line, column, image, True, cells))
+            self._named.count_up(product)
+            self._named.hold(PendingPicture(product, number, line, column, image, True, cells))
             yield None
         else:
             yield _Named(product, _numbered(product, number), image, column, None, "by file")
 
     def _variants(self) -> Read:
         """Pictures of variants that are none of their product's gallery, which mostly has them."""
-        for held in self._book.held():
+        for held in self._named.held():
             found = self._picture(held.line, self._of_held(held), held.cells)
             if held.alone or not isinstance(found, Skipped):
                 yield found
@@ -288,7 +288,7 @@ class TableReader:
     def _main_pictures(self) -> Read:
         """Of each product the picture with the lowest position, or the first one."""
         main: PendingPicture | None = None
-        for held in self._book.held_by_product():
+        for held in self._named.held_by_product():
             if main is None or held.product != main.product:
                 main = held
                 yield self._picture(held.line, self._of_held(held), held.cells)
@@ -299,7 +299,7 @@ class TableReader:
         if held.number != _AFTER_ALL:
             row_id = _numbered(held.product, held.number)
         else:
-            row_id = "" if self._book.count(held.product) else _numbered(held.product, 1)
+            row_id = "" if self._named.count(held.product) else _numbered(held.product, 1)
         return _Named(held.product, row_id, held.link, held.column, None, "by file")
 
     # ------------------------------------------------------------ columns and rejects
