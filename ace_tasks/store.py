@@ -1,15 +1,15 @@
-"""Objects on S3, and local files where a catalog is local. The one room that knows boto3.
+"""Objects on S3, and local files where a catalog is local. Nothing else knows boto3 but
+`store_errors`.
 
 A `Store` is one client with one identity; make one per process and role and share it (boto3
-clients are thread-safe, and reuse their connections). Every foreign exception is translated
-here: what concerns one object is a StoreError, what concerns all of them a FatalError.
+clients are thread-safe, and reuse their connections). Every foreign exception is translated:
+what concerns one object is a StoreError, what concerns all of them a FatalError.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import logging
 import random
 import threading
@@ -30,29 +30,21 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    TokenRetrievalError,
 )
 
 from ace_tasks.errors import (
-    AceError,
     BucketMissing,
-    CredentialsError,
     Forbidden,
     NoConditionalWrites,
     NotFound,
     OutputRefused,
     PreconditionFailed,
     SettingsError,
-    StoreError,
     StoreUnavailable,
-    TooLarge,
 )
+from ace_tasks.local_files import check_size, measure_file, read_file
 from ace_tasks.settings import StoreSettings
+from ace_tasks.store_errors import translate
 
 T = TypeVar("T")
 
@@ -61,25 +53,6 @@ log = logging.getLogger(__name__)
 MAX_PRESIGN_S = 7 * 24 * 3600  # a limit of SigV4
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _START_PATIENCE_S = 5.0
-
-_CREDENTIAL_CODES = {
-    "AuthorizationHeaderMalformed",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-}
-_PASSING = {408, 409, 429}  # timeout, a race of two writers, too many requests
-_CREDENTIAL_ERRORS = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    ProfileNotFound,
-    TokenRetrievalError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +78,6 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 def join_uri(prefix: str, key: str) -> str:
     return f"{prefix.rstrip('/')}/{key}"
-
-
-def translate(error: Exception, uri: str) -> AceError:
-    """A botocore exception → ours. The message never quotes headers or credentials."""
-    if isinstance(error, _CREDENTIAL_ERRORS):
-        return CredentialsError(f"{uri}: no usable AWS credentials ({type(error).__name__})")
-    if isinstance(error, ParamValidationError):
-        return NotFound(uri, "no valid S3 address")
-    if not isinstance(error, ClientError):
-        return StoreUnavailable(uri, f"{type(error).__name__} after retries")
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _CREDENTIAL_CODES:
-        return CredentialsError(f"{uri}: the store refuses our credentials ({code})")
-    if code == "NoSuchBucket":
-        return BucketMissing(uri, f"bucket {split_uri(uri)[0]!r} does not exist")
-    if code in {"NoSuchKey", "404", "NotFound"} or status == 404:
-        return NotFound(uri, "no such object")
-    if status == 412:
-        return PreconditionFailed(uri, "the object is not the expected one (HTTP 412)")
-    if status == 403:
-        return Forbidden(uri, "access denied (HTTP 403)")
-    if 400 <= status < 500 and status not in _PASSING:
-        # A bare 400 is all that a HEAD says of an expired token.
-        return Forbidden(uri, f"refused (HTTP {status} {code}): a bad name or stale credentials?")
-    return StoreUnavailable(uri, f"HTTP {status} {code}".rstrip())
 
 
 class Store:
@@ -208,7 +155,8 @@ class Store:
     def head(self, uri: str) -> ObjectInfo:
         """Raises NotFound, Forbidden, StoreUnavailable. Hashes a local file."""
         if not is_s3(uri):
-            return _head_local(uri)
+            size_bytes, sha256 = measure_file(uri)
+            return ObjectInfo(uri, size_bytes, etag=sha256, sha256=sha256)
         bucket, key = split_uri(uri)
         answer = self._call(
             uri,
@@ -242,7 +190,7 @@ class Store:
     ) -> tuple[bytes, str | None]:
         """As `get`, of one version or the newest; and which version it is, if the bucket keeps any."""
         if not is_s3(uri):
-            return _get_local(uri, max_bytes), None
+            return read_file(uri, max_bytes), None
         bucket, key = split_uri(uri)
         wanted = {"IfMatch": f'"{if_match}"'} if if_match else {}
         if version_id:
@@ -251,7 +199,7 @@ class Store:
         def read() -> tuple[bytes, str | None]:
             answer = self._client.get_object(Bucket=bucket, Key=key, **wanted)
             with contextlib.closing(answer["Body"]) as body:
-                _check_size(uri, answer["ContentLength"], max_bytes)
+                check_size(uri, answer["ContentLength"], max_bytes)
                 found = answer.get("VersionId")
                 return bytes(body.read()), None if found == "null" else found
 
@@ -295,18 +243,7 @@ class Store:
 
     def put(self, uri: str, data: bytes, content_type: str) -> str:
         """Write an object, whatever stood there; returns its ETag."""
-        bucket, key = split_uri(uri)
-        answer = self._call(
-            uri,
-            lambda: self._client.put_object(
-                Bucket=bucket,
-                Key=key,
-                Body=data,
-                ContentType=content_type,
-                ChecksumAlgorithm="SHA256",
-            ),
-        )
-        return str(answer["ETag"]).strip('"')
+        return str(self._put(uri, data, content_type)["ETag"]).strip('"')
 
     def put_if_absent(self, uri: str, data: bytes, content_type: str) -> bool:
         """Write an object unless its key exists; True if this call wrote it.
@@ -314,22 +251,19 @@ class Store:
         False can also mean that an earlier try of ours arrived and its answer was lost: read the
         object to know.
         """
-        bucket, key = split_uri(uri)
         try:
-            self._call(
-                uri,
-                lambda: self._client.put_object(
-                    Bucket=bucket,
-                    Key=key,
-                    Body=data,
-                    ContentType=content_type,
-                    ChecksumAlgorithm="SHA256",
-                    IfNoneMatch="*",
-                ),
-            )
+            self._put(uri, data, content_type, IfNoneMatch="*")
         except PreconditionFailed:
             return False
         return True
+
+    def _put(self, uri: str, data: bytes, content_type: str, **condition: str) -> dict[str, Any]:
+        bucket, key = split_uri(uri)
+        request = {"Body": data, "ContentType": content_type, "ChecksumAlgorithm": "SHA256"}
+        return self._call(
+            uri,
+            lambda: dict(self._client.put_object(Bucket=bucket, Key=key, **request, **condition)),
+        )
 
     def upload(self, path: Path, uri: str, content_type: str) -> None:
         """Stream a file into an object."""
@@ -451,43 +385,6 @@ class Store:
                 f"the store of {prefix_uri} ignores If-None-Match, so two runs could overwrite "
                 f"each other's records; use a store that honours it, or allow unguarded writes"
             )
-
-
-def _check_size(uri: str, size_bytes: int, max_bytes: int | None) -> None:
-    if max_bytes is not None and size_bytes > max_bytes:
-        raise TooLarge(uri, f"accepted: at most {max_bytes} bytes; given {size_bytes}")
-
-
-@contextlib.contextmanager
-def _local_errors(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise NotFound(uri, "no such file") from None
-    except PermissionError:
-        raise Forbidden(uri, "the file may not be read") from None
-    except (OSError, ValueError) as error:
-        raise StoreError(uri, f"cannot be read ({type(error).__name__})") from None
-
-
-def _head_local(uri: str) -> ObjectInfo:
-    _check_regular(uri)
-    with _local_errors(uri), Path(uri).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return ObjectInfo(uri=uri, size_bytes=file.tell(), etag=digest, sha256=digest)
-
-
-def _check_regular(uri: str) -> None:
-    with _local_errors(uri):
-        if not Path(uri).is_file():  # a pipe or a device would never end
-            raise NotFound(uri, "no such file")
-
-
-def _get_local(uri: str, max_bytes: int | None) -> bytes:
-    _check_regular(uri)
-    with _local_errors(uri):
-        _check_size(uri, Path(uri).stat().st_size, max_bytes)
-        return Path(uri).read_bytes()
 
 
 def open_stores(source: StoreSettings, output: StoreSettings) -> tuple[Store, Store]:

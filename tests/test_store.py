@@ -24,7 +24,8 @@ from ace_tasks.errors import (
     TooLarge,
 )
 from ace_tasks.settings import StoreSettings
-from ace_tasks.store import Store, join_uri, open_stores, split_uri, translate
+from ace_tasks.store import Store, join_uri, open_stores, split_uri
+from ace_tasks.store_errors import translate
 from infra.object_store import ObjectStore
 
 

@@ -1,0 +1,68 @@
+"""The exceptions of boto3 in our words: whether one object is concerned, or all of them."""
+
+from __future__ import annotations
+
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    TokenRetrievalError,
+)
+
+from ace_tasks.errors import (
+    AceError,
+    BucketMissing,
+    CredentialsError,
+    Forbidden,
+    NotFound,
+    PreconditionFailed,
+    StoreUnavailable,
+)
+
+_CREDENTIAL_CODES = {
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+_PASSING = {408, 409, 429}  # timeout, a race of two writers, too many requests
+_CREDENTIAL_ERRORS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    ProfileNotFound,
+    TokenRetrievalError,
+)
+
+
+def translate(error: Exception, uri: str) -> AceError:
+    """Return our exception for one of botocore's. Its message quotes no headers or credentials."""
+    if isinstance(error, _CREDENTIAL_ERRORS):
+        return CredentialsError(f"{uri}: no usable AWS credentials ({type(error).__name__})")
+    if isinstance(error, ParamValidationError):
+        return NotFound(uri, "no valid S3 address")
+    if not isinstance(error, ClientError):
+        return StoreUnavailable(uri, f"{type(error).__name__} after retries")
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _CREDENTIAL_CODES:
+        return CredentialsError(f"{uri}: the store refuses our credentials ({code})")
+    if code == "NoSuchBucket":
+        return BucketMissing(uri, f"bucket {uri.split('/')[2]!r} does not exist")
+    if code in {"NoSuchKey", "404", "NotFound"} or status == 404:
+        return NotFound(uri, "no such object")
+    if status == 412:
+        return PreconditionFailed(uri, "the object is not the expected one (HTTP 412)")
+    if status == 403:
+        return Forbidden(uri, "access denied (HTTP 403)")
+    if 400 <= status < 500 and status not in _PASSING:
+        # A bare 400 is all that a HEAD says of an expired token.
+        return Forbidden(uri, f"refused (HTTP {status} {code}): a bad name or stale credentials?")
+    return StoreUnavailable(uri, f"HTTP {status} {code}".rstrip())
