@@ -36,8 +36,16 @@ _OLDER_THAN_HOURS = 1  # another run may write there; its record comes seconds a
 _CANCEL_WITHIN = timedelta(days=30)  # after the pool has started
 # Each is also the name of a state; ours have other names than the types they are of.
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_OVER = ("Completed", "Failed", "Crashed", "Cancelled", "FinishedWithFailures", "Rejected",
-         "TimedOut", "RolledBack")  # fmt: skip
+_OVER = (
+    "Completed",
+    "Failed",
+    "Crashed",
+    "Cancelled",
+    "FinishedWithFailures",
+    "Rejected",
+    "TimedOut",
+    "RolledBack",
+)
 _WAITING = ("Suspended", "Paused", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Late")
 _NOTICE = (
     "{{ event.payload.failed }} of {{ event.payload.edited }} items of "

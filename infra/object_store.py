@@ -72,20 +72,36 @@ class ObjectStore:
         self._sockets = Path(tempfile.mkdtemp(prefix="ace-store-"))
         s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self._ports
         command = [
-            script("weed"), f"-config_dir={keys}",
-            "server", f"-dir={self.data_dir}", f"-ip={HOST}", f"-ip.bind={HOST}",
-            "-s3", f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            "-s3.autoCreateBucket=false", "-s3.iam=false", "-volume.preStopSeconds=0",
-            f"-master.port={master}", f"-master.port.grpc={master_grpc}",
-            f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}",
-            f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}",
-            f"-filer.localSocket={self._sockets}/filer", f"-s3.localSocket={self._sockets}/s3",
+            script("weed"),
+            f"-config_dir={keys}",
+            "server",
+            f"-dir={self.data_dir}",
+            f"-ip={HOST}",
+            f"-ip.bind={HOST}",
+            "-s3",
+            f"-s3.port={s3}",
+            f"-s3.port.grpc={s3_grpc}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.autoCreateBucket=false",
+            "-s3.iam=false",
+            "-volume.preStopSeconds=0",
+            f"-master.port={master}",
+            f"-master.port.grpc={master_grpc}",
+            f"-volume.port={volume}",
+            f"-volume.port.grpc={volume_grpc}",
+            f"-filer.port={filer}",
+            f"-filer.port.grpc={filer_grpc}",
+            f"-filer.localSocket={self._sockets}/filer",
+            f"-s3.localSocket={self._sockets}/s3",
             # Small volumes, many of them: each bucket takes some of its own.
-            "-master.volumeSizeLimitMB=128", "-volume.max=400", "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=128",
+            "-volume.max=400",
+            "-master.telemetry=false",
             # The only master: there is nobody to wait 10 s for after a restart.
             "-master.electionTimeout=500ms",
             *self._identities,
-        ]  # fmt: skip
+        ]
         self.service = Service.start(
             "object store", command, os.environ | self.credentials, self.data_dir / "weed.log"
         )

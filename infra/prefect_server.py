@@ -50,9 +50,16 @@ class PrefectServer:
     def launch(self) -> None:
         """Start the process; `wait` until it answers."""
         command = [
-            script("prefect"), "server", "start", "--host", HOST, "--port", str(self.port),
-            "--log-level", "WARNING",
-        ]  # fmt: skip
+            script("prefect"),
+            "server",
+            "start",
+            "--host",
+            HOST,
+            "--port",
+            str(self.port),
+            "--log-level",
+            "WARNING",
+        ]
         self.service = Service.start(
             "Prefect server",
             command,

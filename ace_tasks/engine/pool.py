@@ -82,8 +82,10 @@ class Worker:
             self._has_been_short = True
             log.warning(
                 "%s gets one item at a time: %.0f %% of its node's memory are used, %d MB by itself",
-                self.name, 100 * memory.used_share, memory.process_bytes // 2**20,
-            )  # fmt: skip
+                self.name,
+                100 * memory.used_share,
+                memory.process_bytes // 2**20,
+            )
 
     def busy_s(self) -> dict[str, float] | None:
         """item id → seconds at work itself; None: it cannot be asked, as when its interpreter

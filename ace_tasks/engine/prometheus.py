@@ -60,8 +60,18 @@ class RunMetrics:
         self._queued = Gauge("ace_items_queued", "Items that wait for a replica.", ("variant",))
         self._in_flight = Gauge("ace_items_in_flight", "Items inside replicas.", ("variant",))
         self._replicas = Gauge("ace_replicas_ready", "Replicas that take items.", ("variant",))
-        for metric in (self._retries, self._deaths, self._busy, self._ready, self._queued,
-                       self._in_flight, self._replicas, self._items, self._phases, self._seconds):  # fmt: skip
+        for metric in (
+            self._retries,
+            self._deaths,
+            self._busy,
+            self._ready,
+            self._queued,
+            self._in_flight,
+            self._replicas,
+            self._items,
+            self._phases,
+            self._seconds,
+        ):
             metric.set_default_tags({"variant": variant})
         self._reported: Counts[str] = Counts()
         self._reported_at = 0.0

@@ -183,9 +183,19 @@ def _file(tags: list[tuple[bytes, bytes]]) -> bytes:
             at += len(padded)
         table.append(struct.pack(">4sII", kind, places[body], len(body)))
     header = struct.pack(
-        ">I4sI4s4s4s6H4s4sIIIQI12s", at, b"\0\0\0\0", 0x04300000, b"mntr", b"RGB ", b"XYZ ",
-        *_CREATED, b"acsp", b"\0\0\0\0", 0, 0, 0, 0, 0, _xyz_tag(_D50_XYZ)[8:],
-    )  # fmt: skip
+        ">I4sI4s4s4s6H4s4sIIIQI12s",
+        at,
+        b"\0\0\0\0",
+        0x04300000,
+        b"mntr",
+        b"RGB ",
+        b"XYZ ",
+        *_CREATED,
+        b"acsp",
+        b"\0\0\0\0",
+        *(0, 0, 0, 0, 0),
+        _xyz_tag(_D50_XYZ)[8:],
+    )
     return header.ljust(128, b"\0") + b"".join(table) + b"".join(data)
 
 

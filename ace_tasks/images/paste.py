@@ -139,9 +139,12 @@ def over(straight: np.ndarray, alpha_HW: np.ndarray, ground: np.ndarray) -> np.n
 
 
 def difference(
-    original: np.ndarray, finished: np.ndarray, made: np.ndarray, mask_HW: np.ndarray,
+    original: np.ndarray,
+    finished: np.ndarray,
+    made: np.ndarray,
+    mask_HW: np.ndarray,
     pixels_outside: int,
-) -> Difference:  # fmt: skip
+) -> Difference:
     """All of one window. `pixels_outside`: of the whole picture, outside its mask."""
     inside = mask_HW > THRESHOLD
     in_window = mask_HW.size - int(inside.sum())

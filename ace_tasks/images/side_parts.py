@@ -30,11 +30,12 @@ _MAX_TEXT_BYTES = PngImagePlugin.MAX_TEXT_CHUNK
 _MAX_TEXTS_BYTES = 8 * _MAX_TEXT_BYTES
 _CHANNELS_BYTES = {0: 2, 2: 6}  # of a tRNS, by the colour type
 # Pillow keeps its own notes of a picture by these names, and a text of the same name beats them.
-_PILLOWS_NAMES = frozenset({
-    b"aspect", b"background", b"bbox", b"blend", b"chromaticity", b"default_image", b"disposal",
-    b"dpi", b"duration", b"exif", b"gamma", b"icc_profile", b"interlace", b"loop", b"srgb",
-    b"timestamp", b"transparency", b"xmp",
-})  # fmt: skip
+_PILLOWS_NAMES = frozenset(
+    (
+        b"aspect background bbox blend chromaticity default_image disposal dpi duration "
+        b"exif gamma icc_profile interlace loop srgb timestamp transparency xmp"
+    ).split()
+)
 _KEYWORD = re.compile(rb"[\x20-\x7e\xa1-\xff]{1,79}")
 
 _SEGMENT = re.compile(rb"\xff+([\x01-\xfe])")

@@ -43,17 +43,30 @@ _CARRIED_EXIF = frozenset(
     {_TAG.Copyright, _TAG.Artist, _TAG.XResolution, _TAG.YResolution, _TAG.ResolutionUnit}
 )
 _EXIF_NAMES = {"dc:rights": "Copyright", "dc:creator": "Artist"}
-_TECHNICAL_EXIF = frozenset({
-    _TAG.Orientation, _TAG.YCbCrPositioning, _TAG.ExifOffset, _TAG.ImageWidth, _TAG.ImageLength,
-    _TAG.ExifVersion, _TAG.ComponentsConfiguration, _TAG.FlashPixVersion, _TAG.ColorSpace,
-    _TAG.ExifImageWidth, _TAG.ExifImageHeight, _TAG.ExifInteroperabilityOffset,
-})  # fmt: skip
+_TECHNICAL_EXIF = frozenset(
+    {
+        _TAG.Orientation,
+        _TAG.YCbCrPositioning,
+        _TAG.ExifOffset,
+        _TAG.ImageWidth,
+        _TAG.ImageLength,
+        _TAG.ExifVersion,
+        _TAG.ComponentsConfiguration,
+        _TAG.FlashPixVersion,
+        _TAG.ColorSpace,
+        _TAG.ExifImageWidth,
+        _TAG.ExifImageHeight,
+        _TAG.ExifInteroperabilityOffset,
+    }
+)
 # Photoshop's resources in a JPEG, and datasets of IPTC's IIM 4.2 in one of them.
 _IPTC, _RESOLUTION, _THUMBNAILS = 0x0404, 0x03ED, (0x0409, 0x040C)
 _IIM = {
-    (2, 80): "dc:creator", (2, 110): "photoshop:Credit", (2, 115): "photoshop:Source",
+    (2, 80): "dc:creator",
+    (2, 110): "photoshop:Credit",
+    (2, 115): "photoshop:Source",
     (2, 116): "dc:rights",
-}  # fmt: skip
+}
 _IIM_TECHNICAL = {(1, 90), (2, 0)}  # character set, version
 _MAX_IIM_FIELDS = 1000
 # ImageMagick writes other formats' metadata into texts of a PNG, in hex behind kind and length.
@@ -168,16 +181,22 @@ def read(raw: Raw | None, file: bytes) -> SourceMetadata:
     properties = dict(found.properties)
     for name, value in [*iptc.items(), *_as_properties(exif), *_as_properties(text)]:
         properties.setdefault(name, value)
-    left_out += [part for part, there in (
-        (GPS, found.gps), (THUMBNAIL, found.thumbnail), (OTHER_XMP, found.others),
-        (UNREADABLE_XMP, found.unreadable),
-        (THUMBNAIL, any(each in resources for each in _THUMBNAILS)),
-        (OTHER_IPTC, any(_differs(properties[name], value) for name, value in iptc.items())),
-        (COMMENTS, "comment" in raw.info or bool(raw.text.keys() - _known_text(profiles))),
-        (MORE_PICTURES, "mp" in raw.info),
-        (GAIN_MAP, _has_gain_map(raw, file)),
-        (MANIFEST, _JUMBF_OF_C2PA in file),
-    ) if there]  # fmt: skip
+    left_out += [
+        part
+        for part, there in (
+            (GPS, found.gps),
+            (THUMBNAIL, found.thumbnail),
+            (OTHER_XMP, found.others),
+            (UNREADABLE_XMP, found.unreadable),
+            (THUMBNAIL, any(each in resources for each in _THUMBNAILS)),
+            (OTHER_IPTC, any(_differs(properties[name], value) for name, value in iptc.items())),
+            (COMMENTS, "comment" in raw.info or bool(raw.text.keys() - _known_text(profiles))),
+            (MORE_PICTURES, "mp" in raw.info),
+            (GAIN_MAP, _has_gain_map(raw, file)),
+            (MANIFEST, _JUMBF_OF_C2PA in file),
+        )
+        if there
+    ]
     left_out += [TOO_LONG.format(name) for name in sorted(found.too_long)]
     return SourceMetadata(
         properties=properties,

@@ -21,9 +21,11 @@ def build(inputs: Inputs) -> tuple[LCU, Geometry]:
     """Raises BadImage and BadMask."""
     size = (inputs.width, inputs.height) if inputs.image is None else _size(inputs.image)
     layout = lay_out(
-        size, [_size(each) for each in inputs.references], inputs.max_seq_len,
+        size,
+        [_size(each) for each in inputs.references],
+        inputs.max_seq_len,
         inputs.keep_pixels_rate,
-    )  # fmt: skip
+    )
     frame, mask = _frame(inputs, layout)
     edit = frame * (1 - mask * inputs.repainting_scale)
     if inputs.references:

@@ -79,8 +79,9 @@ def _target(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         return normalise(image), torch.ones(1, height, width)
     if inputs.mask.shape != inputs.image.shape[:2]:
         given, wanted = inputs.mask.shape, inputs.image.shape[:2]
-        raise BadMask(f"accepted: a mask of its picture's size {wanted} (height, width); "
-                      f"given {given}")  # fmt: skip
+        raise BadMask(
+            f"accepted: a mask of its picture's size {wanted} (height, width); given {given}"
+        )
     if image.shape != inputs.image.shape:
         raise BadImage(
             f"accepted with a mask: aspect ratios up to {MAX_ASPECT}; given "

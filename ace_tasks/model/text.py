@@ -27,10 +27,16 @@ CLIP_TOKENS = 77
 _CACHED_PROMPTS = 256  # 4 MB each at T5-XXL's width
 # Added after the tokenizer's own, in this order, which decides their ids.
 SPECIAL_TOKENS = {
-    "fft": ("<img>", "{image}", "{caption}", "{mask}", "{ref_image}",
-            *(f"{{image{n}}}" for n in range(1, 10))),
+    "fft": (
+        "<img>",
+        "{image}",
+        "{caption}",
+        "{mask}",
+        "{ref_image}",
+        *(f"{{image{n}}}" for n in range(1, 10)),
+    ),
     "lora": ("{image}",),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,8 +41,9 @@ class Outline:
             for batch in parquet.iter_batches(columns=["item_id", "same_as", "task"]):
                 digests.append(digests_of(batch.column("item_id").to_pylist()))
                 shares.append(np.asarray(batch.column("same_as").is_valid()))
-                numbers = [names.setdefault(each, len(names)) for each in
-                           batch.column("task").to_pylist()]  # fmt: skip
+                numbers = [
+                    names.setdefault(each, len(names)) for each in batch.column("task").to_pylist()
+                ]
                 tasks.append(np.array(numbers, np.uint8))
         return cls(
             np.concatenate(digests), np.concatenate(shares), np.concatenate(tasks), tuple(names)

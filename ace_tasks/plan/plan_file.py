@@ -319,9 +319,13 @@ class _Scratch:
             reason = f"accepted: an id used once; {item.row_id!r} stands in {place} too"
             return Reject(item.line, "id", reason, cells)
         row = (
-            item.row_id, item.item_id, self._first(item), item.spec.task, item.model_dump_json(),
+            item.row_id,
+            item.item_id,
+            self._first(item),
+            item.spec.task,
+            item.model_dump_json(),
             ",".join(earlier_ids),
-        )  # fmt: skip
+        )
         written = self._file.write("\t".join(row).encode())
         self._of_key.append(self._keys.setdefault(item.resolved.group, len(self._keys)))
         self._lines.append(item.line)

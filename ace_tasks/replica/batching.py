@@ -170,8 +170,10 @@ class Batcher:
             if self._ladder.descend(part[0].job, len(part)):
                 log.warning(
                     "out of memory with %s; now %d at once, %s",
-                    self._ladder.story(part[0].job), rung.batch_size, rung.mode,
-                )  # fmt: skip
+                    self._ladder.story(part[0].job),
+                    rung.batch_size,
+                    rung.mode,
+                )
                 return [part]
             error.args = (f"{self._ladder.story(part[0].job)}; {error}",)
             return []

@@ -13,8 +13,14 @@ import torch
 from ace_tasks.provenance.record import CodeRecord, DeviceRecord
 
 _PACKAGES = (
-    "torch", "diffusers", "transformers", "ray", "numpy", "opencv-python-headless", "pillow",
-)  # fmt: skip
+    "torch",
+    "diffusers",
+    "transformers",
+    "ray",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
 _ROOT = Path(__file__).resolve().parents[2]
 _GIT_TIMEOUT_S = 10
 
@@ -43,8 +49,11 @@ def code() -> CodeRecord | None:
 def _git(*arguments: str) -> str:
     run = subprocess.run(
         ["git", "-C", str(_ROOT), *arguments],
-        capture_output=True, text=True, check=True, timeout=_GIT_TIMEOUT_S,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=_GIT_TIMEOUT_S,
+    )
     return run.stdout.strip()
 
 

@@ -25,8 +25,14 @@ from ace_tasks.specs import ModelIdentity, Sources, parse_spec, resolve
 
 _EXIT_FATAL = 2
 # It names a reference, as its task must; none is shown.
-_ROW = {"id": "step", "task": "reference", "reference": "none", "prompt": "a red mug",
-        "seed": 0, "steps": 1}  # fmt: skip
+_ROW = {
+    "id": "step",
+    "task": "reference",
+    "reference": "none",
+    "prompt": "a red mug",
+    "seed": 0,
+    "steps": 1,
+}
 
 
 def main() -> None:

@@ -194,10 +194,17 @@ class Auditor:
         ):
             while batch := list(islice(rows, _AT_ONCE)):
                 looks = [
-                    _Look(self.store, self.output_uri, run, row, finished[row.item_id],
-                          self.limits, decoding)
+                    _Look(
+                        self.store,
+                        self.output_uri,
+                        run,
+                        row,
+                        finished[row.item_id],
+                        self.limits,
+                        decoding,
+                    )
                     for row in batch
-                ]  # fmt: skip
+                ]
                 for look, body in zip(looks, pool.map(_Look.look, looks), strict=True):
                     self.findings += look.findings
                     signed += look.signed

@@ -176,10 +176,14 @@ def encode_canvas(
     t5, clip = encoder.tokenizers.tokens([prompt])
     encoder.on_prompt(prompt, t5[0].numpy(), clip[0].numpy())
     return Latents(
-        half[:1], half[1:2], change, mask,
-        _small(t5, len(encoder.tokenizers.t5)), _small(clip, len(encoder.tokenizers.clip)),
+        half[:1],
+        half[1:2],
+        change,
+        mask,
+        _small(t5, len(encoder.tokenizers.t5)),
+        _small(clip, len(encoder.tokenizers.clip)),
         np.array([stage_1]),
-    )  # fmt: skip
+    )
 
 
 def _small(ids: torch.Tensor, vocabulary: int) -> np.ndarray:
@@ -191,9 +195,7 @@ def encode_nothing(tokenizers: Tokenizers) -> Latents:
     t5, clip = tokenizers.tokens([""])
     latent = np.zeros((1, 16, 2, 2), np.float16)
     mask = np.zeros((1, 64, 2, 2), np.uint8)
-    return Latents(
-        latent, latent, latent, mask, t5.numpy(), clip.numpy(), np.ones(1, bool)
-    )  # fmt: skip
+    return Latents(latent, latent, latent, mask, t5.numpy(), clip.numpy(), np.ones(1, bool))
 
 
 def make_chunk(folder: Path, chunk: int, settings: DataSettings, encoder: Encoder) -> None:

@@ -59,9 +59,14 @@ class Batches:
     """The batch of a step: a function of step and settings, shared out among workers."""
 
     def __init__(
-        self, shapes: Sequence[Latents], settings: ObjectiveSettings, steps: int,
-        rank: int = 0, workers: int = 1, texts: Texts | None = None,
-    ):  # fmt: skip
+        self,
+        shapes: Sequence[Latents],
+        settings: ObjectiveSettings,
+        steps: int,
+        rank: int = 0,
+        workers: int = 1,
+        texts: Texts | None = None,
+    ):
         """`texts`: what encoders that do not learn said of the prompts."""
         settings.share(workers)
         self.shapes = shapes
@@ -98,9 +103,13 @@ class Batches:
 
 
 def loss(
-    model: Any, batch: Latents, noise: Tensor, sigma: Tensor, settings: ObjectiveSettings,
+    model: Any,
+    batch: Latents,
+    noise: Tensor,
+    sigma: Tensor,
+    settings: ObjectiveSettings,
     device: str = "cpu",
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch, and its two halves. `model`: a `Trained`, or one in DDP.
 
     On the device "meta" all of it is done but the numbers: what fits, and what learns.
@@ -161,9 +170,13 @@ def _mean_over_workers(value: Tensor) -> Tensor:
 
 
 def weigh(
-    error_BN: Tensor, mask_BN: Tensor, width: int, reference_w: int, settings: ObjectiveSettings,
+    error_BN: Tensor,
+    mask_BN: Tensor,
+    width: int,
+    reference_w: int,
+    settings: ObjectiveSettings,
     mean: Callable[[Tensor], Tensor] = lambda value: value,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Token errors → the loss. Widths in latents; the reference stands left.
 
     `mean`: of a number over all workers. With their denominators alike, the mean of their losses

@@ -131,8 +131,10 @@ class Recipe(BaseModel):
             raise SettingsError(f"recipe {name!r}: {error.strerror}{hint}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            parts = [*([".".join(map(str, first["loc"]))] if first["loc"] else []),
-                    first["msg"].removeprefix("Value error, ")]  # fmt: skip
+            parts = [
+                *([".".join(map(str, first["loc"]))] if first["loc"] else []),
+                first["msg"].removeprefix("Value error, "),
+            ]
             raise SettingsError(f"recipe {name!r}: {': '.join(parts)}") from None
 
     def given(self, start_from: str = "", catalog: str = "") -> Recipe:

@@ -125,8 +125,12 @@ def plan(
                 rejects.write(each.to_json() + "\n")
                 continue
             good, alone = good + 1, alone + (not each.references)
-            content = {"line": each.line, "spec": each.spec.model_dump(mode="json"),
-                       "target": each.target, "cells": each.cells}  # fmt: skip
+            content = {
+                "line": each.line,
+                "spec": each.spec.model_dump(mode="json"),
+                "target": each.target,
+                "cells": each.cells,
+            }
             rows.write(json.dumps(content, ensure_ascii=False, default=str) + "\n")
     if not good:
         why = f"; line {first.line}: {first.field}: {first.reason}" if first else ""
@@ -220,9 +224,13 @@ def make_chunk(
 
 
 def _encode(
-    row: TrainingRow, number: int, settings: CatalogData, encoder: Encoder, store: Store,
+    row: TrainingRow,
+    number: int,
+    settings: CatalogData,
+    encoder: Encoder,
+    store: Store,
     model: ModelIdentity,
-) -> Latents | Reject:  # fmt: skip
+) -> Latents | Reject:
     rng = random.Random(f"{settings.seed}/{number}")
     prompt = "" if rng.random() < settings.empty_prompts else row.spec.prompt
     fetch = _Fetch(store)
@@ -258,9 +266,14 @@ def _srgb(picture: Picture) -> np.ndarray:
 
 
 def _canvas(
-    row: TrainingRow, rng: random.Random, settings: CatalogData, fetch: _Fetch,
-    model: ModelIdentity, *, use_change: bool,
-) -> sample.Sample:  # fmt: skip
+    row: TrainingRow,
+    rng: random.Random,
+    settings: CatalogData,
+    fetch: _Fetch,
+    model: ModelIdentity,
+    *,
+    use_change: bool,
+) -> sample.Sample:
     """Raises ItemError, and StoreError for a picture that cannot be had."""
     spec = row.spec.model_copy(update={"adapter": None})
     mask_uri = row.mask_uri

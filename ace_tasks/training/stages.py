@@ -67,9 +67,14 @@ class Worker:
 
 
 def train_vae(
-    recipe: Recipe, work: Path, photos: list[np.ndarray], on_log: OnLog, until: Until = never,
-    *, device: str = "cpu",
-) -> bool:  # fmt: skip
+    recipe: Recipe,
+    work: Path,
+    photos: list[np.ndarray],
+    on_log: OnLog,
+    until: Until = never,
+    *,
+    device: str = "cpu",
+) -> bool:
     """True when it is done; False when it was told to stop before."""
     settings = recipe.vae
     model = vae.make(settings).to(device)
@@ -106,9 +111,12 @@ def take_vae(recipe: Recipe, work: Path) -> bool:
 
 
 def encode_chunk(
-    recipe: Recipe, work: Path, number: int, sources: StoreSettings | None = None,
+    recipe: Recipe,
+    work: Path,
+    number: int,
+    sources: StoreSettings | None = None,
     device: str = "cpu",
-) -> None:  # fmt: skip
+) -> None:
     """One chunk of latents; on one thread, so that it is the same whoever makes it.
 
     `sources`: where a catalog's pictures are read from. Raises StoreUnavailable, WeightsError.

@@ -139,9 +139,9 @@ def _erase(picture: np.ndarray, rng: np.random.Generator) -> None:
     picture[(np.maximum(u, v) if rng.integers(2) else np.hypot(u, v)) < 1] = 128
 
 
-def loss(vae: Any, x: Tensor, generator: torch.Generator, settings: VaeSettings) -> tuple[
-    Tensor, dict[str, float]
-]:  # fmt: skip
+def loss(
+    vae: Any, x: Tensor, generator: torch.Generator, settings: VaeSettings
+) -> tuple[Tensor, dict[str, float]]:
     """L1 on pixels and on their differences, and a little KL that keeps latents near unit size."""
     with torch.autocast(x.device.type, torch.bfloat16):
         posterior = vae.encode(x).latent_dist

@@ -71,26 +71,55 @@ def pictures(example: Example) -> dict[str, np.ndarray | None]:
 
 # Real photographs, cut out by u2netp and laid on another ground at full size: no model of ACE++.
 BACKGROUND_ROWS: list[dict[str, Any]] = [
-    {"id": "background-coffee", "task": "background", "image": photo("coffee"),
-     "background": "white"},
-    {"id": "background-flower", "task": "background", "image": photo("flower"),
-     "background": "#f2e8dc"},
-    {"id": "background-astronaut", "task": "background", "image": photo("astronaut"),
-     "background": "transparent"},
-]  # fmt: skip
+    {
+        "id": "background-coffee",
+        "task": "background",
+        "image": photo("coffee"),
+        "background": "white",
+    },
+    {
+        "id": "background-flower",
+        "task": "background",
+        "image": photo("flower"),
+        "background": "#f2e8dc",
+    },
+    {
+        "id": "background-astronaut",
+        "task": "background",
+        "image": photo("astronaut"),
+        "background": "transparent",
+    },
+]
 # What `mini` never learnt: photographs. They show the window, the paste-back and the mask kinds.
 PHOTO_ROWS: list[dict[str, Any]] = [
-    {"id": "photo-espresso", "task": "fill", "image": photo("coffee"), "mask": mask("espresso"),
-     "prompt": "a cyan mug"},
-    {"id": "photo-rocket", "task": "fill", "image": photo("rocket"),
-     "mask": {"box": [290, 120, 352, 424]}, "prompt": "remove the lamp"},
-    {"id": "photo-saucer", "task": "edit", "image": photo("coffee"),
-     "mask": {"polygon": [[0.13, 0.30], [0.80, 0.30], [0.80, 0.98], [0.13, 0.98]]},
-     "prompt": "make the mug cyan", "format": "webp"},
-]  # fmt: skip
+    {
+        "id": "photo-espresso",
+        "task": "fill",
+        "image": photo("coffee"),
+        "mask": mask("espresso"),
+        "prompt": "a cyan mug",
+    },
+    {
+        "id": "photo-rocket",
+        "task": "fill",
+        "image": photo("rocket"),
+        "mask": {"box": [290, 120, 352, 424]},
+        "prompt": "remove the lamp",
+    },
+    {
+        "id": "photo-saucer",
+        "task": "edit",
+        "image": photo("coffee"),
+        "mask": {"polygon": [[0.13, 0.30], [0.80, 0.30], [0.80, 0.98], [0.13, 0.98]]},
+        "prompt": "make the mug cyan",
+        "format": "webp",
+    },
+]
 ROWS: list[dict[str, Any]] = [
-    *BACKGROUND_ROWS, *(world_row(*each)[0] for each in WORLD), *PHOTO_ROWS
-]  # fmt: skip
+    *BACKGROUND_ROWS,
+    *(world_row(*each)[0] for each in WORLD),
+    *PHOTO_ROWS,
+]
 
 
 def draw_world(folder: Path) -> None:

@@ -17,10 +17,9 @@ from ace_tasks.images.rewrap.parts import Beside, CannotRewrap
 
 _BRANDS = (b"avif", b"mif1", b"miaf", b"MA1A", b"MA1B", b"mif2", b"1pic")
 _PICTURES = frozenset({b"av01", b"grid"})
-_PROPERTIES = frozenset({
-    b"ispe", b"pixi", b"av1C", b"colr", b"auxC", b"pasp", b"irot", b"imir", b"clap", b"clli",
-    b"mdcv", b"a1op", b"lsel", b"a1lx",
-})  # fmt: skip
+_PROPERTIES = frozenset(
+    b"ispe pixi av1C colr auxC pasp irot imir clap clli mdcv a1op lsel a1lx".split()
+)
 _ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0", b"urn:mpeg:hevc:2015:auxid:1\0")
 _HANDLER = b"\0\0\0\0" + b"\0\0\0\0pict" + bytes(12) + b"\0"
 _MAX_PARTS = 10_000  # of each kind: boxes, items, references
@@ -307,10 +306,17 @@ def _data(meta: _Meta, *, in_idat: bool) -> bytes:
 def _written(meta: _Meta, data_at: int) -> bytes:
     """The box `meta`, of the same length for every `data_at`."""
     infos = [
-        _full(b"infe", 2, each.flags, struct.pack(">HH", number, 0), each.kind, b"\0",
-              each.content_type)
+        _full(
+            b"infe",
+            2,
+            each.flags,
+            struct.pack(">HH", number, 0),
+            each.kind,
+            b"\0",
+            each.content_type,
+        )
         for number, each in meta.items.items()
-    ]  # fmt: skip
+    ]
     references = [
         _box(kind, struct.pack(f">HH{len(to)}H", source, len(to), *to))
         for kind, source, to in meta.references

@@ -16,12 +16,25 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BEFORE = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"sBIT")  # in front of the palette
 _BEHIND = (b"tRNS", b"bKGD")
 _MAX_BYTES = {  # of a body; a palette has 256 colours
-    b"PLTE": 768, b"tRNS": 256, b"bKGD": 6, b"cICP": 4, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1,
+    b"PLTE": 768,
+    b"tRNS": 256,
+    b"bKGD": 6,
+    b"cICP": 4,
+    b"gAMA": 4,
+    b"cHRM": 32,
+    b"sRGB": 1,
     b"sBIT": 4,
-}  # fmt: skip
+}
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
-           (0, 1, 1, 2))  # fmt: skip
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 _STEP_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 16  # of packed data: zlib copies what it has not come to
 _M_PER_INCH = 0.0254

@@ -36,38 +36,81 @@ _PREFIXES = {uri: prefix for prefix, uri in NAMESPACES.items()} | _OTHER_SPELLIN
 
 # In the order in which they are kept where there is not room for all.
 CARRIED = (
-    "Iptc4xmpExt:DigitalSourceType", "Iptc4xmpExt:AISystemUsed",
+    "Iptc4xmpExt:DigitalSourceType",
+    "Iptc4xmpExt:AISystemUsed",
     "Iptc4xmpExt:AISystemVersionUsed",
     "TC260:AIGC",  # the label that a model made it, by China's GB 45438-2025
-    "dc:rights", "dc:creator",
-    "tiff:Copyright", "tiff:Artist",  # older programs write EXIF's fields so
-    "photoshop:Credit", "photoshop:Source",
-    "xmpRights:WebStatement", "xmpRights:Marked", "xmpRights:UsageTerms", "xmpRights:Owner",
+    "dc:rights",
+    "dc:creator",
+    "tiff:Copyright",
+    "tiff:Artist",  # older programs write EXIF's fields so
+    "photoshop:Credit",
+    "photoshop:Source",
+    "xmpRights:WebStatement",
+    "xmpRights:Marked",
+    "xmpRights:UsageTerms",
+    "xmpRights:Owner",
     "xmpRights:Certificate",
-    "cc:license", "cc:attributionName", "cc:attributionURL", "cc:morePermissions",
-    "plus:Licensor", "plus:LicensorName", "plus:LicensorURL", "plus:CopyrightOwner",
-    "plus:ImageCreator", "plus:ImageSupplier", "plus:CreditLineRequired", "plus:DataMining",
-    "plus:OtherConstraints", "plus:ImageAlterationConstraints", "plus:TermsAndConditionsText",
+    "cc:license",
+    "cc:attributionName",
+    "cc:attributionURL",
+    "cc:morePermissions",
+    "plus:Licensor",
+    "plus:LicensorName",
+    "plus:LicensorURL",
+    "plus:CopyrightOwner",
+    "plus:ImageCreator",
+    "plus:ImageSupplier",
+    "plus:CreditLineRequired",
+    "plus:DataMining",
+    "plus:OtherConstraints",
+    "plus:ImageAlterationConstraints",
+    "plus:TermsAndConditionsText",
     "plus:TermsAndConditionsURL",
-    "dc:source", "Iptc4xmpExt:AIPromptInformation", "Iptc4xmpExt:AIPromptWriterName",
-    "Iptc4xmpExt:DigImageGUID", "Iptc4xmpExt:RegistryId",
-    "xmpMM:OriginalDocumentID", "xmpMM:DocumentID", "xmpMM:DerivedFrom", "xmpMM:History",
-)  # fmt: skip
+    "dc:source",
+    "Iptc4xmpExt:AIPromptInformation",
+    "Iptc4xmpExt:AIPromptWriterName",
+    "Iptc4xmpExt:DigImageGUID",
+    "Iptc4xmpExt:RegistryId",
+    "xmpMM:OriginalDocumentID",
+    "xmpMM:DocumentID",
+    "xmpMM:DerivedFrom",
+    "xmpMM:History",
+)
 # Fields of structures. A licensor's address and a file's path on somebody's disk are not among them.
-FIELDS = frozenset({
-    "plus:LicensorName", "plus:LicensorURL", "plus:LicensorID", "plus:CopyrightOwnerName",
-    "plus:CopyrightOwnerID", "plus:ImageCreatorName", "plus:ImageCreatorID",
-    "plus:ImageSupplierName", "plus:ImageSupplierID",
-    "Iptc4xmpExt:RegItemId", "Iptc4xmpExt:RegOrgId", "Iptc4xmpExt:RegEntryRole",
-    "stEvt:action", "stEvt:when", "stEvt:softwareAgent", "stEvt:instanceID", "stEvt:changed",
-    "stEvt:parameters",
-    "stRef:documentID", "stRef:instanceID", "stRef:originalDocumentID",
-})  # fmt: skip
+FIELDS = frozenset(
+    {
+        "plus:LicensorName",
+        "plus:LicensorURL",
+        "plus:LicensorID",
+        "plus:CopyrightOwnerName",
+        "plus:CopyrightOwnerID",
+        "plus:ImageCreatorName",
+        "plus:ImageCreatorID",
+        "plus:ImageSupplierName",
+        "plus:ImageSupplierID",
+        "Iptc4xmpExt:RegItemId",
+        "Iptc4xmpExt:RegOrgId",
+        "Iptc4xmpExt:RegEntryRole",
+        "stEvt:action",
+        "stEvt:when",
+        "stEvt:softwareAgent",
+        "stEvt:instanceID",
+        "stEvt:changed",
+        "stEvt:parameters",
+        "stRef:documentID",
+        "stRef:instanceID",
+        "stRef:originalDocumentID",
+    }
+)
 _SOURCE_TYPE_SPELLINGS = frozenset({"digitalsourcetype", "digitalsourcefiletype"})
 _ARRAYS: dict[str, Literal["Alt", "Bag", "Seq"]] = {
-    "dc:rights": "Alt", "xmpRights:UsageTerms": "Alt", "dc:creator": "Seq",
-    "tiff:Copyright": "Alt", "xmpRights:Owner": "Bag",
-}  # fmt: skip
+    "dc:rights": "Alt",
+    "xmpRights:UsageTerms": "Alt",
+    "dc:creator": "Seq",
+    "tiff:Copyright": "Alt",
+    "xmpRights:Owner": "Bag",
+}
 
 
 class Uri(str):

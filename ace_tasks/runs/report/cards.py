@@ -169,12 +169,16 @@ def _made(result: Result, record: Record) -> Facts:
         "model": f"{model.variant}, {model.route}, {model.dtype} on {model.device}",
         "weights": f"base {model.base}, encoders {model.encoders}"
         + (f", adapter {model.adapter}" if model.adapter else ""),
-        "canvas": f"{_size(sampling.canvas_px)} px, {sampling.tokens} tokens, sampled with seed "
-        f"{sampling.seed}" if sampling else "no model ran",
+        "canvas": (
+            f"{_size(sampling.canvas_px)} px, {sampling.tokens} tokens, sampled with seed "
+            f"{sampling.seed}"
+            if sampling
+            else "no model ran"
+        ),
         "made": f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC, by version {run.code_version}",
         "by run": f"{run.run_id}, replica {run.replica}",
         "seconds": seconds or None,
-    }  # fmt: skip
+    }
 
 
 def _repainted(paste: PasteRecord) -> Facts:

@@ -120,8 +120,14 @@ def _style_and_script() -> dict[str, str]:
     """Ours as they stand in a page, and a policy that lets nothing else run or load."""
     style, script = _asset("page.css"), _asset("page.js")
     allowed = {"style-src": _hash(style), "script-src": _hash(script), "img-src": "data:"}
-    policy = "; ".join(["default-src 'none'", *(f"{k} {v}" for k, v in allowed.items()),
-                        "base-uri 'none'", "form-action 'none'"])  # fmt: skip
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            *(f"{k} {v}" for k, v in allowed.items()),
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
     return {"style": style, "script": script, "policy": policy}
 
 
