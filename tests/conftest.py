@@ -84,12 +84,22 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 # Their tests run flows in the worker's own process: one worker takes them all, so that one Prefect
 # server and one Ray are started for them.
 _FLOW_TESTS = {
-    "tests/runs/test_audit.py", "tests/scenarios/test_bad_items.py", "tests/scenarios/test_bad_weights.py",
-    "tests/scenarios/test_budget.py", "tests/flows/test_cli.py", "tests/flows/test_contact_sheet.py",
-    "tests/flows/test_edit_catalog.py", "tests/evaluation/test_evaluate.py", "tests/engine/test_pool.py",
-    "tests/flows/test_restyle_catalog.py", "tests/runs/test_retention.py", "tests/flows/test_review_run.py",
-    "tests/provenance/test_signing.py", "tests/training/test_train_ace.py", "tests/flows/test_try_on_batch.py",
-}  # fmt: skip
+    "tests/runs/test_audit.py",
+    "tests/scenarios/test_bad_items.py",
+    "tests/scenarios/test_bad_weights.py",
+    "tests/scenarios/test_budget.py",
+    "tests/flows/test_cli.py",
+    "tests/flows/test_contact_sheet.py",
+    "tests/flows/test_edit_catalog.py",
+    "tests/evaluation/test_evaluate.py",
+    "tests/engine/test_pool.py",
+    "tests/flows/test_restyle_catalog.py",
+    "tests/runs/test_retention.py",
+    "tests/flows/test_review_run.py",
+    "tests/provenance/test_signing.py",
+    "tests/training/test_train_ace.py",
+    "tests/flows/test_try_on_batch.py",
+}
 _LONGEST = "tests/engine/test_engine.py"
 
 
@@ -201,9 +211,11 @@ def ray_here(object_store: ObjectStore, prefect_server: PrefectServer) -> Iterat
 
 @pytest.fixture
 def replicas_here(
-    object_store: ObjectStore, prefect_server: PrefectServer, weights_dir: Path,
+    object_store: ObjectStore,
+    prefect_server: PrefectServer,
+    weights_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Flows edit in this process, by a real replica and without Ray."""
     from tests.support import pool_here
 

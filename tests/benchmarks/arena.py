@@ -106,9 +106,15 @@ class Arena:
         sources = workloads.put_pictures(self.store, side_px, pictures or items)
         catalog = workloads.put_catalog(self.store, name, workloads.rows(items, prompts, sources))
         return Workload(
-            name=name, catalog=catalog, output="", variant=variant, scratch="", items=items,
-            weights=str(self.folder / "weights"), **more,
-        )  # fmt: skip
+            name=name,
+            catalog=catalog,
+            output="",
+            variant=variant,
+            scratch="",
+            items=items,
+            weights=str(self.folder / "weights"),
+            **more,
+        )
 
     def place(self, workload: Workload, contender: Contender) -> Workload:
         """The workload with an output and a folder of its own."""
@@ -137,8 +143,13 @@ class Arena:
             "ACE_BATCH_SIZE": str(placed.batch_size),
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": f"{placed.scratch}/results",
         }
-        command = [sys.executable, "-m", "tests.benchmarks.contenders", contender.module,
-                   str(placed.write())]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "tests.benchmarks.contenders",
+            contender.module,
+            str(placed.write()),
+        ]
         started_at = time.time()
         process = Service.start(contender.title, command, env, log).process
         with Footprint(process.pid) as footprint:
@@ -190,13 +201,18 @@ def open_arena(database: Database = "sqlite") -> Iterator[Arena]:
             service.launch()
         for service in (object_store, server):
             service.wait()
-        ours = object_store.env | server.env | _LOOPBACK | {
-            "ACE_WEIGHTS_DIR": str(folder / "weights"),
-            "ACE_DEVICE": "cpu",
-            "PREFECT_LOGGING_LEVEL": "ERROR",
-            "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }  # fmt: skip
+        ours = (
+            object_store.env
+            | server.env
+            | _LOOPBACK
+            | {
+                "ACE_WEIGHTS_DIR": str(folder / "weights"),
+                "ACE_DEVICE": "cpu",
+                "PREFECT_LOGGING_LEVEL": "ERROR",
+                "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+                "HF_HUB_OFFLINE": "1",
+            }
+        )
         os.environ.update(ours)
         # Workers of Ray find the contenders by name.
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

@@ -55,8 +55,9 @@ def measure(case: Case, policy: Policy) -> Kept | None:
     if not same:
         scaled = Image.fromarray(finished).resize((width, height), Image.Resampling.LANCZOS)
         finished = np.asarray(scaled)
-    ramp = np.broadcast_to(np.linspace(0, 255, width).round().astype(np.uint8)[None, :, None],
-                           (height, width, 3))  # fmt: skip
+    ramp = np.broadcast_to(
+        np.linspace(0, 255, width).round().astype(np.uint8)[None, :, None], (height, width, 3)
+    )
     beside = tuple(
         replace(picture(size, 0), rgb=np.zeros((*size[::-1], 3), np.uint8))
         for size in case.references

@@ -221,9 +221,11 @@ def main() -> None:
         else (lambda: measure_together(arguments))
     )
     found = run()
-    print(f"{arguments.geometry}, {arguments.tokens} tokens, batch {arguments.batch}, "
-          f"{arguments.steps} steps, {arguments.rounds} rounds, {arguments.device}, "
-          f"torch {torch.__version__}\n")  # fmt: skip
+    print(
+        f"{arguments.geometry}, {arguments.tokens} tokens, batch {arguments.batch}, "
+        f"{arguments.steps} steps, {arguments.rounds} rounds, {arguments.device}, "
+        f"torch {torch.__version__}\n"
+    )
     print(table(found, arguments))
 
 

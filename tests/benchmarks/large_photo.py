@@ -174,9 +174,16 @@ def main() -> None:
     results = {}
     for model in ("gives back", "mini"):
         for window in (True, False):
-            command = [sys.executable, "-m", "tests.benchmarks.large_photo",
-                       "--formats", arguments.formats,
-                       "--only", model, "yes" if window else "no"]  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.large_photo",
+                "--formats",
+                arguments.formats,
+                "--only",
+                model,
+                "yes" if window else "no",
+            ]
             child = subprocess.run(command, capture_output=True, text=True, check=True)
             results[model, window] = json.loads(child.stdout.splitlines()[-1])
     print(table(results))

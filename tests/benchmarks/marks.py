@@ -46,9 +46,13 @@ _SOURCE_TYPE = after_edit("edit", None, ran=True)
 
 def packet() -> bytes:
     ours = marks_of(
-        tool="ace-catalog", item_id=_ITEM, record_uri=_URI, system="ACE++, variant mini",
-        system_version=_ITEM, prompt=None,
-    )  # fmt: skip
+        tool="ace-catalog",
+        item_id=_ITEM,
+        record_uri=_URI,
+        system="ACE++, variant mini",
+        system_version=_ITEM,
+        prompt=None,
+    )
     made, _ = write_packet(ours, _SOURCE_TYPE, {})
     assert made is not None
     return made
@@ -56,30 +60,50 @@ def packet() -> bytes:
 
 def record(format_: ImageFormat, source: bytes) -> Record:
     image = SourceRecord(
-        uri="s3://shop/in/mug.jpg", etag="e", sha256=_ITEM, size_bytes=len(source),
-        size_px=(4000, 3000), format="jpeg",
-    )  # fmt: skip
+        uri="s3://shop/in/mug.jpg",
+        etag="e",
+        sha256=_ITEM,
+        size_bytes=len(source),
+        size_px=(4000, 3000),
+        format="jpeg",
+    )
     output = OutputRecord(
-        uri="s3://shop/edited/x", sha256=_ITEM, pixels_sha256=_ITEM, size_px=(_SIDE_PX, _SIDE_PX),
-        size_bytes=1, format=format_,
-    )  # fmt: skip
+        uri="s3://shop/edited/x",
+        sha256=_ITEM,
+        pixels_sha256=_ITEM,
+        size_px=(_SIDE_PX, _SIDE_PX),
+        size_bytes=1,
+        format=format_,
+    )
     return Record(
-        row_id="mug", item_id=_ITEM, spec={"task": "edit", "prompt": "a mug"}, resolved={"seed": 1},
-        sources=SourcesRecord(image=image), output=output,
+        row_id="mug",
+        item_id=_ITEM,
+        spec={"task": "edit", "prompt": "a mug"},
+        resolved={"seed": 1},
+        sources=SourcesRecord(image=image),
+        output=output,
         marks=MarksRecord(xmp=True, digital_source_type=_SOURCE_TYPE, prompt=False),
         model=ModelRecord(
-            variant="mini", route="fft", base=_ITEM, encoders=_ITEM, adapter=None, dtype="float32",
+            variant="mini",
+            route="fft",
+            base=_ITEM,
+            encoders=_ITEM,
+            adapter=None,
+            dtype="float32",
             device="cpu",
         ),
         sampling=SamplingRecord(
-            sampler="euler", steps=8, guidance=1, seed=1, geometry="catalog",
-            canvas_px=(_SIDE_PX, _SIDE_PX), tokens=4096,
+            sampler="euler",
+            steps=8,
+            guidance=1,
+            seed=1,
+            geometry="catalog",
+            canvas_px=(_SIDE_PX, _SIDE_PX),
+            tokens=4096,
         ),
-        run=RunRecord(
-            run_id="r", shard=0, attempt="a", replica="r", code_version="0", versions={}
-        ),
+        run=RunRecord(run_id="r", shard=0, attempt="a", replica="r", code_version="0", versions={}),
         timings_s={},
-    )  # fmt: skip
+    )
 
 
 def main() -> None:

@@ -98,9 +98,13 @@ def race(arena: Arena, cases: Sequence[Case], rounds: int) -> Results:
     results: Results = {}
     for case in cases:
         workload = arena.workload(
-            case.title, items=case.items, side_px=case.side_px, variant=case.variant,
-            prompts=case.prompts, sleep_s=case.sleep_s,
-        )  # fmt: skip
+            case.title,
+            items=case.items,
+            side_px=case.side_px,
+            variant=case.variant,
+            prompts=case.prompts,
+            sleep_s=case.sleep_s,
+        )
         expected: dict[str, str] = {}
         for _ in range(rounds):
             for contender in case.contenders:

@@ -46,8 +46,11 @@ def dispatcher(replicas: int, seconds: float = 20) -> None:
         started, cpu = time.monotonic(), _cpu_s()
         dispatcher.edit(items, 1)
         wall_s, cpu_s = time.monotonic() - started, _cpu_s() - cpu
-        actors = [each for each in psutil.Process().children(recursive=True)
-                  if "ReplicaActor" in " ".join(each.cmdline() or [each.name()])]  # fmt: skip
+        actors = [
+            each
+            for each in psutil.Process().children(recursive=True)
+            if "ReplicaActor" in " ".join(each.cmdline() or [each.name()])
+        ]
         memory = [each.memory_info().rss / 2**20 for each in actors]
     print(
         f"| {replicas} | {len(items) / wall_s:.0f} | {len(items) * sleep_s / replicas / wall_s:.1%} "

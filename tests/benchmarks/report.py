@@ -94,12 +94,17 @@ def upload(store: Store, number: int) -> Entry:
         picture.save(out, "JPEG", quality=90)
         store.put(places[name], out.getvalue(), "image/jpeg")
     row: dict[str, Any] = {
-        "id": f"row-{number:05}", "task": "edit", "image": places["before"],
+        "id": f"row-{number:05}",
+        "task": "edit",
+        "image": places["before"],
         "prompt": "the mug is cobalt blue, on a plain white wall, in soft light from the left",
-    }  # fmt: skip
+    }
     if number % 3 == 0:
-        row |= {"task": "try_on", "mask": {"box": [0.3, 0.25, 0.7, 0.75]},
-                "reference": [places["reference"]]}  # fmt: skip
+        row |= {
+            "task": "try_on",
+            "mask": {"box": [0.3, 0.25, 0.7, 0.75]},
+            "reference": [places["reference"]],
+        }
     elif number % 2:
         row["mask"] = {"box": [0.3, 0.25, 0.7, 0.75]}
     if number % 100 == 99:
@@ -141,8 +146,10 @@ def build(sheet: Sheet, folder: Path) -> None:
         thumbnails += sum(map(len, re.findall(rb"data:image/webp;base64,[^\"]+", page)))
         records += page.count(b"<article")
     total, took = sum(sizes), time.monotonic() - started
-    print("| rows | pages | a page | thumbnails | all pages | built in | CPU | peak memory, "
-          "first page | middle | last page |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        "| rows | pages | a page | thumbnails | all pages | built in | CPU | peak memory, "
+        "first page | middle | last page |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
     print(
         f"| {records} | {len(sizes)} | {np.mean(sizes[:-1] or sizes) / 1e6:.1f} MB | "
         f"{thumbnails / total:.0%} | {total / 1e6:.0f} MB | {took:.0f} s | "
@@ -167,8 +174,10 @@ def browse(page: Path) -> None:
         tab.get_by_label("Row id").fill("row-0001")
         tab.evaluate("new Promise(requestAnimationFrame)")
         filtered_ms = 1000 * (time.monotonic() - started)
-    print("\n| first paint | loaded | frames to the end | median | 99 % within | longest | "
-          "filtered |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        "\n| first paint | loaded | frames to the end | median | 99 % within | longest | "
+        "filtered |\n|---|---|---|---|---|---|---|"
+    )
     print(
         f"| {painted_ms:.0f} ms | {loaded_ms:.0f} ms | {len(gaps)} | {np.median(gaps):.0f} ms | "
         f"{np.percentile(gaps, 99):.0f} ms | {gaps.max():.0f} ms | {filtered_ms:.0f} ms |"

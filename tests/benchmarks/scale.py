@@ -118,16 +118,24 @@ def tables() -> str:
         for load in while_it_runs(gpus):
             lines.append(f"| {gpus} | {load.part} | {load.share:.1%} | {load.detail} |")
     lines += ["", f"One dispatcher alone would be the limit at {largest_fleet()} GPUs.", ""]
-    lines += ["| items | " + " | ".join(f"hours on {gpus} GPUs" for gpus in GPUS) + " | "
-              + " | ".join(around_it(1)) + " |"]  # fmt: skip
+    lines += [
+        "| items | "
+        + " | ".join(f"hours on {gpus} GPUs" for gpus in GPUS)
+        + " | "
+        + " | ".join(around_it(1))
+        + " |"
+    ]
     lines += ["|---" * (1 + len(GPUS) + len(around_it(1))) + "|"]
     for items in ITEMS:
         hours = [f"{items * of('item_s') / gpus / 3600:,.0f}" for gpus in GPUS]
         lines.append(f"| {items:,} | " + " | ".join(hours + list(around_it(items).values())) + " |")
     start_s = of("weights_gb") / of("node_gb_s")
     nodes = GPUS[-1] / of("node_gpus")
-    lines += ["", f"Cold start: {start_s:.0f} s a node; {nodes:.0f} nodes read "
-              f"{nodes * of('weights_gb') / 1000:.1f} TB, {nodes * of('node_gb_s'):.0f} GB/s."]  # fmt: skip
+    lines += [
+        "",
+        f"Cold start: {start_s:.0f} s a node; {nodes:.0f} nodes read "
+        f"{nodes * of('weights_gb') / 1000:.1f} TB, {nodes * of('node_gb_s'):.0f} GB/s.",
+    ]
     return "\n".join(lines)
 
 

@@ -46,7 +46,12 @@ def table(run: Run) -> Iterator[str]:
         yield f"| {name} | {cells} | {each[-1] / each[0]:.3f} |"
     yield ""
     for name, each in found.items():
-        yield target(f"{name}: memory in the last tenth, of the first's", each[-1] / each[0], _FLAT, most=True)  # fmt: skip
+        yield target(
+            f"{name}: memory in the last tenth, of the first's",
+            each[-1] / each[0],
+            _FLAT,
+            most=True,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

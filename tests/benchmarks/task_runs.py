@@ -91,9 +91,14 @@ def measure(database: Database, runs: int) -> str:
         kept = arena.folder / ("postgres/cluster/base" if database == "postgres" else "prefect")
         before = size_bytes(kept)
         workload = arena.workload(
-            "task-runs", items=runs, side_px=64, pictures=16, variant="toy", sleep_s=0.0,
+            "task-runs",
+            items=runs,
+            side_px=64,
+            pictures=16,
+            variant="toy",
+            sleep_s=0.0,
             shard_size=1,
-        )  # fmt: skip
+        )
         run: Run = arena.run(OURS, arena.place(workload, OURS), limit_s=4 * 3600)
         if run.code or len(run.workload.entries("published")) != runs:
             raise RuntimeError(f"code {run.code}\n{run.log.read_text()[-3000:]}")

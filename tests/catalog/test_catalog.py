@@ -40,9 +40,16 @@ ROWS: list[dict[str, Any]] = [
     {"id": "b", "task": "edit", "image": "s3://b/b", "prompt": 'she said "é"', "guidance": 30},
     {"id": "c", "task": "edit", "image": "s3://b/c", "prompt": "two\nlines", "seed": 7},
     {"id": "d", "task": "reference", "reference": ["s3://b/d", "s3://b/e"], "prompt": "雪"},
-    {"id": "e", "task": "try_on", "image": "s3://b/f", "mask": {"box": [1, 2, 3, 4]},
-     "reference": "s3://b/g", "prompt": "p", "format": "webp"},
-]  # fmt: skip
+    {
+        "id": "e",
+        "task": "try_on",
+        "image": "s3://b/f",
+        "mask": {"box": [1, 2, 3, 4]},
+        "reference": "s3://b/g",
+        "prompt": "p",
+        "format": "webp",
+    },
+]
 
 
 def as_bytes(kind: str, rows: list[dict[str, Any]]) -> bytes:

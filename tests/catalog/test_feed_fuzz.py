@@ -46,17 +46,47 @@ FEEDS = [  # (name, text)
     ("feed.txt", GOOGLE.replace('"', "").replace(",", "\t")),
     ("feed.jsonl", JSONL),
 ]
-ENCODINGS = ["utf-8", "Shift_JIS", "gbk", "euc-jp", "iso-2022-jp", "utf-16", "UTF-8-SIG", "big5",
-             "windows-1252", "utf-7", "klingon", "", "utf-16le", "\x00"]  # fmt: skip
+ENCODINGS = [
+    "utf-8",
+    "Shift_JIS",
+    "gbk",
+    "euc-jp",
+    "iso-2022-jp",
+    "utf-16",
+    "UTF-8-SIG",
+    "big5",
+    "windows-1252",
+    "utf-7",
+    "klingon",
+    "",
+    "utf-16le",
+    "\x00",
+]
 TOKENS = [
-    *[each.encode() for each in ('"', '""', '"\n', ",", "\t", "\n", "\r", "\r\n", "\x00", "\x1a", "{")],
+    *[
+        each.encode()
+        for each in ('"', '""', '"\n', ",", "\t", "\n", "\r", "\r\n", "\x00", "\x1a", "{")
+    ],
     *[each.encode() for each in ("<b>", "</b>", "</item>", "<item>", "<g:id/>", "<g:image_link>")],
     *[each.encode() for each in ("<![CDATA[", "]]>", "<!--", "-->", "&", "&#0;", "&#x1b;", "&x;")],
     *[each.encode() for each in ("<!DOCTYPE r>", "<?xml ?>", '<?xml version="1.1"?>', "<x:y>")],
-    *[each.encode() for each in ("https://", "//", "s3://", "s3://b/", "..", "%00", "%ff", "?", "[")],
-    *[each.encode() for each in ("1e999", "NaN", "null", "[[[[", "\\ud800", "\u202e", "\U0001f600")],
-    b"\xff", b"\xfe\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\x81", b"\x83\x5c", b"\x1b$B", b"\x80",
-]  # fmt: skip
+    *[
+        each.encode()
+        for each in ("https://", "//", "s3://", "s3://b/", "..", "%00", "%ff", "?", "[")
+    ],
+    *[
+        each.encode()
+        for each in ("1e999", "NaN", "null", "[[[[", "\\ud800", "\u202e", "\U0001f600")
+    ],
+    b"\xff",
+    b"\xfe\xff",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"\x81",
+    b"\x83\x5c",
+    b"\x1b$B",
+    b"\x80",
+]
 
 
 @st.composite

@@ -65,8 +65,19 @@ def test_two_keys_have_two_ids(one: str, other: str) -> None:
 
 
 def test_no_two_keys_share_an_id_and_each_keeps_its_own() -> None:
-    keys = ["a/b.jpg", "a-b.jpg", "a/b.png", "a b.jpg", "a%20b.jpg", "A/b.jpg", "a//b.jpg",
-            row_id_of("a/b.jpg") + ".jpg", "é.jpg", "e\u0301.jpg", "e.jpg"]  # fmt: skip
+    keys = [
+        "a/b.jpg",
+        "a-b.jpg",
+        "a/b.png",
+        "a b.jpg",
+        "a%20b.jpg",
+        "A/b.jpg",
+        "a//b.jpg",
+        row_id_of("a/b.jpg") + ".jpg",
+        "é.jpg",
+        "e\u0301.jpg",
+        "e.jpg",
+    ]
     ids = [row_id_of(key) for key in keys]
     assert len(set(ids)) == len(keys)
     assert ids == [row_id_of(key) for key in keys]
@@ -203,11 +214,17 @@ def test_an_rss_feed_is_read_item_by_item(tmp_path: Path) -> None:
     ]
     found = list(TableReader("s3://feeds/feed.xml", SHOP, None).read([row]))
     assert [each.uri for each in found if isinstance(each, SourcePicture)] == [
-        "s3://shop/in/1.jpg", "s3://shop/in/2.jpg", "s3://shop/in/3.jpg",
-    ]  # fmt: skip
-    assert [each.row_id.rpartition("-")[0] for each in found if isinstance(each, SourcePicture)] == [
-        "", "17-2", "17-3",
-    ]  # fmt: skip
+        "s3://shop/in/1.jpg",
+        "s3://shop/in/2.jpg",
+        "s3://shop/in/3.jpg",
+    ]
+    assert [
+        each.row_id.rpartition("-")[0] for each in found if isinstance(each, SourcePicture)
+    ] == [
+        "",
+        "17-2",
+        "17-3",
+    ]
     main = list(TableReader("s3://feeds/feed.xml", SHOP, None, main_only=True).read([row]))
     assert [each.row_id for each in main if isinstance(each, SourcePicture)] == ["17"]
 
@@ -379,8 +396,11 @@ def test_googles_table_is_known_by_its_columns(read: Read) -> None:
     for name in ("feed.tsv", "feed.TXT"):
         found = read(name, text)
         assert [each.uri for each in found if isinstance(each, SourcePicture)] == [
-            "s3://shop/in/1.jpg", "s3://shop/in/2.jpg", "s3://shop/in/a,b.jpg", "s3://shop/in/8.jpg",
-        ]  # fmt: skip
+            "s3://shop/in/1.jpg",
+            "s3://shop/in/2.jpg",
+            "s3://shop/in/a,b.jpg",
+            "s3://shop/in/8.jpg",
+        ]
         assert found[0].columns["title"] == "Mug"
         rejects = [each for each in found if isinstance(each, Reject)]
         assert [each.field for each in rejects] == ["ID", "image link", "image link"]
@@ -502,8 +522,12 @@ def test_a_table_of_ones_own_needs_an_image_only(read: Read, tmp_path: Path) -> 
 
 
 def test_a_table_from_s3_names_its_own_bucket_only(tmp_path: Path) -> None:
-    rows = [Row(2, {"image": "s3://shop/a.png"}), Row(3, {"image": "s3://other/a.png"}),
-            Row(4, {"image": "/etc/passwd"}), Row(5, {"image": "s3://shop/a.png", "mask": "/x"})]  # fmt: skip
+    rows = [
+        Row(2, {"image": "s3://shop/a.png"}),
+        Row(3, {"image": "s3://other/a.png"}),
+        Row(4, {"image": "/etc/passwd"}),
+        Row(5, {"image": "s3://shop/a.png", "mask": "/x"}),
+    ]
     found = list(TableReader("s3://shop/t.csv", None, None).read(rows))
     assert [type(each) for each in found] == [SourcePicture, Reject, Reject, Reject]
     allowed = list(TableReader("s3://shop/t.csv", None, ("other",)).read(rows))
@@ -547,13 +571,19 @@ def album(tmp_path: Path, each: list[Any], what: str = "garment") -> Iterator[Al
 
 
 def picture(name: str, **columns: Any) -> SourcePicture:
-    return SourcePicture(f"s3://b/{name}.png", name, (name, f"{name}.png", f"s3://b/{name}.png"),
-                   columns=columns)  # fmt: skip
+    return SourcePicture(
+        f"s3://b/{name}.png", name, (name, f"{name}.png", f"s3://b/{name}.png"), columns=columns
+    )
 
 
 def test_an_album_finds_by_name_and_keeps_the_place_of_what_it_refused(tmp_path: Path) -> None:
-    shirts = [picture("a", colour="red"), Reject(2, None, "x", ""), Skipped("n"), picture("b"),
-              SourcePicture("s3://c/b.png", "b2", ("b", "s3://c/b.png"))]  # fmt: skip
+    shirts = [
+        picture("a", colour="red"),
+        Reject(2, None, "x", ""),
+        Skipped("n"),
+        picture("b"),
+        SourcePicture("s3://c/b.png", "b2", ("b", "s3://c/b.png")),
+    ]
     with album(tmp_path, shirts) as found:
         assert (found.places, found.pictures) == (4, 3)
         assert [each.row_id for each in found] == ["a", "b", "b2"]

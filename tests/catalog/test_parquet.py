@@ -70,10 +70,12 @@ print(rows, rejects, written, (peak_kb() - before) // 1000)
         pytest.param({"reference": one_list(shared("x" * 100_000, MB))}, 1, 1, id="a list"),
         pytest.param(
             {"mask": pyarrow.StructArray.from_arrays([shared("x" * 2 * MB)], ["box"])},
-            ROWS, ROWS, id="a struct",
+            ROWS,
+            ROWS,
+            id="a struct",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_small_file_of_huge_rows_takes_little_memory(
     tmp_path: Path, columns: dict[str, Any], rows: int, rejects: int
 ) -> None:
@@ -105,11 +107,14 @@ def test_pages_that_unpack_to_too_much_are_refused_before_they_are_unpacked(
     tmp_path: Path, columns: dict[str, Any], message: str
 ) -> None:
     path = write(
-        tmp_path / "feed.parquet", columns, use_dictionary=False, data_page_version="2.0",
+        tmp_path / "feed.parquet",
+        columns,
+        use_dictionary=False,
+        data_page_version="2.0",
         column_encoding={"reference.list.element": "DELTA_BINARY_PACKED"}
         if "reference" in columns
         else None,
-    )  # fmt: skip
+    )
     assert path.stat().st_size < MB
     with pytest.raises(CatalogError, match=message):
         list(read_rows(path, FEED))
@@ -216,18 +221,29 @@ TYPES = {
     "dictionary": pyarrow.array(["a", None, "c", "a", "a"]).dictionary_encode(),
     "no text": pyarrow.array([None] * N, pyarrow.string()),
     "unsigned": pyarrow.array([2**63] * N, pyarrow.uint64()),
-    "struct": pyarrow.array([{"a": "x", "b": [1, 2]}, None, {"a": None, "b": None},
-                             {"a": "y", "b": []}, {"a": "z", "b": [3]}]),
-    "map": pyarrow.array([[("k", "v")], None, [], [("a", "b"), ("c", None)], []],
-                         pyarrow.map_(pyarrow.string(), pyarrow.string())),
-    "fixed list": pyarrow.array([[1, 2], None, [3, 4], [5, 6], [7, 8]],
-                                pyarrow.list_(pyarrow.int32(), 2)),
-    "large list": pyarrow.array([["a"], None, [], ["b", "c"], [None]],
-                                pyarrow.large_list(pyarrow.string())),
+    "struct": pyarrow.array(
+        [
+            {"a": "x", "b": [1, 2]},
+            None,
+            {"a": None, "b": None},
+            {"a": "y", "b": []},
+            {"a": "z", "b": [3]},
+        ]
+    ),
+    "map": pyarrow.array(
+        [[("k", "v")], None, [], [("a", "b"), ("c", None)], []],
+        pyarrow.map_(pyarrow.string(), pyarrow.string()),
+    ),
+    "fixed list": pyarrow.array(
+        [[1, 2], None, [3, 4], [5, 6], [7, 8]], pyarrow.list_(pyarrow.int32(), 2)
+    ),
+    "large list": pyarrow.array(
+        [["a"], None, [], ["b", "c"], [None]], pyarrow.large_list(pyarrow.string())
+    ),
     "list of lists": pyarrow.array([[["a"]], None, [[]], [["b", "c"], []], [None]]),
     "date": pyarrow.array([datetime.date(2020, 1, 1)] * N),
     "null": pyarrow.nulls(N),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("column", TYPES.values(), ids=TYPES)
@@ -254,8 +270,10 @@ def test_every_type_is_read_as_it_is(
     ],
 )
 def test_pages_of_every_kind_are_counted(tmp_path: Path, options: dict[str, Any]) -> None:
-    rows = [{"id": str(n), "prompt": f"p {n % 7}", "reference": [f"r{n}"] * (n % 3)}
-            for n in range(2000)]  # fmt: skip
+    rows = [
+        {"id": str(n), "prompt": f"p {n % 7}", "reference": [f"r{n}"] * (n % 3)}
+        for n in range(2000)
+    ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet", **options)
     found = [each.cells for each in read_rows(tmp_path / "t.parquet", FEED)]  # type: ignore[union-attr]
     assert found == rows

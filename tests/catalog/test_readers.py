@@ -107,8 +107,16 @@ def test_a_stray_quote_in_csv_costs_its_own_row_only(
     lines = [",".join(columns)]
     for number, title in enumerate(titles, start=1):
         link = f"https://c.test/{number}.jpg"
-        cells = {"id": f"p{number}", "Handle": f"p{number}", "title": title, "Title": title,
-                 "image_link": link, "Image Src": link, "Body": "x", "Price": "9"}  # fmt: skip
+        cells = {
+            "id": f"p{number}",
+            "Handle": f"p{number}",
+            "title": title,
+            "Title": title,
+            "image_link": link,
+            "Image Src": link,
+            "Body": "x",
+            "Price": "9",
+        }
         lines.append(",".join(cells[column] for column in columns))
     found = read("feed.csv", "\n".join(lines))
     assert [(each.line, each.lines) for each in found] == [(n, 1) for n in range(2, 7)]
@@ -147,8 +155,10 @@ def test_a_reject_names_the_row_that_its_quote_would_swallow(read: Read) -> None
     assert "line 3 is read as a row of its own (p2)" in first.reason
 
 
-@pytest.mark.parametrize("link", ["https://c.test/{}.jpg", "s3://b/red mug {}.jpg", "red mug {}.png",
-                                  "//c.test/{}", "plain{}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "link",
+    ["https://c.test/{}.jpg", "s3://b/red mug {}.jpg", "red mug {}.png", "//c.test/{}", "plain{}"],
+)
 def test_links_of_every_form_reveal_a_row_that_a_quote_would_swallow(read: Read, link: str) -> None:
     titles = ["Mug", '"Retro', "Plain", 'Frame 20"', "Bowl"]
     lines = [f"p{n},{title},{link.format(n)}" for n, title in enumerate(titles)]
@@ -175,8 +185,10 @@ DESCRIPTIONS = {
 def test_a_description_may_have_line_breaks(read: Read, text: str, place: int, suffix: str) -> None:
     columns = ["id", "image_link"]
     columns.insert(place, "description")
-    rows = [{"id": "a", "image_link": "l/1.jpg", "description": text},
-            {"id": "b", "image_link": "l/2.jpg", "description": "plain"}]  # fmt: skip
+    rows = [
+        {"id": "a", "image_link": "l/1.jpg", "description": text},
+        {"id": "b", "image_link": "l/2.jpg", "description": "plain"},
+    ]
     found = read(f"feed.{suffix}", written(suffix, columns, rows))
     assert [each.cells if isinstance(each, Row) else each for each in found] == rows
 

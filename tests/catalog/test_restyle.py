@@ -34,8 +34,15 @@ def test_what_is_not_given_is_in_no_row() -> None:
 
 
 def test_every_wish_is_in_the_row() -> None:
-    defaults = {"mask_invert": True, "mask_grow": -3, "mask_label": "shirt", "format": "webp",
-            "steps": 4, "seed": 0, "adapter": "portrait"}  # fmt: skip
+    defaults = {
+        "mask_invert": True,
+        "mask_grow": -3,
+        "mask_label": "shirt",
+        "format": "webp",
+        "steps": 4,
+        "seed": 0,
+        "adapter": "portrait",
+    }
     spec = parse_spec(instruction("fill", **defaults).row(A, "auto"))
     assert isinstance(spec, Fill)
     assert {name: getattr(spec, name) for name in defaults} == defaults

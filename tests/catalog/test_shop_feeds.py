@@ -84,15 +84,20 @@ CURRENT = (
 def test_shopifys_current_template_has_galleries_and_pictures_of_variants(read: Read) -> None:
     found = read("feed.csv", CURRENT)
     assert [file for _, file in taken(found)] == [
-        "mug-1.jpg", "mug-2.jpg", "bag.png", "mug-blue.jpg", "mug-red.jpg",
-    ]  # fmt: skip
+        "mug-1.jpg",
+        "mug-2.jpg",
+        "bag.png",
+        "mug-blue.jpg",
+        "mug-red.jpg",
+    ]
     ids = [row_id for row_id, _ in taken(found)]
     assert ids[:3] == ["mug", row_id_of("mug", 2), "bag"]
     assert [row_id.rpartition("-")[0] for row_id in ids[3:]] == ["mug-mug-blue", "mug-mug-red"]
     assert found[0].where == "feed.csv, line 2"
     assert taken(read("feed.csv", CURRENT, main_only=True)) == [
-        ("mug", "mug-1.jpg"), ("bag", "bag.png"),
-    ]  # fmt: skip
+        ("mug", "mug-1.jpg"),
+        ("bag", "bag.png"),
+    ]
 
 
 def test_a_product_that_repeats_its_picture_in_every_row_has_one(read: Read) -> None:
@@ -148,12 +153,17 @@ def test_rows_in_any_order_without_positions_lose_no_picture(read: Read) -> None
     found = read("feed.csv", head + "".join(f"{p},{CDN}/{f}.jpg\n" for p, f in rows))
     assert reject_reasons(found) == []
     assert sorted(file for _, file in taken(found)) == [
-        "b1.jpg", "b2.jpg", "m1.jpg", "m2.jpg", "m3.jpg",
-    ]  # fmt: skip
+        "b1.jpg",
+        "b2.jpg",
+        "m1.jpg",
+        "m2.jpg",
+        "m3.jpg",
+    ]
     assert len({row_id for row_id, _ in taken(found)}) == 5
     assert taken(read("feed.csv", head + rows_of(rows), main_only=True)) == [
-        ("bag", "b1.jpg"), ("mug", "m1.jpg"),
-    ]  # fmt: skip
+        ("bag", "b1.jpg"),
+        ("mug", "m1.jpg"),
+    ]
 
 
 def rows_of(rows: Iterable[tuple[str, str]]) -> str:
@@ -204,22 +214,36 @@ def test_an_id_with_two_pictures_is_reported_by_the_feeds_own_lines(read: Read) 
 @pytest.mark.parametrize(
     ("cell", "links"),
     [
-        pytest.param("https://a/1.jpg,https://a/2.jpg", ["https://a/1.jpg", "https://a/2.jpg"],
-                     id="comma"),
-        pytest.param("https://a/1.jpg , //a/2.jpg,", ["https://a/1.jpg", "//a/2.jpg"],
-                     id="spaces, no scheme, comma at the end"),
-        pytest.param("https://a/1.jpg\nhttp://a/2.jpg", ["https://a/1.jpg", "http://a/2.jpg"],
-                     id="lines"),
+        pytest.param(
+            "https://a/1.jpg,https://a/2.jpg", ["https://a/1.jpg", "https://a/2.jpg"], id="comma"
+        ),
+        pytest.param(
+            "https://a/1.jpg , //a/2.jpg,",
+            ["https://a/1.jpg", "//a/2.jpg"],
+            id="spaces, no scheme, comma at the end",
+        ),
+        pytest.param(
+            "https://a/1.jpg\nhttp://a/2.jpg", ["https://a/1.jpg", "http://a/2.jpg"], id="lines"
+        ),
         pytest.param("https://a/1.jpg|s3://a/2.jpg", ["https://a/1.jpg", "s3://a/2.jpg"], id="bar"),
-        pytest.param("https://a/x,y.jpg,https://a/a, b.jpg",
-                     ["https://a/x,y.jpg", "https://a/a, b.jpg"], id="commas in paths"),
-        pytest.param("https://a/w_1,h_1/https://b/1.jpg", ["https://a/w_1,h_1/https://b/1.jpg"],
-                     id="a link in a path"),
-        pytest.param(["https://a/1.jpg", None, "", "https://a/2.jpg,https://a/3.jpg"],
-                     ["https://a/1.jpg", "https://a/2.jpg", "https://a/3.jpg"], id="list"),
+        pytest.param(
+            "https://a/x,y.jpg,https://a/a, b.jpg",
+            ["https://a/x,y.jpg", "https://a/a, b.jpg"],
+            id="commas in paths",
+        ),
+        pytest.param(
+            "https://a/w_1,h_1/https://b/1.jpg",
+            ["https://a/w_1,h_1/https://b/1.jpg"],
+            id="a link in a path",
+        ),
+        pytest.param(
+            ["https://a/1.jpg", None, "", "https://a/2.jpg,https://a/3.jpg"],
+            ["https://a/1.jpg", "https://a/2.jpg", "https://a/3.jpg"],
+            id="list",
+        ),
         pytest.param(None, [], id="none"),
     ],
-)  # fmt: skip
+)
 def test_a_cell_may_hold_several_links(cell: Any, links: list[str]) -> None:
     assert links_of(cell) == links
 
@@ -234,9 +258,15 @@ def test_a_list_of_links_is_one_in_xml_as_well(read: Read) -> None:
     assert [file for _, file in taken(found)] == ["1.jpg", "2.jpg"]
 
 
-@pytest.mark.parametrize("link", ["//cdn.shop.test/files/1.jpg", "http://cdn.shop.test/files/1.jpg",
-                                  "HTTPS://CDN.shop.test:443/files/1.jpg",
-                                  "cdn.shop.test/files/1.jpg"])  # fmt: skip
+@pytest.mark.parametrize(
+    "link",
+    [
+        "//cdn.shop.test/files/1.jpg",
+        "http://cdn.shop.test/files/1.jpg",
+        "HTTPS://CDN.shop.test:443/files/1.jpg",
+        "cdn.shop.test/files/1.jpg",
+    ],
+)
 def test_a_link_may_have_any_scheme_of_the_web_or_none(read: Read, link: str) -> None:
     for name, text in (
         ("feed.xml", RSS.format("", product("1", link))),
@@ -357,8 +387,20 @@ def test_bytes_of_no_encoding_are_reported_by_their_file_and_row(read: Read) -> 
         read("feed.csv", header)
 
 
-STRANGE = ["klingon", "utf-7", "rot13", "zlib", "base64", "punycode", "unicode_escape", "idna",
-           "utf-32", "mbcs", "\x00", "é"]  # fmt: skip
+STRANGE = [
+    "klingon",
+    "utf-7",
+    "rot13",
+    "zlib",
+    "base64",
+    "punycode",
+    "unicode_escape",
+    "idna",
+    "utf-32",
+    "mbcs",
+    "\x00",
+    "é",
+]
 
 
 @pytest.mark.parametrize("name", [pytest.param(each, id=ascii(each)) for each in STRANGE])
@@ -383,13 +425,28 @@ def test_every_encoding_that_is_accepted_is_a_superset_of_ascii() -> None:
 def test_jpegs_of_every_name_are_taken_and_what_systems_write_is_not(
     store: Store, prefix: str
 ) -> None:
-    for key in ("a.jfif", "b.JPE", "c.jpg", "d.pjpeg", "._c.jpg", "__MACOSX/._c.jpg", "x/._y.png",
-                "__MACOSX/c.jpg", ".DS_Store", "Thumbs.db", "sub/@eaDir/c.jpg", "n.txt"):  # fmt: skip
+    for key in (
+        "a.jfif",
+        "b.JPE",
+        "c.jpg",
+        "d.pjpeg",
+        "._c.jpg",
+        "__MACOSX/._c.jpg",
+        "x/._y.png",
+        "__MACOSX/c.jpg",
+        ".DS_Store",
+        "Thumbs.db",
+        "sub/@eaDir/c.jpg",
+        "n.txt",
+    ):
         store.put(f"{prefix}/in/{key}", b"x", "image/jpeg")
     found = list(pictures(SourcePlace("source", f"{prefix}/in"), store))
     assert [each.row_id for each in found if isinstance(each, SourcePicture)] == [
-        "a.jfif", "b.JPE", "c.jpg", "d.pjpeg",
-    ]  # fmt: skip
+        "a.jfif",
+        "b.JPE",
+        "c.jpg",
+        "d.pjpeg",
+    ]
     whys = {each.name: each.why for each in found if isinstance(each, Skipped)}
     assert whys.pop("n.txt") == "no picture"
     assert len(whys) == 7
@@ -463,10 +520,14 @@ def masks_of(
 def under(folder: str, *stems: str) -> list[SourcePicture]:
     """Pictures as a prefix has them."""
     return [
-        SourcePicture(f"s3://b/p/{stem}.jpg", f"{n}", (stem, f"{stem}.jpg", f"s3://b/p/{stem}.jpg"),
-                folder=stem.rpartition("/")[0])
+        SourcePicture(
+            f"s3://b/p/{stem}.jpg",
+            f"{n}",
+            (stem, f"{stem}.jpg", f"s3://b/p/{stem}.jpg"),
+            folder=stem.rpartition("/")[0],
+        )
         for n, stem in enumerate(stems)
-    ]  # fmt: skip
+    ]
 
 
 def test_masks_of_a_feed_are_found_by_the_files_of_its_pictures(
@@ -481,17 +542,29 @@ def test_masks_of_a_feed_are_found_by_the_files_of_its_pictures(
 
 
 MASKS = [
-    pytest.param(["a", "b", "c", "d"], ["a_mask.png", "b-mask.png", "c mask.png", "d.Mask.png"],
-                 ["a_mask.png", "b-mask.png", "c mask.png", "d.Mask.png"], id="suffixes"),
+    pytest.param(
+        ["a", "b", "c", "d"],
+        ["a_mask.png", "b-mask.png", "c mask.png", "d.Mask.png"],
+        ["a_mask.png", "b-mask.png", "c mask.png", "d.Mask.png"],
+        id="suffixes",
+    ),
     pytest.param(["a"], ["a.png", "a_mask.png"], ["a.png"], id="the bare name first"),
     pytest.param([NFD], [f"{NFC}_mask.png"], [f"{NFC}_mask.png"], id="composed otherwise"),
-    pytest.param(["x/a", "y/a"], ["x/a_mask.png", "y/a_mask.png"],
-                 ["x/a_mask.png", "y/a_mask.png"], id="folder by folder"),
+    pytest.param(
+        ["x/a", "y/a"],
+        ["x/a_mask.png", "y/a_mask.png"],
+        ["x/a_mask.png", "y/a_mask.png"],
+        id="folder by folder",
+    ),
     pytest.param(["a"], ["deep/er/a.png"], ["deep/er/a.png"], id="masks in folders"),
     pytest.param(["deep/a"], ["a.png"], ["a.png"], id="pictures in folders"),
-    pytest.param(["y/a"], ["x/a.png"], ["no mask is called 'y/a' or 'a' or 'y/a_mask'; of another "
-                                       "folder: 'x/a.png'"], id="another folder"),
-]  # fmt: skip
+    pytest.param(
+        ["y/a"],
+        ["x/a.png"],
+        ["no mask is called 'y/a' or 'a' or 'y/a_mask'; of another folder: 'x/a.png'"],
+        id="another folder",
+    ),
+]
 
 
 @pytest.mark.parametrize(("stems", "keys", "wanted"), MASKS)

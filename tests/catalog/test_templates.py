@@ -35,9 +35,22 @@ def test_fields_are_filled_in(text: str, prompt: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{shoe}", "{}", "{0}", "{person!r}", "{person:>9999999999}", "{person.}", "{", "}", "{person",
-     "{person.__class__.__init__.__globals__} {x}", "{{person}", "{per{son}}", "{Person}"],
-)  # fmt: skip
+    [
+        "{shoe}",
+        "{}",
+        "{0}",
+        "{person!r}",
+        "{person:>9999999999}",
+        "{person.}",
+        "{",
+        "}",
+        "{person",
+        "{person.__class__.__init__.__globals__} {x}",
+        "{{person}",
+        "{per{son}}",
+        "{Person}",
+    ],
+)
 def test_a_field_about_nothing_known_is_reported_at_once(text: str) -> None:
     with pytest.raises(SettingsError, match=r"prompt: accepted in braces: \{person\}, "):
         fill(text)

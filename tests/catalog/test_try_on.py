@@ -38,26 +38,42 @@ def table(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def people(table: Callable[..., str]) -> str:
-    return table("people", [
-        {"id": "anna", "image": "s3://b/p/1.png", "mask": "s3://b/m/1.png", "garment": "shirt"},
-        {"id": "eva", "image": "s3://b/p/2.png", "mask": "s3://b/m/2.png", "garment": "dress, 9.png"},
-        {"id": "olga", "image": "s3://b/p/3.png", "mask": "", "garment": ""},
-    ])  # fmt: skip
+    return table(
+        "people",
+        [
+            {"id": "anna", "image": "s3://b/p/1.png", "mask": "s3://b/m/1.png", "garment": "shirt"},
+            {
+                "id": "eva",
+                "image": "s3://b/p/2.png",
+                "mask": "s3://b/m/2.png",
+                "garment": "dress, 9.png",
+            },
+            {"id": "olga", "image": "s3://b/p/3.png", "mask": "", "garment": ""},
+        ],
+    )
 
 
 @pytest.fixture
 def garments(table: Callable[..., str]) -> str:
-    return table("garments", [
-        {"id": "shirt", "image": "s3://b/g/7.png", "Colour": "red"},
-        {"id": "dress", "image": "s3://b/g/8.png", "Colour": ""},
-    ])  # fmt: skip
+    return table(
+        "garments",
+        [
+            {"id": "shirt", "image": "s3://b/g/7.png", "Colour": "red"},
+            {"id": "dress", "image": "s3://b/g/8.png", "Colour": ""},
+        ],
+    )
 
 
 def batch(people: str, garments: str, **changes: Any) -> Batch:
     settings: dict[str, Any] = {
-        "masks": "auto", "prompt": "{person} wears {garment}", "pairing": "cross",
-        "pairs_table": "", "max_pairs": 1000, "limit": 0, "defaults": RowDefaults(),
-    }  # fmt: skip
+        "masks": "auto",
+        "prompt": "{person} wears {garment}",
+        "pairing": "cross",
+        "pairs_table": "",
+        "max_pairs": 1000,
+        "limit": 0,
+        "defaults": RowDefaults(),
+    }
     return Batch(
         SourcePlace("people", people), SourcePlace("garments", garments), **settings | changes
     )
@@ -102,8 +118,11 @@ def test_every_one_wears_every_one(rows: Rows, people: str, garments: str) -> No
 def test_the_first_wears_the_first_and_a_reject_moves_nobody_up(
     rows: Rows, people: str, table: Callable[..., str]
 ) -> None:
-    three = [{"id": "7", "image": "s3://b/g/7.png"}, {"id": "x", "image": "https://far/x.png"},
-             {"id": "9", "image": "s3://b/g/9.png"}]  # fmt: skip
+    three = [
+        {"id": "7", "image": "s3://b/g/7.png"},
+        {"id": "x", "image": "https://far/x.png"},
+        {"id": "9", "image": "s3://b/g/9.png"},
+    ]
     made = rows(people, table("three", three), pairing="order")
     assert worn(made) == [("1", "7"), ("3", "9")]
     first, second = rejects(made)
@@ -123,10 +142,15 @@ def test_the_column_names_the_garments(rows: Rows, people: str, garments: str) -
 def test_a_table_names_the_pairs(
     rows: Rows, people: str, garments: str, table: Callable[..., str]
 ) -> None:
-    pairs = table("pairs", [
-        {"Person": "eva", "Garment": "7"}, {"Person": "2", "Garment": "s3://b/g/8.png"},
-        {"Person": "anna", "Garment": "hat"}, {"Person": "", "Garment": "shirt"},
-    ])  # fmt: skip
+    pairs = table(
+        "pairs",
+        [
+            {"Person": "eva", "Garment": "7"},
+            {"Person": "2", "Garment": "s3://b/g/8.png"},
+            {"Person": "anna", "Garment": "hat"},
+            {"Person": "", "Garment": "shirt"},
+        ],
+    )
     made = rows(people, garments, pairing="table", pairs_table=pairs)
     assert worn(made) == [("2", "7"), ("2", "8")]
     assert rejects(made) == [
@@ -179,8 +203,11 @@ def test_a_prompt_takes_columns_and_a_row_without_is_rejected(
 def test_a_pair_that_is_named_again_is_one(
     rows: Rows, people: str, garments: str, table: Callable[..., str]
 ) -> None:
-    pairs = [{"person": "eva", "garment": "shirt"}, {"person": "2", "garment": "7"},
-             {"person": "eva", "garment": "dress"}]  # fmt: skip
+    pairs = [
+        {"person": "eva", "garment": "shirt"},
+        {"person": "2", "garment": "7"},
+        {"person": "eva", "garment": "dress"},
+    ]
     made = rows(people, garments, pairing="table", pairs_table=table("pairs", pairs))
     assert worn(made) == [("2", "7"), ("2", "8")]
     assert made[1] == Skipped("pairs.csv, line 3", "the same pair again")
@@ -204,16 +231,19 @@ def test_too_many_pairs_are_counted_and_reported_before_any_work(
 
 MEANINGLESS: dict[str, tuple[dict[str, Any], str]] = {  # name: (settings, the message)
     "order of unequal numbers": (
-        {"pairing": "order"}, "pairing: order needs as many people as garments; given 3 people and 2"
+        {"pairing": "order"},
+        "pairing: order needs as many people as garments; given 3 people and 2",
     ),
     "no table": ({"pairing": "table"}, "pairs: accepted: a table with pairing table"),
     "needless table": ({"pairs_table": "x.csv"}, "pairs: accepted: a table with pairing table"),
     "XML as table": (
-        {"pairing": "table", "pairs_table": "x.xml"}, "pairs: accepted: a file that ends in"
+        {"pairing": "table", "pairs_table": "x.xml"},
+        "pairs: accepted: a file that ends in",
     ),
     "unknown name": ({"prompt": "{shoe}"}, "prompt: accepted in braces"),
     "unknown column": (
-        {"prompt": "{garment.cut}"}, "prompt: accepted columns of a garment: colour, id, image"
+        {"prompt": "{garment.cut}"},
+        "prompt: accepted columns of a garment: colour, id, image",
     ),
     "no mask": ({"masks": "none"}, "masks: accepted: alpha, auto, column, or s3"),
     "no column of garments": (
@@ -221,7 +251,7 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], str]] = {  # name: (settings, the m
         "column garment in the people's table; its columns are colour",
     ),
     "too many pairs": ({"pairing": "column", "max_pairs": 3}, "are 4 pairs"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("changes", "message"), MEANINGLESS.values(), ids=MEANINGLESS)

@@ -224,11 +224,15 @@ def test_a_limit_is_reached_while_replicas_load(ray_here: None, tmp_path: Path) 
     settings = PoolSettings(max_replicas=2)
     with (
         Dispatcher(
-            REPLICA, settings, "run", lambda *_: None, make,
+            REPLICA,
+            settings,
+            "run",
+            lambda *_: None,
+            make,
             lambda status: budget.check_spent(status.held_s),
         ) as dispatcher,
         pytest.raises(OverBudget, match="may take no more"),
-    ):  # fmt: skip
+    ):
         dispatcher.edit([item(0), item(1)], 0)
     assert dispatcher.status.replicas_ready == dispatcher.status.ready_s == 0
     assert dispatcher.status.held_s > 0
@@ -359,8 +363,11 @@ def test_a_replica_stays_with_its_group(pool: Open) -> None:
         outcomes = dispatcher.edit(items, 1)
     assert len(outcomes) == 60
     for replica in {each.output_uri for each in outcomes if isinstance(each, Done)}:
-        made = [groups[each.item_id] for each in outcomes
-                if isinstance(each, Done) and each.output_uri == replica]  # fmt: skip
+        made = [
+            groups[each.item_id]
+            for each in outcomes
+            if isinstance(each, Done) and each.output_uri == replica
+        ]
         assert sum(a != b for a, b in pairwise(made)) <= 1, made
 
 

@@ -74,8 +74,9 @@ def test_prometheus_reads_what_happened(reports: Reports, series: str, expected:
     """Reports come a little later than what they report."""
     wait_until(
         lambda: reports.read(series) == pytest.approx(expected),
-        f"{series} to be {expected}", output=lambda: str(reports.read(series)),
-    )  # fmt: skip
+        f"{series} to be {expected}",
+        output=lambda: str(reports.read(series)),
+    )
 
 
 @pytest.mark.thorough
@@ -93,8 +94,9 @@ def test_what_depends_on_the_moment_is_counted_too(
 ) -> None:
     wait_until(
         lambda: reports.read(series) >= least - 1e-6,
-        f"{series} to be {least} or more", output=lambda: str(reports.read(series)),
-    )  # fmt: skip
+        f"{series} to be {least} or more",
+        output=lambda: str(reports.read(series)),
+    )
 
 
 @pytest.mark.thorough

@@ -273,12 +273,26 @@ class Command:
 
     def __init__(self, output: str):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "evaluate", "toy", output,
-             "--size-px", "64", "--examples", str(EXAMPLES)],
-            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "flows.cli",
+                "evaluate",
+                "toy",
+                output,
+                "--size-px",
+                "64",
+                "--examples",
+                str(EXAMPLES),
+            ],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def wait_for_chunks(self, store: Store, output: str, count: int) -> dict[str, Any]:
         """Until so many are written; which, and when."""
@@ -354,8 +368,9 @@ def check_report(store: Store, output: str) -> None:
     assert (report.variant, report.seed, report.size_px) == ("toy", 1, 64)
     assert report.contenders[0].fingerprint == find_variant("toy").identity().fingerprint
     assert [(each.name, each.kind) for each in report.contenders] == [
-        ("toy", "model"), *((name, "baseline") for name in BASELINES)
-    ]  # fmt: skip
+        ("toy", "model"),
+        *((name, "baseline") for name in BASELINES),
+    ]
     assert len(report.lines) == 4 * (len(ALL_TASKS) + 1)
     for each in report.lines:
         tasks = len(ALL_TASKS) if each.task == OVERALL else 1
@@ -379,9 +394,7 @@ def check_report(store: Store, output: str) -> None:
 
 def check_artifacts(state: Any) -> None:
     found = {str(each.key): each for each in artifacts(state)}
-    assert found.keys() == {
-        "evaluate-measure-progress", "evaluate-scores", "evaluate-report"
-    }  # fmt: skip
+    assert found.keys() == {"evaluate-measure-progress", "evaluate-scores", "evaluate-report"}
     assert found["evaluate-measure-progress"].data == 100.0
     table = json.loads(found["evaluate-scores"].data)
     assert [row["task"] for row in table[:4]] == ["overall"] * 4
@@ -395,9 +408,18 @@ def test_a_folder_will_do_and_the_command_prints_the_table(
 ) -> None:
     output = tmp_path / "made" / "here"
     command = ace_here(
-        "evaluate", "toy-lora", str(output), "--size-px", "64", "--examples", "1",
-        "--tasks", "try_on,remove", "--seed", "9",
-    )  # fmt: skip
+        "evaluate",
+        "toy-lora",
+        str(output),
+        "--size-px",
+        "64",
+        "--examples",
+        "1",
+        "--tasks",
+        "try_on,remove",
+        "--seed",
+        "9",
+    )
     assert command.returncode == 0, command.stderr
     assert "Completed: toy-lora: 0.0 ±" in command.stdout
     for phrase in ("copy_input (baseline)", "toy (baseline)", "outside error", "evaluation.json"):

@@ -117,8 +117,12 @@ class Runs:
     def start(self, output: str) -> UUID:
         with get_client(sync_client=True) as client:
             deployment = client.read_deployment_by_name("edit-catalog/edit-catalog")
-            parameters = {"catalog": "s3://tests/catalog.jsonl", "output": output,
-                          "variant": "toy", "review": {"canary": 3}}  # fmt: skip
+            parameters = {
+                "catalog": "s3://tests/catalog.jsonl",
+                "output": output,
+                "variant": "toy",
+                "review": {"canary": 3},
+            }
             return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
 
     def wait(self, run: UUID, *states: str) -> FlowRun:

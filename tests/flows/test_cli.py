@@ -96,10 +96,14 @@ def test_plan_and_edit_take_all_that_decides_a_pixel() -> None:
     ("arguments", "problem"),
     [
         (["edit", "c", "o", "--variant", "toy", "--typo", "1"], "Unknown option: --typo"),
-        (["edit", "c", "o", "--variant", "toy", "--candidates", "40"],
-         "--candidates: Input should be less than or equal to 16; given '40'"),
-        (["edit", "c", "o", "--variant", "toy", "--geometry", "round"],
-         "--geometry: Input should be 'catalog' or 'reference'; given 'round'"),
+        (
+            ["edit", "c", "o", "--variant", "toy", "--candidates", "40"],
+            "--candidates: Input should be less than or equal to 16; given '40'",
+        ),
+        (
+            ["edit", "c", "o", "--variant", "toy", "--geometry", "round"],
+            "--geometry: Input should be 'catalog' or 'reference'; given 'round'",
+        ),
         (["edit", "c", "o", "--variant", "toy", "--canary", "3"], "Unknown option: --canary"),
         (["edit", "c", "o"], "--variant requires an argument"),
         (["audit", "s3://b/out", "../run"], "RUN: String should match pattern"),
@@ -107,7 +111,7 @@ def test_plan_and_edit_take_all_that_decides_a_pixel() -> None:
         (["paint"], 'Unknown command "paint"'),
     ],
     ids=["flag", "limit", "choice", "form-only", "missing", "argument", "number", "command"],
-)  # fmt: skip
+)
 def test_a_mistyped_command_says_what_is_accepted(arguments: list[str], problem: str) -> None:
     ended = ace_here(*arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -173,8 +177,12 @@ def test_a_machine_gets_a_line_of_json_for_each_row_and_nothing_else(masked: str
     alone = ace_here("plan", masked, "--variant", "toy", "--json")
     assert alone.returncode == 1
     assert json.loads(alone.stdout) == {
-        "planned": 3, "rejected": 1, "forgotten": 0, "shared": 0, "by_task": {"fill": 3},
-    }  # fmt: skip
+        "planned": 3,
+        "rejected": 1,
+        "forgotten": 0,
+        "shared": 0,
+        "by_task": {"fill": 3},
+    }
 
 
 def test_a_fatal_error_is_one_line_and_exit_code_2(store: Store, prefix: str) -> None:
@@ -225,8 +233,9 @@ def test_a_restyle_gives_a_machine_its_summary_and_status_gives_it_again(
     assert "not ended, or cut short" in cut
     lines = [json.loads(line) for line in ace_here("status", output, "--json").stdout.splitlines()]
     assert {each["run_id"]: each["state"] for each in lines} == {
-        summary["run_id"]: "Completed", "cut-short": None,
-    }  # fmt: skip
+        summary["run_id"]: "Completed",
+        "cut-short": None,
+    }
     one = ace_here("status", output, summary["run_id"], "--json")
     assert summary.items() <= json.loads(one.stdout).items()
     none = ace_here("status", output, "no-run")

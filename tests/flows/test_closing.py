@@ -20,15 +20,33 @@ from tests.support.processes import ace_here
 def summary(**more: Any) -> Summary:
     now = datetime.now(UTC)
     fields: dict[str, Any] = {
-        "run_id": "r-1", "flow": "edit-catalog", "state": "FinishedWithFailures",
-        "catalog": "s3://b/c.jsonl", "output": "s3://b/out of it", "variant": "toy",
-        "pixels": DEFAULT_PIXELS, "review": ReviewSettings(), "started_at": now, "ended_at": now,
-        "rows": 9, "done": 5, "done_before": 0, "failed": 3, "failed_before": 0, "rejected": 1,
-        "shared": 0, "by_error": {"timeout": 1, "source_unavailable": 2, "bad_row": 1},
-        "replicas": 2, "deaths": 1, "seconds": 300.0, "items_per_second": 0.03,
-        "busy_share": 0.91, "results": "s3://b/r.csv", "failures": "s3://b/f.jsonl",
+        "run_id": "r-1",
+        "flow": "edit-catalog",
+        "state": "FinishedWithFailures",
+        "catalog": "s3://b/c.jsonl",
+        "output": "s3://b/out of it",
+        "variant": "toy",
+        "pixels": DEFAULT_PIXELS,
+        "review": ReviewSettings(),
+        "started_at": now,
+        "ended_at": now,
+        "rows": 9,
+        "done": 5,
+        "done_before": 0,
+        "failed": 3,
+        "failed_before": 0,
+        "rejected": 1,
+        "shared": 0,
+        "by_error": {"timeout": 1, "source_unavailable": 2, "bad_row": 1},
+        "replicas": 2,
+        "deaths": 1,
+        "seconds": 300.0,
+        "items_per_second": 0.03,
+        "busy_share": 0.91,
+        "results": "s3://b/r.csv",
+        "failures": "s3://b/f.jsonl",
         "rejects": "s3://b/rejects.jsonl",
-    }  # fmt: skip
+    }
     return Summary(**fields | more)
 
 
@@ -43,8 +61,12 @@ def test_the_hint_is_what_the_deployment_takes() -> None:
     assert set(retry_failed.parameters.required) <= given.keys()
     prefect, ours = re.findall(r"^\$ (.*)$", page, re.MULTILINE)
     assert shlex.split(prefect)[3:] == [
-        "retry-failed/retry-failed", "-p", "output=s3://b/out of it", "-p", "failed_run=r-1",
-    ]  # fmt: skip
+        "retry-failed/retry-failed",
+        "-p",
+        "output=s3://b/out of it",
+        "-p",
+        "failed_run=r-1",
+    ]
     program, command, *arguments = shlex.split(ours)
     assert (program, arguments) == ("ace-catalog", ["s3://b/out of it", "r-1"])
     assert ace_here(command, "--help").returncode == 0

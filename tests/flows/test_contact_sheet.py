@@ -47,8 +47,11 @@ def test_failures_come_first_and_take_the_places_of_others(edited: RunResults) -
     offer(edited, 2)
     assert [each.line for each in edited.sample()] == [3, 4, 8, 9]
     assert [edited.item_of(each).row_id for each in edited.sample()] == [
-        "row-3", "row-4", "row-8", "row-9",
-    ]  # fmt: skip
+        "row-3",
+        "row-4",
+        "row-8",
+        "row-9",
+    ]
     for line in (12, 11, 10):
         offer(edited, line, "failed_before")
     assert [each.line for each in edited.sample()] == [3, 4, 11, 12]  # and no room is left

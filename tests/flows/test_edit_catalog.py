@@ -109,16 +109,24 @@ WRONG = {
     "bad id": {"id": "../w6", "task": "edit", "prompt": "p", "image": "s3://tests/x.png"},
     "used id": {"id": "good-0", "task": "edit", "prompt": "p", "image": "s3://tests/x.png"},
     "no JSON": '{"id": "w8", "task"',
-    "steps no number": {"id": "w9", "task": "edit", "prompt": "p", "image": "s3://tests/x",
-                        "steps": "many"},
-}  # fmt: skip
+    "steps no number": {
+        "id": "w9",
+        "task": "edit",
+        "prompt": "p",
+        "image": "s3://tests/x",
+        "steps": "many",
+    },
+}
 
 
 @over_ray
 def test_ten_good_rows_and_ten_wrong_ones(
-    catalog: Callable[..., str], store: Store, prefix: str, tmp_path: Path,
+    catalog: Callable[..., str],
+    store: Store,
+    prefix: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("ACE_DEPTH_MODEL", str(make_depth_anything(tmp_path / "depth")))
     rows = [good(prefix, n) for n in range(9)] + [good(prefix, 9, control="depth")]
     uri = catalog([*rows, *WRONG.values()])
@@ -132,8 +140,17 @@ def test_ten_good_rows_and_ten_wrong_ones(
     assert rejected[0]["row"] == WRONG["no task"]
     assert rejected[8]["row"] == WRONG["no JSON"]
     assert [each["field"] for each in rejected] == [
-        "task", "task", "prompt", "image", "image", "x", "id", "id", None, "steps",
-    ]  # fmt: skip
+        "task",
+        "task",
+        "prompt",
+        "image",
+        "image",
+        "x",
+        "id",
+        "id",
+        None,
+        "steps",
+    ]
     result_rows = results(store, state, prefix)
     assert sorted(int(each["line"]) for each in result_rows) == list(range(1, 21))
 
@@ -205,8 +222,11 @@ def test_failures_are_kept_reported_and_tried_again_only_when_asked(
 ) -> None:
     broken = join_uri(prefix, "in/broken.png")
     store.put(broken, b"<html>not found</html>", "image/png")
-    rows = [good(prefix, 0), good(prefix, 1, id="broken", image=broken),
-            good(prefix, 2, id="missing", image=join_uri(prefix, "in/none.png"))]  # fmt: skip
+    rows = [
+        good(prefix, 0),
+        good(prefix, 1, id="broken", image=broken),
+        good(prefix, 2, id="missing", image=join_uri(prefix, "in/none.png")),
+    ]
     uri = catalog(rows)
     state = run(uri, prefix)
     assert state.name == "FinishedWithFailures"
@@ -245,8 +265,9 @@ def test_masks_that_look_like_mistakes_are_hinted_at_or_failures(
     strict = run(uri, prefix, strict_masks=True)
     by_row, summary = ended(strict)
     assert {row: each["error_code"] for row, each in by_row.items()} == {
-        "good-0": "", "mapped": "suspect_mask",
-    }  # fmt: skip
+        "good-0": "",
+        "mapped": "suspect_mask",
+    }
     assert (summary.done, summary.failed, summary.by_hint) == (1, 1, {"label_map": 1})
     again = retry_failed(output=f"{prefix}/out", failed_run=summary.run_id, return_state=True)
     assert ended(again)[1].by_error == {"suspect_mask": 1}  # as strict as its run was
@@ -255,8 +276,9 @@ def test_masks_that_look_like_mistakes_are_hinted_at_or_failures(
     item_id = by_row["mapped"]["item_id"]
 
     # Whoever does not set it, or names the code, has the picture, and the hint beside it.
-    again = retry_failed(output=f"{prefix}/out", failed_run=summary.run_id, codes="suspect_mask",
-                         return_state=True)  # fmt: skip
+    again = retry_failed(
+        output=f"{prefix}/out", failed_run=summary.run_id, codes="suspect_mask", return_state=True
+    )
     assert ended(again)[1].done == 1
     store.delete(join_uri(f"{prefix}/out", record_key(item_id)))
     state = run(uri, prefix)
@@ -347,8 +369,11 @@ def test_masks_are_made_and_allowed_as_the_run_says_and_its_retry_alike(
     state = run(catalog(rows), prefix, auto_mask="border", allow_empty_masks=True)
     by_row = {each["row_id"]: each for each in results(store, state, prefix)}
     assert {row_id: each["error_code"] for row_id, each in by_row.items()} == {
-        "made": "", "empty": "", "noise": "bad_mask", "full": "bad_mask",
-    }  # fmt: skip
+        "made": "",
+        "empty": "",
+        "noise": "bad_mask",
+        "full": "bad_mask",
+    }
     record = Record.model_validate_json(store.get(f"{prefix}/out/{by_row['made']['record']}"))
     assert record.mask is not None
     assert record.mask.coverage == pytest.approx(32 * 30 / (64 * 96), abs=0.01)
@@ -430,8 +455,10 @@ def test_retry_after_the_catalog_was_mended_goes_by_the_mended_catalog(
     again = retried(state)
     assert again.name == "Completed", again.message
     assert {each["row_id"] for each in results(store, again, prefix)} == {
-        "good-0", "good-1", "good-2",
-    }  # fmt: skip
+        "good-0",
+        "good-1",
+        "good-2",
+    }
     past = past_run(store, f"{prefix}/out", str(state.state_details.flow_run_id))
     assert (past.summary is not None, past.ending) == (True, None)
 
@@ -551,8 +578,10 @@ def test_what_the_dispatcher_says_is_in_the_runs_log(
         of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
         async with get_client() as client:
             found = await client.read_logs(of_run)
-        return {name: [log.message for log in found if log.name == name] for name in
-                {log.name for log in found}}  # fmt: skip
+        return {
+            name: [log.message for log in found if log.name == name]
+            for name in {log.name for log in found}
+        }
 
     def is_logged() -> bool:
         messages = asyncio.run(lines()).get("ace_tasks.engine.dispatcher", ())

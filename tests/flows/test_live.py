@@ -40,8 +40,12 @@ def test_working_shards_come_first_and_then_those_with_failures() -> None:
         shards.end(each)
     table = shards.table([shard(4, 1), shard(3, 5, bad_mask=1), shard(2, 8)])
     assert [(row["shard"], row["state"], row["waiting"]) for row in table] == [
-        (3, "working", 2), (4, "working", 7), (1, "ended", 0), (2, "ended", 0), (0, "ended", 0),
-    ]  # fmt: skip
+        (3, "working", 2),
+        (4, "working", 7),
+        (1, "ended", 0),
+        (2, "ended", 0),
+        (0, "ended", 0),
+    ]
     assert table[0]["errors"] == "bad\\_mask 1"
 
 

@@ -125,8 +125,17 @@ def test_none_is_no_setting() -> None:
 
 
 def test_flat_names_of_earlier_versions_find_their_groups() -> None:
-    flat = {"source": "s", "prompt": "p", "mask": "auto", "candidates": 4, "mask_grow": -9,
-            "limit": 2, "max_failed": 3, "canary": 5, "quality": 80}  # fmt: skip
+    flat = {
+        "source": "s",
+        "prompt": "p",
+        "mask": "auto",
+        "candidates": 4,
+        "mask_grow": -9,
+        "limit": 2,
+        "max_failed": 3,
+        "canary": 5,
+        "quality": 80,
+    }
     assert regrouped(restyle_catalog.fn, flat) == {
         "source": "s",
         "prompt": "p",

@@ -92,9 +92,12 @@ def test_a_folder_is_cut_out_and_laid_on_one_ground(store: Store, prefix: str) -
     photograph = (HERE / "photos" / "coffee.jpg").read_bytes()
     store.put(f"{prefix}/in/cup.jpg", photograph, "image/jpeg")
     state = restyle_catalog(
-        source=f"{prefix}/in", output=f"{prefix}/out", variant="toy", return_state=True,
+        source=f"{prefix}/in",
+        output=f"{prefix}/out",
+        variant="toy",
+        return_state=True,
         pixels={"task": "background", "background": "#102030", "shadow": True, "format": "png"},
-    )  # fmt: skip
+    )
     assert state.name == "Completed", state.message
     (stored,) = store.list(f"{prefix}/out/images/")
     picture = codec.decode(store.get(stored.uri), codec.ImageLimits())
@@ -174,8 +177,10 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
     assert state.name == "FinishedWithFailures"
     by_row = results(store, prefix, summary.run_id)
     assert {row_id: each["error_code"] for row_id, each in by_row.items()} == {
-        "17": "", "18": "source_missing", "19": "bad_row",
-    }  # fmt: skip
+        "17": "",
+        "18": "source_missing",
+        "19": "bad_row",
+    }
     assert "feed.xml, line 4: accepted: links under https://cdn.shop.com/" in by_row["19"]["error"]
     store.put(f"{place}/late.png", picture(seed=2), "image/png")
     again = retry_failed(output=f"{prefix}/out", failed_run=summary.run_id, return_state=True)

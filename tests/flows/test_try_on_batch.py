@@ -68,8 +68,10 @@ def test_two_hundred_people_and_fifty_garments_have_a_price_and_stop(
         ("people", ("anna", "eva"), 200),
         ("garments", ("dress", "shirt"), 50),
     ):
-        rows = [f"{name}-{n},{prefix}/{name}/{files[n % 2]}.png,{prefix}/masks/anna.png"
-                for n in range(count)]  # fmt: skip
+        rows = [
+            f"{name}-{n},{prefix}/{name}/{files[n % 2]}.png,{prefix}/masks/anna.png"
+            for n in range(count)
+        ]
         text = "\n".join(["id,image,mask", *rows])
         store.put(f"{prefix}/{name}.csv", text.encode(), "text/csv")
     tables = {name: f"{prefix}/{name}.csv" for name in ("people", "garments")}
@@ -104,9 +106,11 @@ def test_every_one_wears_every_one_and_the_next_garment_only_is_new(
     ]
     pairs = {(each.spec["image"][-8:], each.spec["prompt"]) for each in records}
     assert pairs == {
-        ("anna.png", "anna wears the dress"), ("anna.png", "anna wears the shirt"),
-        ("/eva.png", "eva wears the dress"), ("/eva.png", "eva wears the shirt"),
-    }  # fmt: skip
+        ("anna.png", "anna wears the dress"),
+        ("anna.png", "anna wears the shirt"),
+        ("/eva.png", "eva wears the dress"),
+        ("/eva.png", "eva wears the shirt"),
+    }
     for record in records:
         assert record.mask is not None
         assert record.mask.coverage == pytest.approx(30 * 50 / (64 * 96), abs=1e-5)

@@ -92,8 +92,10 @@ def test_hdr_becomes_srgb_and_it_is_noted(edit: Edit, name: str) -> None:
     assert (grey[levels < 255 * (white - 0.02)] < 254.5).all()
 
 
-@pytest.mark.parametrize("kind", ["p3-by-cicp", "p3-by-nclx", "gama-chrm", "adobe-by-exif-r03",
-                                  "grey-by-gama", "grey-by-icc"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    ["p3-by-cicp", "p3-by-nclx", "gama-chrm", "adobe-by-exif-r03", "grey-by-gama", "grey-by-icc"],
+)
 def test_what_is_not_painted_keeps_its_look_too(edit: Edit, kind: str) -> None:
     """Its coded pixels are copied, with what says their colours."""
     encoding = ENCODINGS[kind]
@@ -163,9 +165,12 @@ NO_COLOURS: dict[str, tuple[tuple[float, float], ...]] = {  # cHRM: white, red, 
     "white-without-light": ((0.30, 0), RED, GREEN, BLUE),
     "white-that-eyes-do-not-see": ((0.10, 0.01), RED, GREEN, (0.10, 0)),
     "white-that-eyes-hardly-see": (
-        (0.35297, 0.61916), (0.05085, 0.89148), (0.55514, 0.43678), (0.17112, 0.78324),
+        (0.35297, 0.61916),
+        (0.05085, 0.89148),
+        (0.55514, 0.43678),
+        (0.17112, 0.78324),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NO_COLOURS)

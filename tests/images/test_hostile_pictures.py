@@ -23,12 +23,23 @@ from tests.support.processes import run_python
 MOST_S, MOST_MB = 60, 2000
 # Odd, and yet what a browser would show.
 PICTURES = {
-    "png-data-behind-the-picture", "png-exif", "png-flood-behind-the-picture",
-    "jpeg-profile-of-16-mb", "webp-chunk-flood", "webp-profile-of-60-mb", "avif-profile-of-60-mb",
-    "jpeg-many-views", "jpeg-exif-in-a-circle", "jpeg-exif-outside", "jpeg-exif-cut",
-    "jpeg-profile-of-4g-tags", "png-international-text", "png-many-texts", "png-text",
+    "png-data-behind-the-picture",
+    "png-exif",
+    "png-flood-behind-the-picture",
+    "jpeg-profile-of-16-mb",
+    "webp-chunk-flood",
+    "webp-profile-of-60-mb",
+    "avif-profile-of-60-mb",
+    "jpeg-many-views",
+    "jpeg-exif-in-a-circle",
+    "jpeg-exif-outside",
+    "jpeg-exif-cut",
+    "jpeg-profile-of-4g-tags",
+    "png-international-text",
+    "png-many-texts",
+    "png-text",
     *hostile.POLYGLOTS,
-}  # fmt: skip
+}
 QUICK = hostile.BOMBS | hostile.LIES | hostile.POLYGLOTS
 
 

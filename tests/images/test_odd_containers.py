@@ -95,9 +95,13 @@ def _files() -> FileMaker:
 
 def _item(**row: object) -> WorkItem:
     row = {
-        "id": "a", "task": "fill", "image": "s3://b/i", "prompt": "p",
-        "mask": {"box": [0.3, 0.3, 0.6, 0.6]}, **row,
-    }  # fmt: skip
+        "id": "a",
+        "task": "fill",
+        "image": "s3://b/i",
+        "prompt": "p",
+        "mask": {"box": [0.3, 0.3, 0.6, 0.6]},
+        **row,
+    }
     sources = Sources(image=Source(uri="s3://b/i", sha256="0" * 64))
     rules = PixelSettings(masks=MaskRules(allow_empty=True))
     return work_item(1, parse_spec(row), sources, find_variant("toy").identity(), rules)

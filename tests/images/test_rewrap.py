@@ -80,9 +80,12 @@ def again(data: bytes, **more: Any) -> bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(
-    width=st.integers(16, 70), height=st.integers(16, 70), seed=st.integers(0, 9),
-    orientation=st.integers(1, 8), profile=st.booleans(),
-)  # fmt: skip
+    width=st.integers(16, 70),
+    height=st.integers(16, 70),
+    seed=st.integers(0, 9),
+    orientation=st.integers(1, 8),
+    profile=st.booleans(),
+)
 def test_the_coded_pixels_and_the_look_stay(
     kind: str, width: int, height: int, seed: int, orientation: int, profile: bool
 ) -> None:
@@ -120,8 +123,15 @@ def deep() -> bytes:
 
 
 def interlaced(width: int, height: int) -> bytes:
-    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
-              (0, 1, 1, 2))  # fmt: skip
+    passes = (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    )
     rows = b""
     for left, top, step_x, step_y in passes:
         columns = len(range(left, width, step_x))
@@ -172,20 +182,21 @@ HIDING = {
         b"\xff\xda", hostile.segment(0xFE, SECRET) + b"\xff\xda"
     ),
     "png-texts": hostile.png(
-        hostile.chunk(b"tEXt", b"Comment\0" + SECRET), hostile.chunk(b"zzZz", SECRET),
+        hostile.chunk(b"tEXt", b"Comment\0" + SECRET),
+        hostile.chunk(b"zzZz", SECRET),
         hostile.chunk(b"tIME", bytes([7, 230, 1, 2, 3, 4, 5])),
     ),
     "png-file-behind-it": hostile.png() + SECRET,
-    "png-data-behind-its-pixels": hostile.png(
-        data=zlib.compress(bytes(193 * 64)) + SECRET
-    ),
+    "png-data-behind-its-pixels": hostile.png(data=zlib.compress(bytes(193 * 64)) + SECRET),
     "webp-chunk": hostile.riff(
         hostile.canvas(32, 32), hostile.lossless_frame(), (b"EXIF", SECRET), (b"JUNK", SECRET)
     ),
     "webp-behind-it": file("webp-lossy") + SECRET,
-    "avif-exif-and-xmp": file("avif-colour", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0" + SECRET, xmp=SECRET),
+    "avif-exif-and-xmp": file(
+        "avif-colour", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0" + SECRET, xmp=SECRET
+    ),
     "avif-box": file("avif-colour") + struct.pack(">I4s", 8 + len(SECRET), b"free") + SECRET,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HIDING)
@@ -200,7 +211,9 @@ def test_what_a_file_hides_is_left_behind(name: str) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(hostile.BOMBS["png-data-behind-the-picture"](), id="png-of-gigabytes-unpacked"),
+        pytest.param(
+            hostile.BOMBS["png-data-behind-the-picture"](), id="png-of-gigabytes-unpacked"
+        ),
         pytest.param(hostile.png(hostile.chunk(b"PLTE", SECRET * 60)), id="png-long-palette"),
         pytest.param(hostile.png()[:-20], id="png-cut"),
         pytest.param(hostile.file("JPEG")[:100], id="jpeg-cut"),
@@ -209,10 +222,12 @@ def test_what_a_file_hides_is_left_behind(name: str) -> None:
         pytest.param(b"RIFF\xff\xff\xff\xffWEBPVP8L\xff\xff\xff\xff", id="webp-of-4-gb"),
         pytest.param(hostile.file("AVIF")[:200], id="avif-cut"),
         pytest.param(hostile.file("AVIF").replace(b"colrnclx", b"colrprof"), id="avif-bad-profile"),
-        pytest.param(hostile.file("AVIF").replace(b"av01Color", b"hvc1Color"), id="avif-other-codec"),
+        pytest.param(
+            hostile.file("AVIF").replace(b"av01Color", b"hvc1Color"), id="avif-other-codec"
+        ),
         pytest.param(b"", id="nothing"),
     ],
-)  # fmt: skip
+)
 def test_an_odd_container_is_not_rewritten(data: bytes) -> None:
     formats = {b"\x89P": "png", b"\xff\xd8": "jpeg", b"RI": "webp"}
     format_ = formats.get(data[:2], "avif")

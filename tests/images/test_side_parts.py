@@ -47,14 +47,20 @@ PNGS: dict[str, tuple[bytes, set[str]]] = {
     "ztxt-of-5-mb-behind": (_png(sound(b"zTXt", b"Comment\0\0" + LONG), behind=True), {TOO_LONG}),
     "itxt-of-5-mb": (_png(sound(b"iTXt", b"Comment\0\1\0\0\0" + LONG)), {TOO_LONG}),
     "ztxt-packed-otherwise": (_png(sound(b"zTXt", b"Comment\0\7abc")), {_cannot("zTXt")}),
-    "text-cut-short": (_png(sound(b"tEXt", b""), _broken(b"iTXt", b"a")), {_cannot("tEXt"), _cannot("iTXt")}),
+    "text-cut-short": (
+        _png(sound(b"tEXt", b""), _broken(b"iTXt", b"a")),
+        {_cannot("tEXt"), _cannot("iTXt")},
+    ),
     "text-named-interlace": (_png(sound(b"tEXt", b"interlace\0yes")), {_cannot("tEXt")}),
     "text-named-transparency": (_png(sound(b"tEXt", b"transparency\0yes")), {_cannot("tEXt")}),
     "text-named-icc-profile": (_png(sound(b"tEXt", b"icc_profile\0yes")), {_cannot("tEXt")}),
     "checksum-of-a-text": (_png(_broken(b"tEXt", b"Comment\0hello")), {_cannot("tEXt")}),
     "checksum-of-a-time": (_png(_broken(b"tIME", bytes(7))), {_cannot("tIME")}),
     "checksum-of-a-gamma": (_png(_broken(b"gAMA", b"\0\0\xb1\x8f")), {_cannot("gAMA")}),
-    "checksum-of-a-profile": (_png(_broken(b"iCCP", b"p\0\0" + zlib.compress(P3_ICC))), {_cannot("iCCP")}),
+    "checksum-of-a-profile": (
+        _png(_broken(b"iCCP", b"p\0\0" + zlib.compress(P3_ICC))),
+        {_cannot("iCCP")},
+    ),
     "checksum-of-one-unknown": (_png(_broken(b"abCd", b"x")), {_cannot("abCd")}),
     "profile-packed-otherwise": (_png(sound(b"iCCP", b"p\0\5abc")), {_cannot("iCCP")}),
     "profile-without-a-name": (_png(sound(b"iCCP", b"")), {_cannot("iCCP")}),
@@ -65,10 +71,19 @@ PNGS: dict[str, tuple[bytes, set[str]]] = {
     "exif-of-nothing": (_png(sound(b"eXIf", NOT_TIFF)), {NO_EXIF}),
     # Beside a text that Pillow refuses; by themselves, it passes over them.
     "two-exif-of-nothing": (_png(TEXT_OF_5_MB, sound(b"eXIf", NOT_TIFF)), {TOO_LONG, NO_EXIF}),
-    "two-itxt-without-a-text": (_png(TEXT_OF_5_MB, sound(b"iTXt", b"Comment\0\0\0en")), {TOO_LONG, _cannot("iTXt")}),
-    "two-ztxt-of-nothing": (_png(TEXT_OF_5_MB, sound(b"zTXt", b"Comment\0\0what")), {TOO_LONG, _cannot("zTXt")}),
-    "last-chunk-cut-short": (_png(sound(b"tEXt", b"a\0" + bytes(99)), behind=True)[:-60], {_cannot("tEXt")}),
-}  # fmt: skip
+    "two-itxt-without-a-text": (
+        _png(TEXT_OF_5_MB, sound(b"iTXt", b"Comment\0\0\0en")),
+        {TOO_LONG, _cannot("iTXt")},
+    ),
+    "two-ztxt-of-nothing": (
+        _png(TEXT_OF_5_MB, sound(b"zTXt", b"Comment\0\0what")),
+        {TOO_LONG, _cannot("zTXt")},
+    ),
+    "last-chunk-cut-short": (
+        _png(sound(b"tEXt", b"a\0" + bytes(99)), behind=True)[:-60],
+        {_cannot("tEXt")},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", PNGS)
@@ -195,7 +210,7 @@ CONTAINERS: dict[str, bytes] = {
     "avif-behind-the-end": AVIF + b"\0\0\xff\xffmore",
     "avif-box-of-more": AVIF + struct.pack(">I4s", 1 << 20, b"free"),
     "avif-empty-box": AVIF + struct.pack(">I4s", 3, b"free"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -207,9 +222,12 @@ def test_a_webp_or_avif_is_shown_without_what_cannot_be_read(name: str) -> None:
 
 
 BESIDE_ANOTHER: dict[str, bytes] = {
-    "jpeg": PHOTO[:2] + _segment(0xE0, b"JFIF\0") + _segment(0xE1, b"Exif\0\0" + NOT_TIFF) + PHOTO[2:],
+    "jpeg": PHOTO[:2]
+    + _segment(0xE0, b"JFIF\0")
+    + _segment(0xE1, b"Exif\0\0" + NOT_TIFF)
+    + PHOTO[2:],
     "webp": _webp(exif=NOT_TIFF, size=1 << 20),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BESIDE_ANOTHER)
@@ -225,7 +243,11 @@ def test_an_avif_whose_exif_lies_nowhere_is_shown() -> None:
     kinds = avif.item_kinds(dict(avif.boxes_of(meta, 4, len(meta)))[b"iinf"])
     (number,) = (n for n, kind in kinds.items() if kind == b"Exif")
     at = data.index(b"iloc") + 4 + 8  # behind version, sizes and count: an entry takes 14 bytes
-    entry = next(at + 14 * n for n in range(4) if data[at + 14 * n : at + 14 * n + 2] == number.to_bytes(2, "big"))  # fmt: skip
+    entry = next(
+        at + 14 * n
+        for n in range(4)
+        if data[at + 14 * n : at + 14 * n + 2] == number.to_bytes(2, "big")
+    )
     data[entry + 6 : entry + 10] = b"\x7f\xff\xff\xff"
     picture = codec.decode(bytes(data), LIMITS)
     assert picture.icc_profile == P3_ICC

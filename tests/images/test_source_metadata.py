@@ -61,9 +61,13 @@ def iptc(*datasets: tuple[int, int, bytes], more: bytes = b"") -> bytes:
 
 
 IIM = (
-    (1, 90, b"\x1b%G"), (2, 80, "Ännchen".encode()), (2, 80, b"Bo"), (2, 110, b"Nord Credit"),
-    (2, 115, b"Nord Archive"), (2, 116, "© Nord".encode()),
-)  # fmt: skip
+    (1, 90, b"\x1b%G"),
+    (2, 80, "Ännchen".encode()),
+    (2, 80, b"Bo"),
+    (2, 110, b"Nord Credit"),
+    (2, 115, b"Nord Archive"),
+    (2, 116, "© Nord".encode()),
+)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
@@ -73,8 +77,10 @@ def test_exif_alone_says_whose_it_is_and_the_camera_is_left_out(kind: str) -> No
     assert (found.copyright, found.artist) == ("(c) 2026 Nord", "Ann Other; Bo")
     assert found.dpi == (240, 240)
     assert found.left_out == (
-        "GPS position left out", "maker notes left out", "other EXIF left out",
-    )  # fmt: skip
+        "GPS position left out",
+        "maker notes left out",
+        "other EXIF left out",
+    )
     made = found.exif()
     assert made is not None
     assert len(made) < 200
@@ -106,9 +112,11 @@ def test_a_copyright_in_exif_is_read_as_it_was_meant(stated: bytes, expected: st
 def test_iptc_alone_becomes_xmp_and_exif() -> None:
     found = metadata_of(hostile.jpeg(iptc(*IIM)))
     assert texts(found) == {
-        "dc:creator": ["Ännchen", "Bo"], "photoshop:Credit": ["Nord Credit"],
-        "photoshop:Source": ["Nord Archive"], "dc:rights": ["© Nord"],
-    }  # fmt: skip
+        "dc:creator": ["Ännchen", "Bo"],
+        "photoshop:Credit": ["Nord Credit"],
+        "photoshop:Source": ["Nord Archive"],
+        "dc:rights": ["© Nord"],
+    }
     assert (found.copyright, found.artist) == ("© Nord", "Ännchen; Bo")
     assert found.left_out == ()
     found = metadata_of(hostile.jpeg(iptc((2, 116, b"\xa9 Nord"), (2, 25, b"a keyword"))))
@@ -138,10 +146,16 @@ def test_xmp_comes_before_iptc_and_that_before_exif() -> None:
         pytest.param(hostile.segment(0xED, b"Photoshop 3.0\0" + b"8BIM" * 1000), id="resources"),
         pytest.param(hostile.segment(0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff"), id="exif-nowhere"),
         pytest.param(hostile.exif([(0x8298, 2, 1 << 30, 8)]), id="exif-of-a-gigabyte"),
-        pytest.param(hostile.segment(0xE1, hostile.exif([(0x8769, 4, 1, 8), (0x8825, 4, 1, 8)], after=8)), id="exif-in-a-circle"),
-        pytest.param(hostile.segment(0xE1, hostile.exif([(0x011A, 5, 1, 0), (0x8298, 5, 9, 9)])), id="exif-of-other-types"),
+        pytest.param(
+            hostile.segment(0xE1, hostile.exif([(0x8769, 4, 1, 8), (0x8825, 4, 1, 8)], after=8)),
+            id="exif-in-a-circle",
+        ),
+        pytest.param(
+            hostile.segment(0xE1, hostile.exif([(0x011A, 5, 1, 0), (0x8298, 5, 9, 9)])),
+            id="exif-of-other-types",
+        ),
     ],
-)  # fmt: skip
+)
 def test_damaged_metadata_never_costs_the_picture(data: bytes) -> None:
     if not data.startswith(b"\xff"):
         data = hostile.segment(0xE1, data)
@@ -244,8 +258,10 @@ def test_xmp_is_found_in_every_kind_of_file(place: str) -> None:
     assert texts(found)["dc:rights"] == ["© Nord", "© Nord GmbH"]
     assert (found.copyright, found.artist) == ("© Nord", "Ann & Co; Bo <b>")
     assert found.left_out == (
-        "GPS position left out", "thumbnail left out", "other XMP left out",
-    )  # fmt: skip
+        "GPS position left out",
+        "thumbnail left out",
+        "other XMP left out",
+    )
     assert found.source_type == (TRAINED if "two" in place else None)
 
 
@@ -257,13 +273,16 @@ def test_xmp_is_found_in_every_kind_of_file(place: str) -> None:
         pytest.param(hostile.file("JPEG"), None, id="none"),
         pytest.param(hostile.file("JPEG", exif=private_exif(Artist="A")), (240, 240), id="exif"),
         pytest.param(
-            hostile.file("WEBP", exif=private_exif(XResolution=100.0, YResolution=50.0, ResolutionUnit=3)),
-            (254, 127), id="centimetres",
+            hostile.file(
+                "WEBP", exif=private_exif(XResolution=100.0, YResolution=50.0, ResolutionUnit=3)
+            ),
+            (254, 127),
+            id="centimetres",
         ),
         pytest.param(hostile.file("JPEG", exif=private_exif(ResolutionUnit=1)), None, id="no-unit"),
         pytest.param(hostile.file("WEBP", exif=private_exif(XResolution=0.0)), None, id="zero"),
     ],
-)  # fmt: skip
+)
 def test_resolution_is_what_the_file_states(data: bytes, dpi: tuple[float, float] | None) -> None:
     found = metadata_of(data).dpi
     assert found == (pytest.approx(dpi, abs=0.001) if dpi else None)

@@ -93,22 +93,27 @@ def setup_of(server: PrefectServer) -> dict[str, Any]:
     return {
         "automations": {each["name"] for each in ask(server, "automations/filter")},
         "count": len(ask(server, "automations/filter")),
-        "deployments": {each["name"]: each["work_queue_name"]
-                        for each in ask(server, "deployments/filter")},
+        "deployments": {
+            each["name"]: each["work_queue_name"] for each in ask(server, "deployments/filter")
+        },
         "pools": {each["name"]: each["type"] for each in ask(server, "work_pools/filter")},
         "queues": {each["name"]: each["concurrency_limit"] for each in queues},
-        "limits": {each["name"]: each["global_concurrency_limit"] and
-                   each["global_concurrency_limit"]["limit"]
-                   for each in ask(server, "deployments/filter")},
-    }  # fmt: skip
+        "limits": {
+            each["name"]: each["global_concurrency_limit"]
+            and each["global_concurrency_limit"]["limit"]
+            for each in ask(server, "deployments/filter")
+        },
+    }
 
 
 @pytest.mark.thorough
 def test_a_second_time_changes_only_what_is_asked_for(server: PrefectServer, deployed: str) -> None:
     first = setup_of(server)
     assert first["automations"] == {
-        automations.ZOMBIE, automations.FAILING, automations.CANCELLED,
-    }  # fmt: skip
+        automations.ZOMBIE,
+        automations.FAILING,
+        automations.CANCELLED,
+    }
     assert first["queues"]["gpu"] == 1
     names = set(re.findall(r"- name: (\S+)", (ROOT / "prefect.yaml").read_text()))
     assert first["deployments"].keys() == names
@@ -198,14 +203,16 @@ def test_a_killed_run_is_crashed_and_one_that_ended_is_left_alone(
         process = Service.start(name, command, env, tmp_path / f"{name}.log")
         started = wait_until(
             lambda: re.search(r"^run (\S+)$", process.log.read_text(), re.MULTILINE),
-            "the start of a run", output=process.log_tail,
-        )  # fmt: skip
+            "the start of a run",
+            output=process.log_tail,
+        )
         assert started
         beat = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
         wait_until(
             lambda: started[1] in json.dumps(ask(server, "events/filter", **beat)),
-            "a heartbeat", output=process.log_tail,
-        )  # fmt: skip
+            "a heartbeat",
+            output=process.log_tail,
+        )
         return process, started[1]
 
     first, ended = start("ended", 1)
@@ -214,8 +221,9 @@ def test_a_killed_run_is_crashed_and_one_that_ended_is_left_alone(
     second.kill()
     wait_until(
         lambda: state_of(server, killed)["type"] == "CRASHED",
-        "the killed run to be crashed", output=lambda: str(state_of(server, killed)),
-    )  # fmt: skip
+        "the killed run to be crashed",
+        output=lambda: str(state_of(server, killed)),
+    )
     assert "No heartbeat" in state_of(server, killed)["message"]
     # Its turn would have come before the other's, whose heartbeat was later.
     assert state_of(server, ended)["name"] == "FinishedWithFailures"
@@ -262,8 +270,11 @@ def test_a_run_that_fails_too_much_is_reported_and_a_cancelled_one_is_swept(
     # The server takes events in their order, and the run was cancelled after its last look.
     assert RECEIVED.empty(), "once a run"
     assert run["parameters"] == {
-        "output": output, "older_than_hours": 1, "run": ids[0], "delete": True,
-    }  # fmt: skip
+        "output": output,
+        "older_than_hours": 1,
+        "run": ids[0],
+        "delete": True,
+    }
     due = datetime.fromisoformat(run["expected_start_time"]) - datetime.now(UTC)
     assert timedelta(minutes=100) < due <= timedelta(hours=2)
 

@@ -77,13 +77,17 @@ def test_an_update_moves_what_people_set_up_and_loses_nothing(
     restyle = flat(client, "restyle-catalog/restyle-catalog", {"quality": 70})
     (nightly,) = restyle.schedules
     client.update_deployment_schedule(
-        restyle.id, nightly.id, active=True, schedule=CronSchedule(cron="30 4 * * *"),
+        restyle.id,
+        nightly.id,
+        active=True,
+        schedule=CronSchedule(cron="30 4 * * *"),
         parameters=SOURCE | {"candidates": 4, "mask": "auto", "limit": 5},
-    )  # fmt: skip
+    )
     client.create_deployment_schedules(
-        edit.id, [(IntervalSchedule(interval=timedelta(days=9)), False)],
+        edit.id,
+        [(IntervalSchedule(interval=timedelta(days=9)), False)],
         parameters={"candidates": 2, "typo": 1},
-    )  # fmt: skip
+    )
     asked = waiting(client, edit.id, Suspended(timeout_seconds=9999), canary=2)
     planned = waiting(client, edit.id, Scheduled(scheduled_time=LATER), dry_run=True)
     old = [run for run in client.read_flow_runs() if run.deployment_id == restyle.id]
@@ -92,8 +96,10 @@ def test_an_update_moves_what_people_set_up_and_loses_nothing(
 
     found = client.read_deployment(edit.id)
     assert found.parameters == PLACES | {
-        "colour": "red", "pixels": {"quality": 80}, "run": {"max_failed": 3},
-    }  # fmt: skip
+        "colour": "red",
+        "pixels": {"quality": 80},
+        "run": {"max_failed": 3},
+    }
     assert "pixels" in found.parameter_openapi_schema["properties"]
     (schedule,) = found.schedules
     assert schedule.parameters == {"pixels": {"quality": 80, "candidates": 2}, "typo": 1}
@@ -107,8 +113,10 @@ def test_an_update_moves_what_people_set_up_and_loses_nothing(
     assert found.parameters == {"pixels": {"quality": 70}}
     (schedule,) = found.schedules
     assert schedule.parameters == SOURCE | {
-        "mask": "auto", "pixels": {"quality": 70, "candidates": 4}, "feed": {"limit": 5},
-    }  # fmt: skip
+        "mask": "auto",
+        "pixels": {"quality": 70, "candidates": 4},
+        "feed": {"limit": 5},
+    }
     assert (schedule.slug, schedule.active) == ("nightly", True)
     assert schedule.schedule.cron == "30 4 * * *"
     restyle_catalog.validate_parameters(found.parameters | schedule.parameters)
@@ -117,9 +125,11 @@ def test_an_update_moves_what_people_set_up_and_loses_nothing(
     assert all("candidates" not in run.parameters for run in made)
 
     assert client.read_flow_run(asked.id).parameters == PLACES | {
-        "colour": "red", "pixels": {"quality": 80}, "run": {"max_failed": 3},
+        "colour": "red",
+        "pixels": {"quality": 80},
+        "run": {"max_failed": 3},
         "review": {"canary": 2},
-    }  # fmt: skip
+    }
     assert client.read_flow_run(planned.id).parameters["run"] == {"max_failed": 3, "dry_run": True}
     assert client.read_flow_run(planned.id).name == planned.name
     assert "edit-catalog/edit-catalog: kept 'colour', which edit-catalog does not take" in (
@@ -149,8 +159,15 @@ def test_a_run_with_the_names_of_an_earlier_version_fails_with_those_of_today(
 ) -> None:
     """A script, or another program, may still send them: the server takes any names."""
     deployment = client.read_deployment_by_name("try-on-batch/try-on-batch")
-    given = {"people": "s3://b/p", "garments": "s3://b/g", "output": "s3://b/o", "variant": "toy",
-             "masks": "auto", "candidates": 4, "pairing": "order"}  # fmt: skip
+    given = {
+        "people": "s3://b/p",
+        "garments": "s3://b/g",
+        "output": "s3://b/o",
+        "variant": "toy",
+        "masks": "auto",
+        "candidates": 4,
+        "pairing": "order",
+    }
     run = client.create_flow_run_from_deployment(deployment.id, parameters=given)
     run_python("-m", "prefect", "flow-run", "execute", str(run.id), env=server.env, accept=(0, 1))
     state = client.read_flow_run(run.id).state

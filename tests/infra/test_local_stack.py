@@ -70,9 +70,18 @@ def test_a_deployed_flow_runs_and_everything_stops(
         stack.serve_deployments()
         output = f"s3://{BUCKET}/edited"
         stack.run(
-            "prefect", "deployment", "run", "edit-catalog/edit-catalog", "--watch",
-            "-p", f"catalog={PREFIX}/catalog.csv", "-p", f"output={output}", "-p", "variant=toy",
-        )  # fmt: skip
+            "prefect",
+            "deployment",
+            "run",
+            "edit-catalog/edit-catalog",
+            "--watch",
+            "-p",
+            f"catalog={PREFIX}/catalog.csv",
+            "-p",
+            f"output={output}",
+            "-p",
+            "variant=toy",
+        )
         # A restyle may be scheduled at once, is not by itself, and never meets another one.
         name = "restyle-catalog/restyle-catalog"
         with urlopen(f"{stack.env['PREFECT_API_URL']}/deployments/name/{name}") as answer:

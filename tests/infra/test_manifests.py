@@ -145,8 +145,11 @@ def test_the_list_of_requirements_is_the_projects() -> None:
 
 
 def test_what_the_image_copies_is_there_and_is_sent() -> None:
-    sent = {line.lstrip("!") for line in
-            (INFRA / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")}  # fmt: skip
+    sent = {
+        line.lstrip("!")
+        for line in (INFRA / "Dockerfile.dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
     copied = {
         source
         for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.M)
@@ -211,8 +214,10 @@ def test_no_pod_runs_as_root_or_can_gain_rights(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_only_the_head_may_speak_to_kubernetes(overlay: str) -> None:
-    mounted = {each["metadata"]["name"]: each["automountServiceAccountToken"]
-               for each in of_kind(overlay, "ServiceAccount")}  # fmt: skip
+    mounted = {
+        each["metadata"]["name"]: each["automountServiceAccountToken"]
+        for each in of_kind(overlay, "ServiceAccount")
+    }
     assert mounted == {"ace-head": True, "ace-replica": False, "ace-worker": False}
     for pod in pods(overlay):
         account = pod["spec"].get("serviceAccountName")
@@ -221,15 +226,20 @@ def test_only_the_head_may_speak_to_kubernetes(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_is_behind_the_network_policies(overlay: str) -> None:
-    policies = {each["metadata"]["name"]: each["spec"]
-                for each in of_kind(overlay, "NetworkPolicy")}  # fmt: skip
+    policies = {
+        each["metadata"]["name"]: each["spec"] for each in of_kind(overlay, "NetworkPolicy")
+    }
     assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     ours = {"app.kubernetes.io/part-of": "ace-catalog"}
     assert policies["among-ourselves"]["podSelector"] == {"matchLabels": ours}
     for pod in pods(overlay):
         assert ours.items() <= pod["metadata"]["labels"].items()
-    outwards = [peer["ipBlock"] for rule in policies["outwards"]["egress"] for peer in rule["to"]
-                if "ipBlock" in peer]  # fmt: skip
+    outwards = [
+        peer["ipBlock"]
+        for rule in policies["outwards"]["egress"]
+        for peer in rule["to"]
+        if "ipBlock" in peer
+    ]
     assert outwards
     assert all("169.254.0.0/16" in each["except"] for each in outwards)
 
@@ -263,16 +273,22 @@ def test_only_the_store_holds_the_certificate_that_leads_around_its_keys(
 ) -> None:
     """What it opens, and that nothing else does, `test_object_store.py` shows on the real process."""
     holders = {
-        name: [each.get("read_only", False) for each in service.get("volumes", [])
-               if each["source"] == "store-keys"]
+        name: [
+            each.get("read_only", False)
+            for each in service.get("volumes", [])
+            if each["source"] == "store-keys"
+        ]
         for name, service in compose["services"].items()
-    }  # fmt: skip
+    }
     assert {name: held for name, held in holders.items() if held} == {
-        "store-keys": [False], "store": [True], "buckets": [True],
-    }  # fmt: skip
+        "store-keys": [False],
+        "store": [True],
+        "buckets": [True],
+    }
     assert compose["services"]["store-keys"]["network_mode"] == "none"
-    networks = {name: set(service.get("networks", {}))
-                for name, service in compose["services"].items()}  # fmt: skip
+    networks = {
+        name: set(service.get("networks", {})) for name, service in compose["services"].items()
+    }
     assert networks["store"] == {"store", "outside"}
     assert {port["target"] for port in compose["services"]["store"]["ports"]} == {8333}
     assert not networks["replicas"] & {"outside", "database"}
@@ -369,15 +385,25 @@ def test_every_key_is_drawn_anew() -> None:
 
 
 def test_roles_may_do_what_they_must_and_no_more() -> None:
-    sources, outputs, trust = (json.loads((INFRA / "iam" / f"{name}.json").read_text())["Statement"]
-                               for name in ("sources", "outputs", "trust"))  # fmt: skip
+    sources, outputs, trust = (
+        json.loads((INFRA / "iam" / f"{name}.json").read_text())["Statement"]
+        for name in ("sources", "outputs", "trust")
+    )
     may = [{action for each in role for action in each["Action"]} for role in (sources, outputs)]
     assert may[0] == {"s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket"}
-    assert may[1] == {"s3:GetObject", "s3:ListBucket", "s3:ListBucketVersions", "s3:PutObject",
-                      "s3:DeleteObject", "s3:DeleteObjectVersion",
-                      "s3:AbortMultipartUpload"}  # fmt: skip
-    where = [{resource.split("/")[0] for each in role for resource in each["Resource"]}
-             for role in (sources, outputs)]  # fmt: skip
+    assert may[1] == {
+        "s3:GetObject",
+        "s3:ListBucket",
+        "s3:ListBucketVersions",
+        "s3:PutObject",
+        "s3:DeleteObject",
+        "s3:DeleteObjectVersion",
+        "s3:AbortMultipartUpload",
+    }
+    where = [
+        {resource.split("/")[0] for each in role for resource in each["Resource"]}
+        for role in (sources, outputs)
+    ]
     assert not where[0] & where[1]
     assert all(each["Effect"] == "Allow" for each in [*sources, *outputs, *trust])
     (condition,) = [each["Condition"]["StringEquals"] for each in trust]
@@ -443,8 +469,11 @@ def test_a_lasting_head_keeps_what_it_knows_and_its_worker_waits_for_it() -> Non
     env = {each["name"]: each.get("value") for each in container["env"]}
     assert env["RAY_gcs_rpc_server_reconnect_timeout_s"] == "600"
     assert env["RAY_HEAD"] == "ace-head-svc:6379"  # those of the base are still there
-    (policy,) = (each["spec"] for each in of_kind(overlay, "NetworkPolicy")
-                 if each["metadata"]["name"] == "head-to-redis")  # fmt: skip
+    (policy,) = (
+        each["spec"]
+        for each in of_kind(overlay, "NetworkPolicy")
+        if each["metadata"]["name"] == "head-to-redis"
+    )
     (who,) = policy["podSelector"]["matchExpressions"]
     assert who["values"] == ["head", "redis-cleanup"]
     # Each cluster has a place of its own there: the next one must not take over the dead one's.

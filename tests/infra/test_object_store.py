@@ -80,11 +80,15 @@ def clients(url: str, profiles: Path) -> dict[str, Any]:
     config = Config(retries={"max_attempts": 0}, connect_timeout=limit_s(), read_timeout=limit_s())
     return {
         name: boto3.client(
-            "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id=key_id,
-            aws_secret_access_key=secret, config=config,
+            "s3",
+            endpoint_url=url,
+            region_name="us-east-1",
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
+            config=config,
         )
         for name, key_id, secret in keys
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module", params=["local", "compose"])
@@ -131,10 +135,17 @@ def by_compose(folder: Path, identities: Path, profiles: Path) -> Running:
     assert python == "python"
     processes.run_python(*map(here, arguments))
     names = ("s3", "master", "volume", "filer")
-    ports = dict(zip((f"{name}{kind}" for name in names for kind in ("", ".grpc")), free_ports(8),
-                     strict=True))  # fmt: skip
-    opened = [f"-{name.replace('.grpc', '')}.port{'.grpc' * name.endswith('.grpc')}={port}"
-              for name, port in ports.items()]  # fmt: skip
+    ports = dict(
+        zip(
+            (f"{name}{kind}" for name in names for kind in ("", ".grpc")),
+            free_ports(8),
+            strict=True,
+        )
+    )
+    opened = [
+        f"-{name.replace('.grpc', '')}.port{'.grpc' * name.endswith('.grpc')}={port}"
+        for name, port in ports.items()
+    ]
     sockets = [f"-{name}.localSocket={folder}/{name}.sock" for name in ("s3", "filer")]
     command = [script("weed"), *shlex.split(here(SERVICES["store"]["command"])), *opened, *sockets]
     # As the image's entry point has it.
@@ -248,8 +259,11 @@ def test_the_certificate_opens_them(store: Running) -> None:
     """Else the tests above would pass with ports that answer nobody."""
     context = client_context(store.keys)
     context.check_hostname = False
-    found = {ask(f"https://{host}:{port}/buckets/sources/a.png", context=context)
-             for host, port in store.listening if host == store.host}  # fmt: skip
+    found = {
+        ask(f"https://{host}:{port}/buckets/sources/a.png", context=context)
+        for host, port in store.listening
+        if host == store.host
+    }
     assert 200 in found
     for name in ("key.pem", "security.toml"):
         path = store.keys / name

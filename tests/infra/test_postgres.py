@@ -54,10 +54,18 @@ def test_a_run_and_its_history_outlive_the_stack(
         store.put("s3://shop/catalog.jsonl", json.dumps(row).encode(), "text/plain")
         stack.serve_deployments()
         stack.run(
-            "prefect", "deployment", "run", "edit-catalog/edit-catalog", "--watch",
-            "--param", "catalog=s3://shop/catalog.jsonl", "--param", "output=s3://shop/edited",
-            "--param", "variant=toy",
-        )  # fmt: skip
+            "prefect",
+            "deployment",
+            "run",
+            "edit-catalog/edit-catalog",
+            "--watch",
+            "--param",
+            "catalog=s3://shop/catalog.jsonl",
+            "--param",
+            "output=s3://shop/edited",
+            "--param",
+            "variant=toy",
+        )
         assert [run["state_name"] for run in runs(stack)] == ["Completed"]
         assert not list((folder / "prefect").glob("*.db")), "SQLite was at work"
         password = (folder / "postgres" / "password").read_text()

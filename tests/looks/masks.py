@@ -39,27 +39,38 @@ CELLS: list[tuple[str, str, dict[str, Any]]] = [
     ("coffee", "file, inverted", {"mask": "espresso", "mask_invert": True}),
     ("coffee", "file, grown by 25", {"mask": "espresso", "mask_grow": 25}),
     ("coffee", "file, shrunk by 25", {"mask": "espresso", "mask_grow": -25}),
-    ("coffee", "box grown by 40: round corners", {"mask": {"box": [200, 80, 400, 240]},
-                                                  "mask_grow": 40}),
+    (
+        "coffee",
+        "box grown by 40: round corners",
+        {"mask": {"box": [200, 80, 400, 240]}, "mask_grow": 40},
+    ),
     ("coffee", "polygon, blurred by 20", {"mask": CUP, "mask_blur": 20}),
-    ("coffee", "box at the edge, blurred by 40", {"mask": {"box": [0, 100, 250, 400]},
-                                                  "mask_blur": 40}),
+    (
+        "coffee",
+        "box at the edge, blurred by 40",
+        {"mask": {"box": [0, 100, 250, 400]}, "mask_blur": 40},
+    ),
     ("cutout", "alpha: what is transparent", {"mask": "alpha"}),
-    ("cutout", "alpha, inverted, shrunk by 6", {"mask": "alpha", "mask_invert": True,
-                                               "mask_grow": -6}),
+    (
+        "cutout",
+        "alpha, inverted, shrunk by 6",
+        {"mask": "alpha", "mask_invert": True, "mask_grow": -6},
+    ),
     ("coffee", "auto grabcut", {"mask": "auto", "auto": "grabcut"}),
     ("flower", "auto grabcut", {"mask": "auto", "auto": "grabcut"}),
-    ("flower", "auto grabcut, inverted, grown by 6", {"mask": "auto", "auto": "grabcut",
-                                                      "mask_invert": True, "mask_grow": 6}),
+    (
+        "flower",
+        "auto grabcut, inverted, grown by 6",
+        {"mask": "auto", "auto": "grabcut", "mask_invert": True, "mask_grow": 6},
+    ),
     ("astronaut", "auto grabcut", {"mask": "auto", "auto": "grabcut"}),
     ("chelsea", "auto grabcut: no packshot", {"mask": "auto", "auto": "grabcut"}),
     ("packshot", "auto border", {"mask": "auto", "auto": "border"}),
-    ("packshot", "auto border, inverted", {"mask": "auto", "auto": "border",
-                                           "mask_invert": True}),
+    ("packshot", "auto border, inverted", {"mask": "auto", "auto": "border", "mask_invert": True}),
     ("packshot", "auto grabcut", {"mask": "auto", "auto": "grabcut"}),
     ("flower", "auto border", {"mask": "auto", "auto": "border"}),
     ("coffee", "auto border", {"mask": "auto", "auto": "border"}),
-]  # fmt: skip
+]
 
 
 def photograph(name: str) -> Picture:

@@ -112,10 +112,13 @@ GOOD: dict[str, Callable[[], Picture]] = {
     "almost black and white": lambda: opened(drawn().point(lambda level: 250 if level else 3)),
     "two whites": lambda: opened(classes(0, 254, 255, mode="L")),
     "with specks": lambda: opened(
-        Image.fromarray(np.maximum(np.asarray(drawn()), (np.indices((120, 160)).sum(0) % 37 == 0)
-                                   * np.uint8(255)))
+        Image.fromarray(
+            np.maximum(
+                np.asarray(drawn()), (np.indices((120, 160)).sum(0) % 37 == 0) * np.uint8(255)
+            )
+        )
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
@@ -204,29 +207,45 @@ def test_other_levels_than_black_and_white_are_reported(
 def test_levels_from_one_to_many_are_named() -> None:
     named = {count: levels.name_colours([(n, n, n) for n in range(count)]) for count in (1, 2, 7)}
     assert named == {
-        1: "only level is 0", 2: "levels are 0 and 1", 7: "7 levels are 0, 1, 2, 3, 4, 5 … 6",
-    }  # fmt: skip
+        1: "only level is 0",
+        2: "levels are 0 and 1",
+        7: "7 levels are 0, 1, 2, 3, 4, 5 … 6",
+    }
 
 
 REFUSED: dict[str, tuple[Any, ...]] = {
-    "0 and 1": (classes(0, 1, mode="L"), {}, "no pixel .*: some above 128.; its levels are 0 and 1$"),
+    "0 and 1": (
+        classes(0, 1, mode="L"),
+        {},
+        "no pixel .*: some above 128.; its levels are 0 and 1$",
+    ),
     "0 and 1, inverted": (
-        classes(0, 1, mode="L"), {"mask_invert": True}, "every pixel .*; its levels are 0 and 1$"
+        classes(0, 1, mode="L"),
+        {"mask_invert": True},
+        "every pixel .*; its levels are 0 and 1$",
     ),
     "indices": (
-        classes(*range(20), mode="L", size=(480, 120)), {},
+        classes(*range(20), mode="L", size=(480, 120)),
+        {},
         "no pixel .*; its 20 levels are 0, 1, 2, 3, 4, 5 … 19$",
     ),
-    "red": (classes((0, 0, 0), (255, 0, 0)), {}, "no pixel .*; its colours are #000000 and #ff0000$"),
+    "red": (
+        classes((0, 0, 0), (255, 0, 0)),
+        {},
+        "no pixel .*; its colours are #000000 and #ff0000$",
+    ),
     "all black": (Image.new("L", (64, 48)), {}, "no pixel .*; its only level is 0$"),
     "16 bits": (
-        Image.fromarray(np.asarray(classes(0, 255, mode="L")).astype(np.uint16)), {},
+        Image.fromarray(np.asarray(classes(0, 255, mode="L")).astype(np.uint16)),
+        {},
         "no pixel .*; its only level is 0, of 16 bits cut to 8$",
     ),
     "shrunk to nothing": (
-        drawn(), {"mask_grow": -64}, r"no pixel .*; it selected 1\d\.\d% before mask_grow -64"
+        drawn(),
+        {"mask_grow": -64},
+        r"no pixel .*; it selected 1\d\.\d% before mask_grow -64",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("image", "row", "message"), REFUSED.values(), ids=REFUSED)

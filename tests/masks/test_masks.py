@@ -408,9 +408,21 @@ def test_u2net_finds_who_wears_the_suit_where_colours_do_not() -> None:
     width, height = photo.size_px
     suit = _drawn(
         (width, height),
-        ((0.28, 0.16), (0.35, 0.02), (0.5, 0.02), (0.56, 0.16), (0.58, 0.34), (0.78, 0.42),
-         (0.9, 0.62), (0.92, 1), (0.02, 1), (0.05, 0.62), (0.14, 0.45), (0.33, 0.36)),
-    )  # fmt: skip
+        (
+            (0.28, 0.16),
+            (0.35, 0.02),
+            (0.5, 0.02),
+            (0.56, 0.16),
+            (0.58, 0.34),
+            (0.78, 0.42),
+            (0.9, 0.62),
+            (0.92, 1),
+            (0.02, 1),
+            (0.05, 0.62),
+            (0.14, 0.45),
+            (0.33, 0.36),
+        ),
+    )
     built = masks.build(_resolved("auto", auto="u2net"), photo, None)
     assert built is not None
     assert _overlap(built > 0, suit) > 0.8

@@ -89,8 +89,9 @@ def test_fused_weights_do_not_drift_in_bf16(settings: WeightsSettings) -> None:
     """Adding and subtracting in place changes weights for good within 20 cycles; a pristine copy
     brings them back bit for bit."""
     variant = LORA.model_copy(update={"dtype": "bfloat16"})
-    model = AceModel(variant, weights.load(variant, weights.ensure(LORA, settings), "cpu"), "cpu",
-                     "fused")  # fmt: skip
+    model = AceModel(
+        variant, weights.load(variant, weights.ensure(LORA, settings), "cpu"), "cpu", "fused"
+    )
     before = {k: v.clone() for k, v in model.parts.transformer.state_dict().items()}
     model.adapters.select("subject")
     subject = {k: v.clone() for k, v in model.parts.transformer.state_dict().items()}

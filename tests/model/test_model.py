@@ -77,8 +77,12 @@ def test_the_same_item_gives_the_same_pixels(model: AceModel, weights_dir: Path)
 def test_seed_prompt_picture_and_settings_all_count(model: AceModel) -> None:
     first = edit(model)
     others: list[dict[str, Any]] = [
-        {"seed": 2}, {"prompt": "a blue cup"}, {"picture": 1}, {"steps": 4}, {"guidance": 1.0},
-    ]  # fmt: skip
+        {"seed": 2},
+        {"prompt": "a blue cup"},
+        {"picture": 1},
+        {"steps": 4},
+        {"guidance": 1.0},
+    ]
     for change in others:
         assert not np.array_equal(edit(model, **change), first), change
 

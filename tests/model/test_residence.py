@@ -130,9 +130,13 @@ def test_a_ladder_goes_down_rung_by_rung() -> None:
         if not ladder.descend(large, rung.batch_size):
             break
     assert seen == [
-        (8, "resident"), (4, "resident"), (2, "resident"), (1, "resident"),
-        (1, "text_offload"), (1, "offload"),
-    ]  # fmt: skip
+        (8, "resident"),
+        (4, "resident"),
+        (2, "resident"),
+        (1, "resident"),
+        (1, "text_offload"),
+        (1, "offload"),
+    ]
     assert ladder.rung(job(32)).batch_size == 8  # another canvas
     assert "64×64 px, 16 tokens; tried: 8 together; 4 together" in ladder.story(large)
 

@@ -639,10 +639,13 @@ def test_what_the_hub_refuses_is_reported_in_a_line(
     hub: Hub, node: Node, settings: WeightsSettings
 ) -> None:
     for files, message in (
-        (hub_files("owner/nothing"), "owner/nothing@main: no such repository, or it is private and HF_TOKEN"),
+        (
+            hub_files("owner/nothing"),
+            "owner/nothing@main: no such repository, or it is private and HF_TOKEN",
+        ),
         (hub_files("owner/tiny", "no-such-branch"), "owner/tiny@no-such-branch: no such revision"),
         (hub_files("owner/tiny", remote="no.json"), "owner/tiny@main: no.json: no such file"),
-    ):  # fmt: skip
+    ):
         with pytest.raises((WeightsError, WeightsUnavailable)) as caught:
             node(files.manifest)
         assert str(caught.value).startswith(message)

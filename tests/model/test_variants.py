@@ -22,8 +22,9 @@ ROWS: dict[str, dict[str, Any]] = {
 def identity(variant: Variant) -> ModelIdentity:
     """As by files whose hashes are all zeros."""
     paths = [each.path for each in variant.hub] or [
-        "transformer/model.safetensors", "text_encoder/config.json",
-    ]  # fmt: skip
+        "transformer/model.safetensors",
+        "text_encoder/config.json",
+    ]
     paths += [f"adapters/{name}.safetensors" for name in variant.adapters]
     return variant.identity({} if variant.recipe else dict.fromkeys(paths, "0" * 64))
 

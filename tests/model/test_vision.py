@@ -132,8 +132,9 @@ def test_what_is_all_as_far_is_black(copy: Callable[[str], Path]) -> None:
     state = load_file(folder / "model.safetensors")
     save_file(
         {k: v * 0 if k.startswith("head") else v for k, v in state.items()},
-        folder / "model.safetensors", metadata={"format": "pt"},
-    )  # fmt: skip
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     assert not DepthEstimator.load(folder, "cpu").draw(PICTURE).any()
 
 
@@ -235,28 +236,35 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], bool, str]] = {
     "half a file": (_cut, True, "no whole safetensors file"),
     "code of its own": (
         lambda f: rewrite(f / "config.json", auto_map={"AutoModel": "evil.Evil"}),
-        True, "auto_map: accepted: classes of transformers",
+        True,
+        "auto_map: accepted: classes of transformers",
     ),
     "a preprocessor with code": (
         lambda f: rewrite(f / "preprocessor_config.json", auto_map={"AutoImageProcessor": "e.E"}),
-        True, "preprocessor_config.json: auto_map",
+        True,
+        "preprocessor_config.json: auto_map",
     ),
     "no preprocessor": (
-        lambda f: (f / "preprocessor_config.json").unlink(), True, "No such file",
+        lambda f: (f / "preprocessor_config.json").unlink(),
+        True,
+        "No such file",
     ),
     "an unknown preprocessor": (
         lambda f: rewrite(f / "preprocessor_config.json", image_processor_type="Evil"),
-        True, "preprocessor_config.json: ",
+        True,
+        "preprocessor_config.json: ",
     ),
     "a preprocessor that crops": (
         lambda f: rewrite(f / "preprocessor_config.json", do_center_crop=True),
-        True, "do_center_crop: accepted: false",
+        True,
+        "do_center_crop: accepted: false",
     ),
     "one that does not resize": (
         lambda f: rewrite(f / "preprocessor_config.json", do_resize=False),
-        True, "do_resize: accepted: true",
+        True,
+        "do_resize: accepted: true",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", SPOILT)

@@ -59,8 +59,16 @@ def test_digests_that_begin_or_end_with_zeros_are_not_taken_for_each_other() -> 
 
 def test_what_is_no_item_id_is_in_none() -> None:
     (known,) = ids(1)
-    names = ["", "README", known[:-2], known + "00", f" {known[1:]}", known[:-1] + "g", "é" * 64,
-             known.upper()]  # fmt: skip
+    names = [
+        "",
+        "README",
+        known[:-2],
+        known + "00",
+        f" {known[1:]}",
+        known[:-1] + "g",
+        "é" * 64,
+        known.upper(),
+    ]
     packed = ItemIds([known])
     assert not any(each in packed for each in names)
     assert ItemIds([*names, known]) == {known}

@@ -427,8 +427,19 @@ def test_each_row_has_one_standing(
     output = join_uri(prefix, "out")
     for name in ("done", "bad"):  # a record beats a failure
         item = built.items[name]
-        write_failure(store, output, item, Failed(item_id=item.item_id, code="bad_image",
-                      message="it failed", transient=False, attempts=1), "run")  # fmt: skip
+        write_failure(
+            store,
+            output,
+            item,
+            Failed(
+                item_id=item.item_id,
+                code="bad_image",
+                message="it failed",
+                transient=False,
+                attempts=1,
+            ),
+            "run",
+        )
     done = join_uri(output, record_key(built.items["done"].item_id))
     store.put(done, b"{}", "application/json")
     before = resume.find_finished(store, output, built.path)
@@ -436,9 +447,13 @@ def test_each_row_has_one_standing(
     planned = Planned.of(files, built.counts, before)
     standings = {row.row_id: standing.name for row, standing in planned.read()}
     assert standings == {
-        "done": "DONE", "bad": "FAILED_BEFORE", "open": "TO_DO", "late": "TO_DO",
-        "twin-done": "SHARED", "twin-open": "SHARED",
-    }  # fmt: skip
+        "done": "DONE",
+        "bad": "FAILED_BEFORE",
+        "open": "TO_DO",
+        "late": "TO_DO",
+        "twin-done": "SHARED",
+        "twin-open": "SHARED",
+    }
     assert planned.rows_to_do == 3  # one of them shares its picture
     positions = planned.positions_to_do().tolist()
     assert [item.row_id for item in planned.items_at(positions)] == ["open", "late"]

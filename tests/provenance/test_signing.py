@@ -55,9 +55,12 @@ def marks(made: development_ca.DevelopmentCertificate) -> MarkSettings:
 
 @pytest.fixture
 def signed(
-    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    prefix: str,
+    store: Store,
     marks: MarkSettings,
-) -> Callable[..., tuple[bytes, Record]]:  # fmt: skip
+) -> Callable[..., tuple[bytes, Record]]:
     """Make an item's picture, signed; its file and its record."""
     replica = new_replica(weights_dir, prefix, marks=marks)
     return lambda **row: made_by(replica, planned(**row), store, prefix)
@@ -185,11 +188,17 @@ def test_actions_and_ingredients_describe_how_it_was_made(
     assert found == {
         "fill": (["c2pa.opened", "c2pa.edited"], ["parentOf"], composite),
         "edit": (["c2pa.opened", "c2pa.edited"], ["parentOf"], composite),
-        "reference": (["c2pa.created", "c2pa.placed"], ["componentOf"],
-                      {"trainedAlgorithmicMedia"}),
-        "try_on": (["c2pa.opened", "c2pa.placed", "c2pa.edited"], ["parentOf", "componentOf"],
-                   composite),
-    }  # fmt: skip
+        "reference": (
+            ["c2pa.created", "c2pa.placed"],
+            ["componentOf"],
+            {"trainedAlgorithmicMedia"},
+        ),
+        "try_on": (
+            ["c2pa.opened", "c2pa.placed", "c2pa.edited"],
+            ["parentOf", "componentOf"],
+            composite,
+        ),
+    }
 
 
 @pytest.mark.thorough
@@ -266,8 +275,11 @@ def test_a_record_names_the_stack_and_an_old_one_is_read(
     content = json.loads(record.to_json())
     for name in ("marks", "seal", "pixels_version"):
         del content[name]
-    for part, names in {"model": ("attention", "hardware"), "output": ("etag",),
-                        "run": ("flow", "url", "deployment", "attempt_number", "code")}.items():  # fmt: skip
+    for part, names in {
+        "model": ("attention", "hardware"),
+        "output": ("etag",),
+        "run": ("flow", "url", "deployment", "attempt_number", "code"),
+    }.items():
         for name in names:
             del content[part][name]
     content["schema_version"] = 1
@@ -357,9 +369,13 @@ KEYS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("kind", KEYS)
 def test_a_key_of_any_kind_that_c2pa_knows_signs(
-    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
-    tmp_path: Path, kind: str,
-) -> None:  # fmt: skip
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    prefix: str,
+    store: Store,
+    tmp_path: Path,
+    kind: str,
+) -> None:
     generate, algorithm = KEYS[kind]
     key, certificate = certified(generate())
     (tmp_path / "key.pem").write_bytes(key)

@@ -20,18 +20,28 @@ from tests.support.patience import limit_s
 IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 OURS = marks_of(
-    tool="ace-catalog 1", item_id="a" * 64, record_uri="s3://b/records/r.json",
-    system="ACE++, variant mini", system_version="f" * 64, prompt=None,
-)  # fmt: skip
+    tool="ace-catalog 1",
+    item_id="a" * 64,
+    record_uri="s3://b/records/r.json",
+    system="ACE++, variant mini",
+    system_version="f" * 64,
+    prompt=None,
+)
 SPACES = {
-    "dc": "http://purl.org/dc/elements/1.1/", "photoshop": "http://ns.adobe.com/photoshop/1.0/",
-    "xmpRights": "http://ns.adobe.com/xap/1.0/rights/", "cc": "http://creativecommons.org/ns#",
-    "xmpMM": "http://ns.adobe.com/xap/1.0/mm/", "plus": "http://ns.useplus.org/ldf/xmp/1.0/",
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "photoshop": "http://ns.adobe.com/photoshop/1.0/",
+    "xmpRights": "http://ns.adobe.com/xap/1.0/rights/",
+    "cc": "http://creativecommons.org/ns#",
+    "xmpMM": "http://ns.adobe.com/xap/1.0/mm/",
+    "plus": "http://ns.useplus.org/ldf/xmp/1.0/",
     "stEvt": "http://ns.adobe.com/xap/1.0/sType/ResourceEvent#",
-    "stRef": "http://ns.adobe.com/xap/1.0/sType/ResourceRef#", "ext": EXT,
-    "exif": "http://ns.adobe.com/exif/1.0/", "xmp": "http://ns.adobe.com/xap/1.0/",
-    "xmpGImg": "http://ns.adobe.com/xap/1.0/g/img/", "lr": "http://ns.adobe.com/lightroom/1.0/",
-}  # fmt: skip
+    "stRef": "http://ns.adobe.com/xap/1.0/sType/ResourceRef#",
+    "ext": EXT,
+    "exif": "http://ns.adobe.com/exif/1.0/",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "xmpGImg": "http://ns.adobe.com/xap/1.0/g/img/",
+    "lr": "http://ns.adobe.com/lightroom/1.0/",
+}
 
 
 def source(inside: str = "", attributes: str = "", **spaces: str) -> bytes:
@@ -47,7 +57,9 @@ def source(inside: str = "", attributes: str = "", **spaces: str) -> bytes:
 
 
 def alt(**texts: str) -> str:
-    items = "".join(f'<rdf:li xml:lang="{k.replace("_", "-")}">{v}</rdf:li>' for k, v in texts.items())  # fmt: skip
+    items = "".join(
+        f'<rdf:li xml:lang="{k.replace("_", "-")}">{v}</rdf:li>' for k, v in texts.items()
+    )
     return f"<rdf:Alt>{items}</rdf:Alt>"
 
 
@@ -206,9 +218,11 @@ def test_our_system_is_added_to_the_one_that_the_source_names() -> None:
 
 BOMB = (
     '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">'
-    + "".join(f'<!ENTITY {b} "{10 * f"&{a};"}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    + "".join(
+        f'<!ENTITY {b} "{10 * f"&{a};"}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    )
     + "]>"
-)  # fmt: skip
+)
 RIGHTS = "<dc:rights>© Nord</dc:rights>"
 HOSTILE = {
     "entity bomb": BOMB.encode() + source("<dc:rights>&i;</dc:rights>"),
@@ -233,10 +247,16 @@ LARGE = {
     "two-hundred-thousand-deep": RIGHTS + "<lr:a>" * 200_000 + "</lr:a>" * 200_000,
     "a-creator-of-megabytes": RIGHTS + "<dc:creator>" + "x" * (3 << 20) + "</dc:creator>",
     "half-a-million-creators": RIGHTS
-    + "<dc:creator><rdf:Seq>" + "<rdf:li/>" * 300_000 + "</rdf:Seq></dc:creator>",
-    "a-deep-creator": RIGHTS + "<dc:creator>" + "<rdf:Bag><rdf:li>" * 900 + "x"
-    + "</rdf:li></rdf:Bag>" * 900 + "</dc:creator>",
-}  # fmt: skip
+    + "<dc:creator><rdf:Seq>"
+    + "<rdf:li/>" * 300_000
+    + "</rdf:Seq></dc:creator>",
+    "a-deep-creator": RIGHTS
+    + "<dc:creator>"
+    + "<rdf:Bag><rdf:li>" * 900
+    + "x"
+    + "</rdf:li></rdf:Bag>" * 900
+    + "</dc:creator>",
+}
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -137,8 +137,10 @@ def test_a_failed_pass_lets_go_of_its_memory_before_the_next() -> None:
 
     gate = threading.Event()
     batcher = Batcher(lambda jobs, _: (gate.wait(limit_s()), generate(jobs))[1], 3)
-    tickets = [batcher.submit(job(name, side=side)) for name, side in
-               (("first", 8), ("a", 16), ("bad", 16), ("c", 16), ("after", 32))]  # fmt: skip
+    tickets = [
+        batcher.submit(job(name, side=side))
+        for name, side in (("first", 8), ("a", 16), ("bad", 16), ("c", 16), ("after", 32))
+    ]
     gate.set()
     for ticket in (tickets[0], tickets[1], tickets[3], tickets[4]):
         assert ticket.result().shape == (1, 1, 3)
@@ -196,9 +198,14 @@ def test_a_lost_device_is_reported_as_such_and_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "fails", ["torch.cuda.empty_cache", "ace_tasks.replica.batching.Ladder.descend",
-              "ace_tasks.replica.batching.Ladder.succeeded", "ace_tasks.replica.batching.Ladder.rung"],
-)  # fmt: skip
+    "fails",
+    [
+        "torch.cuda.empty_cache",
+        "ace_tasks.replica.batching.Ladder.descend",
+        "ace_tasks.replica.batching.Ladder.succeeded",
+        "ace_tasks.replica.batching.Ladder.rung",
+    ],
+)
 def test_an_error_of_the_thread_itself_ends_it_and_nobody_waits(
     fails: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

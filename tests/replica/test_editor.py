@@ -95,22 +95,26 @@ BOX = {"box": [40, 30, 70, 60]}
 ROWS = {
     "fill": FILL,
     "edit": PAINTED | {"task": "edit", "image": "image.png", "control": "canny"},
-    "reference": PAINTED | {"task": "reference", "reference": ["ref.png", "image.png"],
-                            "width": 128, "height": 96},
+    "reference": PAINTED
+    | {"task": "reference", "reference": ["ref.png", "image.png"], "width": 128, "height": 96},
     "try-on": FILL | {"task": "try_on", "reference": "ref.png"},
     "best of three in a frame": FILL | {"candidates": 3, "format": "jpeg", "preset": "white-1000"},
     "small mask": PAINTED | {"task": "edit", "image": "turned", "mask": BOX, "mask_grow": 4},
     "wide gamut": PAINTED | {"task": "fill", "image": "p3", "mask": BOX},
     "transparent ground": PAINTED | {"task": "fill", "image": "cutout", "mask": "alpha"},
     "background": {"task": "background", "image": "p3", "background": "#fbeedd"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("variant", ["toy", "toy-lora"])
 def test_a_file_is_to_the_byte_what_a_run_publishes(
-    editors: dict[str, Editor], files: Path, weights_dir: Path, store: Store, prefix: str,
+    editors: dict[str, Editor],
+    files: Path,
+    weights_dir: Path,
+    store: Store,
+    prefix: str,
     variant: str,
-) -> None:  # fmt: skip
+) -> None:
     """No row says a seed, so the item has to be the same as well."""
     marks = MarkSettings(xmp=False)
     replica = new_replica(weights_dir, prefix, variant, marks=marks, torch_threads=1)
@@ -230,36 +234,54 @@ WRONG: dict[str, tuple[dict[str, Any], type[ItemError], str]] = {
     "no task": ({"image": NOISE}, BadRow, "missing (accepted: fill, edit, reference"),
     "no mask": ({"task": "fill", "image": NOISE}, BadRow, "missing; task 'fill' needs it"),
     "a column of another task": (
-        {"task": "edit", "image": NOISE, "width": 64}, BadRow, "not a column of task 'edit'",
+        {"task": "edit", "image": NOISE, "width": 64},
+        BadRow,
+        "not a column of task 'edit'",
     ),
     "a number for a picture": (
-        {"task": "edit", "image": 5}, BadRow, "image: accepted: a path on this machine, the bytes",
+        {"task": "edit", "image": 5},
+        BadRow,
+        "image: accepted: a path on this machine, the bytes",
     ),
     "an array": (
-        {"task": "edit", "image": np.asarray(NOISE)}, BadRow, "or a PIL.Image.Image; given array(",
+        {"task": "edit", "image": np.asarray(NOISE)},
+        BadRow,
+        "or a PIL.Image.Image; given array(",
     ),
     "S3": (
-        {"task": "edit", "image": "s3://b/k.png"}, BadRow, "on this machine, the bytes of a file",
+        {"task": "edit", "image": "s3://b/k.png"},
+        BadRow,
+        "on this machine, the bytes of a file",
     ),
     "a number among references": (
-        {"task": "reference", "reference": [NOISE, 5]}, BadRow, "reference 2: accepted: a path",
+        {"task": "reference", "reference": [NOISE, 5]},
+        BadRow,
+        "reference 2: accepted: a path",
     ),
     "a number for a mask": (
-        {"task": "edit", "image": NOISE, "mask": 5}, BadRow, '"alpha" or "auto"; given 5',
+        {"task": "edit", "image": NOISE, "mask": 5},
+        BadRow,
+        '"alpha" or "auto"; given 5',
     ),
     "inks": (
-        {"task": "edit", "image": NOISE.convert("CMYK")}, BadRow, "that PNG can hold; given CMYK",
+        {"task": "edit", "image": NOISE.convert("CMYK")},
+        BadRow,
+        "that PNG can hold; given CMYK",
     ),
     "a box outside": (
-        {"task": "fill", "image": NOISE, "mask": {"box": [90, 0, 200, 9]}}, BadMask, "outside",
+        {"task": "fill", "image": NOISE, "mask": {"box": [90, 0, 200, 9]}},
+        BadMask,
+        "outside",
     ),
     "a mask of another size": (
-        {"task": "fill", "image": NOISE, "mask": NOISE.resize((96, 65))}, BadMask, "given 96×65",
+        {"task": "fill", "image": NOISE, "mask": NOISE.resize((96, 65))},
+        BadMask,
+        "given 96×65",
     ),
     "bytes of no picture": ({"task": "edit", "image": b"abc"}, BadImage, "<image>: accepted: a JP"),
     "no such file": ({"task": "edit", "image": "no.png"}, SourceMissing, "no.png: No such file"),
     "a folder": ({"task": "edit", "image": "/tmp"}, SourceMissing, "/tmp: Is a directory"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -46,8 +46,12 @@ def test_here_it_is_read() -> None:
 def test_the_tightest_cgroup_above_the_process_counts(system: Callable[[str], Path]) -> None:
     root = system("0::/pods/mine")
     top = root / "sys/fs/cgroup"
-    write(top / "pods", memory__max=4 * GB, memory__current=int(3.96 * GB),
-          memory__stat=f"anon 1\ninactive_file {int(0.04 * GB)}")  # fmt: skip
+    write(
+        top / "pods",
+        memory__max=4 * GB,
+        memory__current=int(3.96 * GB),
+        memory__stat=f"anon 1\ninactive_file {int(0.04 * GB)}",
+    )
     write(top / "pods/mine", memory__max="max", memory__current=GB, memory__stat="inactive_file 0")
     assert Gauge(root).read().used_share == pytest.approx(0.98)
 
@@ -55,8 +59,12 @@ def test_the_tightest_cgroup_above_the_process_counts(system: Callable[[str], Pa
 def test_files_that_the_kernel_can_drop_are_not_used_memory(system: Callable[[str], Path]) -> None:
     """A replica that reads 34 GB of weights fills its container's page cache."""
     root = system("0::/")
-    write(root / "sys/fs/cgroup", memory__max=4 * GB, memory__current=4 * GB,
-          memory__stat=f"inactive_file {4 * GB}")  # fmt: skip
+    write(
+        root / "sys/fs/cgroup",
+        memory__max=4 * GB,
+        memory__current=4 * GB,
+        memory__stat=f"inactive_file {4 * GB}",
+    )
     assert Gauge(root).read().used_share == pytest.approx(0.1)  # the node's
 
 
@@ -64,8 +72,12 @@ def test_version_1_and_a_path_that_the_container_does_not_see(
     system: Callable[[str], Path],
 ) -> None:
     root = system("9:cpu:/x\n4:memory:/kubepods/burstable/pod7\n0::/")
-    write(root / "sys/fs/cgroup/memory", memory__limit_in_bytes=2 * GB,
-          memory__usage_in_bytes=int(1.97 * GB), memory__stat="total_inactive_file 0")  # fmt: skip
+    write(
+        root / "sys/fs/cgroup/memory",
+        memory__limit_in_bytes=2 * GB,
+        memory__usage_in_bytes=int(1.97 * GB),
+        memory__stat="total_inactive_file 0",
+    )
     assert Gauge(root).read().used_share == pytest.approx(0.985, abs=0.001)
 
 

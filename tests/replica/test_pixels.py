@@ -65,8 +65,11 @@ def _p3() -> bytes:
     """A wide-gamut RGB profile: sRGB's with red and green moved out."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     tags = int.from_bytes(profile[128:132], "big")
-    moved = {b"rXYZ": (0.5151, 0.2412, -0.0011), b"gXYZ": (0.2919, 0.6922, 0.0419),
-             b"bXYZ": (0.1572, 0.0666, 0.7841)}  # fmt: skip
+    moved = {
+        b"rXYZ": (0.5151, 0.2412, -0.0011),
+        b"gXYZ": (0.2919, 0.6922, 0.0419),
+        b"bXYZ": (0.1572, 0.0666, 0.7841),
+    }
     for number in range(tags):
         at = 132 + 12 * number
         where = int.from_bytes(profile[at + 4 : at + 8], "big")
@@ -241,8 +244,11 @@ def _soft() -> np.ndarray:
 
 
 @pytest.mark.parametrize("geometry", ["catalog", "reference"])
-@pytest.mark.parametrize("steps", [{}, {"mask_grow": 3}, {"mask_grow": -3}, {"mask_blur": 2}],
-                         ids=["as drawn", "grown", "shrunk", "smoothed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "steps",
+    [{}, {"mask_grow": 3}, {"mask_grow": -3}, {"mask_blur": 2}],
+    ids=["as drawn", "grown", "shrunk", "smoothed"],
+)
 def test_nothing_is_left_transparent_on_a_new_ground(geometry: Any, steps: dict[str, Any]) -> None:
     """Else a page shows through round the product: a dark line, or a pale one."""
     rgba = _soft()

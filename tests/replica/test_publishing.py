@@ -148,9 +148,13 @@ def test_a_photograph_becomes_a_composite_and_its_own_type_is_named(published: P
 
 
 def test_a_mark_in_c2pa_alone_is_carried_on(
-    published: Publish, planned: Callable[..., WorkItem], made: development_ca.DevelopmentCertificate,
-    weights_dir: Path, prefix: str, store: Store,
-) -> None:  # fmt: skip
+    published: Publish,
+    planned: Callable[..., WorkItem],
+    made: development_ca.DevelopmentCertificate,
+    weights_dir: Path,
+    prefix: str,
+    store: Store,
+) -> None:
     """Some generators mark their pictures by a signed manifest and by nothing else."""
     marks = MarkSettings(key=str(made.key), certificates=str(made.chain), xmp=False)
     signer = new_replica(weights_dir, join_uri(prefix, "signed"), marks=marks)
@@ -218,7 +222,7 @@ ONLY_IN = {
     "iptc": lambda: hostile.jpeg(iptc(*IIM)),
     "png-text": with_text,
     "everything": lambda: hostile.jpeg(iptc(*IIM), xmp=EVERYTHING, exif=private_exif()),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("untouched", [False, True], ids=["edited", "untouched"])
@@ -259,7 +263,7 @@ UNTOUCHED = {
     "png": lambda: hostile.file("PNG"),
     "webp": lambda: hostile.file("WEBP", quality=40),
     "avif": lambda: hostile.file("AVIF", quality=40),
-} | FILES  # fmt: skip
+} | FILES
 
 
 @pytest.mark.parametrize("name", UNTOUCHED)
@@ -332,8 +336,9 @@ def test_an_odd_container_is_encoded_anew_and_it_is_named(published: Publish) ->
     odd = hostile.file("AVIF", icc_profile=hostile.profile()[:200])
     _, record = published(odd, untouched=True)
     assert converted(record) == (
-        "a colour profile that cannot be used, to none", "pixels encoded anew",
-    )  # fmt: skip
+        "a colour profile that cannot be used, to none",
+        "pixels encoded anew",
+    )
     assert not record.output.lossless
 
 
@@ -382,7 +387,9 @@ def test_exiftool_reads_what_was_carried(
     out, _ = published(data, untouched)
     file = tmp_path / f"picture.{format_}"
     file.write_bytes(out)
-    (tags,) = json.loads(run(["exiftool", "-json", "-G1", "-struct", "-warning", "-all:all", str(file)]).stdout)  # fmt: skip
+    (tags,) = json.loads(
+        run(["exiftool", "-json", "-G1", "-struct", "-warning", "-all:all", str(file)]).stdout
+    )
     assert tags["XMP-dc:Rights"] == "© Nord"
     assert tags["XMP-dc:Rights-de"] == "© Nord GmbH"
     assert tags["XMP-dc:Creator"] == ["Ann & Co", "Bo <b>"]

@@ -82,9 +82,13 @@ TASKS = [
 @pytest.mark.parametrize("variant", ["toy", "toy-lora"])
 @pytest.mark.parametrize("row", [pytest.param(each, id=each["task"]) for each in TASKS])
 def test_each_task_is_published_with_its_record(
-    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str,
-    row: dict[str, Any], variant: str,
-) -> None:  # fmt: skip
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    store: Store,
+    prefix: str,
+    row: dict[str, Any],
+    variant: str,
+) -> None:
     item = planned(variant, **row)
     done = new_replica(weights_dir, prefix, variant).run(item, 3)
     assert isinstance(done, Done), done
@@ -152,8 +156,9 @@ def test_a_control_is_another_item_and_another_picture(
     assert len({each.sha256 for each in done.values() if isinstance(each, Done)}) == 3
     record = record_of(store, prefix, items["depth"])
     assert (record.resolved["control"], record.resolved["control_model"]) == (
-        "depth", depth.fingerprint,
-    )  # fmt: skip
+        "depth",
+        depth.fingerprint,
+    )
 
 
 def test_a_model_makes_the_mask_and_another_helps_to_choose(
@@ -555,9 +560,12 @@ def test_waiting_for_the_gpu_is_not_work(
 
 
 def test_the_time_of_a_shared_batch_is_shared(
-    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str,
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    store: Store,
+    prefix: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Otherwise four items that shared four seconds would seem to keep a GPU busy for sixteen."""
     replica = new_replica(weights_dir, prefix, "toy-lora", batch_size=4, adapter_mode="fused")
     items = [planned("toy-lora", **FILL, seed=n) for n in range(5)]

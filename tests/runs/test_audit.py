@@ -111,8 +111,10 @@ def edit_again(prefix: str) -> Summary:
 
 
 def records(store: Store, prefix: str) -> dict[str, Record]:
-    found = [Record.model_validate_json(store.get(each.uri))
-             for each in store.list(f"{prefix}/out/records/")]  # fmt: skip
+    found = [
+        Record.model_validate_json(store.get(each.uri))
+        for each in store.list(f"{prefix}/out/records/")
+    ]
     return {record.row_id: record for record in found}
 
 
@@ -170,16 +172,24 @@ def test_a_background_is_proved_in_the_run_of_another_variant_too(
 
 
 def test_nothing_that_a_run_leaves_holds_a_credential(
-    ray_here: None, weights_dir: Path, store: Store, prefix: str, picture: Make,
+    ray_here: None,
+    weights_dir: Path,
+    store: Store,
+    prefix: str,
+    picture: Make,
     prefect_server: PrefectServer,
-) -> None:  # fmt: skip
+) -> None:
     """Neither pictures, records, tables and reports, nor the logs of Ray's session, nor Prefect's
     database of runs, logs and artifacts. Tables are searched as what they hold: they are packed.
     """
     summary = run(store, prefix, picture)
     key = Path(os.environ["ACE_C2PA_KEY"])
-    secrets = [os.environ["AWS_SECRET_ACCESS_KEY"], str(key), *key.read_text().splitlines()[1:-1],
-               *CREDENTIALS.values()]  # fmt: skip
+    secrets = [
+        os.environ["AWS_SECRET_ACCESS_KEY"],
+        str(key),
+        *key.read_text().splitlines()[1:-1],
+        *CREDENTIALS.values(),
+    ]
     files = {each.uri: store.get(each.uri) for each in store.list(f"{prefix}/out/")}
     for uri in [each for each in files if each.endswith(".parquet")]:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(files[uri])).to_pylist()
@@ -262,9 +272,12 @@ def test_a_run_over_marked_and_owned_pictures_passes_its_audit(store: Store, pre
     ]
     store.put(f"{prefix}/c.jsonl", "\n".join(map(json.dumps, rows)).encode(), "text/plain")
     state = edit_catalog(
-        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy",
-        masking={"allow_empty_masks": True}, return_state=True,
-    )  # fmt: skip
+        catalog=f"{prefix}/c.jsonl",
+        output=f"{prefix}/out",
+        variant="toy",
+        masking={"allow_empty_masks": True},
+        return_state=True,
+    )
     assert state.name == "Completed"
     state, found = audit(prefix, Summary.model_validate(state.result()))
     assert (state.name, found) == ("Completed", set())
@@ -312,10 +325,18 @@ def test_an_unsigned_record_that_contradicts_its_plan_is_named_though_its_hashes
     monkeypatch.delenv("ACE_C2PA_CERTIFICATES")
     store.put(f"{prefix}/in/broken.png", b"no picture", "image/png")
     catalog = "".join(
-        json.dumps({"id": f"row-{n}", "task": "edit", "image": f"{prefix}/in/{name}.png",
-                    "prompt": "p", "steps": 1}) + "\n"
+        json.dumps(
+            {
+                "id": f"row-{n}",
+                "task": "edit",
+                "image": f"{prefix}/in/{name}.png",
+                "prompt": "p",
+                "steps": 1,
+            }
+        )
+        + "\n"
         for n, name in enumerate((0, 1, 2, 3, "broken"))
-    )  # fmt: skip
+    )
     for n in range(4):
         store.put(f"{prefix}/in/{n}.png", picture(seed=n), "image/png")
     store.put(f"{prefix}/c.jsonl", catalog.encode(), "text/plain")
@@ -344,8 +365,10 @@ def test_an_unsigned_record_that_contradicts_its_plan_is_named_though_its_hashes
     store.put(f"{prefix}/out/{key}", stray, "image/png")
     state, found = audit(prefix, summary)
     assert state.name == "AuditFailed"
-    assert found == {*(("record_edited", row_id) for row_id in changes),
-                     ("picture_without_record", "row-4")}  # fmt: skip
+    assert found == {
+        *(("record_edited", row_id) for row_id in changes),
+        ("picture_without_record", "row-4"),
+    }
 
 
 @pytest.mark.thorough
@@ -394,8 +417,11 @@ def test_what_stands_in_a_record_s_place_fails_its_row_by_its_key_and_stays(
     again = edit_again(prefix)
     assert (again.done_before, again.by_error) == (ROWS - 3, {"bad_record": 4, "bad_row": 1})
     results = f"{prefix}/out/{results_key(again.run_id, 'csv')}"
-    errors = {row["row_id"]: row["error"] for row in csv.DictReader(
-        store.get(results).decode().splitlines()) if row["error_code"] == "bad_record"}  # fmt: skip
+    errors = {
+        row["row_id"]: row["error"]
+        for row in csv.DictReader(store.get(results).decode().splitlines())
+        if row["error_code"] == "bad_record"
+    }
     assert errors.keys() == {"row-0", "row-1", "row-2", "twin"}
     assert all(places[row_id] in errors[row_id] for row_id in places)
     assert {row_id: store.get(place) for row_id, place in places.items()} == files
@@ -460,9 +486,13 @@ def test_a_kept_candidate_that_was_replaced_or_went_is_told(
     rows = [row | {"id": name, "seed": seed} for seed, name in enumerate(("other", "gone", "kept"))]
     store.put(f"{prefix}/c.jsonl", "\n".join(map(json.dumps, rows)).encode(), "text/plain")
     state = edit_catalog(
-        catalog=f"{prefix}/c.jsonl", output=f"{prefix}/out", variant="toy", return_state=True,
-        pixels={"candidates": 2}, review={"keep_candidates": True},
-    )  # fmt: skip
+        catalog=f"{prefix}/c.jsonl",
+        output=f"{prefix}/out",
+        variant="toy",
+        return_state=True,
+        pixels={"candidates": 2},
+        review={"keep_candidates": True},
+    )
     summary = Summary.model_validate(state.result(raise_on_failure=False))
     kept = {name: [*each.pictures()][1] for name, each in records(store, prefix).items()}
     state, found = audit(prefix, summary)
@@ -474,9 +504,12 @@ def test_a_kept_candidate_that_was_replaced_or_went_is_told(
 
 
 def test_what_goes_or_cannot_be_asked_meanwhile_is_not_told_as_forged(
-    summary: Summary, store: Store, prefix: str, object_store: ObjectStore,
+    summary: Summary,
+    store: Store,
+    prefix: str,
+    object_store: ObjectStore,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """A record is deleted once it was listed. The store is away when a picture is read, and when
     another run's plan is: then nothing is proved of it, nor held against it.
     """

@@ -151,8 +151,12 @@ def leave_a_losers_picture(store: Store, first: Record) -> None:
 
 def put_the_shops_own_files_there(store: Store, first: Record) -> None:
     place, _, name = first.output.uri.rpartition("/")
-    for each in (f"{place}/mug.png", f"{place}/deeper/{name}", f"{place}/{name}.bak",
-                 f"{place}/{first.item_id[:16]}.00000000.png"):  # fmt: skip
+    for each in (
+        f"{place}/mug.png",
+        f"{place}/deeper/{name}",
+        f"{place}/{name}.bak",
+        f"{place}/{first.item_id[:16]}.00000000.png",
+    ):
         store.put(each, b"the shop's", "image/png")
 
 
@@ -216,9 +220,14 @@ def moved(store: Store, output: str, to: str) -> str:
 
 @pytest.mark.parametrize("at_most", [2000, 0], ids=["few", "many"])
 def test_a_moved_output_names_its_pictures_where_they_are_now(
-    at_most: int, store: Store, prefix: str, output: str, made: list[Record], tmp_path: Path,
+    at_most: int,
+    store: Store,
+    prefix: str,
+    output: str,
+    made: list[Record],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Records and earlier results name the old place."""
     monkeypatch.setattr(published, "_READ_AT_MOST", at_most)
     monkeypatch.setattr(published, "_RECORD_BYTES", 100_000)

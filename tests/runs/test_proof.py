@@ -59,8 +59,12 @@ class Made:
         sha256 = hashlib.sha256(data).hexdigest()
         base = output["uri"].partition("/images/")[0]
         key = image_key(content["row_id"], content["item_id"], sha256, EXTENSIONS[kind])
-        output |= {"uri": f"{base}/{key}", "sha256": sha256, "size_bytes": len(data),
-                   "format": kind}  # fmt: skip
+        output |= {
+            "uri": f"{base}/{key}",
+            "sha256": sha256,
+            "size_bytes": len(data),
+            "format": kind,
+        }
         with contextlib.suppress(BadImage):
             decoded = codec.decode(data, ImageLimits())
             output["pixels_sha256"] = codec.pixels_sha256(decoded.rgb, decoded.alpha)
@@ -231,8 +235,7 @@ def test_no_field_is_changed_without_a_trace_while_the_hashes_stay(
     make: Callable[..., Made],
 ) -> None:
     made = make(TRY_ON | {"candidates": 2}, **RICH)
-    assert {p for p, forged in edited(made.content, sealed=False)
-            if made.passes(forged)} == set()  # fmt: skip
+    assert {p for p, forged in edited(made.content, sealed=False) if made.passes(forged)} == set()
 
 
 def test_a_signature_covers_every_field_but_those_that_are_named(
@@ -242,8 +245,11 @@ def test_a_signature_covers_every_field_but_those_that_are_named(
     made = make(TRY_ON | {"candidates": 2}, **RICH, marks=marks)
     assert made.signature.state == "Valid"
     assert [*made.contradictions(made.content, by_signature=True)] == []
-    assert {p for p, forged in edited(made.content, sealed=True)
-            if made.passes(forged, by_signature=True)} == listed  # fmt: skip
+    assert {
+        p
+        for p, forged in edited(made.content, sealed=True)
+        if made.passes(forged, by_signature=True)
+    } == listed
 
 
 def test_a_source_s_hash_is_proved_where_the_store_knows_it(make: Callable[..., Made]) -> None:
@@ -271,8 +277,13 @@ def test_a_record_of_version_2_is_proved_as_it_was() -> None:
     assert (content["schema_version"], "record_sha256" in content) == (2, False)
     assert [*made.contradictions(content)] == []
     free = {p for p, forged in edited(content, sealed=False) if made.passes(forged)}
-    assert free == {"marks.prompt", "output.etag", "review.reasons", "review.promoted_by",
-                    "review.promoted_at"}  # fmt: skip
+    assert free == {
+        "marks.prompt",
+        "output.etag",
+        "review.reasons",
+        "review.promoted_by",
+        "review.promoted_at",
+    }
 
 
 def _of_version(version: int, content: Content) -> None:

@@ -35,9 +35,13 @@ def uri_of(prefix: str, item: WorkItem) -> str:
 
 @pytest.mark.parametrize("variant", ["toy", "toy-lora"])
 def test_each_task_s_picture_is_made_again_to_the_bit(
-    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, reproducer: Reproducer,
-    tmp_path: Path, variant: str,
-) -> None:  # fmt: skip
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    prefix: str,
+    reproducer: Reproducer,
+    tmp_path: Path,
+    variant: str,
+) -> None:
     """This holds for signed pictures and for the chosen one of several candidates."""
     made = development_ca.make(tmp_path / "ca", "Shop")
     marks = MarkSettings(key=str(made.key), certificates=str(made.chain))
@@ -84,9 +88,13 @@ def test_what_differs_is_reported(
 
 
 def test_a_source_that_changed_or_went_is_not_taken_for_the_recorded_one(
-    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
-    reproducer: Reproducer, picture: Callable[..., bytes],
-) -> None:  # fmt: skip
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    prefix: str,
+    store: Store,
+    reproducer: Reproducer,
+    picture: Callable[..., bytes],
+) -> None:
     item = planned(**FILL)
     assert isinstance(new_replica(weights_dir, prefix).run(item, 0), Done)
     store.put(f"{prefix}/in/image.png", picture(seed=9), "image/png")
@@ -123,9 +131,13 @@ def test_the_command_says_how_many_are_the_same(
 
 
 def test_a_source_that_was_a_local_file_is_read_from_the_folder_that_is_said(
-    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
-    reproducer: Reproducer, tmp_path: Path,
-) -> None:  # fmt: skip
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    prefix: str,
+    store: Store,
+    reproducer: Reproducer,
+    tmp_path: Path,
+) -> None:
     """By its name alone, whatever path a record names."""
     item = planned(**FILL)
     assert isinstance(new_replica(weights_dir, prefix, torch_threads=1).run(item, 0), Done)
@@ -144,9 +156,13 @@ def test_a_source_that_was_a_local_file_is_read_from_the_folder_that_is_said(
 
 
 def test_where_there_is_nothing_to_compare_with_the_pixels_still_are(
-    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
-    reproducer: Reproducer, picture: Callable[..., bytes],
-) -> None:  # fmt: skip
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    prefix: str,
+    store: Store,
+    reproducer: Reproducer,
+    picture: Callable[..., bytes],
+) -> None:
     """The published picture is one of another size, or gone; the recorded hash is there."""
     item = planned(**FILL)
     done = new_replica(weights_dir, prefix, torch_threads=1).run(item, 0)
@@ -161,9 +177,12 @@ def test_where_there_is_nothing_to_compare_with_the_pixels_still_are(
 
 
 def test_a_control_by_a_model_that_is_not_at_hand_is_not_drawn_by_another(
-    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store,
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    prefix: str,
+    store: Store,
     reproducer: Reproducer,
-) -> None:  # fmt: skip
+) -> None:
     item = planned(task="edit", image="in/image.png", control="canny")
     assert isinstance(new_replica(weights_dir, prefix).run(item, 0), Done)
     record = Record.model_validate_json(store.get(uri_of(prefix, item)))

@@ -105,20 +105,26 @@ def test_a_source_is_forgotten_with_all_that_was_made_of_it(
     rows = [
         {"id": "first", "task": "edit", "image": f"{prefix}/in/person.png"},
         {"id": "twin", "task": "edit", "image": f"{prefix}/in/person.png"},
-        {"id": "dressed", "task": "try_on", "image": f"{prefix}/in/person.png.png",
-         "mask": {"box": [0.2, 0.2, 0.8, 0.8]}, "reference": f"{prefix}/in/person.png"},
+        {
+            "id": "dressed",
+            "task": "try_on",
+            "image": f"{prefix}/in/person.png.png",
+            "mask": {"box": [0.2, 0.2, 0.8, 0.8]},
+            "reference": f"{prefix}/in/person.png",
+        },
         {"id": "other", "task": "edit", "image": f"{prefix}/in/person.png.png"},
         {"id": "broken", "task": "fill", "image": f"{prefix}/in/person.png", "mask": "alpha"},
         {"id": "odd", "task": "edit", "image": f"{prefix}/in/person.png", "steps": -1},
-    ]  # fmt: skip
+    ]
     summary = edit(prefix, rows, store)
     assert (summary.done, summary.failed, summary.rejected) == (4, 1, 1)
     table = pyarrow.parquet.read_table(
         io.BytesIO(store.get(f"{prefix}/out/runs/{summary.run_id}/results.parquet"))
     ).to_pylist()
     made = {row["row_id"]: row for row in table}
-    again = edit(prefix, [{"id": "second", "task": "edit", "image": made["first"]["output_uri"]}],
-                 store)  # fmt: skip
+    again = edit(
+        prefix, [{"id": "second", "task": "edit", "image": made["first"]["output_uri"]}], store
+    )
     assert again.done == 1
 
     gone = [each["item_id"] for each in table if each["row_id"] in {"first", "dressed", "broken"}]
@@ -229,9 +235,14 @@ def test_whatever_its_name_nothing_mentions_it(store: Store, prefix: str, pictur
             row = {"id": f"{kind}-{number}", "task": "edit", "image": f"{prefix}/in/{image}"}
             rows += [row | {"seed": 1}, row | {"id": f"odd-{kind}-{number}", "steps": -1}]
     state = restyle_catalog(
-        source=f"{prefix}/in", output=f"{prefix}/out", prompt="p", variant="toy",
-        pixels={"steps": 1}, review={"review_below": 1.0}, return_state=True,
-    )  # fmt: skip
+        source=f"{prefix}/in",
+        output=f"{prefix}/out",
+        prompt="p",
+        variant="toy",
+        pixels={"steps": 1},
+        review={"review_below": 1.0},
+        return_state=True,
+    )
     run_id = Summary.model_validate(state.result(raise_on_failure=False)).run_id
     review_run(output=f"{prefix}/out", run=run_id, return_state=True)
     edit(prefix, rows, store)
@@ -252,10 +263,13 @@ def test_neighbours_whose_names_are_longer_stay_as_they_are(
 ) -> None:
     store.put(f"{prefix}/in/4.png", picture(), "image/png")
     others = ["4.png,b.png", "4.png(1).png", "4.png copy.png", "4.png;v=2", "4.png:large", "4.png'"]
-    rows = [{"id": f"r{n}", "task": "edit", "image": f"{prefix}/in/{other}"}
-            for n, other in enumerate(others)]  # fmt: skip
-    summary = edit(prefix, [{"id": "it", "task": "edit", "image": f"{prefix}/in/4.png"}, *rows],
-                   store)  # fmt: skip
+    rows = [
+        {"id": f"r{n}", "task": "edit", "image": f"{prefix}/in/{other}"}
+        for n, other in enumerate(others)
+    ]
+    summary = edit(
+        prefix, [{"id": "it", "task": "edit", "image": f"{prefix}/in/4.png"}, *rows], store
+    )
     run = f"{prefix}/out/runs/{summary.run_id}"
     files = ("failures.jsonl", "results.csv", "report.html")
     before = {name: store.get(f"{run}/{name}").decode() for name in files}
@@ -275,8 +289,10 @@ def test_the_same_bytes_in_parts_are_forgotten_too(
     edit(prefix, [{"id": "a", "task": "edit", "image": f"{prefix}/in/a.png"}], store)
     forgotten(prefix, source=f"{prefix}/in/a.png")
     in_parts(store, f"{prefix}/in/copy.png", data)
-    rows = [{"id": name, "task": "edit", "image": f"{prefix}/in/copy.png", "seed": seed}
-            for seed, name in enumerate(("copy", "twin"))]  # fmt: skip
+    rows = [
+        {"id": name, "task": "edit", "image": f"{prefix}/in/copy.png", "seed": seed}
+        for seed, name in enumerate(("copy", "twin"))
+    ]
     for _ in range(2):  # first it is found out when it is fetched; then every plan knows it
         summary = edit(prefix, rows, store)
         assert (summary.done, summary.failed, summary.forgotten) == (0, 0, 2)
@@ -311,8 +327,10 @@ def test_what_was_not_edited_yet_is_kept_from_the_next_run(
 ) -> None:
     store.put(f"{prefix}/in/x.png", picture(seed=1), "image/png")
     person = picture(seed=7006)
-    rows = [{"id": name, "task": "edit", "image": f"{prefix}/in/{name}.png"}
-            for name in ("x", "person", "copy")]  # fmt: skip
+    rows = [
+        {"id": name, "task": "edit", "image": f"{prefix}/in/{name}.png"}
+        for name in ("x", "person", "copy")
+    ]
     edit(prefix, rows[:1], store)
     if upload == "whole":
         store.put(f"{prefix}/in/person.png", person, "image/png")
@@ -424,8 +442,10 @@ def test_cut_short_the_same_again_forgets_what_is_left(
         return cut() if uri == record else whole(self, uri)
 
     whole = Store.purge
-    for target, instead in (("flows.forget.delete_artifacts", cut),
-                            ("ace_tasks.store.Store.purge", purge)):  # fmt: skip
+    for target, instead in (
+        ("flows.forget.delete_artifacts", cut),
+        ("ace_tasks.store.Store.purge", purge),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(target, instead)
             assert forget(f"{prefix}/out", source, delete=True, return_state=True).is_failed()
@@ -517,8 +537,14 @@ def test_a_row_that_is_called_like_its_file_is_mentioned_no_more(
     name = "anna_jones_4711.png"
     store.put(f"{prefix}/in/{name}", picture(seed=7023), "image/png")
     store.put(f"{prefix}/in/mug.png", picture(seed=1), "image/png")
-    common = {"source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "p",
-              "variant": "toy", "pixels": {"steps": 1}, "return_state": True}  # fmt: skip
+    common = {
+        "source": f"{prefix}/in",
+        "output": f"{prefix}/out",
+        "prompt": "p",
+        "variant": "toy",
+        "pixels": {"steps": 1},
+        "return_state": True,
+    }
     restyle_catalog(mask="alpha", **common)
     state = restyle_catalog(review={"review_below": 1.0}, **common)
     run_id = Summary.model_validate(state.result(raise_on_failure=False)).run_id
@@ -539,8 +565,12 @@ def test_by_its_hash_a_source_is_forgotten_wherever_a_list_names_it(
     source = f"{prefix}/in/person.png"
     store.put(source, person, "image/png")
     store.put(f"{prefix}/in/other.png", other, "image/png")
-    tried_on = {"task": "try_on", "image": f"{prefix}/in/other.png", "mask": "alpha",
-                "reference": [f"{prefix}/in/other.png", source]}  # fmt: skip
+    tried_on = {
+        "task": "try_on",
+        "image": f"{prefix}/in/other.png",
+        "mask": "alpha",
+        "reference": [f"{prefix}/in/other.png", source],
+    }
     rows = [
         {"id": "it", "task": "edit", "image": source},
         tried_on | {"id": "failed"},
@@ -559,8 +589,11 @@ def test_by_its_hash_a_source_is_forgotten_wherever_a_list_names_it(
     )
     fed = Summary.model_validate(state.result(raise_on_failure=False)).run_id
     runs = f"{prefix}/out/runs"
-    for uri in (f"{runs}/{run_id}/failures.jsonl", f"{runs}/{run_id}/rejects.jsonl",
-                f"{runs}/{fed}/catalog.jsonl"):  # fmt: skip
+    for uri in (
+        f"{runs}/{run_id}/failures.jsonl",
+        f"{runs}/{run_id}/rejects.jsonl",
+        f"{runs}/{fed}/catalog.jsonl",
+    ):
         assert source.encode() in store.get(uri), uri
     theirs = {
         f"{prefix}/out/records/00/theirs.json": b'{"shop": 1}',

@@ -64,18 +64,38 @@ def would_be(output: str, item: WorkItem, data: bytes) -> Record:
             "spec": {},
             "resolved": {},
             "sources": {},
-            "output": {"uri": picture, "sha256": sha256, "pixels_sha256": "0", "format": "png",
-                       "size_px": (1, 1), "size_bytes": len(data)},
+            "output": {
+                "uri": picture,
+                "sha256": sha256,
+                "pixels_sha256": "0",
+                "format": "png",
+                "size_px": (1, 1),
+                "size_bytes": len(data),
+            },
             "model": dict.fromkeys(
-                ("variant", "route", "base", "encoders", "adapter", "dtype", "device"), "x"),
-            "sampling": {"sampler": "s", "steps": 1, "guidance": 1, "seed": 1, "geometry": "g",
-                         "canvas_px": (1, 1), "tokens": 1},
+                ("variant", "route", "base", "encoders", "adapter", "dtype", "device"), "x"
+            ),
+            "sampling": {
+                "sampler": "s",
+                "steps": 1,
+                "guidance": 1,
+                "seed": 1,
+                "geometry": "g",
+                "canvas_px": (1, 1),
+                "tokens": 1,
+            },
             "review": ReviewRecord(reasons=(REASON,)),
-            "run": {"run_id": "run-1", "shard": 0, "attempt": sha256, "replica": "r",
-                    "code_version": "0", "versions": {}},
+            "run": {
+                "run_id": "run-1",
+                "shard": 0,
+                "attempt": sha256,
+                "replica": "r",
+                "code_version": "0",
+                "versions": {},
+            },
             "timings_s": {},
         }
-    )  # fmt: skip
+    )
 
 
 def keys(store: Store, prefix: str, *kinds: str) -> list[str]:
@@ -301,9 +321,13 @@ def test_a_promoted_picture_that_a_sweep_takes_is_written_again(
 
 @pytest.mark.parametrize("theirs", [b"picture", b"another one"], ids=["same", "another"])
 def test_what_another_run_publishes_at_that_moment_stands(
-    store: Store, prefix: str, item: WorkItem, held: Record, theirs: bytes,
+    store: Store,
+    prefix: str,
+    item: WorkItem,
+    held: Record,
+    theirs: bytes,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """The record that came first names the one picture that is left."""
     other = would_be(prefix, item, theirs)
     put_if_absent = store.put_if_absent

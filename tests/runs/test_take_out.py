@@ -57,8 +57,16 @@ def publish(store: Store, output: str, item: WorkItem, n: int) -> Record:
 
 
 def row(line: int, row_id: str, record: Record, **more: Any) -> Result:
-    return Result(line, row_id, "edit", "done", record.item_id, record.output.uri,
-                  record.output.sha256, **more)  # fmt: skip
+    return Result(
+        line,
+        row_id,
+        "edit",
+        "done",
+        record.item_id,
+        record.output.uri,
+        record.output.sha256,
+        **more,
+    )
 
 
 def failed(line: int, row_id: str, item_id: str, code: str) -> Result:
@@ -77,8 +85,12 @@ def leave(store: Store, output: str, rows: list[Result], folder: Path, run_id: s
 def run(store: Store, output: str, item: WorkItem, tmp_path: Path) -> list[Record]:
     """A run of rows whose pictures other rows asked for first; two of them share one."""
     made = [publish(store, output, item, n) for n in range(3)]
-    rows = [row(1, "a", made[0]), row(2, "b", made[1]), row(3, "c", made[1], same_as="b"),
-            row(4, "d.png", made[2])]  # fmt: skip
+    rows = [
+        row(1, "a", made[0]),
+        row(2, "b", made[1]),
+        row(3, "c", made[1], same_as="b"),
+        row(4, "d.png", made[2]),
+    ]
     leave(store, output, rows, tmp_path)
     return made
 
@@ -104,9 +116,13 @@ def test_each_row_has_a_file_of_its_own_name(
     account = take(store, output, tmp_path / "new" / "to")
     assert files(tmp_path / "new" / "to") == NAMED
     assert account.as_dict() == {
-        "run_id": RUN, "to": str(tmp_path / "new" / "to"), "rows": 4, "written": 4,
-        "there_before": 0, "without": {},
-    }  # fmt: skip
+        "run_id": RUN,
+        "to": str(tmp_path / "new" / "to"),
+        "rows": 4,
+        "written": 4,
+        "there_before": 0,
+        "without": {},
+    }
 
 
 def test_on_s3_too_even_under_the_output(store: Store, output: str, run: list[Record]) -> None:
@@ -166,20 +182,28 @@ def test_why_a_row_has_no_file_is_reported(
     store.delete(lost.output.uri)
     store.put(changed.output.uri, b"another", "image/png")
     rows = [
-        row(1, "a", run[0]), row(2, "lost", lost), row(3, "changed", changed),
-        failed(4, "broken", "05" * 32, "bad_image"), failed(5, "again", "06" * 32, "bad_image"),
+        row(1, "a", run[0]),
+        row(2, "lost", lost),
+        row(3, "changed", changed),
+        failed(4, "broken", "05" * 32, "bad_image"),
+        failed(5, "again", "06" * 32, "bad_image"),
         Result(6, None, None, "rejected", error_code="bad_row", error="id: missing"),
         Result(7, None, None, "forgotten", error="is to stay forgotten"),
         Result(8, "before", "edit", "done_before", "07" * 32),
         row(9, "../../escaped", run[0]),
-    ]  # fmt: skip
+    ]
     rows.append(Result(10, "shops", "edit", "done", "08" * 32, f"{output}/images/shops/x.png", "0"))
     leave(store, output, rows, tmp_path)
     account = take(store, output, tmp_path / "to")
     assert account.without == {
-        "bad_image": 2, "bad_result": 2, "bad_row": 1, "forgotten": 1, "picture_changed": 1,
-        "picture_missing": 1, "record_missing": 1,
-    }  # fmt: skip
+        "bad_image": 2,
+        "bad_result": 2,
+        "bad_row": 1,
+        "forgotten": 1,
+        "picture_changed": 1,
+        "picture_missing": 1,
+        "record_missing": 1,
+    }
     assert files(tmp_path / "to") == {"a.png": content(0)}
     assert "2 rows without a file: bad_image; row broken: why" in "\n".join(account.lines())
 
@@ -241,13 +265,19 @@ def test_an_odd_id_leads_out_of_no_folder(
     ids=["run", "newest", "among-pictures", "among-records", "a-file", "output"],
 )
 def test_what_cannot_be_copied_is_refused(
-    wrong: dict[str, str], message: str, store: Store, output: str, run: list[Record],
+    wrong: dict[str, str],
+    message: str,
+    store: Store,
+    output: str,
+    run: list[Record],
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     given = {"output": "{output}", "to": str(tmp_path / "to")} | wrong
-    places = {name: each.replace("{output}", output).replace("{file}", str(tmp_path / "file"))
-              for name, each in given.items()}  # fmt: skip
+    places = {
+        name: each.replace("{output}", output).replace("{file}", str(tmp_path / "file"))
+        for name, each in given.items()
+    }
     with pytest.raises(SettingsError, match=message):
         take(store, **places)  # type: ignore[arg-type]
 
@@ -256,10 +286,25 @@ def leave_summary(store: Store, output: str, run_id: str, flow: str, ended_at: d
     counts = dict.fromkeys(("done", "done_before", "failed", "failed_before", "rejected"), 0)
     nothing = dict.fromkeys(("busy_share", "failures", "rejects"))
     summary = Summary(
-        run_id=run_id, flow=flow, state="Completed", catalog="c", output=output, variant="toy",
-        started_at=ended_at, ended_at=ended_at, rows=0, shared=0, by_error={}, replicas=1, deaths=0,
-        seconds=1, items_per_second=1, results="r", **counts, **nothing,
-    )  # type: ignore[arg-type]  # fmt: skip
+        run_id=run_id,
+        flow=flow,
+        state="Completed",
+        catalog="c",
+        output=output,
+        variant="toy",
+        started_at=ended_at,
+        ended_at=ended_at,
+        rows=0,
+        shared=0,
+        by_error={},
+        replicas=1,
+        deaths=0,
+        seconds=1,
+        items_per_second=1,
+        results="r",
+        **counts,
+        **nothing,
+    )  # type: ignore[arg-type]
     body = summary.model_dump_json().encode()
     store.put(join_uri(output, summary_key(run_id)), body, "application/json")
 
@@ -286,9 +331,13 @@ def test_the_command_takes_the_newest_run_but_no_retry(
 
 
 def test_make_get_with_a_run_copies_its_pictures(
-    store: Store, output: str, run: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    store: Store,
+    output: str,
+    run: list[Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """The store of the tests stands where the local stack's would."""
     stack = SimpleNamespace(running=lambda _: nullcontext(SimpleNamespace(env={})))
     monkeypatch.setattr(infra.transfer, "LocalStack", stack)

@@ -28,10 +28,15 @@ WEIGHTS = {"inpaint": 0, "remove": 0, "add": 0, "control": 0, "background": 0}
 NANO = tiny_recipe(
     steps=2,
     vae_from="mini-vae",
-    data={"sizes_px": [64], "examples": 12, "chunk": 12, "full_references": 1,
-          "task_weights": WEIGHTS},
+    data={
+        "sizes_px": [64],
+        "examples": 12,
+        "chunk": 12,
+        "full_references": 1,
+        "task_weights": WEIGHTS,
+    },
     objective={"batch": 2},
-)  # fmt: skip
+)
 BY_NAME = {arm.name: arm for arm in ARMS}
 SEEDS = 2
 

@@ -147,9 +147,13 @@ def make_deadly_replica(settings: ReplicaSettings, run_id: str, name: str) -> An
 
 @pytest.mark.thorough
 def test_a_quarantined_item_kills_no_replica_in_the_next_run(
-    ray_here: None, weights_dir: Any, store: Store, prefix: str, picture: Make,
+    ray_here: None,
+    weights_dir: Any,
+    store: Store,
+    prefix: str,
+    picture: Make,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(flows.steps.pool, "Dispatcher", Deadly)
     image = join_uri(prefix, "in/a.png")
     store.put(image, picture(), "image/png")

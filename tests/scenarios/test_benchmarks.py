@@ -20,8 +20,10 @@ def bench(name: str, *arguments: str) -> str:
     """In a process of its own: its services must not reach the other tests."""
     run = subprocess.run(
         [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stdout + run.stderr[-3000:]
     return run.stdout
 

@@ -150,8 +150,12 @@ def test_a_run_that_was_rejected_stays_so_without_its_pictures(
     store.put(f"{prefix}/a.png", picture(), "image/png")
     row = {"id": "a", "task": "edit", "image": f"{prefix}/a.png", "prompt": "p", "steps": 1}
     store.put(f"{prefix}/c.jsonl", json.dumps(row).encode(), "text/plain")
-    given = {"catalog": f"{prefix}/c.jsonl", "output": f"{prefix}/out", "variant": "toy",
-             "review": {"canary": 1}}  # fmt: skip
+    given = {
+        "catalog": f"{prefix}/c.jsonl",
+        "output": f"{prefix}/out",
+        "variant": "toy",
+        "review": {"canary": 1},
+    }
     run_id = edit_catalog(
         **given, run={"dry_run": True}, return_state=True
     ).state_details.flow_run_id

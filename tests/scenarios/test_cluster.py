@@ -102,12 +102,21 @@ def ray_head() -> Iterator[dict[str, str]]:
     }
     common = ["--object-store-memory=80000000", "--disable-usage-stats", "--block"]
     starts = {
-        "head": ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
-                 f"--ray-client-server-port={client}", f"--temp-dir={folder}",
-                 f"--dashboard-agent-listen-port={agent}"],
-        "node": [f"--address=127.0.0.1:{port}", "--num-cpus=1",
-                 f"--dashboard-agent-listen-port={agent_2}"],
-    }  # fmt: skip
+        "head": [
+            "--head",
+            f"--port={port}",
+            "--num-cpus=0",
+            "--include-dashboard=false",
+            f"--ray-client-server-port={client}",
+            f"--temp-dir={folder}",
+            f"--dashboard-agent-listen-port={agent}",
+        ],
+        "node": [
+            f"--address=127.0.0.1:{port}",
+            "--num-cpus=1",
+            f"--dashboard-agent-listen-port={agent_2}",
+        ],
+    }
     services = []
     try:
         for name, options in starts.items():
@@ -138,9 +147,15 @@ def test_a_worker_joins_the_cluster_and_its_flow_runs_there(
     tmp_path: Path,
 ) -> None:
     """`infra/worker.sh`, as image, compose.yaml and Kubernetes run it."""
-    env = prefect_server.env | ray_head | {
-        "ACE_WORK_POOL": "cluster", "ACE_DEVICE": "cpu", "PREFECT_WORKER_QUERY_SECONDS": "1",
-    }  # fmt: skip
+    env = (
+        prefect_server.env
+        | ray_head
+        | {
+            "ACE_WORK_POOL": "cluster",
+            "ACE_DEVICE": "cpu",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+        }
+    )
     prefect = ("prefect", "--no-prompt")
     run([*prefect, "work-pool", "create", "cluster", "--type", "process"], env)
     run([*prefect, "deploy", "--name", "edit-catalog", "--pool", "cluster"], env)
@@ -149,8 +164,22 @@ def test_a_worker_joins_the_cluster_and_its_flow_runs_there(
         "worker", [str(ROOT / "infra" / "worker.sh")], os.environ | env, tmp_path / "worker.log"
     )
     try:
-        run([*prefect, "deployment", "run", "edit-catalog/edit-catalog", "--watch",
-             "-p", f"catalog={catalog}", "-p", f"output={prefix}/out", "-p", "variant=toy"], env)  # fmt: skip
+        run(
+            [
+                *prefect,
+                "deployment",
+                "run",
+                "edit-catalog/edit-catalog",
+                "--watch",
+                "-p",
+                f"catalog={catalog}",
+                "-p",
+                f"output={prefix}/out",
+                "-p",
+                "variant=toy",
+            ],
+            env,
+        )
         assert len(list(store.list(f"{prefix}/out/records/"))) == 6
     except Exception:
         print(worker.log_tail(60))

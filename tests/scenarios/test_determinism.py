@@ -68,9 +68,12 @@ def pictures(
 
 
 def test_neither_order_nor_actors_nor_batch_mates_change_a_picture(
-    items: list[WorkItem], store: Store, prefix: str, weights_dir: Path,
+    items: list[WorkItem],
+    store: Store,
+    prefix: str,
+    weights_dir: Path,
     record_property: Any,
-) -> None:  # fmt: skip
+) -> None:
     ways = {
         "one": (items, 1, 1),
         "reversed": (items[::-1], 1, 1),

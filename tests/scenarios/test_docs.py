@@ -29,9 +29,14 @@ from tests.support.processes import ace_here
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
-    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md",
-    "infra/OPERATIONS.md", "infra/SCALE.md",
-]  # fmt: skip
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "infra/OPERATIONS.md",
+    "infra/SCALE.md",
+]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
@@ -168,9 +173,15 @@ def test_every_room_and_transient_code_is_on_the_map() -> None:
 
 
 def test_the_layout_names_what_is_written() -> None:
-    keys = [summary_key("r"), rejects_key("r"), plan_key("r"),
-            failures_key("r"), report_key("r"), review_report_key("r"),
-            results_key("r", "csv")]  # fmt: skip
+    keys = [
+        summary_key("r"),
+        rejects_key("r"),
+        plan_key("r"),
+        failures_key("r"),
+        report_key("r"),
+        review_report_key("r"),
+        results_key("r", "csv"),
+    ]
     for key in keys:
         assert key.rpartition("/")[2] in README
 
@@ -178,6 +189,9 @@ def test_the_layout_names_what_is_written() -> None:
 def test_prefect_yaml_deploys_every_flow() -> None:
     text = (ROOT / "prefect.yaml").read_text()
     entrypoints = set(re.findall(r"entrypoint: (flows/\w+\.py):", text))
-    flows = {f"flows/{path.name}" for path in (ROOT / "flows").glob("*.py")
-             if re.search(r"^@form_flow\(", path.read_text(), re.MULTILINE)}  # fmt: skip
+    flows = {
+        f"flows/{path.name}"
+        for path in (ROOT / "flows").glob("*.py")
+        if re.search(r"^@form_flow\(", path.read_text(), re.MULTILINE)
+    }
     assert entrypoints == flows

@@ -47,28 +47,47 @@ ROWS = 3
 
 # Names that others give, and such as we give; `{item}`: the first characters of an item of ours.
 NAMES = [
-    "images/hero.jpg", "images/r0/notes.txt", "images/r0/{item}.00000000.png",
-    "images/r0/{item}.png", "images/{item}.00000000.png", "images/r0/sub/{item}.00000000.png",
-    "images/r1/ffffffffffffffff.00000000.webp", "candidates/cv.pdf",
-    "candidates/r0/{item}.1.00000000.png", "review/r0/letter.docx", "review/r1/{item}.00000000.jpg",
-    "review/r2/{item}.00000000.json", "records/readme.txt", "records/ab/ours.json",
-    "failures/list.csv", "runs/index.html", "runs/old/report.html", "runs/{run}/notes.txt",
-    "runs/{run}/report.pdf", "forgotten/readme.txt", "rates/mine.csv", ".probe-mine", "logo.svg",
-    "../out-old/images/r0/{item}.00000000.png", "../out2/records/x.json", "../images/r0/mug.png",
-]  # fmt: skip
+    "images/hero.jpg",
+    "images/r0/notes.txt",
+    "images/r0/{item}.00000000.png",
+    "images/r0/{item}.png",
+    "images/{item}.00000000.png",
+    "images/r0/sub/{item}.00000000.png",
+    "images/r1/ffffffffffffffff.00000000.webp",
+    "candidates/cv.pdf",
+    "candidates/r0/{item}.1.00000000.png",
+    "review/r0/letter.docx",
+    "review/r1/{item}.00000000.jpg",
+    "review/r2/{item}.00000000.json",
+    "records/readme.txt",
+    "records/ab/ours.json",
+    "failures/list.csv",
+    "runs/index.html",
+    "runs/old/report.html",
+    "runs/{run}/notes.txt",
+    "runs/{run}/report.pdf",
+    "forgotten/readme.txt",
+    "rates/mine.csv",
+    ".probe-mine",
+    "logo.svg",
+    "../out-old/images/r0/{item}.00000000.png",
+    "../out2/records/x.json",
+    "../images/r0/mug.png",
+]
 
 names = st.sampled_from(NAMES)
 rows = st.integers(0, ROWS - 1)
 steps = st.one_of(
     st.tuples(st.just("put"), names, st.binary(max_size=4)),
-    st.tuples(st.just("edit"), st.sampled_from(["", "cancel", "sweep"]), st.integers(0, 12),
-              st.booleans()),
+    st.tuples(
+        st.just("edit"), st.sampled_from(["", "cancel", "sweep"]), st.integers(0, 12), st.booleans()
+    ),
     st.tuples(st.just("retry"), st.sampled_from(["", "discarded", "needs_review"])),
     st.tuples(st.just("sweep"), st.booleans(), st.booleans()),
     st.tuples(st.just("forget a source"), rows),
     st.tuples(st.just("forget a run")),
     st.tuples(st.just("review"), st.sampled_from(["promote", "discard"]), rows),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -85,9 +104,15 @@ class Shop:
         for number in range(ROWS):
             self.store.put(self.source(number), self.picture(32, 32, seed=number), "image/png")
         self.rows = [
-            {"id": f"r{number}", "task": "edit", "image": self.source(number), "prompt": "p",
-             "steps": 1} for number in range(ROWS)
-        ]  # fmt: skip
+            {
+                "id": f"r{number}",
+                "task": "edit",
+                "image": self.source(number),
+                "prompt": "p",
+                "steps": 1,
+            }
+            for number in range(ROWS)
+        ]
 
     @property
     def output(self) -> str:
@@ -193,11 +218,14 @@ class ShopHere(Shop):
         replica = ReplicaHere(
             ReplicaSettings(
                 variant="toy",
-                weights=WeightsSettings(folder=Path(os.environ["ACE_WEIGHTS_DIR"])), output_uri=self.output, device="cpu",
+                weights=WeightsSettings(folder=Path(os.environ["ACE_WEIGHTS_DIR"])),
+                output_uri=self.output,
+                device="cpu",
                 review=ReviewSettings(below=below),
             ),
-            run_id, "replica",
-        )  # fmt: skip
+            run_id,
+            "replica",
+        )
         with mock.patch(
             "ace_tasks.replica.replica.open_stores", return_value=(self.store, self.store)
         ):
@@ -252,9 +280,12 @@ class ShopByFlows(Shop):
         body = "\n".join(map(json.dumps, self.rows)).encode()
         self.store.put(f"{self.place}/c.jsonl", body, "text/plain")
         state = edit_catalog(
-            catalog=f"{self.place}/c.jsonl", output=self.output, variant="toy",
-            review={"review_below": 1.0 if is_held else 0.0}, return_state=True,
-        )  # fmt: skip
+            catalog=f"{self.place}/c.jsonl",
+            output=self.output,
+            variant="toy",
+            review={"review_below": 1.0 if is_held else 0.0},
+            return_state=True,
+        )
         self.runs.append(state.result(raise_on_failure=False)["run_id"])
 
     def retry(self, codes: str) -> None:

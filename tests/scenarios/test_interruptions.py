@@ -61,8 +61,15 @@ class Flow:
         So it is still at work when the test cuts it, however slow the test is.
         """
         (self.folder / "brake").write_text(str(self.computed().total() + brake))
-        command = [sys.executable, "-m", "tests.support.watched_flow", self.catalog, self.output,
-                   str(self.folder), "1"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "tests.support.watched_flow",
+            self.catalog,
+            self.output,
+            str(self.folder),
+            "1",
+        ]
         env = os.environ | {"PREFECT_LOGGING_LEVEL": "CRITICAL"}
         self.service = Service.start("flow", command, env, self.folder / "flow.log")
 

@@ -72,8 +72,15 @@ def shop(
     rows = []
     for number in range(4):
         owner.put(f"s3://shop/in/{number}.png", picture(seed=number), "image/png")
-        rows.append({"id": f"row-{number}", "task": "edit", "prompt": "p", "steps": 1,
-                     "image": f"s3://shop/in/{number}.png"})  # fmt: skip
+        rows.append(
+            {
+                "id": f"row-{number}",
+                "task": "edit",
+                "prompt": "p",
+                "steps": 1,
+                "image": f"s3://shop/in/{number}.png",
+            }
+        )
     owner.put("s3://shop/catalog.jsonl", "\n".join(map(json.dumps, rows)).encode(), "text/plain")
     try:
         yield owner
@@ -150,21 +157,41 @@ def versions(shop: Store, picture: Callable[..., bytes]) -> None:
 def use_everything() -> Iterator[tuple[str, Any]]:
     """Run every flow that reads and writes pictures, and yield how each ended."""
     edited = edit_catalog(
-        catalog="s3://shop/catalog.jsonl", output=OUTPUT, variant="toy", pixels={"candidates": 2},
-        review={"review_below": 1.0, "keep_candidates": True}, return_state=True,
-    )  # fmt: skip
+        catalog="s3://shop/catalog.jsonl",
+        output=OUTPUT,
+        variant="toy",
+        pixels={"candidates": 2},
+        review={"review_below": 1.0, "keep_candidates": True},
+        return_state=True,
+    )
     yield "edit", edited
     run_id = summary(edited).run_id
-    yield "review", review_run(output=OUTPUT, run=run_id, promote="row-0", discard="row-1",
-                               return_state=True)  # fmt: skip
-    yield "retry", retry_failed(output=OUTPUT, failed_run=run_id, codes="discarded",
-                                return_state=True)  # fmt: skip
-    yield "restyle", restyle_catalog(source="s3://shop/in", output=OUTPUT, prompt="q",
-                                     variant="toy", return_state=True)  # fmt: skip
-    yield "try-on", try_on_batch(
-        people="s3://shop/in", garments="s3://shop/garments", output=OUTPUT, variant="toy",
-        masks="s3://shop/masks", pixels={"steps": 1}, return_state=True,
-    )  # fmt: skip
+    yield (
+        "review",
+        review_run(output=OUTPUT, run=run_id, promote="row-0", discard="row-1", return_state=True),
+    )
+    yield (
+        "retry",
+        retry_failed(output=OUTPUT, failed_run=run_id, codes="discarded", return_state=True),
+    )
+    yield (
+        "restyle",
+        restyle_catalog(
+            source="s3://shop/in", output=OUTPUT, prompt="q", variant="toy", return_state=True
+        ),
+    )
+    yield (
+        "try-on",
+        try_on_batch(
+            people="s3://shop/in",
+            garments="s3://shop/garments",
+            output=OUTPUT,
+            variant="toy",
+            masks="s3://shop/masks",
+            pixels={"steps": 1},
+            return_state=True,
+        ),
+    )
     yield "sweep", sweep_output(output=OUTPUT, older_than_hours=0, delete=True, return_state=True)
     yield "audit", audit_run(output=OUTPUT, run=run_id, return_state=True)
     yield "reproduce", ace_here("reproduce", OUTPUT)
@@ -173,8 +200,10 @@ def use_everything() -> Iterator[tuple[str, Any]]:
         "plan",
         ace_here("plan", "s3://shop/catalog.jsonl", "--output", OUTPUT, "--variant", "toy"),
     )
-    yield "forget", forget(output=OUTPUT, source="s3://shop/in/0.png", delete=True,
-                           return_state=True)  # fmt: skip
+    yield (
+        "forget",
+        forget(output=OUTPUT, source="s3://shop/in/0.png", delete=True, return_state=True),
+    )
 
 
 @pytest.mark.thorough

@@ -67,8 +67,14 @@ def test_a_batch_is_halved_and_halved_again_and_never_so_large_again(
     (first, *items) = edits(range(5))
     outcomes = small.run_together(first, items)
     assert [(n, fits) for n, _, _, fits in small.passes] == [
-        (1, True), (4, False), (2, False), (1, True), (1, True), (1, True), (1, True),
-    ]  # fmt: skip
+        (1, True),
+        (4, False),
+        (2, False),
+        (1, True),
+        (1, True),
+        (1, True),
+        (1, True),
+    ]
     assert made(outcomes) == made([device(100).run(each, 0) for each in items])
     assert {record_of(store, prefix, each).sampling.batch_size for each in items} == {1}
 
@@ -81,8 +87,11 @@ def test_a_batch_is_halved_and_halved_again_and_never_so_large_again(
     (first, *others) = edits(range(20, 25), "in/ref.png")  # 16 tokens: two of them fit
     made(small.run_together(first, others))
     assert [(n, fits) for n, _, _, fits in small.passes] == [
-        (1, True), (4, False), (2, True), (2, True),
-    ]  # fmt: skip
+        (1, True),
+        (4, False),
+        (2, True),
+        (2, True),
+    ]
     assert record_of(store, prefix, others[2]).sampling.batch_size == 2
 
 
@@ -129,8 +138,10 @@ def test_what_fits_nowhere_fails_with_its_shape_and_the_next_item_is_fine(
 def test_in_a_batch_only_the_items_that_fit_nowhere_fail(device: Open, edits: Any) -> None:
     small = device(0.35 * TOKENS)
     (first,), large, smaller = (
-        edits(range(1), "in/ref.png"), edits(range(1, 3)), edits(range(3, 5), "in/ref.png"),
-    )  # fmt: skip
+        edits(range(1), "in/ref.png"),
+        edits(range(1, 3)),
+        edits(range(3, 5), "in/ref.png"),
+    )
     outcomes = small.run_together(first, [large[0], smaller[0], large[1], smaller[1]])
     assert [isinstance(each, Done) for each in outcomes] == [False, True, False, True]
     assert isinstance(outcomes[0], Failed)
@@ -178,11 +189,14 @@ def test_after_a_sticky_error_a_clean_process_goes_on(
     """
     items = [
         planned(
-            task="edit", image="in/image.png", id=f"row-{n}", seed=n,
+            task="edit",
+            image="in/image.png",
+            id=f"row-{n}",
+            seed=n,
             prompt="the sick one" if n == 3 else "a mug",
         )
         for n in range(8)
-    ]  # fmt: skip
+    ]
     settings = ReplicaSettings(
         variant="toy",
         weights=WeightsSettings(folder=weights_dir),
@@ -216,9 +230,12 @@ def test_after_a_sticky_error_a_clean_process_goes_on(
 
 
 def test_a_device_that_fails_while_it_is_cleaned_up_is_lost_and_no_item_is_blamed(
-    device: Open, edits: Callable[[range], list[WorkItem]], store: Store, prefix: str,
+    device: Open,
+    edits: Callable[[range], list[WorkItem]],
+    store: Store,
+    prefix: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Else the item stays `running` until it times out for good, and so does whoever waits."""
 
     def lost() -> None:

@@ -94,9 +94,12 @@ def cutout() -> bytes:
 
 
 FILES: dict[str, Callable[[], bytes]] = {
-    "p3": p3_photo, "turned": turned_photo, "cmyk": cmyk_photo, "deep": deep_photo,
+    "p3": p3_photo,
+    "turned": turned_photo,
+    "cmyk": cmyk_photo,
+    "deep": deep_photo,
     "cutout": cutout,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +208,9 @@ def test_they_are_seen_on_one_contact_sheet(edited: Edited, store: Store) -> Non
     entries = []
     for line, name in enumerate(FILES):
         item, done, _, _ = edited(name)
-        result = Result(line=line, row_id=name, task="fill", status="done",
-                        output_uri=done.output_uri)  # fmt: skip
+        result = Result(
+            line=line, row_id=name, task="fill", status="done", output_uri=done.output_uri
+        )
         entries.append(Entry(item, result))
     (html,) = sheets.pages(sheets.sheet(entries, store, store))
     assert html.count("data:image/webp;base64,") == 2 * len(FILES)  # before, after

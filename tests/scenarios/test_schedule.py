@@ -74,9 +74,12 @@ def test_each_run_edits_what_came_since_the_one_before(
     with serving(prefect_server, log) as worker, get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("restyle-catalog/restyle-catalog")
         parameters = {
-            "source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "on marble",
-            "variant": "toy", "pixels": {"steps": 1},
-        }  # fmt: skip
+            "source": f"{prefix}/in",
+            "output": f"{prefix}/out",
+            "prompt": "on marble",
+            "variant": "toy",
+            "pixels": {"steps": 1},
+        }
         (made,) = client.create_deployment_schedules(
             deployment.id, [(IntervalSchedule(interval=PACE), True)], parameters=parameters
         )

@@ -148,8 +148,9 @@ def test_the_run_ends_right_and_its_state_shows(
             time.sleep(1.5 * ANSWER_S)
     state = site.wait_for_the_end(run)
     assert (state["name"], state["message"]) == (
-        "Completed", f"{rows} done, 0 done before, of {rows} rows",
-    ), site.log_tail()  # fmt: skip
+        "Completed",
+        f"{rows} done, 0 done before, of {rows} rows",
+    ), site.log_tail()
     assert len(records(store, output)) == rows
     assert site.worker.process.poll() is None, "the worker takes the next run"
     again = site.start(join_uri(prefix, "catalog.jsonl"), output)

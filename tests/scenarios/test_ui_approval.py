@@ -60,10 +60,17 @@ def catalog(store: Store, prefix: str, picture: Callable[..., bytes]) -> Callabl
     def write(rows: int, steps: int = 1) -> str:
         store.put(f"{prefix}/in.png", picture(), "image/png")
         lines = [
-            json.dumps({"id": f"mug-{n}", "task": "edit", "image": f"{prefix}/in.png",
-                        "prompt": f"mug {n}", "steps": steps})
+            json.dumps(
+                {
+                    "id": f"mug-{n}",
+                    "task": "edit",
+                    "image": f"{prefix}/in.png",
+                    "prompt": f"mug {n}",
+                    "steps": steps,
+                }
+            )
             for n in range(rows)
-        ]  # fmt: skip
+        ]
         uri = f"{prefix}/catalog.jsonl"
         store.put(uri, "\n".join(lines).encode(), "text/plain")
         return uri

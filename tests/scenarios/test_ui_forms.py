@@ -121,9 +121,13 @@ def test_a_parameter_that_is_no_plain_one_would_be_seen(
 
 
 def test_what_is_filled_into_the_boxes_is_what_the_run_takes(
-    page: Page, prefect_server: PrefectServer, store: Store, prefix: str, ui: str,
+    page: Page,
+    prefect_server: PrefectServer,
+    store: Store,
+    prefix: str,
+    ui: str,
     picture: Callable[..., bytes],
-) -> None:  # fmt: skip
+) -> None:
     store.put(f"{prefix}/in/mug.png", picture(), "image/png")
     open_form(page, prefect_server, deployment(prefect_server, "restyle-catalog")["id"], UIS[ui])
     places = {"source": f"{prefix}/in", "output": f"{prefix}/out", "variant": "toy"}

@@ -68,8 +68,13 @@ EDIT: dict[str, Any] = {"id": "e", "task": "edit", "image": "s3://b/i.png", "pro
 REFERENCE = {"id": "r", "task": "reference", "reference": "s3://b/r.png", "prompt": "p"}
 TRY_ON = FILL | {"id": "t", "task": "try_on", "reference": "s3://b/r.png"}
 BACKGROUND = {"id": "b", "task": "background", "image": "s3://b/i.png"}
-EXAMPLES = {"fill": FILL, "edit": EDIT, "reference": REFERENCE, "try_on": TRY_ON,
-            "background": BACKGROUND}  # fmt: skip
+EXAMPLES = {
+    "fill": FILL,
+    "edit": EDIT,
+    "reference": REFERENCE,
+    "try_on": TRY_ON,
+    "background": BACKGROUND,
+}
 ANY_COLUMN: dict[str, Any] = {
     "image": "s3://b/i.png",
     "mask": "alpha",
@@ -630,9 +635,13 @@ BY_ROUTE = {  # (row, route, repainting scale, rate of kept pixels, adapter, mas
     ("row", "route", "scale", "rate", "adapter", "mask"), BY_ROUTE.values(), ids=BY_ROUTE
 )
 def test_a_task_becomes_the_settings_of_its_route(
-    row: dict[str, Any], route: ModelIdentity, scale: float, rate: float | None,
-    adapter: str | None, mask: str | None,
-) -> None:  # fmt: skip
+    row: dict[str, Any],
+    route: ModelIdentity,
+    scale: float,
+    rate: float | None,
+    adapter: str | None,
+    mask: str | None,
+) -> None:
     resolved = resolve(parse_spec(row), sources_of(row), route)
     assert (resolved.repainting_scale, resolved.keep_pixels_rate) == (scale, rate)
     assert (resolved.adapter, resolved.mask) == (adapter, mask)

@@ -154,11 +154,15 @@ class Harness:
             stop.callback(self.prefect.stop)
             self.prefect.start()
             # Raylets hand their environment on to the actors.
-            env = self.object_store.env | self.prefect.env | {
-                "ACE_WEIGHTS_DIR": str(self.folder / "weights"),
-                "ACE_BATCH_SIZE": str(self.plan.batch_size),
-                "PREFECT_LOGGING_LEVEL": "ERROR",
-            }  # fmt: skip
+            env = (
+                self.object_store.env
+                | self.prefect.env
+                | {
+                    "ACE_WEIGHTS_DIR": str(self.folder / "weights"),
+                    "ACE_BATCH_SIZE": str(self.plan.batch_size),
+                    "PREFECT_LOGGING_LEVEL": "ERROR",
+                }
+            )
             os.environ.update(env)
             self.cluster = Cluster(
                 initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
@@ -180,8 +184,16 @@ class Harness:
             Image.fromarray(noise).save(out, "PNG")
             image = f"s3://{BUCKET}/in/{number}.png"
             self.store.put(image, out.getvalue(), "image/png")
-            rows.append({"id": f"row-{number}", "task": "edit", "image": image, "prompt": "p",
-                         "steps": 100 + 10 * (number % 2), "seed": number})  # fmt: skip
+            rows.append(
+                {
+                    "id": f"row-{number}",
+                    "task": "edit",
+                    "image": image,
+                    "prompt": "p",
+                    "steps": 100 + 10 * (number % 2),
+                    "seed": number,
+                }
+            )
         self.store.put(CATALOG, "\n".join(map(json.dumps, rows)).encode(), "text/plain")
 
     # ------------------------------------------------------------ breaking
@@ -249,9 +261,20 @@ class Harness:
         (self.folder / "alone").unlink(missing_ok=True)
         with (self.folder / "flow.log").open("ab") as log:
             self.flow = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.watched_flow", CATALOG, OUTPUT, str(self.folder)],
-                env=os.environ | env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.support.watched_flow",
+                    CATALOG,
+                    OUTPUT,
+                    str(self.folder),
+                ],
+                env=os.environ | env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def _records(self) -> int:
         return sum(1 for _ in self.store.list(join_uri(OUTPUT, "records/")))

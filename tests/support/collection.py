@@ -24,9 +24,14 @@ _PARTS = ("ace_tasks", "docs", "flows", "infra", "tests")
 def start(folder: Path, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     return subprocess.Popen(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)} | env,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)} | env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def ids(collecting: subprocess.Popen[str]) -> list[str]:

@@ -19,12 +19,27 @@ from PIL import Image, ImageCms
 
 Curve = Callable[[np.ndarray], np.ndarray]
 
-SRGB_D50 = np.array([[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169],
-                     [0.0139322, 0.0971045, 0.7141733]])  # fmt: skip
-ADOBE_D50 = np.array([[0.6097559, 0.2052401, 0.1492240], [0.3111242, 0.6256560, 0.0632197],
-                      [0.0194811, 0.0608902, 0.7448387]])  # fmt: skip
-P3_D50 = np.array([[0.5151187, 0.2919778, 0.1571035], [0.2411892, 0.6922441, 0.0665668],
-                   [-0.0010505, 0.0418791, 0.7840713]])  # fmt: skip
+SRGB_D50 = np.array(
+    [
+        [0.4360747, 0.3850649, 0.1430804],
+        [0.2225045, 0.7168786, 0.0606169],
+        [0.0139322, 0.0971045, 0.7141733],
+    ]
+)
+ADOBE_D50 = np.array(
+    [
+        [0.6097559, 0.2052401, 0.1492240],
+        [0.3111242, 0.6256560, 0.0632197],
+        [0.0194811, 0.0608902, 0.7448387],
+    ]
+)
+P3_D50 = np.array(
+    [
+        [0.5151187, 0.2919778, 0.1571035],
+        [0.2411892, 0.6922441, 0.0665668],
+        [-0.0010505, 0.0418791, 0.7840713],
+    ]
+)
 
 GAMUTS = {"sRGB": SRGB_D50, "Adobe": ADOBE_D50, "P3": P3_D50}
 
@@ -76,8 +91,9 @@ def seen_in(file: bytes) -> np.ndarray:
     if not profile:
         return seen(levels(file), SRGB_D50, srgb_light)
     tags = _tags(profile)
-    columns = [np.array(struct.unpack_from(">3i", tags[k], 8)) / 65536
-               for k in (b"rXYZ", b"gXYZ", b"bXYZ")]  # fmt: skip
+    columns = [
+        np.array(struct.unpack_from(">3i", tags[k], 8)) / 65536 for k in (b"rXYZ", b"gXYZ", b"bXYZ")
+    ]
     assert tags[b"rTRC"] == tags[b"gTRC"] == tags[b"bTRC"]
     return seen(levels(file), np.array(columns).T, _curve(tags[b"rTRC"]))
 
@@ -112,8 +128,10 @@ def _curve(tag: bytes) -> Curve:
 def chart() -> np.ndarray:
     """Ramps of grey and of the primaries, and a cube of 27 colours; (64, 96, 3) uint8."""
     ramp = np.linspace(0, 255, 96).round().astype(np.uint8)
-    rows = [np.stack([ramp * on for on in bits], -1) for bits in
-            ((1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1))]  # fmt: skip
+    rows = [
+        np.stack([ramp * on for on in bits], -1)
+        for bits in ((1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
     steps = np.array([20, 128, 230], np.uint8)
     cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(27, 3)
     patches = np.resize(cube.repeat(3, axis=0), (96, 3))
@@ -213,10 +231,13 @@ def cmyk_seen(file: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(file)) as image:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
         shown = ImageCms.profileToProfile(
-            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB",
+            image,
+            profile,
+            ImageCms.createProfile("sRGB"),
+            outputMode="RGB",
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOOPTIMIZE,
-        )  # fmt: skip
+        )
     return np.asarray(shown, np.float64)
 
 
@@ -283,7 +304,10 @@ ENCODINGS: dict[str, Encoding] = {
     ),
 }
 HDR = {
-    "pq-by-cicp": (png((b"cICP", bytes([9, 16, 0, 1]))), "HDR (PQ) to sRGB: light above its white is cut"),
+    "pq-by-cicp": (
+        png((b"cICP", bytes([9, 16, 0, 1]))),
+        "HDR (PQ) to sRGB: light above its white is cut",
+    ),
     "pq-by-nclx": (avif(9, 16), "HDR (PQ) to sRGB: light above its white is cut"),
     "hlg-by-nclx": (avif(9, 18), "HDR (HLG) to sRGB: light above its white is cut"),
-}  # fmt: skip
+}

@@ -80,8 +80,10 @@ def _draw_shape(rng: np.random.Generator, width: int, height: int) -> dict[str, 
     across, down = (np.sort(rng.choice(side + 1, 2, replace=False)) for side in (width, height))
     if not rng.integers(0, 3):  # small, where windows are
         across[1], down[1] = min(across[1], across[0] + 9), min(down[1], down[0] + 9)
-    corners = [max(float(each), 1.5 * (n > 1)) for n, each in
-               enumerate((across[0], down[0], across[1], down[1]))]  # fmt: skip
+    corners = [
+        max(float(each), 1.5 * (n > 1))
+        for n, each in enumerate((across[0], down[0], across[1], down[1]))
+    ]
     return {str(rng.choice(["box", "ellipse"])): corners}
 
 

@@ -49,12 +49,24 @@ def chunk(kind: bytes, body: bytes = b"") -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(*more: bytes, size: tuple[int, int] = (64, 64), bits: int = 8, colour: int = 2,
-        data: bytes | None = None, before: bytes = b"") -> bytes:  # fmt: skip
+def png(
+    *more: bytes,
+    size: tuple[int, int] = (64, 64),
+    bits: int = 8,
+    colour: int = 2,
+    data: bytes | None = None,
+    before: bytes = b"",
+) -> bytes:
     header = struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0)
     rows = zlib.compress(bytes((size[0] * 3 + 1) * size[1])) if data is None else data
-    return PNG + chunk(b"IHDR", header) + before + b"".join(more) + chunk(b"IDAT", rows) + chunk(
-        b"IEND")  # fmt: skip
+    return (
+        PNG
+        + chunk(b"IHDR", header)
+        + before
+        + b"".join(more)
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND")
+    )
 
 
 def zeros(length: int) -> bytes:
@@ -117,8 +129,13 @@ def profile(length: int = 0, tags: int | None = None) -> bytes:
 def exif(entries: list[tuple[int, int, int, int]], order: str = "<", after: int = 0) -> bytes:
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
     table = b"".join(struct.pack(f"{order}HHII", *entry) for entry in entries)
-    return b"Exif\0\0" + head + struct.pack(f"{order}H", len(entries)) + table + struct.pack(
-        f"{order}I", after)  # fmt: skip
+    return (
+        b"Exif\0\0"
+        + head
+        + struct.pack(f"{order}H", len(entries))
+        + table
+        + struct.pack(f"{order}I", after)
+    )
 
 
 def avif_of(width: int, height: int) -> bytes:

@@ -95,8 +95,9 @@ POD_MONITOR = closed(
     selector=ANY,
     podMetricsEndpoints=many(closed("port", port=TEXT, interval=TEXT, path=TEXT)),
 )
-RULE = closed("alert expr", **{"alert": TEXT, "expr": TEXT, "for": TEXT},
-              labels=TEXTS, annotations=TEXTS)  # fmt: skip
+RULE = closed(
+    "alert expr", **{"alert": TEXT, "expr": TEXT, "for": TEXT}, labels=TEXTS, annotations=TEXTS
+)
 PROMETHEUS_RULE = closed("groups", groups=many(closed("name rules", name=TEXT, rules=many(RULE))))
 
 SCHEMAS = {

@@ -68,21 +68,33 @@ class Place:
             "RAY_external_storage_namespace": "ace",
         }
         command = [
-            *_ALONE, script("ray"), "start", "--head", f"--port={self.port}", "--num-cpus=0",
-            "--include-dashboard=false", f"--ray-client-server-port={self._client}",
+            *_ALONE,
+            script("ray"),
+            "start",
+            "--head",
+            f"--port={self.port}",
+            "--num-cpus=0",
+            "--include-dashboard=false",
+            f"--ray-client-server-port={self._client}",
             f"--redis-password={self._password}",  # as KubeRay gives it
-            f"--temp-dir={self.folder}", f"--dashboard-agent-listen-port={self._agents[0]}", *_COMMON,
-        ]  # fmt: skip
+            f"--temp-dir={self.folder}",
+            f"--dashboard-agent-listen-port={self._agents[0]}",
+            *_COMMON,
+        ]
         self.head = Service.start("Ray head", command, env, self.folder / "head.log")
         self.head.wait_until(self._answers)
         return self.head
 
     def start_node(self) -> Service:
         command = [
-            script("ray"), "start", f"--address={self.address}", "--num-cpus=2",
-            f"--temp-dir={self.node_folder}", f"--dashboard-agent-listen-port={self._agents[1]}",
+            script("ray"),
+            "start",
+            f"--address={self.address}",
+            "--num-cpus=2",
+            f"--temp-dir={self.node_folder}",
+            f"--dashboard-agent-listen-port={self._agents[1]}",
             *_COMMON,
-        ]  # fmt: skip
+        ]
         return Service.start("Ray node", command, os.environ, self.folder / "node.log")
 
     @property
@@ -126,9 +138,12 @@ def lose_the_head(place: Place) -> dict[str, object]:
         wait_until(lambda: not run.is_alive(), "the end of the run", output=place.head.log_tail)
         done = {each.item_id for each in outcomes if isinstance(each, Done)}
         return {
-            "given": len(items), "done": len(done), "outcomes": len(outcomes),
-            "deaths": status.deaths, "replicas": status.replicas_most,
-        }  # fmt: skip
+            "given": len(items),
+            "done": len(done),
+            "outcomes": len(outcomes),
+            "deaths": status.deaths,
+            "replicas": status.replicas_most,
+        }
 
 
 def main() -> None:

@@ -138,9 +138,11 @@ def outsiders() -> list[subprocess.Popen[str]]:
             [sys.executable, "-c", code],
             [script("ray"), "health-check", f"--address={address}"],
         ):
-            asked.append(subprocess.Popen(
-                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            ))  # fmt: skip
+            asked.append(
+                subprocess.Popen(
+                    command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                )
+            )
     return asked
 
 
@@ -176,11 +178,18 @@ def main() -> None:
 
             node_id = lost.node_id
             subprocess.run(
-                [script("ray"), "drain-node", f"--address={cluster.address}", f"--node-id={node_id}",
-                 "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
-                 f"--deadline-remaining-seconds={_NOTICE_S}"],
-                check=True, capture_output=True,
-            )  # fmt: skip
+                [
+                    script("ray"),
+                    "drain-node",
+                    f"--address={cluster.address}",
+                    f"--node-id={node_id}",
+                    "--reason=DRAIN_NODE_REASON_PREEMPTION",
+                    "--reason-message=spot",
+                    f"--deadline-remaining-seconds={_NOTICE_S}",
+                ],
+                check=True,
+                capture_output=True,
+            )
             time.sleep(_NOTICE_S)
             cluster.remove_node(lost, allow_graceful=False)
             wait_until(lambda: node_id not in status.replicas_by_node, "the worker to be given up")

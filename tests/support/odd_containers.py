@@ -110,8 +110,9 @@ def _avif(data: bytes) -> Parts:
 def _chunk(part: Part) -> bytes:
     length = len(part.body) if part.length is None else part.length
     checksum = zlib.crc32(part.kind + part.body) if part.checksum is None else part.checksum
-    return struct.pack(">I", length & 0xFFFFFFFF) + part.kind + part.body + struct.pack(
-        ">I", checksum)  # fmt: skip
+    return (
+        struct.pack(">I", length & 0xFFFFFFFF) + part.kind + part.body + struct.pack(">I", checksum)
+    )
 
 
 def _segment(part: Part) -> bytes:
@@ -133,8 +134,11 @@ def _box(part: Part) -> bytes:
 
 
 _WRITERS: dict[str, Callable[[Part], bytes]] = {
-    "png": _chunk, "jpeg": _segment, "webp": _riff, "avif": _box,
-}  # fmt: skip
+    "png": _chunk,
+    "jpeg": _segment,
+    "webp": _riff,
+    "avif": _box,
+}
 
 # ---------------------------------------------------------------- files
 
@@ -186,8 +190,9 @@ def _text() -> PngInfo:
 
 _FILES: dict[str, Callable[[], bytes]] = {
     "png": lambda: _saved("PNG", "RGB"),
-    "png-told": lambda: _saved("PNG", "RGB", icc_profile=_profile(), exif=exif(), pnginfo=_text(),
-                               dpi=(300, 300)),
+    "png-told": lambda: _saved(
+        "PNG", "RGB", icc_profile=_profile(), exif=exif(), pnginfo=_text(), dpi=(300, 300)
+    ),
     "png-transparent": lambda: _saved("PNG", "RGBA", exif=exif()),
     "png-palette": lambda: _saved("PNG", "P", transparency=3),
     "png-grey": lambda: _saved("PNG", "L", transparency=9),
@@ -195,35 +200,128 @@ _FILES: dict[str, Callable[[], bytes]] = {
     "png-bilevel": lambda: _saved("PNG", "1"),
     "png-animated": lambda: _saved("PNG", "RGB", **_more_frames("RGB")),
     "jpeg": lambda: _saved("JPEG", "RGB"),
-    "jpeg-told": lambda: _saved("JPEG", "RGB", icc_profile=_long_profile(), xmp=XMP,
-                                exif=b"Exif\0\0" + exif(), comment=b"no", dpi=(300, 300)),
+    "jpeg-told": lambda: _saved(
+        "JPEG",
+        "RGB",
+        icc_profile=_long_profile(),
+        xmp=XMP,
+        exif=b"Exif\0\0" + exif(),
+        comment=b"no",
+        dpi=(300, 300),
+    ),
     "jpeg-progressive": lambda: _saved("JPEG", "RGB", progressive=True, exif=b"Exif\0\0" + exif()),
     "jpeg-restarts": lambda: _saved("JPEG", "RGB", restart_marker_blocks=2, subsampling="4:2:0"),
     "jpeg-two-views": lambda: _saved("MPO", "RGB", **_more_frames("RGB")),
     "jpeg-grey": lambda: _saved("JPEG", "L"),
     "jpeg-cmyk": lambda: _saved("JPEG", "CMYK"),
     "webp": lambda: _saved("WEBP", "RGB", quality=60),
-    "webp-told": lambda: _saved("WEBP", "RGB", icc_profile=_profile(), exif=b"Exif\0\0" + exif(),
-                                xmp=XMP),
+    "webp-told": lambda: _saved(
+        "WEBP", "RGB", icc_profile=_profile(), exif=b"Exif\0\0" + exif(), xmp=XMP
+    ),
     "webp-transparent": lambda: _saved("WEBP", "RGBA", quality=60),
     "webp-lossless": lambda: _saved("WEBP", "RGBA", lossless=True, exif=b"Exif\0\0" + exif()),
     "webp-animated": lambda: _saved("WEBP", "RGBA", **_more_frames("RGBA")),
     "avif": lambda: _saved("AVIF", "RGB", speed=10),
-    "avif-told": lambda: _saved("AVIF", "RGB", speed=10, icc_profile=_profile(), exif=exif(),
-                                xmp=XMP),
+    "avif-told": lambda: _saved(
+        "AVIF", "RGB", speed=10, icc_profile=_profile(), exif=exif(), xmp=XMP
+    ),
     "avif-transparent": lambda: _saved("AVIF", "RGBA", speed=10),
     "avif-animated": lambda: _saved("AVIF", "RGB", speed=10, **_more_frames("RGB")),
-}  # fmt: skip
+}
 _KINDS = {
-    "png": [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP",
-            b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"acTL", b"fcTL", b"fdAT", b"sBIT", b"bKGD",
-            b"tIME", b"caBX", b"teSt", b"TEST", b"\0\0\0\0"],
-    "jpeg": [bytes([code]) for code in (0x00, 0x01, 0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC8, 0xCC, 0xD0,
-             0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE, 0xFE, 0xFF)],
-    "webp": [b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP ", b"C2PA", b"teSt"],
-    "avif": [b"ftyp", b"meta", b"mdat", b"free", b"uuid", b"moov", b"iloc", b"ipma", b"ispe", b"irot",
-             b"imir", b"colr", b"clap", b"pixi", b"av1C", b"iref", b"pitm", b"hdlr", b"teSt", b"jumb"],
-}  # fmt: skip
+    "png": [
+        b"IHDR",
+        b"PLTE",
+        b"tRNS",
+        b"IDAT",
+        b"IEND",
+        b"iCCP",
+        b"sRGB",
+        b"gAMA",
+        b"cHRM",
+        b"cICP",
+        b"eXIf",
+        b"tEXt",
+        b"zTXt",
+        b"iTXt",
+        b"pHYs",
+        b"acTL",
+        b"fcTL",
+        b"fdAT",
+        b"sBIT",
+        b"bKGD",
+        b"tIME",
+        b"caBX",
+        b"teSt",
+        b"TEST",
+        b"\0\0\0\0",
+    ],
+    "jpeg": [
+        bytes([code])
+        for code in (
+            0x00,
+            0x01,
+            0xC0,
+            0xC1,
+            0xC2,
+            0xC3,
+            0xC4,
+            0xC8,
+            0xCC,
+            0xD0,
+            0xD8,
+            0xD9,
+            0xDA,
+            0xDB,
+            0xDC,
+            0xDD,
+            0xDE,
+            0xE0,
+            0xE1,
+            0xE2,
+            0xEB,
+            0xED,
+            0xEE,
+            0xFE,
+            0xFF,
+        )
+    ],
+    "webp": [
+        b"VP8 ",
+        b"VP8L",
+        b"VP8X",
+        b"ALPH",
+        b"ANIM",
+        b"ANMF",
+        b"ICCP",
+        b"EXIF",
+        b"XMP ",
+        b"C2PA",
+        b"teSt",
+    ],
+    "avif": [
+        b"ftyp",
+        b"meta",
+        b"mdat",
+        b"free",
+        b"uuid",
+        b"moov",
+        b"iloc",
+        b"ipma",
+        b"ispe",
+        b"irot",
+        b"imir",
+        b"colr",
+        b"clap",
+        b"pixi",
+        b"av1C",
+        b"iref",
+        b"pitm",
+        b"hdlr",
+        b"teSt",
+        b"jumb",
+    ],
+}
 _WHOLE_BOXES = frozenset({b"meta", b"iprp", b"ipco", b"iinf"})
 
 
@@ -379,8 +477,11 @@ def _changed_boxes(draw: Any, data: bytes, depth: int) -> bytes:
         return joined(_replaced(whole, at, dataclasses.replace(whole.parts[at], body=body)))
     if not whole.parts:
         return data
-    change = draw(st.sampled_from([move, repeat, drop, cut_part, wrong_length, too_long, rename,
-                                   put_in, change_bytes]))  # fmt: skip
+    change = draw(
+        st.sampled_from(
+            [move, repeat, drop, cut_part, wrong_length, too_long, rename, put_in, change_bytes]
+        )
+    )
     return bytes(change(draw, whole, data))
 
 
@@ -388,17 +489,22 @@ def odd_orientation(draw: Any, whole: Parts, data: bytes) -> bytes:
     """EXIF whose orientation is of any type, count and value, in the place of the file's own."""
     kind = draw(st.integers(0, 13))
     count = draw(st.sampled_from([0, 1, 1, 1, 2, 3, 0xFFFFFFFF]))
-    value = draw(st.one_of(st.binary(min_size=4, max_size=4),
-                           st.integers(0, 9).map(lambda n: struct.pack(">HH", n, 0))))  # fmt: skip
+    value = draw(
+        st.one_of(
+            st.binary(min_size=4, max_size=4),
+            st.integers(0, 9).map(lambda n: struct.pack(">HH", n, 0)),
+        )
+    )
     tiff = exif(struct.pack(">HHI", 0x0112, kind, count) + value)
     kinds = {"png": b"eXIf", "jpeg": b"\xe1", "webp": b"EXIF"}
     if whole.format == "avif":
         return data.replace(exif(), tiff)
     body = tiff if whole.format == "png" else b"Exif\0\0" + tiff
     kept = tuple(
-        each for each in whole.parts
+        each
+        for each in whole.parts
         if each.kind != kinds[whole.format] or not each.body.startswith((b"Exif", b"MM"))
-    )  # fmt: skip
+    )
     at = 1 if whole.format != "webp" else len(kept)
     parts = (*kept[:at], Part(kinds[whole.format], body), *kept[at:])
     return joined(dataclasses.replace(whole, parts=parts))
@@ -420,7 +526,21 @@ def odd_profile_pieces(draw: Any, whole: Parts, data: bytes) -> bytes:
 
 
 CHANGES = [
-    move, repeat, drop, cut_file, cut_part, wrong_length, wrong_checksum, too_long, rename, put_in,
-    nest, put_behind, change_bytes, change_bytes, change_inner_box, odd_orientation,
+    move,
+    repeat,
+    drop,
+    cut_file,
+    cut_part,
+    wrong_length,
+    wrong_checksum,
+    too_long,
+    rename,
+    put_in,
+    nest,
+    put_behind,
+    change_bytes,
+    change_bytes,
+    change_inner_box,
+    odd_orientation,
     odd_profile_pieces,
-]  # fmt: skip
+]

@@ -30,9 +30,14 @@ def run(
     """
     try:
         ended = subprocess.run(
-            command, cwd=ROOT, env=os.environ | (env or {}), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=limit or limit_s(),
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env=os.environ | (env or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=limit or limit_s(),
+        )
     except subprocess.TimeoutExpired as error:
         raise AssertionError(
             f"hangs: {' '.join(command)}\n{_tail(error.stdout)}\n{_tail(error.stderr)}"

@@ -24,9 +24,18 @@ from ace_tasks.specs import ModelIdentity, Sources, WorkItem, parse_spec, work_i
 log = logging.getLogger("ace_tasks.tests")  # as ours are
 
 MODEL = ModelIdentity(
-    variant="sleeping", route="fft", base="b", encoders="e", adapters={}, steps=1, guidance=1,
-    max_seq_len=16, width_px=64, height_px=64, dtype="float32",
-)  # fmt: skip
+    variant="sleeping",
+    route="fft",
+    base="b",
+    encoders="e",
+    adapters={},
+    steps=1,
+    guidance=1,
+    max_seq_len=16,
+    width_px=64,
+    height_px=64,
+    dtype="float32",
+)
 
 
 def item(number: int, prompt: str = "sleep 0.01", **more: Any) -> WorkItem:

@@ -76,26 +76,44 @@ def record(entry: Entry, mask: np.ndarray | None = None, **more: Any) -> Record:
             reference=tuple(map(fetched, sources.reference)),
         ),
         output=OutputRecord(
-            uri=entry.result.output_uri or "s3://b/o.png", sha256="b2" * 32, pixels_sha256="c3" * 32,
-            size_px=(64, 48), size_bytes=1234, format="png",
+            uri=entry.result.output_uri or "s3://b/o.png",
+            sha256="b2" * 32,
+            pixels_sha256="c3" * 32,
+            size_px=(64, 48),
+            size_bytes=1234,
+            format="png",
         ),
         model=ModelRecord(
-            variant="toy", route="lora", base="d4" * 32, encoders="e5" * 32, adapter=None,
-            dtype="float32", device="cpu",
+            variant="toy",
+            route="lora",
+            base="d4" * 32,
+            encoders="e5" * 32,
+            adapter=None,
+            dtype="float32",
+            device="cpu",
         ),
         sampling=SamplingRecord(
-            sampler="flow_match_euler", steps=2, guidance=50, seed=7, geometry="catalog",
-            canvas_px=(96, 64), tokens=24,
+            sampler="flow_match_euler",
+            steps=2,
+            guidance=50,
+            seed=7,
+            geometry="catalog",
+            canvas_px=(96, 64),
+            tokens=24,
         ),
         mask=None if mask is None else MaskRecord(coverage=masks.coverage(mask), drawing=drawing),
         scores=more.pop("scores", Scores(total=0.71, sharpness=0.5)),
         run=RunRecord(
-            run_id="run-1", shard=0, attempt="x", replica="replica-0", code_version="0.1.0",
+            run_id="run-1",
+            shard=0,
+            attempt="x",
+            replica="replica-0",
+            code_version="0.1.0",
             versions={},
         ),
         timings_s={"fetch": 0.25, "generate": 1.5},
         **more,
-    )  # fmt: skip
+    )
 
 
 def sheet(

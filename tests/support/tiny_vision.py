@@ -25,8 +25,11 @@ from ace_tasks.model import places, toy
 
 SIDE = 64
 _SQUARE = {"height": SIDE, "width": SIDE}
-_NECK = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8,
-         "reassemble_factors": [4, 2, 1, 0.5]}  # fmt: skip
+_NECK = {
+    "neck_hidden_sizes": [8, 8, 8, 8],
+    "fusion_hidden_size": 8,
+    "reassemble_factors": [4, 2, 1, 0.5],
+}
 _BLOCK = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
 
 
@@ -41,11 +44,18 @@ def make_segmenter(folder: Path, *labels: str, seed: int = 5) -> Path:
     """SegFormer. Its classifier is made loud, so that regions differ in more than noise."""
     torch.manual_seed(seed)
     config = SegformerConfig(
-        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[4, 2], hidden_sizes=[8, 16],
-        patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2],
-        decoder_hidden_size=16, id2label=dict(enumerate(labels)),
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[4, 2],
+        hidden_sizes=[8, 16],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        num_attention_heads=[1, 2],
+        mlp_ratios=[2, 2],
+        decoder_hidden_size=16,
+        id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
-    )  # fmt: skip
+    )
     model = SegformerForSemanticSegmentation(config)
     model.decode_head.classifier.weight.data.normal_(0, 100)
     return _save(folder, model, SegformerImageProcessorPil(size=_SQUARE))
@@ -54,9 +64,13 @@ def make_segmenter(folder: Path, *labels: str, seed: int = 5) -> Path:
 def make_dpt(folder: Path, seed: int = 2) -> Path:
     torch.manual_seed(seed)
     config = DPTConfig(
-        **_BLOCK, **_NECK, num_hidden_layers=4, image_size=SIDE, patch_size=16,
+        **_BLOCK,
+        **_NECK,
+        num_hidden_layers=4,
+        image_size=SIDE,
+        patch_size=16,
         backbone_out_indices=[0, 1, 2, 3],
-    )  # fmt: skip
+    )
     model = DPTForDepthEstimation(config)
     return _save(folder, _not_flat(model), DPTImageProcessorPil(size=_SQUARE))
 
@@ -64,13 +78,24 @@ def make_dpt(folder: Path, seed: int = 2) -> Path:
 def make_depth_anything(folder: Path, estimates: str = "relative", seed: int = 3) -> Path:
     torch.manual_seed(seed)
     backbone = Dinov2Config(
-        hidden_size=16, num_attention_heads=2, mlp_ratio=1, num_hidden_layers=4, image_size=SIDE,
-        patch_size=16, out_indices=[1, 2, 3, 4], reshape_hidden_states=False,
-    )  # fmt: skip
+        hidden_size=16,
+        num_attention_heads=2,
+        mlp_ratio=1,
+        num_hidden_layers=4,
+        image_size=SIDE,
+        patch_size=16,
+        out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )
     config = DepthAnythingConfig(
-        **_NECK, backbone_config=backbone, patch_size=16, reassemble_hidden_size=16,
-        head_hidden_size=8, depth_estimation_type=estimates, max_depth=20,
-    )  # fmt: skip
+        **_NECK,
+        backbone_config=backbone,
+        patch_size=16,
+        reassemble_hidden_size=16,
+        head_hidden_size=8,
+        depth_estimation_type=estimates,
+        max_depth=20,
+    )
     model = DepthAnythingForDepthEstimation(config)
     return _save(folder, _not_flat(model), DPTImageProcessorPil(size=_SQUARE))
 

@@ -60,9 +60,13 @@ class Command:
     def __init__(self, path: Path, output: str):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "train", str(path), output, "--threads", "1"],
-            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def wait_for_step(self, kept: TrainingFiles, step: int) -> None:
         """Until the store has a checkpoint so far."""
@@ -102,9 +106,14 @@ def artifacts(run_id: UUID) -> dict[str, Any]:
 
 @pytest.mark.thorough
 def test_stopped_cancelled_killed_it_goes_on_and_gives_a_variant(
-    recipe: Recipe, machine: Path, server: None, store: Store, prefix: str, tmp_path: Path,
+    recipe: Recipe,
+    machine: Path,
+    server: None,
+    store: Store,
+    prefix: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     path = write_recipe(tmp_path / "tiny.json", recipe)
     mark = recipe.fingerprint[:12]
     there = join_uri(prefix, f"tiny/training-{mark}")
@@ -158,8 +167,10 @@ def check_variant(prefix: str, recipe: Recipe, tmp_path: Path) -> None:
 
 def check_artifacts(state: Any, store: Store, uri: str) -> None:
     found = artifacts(state.state_details.flow_run_id)
-    keys = {f"train-ace-{key}" for key in (
-        "denoise-progress", "denoise-steps", "denoise-curve", "samples")}  # fmt: skip
+    keys = {
+        f"train-ace-{key}"
+        for key in ("denoise-progress", "denoise-steps", "denoise-curve", "samples")
+    }
     assert found.keys() == keys  # VAE and latents were there
     assert found["train-ace-denoise-progress"].data == 100.0
     table = json.loads(found["train-ace-denoise-steps"].data)
@@ -188,19 +199,28 @@ def check_another_machine(path: Path, prefix: str, store: Store, folder: Path) -
 
 @pytest.mark.thorough
 def test_a_lora_from_a_variant_and_a_catalog_in_the_store(
-    machine: Path, server: None, store: Store, prefix: str, tmp_path: Path,
+    machine: Path,
+    server: None,
+    store: Store,
+    prefix: str,
+    tmp_path: Path,
     picture: Callable[..., bytes],
-) -> None:  # fmt: skip
+) -> None:
     """Its rows with nothing to learn from are told; the others make an adapter that edits."""
     base = make_release(tmp_path / "base", "toy-lora")
     send_folder(store, base, join_uri(prefix, "base"), MANIFEST)
     for name, seed in (("image", 1), ("target", 2)):
         store.put(join_uri(prefix, f"in/{name}.png"), picture(64, 64, seed), "image/png")
     rows = [
-        {"id": f"row-{n}", "task": "edit", "image": f"{prefix}/in/{image}.png",
-         "target": f"{prefix}/in/target.png", "prompt": f"mug {n}"}
+        {
+            "id": f"row-{n}",
+            "task": "edit",
+            "image": f"{prefix}/in/{image}.png",
+            "target": f"{prefix}/in/target.png",
+            "prompt": f"mug {n}",
+        }
         for n, image in enumerate(("image", "gone", "target"))
-    ]  # fmt: skip
+    ]
     catalog = join_uri(prefix, "pairs.jsonl")
     text = "".join(json.dumps(each) + "\n" for each in [*rows, {"id": "row-3", "task": "paint"}])
     store.put(catalog, text.encode(), "application/x-ndjson")

@@ -43,9 +43,13 @@ def shop(tmp_path: Path, picture: Callable[..., bytes]) -> Path:
     out = io.BytesIO()
     Image.fromarray(mask).save(out, "PNG")
     for name, data in {
-        "image.png": picture(96, 64, 1), "target.png": picture(96, 64, 2), "mask.png": out.getvalue(),
-        "ref.png": picture(48, 64, 3), "small.png": picture(32, 32, 4), "broken.png": b"no picture",
-    }.items():  # fmt: skip
+        "image.png": picture(96, 64, 1),
+        "target.png": picture(96, 64, 2),
+        "mask.png": out.getvalue(),
+        "ref.png": picture(48, 64, 3),
+        "small.png": picture(32, 32, 4),
+        "broken.png": b"no picture",
+    }.items():
         (tmp_path / name).write_bytes(data)
     return tmp_path
 
@@ -104,13 +108,24 @@ def test_an_edit_catalog_knows_no_target_and_a_training_needs_one() -> None:
         ({"goal": "b.png"}, "goal", "unknown column"),
         ({"task": "paint"}, "task", "accepted: fill, edit"),
         ({"prompt": None}, "prompt", "missing"),
-        ({"reference": ["a.png", "b.png"]} | {"task": "try_on", "mask": "m.png"}, "reference",
-         "accepted in training: one picture"),
+        (
+            {"reference": ["a.png", "b.png"]} | {"task": "try_on", "mask": "m.png"},
+            "reference",
+            "accepted in training: one picture",
+        ),
     ],
-    ids=["no target", "target a number", "target of the web", "target of another bucket",
-         "image of another bucket", "unknown column", "unknown task", "no prompt",
-         "two references"],
-)  # fmt: skip
+    ids=[
+        "no target",
+        "target a number",
+        "target of the web",
+        "target of another bucket",
+        "image of another bucket",
+        "unknown column",
+        "unknown task",
+        "no prompt",
+        "two references",
+    ],
+)
 def test_a_row_that_is_no_request_is_reported_with_line_column_and_reason(
     shop: Path, change: dict[str, Any], field: str, reason: str
 ) -> None:
@@ -152,9 +167,16 @@ def test_the_plan_counts_and_a_catalog_without_a_good_row_says_why(shop: Path) -
         ({"mask": "alpha"}, "mask", "alpha channel"),
         ({"reference": "broken.png"}, "reference", "accepted: a JPEG, PNG"),
     ],
-    ids=["no target", "broken target", "no image", "small mask", "box outside", "no alpha",
-         "broken reference"],
-)  # fmt: skip
+    ids=[
+        "no target",
+        "broken target",
+        "no image",
+        "small mask",
+        "box outside",
+        "no alpha",
+        "broken reference",
+    ],
+)
 def test_pictures_that_are_of_no_use_are_left_out_and_reported(
     shop: Path, trained_vae: Path, change: dict[str, Any], field: str, reason: str
 ) -> None:
@@ -202,9 +224,12 @@ def test_pictures_come_from_the_store_too(
 
 
 def canvas_of(
-    shop: Path, cells: dict[str, Any], monkeypatch: pytest.MonkeyPatch, trained_vae: Path,
+    shop: Path,
+    cells: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    trained_vae: Path,
     **data: Any,
-) -> tuple[Any, Latents]:  # fmt: skip
+) -> tuple[Any, Latents]:
     """The canvas that a row is shown as, and its latents."""
     seen: list[Any] = []
     real = latents.encode_canvas

@@ -216,9 +216,13 @@ def test_latents_are_made_on_every_core_and_missing_ones_only(
 @pytest.mark.thorough
 def test_what_a_worker_meets_is_raised_as_an_error_of_ours(tmp_path: Path, cluster: None) -> None:
     settings = FitSettings(
-        recipe=RECIPE, stage="denoise", work=tmp_path, uri="s3://no-such-bucket/a",
-        store=StoreSettings(patience_s=0), max_failures=0,
-    )  # fmt: skip
+        recipe=RECIPE,
+        stage="denoise",
+        work=tmp_path,
+        uri="s3://no-such-bucket/a",
+        store=StoreSettings(patience_s=0),
+        max_failures=0,
+    )
     with pytest.raises(StoreError, match="no-such-bucket"):
         fit(settings)
 

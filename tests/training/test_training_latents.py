@@ -90,9 +90,12 @@ def test_mask_channels_are_pixels_of_a_latent_row_by_row(encoder: Encoder) -> No
 def test_inference_builds_the_canvas_that_training_saw(task: str) -> None:
     example = example_of(task)
     built = sample.build(
-        example.row(), max_seq_len=4096, reference_h=64, modify_mode=True,
+        example.row(),
+        max_seq_len=4096,
+        reference_h=64,
+        modify_mode=True,
         repainting_scale=example.repainting_scale,
-    )  # fmt: skip
+    )
     edit = example_edit(example, 0, find_variant("toy").identity())
     unit, geometry = edit.unit, edit.geometry
     assert unit is not None
@@ -113,8 +116,9 @@ def test_references_are_shown_smaller_now_and_then(encoder: Encoder) -> None:
     assert widths == {4, 6}  # 2 and 3 tokens of 4
 
 
-def test_held_back_scenes_are_never_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                          encoder: Encoder) -> None:  # fmt: skip
+def test_held_back_scenes_are_never_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoder: Encoder
+) -> None:
     drawn: list[dict[str, object]] = []
 
     def watch(*args: object, **options: object) -> Example:

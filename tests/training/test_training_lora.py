@@ -267,10 +267,15 @@ def full_size_batch(channels: int) -> Batches:
     shape = (1, 16, 128, 128)
     change = (1, 16 if channels == 448 else 0, 128, 128)
     example = Latents(
-        np.zeros(shape, np.float16), np.zeros(shape, np.float16), np.zeros(change, np.float16),
-        np.zeros((1, 64, 128, 128), np.uint8), np.zeros((1, 512, 4096), np.float16),
-        np.zeros((1, 768), np.float16), np.ones(1, bool), seam=0,
-    )  # fmt: skip
+        np.zeros(shape, np.float16),
+        np.zeros(shape, np.float16),
+        np.zeros(change, np.float16),
+        np.zeros((1, 64, 128, 128), np.uint8),
+        np.zeros((1, 512, 4096), np.float16),
+        np.zeros((1, 768), np.float16),
+        np.ones(1, bool),
+        seam=0,
+    )
     return Batches([example], ObjectiveSettings(batch=1), steps=1)
 
 
@@ -292,9 +297,11 @@ def test_one_step_at_full_size(
     lora = Lora(transformer, LoraSettings(rank=rank))
     model = Trained(transformer)
     count = sum(p.numel() for p in lora.parameters())
-    assert count == lora_parameters(rank) == sum(
-        p.numel() for p in model.parameters() if p.requires_grad
-    )  # fmt: skip
+    assert (
+        count
+        == lora_parameters(rank)
+        == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    )
     assert round(2 * count / 1e6) == {64: 613, 16: 153}[rank]
     assert all(p.dtype == torch.float32 for p in lora.parameters())
 

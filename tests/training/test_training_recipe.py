@@ -134,14 +134,18 @@ def test_what_is_shipped_is_the_average_in_half_precision(work: Path) -> None:
     averaged = torch.load(work / "denoiser.pt", weights_only=True)["averaged"]
     parts = weights.load(
         sources.open_variant(str(work / "variant"), WeightsSettings(folder=work)),
-        work / "variant", "cpu",
-    )  # fmt: skip
+        work / "variant",
+        "cpu",
+    )
     for key, value in parts.transformer.state_dict().items():
         assert torch.equal(value, averaged[f"module.transformer.{key}"].bfloat16().float())
     assert parts.vae.dtype == torch.float32
     size = sum(path.stat().st_size for path in (work / "variant").rglob("*.safetensors"))
-    count = sum(p.numel() for part in (parts.transformer, parts.clip, parts.t5, parts.vae)
-                for p in part.parameters())  # fmt: skip
+    count = sum(
+        p.numel()
+        for part in (parts.transformer, parts.clip, parts.t5, parts.vae)
+        for p in part.parameters()
+    )
     assert size < 2.4 * count
 
 

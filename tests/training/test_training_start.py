@@ -80,8 +80,10 @@ def test_the_first_step_sees_the_model_that_was(ours: Path, tmp_path: Path) -> N
     assert model.t5 is not None
     was = load_variant(ours).parts
     for now, before in (
-        (model.transformer, was.transformer), (model.clip, was.clip), (model.t5, was.t5)
-    ):  # fmt: skip
+        (model.transformer, was.transformer),
+        (model.clip, was.clip),
+        (model.t5, was.t5),
+    ):
         state = before.state_dict()
         assert state.keys() == now.state_dict().keys()
         assert all(torch.equal(value, state[key]) for key, value in now.state_dict().items())

@@ -59,13 +59,25 @@ def test_every_field_of_a_scene_shows() -> None:
         *(replace(scene, paint=replace(striped, colour=colour)) for colour in PALETTE),
         *(replace(scene, paint=replace(striped, pattern=p)) for p in PATTERNS if p != "striped"),
         replace(scene, paint=replace(striped, tone="black")),
-        replace(scene, x=0.45), replace(scene, y=0.6), replace(scene, scale=0.9),
-        replace(scene, flip=True), replace(scene, light=0.5), empty(scene), person,
-        *(replace(person, wearer=replace(person.wearer, **change))
-          for change in ({"skin": (1, 2, 3)}, {"hair": (1, 2, 3)}, {"cloth": (1, 2, 3)},
-                         {"long_hair": not person.wearer.long_hair},
-                         {"skirt": not person.wearer.skirt}, {"arms": person.wearer.arms / 2})),
-    ]  # fmt: skip
+        replace(scene, x=0.45),
+        replace(scene, y=0.6),
+        replace(scene, scale=0.9),
+        replace(scene, flip=True),
+        replace(scene, light=0.5),
+        empty(scene),
+        person,
+        *(
+            replace(person, wearer=replace(person.wearer, **change))
+            for change in (
+                {"skin": (1, 2, 3)},
+                {"hair": (1, 2, 3)},
+                {"cloth": (1, 2, 3)},
+                {"long_hair": not person.wearer.long_hair},
+                {"skirt": not person.wearer.skirt},
+                {"arms": person.wearer.arms / 2},
+            )
+        ),
+    ]
     seen = {render(each, 64).picture.tobytes() for each in changes}
     assert len(seen) == len(changes)
 

@@ -64,9 +64,14 @@ def steps_of(arm: Arm, steps: int, results: Sequence[Result]) -> int:
 
 
 def _one(
-    arm: Arm, seed: int, recipe: Recipe, work: Path, shapes: Sequence[Latents],
-    held_back: Mapping[str, Latents], examples: int,
-) -> Result:  # fmt: skip
+    arm: Arm,
+    seed: int,
+    recipe: Recipe,
+    work: Path,
+    shapes: Sequence[Latents],
+    held_back: Mapping[str, Latents],
+    examples: int,
+) -> Result:
     folder = work / f"{arm.name}-{seed}"
     if (folder / _RESULT).exists():
         return Result.model_validate_json((folder / _RESULT).read_bytes())

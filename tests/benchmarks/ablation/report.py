@@ -65,13 +65,15 @@ def tables(results: Sequence[Result]) -> str:
     cost = [
         ["", *(descriptions[name] for name in arms)],
         ["steps", *(str(found[0].steps) for found in arms.values())],
-        ["image tokens, alone / beside a reference",
-         *("{} / {}".format(*found[0].tokens) for found in arms.values())],
+        [
+            "image tokens, alone / beside a reference",
+            *("{} / {}".format(*found[0].tokens) for found in arms.values()),
+        ],
         _row(arms, "CPU seconds", lambda r: r.cpu_s, 0),
         _row(arms, "ms a step, first half", lambda r: 2000 * r.half_s / r.steps, 0),
         _row(arms, "ms a step, second half", lambda r: 2000 * (r.cpu_s - r.half_s) / r.steps, 0),
         *(_row(arms, f"held-back L_tar, {name}", _loss(name), 3) for name in ("0-ref", "N-ref")),
-    ]  # fmt: skip
+    ]
     right = [
         *(_row(arms, f"{task}: right, %", _success(task), 0) for task in (*tasks, OVERALL)),
         *(_row(arms, f"{task}: colour right, %", _colour(task), 0) for task in made),

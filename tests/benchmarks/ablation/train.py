@@ -72,9 +72,12 @@ def encode_held_back(recipe: Recipe, work: Path, count: int) -> dict[str, Latent
 
 
 def train(
-    arm: Arm, recipe: Recipe, shapes: Sequence[Latents], held_back: Mapping[str, Latents],
+    arm: Arm,
+    recipe: Recipe,
+    shapes: Sequence[Latents],
+    held_back: Mapping[str, Latents],
     folder: Path,
-) -> Loop:  # fmt: skip
+) -> Loop:
     """To its last step. `recipe`: the arm's own. Its metrics tell the loss of the averaged model on
     what is held back, and CPU seconds, which other processes lengthen less than the clock's.
     """

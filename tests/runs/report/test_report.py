@@ -222,8 +222,11 @@ def test_the_page_may_load_nothing_and_run_only_its_own_script(store: Store) -> 
         digest = hashlib.sha256(inside.encode()).digest()
         hashes[f"{tag}-src"] = f"'sha256-{base64.b64encode(digest).decode()}'"
     assert directives == hashes | {
-        "default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'",
-    }  # fmt: skip
+        "default-src": "'none'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
 
 
 def planned_as_it_is(made: Entry, store: Store, *, knows_sha256: bool = True) -> Entry:
@@ -247,12 +250,21 @@ def planned_as_it_is(made: Entry, store: Store, *, knows_sha256: bool = True) ->
 
 @pytest.mark.parametrize("knows_sha256", [True, False])
 def test_a_source_that_was_replaced_is_not_shown_as_the_one_that_was_edited(
-    see: See, photo: Callable[..., str], store: Store, tmp_path: Path,
-    picture: Callable[..., bytes], *, knows_sha256: bool,
-) -> None:  # fmt: skip
+    see: See,
+    photo: Callable[..., str],
+    store: Store,
+    tmp_path: Path,
+    picture: Callable[..., bytes],
+    *,
+    knows_sha256: bool,
+) -> None:
     after, local = photo("o.png", 64, 48), tmp_path / "local.png"
-    row = {"task": "try_on", "image": photo("i.png", 64, 48), "mask": photo("m.png", 64, 48),
-           "reference": photo("r.png", 40, 40)}  # fmt: skip
+    row = {
+        "task": "try_on",
+        "image": photo("i.png", 64, 48),
+        "mask": photo("m.png", 64, 48),
+        "reference": photo("r.png", 40, 40),
+    }
     local.write_bytes(picture(64, 48))
     entries = [
         planned_as_it_is(entry(each, output_uri=after), store, knows_sha256=sha256)
@@ -382,30 +394,56 @@ def test_what_made_a_picture_is_one_click_away(see: See, photo: Callable[..., st
     """Scores, candidates, review, window, hashes: what a person needs to trust it, or not to."""
     image = photo("i.png", 64, 48)
     row = {
-        "task": "edit", "image": image, "mask": {"box": [0, 0, 32, 48]}, "mask_grow": 3,
-        "quality": 80, "preset": "white-1000", "candidates": 2,
-    }  # fmt: skip
+        "task": "edit",
+        "image": image,
+        "mask": {"box": [0, 0, 32, 48]},
+        "mask_grow": 3,
+        "quality": 80,
+        "preset": "white-1000",
+        "candidates": 2,
+    }
     shown = entry(row, output_uri=image)
     scores = Scores(total=0.71, sharpness=0.5, colour_shift=3.25)
     made = record(
         shown,
         scores=scores,
-        paste=PasteRecord(window_px=(1, 2, 33, 44), feather_px=5, outside_max=3, outside_mean=0,
-                          model_outside_mean=1),
-        candidates=CandidatesRecord(count=2, chosen=1, candidates=(
-            CandidateRecord(seed=11, scores=Scores(total=0.4), uri=photo("other.png", 64, 48)),
-            CandidateRecord(seed=12, scores=scores),
-        )),
+        paste=PasteRecord(
+            window_px=(1, 2, 33, 44),
+            feather_px=5,
+            outside_max=3,
+            outside_mean=0,
+            model_outside_mean=1,
+        ),
+        candidates=CandidatesRecord(
+            count=2,
+            chosen=1,
+            candidates=(
+                CandidateRecord(seed=11, scores=Scores(total=0.4), uri=photo("other.png", 64, 48)),
+                CandidateRecord(seed=12, scores=scores),
+            ),
+        ),
         review=ReviewRecord(reasons=("too plain",), promoted_by="flow-7"),
-    )  # fmt: skip
+    )
     page = see([replace(shown, record=made)])
     for expected in (
-        "score 0.71 · sharpness 0.5, colour shift 3.25", "3.25: Lab distance across the mask",
-        "grow_px 3", "white-1000", "80",
-        "1 to 33 across, 2 to 44 down", "only in the feather's 5 px, by 3 of 255 at most", "number 1 of 2; 0: 0.4 (seed 11)", "too plain",
-        "flow-7", "catalog", "d4d4d4", "a1a1a1", "b2b2b2", "fetch 0.25, generate 1.5",
-        f"s3://b/out/{record_key(shown.item.item_id)}", f"{image}, 64×48 px",
-    ):  # fmt: skip
+        "score 0.71 · sharpness 0.5, colour shift 3.25",
+        "3.25: Lab distance across the mask",
+        "grow_px 3",
+        "white-1000",
+        "80",
+        "1 to 33 across, 2 to 44 down",
+        "only in the feather's 5 px, by 3 of 255 at most",
+        "number 1 of 2; 0: 0.4 (seed 11)",
+        "too plain",
+        "flow-7",
+        "catalog",
+        "d4d4d4",
+        "a1a1a1",
+        "b2b2b2",
+        "fetch 0.25, generate 1.5",
+        f"s3://b/out/{record_key(shown.item.item_id)}",
+        f"{image}, 64×48 px",
+    ):
         assert expected in page.text, expected
     assert page.labels[-1] == "candidate 0, 0.40 of row-1"
     assert "score 0" not in see([shown]).text

@@ -49,8 +49,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a contact sheet of two pages to a folder, as one has it on disk."""
     folder = tmp_path_factory.mktemp("sheet")
     store = Store(StoreSettings())
-    sheet = sheets.sheet(rows(folder), store, store, title="Edits of s3://shop/spring.jsonl",
-                         facts={"result": "all of it", "run": "r" * 64}, total=5000)  # fmt: skip
+    sheet = sheets.sheet(
+        rows(folder),
+        store,
+        store,
+        title="Edits of s3://shop/spring.jsonl",
+        facts={"result": "all of it", "run": "r" * 64},
+        total=5000,
+    )
     for link, page in zip(sheets.links(sheet), sheets.pages(sheet), strict=True):
         (folder / link.name).write_text(page)
     return folder
@@ -69,9 +75,11 @@ def rows(folder: Path) -> list[Entry]:
             photo.save(before)
             Image.eval(photo, lambda level: 255 - level).save(after)
         row: dict[str, Any] = {
-            "id": f"Mug-{number}", "task": "edit", "image": str(before),
+            "id": f"Mug-{number}",
+            "task": "edit",
+            "image": str(before),
             "prompt": HOSTILE_TEXTS[number % len(HOSTILE_TEXTS)] * 3,
-        }  # fmt: skip
+        }
         result: dict[str, Any] = {"output_uri": str(after)}
         if number < 3:
             message = f"s3://b/{LONG}: <img src=x onerror=alert(2)>"
@@ -79,8 +87,11 @@ def rows(folder: Path) -> list[Entry]:
         elif number == 3:
             result |= {"status": "failed", "error_code": "needs_review", "error": "blank"}
         elif number % 3 == 0:
-            row |= {"task": "try_on", "mask": {"box": [0.2, 0.2, 0.8, 0.8]},
-                    "reference": [str(before)]}  # fmt: skip
+            row |= {
+                "task": "try_on",
+                "mask": {"box": [0.2, 0.2, 0.8, 0.8]},
+                "reference": [str(before)],
+            }
         elif number == 5:
             row["id"] = LONG
         each = entry(row, line=number, **result)
@@ -313,9 +324,14 @@ def test_a_screen_reader_is_given_all_that_is_seen(open_sheet: Open) -> None:
     assert len(ids) == len(set(ids))
     assert page.locator("html").get_attribute("lang") == "en"
     card = page.get_by_role("article", name="Mug-6", exact=True).aria_snapshot()
-    for part in ("heading \"Mug-6\" [level=2]", "img \"before of Mug-6\"", "img \"after of Mug-6\"",
-                 "slider \"Before and after of Mug-6\"", "img \"mask of Mug-6\"",
-                 "img \"reference of Mug-6\""):  # fmt: skip
+    for part in (
+        'heading "Mug-6" [level=2]',
+        'img "before of Mug-6"',
+        'img "after of Mug-6"',
+        'slider "Before and after of Mug-6"',
+        'img "mask of Mug-6"',
+        'img "reference of Mug-6"',
+    ):
         assert part in card, card
 
 
