@@ -27,6 +27,7 @@ from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri, open_stores, split_uri
 from ace_tasks.store_errors import translate
 from infra.object_store import ObjectStore
+from tests.support.raw_s3 import store_with_short_pages
 
 
 def test_bytes_come_back_with_identity(store: Store, prefix: str) -> None:
@@ -94,10 +95,7 @@ def test_a_listing_of_many_pages_is_whole(store: Store, prefix: str) -> None:
     names = [f"{n}" for n in range(5)]
     for name in names:
         store.put(join_uri(prefix, name), b"x", "text/plain")
-    # The store's own pages hold a thousand.
-    store._client.meta.events.register(
-        "provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 2}
-    )
+    store = store_with_short_pages()
     listed = [each.uri.removeprefix(f"{prefix}/") for each in store.list(f"{prefix}/")]
     assert listed == names
 

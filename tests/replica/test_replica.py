@@ -20,6 +20,7 @@ from PIL import Image
 
 from ace_tasks.errors import BadOutput, Cancelled, OutputRefused
 from ace_tasks.images import codec, source_metadata
+from ace_tasks.model.ace import AceModel
 from ace_tasks.model.dnn import U2NET, shipped_sha256
 from ace_tasks.model.sources import identify_vision, with_vision
 from ace_tasks.model.variants import find_variant
@@ -28,6 +29,7 @@ from ace_tasks.provenance.keys import failure_key, record_key
 from ace_tasks.provenance.outcomes import Done, Failed
 from ace_tasks.provenance.record import Failure, Record
 from ace_tasks.replica.edit import NO_SHADOW
+from ace_tasks.replica.publisher import Publisher
 from ace_tasks.replica.replica import Replica
 from ace_tasks.settings import ReplicaSettings, ReviewSettings, VisionSettings, WeightsSettings
 from ace_tasks.specs import (
@@ -350,11 +352,15 @@ def test_a_mask_that_looks_like_a_mistake_is_named_with_the_picture(
 
 
 def test_a_strict_run_publishes_nothing_of_such_a_mask(
-    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    store: Store,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put_mask(store, prefix, (0, 100, 255))
     strict = new_replica(weights_dir, prefix, review=ReviewSettings(strict_masks=True))
-    strict._gpu.close()  # whoever asks it now is cancelled
+    monkeypatch.delattr(AceModel, "generate")  # whoever asks for it now has an internal error
     item = planned(**FILL | {"mask": "in/map.png"})
     failed = strict.run(item, 0)
     assert isinstance(failed, Failed), failed
@@ -376,7 +382,11 @@ def test_a_0_1_mask_is_refused_with_its_levels(
 
 
 def test_an_allowed_empty_mask_is_published_without_a_model_and_says_so(
-    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+    planned: Callable[..., WorkItem],
+    replica: Replica,
+    store: Store,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     item = planned(**FILL, mask_grow=-64)  # nothing is left of it
     refused = replica.run(item, 0)
@@ -384,7 +394,7 @@ def test_an_allowed_empty_mask_is_published_without_a_model_and_says_so(
     assert refused.code == "bad_mask"
     steps = item.resolved.mask_steps.model_copy(update={"allow_empty": True})  # type: ignore[union-attr]
     resolved = item.resolved.model_copy(update={"mask_steps": steps})
-    replica._gpu.close()  # whoever asks it now is cancelled
+    monkeypatch.delattr(AceModel, "generate")  # whoever asks for it now has an internal error
     done = replica.run(item.model_copy(update={"resolved": resolved}), 0)
     assert isinstance(done, Done), done
     record = record_of(store, prefix, item)
@@ -423,7 +433,11 @@ def test_a_source_that_changed_after_planning_is_not_edited(
 
 
 def test_racing_attempts_publish_once(
-    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    store: Store,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two runs of one catalog: one record stands, both name the picture it names."""
     item = planned(**FILL)
@@ -431,11 +445,13 @@ def test_racing_attempts_publish_once(
     replicas = [new_replica(weights_dir, prefix) for _ in range(2)]
     outcomes: list[Any] = [None, None]
     barrier = threading.Barrier(2)
-    for replica in replicas:  # meet just before publishing, whatever the scheduler does
-        publish = replica._publish
-        replica._publish = (  # type: ignore[method-assign]
-            lambda *given, publish=publish: (barrier.wait(), publish(*given))[1]
-        )
+    publish = Publisher.publish
+
+    def meet(*given: Any) -> Any:  # just before publishing, whatever the scheduler does
+        barrier.wait()
+        return publish(*given)
+
+    monkeypatch.setattr(Publisher, "publish", meet)
 
     def run(number: int) -> None:
         outcomes[number] = replicas[number].run((item, other_row)[number], 0)
@@ -484,13 +500,13 @@ def test_a_lost_answer_is_still_our_success(
     planned: Callable[..., WorkItem], replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record arrived, its answer did not, and the retry met its own record (412)."""
-    really = replica._output.put_if_absent
+    really = Store.put_if_absent
 
-    def lose_the_answer(uri: str, data: bytes, kind: str) -> bool:
-        really(uri, data, kind)
-        return really(uri, data, kind)
+    def lose_the_answer(*given: Any) -> bool:
+        really(*given)
+        return really(*given)
 
-    monkeypatch.setattr(replica._output, "put_if_absent", lose_the_answer)
+    monkeypatch.setattr(Store, "put_if_absent", lose_the_answer)
     done = replica.run(planned(**FILL), 0)
     assert isinstance(done, Done)
     assert done.published_by_us
@@ -537,13 +553,13 @@ def test_waiting_for_the_gpu_is_not_work(
     monkeypatch.setattr("ace_tasks.replica.progress.time", clock)
     items = {"generate": planned(**FILL), "wait_gpu": planned(**FILL, seed=2)}
     go = threading.Event()
-    generate = replica._gpu._generate
+    generate = AceModel.generate
 
-    def hold_the_gpu(jobs: Any, memory: Any) -> Any:
+    def hold_the_gpu(model: AceModel, jobs: Any, *more: Any) -> Any:
         assert go.wait(limit_s())
-        return generate(jobs, memory)
+        return generate(model, jobs, *more)
 
-    replica._gpu._generate = hold_the_gpu
+    monkeypatch.setattr(AceModel, "generate", hold_the_gpu)
     with ThreadPoolExecutor(2) as threads:
         try:
             for phase, item in items.items():
@@ -572,16 +588,16 @@ def test_the_time_of_a_shared_batch_is_shared(
     now_s = 0
     monkeypatch.setattr("ace_tasks.replica.batching.time", SimpleNamespace(monotonic=lambda: now_s))
     at_work, go = threading.Event(), threading.Event()
-    generate = replica._gpu._generate
+    generate = AceModel.generate
 
-    def four_seconds(jobs: Any, memory: Any) -> Any:
+    def four_seconds(model: AceModel, jobs: Any, *more: Any) -> Any:
         nonlocal now_s
         at_work.set()
         assert go.wait(limit_s())
         now_s += 4
-        return generate(jobs, memory)
+        return generate(model, jobs, *more)
 
-    replica._gpu._generate = four_seconds
+    monkeypatch.setattr(AceModel, "generate", four_seconds)
     with ThreadPoolExecutor(5) as threads:
         try:
             outcomes = [threads.submit(replica.run, items[0], 0)]
@@ -679,16 +695,20 @@ def test_candidates_may_share_a_batch_and_all_be_kept(
 
 
 def test_a_candidate_that_is_no_picture_is_out_and_its_neighbours_stay(
-    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+    planned: Callable[..., WorkItem],
+    replica: Replica,
+    store: Store,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    generate = replica._gpu._generate
+    generate = AceModel.generate
 
-    def only_the_second(jobs: Any, memory: Any) -> Any:
+    def only_the_second(model: AceModel, jobs: Any, *more: Any) -> Any:
         if jobs[0].seed != candidate_seeds(item.resolved.seed, 3)[1]:
             raise BadOutput("numbers that are no picture")
-        return generate(jobs, memory)
+        return generate(model, jobs, *more)
 
-    replica._gpu._generate = only_the_second
+    monkeypatch.setattr(AceModel, "generate", only_the_second)
     item = planned(**FILL, candidates=3)
     assert isinstance(replica.run(item, 0), Done)
     candidates_record = record_of(store, prefix, item).candidates
@@ -703,18 +723,18 @@ def test_a_candidate_that_is_no_picture_is_out_and_its_neighbours_stay(
 
 
 def test_what_fails_leaves_nothing_of_it_in_the_queue(
-    planned: Callable[..., WorkItem], replica: Replica
+    planned: Callable[..., WorkItem], replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise fifteen passes would be paid for a picture that nobody waits for."""
     passes: list[int] = []
 
-    def fail(jobs: Any, memory: Any) -> Any:
+    def fail(model: AceModel, jobs: Any, *more: Any) -> Any:
         passes.append(jobs[0].seed)
         if len(passes) > 1:
             wait_until(lambda: not replica._gpu._queue, "an empty queue", every_s=0.01)
         raise RuntimeError("no memory")
 
-    replica._gpu._generate = fail
+    monkeypatch.setattr(AceModel, "generate", fail)
     failed = replica.run(planned(**FILL, candidates=16), 0)
     assert isinstance(failed, Failed)
     assert failed.code == "internal_error"
@@ -725,14 +745,18 @@ def test_what_fails_leaves_nothing_of_it_in_the_queue(
 # ---------------------------------------------------------------- held back
 
 
-def black(jobs: Any, memory: Any) -> list[Any]:
+def black(model: AceModel, jobs: Any, *more: Any) -> list[Any]:
     return [np.zeros((*job.lcu.mask_1HW.shape[1:], 3), np.uint8) for job in jobs]
 
 
 def test_a_black_picture_is_held_back_and_never_published(
-    planned: Callable[..., WorkItem], replica: Replica, store: Store, prefix: str
+    planned: Callable[..., WorkItem],
+    replica: Replica,
+    store: Store,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    replica._gpu._generate = black
+    monkeypatch.setattr(AceModel, "generate", black)
     item = planned(**FILL)
     failed = replica.run(item, 0)
     assert isinstance(failed, Failed)

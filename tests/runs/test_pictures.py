@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -20,7 +21,7 @@ from ace_tasks.runs import published
 from ace_tasks.runs.published import FinishedPicture, finished_pictures
 from ace_tasks.runs.results import Result, ResultsWriter
 from ace_tasks.specs import WorkItem
-from ace_tasks.store import Store, join_uri
+from ace_tasks.store import Store, join_uri, split_uri
 from tests.runs.test_review import would_be
 
 
@@ -76,13 +77,18 @@ def reads(store: Store) -> Iterator[list[str]]:
     """Note the key of every object that is read."""
     keys: list[str] = []
 
-    def note(params: dict[str, Any], **_: Any) -> None:
-        keys.append(params["Key"])
+    def noting(method: Any) -> Any:
+        def read(uri: str, *arguments: Any, **more: Any) -> Any:
+            keys.append(split_uri(uri)[1])
+            return method(uri, *arguments, **more)
 
-    events = store._client.meta.events
-    events.register("provide-client-params.s3.GetObject", note)
-    yield keys
-    events.unregister("provide-client-params.s3.GetObject", note)
+        return read
+
+    with (
+        mock.patch.object(store, "get_version", noting(store.get_version)),
+        mock.patch.object(store, "download", noting(store.download)),
+    ):
+        yield keys
 
 
 def records_read(keys: list[str]) -> list[str]:

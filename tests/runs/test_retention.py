@@ -30,6 +30,13 @@ from flows.restyle_catalog import restyle_catalog
 from flows.review_run import review_run
 from flows.steps.trial import Trial
 from tests.support.processes import ace_here
+from tests.support.raw_s3 import (
+    count_versions,
+    keep_versions,
+    put_without_checksum,
+    store_with_short_pages,
+    upload_in_parts,
+)
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
 
@@ -179,22 +186,17 @@ def test_a_run_is_forgotten_and_its_neighbour_stays(
 def test_older_versions_go_too(store: Store, object_store: Any) -> None:
     bucket = "versioned"
     store.create_bucket(bucket)
-    store._client.put_bucket_versioning(
-        Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
-    )
+    keep_versions(bucket)
     uri = f"s3://{bucket}/a.json"
     for body in (b"1", b"2", b"3"):
         store.put(uri, body, "text/plain")
     store.put(f"{uri}.other", b"4", "text/plain")
-    # The store's own pages hold a thousand.
-    store._client.meta.events.register(
-        "provide-client-params.s3.ListObjectVersions", lambda params, **_: {**params, "MaxKeys": 2}
-    )
+    store = store_with_short_pages()
     store.purge_older(uri)
-    assert (store.get(uri), len([*store._versions(uri)])) == (b"3", 1)
+    assert (store.get(uri), count_versions(uri)) == (b"3", 1)
     store.put(uri, b"5", "text/plain")
     store.purge(uri)
-    assert [*store._versions(uri)] == []
+    assert count_versions(uri) == 0
     assert store.get(f"{uri}.other") == b"4"
 
 
@@ -288,7 +290,7 @@ def test_the_same_bytes_in_parts_are_forgotten_too(
     store.put(f"{prefix}/in/a.png", data, "image/png")
     edit(prefix, [{"id": "a", "task": "edit", "image": f"{prefix}/in/a.png"}], store)
     forgotten(prefix, source=f"{prefix}/in/a.png")
-    in_parts(store, f"{prefix}/in/copy.png", data)
+    upload_in_parts(f"{prefix}/in/copy.png", data)
     rows = [
         {"id": name, "task": "edit", "image": f"{prefix}/in/copy.png", "seed": seed}
         for seed, name in enumerate(("copy", "twin"))
@@ -311,16 +313,6 @@ def test_the_same_bytes_in_parts_are_forgotten_too(
     assert not list(store.list(f"{prefix}/out/failures/"))
 
 
-def in_parts(store: Store, uri: str, data: bytes) -> None:
-    """As the tools of shops upload what is large."""
-    bucket, key = split_uri(uri)
-    place = {"Bucket": bucket, "Key": key}
-    upload = store._client.create_multipart_upload(**place)["UploadId"]
-    part = store._client.upload_part(**place, UploadId=upload, PartNumber=1, Body=data)
-    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
-    store._client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload=parts)
-
-
 @pytest.mark.parametrize("upload", ["whole", "in-parts"])
 def test_what_was_not_edited_yet_is_kept_from_the_next_run(
     store: Store, prefix: str, picture: Make, upload: str
@@ -335,7 +327,7 @@ def test_what_was_not_edited_yet_is_kept_from_the_next_run(
     if upload == "whole":
         store.put(f"{prefix}/in/person.png", person, "image/png")
     else:
-        in_parts(store, f"{prefix}/in/person.png", person)
+        upload_in_parts(f"{prefix}/in/person.png", person)
     result = forgotten(prefix, source=f"{prefix}/in/person.png")
     assert result["counts"]["tombstones"] >= 1
     store.put(f"{prefix}/in/copy.png", person, "image/png")
@@ -480,10 +472,9 @@ def test_the_same_content_under_another_name_is_mentioned_no_more(
     store: Store, prefix: str, picture: Make
 ) -> None:
     """The store knows no SHA-256 of it; of a row that failed, nobody does."""
-    bucket, key = split_uri(f"{prefix}/in")
     for name, seed in (("a", 7021), ("copy", 7021), ("reused", 7021), ("x", 1)):
         body = picture(seed=seed)
-        store._client.put_object(Bucket=bucket, Key=f"{key}/{name}.png", Body=body)
+        put_without_checksum(f"{prefix}/in/{name}.png", body)
     rows = [
         {"id": "a", "task": "edit", "image": f"{prefix}/in/a.png"},
         {"id": "same", "task": "edit", "image": f"{prefix}/in/copy.png"},

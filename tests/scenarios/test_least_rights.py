@@ -36,6 +36,7 @@ from tests.support import iam, pool_here
 from tests.support.iam import Policy
 from tests.support.patience import wait_until
 from tests.support.processes import ace_here, run
+from tests.support.raw_s3 import keep_versions
 
 RIGHTS = {
     "sources": ["Read:shop", "List:shop"],
@@ -142,9 +143,7 @@ def policies(without: str = "") -> dict[str, Policy]:
 def versions(shop: Store, picture: Callable[..., bytes]) -> None:
     """Have both buckets keep older versions, as OPERATIONS asks for."""
     for bucket in ("shop", "edited"):
-        shop._client.put_bucket_versioning(
-            Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
-        )
+        keep_versions(bucket, profile="owner")
     shop.put("s3://shop/garments/0.png", picture(seed=9), "image/png")
     half = io.BytesIO()
     Image.fromarray(np.repeat(np.uint8([[0], [255]]), 32, 0)).resize((96, 64)).save(half, "PNG")
