@@ -33,8 +33,8 @@ from ace_tasks.training.loop import OnLog
 from ace_tasks.training.recipe import Recipe
 from ace_tasks.training.stages import (
     LATENTS,
+    TrainingWorker,
     Until,
-    Worker,
     encode_chunk,
     never,
     train_denoiser,
@@ -160,10 +160,10 @@ def _work(config: dict[str, Any]) -> bool:
             args = settings.recipe, settings.work, photos, on_log, until
             return train_vae(*args, device=device)
         if workers == 1:
-            worker = Worker(device=device)
+            worker = TrainingWorker(device=device)
         else:
             until = _together(until, device)
-            worker = Worker(rank, workers, device, prepare_model, _first_ones)
+            worker = TrainingWorker(rank, workers, device, prepare_model, _first_ones)
         return train_denoiser(settings.recipe, settings.work, on_log, until, worker)
 
 

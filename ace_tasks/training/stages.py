@@ -56,7 +56,7 @@ def alone(model: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Worker:
+class TrainingWorker:
     """One of several processes that train one model; the only one unless told."""
 
     rank: int = 0
@@ -187,7 +187,11 @@ def make_model(recipe: Recipe, work: Path, device: str = "cpu") -> tuple[Trained
 
 
 def train_denoiser(
-    recipe: Recipe, work: Path, on_log: OnLog, until: Until = never, worker: Worker = Worker()
+    recipe: Recipe,
+    work: Path,
+    on_log: OnLog,
+    until: Until = never,
+    worker: TrainingWorker = TrainingWorker(),
 ) -> bool:
     """Both stages of the paper's training; True when it is done."""
     model, learns = make_model(recipe, work, worker.device)
