@@ -366,7 +366,7 @@ class Environment(BaseSettings):
         }
         return {use: place for use, place in places.items() if place}
 
-    def weights(self, accept_license: bool = False) -> WeightsSettings:
+    def weights(self, *, accept_license: bool = False) -> WeightsSettings:
         """Model files are read with the identity that reads sources."""
         return WeightsSettings(
             folder=self.weights_dir.resolve(),

@@ -44,17 +44,13 @@ def audit_run(output: Output, run: RunId, sample: SampleItems = 1000) -> State[A
 def look(store: Store, output: str, run: str, sample: int) -> Audit:
     """Raises NotFound for a run whose plan or results are gone."""
     with tempfile.TemporaryDirectory(prefix="ace-audit-") as scratch:
-        for key in (
-            plan_key(run),
-            rejects_key(run),
-            results_key(run, "parquet"),
-        ):
+        for key in (plan_key(run), rejects_key(run), results_key(run, "parquet")):
             store.download(join_uri(output, key), Path(scratch) / key.rpartition("/")[2])
         return Auditor(store, output, Path(scratch)).audit(run, sample)
 
 
 def _table(audit: Audit) -> list[dict[str, str]]:
     return [
-        {"problem": each.problem, "row": each.row_id or "", "told": each.told}
+        {"problem": each.problem, "row": each.row_id or "", "detail": each.detail}
         for each in audit.findings
     ]

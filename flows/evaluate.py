@@ -9,7 +9,6 @@ from prefect.client.schemas.objects import State
 from flows.options.models import MeasureOptions
 from flows.options.places import AcceptLicense, EvaluationOutput, Variant
 from flows.steps.evaluate import finished, measure, open_evaluation
-from flows.steps.open_run import untracked
 from flows.ui.forms import form_flow
 
 
@@ -26,6 +25,5 @@ def evaluate(
     """
     with open_evaluation(variant, output, measured, accept_license=accept_license) as evaluation:
         for contender, chunk in evaluation.to_do():
-            name = f"{contender.name} {chunk.name}"
-            measure.submit(name, untracked(evaluation), untracked(contender), chunk).result()
+            measure.submit(evaluation, contender, chunk).result()
         return finished(evaluation)

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from ace_tasks.catalog.files import Reject
 from ace_tasks.catalog.restyle import Instruction, restyle_rows
 from ace_tasks.catalog.sources.mask_files import open_masks
-from ace_tasks.catalog.sources.pictures import SourcePlace, pictures
+from ace_tasks.catalog.sources.pictures import pictures
 from ace_tasks.catalog.sources.prefixes import buckets_of, check_apart, uris_of
 from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped, SourcePicture
 from flows.options.feed import RestyleFeed
@@ -70,19 +70,7 @@ def restyle_catalog(
 def _rows(
     run: Run, feed: RestyleFeed, instruction: Instruction, mask: str
 ) -> Iterator[GeneratedRow | Skipped | Reject]:
-    place = _place(run, feed)
+    place = run.place("source", run.catalog, feed, main_only=feed.main_only, once=True)
     masked = (each for each in pictures(place, run.sources) if isinstance(each, SourcePicture))
     with open_masks("mask", mask, run.sources, run.scratch, optional=True, masked=masked) as rule:
         yield from restyle_rows(pictures(place, run.sources), instruction, rule, feed.limit)
-
-
-def _place(run: Run, feed: RestyleFeed) -> SourcePlace:
-    return SourcePlace(
-        "source",
-        run.catalog,
-        feed.links(),
-        run.environment.allowed_buckets,
-        main_only=feed.main_only,
-        once=True,
-        encoding=feed.encoding,
-    )

@@ -8,7 +8,6 @@ from prefect.client.schemas.objects import State
 
 from flows.options.models import TrainingInputs, TrainingWork
 from flows.options.places import Recipe, TrainingOutput
-from flows.steps.open_run import untracked
 from flows.steps.train import (
     encode_latents,
     export_variant,
@@ -37,8 +36,8 @@ def train_ace(
     with open_training(recipe, output, inputs, work) as training:
         with training.cluster():
             for stage in (fit_vae, encode_latents, fit_denoiser):
-                if not stage.submit(untracked(training)).result():
+                if not stage.submit(training).result():
                     return stopped(training)
-        variant = export_variant(untracked(training))
-        samples = show_samples(untracked(training), untracked(variant))
+        variant = export_variant(training)
+        samples = show_samples(training, variant)
         return finished(training, variant, samples)

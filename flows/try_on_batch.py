@@ -7,7 +7,6 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 
-from ace_tasks.catalog.sources.pictures import SourcePlace
 from ace_tasks.catalog.sources.prefixes import buckets_of, check_apart
 from ace_tasks.catalog.try_on import Batch
 from ace_tasks.store import is_s3
@@ -19,7 +18,7 @@ from flows.options.review import ReviewOptions
 from flows.options.run import RunOptions
 from flows.steps.edit import MAX_SHARD_THREADS
 from flows.steps.execute import execute_run
-from flows.steps.open_run import Run, RunRequest, open_run, write_catalog
+from flows.steps.open_run import RunRequest, open_run, write_catalog
 from flows.steps.preflight import price_of
 from flows.ui.forms import form_flow
 from flows.ui.names import run_name
@@ -63,8 +62,8 @@ def try_on_batch(
     )
     with open_run(request) as opened:
         batch = Batch(
-            _place(opened, "people", people, feed),
-            _place(opened, "garments", garments, feed),
+            opened.place("people", people, feed),
+            opened.place("garments", garments, feed),
             masks,
             prompt,
             feed.pairing,
@@ -76,8 +75,3 @@ def try_on_batch(
         )
         rows = batch.rows(opened.sources, opened.scratch, partial(price_of, opened))
         return execute_run(opened, review, write_catalog(opened, rows))
-
-
-def _place(run: Run, parameter: str, uri: str, feed: TryOnFeed) -> SourcePlace:
-    allowed = run.environment.allowed_buckets
-    return SourcePlace(parameter, uri, feed.links(), allowed, encoding=feed.encoding)

@@ -28,7 +28,7 @@ from ace_tasks.engine.session import ray_session
 from ace_tasks.model.variants import find_variant
 from ace_tasks.plan.identify import Identities
 from ace_tasks.settings import StoreSettings
-from ace_tasks.specs import WorkItem, work_item
+from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, WorkItem, work_item
 from ace_tasks.store import Store, join_uri
 from infra.object_store import ObjectStore
 from infra.prefect_server import PrefectServer
@@ -84,21 +84,22 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 # Their tests run flows in the worker's own process: one worker takes them all, so that one Prefect
 # server and one Ray are started for them.
 _FLOW_TESTS = {
-    "tests/runs/test_audit.py",
-    "tests/scenarios/test_bad_items.py",
-    "tests/scenarios/test_bad_weights.py",
-    "tests/scenarios/test_budget.py",
+    "tests/engine/test_pool.py",
+    "tests/evaluation/test_evaluate.py",
     "tests/flows/test_cli.py",
     "tests/flows/test_contact_sheet.py",
     "tests/flows/test_edit_catalog.py",
-    "tests/evaluation/test_evaluate.py",
-    "tests/engine/test_pool.py",
+    "tests/flows/test_forms.py",
     "tests/flows/test_restyle_catalog.py",
-    "tests/runs/test_retention.py",
     "tests/flows/test_review_run.py",
-    "tests/provenance/test_signing.py",
-    "tests/training/test_train_ace.py",
     "tests/flows/test_try_on_batch.py",
+    "tests/provenance/test_signing.py",
+    "tests/runs/test_audit.py",
+    "tests/runs/test_retention.py",
+    "tests/scenarios/test_bad_items.py",
+    "tests/scenarios/test_bad_weights.py",
+    "tests/scenarios/test_budget.py",
+    "tests/training/test_train_ace.py",
 }
 _LONGEST = "tests/engine/test_engine.py"
 
@@ -273,12 +274,11 @@ def planned(store: Store, prefix: str, picture: Callable[..., bytes]) -> Callabl
     }.items():
         store.put(join_uri(prefix, f"in/{name}.png"), data, "image/png")
 
-    def plan(variant: str = "toy", **row: Any) -> WorkItem:
+    def plan(variant: str = "toy", pixels: PixelSettings = DEFAULT_PIXELS, **row: Any) -> WorkItem:
         row = {"id": "row-1", "prompt": "a red mug", "steps": 2} | row
         row = {k: f"{prefix}/{v}" if str(v).startswith("in/") else v for k, v in row.items()}
         ((line, spec, _),) = to_specs([Row(1, row)], f"{prefix}/c.jsonl", BUCKETS)  # type: ignore[misc]
-        return work_item(
-            line, spec, Identities(store).sources(spec), find_variant(variant).identity()
-        )
+        sources = Identities(store).sources(spec)
+        return work_item(line, spec, sources, find_variant(variant).identity(), pixels)
 
     return plan

@@ -111,7 +111,7 @@ class Editor:
         """
         environment = read_environment()
         device = device or environment.device or runtime_info.best_device()
-        weights = environment.weights(accept_license)
+        weights = environment.weights(accept_license=accept_license)
         model = _load(variant, environment, weights, device)
         assert model.identity is not None  # it was loaded from files
         vision = open_vision(environment, weights)

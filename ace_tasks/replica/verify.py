@@ -42,7 +42,7 @@ def main() -> None:
             hashes = places.pin(arguments.folder)
             print(f"{arguments.folder / places.MANIFEST}: {len(hashes)} files")
         else:
-            settings = read_environment().weights(arguments.accept_license)
+            settings = read_environment().weights(accept_license=arguments.accept_license)
             verify(arguments.variant, settings, arguments.device)
     except AceError as error:
         print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)

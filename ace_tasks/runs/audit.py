@@ -61,7 +61,7 @@ class AuditFinding(BaseModel):
     problem: Problem
     row_id: str | None = None
     item_id: str | None = None
-    told: str
+    detail: str
 
 
 class Audit(BaseModel):
@@ -141,7 +141,9 @@ class Auditor:
             yield result
         for line, row_id in lines.items():
             detail = f"line {line} was planned and has no result"
-            self.findings.append(AuditFinding(problem="not_accounted", row_id=row_id, told=detail))
+            self.findings.append(
+                AuditFinding(problem="not_accounted", row_id=row_id, detail=detail)
+            )
             yield None
 
     def _recorded(self, finished: dict[str, Result]) -> set[str]:
@@ -176,7 +178,7 @@ class Auditor:
                             problem="picture_without_record",
                             row_id=result.row_id if result else None,
                             item_id=item_id,
-                            told=picture.key,
+                            detail=picture.key,
                         )
                     )
 
@@ -261,7 +263,9 @@ class Auditor:
 
     def _found(self, problem: Problem, result: Result, detail: str) -> None:
         self.findings.append(
-            AuditFinding(problem=problem, row_id=result.row_id, item_id=result.item_id, told=detail)
+            AuditFinding(
+                problem=problem, row_id=result.row_id, item_id=result.item_id, detail=detail
+            )
         )
 
 
@@ -357,7 +361,7 @@ class _Look:
     def _report(self, problem: Problem, detail: str) -> None:
         self.findings.append(
             AuditFinding(
-                problem=problem, row_id=self.result.row_id, item_id=self.row.item_id, told=detail
+                problem=problem, row_id=self.result.row_id, item_id=self.row.item_id, detail=detail
             )
         )
 

@@ -64,7 +64,7 @@ class Reproducer:
         self._sources, self._outputs = open_stores(
             environment.source_store, environment.output_store
         )
-        self._weights = environment.weights(asked.accept_license)
+        self._weights = environment.weights(accept_license=asked.accept_license)
         self._environment, self._device, self._asked = environment, device, asked
         self._loaded: tuple[tuple[str, str], AceModel] | None = None
         self._vision: VisionSettings | None = None

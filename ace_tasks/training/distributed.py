@@ -33,7 +33,7 @@ from ace_tasks.training.loop import OnLog
 from ace_tasks.training.recipe import Recipe
 from ace_tasks.training.stages import (
     LATENTS,
-    TrainingWorker,
+    TrainingProcess,
     Until,
     encode_chunk,
     never,
@@ -160,10 +160,10 @@ def _work(config: dict[str, Any]) -> bool:
             args = settings.recipe, settings.work, photos, on_log, until
             return train_vae(*args, device=device)
         if workers == 1:
-            worker = TrainingWorker(device=device)
+            worker = TrainingProcess(device=device)
         else:
             until = _together(until, device)
-            worker = TrainingWorker(rank, workers, device, prepare_model, _first_ones)
+            worker = TrainingProcess(rank, workers, device, prepare_model, _first_ones)
         return train_denoiser(settings.recipe, settings.work, on_log, until, worker)
 
 

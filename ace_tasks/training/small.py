@@ -70,7 +70,7 @@ def make_tokenizers(vocabulary: Sequence[str]) -> tuple[CLIPTokenizer, T5Tokeniz
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", _LETTER)]
     known = {"▁", *(piece for piece, _ in pieces)}
     for piece, score in [
-        *((f"▁{word}", _WORD) for word in vocabulary),
+        *((f"▁{token}", _WORD) for token in vocabulary),
         *((c, _LETTER) for c in characters),
     ]:
         if piece not in known:

@@ -56,8 +56,8 @@ def alone(model: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class TrainingWorker:
-    """One of several processes that train one model; the only one unless told."""
+class TrainingProcess:
+    """One of several processes that train one model, or the only one."""
 
     rank: int = 0
     count: int = 1
@@ -191,7 +191,7 @@ def train_denoiser(
     work: Path,
     on_log: OnLog,
     until: Until = never,
-    worker: TrainingWorker = TrainingWorker(),
+    worker: TrainingProcess = TrainingProcess(),
 ) -> bool:
     """Both stages of the paper's training; True when it is done."""
     model, learns = make_model(recipe, work, worker.device)

@@ -4,7 +4,7 @@ Exit codes: 0 every row has its picture, or the training or evaluation is done; 
 none, or it is not done yet; 2 the run could not go on, or the command was mistyped; 130 cancelled.
 
 arguments   flags in titled groups
-mistakes    what is said of a mistyped command
+mistakes    the explanation of a mistyped command
 terminal    what is printed, and flows under a progress bar
 """
 

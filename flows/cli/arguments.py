@@ -25,20 +25,12 @@ MEASURED = _flat("What is measured")
 # A prompt may begin with a hyphen, as in "-20 % brightness".
 ANY_TEXT = Parameter(allow_leading_hyphen=True)
 
+_JSON = Parameter(name="--json", negative="")
+_COUNTS = "Print a JSON object with the counts, or with --look one a row, and nothing else."
 Json = Annotated[
-    bool,
-    Parameter(name="--json", negative=""),
-    Field(description="Print the summary as one JSON object, and nothing else."),
+    bool, _JSON, Field(description="Print the summary as one JSON object, and nothing else.")
 ]
-JsonCounts = Annotated[
-    bool,
-    Parameter(name="--json", negative=""),
-    Field(
-        description="Print a JSON object with the counts, or with --look one a row, and nothing else."
-    ),
-]
+JsonCounts = Annotated[bool, _JSON, Field(description=_COUNTS)]
 JsonLines = Annotated[
-    bool,
-    Parameter(name="--json", negative=""),
-    Field(description="Print one JSON object a line, and nothing else."),
+    bool, _JSON, Field(description="Print one JSON object a line, and nothing else.")
 ]

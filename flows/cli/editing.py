@@ -1,7 +1,6 @@
 """`edit`, `restyle`, `try-on`, `retry`, `review`: pictures are made, tried again, looked at.
 
-The arguments of a command are the parameters of its flow, by the same names and defaults. What a
-flow needs is imported when the command runs: Prefect, and for most of them Ray.
+The arguments of a command are the parameters of its flow, by the same names and defaults.
 """
 
 from __future__ import annotations
@@ -48,10 +47,7 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Edit every row of a catalog that is not edited yet."""
-    parameters = locals()
-    from flows.edit_catalog import edit_catalog
-
-    run_flow(edit_catalog, "editing", **parameters)
+    run_flow("edit_catalog", "editing", **locals())
 
 
 @described
@@ -71,10 +67,7 @@ def restyle(
     as_json: Json = False,
 ) -> None:
     """Edit every picture of a prefix, table or product feed by one instruction."""
-    parameters = locals()
-    from flows.restyle_catalog import restyle_catalog
-
-    run_flow(restyle_catalog, "restyling", **parameters)
+    run_flow("restyle_catalog", "restyling", **locals())
 
 
 @described
@@ -95,10 +88,7 @@ def try_on(
     as_json: Json = False,
 ) -> None:
     """Put garments on people: every one on every one, or pairs."""
-    parameters = locals()
-    from flows.try_on_batch import try_on_batch
-
-    run_flow(try_on_batch, "trying on", **parameters)
+    run_flow("try_on_batch", "trying on", **locals())
 
 
 @described
@@ -112,16 +102,10 @@ def retry(
     as_json: Json = False,
 ) -> None:
     """Try the failed rows of a run again."""
-    parameters = locals()
-    from flows.retry_failed import retry_failed
-
-    run_flow(retry_failed, "editing", **parameters)
+    run_flow("retry_failed", "editing", **locals())
 
 
 @described
 def review(output: Output, run: RunId, /, *, promote: Promote = "", discard: Discard = "") -> None:
     """Show the pictures that a run held back; publish or discard them."""
-    parameters = locals()
-    from flows.review_run import review_run
-
-    run_flow(review_run, "reviewing", **parameters)
+    run_flow("review_run", "reviewing", **locals())

@@ -1,4 +1,4 @@
-"""What is said of a command that was mistyped."""
+"""Explain a mistyped command."""
 
 from __future__ import annotations
 

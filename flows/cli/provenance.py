@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -22,15 +22,16 @@ from flows.options.places import (
     SampleItems,
 )
 
+if TYPE_CHECKING:
+    from ace_tasks.runs.reproduce import Reproduction
+
 
 @described
 def audit(
     output: Output, run: RunId, /, *, sample: SampleItems = 1000, as_json: Json = False
 ) -> None:
     """Re-read a run: every row accounted for, every picture with its proof. Exit code 1: not so."""
-    from flows.audit_run import audit_run
-
-    run_flow(audit_run, "auditing", as_json=as_json, output=output, run=run, sample=sample)
+    run_flow("audit_run", "auditing", **locals())
 
 
 @described
@@ -73,15 +74,19 @@ def reproduce(
             identical += made.identical
             if as_json:
                 print_json(made.as_dict())
-                continue
-            how = "identical" if made.identical else "not the same"
-            if not made.identical and made.psnr_db is not None:
-                how += f", PSNR {made.psnr_db:.1f} dB, at most {made.largest_difference} levels"
-            differs = f"; {'; '.join(made.differs)}" if made.differs else ""
-            out.print(line(f"{uri}: {how}{differs}"))
+            else:
+                out.print(line(f"{uri}: {_describe(made)}"))
     if not as_json:
         out.print(f"{identical} of {count} bit-identical")
     raise SystemExit(0 if identical == count else EXIT_FAILURES)
+
+
+def _describe(made: Reproduction) -> str:
+    """Return how a picture that was made again compares with the recorded one."""
+    how = "identical" if made.identical else "not the same"
+    if not made.identical and made.psnr_db is not None:
+        how += f", PSNR {made.psnr_db:.1f} dB, at most {made.largest_difference} levels"
+    return "; ".join([how, *made.differs])
 
 
 @described
@@ -95,12 +100,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Delete all that was made of a source, or by a run, and see that it is not made again."""
-    from flows import forget as flow
-
-    run_flow(
-        flow.forget, "forgetting", as_json=as_json,
-        output=output, source=source, run=run, delete=delete,
-    )  # fmt: skip
+    run_flow("forget", "forgetting", **locals())
 
 
 @described

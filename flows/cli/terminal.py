@@ -10,14 +10,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rich import progress
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -33,6 +33,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own,
 
 EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
 _REJECTS_SHOWN = 20
+_PLACES = ("results", "failures", "rejects", "variant", "evaluation", "samples", "report", "audit")
 
 T = TypeVar("T")
 
@@ -67,11 +68,13 @@ def print_json(value: Any) -> None:
     print(harmless_json(json.dumps(value, ensure_ascii=False, default=str)))
 
 
-def run_flow(flow: Any, doing: str, *, as_json: bool = False, **parameters: Any) -> None:
-    """Run a flow under a progress bar, say how it ended, and exit with its code.
+def run_flow(name: str, doing: str, *, as_json: bool = False, **parameters: Any) -> None:
+    """Run a flow, named as its file, under a progress bar; say how it ended, exit with its code.
 
+    It is imported only now: Prefect, and for most flows Ray, take seconds.
     `as_json`: all that goes to standard output is the summary, as one JSON object.
     """
+    flow = getattr(import_module(f"flows.{name}"), name)
     from prefect import tags
 
     try:
@@ -80,21 +83,14 @@ def run_flow(flow: Any, doing: str, *, as_json: bool = False, **parameters: Any)
     except KeyboardInterrupt:
         err.print("cancelled; the same command goes on where it was")
         raise SystemExit(EXIT_CANCELLED) from None
-    _report(state, as_json)
+    _report(state, as_json=as_json)
 
 
 @contextmanager
-def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
+def _progress_bar(doing: str, *, quiet: bool) -> Iterator[None]:
     from flows.ui.tables import Moment, listening
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}"),
-    )
-    with Bar(*columns, console=err) as bar:
+    with _bar(progress.TextColumn("{task.fields[detail]}")) as bar:
         task = bar.add_task("planning", total=None, detail="")
         printed: set[str] = set()
 
@@ -106,13 +102,8 @@ def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
             detail = f"{moment.failed} failed" if moment.failed else ""
             if not moment.replicas and moment.accounted < moment.total:
                 detail = "replicas are starting"
-            bar.update(
-                task,
-                description=doing,
-                total=moment.total,
-                completed=moment.accounted,
-                detail=detail,
-            )
+            done = moment.accounted
+            bar.update(task, description=doing, total=moment.total, completed=done, detail=detail)
 
         def note(text: str) -> None:
             (err if quiet else out).print(line(text))
@@ -123,42 +114,34 @@ def _progress_bar(doing: str, quiet: bool) -> Iterator[None]:
 
 def counting(doing: str, each: Iterable[T], total: int) -> Iterator[T]:
     """Pass things on under a progress bar that counts them."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())  # fmt: skip
-    with Bar(*columns, console=err) as bar:
+    with _bar() as bar:
         yield from bar.track(each, total, description=doing)
 
 
-def _report(state: Any, as_json: bool) -> None:
+def _bar(*more: progress.ProgressColumn) -> progress.Progress:
+    count = progress.MofNCompleteColumn(), progress.TimeElapsedColumn()
+    description = progress.TextColumn("{task.description}")
+    return progress.Progress(description, progress.BarColumn(), *count, *more, console=err)
+
+
+def _report(state: Any, *, as_json: bool) -> None:
     """Print how a flow run ended, and exit with its code."""
     message = str(state.message or state.name)
     if state.is_completed() or state.name in {"FinishedWithFailures", "AuditFailed"}:
         summary = state.result(raise_on_failure=False)
+        code = 0 if state.name == "Completed" else EXIT_FAILURES
         if as_json:
             print_json(summary)
-            raise SystemExit(_exit_code(state))
+            raise SystemExit(code)
         out.print(f"[bold]{line(state.name)}[/bold]: {line(message)}")
         print_table(summary.get("table", []))
-        for name in (
-            "results",
-            "failures",
-            "rejects",
-            "variant",
-            "evaluation",
-            "samples",
-            "report",
-            "audit",
-        ):
+        for name in _PLACES:
             if summary.get(name):
                 out.print(f"  {name:11}{line(summary[name])}")
-        raise SystemExit(_exit_code(state))
+        raise SystemExit(code)
     prefix = "Flow run encountered an exception: "
     err.print(f"[red]stopped[/red]: {line(message.removeprefix(prefix))}")
     raise SystemExit(EXIT_FATAL)
-
-
-def _exit_code(state: Any) -> int:
-    return 0 if state.name == "Completed" else EXIT_FAILURES
 
 
 def print_rejects(path: Path, count: int) -> None:

@@ -21,10 +21,7 @@ def train(
     work: Annotated[TrainingWork, WORK] = TrainingWork(),
 ) -> None:
     """Train a variant by a recipe: from nothing, or from another variant."""
-    parameters = locals()
-    from flows.train_ace import train_ace
-
-    run_flow(train_ace, "training", **parameters)
+    run_flow("train_ace", "training", **locals())
 
 
 @described
@@ -37,7 +34,4 @@ def evaluate(
     accept_license: AcceptLicense = False,
 ) -> None:
     """Measure a variant on held-back examples with exact answers, beside baselines."""
-    parameters = locals()
-    from flows.evaluate import evaluate as evaluate_flow
-
-    run_flow(evaluate_flow, "measuring", **parameters)
+    run_flow("evaluate", "measuring", **locals())

@@ -1,4 +1,4 @@
-"""A few pictures first, and a person's word before the others are made."""
+"""Make a few pictures first, and wait for a person's decision before the others are made."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput, keyset_from_paused_state
@@ -24,10 +23,11 @@ from ace_tasks.plan.planned import Planned, Standing
 from ace_tasks.runs.review import Review
 from ace_tasks.specs import MAX_SEED, WorkItem
 from flows.options.review import ReviewOptions
-from flows.steps.open_run import Run, end_without_summary, untracked
+from flows.steps.open_run import Run, end_without_summary
 from flows.steps.pool import open_pool
 from flows.steps.review import ReviewDecision, RunHeld, decide, show
 from flows.steps.trial import Decision, Trial
+from flows.ui.forms import step
 
 _HOLD = "among the first pictures of its run"
 KEEP_SEED = -1
@@ -43,7 +43,7 @@ def check_canary(review: ReviewOptions) -> None:
 
 
 class Approval(RunInput):
-    """What the person who looked at the first pictures says."""
+    """The answer of the person who looked at the first pictures."""
 
     # No default: a run that is resumed without an answer is asked again, never published.
     decision: Decision = Field(
@@ -81,7 +81,7 @@ def ask(run: Run, planned: Planned, review: ReviewOptions) -> State[Any] | Overr
     """Make a few of the items to do, hold them for review, and wait for a person's answer.
 
     The run is suspended, without a pool or a process, and starts from the top once it is answered:
-    what was made, and what was said, is found again. Returns the state the run ends in; or what is
+    what was made and answered is found again. Returns the state the run ends in; or what is
     to be changed in all rows, empty if nothing is; None: there was nothing to ask, or to decide.
 
     What the first pictures take counts for the run's budget, also after the run was suspended.
@@ -92,20 +92,17 @@ def ask(run: Run, planned: Planned, review: ReviewOptions) -> State[Any] | Overr
     place = (run.outputs, run.output, run.run_id)
     trial = Trial.read(*place)
     if trial is None:
-        trial = Trial(
-            items={item.row_id: item.item_id for item in stratified(planned, review.canary)}
-        )
+        chosen = stratified(planned, review.canary)
+        trial = Trial(items={item.row_id: item.item_id for item in chosen})
         trial.write(*place)
     if not trial.items and trial.decision is None:
         return None
     run.spent_s = trial.replica_s
-    held = RunHeld(
-        run.run_id, run.output, trial.items, run.sources, run.outputs,
-        Review(run.outputs, run.output, by=run.run_id), max_shown=len(trial.items),
-    )  # fmt: skip
+    stores, by_run = (run.sources, run.outputs), Review(run.outputs, run.output, by=run.run_id)
+    held = RunHeld(run.run_id, run.output, trial.items, *stores, by_run, len(trial.items))
     if trial.decision is None:
         try:
-            make(untracked(run), untracked(planned), untracked(held))
+            make(run, planned, held)
         finally:
             trial = trial.model_copy(update={"replica_s": run.spent_s})
             trial.write(*place)
@@ -122,7 +119,7 @@ def ask(run: Run, planned: Planned, review: ReviewOptions) -> State[Any] | Overr
 
 
 def _decided(run: Run, trial: Trial, held: RunHeld, wait_hours: float) -> Trial:
-    """The trial with a person's word; without one that can be meant, suspends the run and asks.
+    """Return the trial with a person's decision; without a valid one, suspend the run and ask.
 
     Each asking has a key of its own: to Prefect, one that was used is answered for good. (The run
     count is none: a run that is resumed keeps it.)
@@ -153,14 +150,14 @@ def _decided(run: Run, trial: Trial, held: RunHeld, wait_hours: float) -> Trial:
 
 
 def _answer_to(key: str) -> Approval | None:
-    """What was answered when the run was asked by this key. Raises ValidationError."""
+    """Return the answer that was given under this key. Raises ValidationError."""
     given: Any = read_flow_run_input(keyset_from_paused_state(Suspended(pause_key=key))["response"])
     return Approval(**given) if given else None
 
 
 def stratified(planned: Planned, count: int) -> list[WorkItem]:
-    """As many items to do of each task as can be, spread over the plan, which is sorted by adapter
-    and shape.
+    """Return as many items to do of each task as can be, spread over the plan, which is sorted by
+    adapter and shape.
     """
     places: dict[str, array[int]] = {}
     for position in planned.positions_to_do().tolist():
@@ -174,7 +171,7 @@ def stratified(planned: Planned, count: int) -> list[WorkItem]:
     return planned.items_at(chosen)
 
 
-@task(name="canary", cache_policy=NO_CACHE, retries=0, persist_result=False)
+@step("canary")
 def make(run: Run, planned: Planned, held: RunHeld) -> None:
     """Edit those that are not held yet, and hold them. Raises FatalError and Cancelled, so that
     nobody is asked about pictures that could not be made.

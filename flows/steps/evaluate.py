@@ -18,7 +18,7 @@ import importlib.metadata
 import io
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice, product
@@ -26,9 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
@@ -56,8 +54,10 @@ from ace_tasks.specs import PIXELS_VERSION, ModelIdentity, canonical_json
 from ace_tasks.store import Store, is_s3
 from ace_tasks.training.world.world_tasks import Example
 from flows.options.models import MeasureOptions
-from flows.ui.tables import decoration, plain
-from flows.ui.watch import StageView
+from flows.ui.artifacts import RunArtifact, decoration
+from flows.ui.forms import step
+from flows.ui.tables import plain, plain_row
+from flows.ui.watch import StageView, linked_picture, png
 
 if TYPE_CHECKING:
     from ace_tasks.model.ace import AceModel
@@ -98,7 +98,7 @@ class Evaluation:
     place: EvaluationPlace
     results: dict[tuple[Contender, Chunk], Measured] = field(default_factory=dict)
     _stopping: threading.Event = field(default_factory=threading.Event)
-    _loaded: tuple[Contender, AceModel] | None = None
+    _loaded: dict[Contender, AceModel] = field(default_factory=dict)
 
     @property
     def chunks(self) -> list[Chunk]:
@@ -172,20 +172,14 @@ class Evaluation:
     def _load(self, contender: Contender, variant: Variant) -> AceModel:
         from ace_tasks.model.ace import AceModel
 
-        if self._loaded is None or self._loaded[0] is not contender:
+        if contender not in self._loaded:
             assert contender.weights is not None
-            self._loaded = None  # never two of them in memory
-            self._loaded = (
-                contender,
-                AceModel.load(
-                    variant,
-                    contender.weights,
-                    self.device,
-                    adapter_mode=self.environment.adapter_mode,
-                    planned=contender.fingerprint,
-                ),
+            self._loaded.clear()  # never two of them in memory
+            mode, planned = self.environment.adapter_mode, contender.fingerprint
+            self._loaded[contender] = AceModel.load(
+                variant, contender.weights, self.device, adapter_mode=mode, planned=planned
             )
-        return self._loaded[1]
+        return self._loaded[contender]
 
 
 @contextmanager
@@ -193,9 +187,11 @@ def open_evaluation(
     variant: str, output: str, wanted: MeasureOptions, *, accept_license: bool
 ) -> Iterator[Evaluation]:
     """Check everything an evaluation needs before any work. Raises FatalError."""
+    from ace_tasks.replica.runtime_info import best_device  # loads torch
+
     names = parse_tasks(wanted.tasks)
     environment = read_environment()
-    weights = environment.weights(accept_license)
+    weights = environment.weights(accept_license=accept_license)
     found = open_variant(variant, weights)
     side = wanted.size_px or found.width_px
     if side % _TOKEN_PX or side < _MIN_SIZE_PX:
@@ -214,7 +210,7 @@ def open_evaluation(
         examples=wanted.examples,
         seed=wanted.seed,
         size_px=side,
-        device=_device(environment),
+        device=environment.device or best_device(),
         environment=environment,
         place=place,
     )
@@ -239,25 +235,12 @@ def _baselines(model: Contender, weights: WeightsSettings) -> list[Contender]:
     return [*random, *(Contender(name, "baseline", name) for name in baselines.BASELINES)]
 
 
-def _device(environment: Environment) -> str:
-    """Of this process: what is set, else its GPU if it has one."""
-    from ace_tasks.replica.runtime_info import best_device  # loads torch
-
-    return environment.device or best_device()
-
-
 # ---------------------------------------------------------------- the step
 
 
-@task(
-    name="measure",
-    task_run_name="{name}",
-    cache_policy=NO_CACHE,
-    retries=0,  # the same run, started again, goes on
-    persist_result=False,
-)
-def measure(name: str, evaluation: Evaluation, contender: Contender, chunk: Chunk) -> None:
-    """One contender's pictures of one chunk, made and measured."""
+@step("measure", "{contender.name} {chunk.name}")
+def measure(evaluation: Evaluation, contender: Contender, chunk: Chunk) -> None:
+    """Make and measure one contender's pictures of one chunk."""
     answer = evaluation.answer(contender)
     started = time.monotonic()
     examples = chunk.draw(evaluation.seed, evaluation.size_px)
@@ -266,7 +249,7 @@ def measure(name: str, evaluation: Evaluation, contender: Contender, chunk: Chun
         for number, each in zip(examples, answered, strict=True):
             if number < _SAMPLES:
                 key = evaluation.picture_key(contender, chunk.task, number)
-                evaluation.place.write(key, _png(Image.fromarray(each.picture)), "image/png")
+                evaluation.place.write(key, png(Image.fromarray(each.picture)), "image/png")
     measured = Measured(
         scores=[each.scores for each in answered], seconds=round(time.monotonic() - started, 3)
     )
@@ -282,7 +265,7 @@ def finished(evaluation: Evaluation) -> State[Any]:
     """Write report, table and sheet, and show them."""
     place, found = evaluation.place, _report(evaluation)
     rows = report.table(found)
-    samples = place.write("samples.png", _png(_sheet(evaluation)), "image/png")
+    samples = place.write("samples.png", png(_sheet(evaluation)), "image/png")
     text = _markdown(found, rows)
     place.write("evaluation.md", f"{text}\n![samples](samples.png)\n".encode(), "text/markdown")
     uri = place.write(
@@ -350,15 +333,13 @@ def _sheet(evaluation: Evaluation) -> Image.Image:
     return sheet(shown)
 
 
-def _png(picture: Image.Image) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, "PNG")
-    return out.getvalue()
-
-
 def _markdown(found: Report, rows: list[dict[str, str]]) -> str:
     """The report for people; nothing in it is active, whatever a variant is called."""
-    cells = [list(rows[0]), ["---"] * len(rows[0]), *(list(_plain(row).values()) for row in rows)]
+    cells = [
+        list(rows[0]),
+        ["---"] * len(rows[0]),
+        *(list(plain_row(row).values()) for row in rows),
+    ]
     table = "\n".join(f"| {' | '.join(each)} |" for each in cells)
     mark = found.contenders[0].fingerprint[:_MARK_LETTERS]
     return (
@@ -369,21 +350,14 @@ def _markdown(found: Report, rows: list[dict[str, str]]) -> str:
     )
 
 
-def _plain(row: Mapping[str, str]) -> dict[str, str]:
-    return {name: plain(value) for name, value in row.items()}
-
-
 def _show(evaluation: Evaluation, found: Report, rows: list[dict[str, str]], text: str) -> None:
-    """Table, report and sheet, in the UI."""
-    line = plain(found.verdict)
-    with decoration("scores"):
-        table = [_plain(row) for row in rows]
-        create_table_artifact(key=f"{evaluation.flow_name}-scores", table=table, description=line)
-    with decoration("report"):
-        place = evaluation.place
+    """Show table, report and sheet in the UI."""
+    line, place = plain(found.verdict), evaluation.place
+    RunArtifact("table", f"{evaluation.flow_name}-scores").show(
+        [plain_row(row) for row in rows], line
+    )
+    with decoration("report"):  # its link is made
         if is_s3(place.uri):
             link = place.store.presign(place.join("samples.png"))
-            text += f"\n![samples]({link})\n\n[samples as a picture]({link})\n"
-        create_markdown_artifact(
-            key=f"{evaluation.flow_name}-report", markdown=text, description=line
-        )
+            text += f"\n{linked_picture('samples', link)}\n"
+        RunArtifact("markdown", f"{evaluation.flow_name}-report").show(text, line)

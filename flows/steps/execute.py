@@ -18,13 +18,7 @@ from flows.options.review import ReviewOptions
 from flows.steps.canary import ask, check_canary, requested_changes
 from flows.steps.edit import edit_items
 from flows.steps.finish import finish_run
-from flows.steps.open_run import (
-    Run,
-    end_without_summary,
-    plan_catalog,
-    refusals_noted,
-    untracked,
-)
+from flows.steps.open_run import Run, end_without_summary, plan_catalog, refusals_noted
 from flows.steps.preflight import preflight
 
 
@@ -36,11 +30,12 @@ def execute_run(
     Starts from the top whenever the run does: after a crash, a Retry, or an answer.
     """
     check_canary(review)
-    plan = partial(plan_catalog, untracked(run), file=file, named=named)
+    plan = partial(plan_catalog, run, file=file, named=named)
     with refusals_noted(run):
-        _check_device(run)
+        if not run.options.dry_run:
+            check_device(run.environment.device, run.environment.ray_address)
         planned = plan(requested_changes(run, review))
-        estimate = preflight(untracked(run), untracked(planned))
+        estimate = preflight(run, planned)
     if run.options.dry_run:
         return _end_dry(run, estimate)
     answer = ask(run, planned, review)
@@ -52,11 +47,6 @@ def execute_run(
     edited = edit_items(run, planned)
     _clear_reopened(run, planned)
     return finish_run(run, planned, edited)
-
-
-def _check_device(run: Run) -> None:
-    if not run.options.dry_run:
-        check_device(run.environment.device, run.environment.ray_address)
 
 
 def _end_dry(run: Run, estimate: Estimate) -> State[Any]:

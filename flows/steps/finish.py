@@ -27,9 +27,9 @@ from ace_tasks.runs.results import Summary
 from ace_tasks.runs.review import Review
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store, open_stores
-from flows.steps.edit import RunResults
 from flows.steps.open_run import Run
 from flows.steps.preflight import rates
+from flows.steps.run_results import CSV, FAILURES, PARQUET, RunResults
 from flows.ui.sheet import link_to, publish_sheet
 from flows.ui.summary import publish_summary
 from flows.ui.tables import publish_results
@@ -38,13 +38,12 @@ from flows.ui.tables import publish_results
 def finish_run(run: Run, planned: Planned, edited: RunResults) -> State[Any]:
     """Publish results, contact sheet and, last, the summary; the state says how the run ended."""
     log = get_run_logger()
-    run.upload(
-        edited.parquet_path,
-        results_key(run.run_id, "parquet"),
-        "application/vnd.apache.parquet",
-    )
-    run.upload(edited.csv_path, results_key(run.run_id, "csv"), "text/csv")
-    run.upload(edited.failures_path, failures_key(run.run_id), "application/x-ndjson")
+    for file, key, content_type in (
+        (PARQUET, results_key(run.run_id, "parquet"), "application/vnd.apache.parquet"),
+        (CSV, results_key(run.run_id, "csv"), "text/csv"),
+        (FAILURES, failures_key(run.run_id), "application/x-ndjson"),
+    ):
+        run.upload(run.scratch / file, key, content_type)
     summary = _summary(run, planned, edited)
     report_uri = _publish_report(run, planned, edited, summary)
     shown = [*edited.rejected_sample, *edited.sample()]
@@ -65,10 +64,11 @@ def finish_run(run: Run, planned: Planned, edited: RunResults) -> State[Any]:
 
 
 def _summary(run: Run, planned: Planned, edited: RunResults) -> Summary:
-    tally, status = edited.results.tally, edited.status
+    tally, status = edited.written.tally, edited.status
     ended_at = datetime.now(UTC)
     seconds = (ended_at - run.started_at).total_seconds()
-    by_status = tally.by_status
+    counted = ("done", "done_before", "failed", "failed_before", "rejected", "forgotten")
+    by_status = {name: tally.by_status[name] for name in counted}
     failed = by_status["failed"] + by_status["failed_before"]
     return Summary(
         run_id=run.run_id,
@@ -83,12 +83,7 @@ def _summary(run: Run, planned: Planned, edited: RunResults) -> Summary:
         started_at=run.started_at,
         ended_at=ended_at,
         rows=planned.rows,
-        done=by_status["done"],
-        done_before=by_status["done_before"],
-        failed=by_status["failed"],
-        failed_before=by_status["failed_before"],
-        rejected=by_status["rejected"],
-        forgotten=by_status["forgotten"],
+        **by_status,
         skipped=run.skipped,
         shared=planned.counts.shared,
         by_error=dict(tally.by_error),

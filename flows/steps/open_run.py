@@ -12,16 +12,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
-from prefect.utilities.annotations import quote
 
 from ace_tasks.catalog.files import Reject, open_catalog, read_rows, to_specs
 from ace_tasks.catalog.generated import Places, read_made, write_made
 from ace_tasks.catalog.overrides import NO_OVERRIDES, Overrides
+from ace_tasks.catalog.sources.pictures import SourcePlace
 from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped
 from ace_tasks.errors import (
     AceError,
@@ -59,19 +57,14 @@ from ace_tasks.settings import (
 )
 from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
+from flows.options.feed import FeedOptions
 from flows.options.run import RunOptions
 from flows.ui.events import EventEmitter
+from flows.ui.forms import step
 from flows.ui.log import to_run_log
 from flows.ui.tables import publish_made, publish_rejects
 
-T = TypeVar("T")
-
 _REVIEW = ReviewSettings()
-
-
-def untracked(value: T) -> T:
-    """A task argument that Prefect passes on as it is: not walked, not stored, not hashed."""
-    return cast(T, quote(value))
 
 
 @dataclass(frozen=True)
@@ -141,6 +134,19 @@ class Run:
     def events(self) -> EventEmitter:
         return EventEmitter(self.run_id, self.flow_name, self.output)
 
+    def place(
+        self,
+        parameter: str,
+        uri: str,
+        feed: FeedOptions,
+        *,
+        main_only: bool = False,
+        once: bool = False,
+    ) -> SourcePlace:
+        """Return where pictures are, as a parameter of the flow names it."""
+        allowed = self.environment.allowed_buckets
+        return SourcePlace(parameter, uri, feed.links(), allowed, main_only, once, feed.encoding)
+
     def upload(self, path: Path, key: str, content_type: str) -> None:
         self.outputs.upload(path, self.uri(key), content_type)
 
@@ -154,7 +160,7 @@ def open_run(request: RunRequest) -> Iterator[Run]:
     to_run_log()
     budget = request.options.budget(environment.price_per_hour)
     sources, outputs = open_stores(environment.source_store, environment.output_store)
-    weights = environment.weights(request.options.accept_license)
+    weights = environment.weights(accept_license=request.options.accept_license)
     found = open_variant(request.variant, weights)
     check_license(found, weights)
     weights = for_replicas(found, weights)
@@ -186,10 +192,10 @@ def open_run(request: RunRequest) -> Iterator[Run]:
 def write_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> Path:
     """Write the rows that a flow makes of its source, and note it where they are refused."""
     with refusals_noted(run):
-        return make_catalog(untracked(run), untracked(rows))
+        return make_catalog(run, rows)
 
 
-@task(name="make-catalog", cache_policy=NO_CACHE, retries=0, persist_result=False)
+@step("make-catalog")
 def make_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> Path:
     """Write the rows that a flow makes of its source, once: a run that goes on keeps its catalog.
 
@@ -210,7 +216,7 @@ def make_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> P
     return path
 
 
-@task(name="plan", cache_policy=NO_CACHE, retries=0, persist_result=False)
+@step("plan")
 def plan_catalog(
     run: Run,
     overrides: Overrides = NO_OVERRIDES,
@@ -225,23 +231,9 @@ def plan_catalog(
     """
     files = PlanFiles.within(run.scratch)
     basis = Basis(run.model, run.pixels, overrides)
-    # A run that goes on keeps its plan, unless the code that would carry it out makes other pixels.
-    kept = goes_on(run)
-    if kept:
-        _reload_plan(run, files)
-    if not (kept and plan_file.fits(files.plan, basis)):
-        kept = False
-        with (
-            nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows,
-            Places(file) as places,
-            Places(file) as places_of_rejects,
-        ):
-            read = read_made if file else read_rows
-            specs = to_specs(read(rows), run.catalog, run.allowed_buckets)
-            specs = refuse_unproved(specs, run.outputs, run.output, places.of if file else None)
-            forgotten = Tombstones.read(run.outputs, run.output)
-            where = places_of_rejects.of if file else None
-            plan_file.build_plan(specs, basis, run.sources, files, forgotten, where)
+    kept = _reload_plan(run, files, basis)
+    if not kept:
+        _build_plan(run, files, basis, file)
         run.upload(files.rejects, rejects_key(run.run_id), "application/x-ndjson")
     rules = replace(run.options.retry_rules(), named=named)
     if not run.review.strict_masks:
@@ -274,9 +266,29 @@ def _is_there(run: Run, key: str) -> bool:
     return True
 
 
-def _reload_plan(run: Run, files: PlanFiles) -> None:
+def _reload_plan(run: Run, files: PlanFiles, basis: Basis) -> bool:
+    """Fetch the plan of a run that goes on. False for one that was planned for other pixels than
+    this code makes, and where there is none.
+    """
+    if not goes_on(run):
+        return False
     run.outputs.download(run.uri(rejects_key(run.run_id)), files.rejects)
     run.outputs.download(run.uri(plan_key(run.run_id)), files.plan)
+    return plan_file.fits(files.plan, basis)
+
+
+def _build_plan(run: Run, files: PlanFiles, basis: Basis, file: Path | None) -> None:
+    with (
+        nullcontext(file) if file else open_catalog(run.catalog, run.sources) as rows,
+        Places(file) as places,
+        Places(file) as places_of_rejects,
+    ):
+        read = read_made if file else read_rows
+        specs = to_specs(read(rows), run.catalog, run.allowed_buckets)
+        specs = refuse_unproved(specs, run.outputs, run.output, places.of if file else None)
+        forgotten = Tombstones.read(run.outputs, run.output)
+        where = places_of_rejects.of if file else None
+        plan_file.build_plan(specs, basis, run.sources, files, forgotten, where)
 
 
 @contextmanager

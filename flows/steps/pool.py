@@ -34,28 +34,11 @@ def open_pool(run: Run) -> Iterator[Dispatcher]:
     """
     with ray_session(run.environment.ray_address):
         device = run.environment.device or ("cuda" if gpus_in_cluster() else "cpu")
-        batch_size = run.environment.batch_size
         settings = PoolSettings(
             max_replicas=_at_most(run, device) or (None if device == "cuda" else 1),
-            items_in_flight=batch_size + _ITEMS_AROUND,
+            items_in_flight=run.environment.batch_size + _ITEMS_AROUND,
         )
-        replica = ReplicaSettings(
-            variant=run.variant_name,
-            variant_json=run.variant.model_dump_json(),
-            weights=run.weights,
-            vision=run.vision,
-            planned_model=run.model.fingerprint,
-            adapter_mode=run.environment.adapter_mode,
-            batch_size=batch_size,
-            device=device,
-            torch_threads=_torch_threads(run) if device == "cpu" else None,
-            output_uri=run.output,
-            source_store=run.environment.source_store,
-            output_store=run.environment.output_store,
-            review=run.review,
-            marks=run.environment.marks,
-            origin=_origin(run),
-        )
+        replica = _replica_settings(run, device)
         # A key that lies in a Prefect block is read by each replica itself.
         make = make_signing_replica if replica.marks.block else make_replica
 
@@ -74,6 +57,30 @@ def open_pool(run: Run) -> Iterator[Dispatcher]:
             run.events.pool_started()
             yield pool
         run.spent_s = before_s + pool.status.held_s
+
+
+def _replica_settings(run: Run, device: str) -> ReplicaSettings:
+    url = without_user(flow_run.ui_url)
+    threads = run.environment.torch_threads or cpu_count()
+    return ReplicaSettings(
+        variant=run.variant_name,
+        variant_json=run.variant.model_dump_json(),
+        weights=run.weights,
+        vision=run.vision,
+        planned_model=run.model.fingerprint,
+        adapter_mode=run.environment.adapter_mode,
+        batch_size=run.environment.batch_size,
+        device=device,
+        # Not shared out among replicas: it decides the last bit of a sum, and no picture may
+        # depend on how many replicas there are.
+        torch_threads=threads if device == "cpu" else None,
+        output_uri=run.output,
+        source_store=run.environment.source_store,
+        output_store=run.environment.output_store,
+        review=run.review,
+        marks=run.environment.marks,
+        origin=Origin(flow=run.flow_name, url=url, deployment=deployment.name),
+    )
 
 
 def _at_most(run: Run, device: str) -> int:
@@ -108,14 +115,3 @@ def _replica_bytes(run: Run) -> int:
     known = run.variant.transformer
     parameters = (known.parameters if known else None) or 0
     return _PROCESS_BYTES + parameters * _DTYPE_BYTES[run.variant.dtype]
-
-
-def _origin(run: Run) -> Origin:
-    return Origin(flow=run.flow_name, url=without_user(flow_run.ui_url), deployment=deployment.name)
-
-
-def _torch_threads(run: Run) -> int:
-    """Not shared out among replicas: on a CPU the number of threads decides the last bit of a sum,
-    and a picture may not depend on how many replicas there are.
-    """
-    return run.environment.torch_threads or cpu_count()

@@ -1,11 +1,10 @@
-"""What a run will do and take: said before any GPU work, and stopped if it is too much."""
+"""Say before any GPU work what a run will do and take, and stop it if that is too much."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from ace_tasks.catalog.files import Reject, Row, to_specs
 from ace_tasks.errors import SuspectMask
@@ -16,12 +15,13 @@ from ace_tasks.replica import inspect as looking
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import WorkItem
 from flows.steps.open_run import Run
+from flows.ui.forms import step
 from flows.ui.tables import publish_preflight
 
 SAMPLE = 16
 
 
-@task(name="preflight", cache_policy=NO_CACHE, retries=0, persist_result=False)
+@step("preflight")
 def preflight(run: Run, planned: Planned) -> Estimate:
     """Look at a few of the items to do, and say what all of them will take.
 

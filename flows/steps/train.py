@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
@@ -34,6 +33,7 @@ from ace_tasks.model.places import hash_file
 from ace_tasks.settings import Environment, cpu_count, read_environment
 from ace_tasks.store import Store, is_s3, join_uri
 from flows.options.models import TrainingInputs, TrainingWork
+from flows.ui.forms import step
 from flows.ui.watch import Metrics, StageView, show_sheet, upload_picture, watching
 
 if TYPE_CHECKING:
@@ -47,9 +47,6 @@ NOT_DONE = "NotDoneYet"
 _SAMPLES_A_TASK = 2
 _SAMPLE_SEED = 20
 _FINGERPRINT_LETTERS = 12
-
-# Retries are Ray Train's; results are files.
-_STEP: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0, "persist_result": False}
 
 
 @dataclass(eq=False)
@@ -86,7 +83,7 @@ class Training:
 
     @contextmanager
     def cluster(self) -> Iterator[None]:
-        """Ray, for as long as the body trains."""
+        """Hold a Ray session while the body trains."""
         check_device(self.environment.device, self.environment.ray_address)
         cpus = max(cpu_count(), self.workers * self.threads)
         with ray_session(self.environment.ray_address, cpus=cpus):
@@ -166,7 +163,7 @@ def open_training(
     if inputs.photos and not Path(inputs.photos).is_dir():
         raise SettingsError(f"photos: accepted: a folder on this machine; given {inputs.photos!r}")
     environment = read_environment()
-    weights = environment.weights(inputs.accept_license)
+    weights = environment.weights(accept_license=inputs.accept_license)
     outputs = Store(environment.output_store)
     outputs.check_output(output.rstrip("/"), unguarded=True)  # no two runs write one key
     start = open_start(found, weights)
@@ -200,7 +197,7 @@ def open_training(
 
 @contextmanager
 def _catalog_of(recipe: Recipe, environment: Environment) -> Iterator[Path | None]:
-    """The file of the catalog that it learns from, here. Raises CatalogError, SettingsError."""
+    """Fetch the catalog to learn from, if there is one. Raises CatalogError, SettingsError."""
     from ace_tasks.training.rows import CatalogData
 
     if not isinstance(recipe.data, CatalogData):
@@ -227,7 +224,7 @@ def _plan_rows(recipe: Recipe, catalog: Path, environment: Environment, folder: 
 
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    """One run at a time in a work folder. Raises SettingsError."""
+    """Let one run at a time into a work folder. Raises SettingsError."""
     work.mkdir(parents=True, exist_ok=True)
     with (work / ".lock").open("w") as lock:
         try:
@@ -242,24 +239,21 @@ def _locked(work: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- the steps
 
 
-@task(name="vae", **_STEP)
+@step("vae")
 def fit_vae(training: Training) -> bool:
-    """The small VAE, or all files of the variant that it starts from; True when they are here."""
+    """Get the small VAE, or all files of the variant to start from; True when they are here."""
     from ace_tasks.training.stages import take_vae
 
     if training.start:
         training.start.begin(training.work, training.weights)
         return True
-    if training.kept.has_vae():
-        return True
-    if take_vae(training.recipe, training.work):
-        return training.kept.has_vae()
-    return training.fit("vae") and training.kept.has_vae()
+    has_vae, recipe = training.kept.has_vae, training.recipe
+    return (has_vae() or take_vae(recipe, training.work) or training.fit("vae")) and has_vae()
 
 
-@task(name="encode", **_STEP)
+@step("encode")
 def encode_latents(training: Training) -> bool:
-    """The training set as latents; True when all chunks are there."""
+    """Encode the training set; True when all chunks of latents are there."""
     from ace_tasks.training import latents
     from ace_tasks.training.distributed import encode
     from ace_tasks.training.stages import LATENTS
@@ -299,18 +293,18 @@ def _report_rejects(training: Training) -> None:
         )  # fmt: skip
 
 
-@task(name="denoise", **_STEP)
+@step("denoise")
 def fit_denoiser(training: Training) -> bool:
-    """Both stages of the paper's training; True when they are done."""
+    """Train both stages of the paper; True when they are done."""
     if training.kept.steps_done("denoise") >= training.steps("denoise"):
         training.kept.fetch("denoise")
         return True
     return training.fit("denoise")
 
 
-@task(name="export", **_STEP)
+@step("export")
 def export_variant(training: Training) -> Variant:
-    """The variant's folder, here and on S3."""
+    """Write the variant's folder, here and on S3."""
     from ace_tasks.model.places import MANIFEST
     from ace_tasks.training.export import export
     from ace_tasks.training.keeping import send_folder
@@ -326,10 +320,11 @@ def export_variant(training: Training) -> Variant:
     return variant
 
 
-@task(name="samples", **_STEP)
+@step("samples")
 def show_samples(training: Training, variant: Variant) -> str:
-    """A sheet of what the variant makes of held-back examples of the world; its URI. Of a catalog
-    nothing is held back: none.
+    """Show what the variant makes of held-back examples of the world; returns the sheet's URI.
+
+    Nothing of a catalog is held back, so it has no sheet, and an empty URI.
     """
     from ace_tasks.model.ace import AceModel
     from ace_tasks.model.sources import open_variant
@@ -350,9 +345,8 @@ def show_samples(training: Training, variant: Variant) -> str:
     ]
     outputs = [preview(model, each, adapter=lora.name if lora else None) for each in examples]
     uri = join_uri(training.uri, "samples.png")
-    show_sheet(
-        training.flow_name, upload_picture(training.outputs, uri, sheet(examples, outputs)), uri
-    )
+    link = upload_picture(training.outputs, uri, sheet(examples, outputs))
+    show_sheet(training.flow_name, link, uri)
     return uri
 
 
@@ -360,7 +354,7 @@ def show_samples(training: Training, variant: Variant) -> str:
 
 
 def stopped(training: Training) -> State[Any]:
-    """Told to stop before the end."""
+    """End a training that was told to stop before it was done."""
     stages: tuple[Stage, ...] = ("denoise",) if training.start else ("vae", "denoise")
     steps_done = {stage: training.kept.steps_done(stage) for stage in stages}
     where = ", ".join(

@@ -11,7 +11,7 @@ from typing import Any
 from prefect.events import emit_event
 
 from ace_tasks.engine.dispatcher import Status
-from flows.ui.tables import decoration
+from flows.ui.artifacts import decoration
 
 POOL_STARTED = "ace-catalog.pool-started"
 FAILURES_ABOVE_LIMIT = "ace-catalog.failures-above-limit"

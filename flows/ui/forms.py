@@ -1,4 +1,4 @@
-"""How a flow is declared, so that its form and its errors speak to a person.
+"""How a flow and its steps are declared, so that form and errors speak to a person.
 
 Prefect draws a form from the signature and the docstring of a flow. It takes the text of a group's
 members from the group, and that of a parameter that stands alone from the docstring only.
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from prefect import Flow
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
 
 from ace_tasks.errors import SettingsError
 from flows.options.groups import check_names, described
@@ -77,3 +79,36 @@ def _explain_crash(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
         failed: State[Any] = Failed(message=f"SettingsError: {error}")
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(flow_run.id, failed, force=True)
+
+
+class StepTask(Task[P, R]):
+    """A task whose arguments Prefect passes on as they are: not walked, not stored, not hashed."""
+
+    if not TYPE_CHECKING:  # Task declares them by overloads
+
+        def __call__(self, *args, **kwargs):
+            return super().__call__(*map(quote, args), **_quoted(kwargs))
+
+        def submit(self, *args, **kwargs):
+            return super().submit(*map(quote, args), **_quoted(kwargs))
+
+
+def _quoted(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: quote(value) for name, value in kwargs.items()}
+
+
+def step(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Declare a step of a flow. `run_name`: a template of its parameters, for the list of tasks.
+
+    Prefect shows it, and nothing else: whoever does the work retries it, and keeps its results.
+    """
+
+    def declare(function: Callable[P, R]) -> Task[P, R]:
+        settings: dict[str, Any] = {
+            "retries": 0,
+            "persist_result": False,
+            "task_run_name": run_name,
+        }
+        return StepTask(function, name=name, cache_policy=NO_CACHE, **settings)
+
+    return declare

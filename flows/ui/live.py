@@ -5,49 +5,21 @@ A thread writes them, so that an API that is slow or away keeps no replica waiti
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import copy_context
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
-from uuid import UUID
-
-from prefect.artifacts import create_progress_artifact, create_table_artifact
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactUpdate
 
 from ace_tasks.engine.dispatcher import Status
 from ace_tasks.engine.queue import ShardStatus
-from flows.ui.tables import TABLE_ROWS, Moment, counted, decoration, notify_listener, plain
+from flows.ui.artifacts import Content, RunArtifact, refreshing
+from flows.ui.tables import TABLE_ROWS, Moment, counted, notify_listener, plain
 
 _UPDATE_EVERY_S = 2.0
-_CUT_S = 3.0
 _RATE_OVER_S = 60.0  # items/s are those of the last minute
 
 Cells = list[dict[str, str | int]]
-
-
-@dataclass
-class _Artifact:
-    """Made once, moved on; what cannot be written is let go."""
-
-    create: Callable[[], Any]
-    name: str
-    id: UUID | None = None
-    written: tuple[Any, str] | None = None
-
-    def move(self, data: Any, description: str) -> None:
-        if self.written == (data, description):
-            return
-        with decoration(self.name):
-            if self.id is None:
-                self.id = self.create()
-            with get_client(sync_client=True) as client:
-                client.update_artifact(self.id, ArtifactUpdate(data=data, description=description))
-            self.written = (data, description)
 
 
 @dataclass
@@ -89,7 +61,7 @@ def _row(shard: ShardStatus, state: str) -> dict[str, str | int]:
 
 
 class Live:
-    """The moving artifacts of one run. A context manager; `update` it at any pace."""
+    """The moving artifacts of one run; see `showing`. `update` it at any pace."""
 
     def __init__(self, flow_name: str, total: int, headline: str):
         """`total`: rows; `headline`: how many are done before, and how many are to do."""
@@ -98,31 +70,17 @@ class Live:
         self._shards = Shards()
         self._accounted = 0
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
-        self._latest: tuple[float, str, Cells, str, Cells, str] | None = None
         self._updated_at = 0.0
-        self._over = threading.Event()
-        self._progress = _Artifact(
-            lambda: create_progress_artifact(0.0, f"{flow_name}-progress", headline), "progress"
-        )
-        self._by_shard = _Artifact(
-            lambda: create_table_artifact([{"shard": "none"}], f"{flow_name}-shards"), "shards"
-        )
-        self._by_error = _Artifact(
-            lambda: create_table_artifact([{"error": "none"}], f"{flow_name}-errors"), "errors"
-        )
-        # Artifacts belong to the flow run, which this thread knows by its context only.
-        self._thread = threading.Thread(
-            target=copy_context().run, args=(self._write,), name="artifacts", daemon=True
-        )
+        self._progress = RunArtifact("progress", f"{flow_name}-progress")
+        self._by_shard = RunArtifact("table", f"{flow_name}-shards")
+        self._by_error = RunArtifact("table", f"{flow_name}-errors")
+        self._latest: list[tuple[RunArtifact, Content, str]] = [(self._progress, 0.0, headline)]
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        """The last word is waited for, while a client tries; a run that is cut has no time."""
-        self._over.set()
-        self._thread.join(_CUT_S if kind else None)
+    def write(self) -> None:
+        """Bring the artifacts up to date."""
+        for artifact, content, description in self._latest:
+            if content != []:  # a table waits for its first row
+                artifact.show(content, description)
 
     def end_shard(self, shard: ShardStatus) -> None:
         """Its rows are in the account from now on."""
@@ -153,27 +111,30 @@ class Live:
         if now - self._updated_at < _UPDATE_EVERY_S and accounted < self._total:
             return
         self._updated_at = now
-        rate = self._rate(now, status.done + status.failed)
-        waiting = self._total - accounted
-        alive = f"{counted(status.replicas_ready, 'replica')} alive, " if waiting else ""
-        line = (
-            f"{accounted - failed} done, {failed} failed, {waiting} waiting of {self._total} rows; "
-            f"{alive}{rate:.2f} items/s"
-        )
-        if rate and waiting:
-            line += f", about {format_duration(waiting / rate)} left"
-        total = sum(errors.values())
+        total = errors.total()
         codes: Cells = [
             {"error": plain(code), "rows": n, "share": f"{n / total:.0%}"}
             for code, n in errors.most_common(TABLE_ROWS)
         ]
-        self._latest = (
-            round(100.0 * accounted / max(self._total, 1), 2),
-            line,
-            self._shards.table(working),
-            f"{len(working)} shards at work, {self._shards.ended} ended; failing ones first",
-            codes,
-            f"{total} rows have no picture, by error code",
+        percent = round(100.0 * accounted / max(self._total, 1), 2)
+        at_work = f"{len(working)} shards at work, {self._shards.ended} ended; failing ones first"
+        self._latest = [
+            (self._progress, percent, self._line(accounted, failed, status, now)),
+            (self._by_shard, self._shards.table(working), at_work),
+            (self._by_error, codes, f"{total} rows have no picture, by error code"),
+        ]
+
+    def _line(self, accounted: int, failed: int, status: Status, now: float) -> str:
+        rate = self._rate(now, status.done + status.failed)
+        waiting = self._total - accounted
+        line = (
+            f"{accounted - failed} done, {failed} failed, {waiting} waiting of {self._total} rows; "
+        )
+        if waiting:
+            line += f"{counted(status.replicas_ready, 'replica')} alive, "
+        line += f"{rate:.2f} items/s"
+        return line + (
+            f", about {format_duration(waiting / rate)} left" if rate and waiting else ""
         )
 
     def _rate(self, now: float, edited: int) -> float:
@@ -184,21 +145,13 @@ class Live:
         began, before = self._recent[0]
         return (edited - before) / max(now - began, 1e-9)
 
-    def _write(self) -> None:
-        self._progress.move(0.0, self._headline)
-        while not self._over.wait(_UPDATE_EVERY_S):
-            self._write_latest()
-        self._write_latest()
 
-    def _write_latest(self) -> None:
-        if self._latest is None:
-            return
-        percent, line, shards, about_shards, codes, about_codes = self._latest
-        self._progress.move(percent, line)
-        if shards:
-            self._by_shard.move(json.dumps(shards), about_shards)
-        if codes:
-            self._by_error.move(json.dumps(codes), about_codes)
+@contextmanager
+def showing(flow_name: str, total: int, headline: str) -> Iterator[Live]:
+    """Keep the artifacts of a run up to date while the body works; see `Live`."""
+    live = Live(flow_name, total, headline)
+    with refreshing(live.write, _UPDATE_EVERY_S):
+        yield live
 
 
 def format_duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from ace_tasks.runs.report.pages import PageLink, Sheet
 from ace_tasks.store import Store, split_uri
-from flows.ui.tables import publish_report_link
+from flows.ui.artifacts import RunArtifact
 
 
 def publish_sheet(
@@ -26,7 +26,14 @@ def publish_sheet(
     for uri, page in zip(uris, sheet.build(links), strict=True):
         outputs.put(uri, page, "text/html; charset=utf-8")
     link = link_to(uris[0], outputs, public_base_url)
-    publish_report_link(flow_name, uris[0], link, signed=not public_base_url)
+    lasts = (
+        f"The file lies at {uris[0]}"
+        if public_base_url
+        else "The link opens for 7 days, or as long as the credentials behind it, if that is less; "
+        f"the file stays at {uris[0]}"
+    )
+    artifact = RunArtifact("markdown", f"{flow_name}-report")
+    artifact.show(f"[contact sheet]({link})", f"Before and after. {lasts}")
     return uris[0]
 
 

@@ -6,27 +6,24 @@ import json
 import shlex
 from urllib.parse import quote
 
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_UI_URL
 
 from ace_tasks.errors import item_error_codes
 from ace_tasks.runs.results import Summary
+from flows.ui.artifacts import RunArtifact, decoration
 from flows.ui.live import format_duration
-from flows.ui.tables import counted, decoration, plain
+from flows.ui.tables import counted, plain
 
 _RETRY = "retry-failed/retry-failed"
 
 
 def publish_summary(summary: Summary, report: str | None) -> None:
     """`report`: a link that opens the contact sheet; None: there is none."""
-    with decoration("summary"):
-        create_markdown_artifact(
-            key=f"{summary.flow}-summary",
-            markdown=text(summary, report, _form(summary)),
-            description=summary.line,
-        )
+    with decoration("summary"):  # the form is asked for
+        content = text(summary, report, _form(summary))
+        RunArtifact("markdown", f"{summary.flow}-summary").show(content, summary.line)
 
 
 def text(summary: Summary, report: str | None, form: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: tables, links, and a listener. What moves is in `live`.
+"""What a person sees of a run: tables, and a listener. What moves is in `live`.
 
 Artifacts are Prefect's; text from a catalog is put into tables only after its Markdown is
 disarmed.
@@ -7,8 +7,7 @@ disarmed.
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,20 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger
-from prefect.artifacts import (
-    create_link_artifact,
-    create_table_artifact,
-)
 
 from ace_tasks.catalog.generated import GeneratedCatalog
 from ace_tasks.harmless import harmless
 from ace_tasks.plan.price import Estimate, Rate
 from ace_tasks.runs.results import Result, Summary
+from flows.ui.artifacts import RunArtifact
 
 if TYPE_CHECKING:
     from ace_tasks.plan.planned import Planned
-
-log = logging.getLogger(__name__)
 
 TABLE_ROWS = 50
 CELL_CHARS = 200
@@ -78,21 +72,21 @@ def notify_listener(moment: Moment) -> None:
         listener(moment)
 
 
-@contextmanager
-def decoration(what: str) -> Iterator[None]:
-    """Artifacts are for people: a Prefect API that is away must not end a run that works."""
-    try:
-        yield
-    except Exception as error:
-        log.warning("%s artifact not written: %s", what, type(error).__name__)
-
-
 def plain(value: Any, most: int = CELL_CHARS) -> str:
     """Catalog text for a Markdown table: one line, cut short, nothing in it active."""
     text = harmless(" ".join(str(value).split()))[:most]
     for active in "\\`*_{}[]<>()#+!|~":
         text = text.replace(active, f"\\{active}" if active not in "<>" else " ")
     return text
+
+
+def plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first rows of a table, as many as a page holds, with their text made plain."""
+    return [plain_row(row) for row in islice(rows, TABLE_ROWS)]
+
+
+def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: plain(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def counted(number: int, what: str) -> str:
@@ -104,20 +98,15 @@ def publish_made(flow_name: str, catalog: Path, made: GeneratedCatalog, uri: str
     """The first rows that a flow made of its source."""
     with catalog.open(encoding="utf-8") as lines:
         rows = [row for row in map(json.loads, islice(lines, TABLE_ROWS)) if "id" in row]
-    table = [{name: plain(row.get(name, "")) for name in _MADE_COLUMNS} for row in rows]
+    table = plain_rows({name: str(row.get(name, "")) for name in _MADE_COLUMNS} for row in rows)
     summary = f"{made.rows:,} rows"
     summary += f", {made.rejected:,} rejected" if made.rejected else ""
     summary += f"; {made.skipped_summary}" if made.skipped_summary else ""
     if made.skipped_summary:
         send_note(made.skipped_summary)
     get_run_logger().info("%s: %s", summary, uri)
-    with decoration("rows"):
-        create_table_artifact(
-            key=f"{flow_name}-rows",
-            table=table or [{"id": "none"}],
-            description=f"{plain(summary, DESCRIPTION_CHARS)}; the first {len(table)}. "
-            f"All rows: {uri}",
-        )
+    shown = f"{plain(summary, DESCRIPTION_CHARS)}; the first {len(table)}. All rows: {uri}"
+    RunArtifact("table", f"{flow_name}-rows").show(table or [{"id": "none"}], shown)
 
 
 def publish_rejects(flow_name: str, rejects: Path, count: int, *, lined: bool = True) -> None:
@@ -135,17 +124,13 @@ def publish_rejects(flow_name: str, rejects: Path, count: int, *, lined: bool = 
     get_run_logger().warning(
         "%d rows are no valid request; the first: %s%s%s", count, place, column, first["reason"]
     )
-    table = [
+    table = plain_rows(
         ({"line": row["line"]} if lined else {})
-        | {"column": plain(row["field"] or ""), "reason": plain(row["reason"])}
+        | {"column": row["field"] or "", "reason": row["reason"]}
         for row in rows
-    ]
-    with decoration("rejects"):
-        create_table_artifact(
-            key=f"{flow_name}-rejects",
-            table=table,
-            description=f"{count} rows are no valid spec; the first {len(rows)}",
-        )
+    )
+    shown = f"{count} rows are no valid spec; the first {len(rows)}"
+    RunArtifact("table", f"{flow_name}-rejects").show(table, shown)
 
 
 def publish_preflight(
@@ -175,12 +160,8 @@ def publish_preflight(
         note = "How fast the model is, a setting says."
     else:
         note = f"How fast the model is, run {rate.run_id} measured over {rate.items} items."
-    with decoration("preflight"):
-        create_table_artifact(
-            key=f"{flow_name}-preflight",
-            table=[{"what": what, "value": str(value)} for what, value in facts.items()],
-            description=f"What this run will do. {note}",
-        )
+    table = [{"what": what, "value": str(value)} for what, value in facts.items()]
+    RunArtifact("table", f"{flow_name}-preflight").show(table, f"What this run will do. {note}")
 
 
 def _known(value: float | None, form: str) -> str:
@@ -200,51 +181,23 @@ def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -
         }
         for each in islice(shown, TABLE_ROWS)
     ]
-    with decoration("results"):
-        create_table_artifact(
-            key=f"{flow_name}-results",
-            table=rows or [{"row": "none"}],
-            description=f"{summary.line}. All rows: {summary.results}",
-        )
+    description = f"{summary.line}. All rows: {summary.results}"
+    RunArtifact("table", f"{flow_name}-results").show(rows or [{"row": "none"}], description)
 
 
 def publish_review(table: list[dict[str, str]], run_id: str) -> None:
     """The table of rows that a run held back, and how each stands; the waiting ones first."""
-    ordered = sorted(table, key=lambda row: row["stands"] != "waiting")
-    rows = [{name: plain(value) for name, value in row.items()} for row in ordered[:TABLE_ROWS]]
+    rows = plain_rows(sorted(table, key=lambda row: row["stands"] != "waiting"))
     waiting = sum(row["stands"] == "waiting" for row in table)
-    with decoration("review"):
-        create_table_artifact(
-            key="review-run-rows",
-            table=rows or [{"row": "none"}],
-            description=f"{waiting} of {len(table)} rows that run {run_id} held back wait for a "
-            f"decision; the first {len(rows)}",
-        )
+    description = (
+        f"{waiting} of {len(table)} rows that run {run_id} held back wait for a decision; the "
+        f"first {len(rows)}"
+    )
+    RunArtifact("table", "review-run-rows").show(rows or [{"row": "none"}], description)
 
 
 def publish_findings(table: list[dict[str, str]], line: str, run_id: str) -> None:
     """The table of what an audit found wrong."""
-    rows = [{name: plain(value) for name, value in row.items()} for row in table[:TABLE_ROWS]]
-    with decoration("audit"):
-        create_table_artifact(
-            key="audit-run-findings",
-            table=rows or [{"problem": "none"}],
-            description=f"run {run_id}: {line}; the first {len(rows)} of {len(table)} findings",
-        )
-
-
-def publish_report_link(flow_name: str, uri: str, link: str, *, signed: bool) -> None:
-    """A link to the contact sheet."""
-    lasts = (
-        "The link opens for 7 days, or as long as the credentials behind it, if that is less; the "
-        f"file stays at {uri}"
-        if signed
-        else f"The file lies at {uri}"
-    )
-    with decoration("report"):
-        create_link_artifact(
-            key=f"{flow_name}-report",
-            link=link,
-            link_text="contact sheet",
-            description=f"Before and after. {lasts}",
-        )
+    rows = plain_rows(table)
+    description = f"run {run_id}: {line}; the first {len(rows)} of {len(table)} findings"
+    RunArtifact("table", "audit-run-findings").show(rows or [{"problem": "none"}], description)

@@ -11,9 +11,8 @@ import pytest
 from ace_tasks.plan.plan_file import PlannedRow
 from ace_tasks.provenance.keys import report_key
 from ace_tasks.runs.report.pages import PAGE_ITEMS
-from ace_tasks.runs.results import ResultsWriter
 from ace_tasks.store import Store, join_uri
-from flows.steps.edit import RunResults
+from flows.steps.run_results import RunResults, open_results
 from flows.ui.sheet import link_to, publish_sheet
 from infra.prefect_server import PrefectServer
 from tests.support import sheets
@@ -23,9 +22,8 @@ from tests.support.sheets import entry
 @pytest.fixture
 def edited(tmp_path: Path) -> RunResults:
     """Room for four rows."""
-    parquet, csv = tmp_path / "r.parquet", tmp_path / "r.csv"
-    with ResultsWriter(parquet, csv) as results:
-        return RunResults(results, parquet, csv, tmp_path / "failures.jsonl", max_shown=4)
+    with open_results(tmp_path, max_shown=4) as edited:
+        return edited
 
 
 def offer(edited: RunResults, line: int, status: str = "done", hints: str | None = None) -> None:

@@ -29,7 +29,6 @@ from prefect.context import FlowRunContext
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
 
-import flows.steps.edit
 from ace_tasks.images import codec
 from ace_tasks.provenance.keys import (
     failures_key,
@@ -49,7 +48,8 @@ from flows.edit_catalog import edit_catalog
 from flows.options.review import ReviewOptions
 from flows.retry_failed import retry_failed
 from flows.steps.canary import ask
-from flows.steps.open_run import RunRequest, open_run, plan_catalog, untracked
+from flows.steps.open_run import RunRequest, open_run, plan_catalog
+from flows.steps.run_results import RunResults
 from flows.steps.trial import Trial
 from tests.support.grouped import grouped
 from tests.support.patience import wait_until
@@ -201,7 +201,7 @@ def test_a_long_run_remembers_no_shard_that_has_ended(
 ) -> None:
     """Prefect keeps a state for whatever a task returns: a million items would be a gigabyte."""
     remembered = []
-    enter = flows.steps.edit._enter_outcomes
+    enter = RunResults.enter_shard
 
     def watch(*arguments: Any) -> None:
         context = FlowRunContext.get()
@@ -209,7 +209,7 @@ def test_a_long_run_remembers_no_shard_that_has_ended(
         remembered.append(len(context.run_results))
         enter(*arguments)
 
-    monkeypatch.setattr(flows.steps.edit, "_enter_outcomes", watch)
+    monkeypatch.setattr(RunResults, "enter_shard", watch)
     state = run(catalog([good(prefix, n) for n in range(8)]), prefix, shard_size=1)
     assert state.name == "Completed"
     assert len(remembered) == 8
@@ -488,7 +488,7 @@ def test_a_rejected_canary_is_no_run_that_was_cut_short(
     @flow
     def rejects() -> str:
         with open_run(RunRequest(uri, f"{prefix}/out", "toy")) as run:
-            planned = plan_catalog(untracked(run))
+            planned = plan_catalog(run)
             (item,) = (each.item for each, _ in planned.read())
             trial = Trial(items={item.row_id: item.item_id}, decision="reject")
             trial.write(run.outputs, run.output, run.run_id)
@@ -516,7 +516,7 @@ def test_a_retried_flow_run_keeps_its_plan(
         found = []
         for _ in range(2):
             with open_run(RunRequest(uri, f"{prefix}/out", "toy")) as opened:
-                planned = plan_catalog(untracked(opened))
+                planned = plan_catalog(opened)
                 found.append((planned.counts, [row.item.item_id for row, _ in planned.read()]))
             catalog([good(prefix, 9)])
         return found

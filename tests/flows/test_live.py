@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections import Counter
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx
@@ -16,8 +17,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ace_tasks.engine.dispatcher import Status
 from ace_tasks.engine.queue import ShardStatus
+from flows.ui import artifacts as artifacts_module
 from flows.ui import live as live_module
-from flows.ui.live import Live, Shards, format_duration
+from flows.ui.artifacts import RunArtifact
+from flows.ui.live import Shards, format_duration, showing
 from infra.prefect_server import PrefectServer
 from infra.services import HOST, free_ports
 from tests.support.patience import limit_s, wait_until
@@ -71,13 +74,13 @@ def test_progress_shards_and_codes_move_on_a_real_server(
         return (
             seen.keys() == {"progress", "shards", "errors"}
             and seen["progress"]["data"] > 0
-            and not any("none" in seen[name]["data"] for name in ("shards", "errors"))
+            and "working" in seen["shards"]["data"]
         )
 
     @flow
     def works() -> None:
         status = Status(done=11, failed=1, replicas_ready=2)
-        with Live("moving", 40, "40 rows") as live:
+        with showing("moving", 40, "40 rows") as live:
             live.end_shard(shard(0, 7, timeout=1))
             live.update(8, 1, {"timeout": 1}, status, [shard(1, 4), shard(2, 0, bad_mask=2)])
             wait_until(moved, "all three artifacts to move", output=lambda: str(seen))
@@ -96,7 +99,7 @@ def test_progress_shards_and_codes_move_on_a_real_server(
 def test_the_last_update_is_there_in_the_end(prefect_server: PrefectServer) -> None:
     @flow
     def works() -> None:
-        with Live("last", 2, "2 rows") as live:
+        with showing("last", 2, "2 rows") as live:
             live.update(1, 0, {}, Status())
             live.update(2, 0, {}, Status())
 
@@ -109,17 +112,17 @@ def test_a_server_that_is_away_takes_nobodys_time(
 ) -> None:
     """Only a thread of its own ever asks the server; the one that works does not."""
     asking: set[str] = set()
-    move = live_module._Artifact.move
+    show = RunArtifact.show
 
     def recorded(self: Any, *given: Any) -> None:
         asking.add(threading.current_thread().name)
-        move(self, *given)
+        show(self, *given)
 
-    monkeypatch.setattr(live_module._Artifact, "move", recorded)
+    monkeypatch.setattr(RunArtifact, "show", recorded)
     (port,) = free_ports(1)
     with (
         temporary_settings({PREFECT_API_URL: f"http://{HOST}:{port}/api"}),
-        Live("away", 1000, "1000 rows") as live,
+        showing("away", 1000, "1000 rows") as live,
     ):
         for number in range(1000):
             live.update(number, 0, {}, Status())
@@ -131,19 +134,33 @@ def test_a_cancelled_run_does_not_wait_for_a_server_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The promise is that all processes are gone 15 s after the signal."""
-    assert live_module._CUT_S < 5
-    monkeypatch.setattr(live_module, "_CUT_S", 0.1)
+    assert artifacts_module._CUT_S < 5
+    monkeypatch.setattr(artifacts_module, "_CUT_S", 0.1)
+    before = set(threading.enumerate())
     with socket.create_server((HOST, 0)) as deaf:  # takes connections, answers nothing
         deaf.settimeout(limit_s())
         api = f"http://{HOST}:{deaf.getsockname()[1]}/api"
-        with temporary_settings({PREFECT_API_URL: api}):
-            live = Live("deaf", 2, "2 rows")
-            live.__enter__()
-            live.update(1, 0, {}, Status())
-            connection, _ = deaf.accept()
-            with connection:
-                live.__exit__(KeyboardInterrupt)
-                assert live._thread.is_alive(), "the server is still waited for"
+        with ExitStack() as held, temporary_settings({PREFECT_API_URL: api}):
+            with suppress(KeyboardInterrupt), showing("deaf", 2, "2 rows") as live:
+                live.update(1, 0, {}, Status())
+                held.enter_context(deaf.accept()[0])
+                raise KeyboardInterrupt
+            left = {each.name for each in threading.enumerate() if each not in before}
+            assert "artifacts" in left, "the server is still waited for"
+
+
+def test_an_artifact_is_created_once_and_written_again_after_a_failure(
+    prefect_server: PrefectServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    (port,) = free_ports(1)
+    table = RunArtifact("table", "once-rows")
+    with temporary_settings({PREFECT_API_URL: f"http://{HOST}:{port}/api"}):
+        table.show([{"row": 0}], "away")
+    assert "once-rows artifact not written" in caplog.text
+    for number in (1, 2):
+        table.show([{"row": number}], f"row {number}")
+    (found,) = artifacts(prefect_server, "once").values()
+    assert (json.loads(found["data"]), found["description"]) == ([{"row": 2}], "row 2")
 
 
 @pytest.mark.parametrize(

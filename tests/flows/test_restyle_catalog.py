@@ -25,7 +25,7 @@ from ace_tasks.runs.results import Summary
 from ace_tasks.store import Store
 from flows.restyle_catalog import restyle_catalog
 from flows.retry_failed import retry_failed
-from flows.steps.open_run import RunRequest, make_catalog, open_run, plan_catalog, untracked
+from flows.steps.open_run import RunRequest, make_catalog, open_run, plan_catalog
 from infra.sample.make import HERE
 from tests.support.grouped import grouped
 from tests.support.processes import ace_here
@@ -211,13 +211,18 @@ def test_a_feed_leads_to_pictures_in_another_bucket_and_its_retry_too(
 def test_what_cannot_run_says_why_and_writes_nothing(
     store: Store, prefix: str, change: dict[str, str], message: str
 ) -> None:
+    assert message in failing(prefix, change)
+    assert list(store.list(f"{prefix}/")) == []
+
+
+def failing(prefix: str, change: dict[str, str]) -> str:
+    """Run a restyle that fails; return its message."""
     given = {"source": "{p}/in", "output": "{p}/out"} | change
     places = {name: value.replace("{p}", prefix) for name, value in given.items()}
     parameters = grouped(restyle_catalog, prompt="p", variant="toy", **places)
     state = restyle_catalog(return_state=True, **parameters)
     assert state.is_failed()
-    assert message in state.message
-    assert list(store.list(f"{prefix}/")) == []
+    return str(state.message)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +237,7 @@ def test_a_catalog_that_cannot_be_made_is_told_by_status(
     store: Store, prefix: str, change: dict[str, str], message: str
 ) -> None:
     """Of a nightly run nobody sees the message."""
-    given = {"source": "{p}/in", "output": "{p}/out"} | change
-    places = {name: value.replace("{p}", prefix) for name, value in given.items()}
-    parameters = grouped(restyle_catalog, prompt="p", variant="toy", **places)
-    state = restyle_catalog(return_state=True, **parameters)
-    assert state.is_failed()
-    assert message in state.message
+    assert message in failing(prefix, change)
     (run,) = past_runs(store, f"{prefix}/out")
     assert run.ending is not None
     assert run.ending.state == "Refused"
@@ -254,8 +254,8 @@ def test_a_retried_flow_run_keeps_the_catalog_it_made(store: Store, prefix: str)
         found = []
         for name in ("first", "second"):
             with open_run(RunRequest(f"{prefix}/in", f"{prefix}/out", "toy")) as run:
-                made = make_catalog(untracked(run), untracked(rows(name)))
-                planned = plan_catalog(untracked(run), file=made)
+                made = make_catalog(run, rows(name))
+                planned = plan_catalog(run, file=made)
                 found.append((run.skipped, [row.row_id for row, _ in planned.read()]))
         return found
 

@@ -367,7 +367,14 @@ def test_shards_are_consecutive_and_whole(build: Build, image: str) -> None:
 
 # ---------------------------------------------------------------- what is done
 
-WAYS = pytest.mark.parametrize("heads_at_most", [2000, 0], ids=["by HEAD", "by listing"])
+
+@pytest.fixture(params=[2000, 0], ids=["by HEAD", "by listing"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for what is done in both ways."""
+    monkeypatch.setattr(resume, "_HEADS_AT_MOST", request.param)
+
+
+WAYS = pytest.mark.usefixtures("either_way")
 
 
 @pytest.fixture
@@ -401,12 +408,8 @@ def left_behind(build: Build, store: Store, prefix: str, image: str) -> tuple[Bu
 
 @WAYS
 def test_what_is_done_and_what_would_fail_again_is_found(
-    store: Store,
-    left_behind: tuple[Built, str],
-    monkeypatch: pytest.MonkeyPatch,
-    heads_at_most: int,
+    store: Store, left_behind: tuple[Built, str]
 ) -> None:
-    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = left_behind
     found = resume.find_finished(store, output, built.path)
     items = built.items
@@ -464,12 +467,8 @@ def test_each_row_has_one_standing(
 
 @WAYS
 def test_failures_are_tried_again_when_asked_for(
-    store: Store,
-    left_behind: tuple[Built, str],
-    monkeypatch: pytest.MonkeyPatch,
-    heads_at_most: int,
+    store: Store, left_behind: tuple[Built, str]
 ) -> None:
-    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = left_behind
     found = resume.find_finished(store, output, built.path, RetryRules(failures=True))
     assert found.records == {built.items["done"].item_id, built.items["both"].item_id}
@@ -477,13 +476,7 @@ def test_failures_are_tried_again_when_asked_for(
 
 
 @WAYS
-def test_nothing_is_done_where_nothing_is(
-    store: Store,
-    left_behind: tuple[Built, str],
-    monkeypatch: pytest.MonkeyPatch,
-    heads_at_most: int,
-) -> None:
-    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
+def test_nothing_is_done_where_nothing_is(store: Store, left_behind: tuple[Built, str]) -> None:
     built, output = left_behind
     found = resume.find_finished(store, join_uri(output, "empty"), built.path)
     assert (found.records, found.failures) == (frozenset(), {})
@@ -529,10 +522,9 @@ def earlier_id(item: WorkItem) -> str:
 
 @WAYS
 def test_what_the_version_before_finished_counts_as_done(
-    store: Store, upgraded: tuple[Built, str], monkeypatch: pytest.MonkeyPatch, heads_at_most: int
+    store: Store, upgraded: tuple[Built, str]
 ) -> None:
     """Else an upgrade edits every catalog anew, and publishes what a person refused."""
-    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = upgraded
     found = resume.find_finished(store, output, built.path, RetryRules(failures=True))
     own, earlier = (
@@ -555,9 +547,8 @@ def test_what_the_version_before_finished_counts_as_done(
 
 @WAYS
 def test_older_pictures_are_redone_when_asked_for_but_a_persons_decision_stays(
-    store: Store, upgraded: tuple[Built, str], monkeypatch: pytest.MonkeyPatch, heads_at_most: int
+    store: Store, upgraded: tuple[Built, str]
 ) -> None:
-    monkeypatch.setattr(resume, "_HEADS_AT_MOST", heads_at_most)
     built, output = upgraded
     found = resume.find_finished(store, output, built.path, RetryRules(redo_older=True))
     assert found.records == {built.items[name].item_id for name in ("both", "redone")}

@@ -430,7 +430,7 @@ def test_what_stands_in_a_record_s_place_fails_its_row_by_its_key_and_stays(
     assert {(each["problem"], each["row_id"]) for each in table} == {
         ("record_invalid", row_id) for row_id in places
     }
-    assert all(record_key(made[each["row_id"]].item_id) in each["told"] for each in table)
+    assert all(record_key(made[each["row_id"]].item_id) in each["detail"] for each in table)
 
     store.delete(places["row-0"])
     mended = edit_again(prefix)
@@ -465,7 +465,7 @@ def test_what_a_run_s_own_tables_or_another_run_s_plan_contradict_is_told(
 
     state, _ = audit(prefix, summary)
     found = state.result(raise_on_failure=False)["findings"]
-    told = {(each["problem"], each["row_id"], each["told"]) for each in found}
+    told = {(each["problem"], each["row_id"], each["detail"]) for each in found}
     not_planned = "run.run_id: '{}', which has not planned it; this run made it"
     assert told >= {
         ("record_edited", "row-0", not_planned.format("../elsewhere")),

@@ -31,7 +31,7 @@ from ace_tasks.runs import proof
 from ace_tasks.runs.proof import RunPlan
 from ace_tasks.runs.review import Review
 from ace_tasks.settings import ImageLimits, MarkSettings, ReviewSettings
-from ace_tasks.specs import EXTENSIONS, PIXELS_VERSION, WorkItem, quote
+from ace_tasks.specs import EXTENSIONS, PIXELS_VERSION, AutoMask, PixelSettings, WorkItem, quote
 from ace_tasks.store import Store, join_uri
 from tests.replica.test_replica import FILL, TASKS, new_replica
 
@@ -219,7 +219,9 @@ def test_a_background_is_the_same_item_under_every_variant(
     """No model makes it. Whose replica made it is proved all the same, by the run that did."""
     photo = ROOT / "infra" / "sample" / "photos" / "coffee.jpg"
     store.put(join_uri(prefix, "in/coffee.jpg"), photo.read_bytes(), "image/jpeg")
-    made = make({"task": "background", "image": "in/coffee.jpg", "background": "white"})
+    row = {"task": "background", "image": "in/coffee.jpg", "background": "white"}
+    pixels = PixelSettings(auto_mask=AutoMask(method="grabcut"))
+    made = make(row | {"prompt": None, "steps": None, "pixels": pixels})
     assert [*made.contradictions(made.content)] == []
     record = Record.model_validate_json(json.dumps(made.content))
     another = find_variant("mini").identity()

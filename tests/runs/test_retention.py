@@ -25,9 +25,10 @@ from ace_tasks.runs.results import Summary
 from ace_tasks.store import Store, split_uri
 from flows.audit_run import audit_run
 from flows.edit_catalog import edit_catalog
-from flows.forget import delete_artifacts, find_artifacts, forget
+from flows.forget import forget
 from flows.restyle_catalog import restyle_catalog
 from flows.review_run import review_run
+from flows.steps.forgotten_artifacts import delete_artifacts, find_artifacts
 from flows.steps.trial import Trial
 from tests.support.processes import ace_here
 from tests.support.raw_s3 import (

@@ -78,10 +78,17 @@ def catalog(store: Store, prefix: str, picture: Callable[..., bytes]) -> Callabl
     return write
 
 
-def start(page: Page, server: PrefectServer, prefix: str, **values: str) -> None:
-    open_form(page, server, deployment(server, "edit-catalog")["id"])
-    fill(page, output=f"{prefix}/out", variant="toy", **values)
-    submit(page, server)
+@pytest.fixture
+def start(
+    page: Page, prefect_server: PrefectServer, prefix: str, catalog: Callable[..., str]
+) -> Callable[..., None]:
+    def start(rows: int, steps: int = 1, **values: str) -> None:
+        open_form(page, prefect_server, deployment(prefect_server, "edit-catalog")["id"])
+        place = catalog(rows, steps)
+        fill(page, output=f"{prefix}/out", variant="toy", catalog=place, **values)
+        submit(page, prefect_server)
+
+    return start
 
 
 def published(store: Store, prefix: str) -> set[str]:
@@ -113,13 +120,9 @@ def send_answer(page: Page, dialog: Locator) -> None:
 
 
 def test_the_first_pictures_are_looked_at_and_approved(
-    page: Page,
-    prefect_server: PrefectServer,
-    store: Store,
-    prefix: str,
-    catalog: Callable[..., str],
+    page: Page, start: Callable[..., None], store: Store, prefix: str
 ) -> None:
-    start(page, prefect_server, prefix, catalog=catalog(5), canary="2")
+    start(5, canary="2")
     wait_for_state(page, "Suspended")
     screenshot(page, "approval-1-suspended")
     assert published(store, prefix) == set()
@@ -135,13 +138,9 @@ def test_the_first_pictures_are_looked_at_and_approved(
 
 
 def test_pictures_that_are_rejected_are_the_only_ones(
-    page: Page,
-    prefect_server: PrefectServer,
-    store: Store,
-    prefix: str,
-    catalog: Callable[..., str],
+    page: Page, start: Callable[..., None], store: Store, prefix: str
 ) -> None:
-    start(page, prefect_server, prefix, catalog=catalog(5), canary="2")
+    start(5, canary="2")
     answer(page, "reject")
     wait_for_state(page, "Rejected")
     screenshot(page, "approval-4-rejected")
@@ -150,13 +149,9 @@ def test_pictures_that_are_rejected_are_the_only_ones(
 
 
 def test_a_changed_prompt_makes_other_pictures(
-    page: Page,
-    prefect_server: PrefectServer,
-    store: Store,
-    prefix: str,
-    catalog: Callable[..., str],
+    page: Page, start: Callable[..., None], store: Store, prefix: str
 ) -> None:
-    start(page, prefect_server, prefix, catalog=catalog(3), canary="1")
+    start(3, canary="1")
     answer(page, "approve with changes", Prompt="{prompt} at dawn", Seed="7")
     wait_for_state(page, "Completed")
     records = [store.get(each.uri) for each in store.list(f"{prefix}/out/records/")]
@@ -167,15 +162,10 @@ def test_a_changed_prompt_makes_other_pictures(
 
 
 def test_a_run_is_cancelled_by_a_click(
-    page: Page,
-    worker: Service,
-    prefect_server: PrefectServer,
-    store: Store,
-    prefix: str,
-    catalog: Callable[..., str],
+    page: Page, worker: Service, start: Callable[..., None], store: Store, prefix: str
 ) -> None:
     # Minutes of work, whatever is done in between.
-    start(page, prefect_server, prefix, catalog=catalog(300, steps=200))
+    start(300, steps=200)
     wait_until(lambda: published(store, prefix), "a picture", output=worker.log_tail)
     family = psutil.Process(worker.process.pid).children(recursive=True)
     assert any("ray" in each.name() for each in family)
