@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up put get browser exiftool postgres redis test test-thorough test-all properties chaos bench check audit format clean
+.PHONY: help install demo up put get browser exiftool redis test test-thorough test-all properties chaos bench check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,9 +30,8 @@ install: $(STAMP) ## make .venv with everything pinned
 demo: $(STAMP) ## edit the sample catalog end to end on this machine
 	@$(BIN)/python -m infra.demo
 
-DB ?= sqlite
-up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) until Ctrl-C; DB=postgres
-	@exec $(BIN)/python -m infra.up --db $(DB)
+up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) until Ctrl-C
+	@exec $(BIN)/python -m infra.up
 
 put: $(STAMP) ## copy a folder into the store of `make up`: FROM=pictures TO=s3://ace-demo/mine
 	@$(BIN)/python -m infra.transfer "$(FROM)" "$(TO)"
@@ -44,12 +43,6 @@ browser: ## install Chromium for the tests that click (Debian; as root or by sud
 	@for each in chromium chromium-browser google-chrome; do command -v $$each && exit 0; done; \
 	root=$$(test "$$(id -u)" = 0 || echo sudo); \
 	$$root apt-get -qq update && $$root apt-get -qq install --yes --no-install-recommends chromium
-
-postgres: ## install PostgreSQL for `make up DB=postgres` (Debian; as root or by sudo)
-	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { \
-	root=$$(test "$$(id -u)" = 0 || echo sudo); \
-	$$root apt-get -qq update && \
-	$$root apt-get -qq install --yes --no-install-recommends postgresql; }
 
 redis: ## install Redis for the test that loses a Ray head (Debian; as root or by sudo)
 	@command -v redis-server || { root=$$(test "$$(id -u)" = 0 || echo sudo); \
@@ -69,7 +62,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --no-loadscope-reord
 test: $(STAMP) ## the tests that a newcomer needs; nothing but this project is installed
 	@$(PYTEST) --dist=loadgroup -m "not thorough and not gpu and not bench"
 
-test-thorough: $(STAMP) browser exiftool postgres redis ## the other tests: browser, databases, minutes of broken parts
+test-thorough: $(STAMP) browser exiftool redis ## the other tests: browser, Redis, minutes of broken parts
 	@$(PYTEST) --dist=loadfile -m thorough
 
 test-all: test test-thorough ## every test that needs no GPU

@@ -8,14 +8,10 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from infra.object_store import ObjectStore, local_credentials
-from infra.postgres import Postgres
 from infra.prefect_server import PrefectServer, serve_deployments
 from infra.services import Service, ServiceFailed, preferred_port, run
-
-Database = Literal["sqlite", "postgres"]
 
 
 class LocalStack:
@@ -24,10 +20,8 @@ class LocalStack:
     A context manager. `env` is what every client needs in its environment.
     """
 
-    def __init__(self, data_dir: Path, database: Database = "sqlite"):
-        """`database`: of the Prefect server; each has a history of its own."""
+    def __init__(self, data_dir: Path):
         self.data_dir = data_dir
-        self._database = database
         self.owned = False
         self.env: dict[str, str] = {}
         self.ui_url = ""
@@ -73,9 +67,7 @@ class LocalStack:
 
     def _start(self) -> None:
         store = ObjectStore(self.data_dir / "store", preferred_port(8333))
-        server = PrefectServer(
-            self.data_dir / "prefect", preferred_port(4200), self._start_database()
-        )
+        server = PrefectServer(self.data_dir / "prefect", preferred_port(4200))
         for service in (store, server):  # both take seconds, so both start before we wait
             self._stop.callback(service.stop)
             service.launch()
@@ -84,13 +76,6 @@ class LocalStack:
         self.ui_url = server.ui_url
         weights = {"ACE_WEIGHTS_DIR": str((self.data_dir / "weights").resolve())}
         self.env = store.env | server.env | weights
-
-    def _start_database(self) -> str | None:
-        if self._database == "sqlite":
-            return None
-        postgres = Postgres(self.data_dir / "postgres")
-        self._stop.callback(postgres.stop)
-        return postgres.start().url
 
     def _addresses(self) -> dict[str, str]:
         return {k: v for k, v in self.env.items() if k not in local_credentials(self._store_dir)}

@@ -11,7 +11,6 @@ from infra.services import HOST, Service, answers, free_ports, run_command, scri
 
 WORK_POOL = "local"
 _LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
-_DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 # By default the server writes each state of a task run by a transaction of its own. Where it is
 # slower than a run's shards end, it queues 10,000 states and then drops what comes.
 RECORDER = {
@@ -22,13 +21,12 @@ RECORDER = {
 
 
 class PrefectServer:
-    """A Prefect server with UI. Its database is SQLite in `data_dir`, or at `database_url`, which
-    may hold a password: only the server's own environment has it.
+    """A Prefect server with UI. Its database is SQLite in `data_dir`, or where
+    `PREFECT_SERVER_DATABASE_CONNECTION_URL` in the environment says.
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None, database_url: str | None = None):
+    def __init__(self, data_dir: Path, port: int | None = None):
         self.data_dir = data_dir
-        self._database = {_DATABASE: database_url} if database_url else {}
         self.port = port or free_ports(1)[0]
         self.ui_url = f"http://{HOST}:{self.port}"
         self.service: Service | None = None
@@ -63,7 +61,7 @@ class PrefectServer:
         self.service = Service.start(
             "Prefect server",
             command,
-            os.environ | self.env | RECORDER | self._database,
+            os.environ | self.env | RECORDER,
             self.data_dir / "server.log",
         )
 

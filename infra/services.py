@@ -70,15 +70,7 @@ class Service:
     log: Path
 
     @classmethod
-    def start(
-        cls,
-        name: str,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        log: Path,
-        user: str | None = None,
-    ) -> Service:
-        """`user`: who runs it, if not who asks; only root may say so."""
+    def start(cls, name: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> Service:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             process = subprocess.Popen(
@@ -90,7 +82,6 @@ class Service:
                 stderr=subprocess.STDOUT,
                 # A session of its own: Ctrl-C reaches us alone, and we stop children in order.
                 start_new_session=True,
-                user=user,
                 preexec_fn=_die_with_parent,
             )
         return cls(name, process, log)

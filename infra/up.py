@@ -1,33 +1,24 @@
-"""The local stack, up until Ctrl-C: object store, Prefect server, work pool, deployments, worker.
-
-make up
-make up DB=postgres
-"""
+"""`make up`: the local stack until Ctrl-C, with object store, Prefect server, deployments, worker."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import threading
-from typing import get_args
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
 from infra.demo import OUTPUT, upload_people, upload_sample
-from infra.local_stack import Database, LocalStack
+from infra.local_stack import LocalStack
 from infra.sample.make import BUCKET, PREFIX
 from infra.services import ROOT
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The local stack, up until Ctrl-C.")
-    parser.add_argument("--db", choices=get_args(Database), default="sqlite")
-    given = parser.parse_args()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    with LocalStack(ROOT / ".local", given.db) as stack:
+    with LocalStack(ROOT / ".local") as stack:
         if not stack.owned:
             print(f"the local stack is up already: {stack.ui_url}")
             return 0

@@ -21,9 +21,7 @@ from PIL import Image
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
-from infra.local_stack import Database
 from infra.object_store import ObjectStore
-from infra.postgres import Postgres
 from infra.prefect_server import PrefectServer
 from infra.services import ROOT, Service
 from tests.benchmarks.contenders import workload as workloads
@@ -182,20 +180,13 @@ class Arena:
 
 
 @contextmanager
-def open_arena(database: Database = "sqlite") -> Iterator[Arena]:
-    """`database`: of the Prefect server."""
+def open_arena() -> Iterator[Arena]:
     # Told to end, it ends as any block does: with its services and without its folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stop:
         folder = Path(stop.enter_context(tempfile.TemporaryDirectory(prefix="ace-bench-")))
-        url = None
-        if database == "postgres":
-            folder.chmod(0o755)  # where we are root, a user of its own runs it
-            postgres = Postgres(folder / "postgres")
-            stop.callback(postgres.stop)
-            url = postgres.start().url
         object_store = ObjectStore(folder / "store")
-        server = PrefectServer(folder / "prefect", database_url=url)
+        server = PrefectServer(folder / "prefect")
         for service in (object_store, server):
             stop.callback(service.stop)
             service.launch()

@@ -1,7 +1,10 @@
 """What a Prefect server bears of one long run: ten thousand shards, a task run each.
 
-    python -m tests.benchmarks.task_runs                          SQLite, then PostgreSQL
-    python -m tests.benchmarks.task_runs --runs 1000 --databases sqlite
+    python -m tests.benchmarks.task_runs
+    python -m tests.benchmarks.task_runs --runs 1000
+
+The server's database is SQLite, or an empty PostgreSQL of yours that
+`PREFECT_SERVER_DATABASE_CONNECTION_URL` names (postgresql+asyncpg://user:password@host/database).
 
 The main flow, with one item a shard (it takes 32 otherwise), so that there are as many task runs as
 of 320,000 items; a model that sleeps 0 s, one replica. Each second somebody asks for the list of
@@ -12,6 +15,7 @@ reached: that it keeps up, and what it takes for a task run, is what is seen.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import statistics
@@ -19,12 +23,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import asyncpg
 import httpx
 import psutil
 
-from infra.local_stack import Database
 from tests.benchmarks.arena import Arena, Run, open_arena
 from tests.benchmarks.footprint import memory
 from tests.benchmarks.peers import OURS
@@ -76,8 +80,10 @@ class Visitor:
         return times.user + times.system
 
 
-def size_bytes(folder: Path) -> int:
-    """Of all files below it; a database's log is among them."""
+def size_bytes(folder: Path, url: str | None) -> int:
+    """Return the size of the database at `url`, or of the SQLite in `folder`, its log included."""
+    if url:
+        return asyncio.run(_postgres_bytes(url))
     found = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # a database at work takes files away
@@ -85,11 +91,20 @@ def size_bytes(folder: Path) -> int:
     return found
 
 
-def measure(database: Database, runs: int) -> str:
+async def _postgres_bytes(url: str) -> int:
+    connection = await asyncpg.connect(url.replace("+asyncpg", "", 1))
+    try:
+        return int(await connection.fetchval("SELECT pg_database_size(current_database())"))
+    finally:
+        await connection.close()
+
+
+def measure(runs: int) -> str:
     """A row of the table."""
-    with open_arena(database) as arena, Visitor(arena) as visitor:
-        kept = arena.folder / ("postgres/cluster/base" if database == "postgres" else "prefect")
-        before = size_bytes(kept)
+    url = os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL")
+    with open_arena() as arena, Visitor(arena) as visitor:
+        kept = arena.folder / "prefect"
+        before = size_bytes(kept, url)
         workload = arena.workload(
             "task-runs",
             items=runs,
@@ -112,11 +127,11 @@ def measure(database: Database, runs: int) -> str:
             time.sleep(1)
         recorded = visitor.ask("/task_runs/count", shards)
         behind_s = grew - ended
-        grown_kb = (size_bytes(kept) - before) / 1024 / runs
+        grown_kb = (size_bytes(kept, url) - before) / 1024 / runs
     seconds = run.whole_s
     slowest = sorted(visitor.waited_s)
     return (
-        f"| {database} | {recorded:,} | {completed:,} | {seconds:.0f} | {behind_s:.0f} "
+        f"| {'PostgreSQL' if url else 'SQLite'} | {recorded:,} | {completed:,} | {seconds:.0f} | {behind_s:.0f} "
         f"| {runs / (seconds + behind_s):.1f} "
         f"| {1000 * visitor.cpu_s / runs:.1f} | {grown_kb:.1f} "
         f"| {visitor.memory_mb[0]:.0f} → {visitor.memory_mb[-1]:.0f} "
@@ -128,8 +143,6 @@ def measure(database: Database, runs: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=int, default=10_000)
-    names = list(get_args(Database))
-    parser.add_argument("--databases", nargs="+", choices=names, default=names)
     given = parser.parse_args(arguments)
     print(f"Load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     print(
@@ -137,8 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "| server, MB | list of runs: median, 95 %, slowest, s | refused |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    for database in given.databases:
-        print(measure(database, given.runs), flush=True)
+    print(measure(given.runs), flush=True)
 
 
 if __name__ == "__main__":
