@@ -19,7 +19,7 @@ from flows.cli.catalog import plan, schema
 from flows.cli.editing import edit, restyle, retry, review, try_on
 from flows.cli.mistakes import explain
 from flows.cli.outputs import pictures, status, sweep
-from flows.cli.provenance import audit, development_ca, forget, reproduce
+from flows.cli.provenance import audit, forget, reproduce
 from flows.cli.terminal import EXIT_FATAL, err, line
 from flows.cli.training import evaluate, train
 
@@ -31,8 +31,22 @@ app = App(
     default_parameter=Parameter(negative_iterable=()),
 )
 for command in (
-    edit, restyle, try_on, retry, review, status, pictures, train, evaluate, sweep, plan, schema, audit, reproduce, forget, development_ca,
-):  # fmt: skip
+    edit,
+    restyle,
+    try_on,
+    retry,
+    review,
+    status,
+    pictures,
+    train,
+    evaluate,
+    sweep,
+    plan,
+    schema,
+    audit,
+    reproduce,
+    forget,
+):
     app.command(command)
 
 

@@ -1,4 +1,4 @@
-"""`audit`, `reproduce`, `forget`, `development-ca`: what a run left is proved; and what proves it, for trying out."""
+"""`audit`, `reproduce`, `forget`: what a run left is proved, made again or deleted."""
 
 from __future__ import annotations
 
@@ -101,20 +101,3 @@ def forget(
 ) -> None:
     """Delete all that was made of a source, or by a run, and see that it is not made again."""
     run_flow("forget", "forgetting", **locals())
-
-
-@described
-def development_ca(
-    folder: Annotated[Path, Field(description="Where key.pem, chain.pem and ca.pem go.")],
-    /,
-    *,
-    organization: Annotated[
-        str, Field(description="The organization that the certificate names.")
-    ] = "Example",
-) -> None:
-    """Make a key, its certificate and an authority that nobody trusts, to try C2PA signatures."""
-    from ace_tasks.provenance import development_ca as authority
-
-    made = authority.make(folder, organization)
-    out.print(line(f"ACE_C2PA_KEY={made.key}"))
-    out.print(line(f"ACE_C2PA_CERTIFICATES={made.chain}"))

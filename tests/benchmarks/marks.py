@@ -20,7 +20,7 @@ from PIL import Image
 
 from ace_tasks.images import codec
 from ace_tasks.images.codec import Pictures
-from ace_tasks.provenance import c2pa_marks, development_ca
+from ace_tasks.provenance import c2pa_marks
 from ace_tasks.provenance.record import (
     MarksRecord,
     ModelRecord,
@@ -36,6 +36,7 @@ from ace_tasks.provenance.xmp.source_type import after_edit
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ImageFormat
 from infra.services import ROOT
+from tests.support import signing_keys
 
 _PHOTO = ROOT / "infra" / "sample" / "photos" / "china.jpg"
 _ROUNDS = 12
@@ -114,7 +115,7 @@ def main() -> None:
     source = out.getvalue()
     pictures = Pictures(codec.decode(source, ImageLimits()), None, ())
     with tempfile.TemporaryDirectory() as folder:
-        made = development_ca.make(Path(folder) / "ca", "Shop")
+        made = signing_keys.make(Path(folder) / "ca", "Shop")
         signer = c2pa_marks.Signer.read(str(made.key), str(made.chain))
     print(
         "| | encode, ms | with XMP, ms | record and seal, ms | sign and read back, ms | bytes more |"

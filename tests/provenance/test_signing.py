@@ -6,26 +6,23 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.images import codec
-from ace_tasks.provenance import c2pa_marks, development_ca
+from ace_tasks.provenance import c2pa_marks
 from ace_tasks.provenance.c2pa_marks import Signer
 from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.outcomes import Done
@@ -36,20 +33,23 @@ from ace_tasks.settings import Environment, ImageLimits, MarkSettings
 from ace_tasks.specs import MEDIA_TYPES, WorkItem
 from ace_tasks.store import Store, join_uri
 from tests.replica.test_replica import FILL, TASKS, new_replica, on_background
+from tests.support import signing_keys
 from tests.support.processes import run
+from tests.support.signing_keys import SigningKeys
 
+ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ("png", "jpeg", "webp", "avif")
 IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 PROMPT = 'a "red" mug & <more> \u2603'
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> development_ca.DevelopmentCertificate:
-    return development_ca.make(tmp_path_factory.mktemp("ca"), "Shop")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SigningKeys:
+    return signing_keys.make(tmp_path_factory.mktemp("ca"), "Shop")
 
 
 @pytest.fixture
-def marks(made: development_ca.DevelopmentCertificate) -> MarkSettings:
+def marks(made: SigningKeys) -> MarkSettings:
     return MarkSettings(key=str(made.key), certificates=str(made.chain), prompt=True)
 
 
@@ -308,20 +308,38 @@ def test_local_sources_are_named_without_their_folders(
 # ---------------------------------------------------------------- keys
 
 
-def test_a_development_key_is_its_owner_s_and_nothing_is_overwritten(
-    made: development_ca.DevelopmentCertificate,
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_the_openssl_commands_of_the_readme_make_a_key_that_signs(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store, tmp_path: Path
 ) -> None:
-    assert stat.S_IMODE(os.stat(made.key).st_mode) == 0o600
-    before = made.key.read_bytes()
-    with pytest.raises(SettingsError, match="exists"):
-        development_ca.make(made.key.parent, "Shop")
-    assert made.key.read_bytes() == before
+    """The documented commands run in an empty folder: the key is its owner's, and a second try
+    overwrites nothing.
+    """
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    [commands] = [each for each in blocks if "openssl" in each]
+    shown = 'printf \'%s\\n\' "$ACE_C2PA_KEY" "$ACE_C2PA_CERTIFICATES"'
+    asked = ["bash", "-c", f"set -e\n{commands}\n{shown}"]
+    made = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True)
+    key, certificates = made.stdout.splitlines()
+    assert stat.S_IMODE(Path(key).stat().st_mode) == 0o600
+    left = {each.name for each in Path(key).parent.iterdir()}
+    assert left == {"ca.pem", "chain.pem", "key.pem", "signer.pem"}
+    before = Path(key).read_bytes()
+    assert subprocess.run(asked, cwd=tmp_path, capture_output=True).returncode != 0
+    assert Path(key).read_bytes() == before
+    replica = new_replica(
+        weights_dir, prefix, marks=MarkSettings(key=key, certificates=certificates)
+    )
+    data, record = made_by(replica, planned(**FILL), store, prefix)
+    found = c2pa_marks.read(data, record.output.format)
+    assert (found.state, found.problems, found.algorithm) == ("Valid", (), "ES256")
 
 
 def test_wrong_keys_end_a_replica_s_start_without_a_trace_of_them(
-    made: development_ca.DevelopmentCertificate, tmp_path: Path
+    made: SigningKeys, tmp_path: Path
 ) -> None:
-    other = development_ca.make(tmp_path / "other", "Other")
+    other = signing_keys.make(tmp_path / "other", "Other")
     key, chain = made.key.read_bytes(), made.chain.read_bytes()
     for each in ((key, other.chain.read_bytes()), (chain, key), (b"", b""), (key[:-60], chain)):
         with pytest.raises(SettingsError) as caught:
@@ -331,32 +349,6 @@ def test_wrong_keys_end_a_replica_s_start_without_a_trace_of_them(
     with pytest.raises(SettingsError, match="cannot be read"):
         Signer.read(str(tmp_path / "none"), str(made.chain))
     assert "PRIVATE" not in repr(Signer.of(key, chain))
-
-
-def certified(key: Any, *, last_day: int = 30, signs: bool = True) -> tuple[bytes, bytes]:
-    """A key, and a certificate for it by an authority that is gone, both PEM."""
-    authority, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Shop")])
-    issuer = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Authority")])
-    usages = dict.fromkeys(development_ca._USAGES, False) | {"digital_signature": signs}
-    purpose = [ExtendedKeyUsageOID.EMAIL_PROTECTION if signs else ExtendedKeyUsageOID.SERVER_AUTH]
-    by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=60))
-        .not_valid_after(now + timedelta(days=last_day))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(**usages), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(purpose), critical=True)
-        .add_extension(by, critical=False)
-        .sign(authority, hashes.SHA256())
-    )
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return pem, certificate.public_bytes(Encoding.PEM)
 
 
 KEYS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -377,7 +369,7 @@ def test_a_key_of_any_kind_that_c2pa_knows_signs(
     kind: str,
 ) -> None:
     generate, algorithm = KEYS[kind]
-    key, certificate = certified(generate())
+    key, certificate = signing_keys.certified(generate())
     (tmp_path / "key.pem").write_bytes(key)
     (tmp_path / "chain.pem").write_bytes(certificate)
     marks = MarkSettings(key=f"{tmp_path}/key.pem", certificates=f"{tmp_path}/chain.pem")
@@ -392,19 +384,19 @@ def test_a_key_of_any_kind_that_c2pa_knows_signs(
 
 UNFIT: dict[str, tuple[Callable[[], tuple[bytes, bytes]], str]] = {
     "ended": (
-        lambda: certified(ec.generate_private_key(ec.SECP256R1()), last_day=-1),
+        lambda: signing_keys.certified(ec.generate_private_key(ec.SECP256R1()), last_day=-1),
         r"valid from \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d only",
     ),
     "for-another-purpose": (
-        lambda: certified(ec.generate_private_key(ec.SECP256R1()), signs=False),
+        lambda: signing_keys.certified(ec.generate_private_key(ec.SECP256R1()), signs=False),
         "the certificate may not sign content",
     ),
     "another-curve": (
-        lambda: certified(ec.generate_private_key(ec.SECP256K1())),
+        lambda: signing_keys.certified(ec.generate_private_key(ec.SECP256K1())),
         "accepted: a key on P-256, P-384, P-521 or Ed25519, or RSA",
     ),
     "ed448": (
-        lambda: certified(ed448.Ed448PrivateKey.generate()),
+        lambda: signing_keys.certified(ed448.Ed448PrivateKey.generate()),
         "accepted: a key on P-256, P-384, P-521 or Ed25519, or RSA",
     ),
 }
@@ -426,7 +418,7 @@ def test_half_a_key_or_two_are_no_setting() -> None:
 
 
 def test_the_key_of_a_prefect_block_is_read_where_it_signs(
-    made: development_ca.DevelopmentCertificate, prefect_server: Any
+    made: SigningKeys, prefect_server: Any
 ) -> None:
     from prefect.blocks.system import Secret
 

@@ -20,7 +20,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from ace_tasks.images import codec
-from ace_tasks.provenance import c2pa_marks, development_ca
+from ace_tasks.provenance import c2pa_marks
 from ace_tasks.provenance.record import Record
 from ace_tasks.provenance.xmp.packet import read_marks
 from ace_tasks.replica.replica import Replica
@@ -45,8 +45,9 @@ from tests.provenance.test_xmp import EVERYTHING, IPTC, PART, TRAINED, alt, seen
 from tests.provenance.test_xmp import source as packet
 from tests.replica.test_replica import new_replica
 from tests.scenarios.test_real_pictures import FILES
-from tests.support import hostile
+from tests.support import hostile, signing_keys
 from tests.support.processes import run
+from tests.support.signing_keys import SigningKeys
 
 LIMITS = ImageLimits()
 BOX = {"box": [0.1, 0.1, 0.4, 0.4]}
@@ -59,8 +60,8 @@ RIGHTS = packet(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> development_ca.DevelopmentCertificate:
-    return development_ca.make(tmp_path_factory.mktemp("ca"), "Shop")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SigningKeys:
+    return signing_keys.make(tmp_path_factory.mktemp("ca"), "Shop")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_a_photograph_becomes_a_composite_and_its_own_type_is_named(published: P
 def test_a_mark_in_c2pa_alone_is_carried_on(
     published: Publish,
     planned: Callable[..., WorkItem],
-    made: development_ca.DevelopmentCertificate,
+    made: SigningKeys,
     weights_dir: Path,
     prefix: str,
     store: Store,
@@ -345,7 +346,7 @@ def test_an_odd_container_is_encoded_anew_and_it_is_named(published: Publish) ->
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "avif", "turned"])
 def test_an_untouched_picture_is_signed_and_made_again(
     published: Publish,
-    made: development_ca.DevelopmentCertificate,
+    made: SigningKeys,
     weights_dir: Path,
     prefix: str,
     name: str,

@@ -18,7 +18,6 @@ import ray
 from PIL import Image
 
 from ace_tasks.errors import StoreUnavailable
-from ace_tasks.provenance import development_ca
 from ace_tasks.provenance.keys import audit_key, image_key, record_key, results_key
 from ace_tasks.provenance.record import Record, record_sha256_of, seal_of
 from ace_tasks.runs.results import Summary
@@ -33,9 +32,10 @@ from tests.images.test_rewrap import stored
 from tests.images.test_source_metadata import TAG, metadata_of, texts
 from tests.provenance.test_xmp import PART, TRAINED
 from tests.replica.test_publishing import MARKED, RIGHTS, converted, marked_as
-from tests.support import hostile
+from tests.support import hostile, signing_keys
 from tests.support.faults import FaultyStore
 from tests.support.processes import ace_here
+from tests.support.signing_keys import SigningKeys
 
 Make = Callable[..., bytes]
 ROWS = 6
@@ -48,14 +48,12 @@ CREDENTIALS = {
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> development_ca.DevelopmentCertificate:
-    return development_ca.make(tmp_path_factory.mktemp("ca"), "Shop")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> SigningKeys:
+    return signing_keys.make(tmp_path_factory.mktemp("ca"), "Shop")
 
 
 @pytest.fixture(autouse=True)
-def environment(
-    certificate: development_ca.DevelopmentCertificate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def environment(certificate: SigningKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     """All pictures here are signed."""
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)

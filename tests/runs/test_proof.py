@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from ace_tasks.errors import BadImage
 from ace_tasks.images import codec
 from ace_tasks.model.variants import find_variant
-from ace_tasks.provenance import c2pa_marks, development_ca
+from ace_tasks.provenance import c2pa_marks
 from ace_tasks.provenance.c2pa_marks import Proof
 from ace_tasks.provenance.keys import image_key, record_key
 from ace_tasks.provenance.record import Record, record_sha256_of, seal_of
@@ -34,6 +34,7 @@ from ace_tasks.settings import ImageLimits, MarkSettings, ReviewSettings
 from ace_tasks.specs import EXTENSIONS, PIXELS_VERSION, AutoMask, PixelSettings, WorkItem, quote
 from ace_tasks.store import Store, join_uri
 from tests.replica.test_replica import FILL, TASKS, new_replica
+from tests.support import signing_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(__file__).resolve().parents[1] / "data" / "records"
@@ -121,7 +122,7 @@ def make(
 
 @pytest.fixture
 def marks(tmp_path: Path) -> MarkSettings:
-    made = development_ca.make(tmp_path / "ca", "Shop")
+    made = signing_keys.make(tmp_path / "ca", "Shop")
     return MarkSettings(key=str(made.key), certificates=str(made.chain), prompt=True)
 
 

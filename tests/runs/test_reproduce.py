@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from ace_tasks.errors import SettingsError, SourceChanged, SourceMissing, WeightsError
-from ace_tasks.provenance import development_ca
 from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.outcomes import Done
 from ace_tasks.provenance.record import Record
@@ -19,6 +18,7 @@ from ace_tasks.settings import MarkSettings, read_environment
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 from tests.replica.test_replica import FILL, TASKS, new_replica, on_background
+from tests.support import signing_keys
 from tests.support.processes import ace_here, run_python
 
 pytestmark = pytest.mark.usefixtures("object_store", "weights_dir")
@@ -43,7 +43,7 @@ def test_each_task_s_picture_is_made_again_to_the_bit(
     variant: str,
 ) -> None:
     """This holds for signed pictures and for the chosen one of several candidates."""
-    made = development_ca.make(tmp_path / "ca", "Shop")
+    made = signing_keys.make(tmp_path / "ca", "Shop")
     marks = MarkSettings(key=str(made.key), certificates=str(made.chain))
     replica = new_replica(weights_dir, prefix, variant, marks=marks, torch_threads=1)
     rows = [*TASKS, FILL | {"candidates": 3, "format": "jpeg", "preset": "white-1000"}]
