@@ -173,13 +173,6 @@ class PoolSettings(_Model):
         30, ge=0, description="How long a replica that is not needed any more is kept."
     )
     items_in_flight: int = Field(3, ge=1, description="Items inside one replica at once.")
-    max_memory_share: float = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="Of a node's memory, or its container's: where more is used, a replica gets "
-        "one item at a time. Ray's memory monitor kills at 0.95.",
-    )
     item_timeout_s: float = Field(900, gt=0, description="Times the batch size.")
     # A cold node fetches 34 GB first, and its other replicas wait for it.
     start_timeout_s: float = Field(4 * 3600, gt=0)

@@ -115,7 +115,6 @@ def test_foreign_variables_are_none_of_our_business(monkeypatch: pytest.MonkeyPa
         ("min_replicas", 0),
         ("max_replicas", 0),
         ("min_replicas", 2),
-        ("max_memory_share", 0),
         ("items_in_flight", 0),
         ("item_timeout_s", 0),
         ("cancel_grace_s", -1),

@@ -15,7 +15,6 @@ from ace_tasks.engine.prometheus import StoreMetrics
 from ace_tasks.errors import Cancelled, DeviceLost, FatalError
 from ace_tasks.provenance.outcomes import Outcome
 from ace_tasks.replica import logs
-from ace_tasks.replica.host_memory import Gauge, Memory
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.specs import WorkItem
 
@@ -27,14 +26,6 @@ log = logging.getLogger(__name__)
 MakeReplica = Callable[[ReplicaSettings, str, str], "Replica"]
 
 EXIT_DEVICE_LOST = 70
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of an item, and how full the memory around its replica is."""
-
-    outcome: Outcome
-    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,6 @@ class ReplicaActor:
         self._metrics = StoreMetrics()
         self._make: Callable[[], Replica] = lambda: make(settings, run_id, name)
         self._replica: Replica | None = None
-        self._gauge = Gauge()
 
     def where(self) -> str:
         """The node's id, as soon as the process is there."""
@@ -80,12 +70,11 @@ class ReplicaActor:
             return Abort(f"{type(error).__name__}: {error}"[:500], "start")
         return None
 
-    def run(self, item: WorkItem, shard: int, attempt: int) -> Answer | Abort:
+    def run(self, item: WorkItem, shard: int, attempt: int) -> Outcome | Abort:
         assert self._replica is not None
         try:
             with logs.about(shard=shard, row_id=item.row_id, item_id=item.item_id, attempt=attempt):
-                outcome = self._replica.run(item, shard, attempt)
-            return Answer(outcome, self._gauge.read())
+                return self._replica.run(item, shard, attempt)
         except FatalError as error:
             return Abort(f"{type(error).__name__}: {error}", "fatal")
         except Cancelled as error:

@@ -36,8 +36,12 @@ class Death:
 
     def __init__(self, error: RayError, node_id: str | None):
         """`node_id`: where it was, if it ever was anywhere."""
-        self.reason = last_line(error)
         self.by_memory_monitor = any(phrase in str(error) for phrase in _MEMORY_MONITOR)
+        self.reason = (
+            "killed by Ray's memory monitor: its node was running low on memory"
+            if self.by_memory_monitor
+            else last_line(error)
+        )
         # Its machine's or the network's: lost, drained, preempted.
         self.by_infrastructure = (
             isinstance(error, NodeDiedError | ActorUnavailableError)

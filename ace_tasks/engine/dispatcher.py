@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import NodeDiedError, RayActorError, RayError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
-from ace_tasks.engine.actor import Abort, Answer, MakeReplica, make_replica
+from ace_tasks.engine.actor import Abort, MakeReplica, make_replica
 from ace_tasks.engine.crash_guard import Death, Retry, Verdict, after_timeout, last_line
 from ace_tasks.engine.pool import Pool, Worker
 from ace_tasks.engine.prometheus import RunMetrics
@@ -211,7 +211,7 @@ class Dispatcher:
         for ref in ready:
             try:
                 self._handle(refs[ref], ref, ray.get(ref))
-            except (RayActorError, NodeDiedError) as error:
+            except (RayActorError, NodeDiedError, OutOfMemoryError) as error:
                 deaths[refs[ref]] = error
             except RayError as error:
                 reason = last_line(error)
@@ -227,9 +227,8 @@ class Dispatcher:
                 self._pool.start_failed(worker, answer.message)
                 return
             raise (PoolFailed if answer.kind == "fatal" else Cancelled)(answer.message)
-        if isinstance(answer, Answer):
-            worker.note(answer.memory, self._settings.max_memory_share)
-            self._finish(worker.take_back(ref), answer.outcome)
+        if ref in worker.in_flight:
+            self._finish(worker.take_back(ref), answer)
         elif ref is worker.placing:
             self._pool.placed(worker, answer)
         else:

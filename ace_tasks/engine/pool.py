@@ -27,7 +27,6 @@ from ace_tasks.engine.crash_guard import Death
 from ace_tasks.engine.queue import Job
 from ace_tasks.engine.session import free_in_cluster, gpus_in_cluster
 from ace_tasks.errors import PoolFailed
-from ace_tasks.replica.host_memory import Memory
 from ace_tasks.settings import PoolSettings, ReplicaSettings
 
 log = logging.getLogger(__name__)
@@ -53,8 +52,6 @@ class Worker:
     alone: bool = False  # the one job in flight is a suspect
     group: str | None = None  # of its last job
     idle_since: float = field(default_factory=time.monotonic)
-    is_short_of_memory: bool = False
-    _has_been_short: bool = False
 
     def dispatch(self, job: Job) -> None:
         job.attempts += 1
@@ -73,19 +70,7 @@ class Worker:
         """How many more items it may have."""
         if self.alone or not self.ready:
             return 0
-        return (1 if self.is_short_of_memory else items_in_flight) - len(self.in_flight)
-
-    def note(self, memory: Memory, max_share: float) -> None:
-        """What it told of its memory with an answer."""
-        self.is_short_of_memory = memory.used_share > max_share
-        if self.is_short_of_memory and not self._has_been_short:
-            self._has_been_short = True
-            log.warning(
-                "%s gets one item at a time: %.0f %% of its node's memory are used, %d MB by itself",
-                self.name,
-                100 * memory.used_share,
-                memory.process_bytes // 2**20,
-            )
+        return items_in_flight - len(self.in_flight)
 
     def busy_s(self) -> dict[str, float] | None:
         """item id → seconds at work itself; None: it cannot be asked, as when its interpreter

@@ -12,7 +12,7 @@ recording     from a finished picture and its file to its record
 publisher     into the store: published, or held for a person
 progress      where an item stands
 inspect       a look at pictures and masks before any GPU
-host_memory   how much memory a process may use, and how full it is
+host_memory   how much memory a process may use
 runtime_info  code, packages and device, as records name them
 logs          a replica's log
 

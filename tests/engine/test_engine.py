@@ -28,7 +28,6 @@ from ace_tasks.specs import WorkItem
 from tests.support.patience import limit_s, wait_until
 from tests.support.replicas import (
     BatchingReplica,
-    CountingReplica,
     CountsWrong,
     FullDisk,
     NeverStarts,
@@ -369,22 +368,6 @@ def test_a_replica_stays_with_its_group(pool: Open) -> None:
             if isinstance(each, Done) and each.output_uri == replica
         ]
         assert sum(a != b for a, b in pairwise(made)) <= 1, made
-
-
-def test_where_memory_is_short_items_come_one_at_a_time(
-    pool: Open, caplog: pytest.LogCaptureFixture
-) -> None:
-    items = [item(n, "sleep 0.05") for n in range(30)]
-    with pool(CountingReplica, items_in_flight=6) as dispatcher:
-        free = dispatcher.edit(items, 0)
-    with pool(CountingReplica, items_in_flight=6, max_memory_share=1e-6) as dispatcher:
-        short = dispatcher.edit(items, 0)
-    assert max(each.score or 0 for each in free[6:] if isinstance(each, Done)) > 1
-    # The first six went out before the first answer told of it.
-    assert {each.score for each in short[6:] if isinstance(each, Done)} == {1}
-    messages = [each for each in caplog.messages if "one item at a time" in each]
-    assert len(messages) == 1
-    assert "replica-0" in messages[0]
 
 
 def test_the_time_limit_is_for_each_candidate(pool: Open, written: list[Failed]) -> None:

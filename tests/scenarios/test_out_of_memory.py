@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from ace_tasks.provenance.record import Failure, Record
 from ace_tasks.settings import MarkSettings, PoolSettings, ReplicaSettings, WeightsSettings
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
+from tests.support import replicas
 from tests.support.sick_devices import STICKY, SickDevice, SmallDevice
 
 TOKENS = 24  # of the 96×64 picture that the tests edit
@@ -227,6 +229,37 @@ def test_after_a_sticky_error_a_clean_process_goes_on(
         for each in done
     }
     assert len(processes) >= 1
+
+
+@pytest.mark.thorough
+def test_what_ray_s_memory_monitor_kills_is_edited_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica takes more of its node's memory than there is. Else the whole run ended with it."""
+    memory = psutil.virtual_memory()
+    nearly_all = (memory.total - memory.available + 2**30) / memory.total
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{nearly_all:.4f}")
+    settings = ReplicaSettings(
+        variant="toy", weights=WeightsSettings(folder=tmp_path), output_uri="s3://unused"
+    )
+    written: list[Failed] = []
+    with (
+        ray_session(cpus=1),
+        Dispatcher(
+            settings,
+            PoolSettings(items_in_flight=3),
+            "run",
+            lambda _, failed: written.append(failed),
+            replicas.HungryReplica,
+        ) as dispatcher,
+    ):
+        orders = [f"eat-once {tmp_path / 'eaten'}", "sleep 0.1", "sleep 0.1"]
+        items = [replicas.item(n, order) for n, order in enumerate(orders)]
+        outcomes = dispatcher.edit(items, 0)
+    made(outcomes)
+    assert len(outcomes) == 3
+    assert written == []
+    assert dispatcher.status.deaths >= 1
 
 
 def test_a_device_that_fails_while_it_is_cleaned_up_is_lost_and_no_item_is_blamed(

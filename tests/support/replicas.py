@@ -132,18 +132,16 @@ class BatchingReplica(SleepingReplica):
         return outcome
 
 
-class CountingReplica(SleepingReplica):
-    """Works on all it has at once; the score of an item is how many were in it as it began."""
-
-    def __init__(self, settings: ReplicaSettings, run_id: str, name: str):
-        super().__init__(settings, run_id, name)
-        self._gpu = contextlib.nullcontext()  # type: ignore[assignment]
+class HungryReplica(SleepingReplica):
+    """Prompt `eat-once PATH`: the first time it takes memory until it is ended."""
 
     def _obey(self, order: str, detail: str, item: WorkItem, attempt: int) -> Outcome:
-        inside = len(self._since)
-        outcome = super()._obey(order, detail, item, attempt)
-        assert isinstance(outcome, Done)
-        return outcome.model_copy(update={"score": inside})
+        eaten = []
+        if order == "eat-once" and _first_time(Path(detail)):
+            while len(eaten) < 64:
+                eaten.append(b"x" * 2**27)
+                time.sleep(0.1)
+        return super()._obey(order, detail, item, attempt)
 
 
 class FullDisk(SleepingReplica):
