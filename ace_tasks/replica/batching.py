@@ -154,7 +154,6 @@ class Batcher:
             rung = self._ladder.rung(part[0].job)
             error = self._pass(part, rung.mode)
             if error is None:
-                self._ladder.succeeded(part[0].job)
                 continue
             smaller = self._after(error, part, rung)
             if not smaller:

@@ -12,9 +12,6 @@ from ace_tasks.model.residence import MEMORY_MODES, MemoryMode
 
 Canvas = tuple[int, int]  # (height, width) in pixels
 
-# Whoever took the memory may be gone; a try that fails again costs a pass in hundreds.
-_PASSES_BEFORE_ANOTHER_TRY = 200
-
 
 @dataclass
 class Rung:
@@ -23,8 +20,6 @@ class Rung:
     batch_size: int
     mode: MemoryMode = "resident"
     failed: list[str] = field(default_factory=list)  # what was tried above
-    passes: int = 0
-    patience: int = _PASSES_BEFORE_ANOTHER_TRY
 
 
 class Ladder:
@@ -43,7 +38,6 @@ class Ladder:
         attempt = f"{shared_by} together" if shared_by > 1 else f"alone, {rung.mode}"
         if attempt not in rung.failed:
             rung.failed.append(attempt)
-        rung.passes = 0
         rung.batch_size = (shared_by + 1) // 2
         if shared_by > 1:
             return True
@@ -52,15 +46,6 @@ class Ladder:
             return False
         rung.mode = MEMORY_MODES[below]
         return True
-
-    def succeeded(self, job: ModelJob) -> None:
-        """After many passes on a lower rung the top is tried once more, each time more rarely."""
-        rung = self.rung(job)
-        rung.passes += 1
-        if rung.failed and rung.passes >= rung.patience:
-            rung.batch_size, rung.mode = self._batch_size, "resident"
-            rung.failed.clear()
-            rung.passes, rung.patience = 0, 2 * rung.patience
 
     def story(self, job: ModelJob) -> str:
         """For a person: what did not fit, and what was tried."""

@@ -139,15 +139,3 @@ def test_a_ladder_goes_down_rung_by_rung() -> None:
     ]
     assert ladder.rung(job(32)).batch_size == 8  # another canvas
     assert "64×64 px, 16 tokens; tried: 8 together; 4 together" in ladder.story(large)
-
-
-def test_the_top_is_tried_again_ever_more_rarely() -> None:
-    """Memory may have been another program's; a whole catalog shall not pay for that."""
-    ladder, large = Ladder(2), job(64)
-    tries = []
-    for number in range(4000):
-        if ladder.rung(large).batch_size == 2:
-            tries.append(number)
-            ladder.descend(large, 2)
-        ladder.succeeded(large)
-    assert tries == [0, 200, 600, 1400, 3000]
