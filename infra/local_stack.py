@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.object_store import ObjectStore, local_credentials
 from infra.prefect_server import PrefectServer, serve_deployments
-from infra.services import Service, ServiceFailed, preferred_port, run
+from infra.services import Service, ServiceFailed, preferred_port
 
 
 class LocalStack:
@@ -96,10 +96,6 @@ class LocalStack:
     @property
     def _store_dir(self) -> Path:
         return self.data_dir / "store"
-
-    def run(self, *command: str) -> str:
-        """As the function of that name, against the stack."""
-        return run(command, self.env)
 
     def serve_deployments(self) -> Service:
         """As the function of that name; the worker stops with the stack."""

@@ -1,4 +1,4 @@
-"""FLUX weights in BFL's layout ↔ diffusers' FluxTransformer2DModel, at any width (ACE_SPEC 7).
+"""FLUX weights in BFL's layout → diffusers' FluxTransformer2DModel, at any width (ACE_SPEC 7).
 
 BFL fuses what diffusers keeps apart, so each of its linears is a stack of rows:
 
@@ -60,38 +60,18 @@ class _Module:
     def split(self, value: Tensor) -> tuple[Tensor, ...]:
         return (_swap(value),) if self.swapped else torch.split(value, [*self.parts.values()])
 
-    def join(self, parts: list[Tensor]) -> Tensor:
-        return _swap(parts[0]) if self.swapped else torch.cat(parts) if parts[1:] else parts[0]
-
 
 def from_bfl(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """A BFL checkpoint → diffusers' state dict. Raises WeightsError naming the key at fault."""
     prefix = _PREFIX if state and all(key.startswith(_PREFIX) for key in state) else ""
-    modules = list(_modules(config))
-    expected = {prefix + key: shape for m in modules for key, _, shape in m.parameters()}
+    known = list(modules(config))
+    expected = {prefix + key: shape for m in known for key, _, shape in m.parameters()}
     check(state, expected)
     return {
         target: part
-        for module in modules
+        for module in known
         for key, targets, _ in module.parameters()
         for target, part in zip(targets, module.split(state[prefix + key]), strict=True)
-    }
-
-
-def to_bfl(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The inverse of `from_bfl`, without prefix. Raises WeightsError naming the key at fault."""
-    modules = list(_modules(config))
-    expected = {
-        target: (rows, *shape[1:])
-        for module in modules
-        for _, targets, shape in module.parameters()
-        for target, rows in zip(targets, module.parts.values(), strict=True)
-    }
-    check(state, expected)
-    return {
-        key: module.join([state[target] for target in targets])
-        for module in modules
-        for key, targets, _ in module.parameters()
     }
 
 
@@ -148,7 +128,7 @@ def widen_to_448(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _lora_modules(config: Mapping[str, Any]) -> dict[str, _Module]:
     return {
         _LORA_PREFIX + module.bfl.replace(".", "_"): module
-        for module in _modules(config)
+        for module in modules(config)
         if module.columns is not None and "_blocks." in module.bfl
     }
 
@@ -172,7 +152,7 @@ def _swap(value: Tensor) -> Tensor:
 # ---------------------------------------------------------------- the table
 
 
-def _modules(config: Mapping[str, Any]) -> Iterator[_Module]:
+def modules(config: Mapping[str, Any]) -> Iterator[_Module]:
     """Every module with weights, in the order of BFL's model."""
     width = config["attention_head_dim"] * config["num_attention_heads"]
     in_channels = config["in_channels"]

@@ -17,7 +17,7 @@ import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from ace_tasks.errors import NotFound
 from ace_tasks.settings import StoreSettings
@@ -26,7 +26,6 @@ from ace_tasks.training.loop import saved_step
 from ace_tasks.training.stages import CHECKPOINT, VAE, VAE_CHECKPOINT
 
 Stage = Literal["vae", "denoise"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 _CHECKPOINTS: dict[Stage, str] = {"vae": VAE_CHECKPOINT, "denoise": CHECKPOINT}
 _LAST = "config.json"
 _BYTES = "application/octet-stream"

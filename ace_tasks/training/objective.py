@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from ace_tasks.errors import SettingsError
 from ace_tasks.model import sampling
 from ace_tasks.training.latents import Latents
-from ace_tasks.training.sample import GUIDANCE
+from ace_tasks.training.sample import GUIDANCE, noisy
 from ace_tasks.training.texts import Texts
 
 
@@ -119,8 +119,7 @@ def loss(
         for each in (batch.target_BCHW, batch.edit_BCHW, batch.change_BCHW, batch.mask_BCHW)
     )
     noise, sigma = noise.to(device), sigma.to(device)
-    level = sigma[:, None, None, None]
-    x_t = (1 - level) * x0 + level * noise
+    x_t = noisy(x0, noise, sigma[:, None, None, None])
     packed = torch.cat([sampling.pack(each) for each in (x_t, edit, change, mask)], dim=-1)
     height, width = x0.shape[2:]
     with _half_precision(x0.device.type), _attention(x0.device.type):

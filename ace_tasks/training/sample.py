@@ -100,14 +100,9 @@ def build(
     return Sample(target, edit, edit, mask, reference_px)
 
 
-def noisy(x0: torch.Tensor, eps: torch.Tensor, sigma: float) -> torch.Tensor:
+def noisy(x0: torch.Tensor, eps: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
     """Latents at one noise level: x0 at 0, eps at 1."""
     return (1 - sigma) * x0 + sigma * eps
-
-
-def flow_matching_loss(v: torch.Tensor, x0: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """Mean square error of the velocity over the whole canvas; the mask does not weight it."""
-    return F.mse_loss(v, eps - x0)
 
 
 def _edit(example: TrainingExample) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,6 +21,7 @@ import pytest
 import infra.transfer
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
+from infra import services
 from infra.demo import mirror, upload_sample
 from infra.local_stack import LocalStack
 from infra.object_store import ObjectStore
@@ -69,19 +70,10 @@ def test_a_deployed_flow_runs_and_everything_stops(
         upload_sample(store)
         stack.serve_deployments()
         output = f"s3://{BUCKET}/edited"
-        stack.run(
-            "prefect",
-            "deployment",
-            "run",
-            "edit-catalog/edit-catalog",
-            "--watch",
-            "-p",
-            f"catalog={PREFIX}/catalog.csv",
-            "-p",
-            f"output={output}",
-            "-p",
-            "variant=toy",
-        )
+        given = (f"catalog={PREFIX}/catalog.csv", f"output={output}", "variant=toy")
+        asked = [f"--param={each}" for each in given]
+        name = "edit-catalog/edit-catalog"
+        services.run(["prefect", "deployment", "run", name, "--watch", *asked], stack.env)
         # A restyle may be scheduled at once, is not by itself, and never meets another one.
         name = "restyle-catalog/restyle-catalog"
         with urlopen(f"{stack.env['PREFECT_API_URL']}/deployments/name/{name}") as answer:

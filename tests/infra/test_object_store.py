@@ -26,12 +26,12 @@ import yaml
 from botocore.client import Config
 from botocore.exceptions import ClientError
 
-from infra.identities import make_identities
 from infra.object_store import ObjectStore
 from infra.services import HOST, ROOT, Service, answers, free_ports, script
 from infra.store_keys import client_context
 from tests.support import processes
 from tests.support.patience import limit_s
+from tests.support.store_identities import make_identities
 
 RIGHTS = {
     "sources": ["Read:sources", "List:sources"],

@@ -14,6 +14,7 @@ from ace_tasks.model.adapters import Mode
 from ace_tasks.model.variants import Variant, adapter_file, find_variant
 from ace_tasks.settings import WeightsSettings
 from tests.model.test_model import make_unit
+from tests.support.bfl import to_bfl
 
 LORA = find_variant("toy-lora")
 NAMES = (None, "portrait", "subject", "local_editing")
@@ -60,7 +61,7 @@ def test_every_adapter_acts_as_if_merged_into_the_checkpoint(
         merged = load(settings, "fused")
         merged.adapters.select(None)
         transformer = merged.parts.transformer
-        bfl = keymap.to_bfl(transformer.state_dict(), transformer.config)
+        bfl = to_bfl(transformer.state_dict(), transformer.config)
         lora = load_file(folder / adapter_file(str(name)))
         for key in [key for key in lora if key.endswith(".lora_up.weight")]:
             module = key.removesuffix(".lora_up.weight")
@@ -89,9 +90,8 @@ def test_fused_weights_do_not_drift_in_bf16(settings: WeightsSettings) -> None:
     """Adding and subtracting in place changes weights for good within 20 cycles; a pristine copy
     brings them back bit for bit."""
     variant = LORA.model_copy(update={"dtype": "bfloat16"})
-    model = AceModel(
-        variant, weights.load(variant, weights.ensure(LORA, settings), "cpu"), "cpu", "fused"
-    )
+    parts = weights.load(variant, weights.ensure(LORA, settings), "cpu")
+    model = AceModel(variant, parts, "cpu", "fused")
     before = {k: v.clone() for k, v in model.parts.transformer.state_dict().items()}
     model.adapters.select("subject")
     subject = {k: v.clone() for k, v in model.parts.transformer.state_dict().items()}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ace_tasks.errors import WeightsError
 from ace_tasks.model import keymap
+from tests.support.bfl import to_bfl
 
 State = dict[str, Tensor]
 FULL = {
@@ -99,7 +100,7 @@ def _diffusers_converter(width: int) -> Callable[[State], State]:
 def test_bfl_and_diffusers_turn_into_each_other_bit_for_bit(heads: int) -> None:
     config = _tiny(heads)
     ours = dict(_model(config).state_dict())
-    bfl = keymap.to_bfl(ours, config)
+    bfl = to_bfl(ours, config)
     assert len(bfl) < len(ours)  # it fuses
     assert _same(keymap.from_bfl(bfl, config), ours)
     assert _same(_diffusers_converter(16 * heads)(dict(bfl)), ours)
@@ -108,14 +109,14 @@ def test_bfl_and_diffusers_turn_into_each_other_bit_for_bit(heads: int) -> None:
 def test_a_checkpoint_saved_by_comfyui_has_a_prefix() -> None:
     config = _tiny()
     ours = dict(_model(config).state_dict())
-    bfl = {f"model.diffusion_model.{k}": v for k, v in keymap.to_bfl(ours, config).items()}
+    bfl = {f"model.diffusion_model.{k}": v for k, v in to_bfl(ours, config).items()}
     assert _same(keymap.from_bfl(bfl, config), ours)
 
 
 def test_a_model_without_guidance_has_no_guidance_keys() -> None:
     config = _tiny(guidance_embeds=False)
     ours = dict(_model(config).state_dict())
-    bfl = keymap.to_bfl(ours, config)
+    bfl = to_bfl(ours, config)
     assert not any("guidance" in key for key in bfl)
     assert _same(keymap.from_bfl(bfl, config), ours)
     with pytest.raises(WeightsError, match=r"^guidance_in\.in_layer\.weight: missing"):
@@ -151,7 +152,7 @@ def test_a_key_that_is_missing_surplus_or_misshapen_is_named(
     breakage: Callable[[str], Callable[[State], object]], key: str
 ) -> None:
     config = _tiny()
-    state = keymap.to_bfl(_model(config).state_dict(), config)
+    state = to_bfl(_model(config).state_dict(), config)
     breakage(key)(state)
     with pytest.raises(WeightsError) as caught:
         keymap.from_bfl(state, config)
@@ -160,7 +161,7 @@ def test_a_key_that_is_missing_surplus_or_misshapen_is_named(
 
 def test_448_channels_are_not_taken_for_384() -> None:
     config = _tiny(in_channels=448)
-    bfl = keymap.to_bfl(_model(config).state_dict(), config)
+    bfl = to_bfl(_model(config).state_dict(), config)
     with pytest.raises(WeightsError, match=r"img_in\.weight: expected shape \(32, 384\), found"):
         keymap.from_bfl(bfl, _tiny())
 
@@ -183,7 +184,7 @@ def test_widened_weights_answer_alike_whatever_the_change_is() -> None:
 
 def test_at_full_size_the_parameters_are_those_of_flux_fill() -> None:
     ours = _full_size()
-    back = keymap.from_bfl(keymap.to_bfl(ours, FULL), FULL)
+    back = keymap.from_bfl(to_bfl(ours, FULL), FULL)
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in ours.items()}
     narrow = sum(value.numel() for value in back.values())
     wide = sum(value.numel() for value in keymap.widen_to_448(back).values())
@@ -196,7 +197,7 @@ def test_at_full_size_the_parameters_are_those_of_flux_fill() -> None:
 
 def _lora(config: dict[str, Any], ranks: tuple[int, ...], alpha: float) -> State:
     """Make a LoRA for every linear of every block, named after BFL's keys; ranks take turns."""
-    bfl = keymap.to_bfl(_model(config).state_dict(), config)
+    bfl = to_bfl(_model(config).state_dict(), config)
     generator = torch.Generator().manual_seed(7)
     linears = [k for k, v in bfl.items() if "_blocks." in k and v.ndim == 2]
     lora = {}
@@ -212,7 +213,7 @@ def _lora(config: dict[str, Any], ranks: tuple[int, ...], alpha: float) -> State
 def _merged(config: dict[str, Any], lora: State) -> FluxTransformer2DModel:
     """Add the same LoRA to BFL's fused weights: W + alpha / rank · up · down."""
     model = _model(config)
-    bfl = keymap.to_bfl(model.state_dict(), config)
+    bfl = to_bfl(model.state_dict(), config)
     for key in [k for k in bfl if "_blocks." in k and bfl[k].ndim == 2]:
         name = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
         down, up = lora[f"{name}.lora_down.weight"], lora[f"{name}.lora_up.weight"]
@@ -284,7 +285,7 @@ def test_at_full_size_a_lora_has_304_modules() -> None:
     ]
     assert len(bfl_names) == 304
     state = _full_size()
-    bfl = keymap.to_bfl(state, FULL)
+    bfl = to_bfl(state, FULL)
     shapes = {
         k.removesuffix(".weight").replace(".", "_"): v.shape for k, v in bfl.items() if v.ndim == 2
     }

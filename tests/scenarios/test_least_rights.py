@@ -29,7 +29,6 @@ from flows.retry_failed import retry_failed
 from flows.review_run import review_run
 from flows.sweep_output import sweep_output
 from flows.try_on_batch import try_on_batch
-from infra.identities import make_identities
 from infra.object_store import ObjectStore
 from infra.services import script
 from tests.support import iam, pool_here
@@ -37,6 +36,7 @@ from tests.support.iam import Policy
 from tests.support.patience import wait_until
 from tests.support.processes import ace_here, run
 from tests.support.raw_s3 import keep_versions
+from tests.support.store_identities import make_identities
 
 RIGHTS = {
     "sources": ["Read:shop", "List:shop"],

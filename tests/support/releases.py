@@ -12,8 +12,9 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from ace_tasks.model import keymap, places, sources, toy
+from ace_tasks.model import places, sources, toy
 from ace_tasks.model.variants import Variant, find_variant
+from tests.support import bfl
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 BFL_TRANSFORMER = "transformer/ace_plus_fft.safetensors"
@@ -38,7 +39,7 @@ def make_release(folder: Path, base: str = "toy", layout: str = "diffusers", **r
 def to_bfl(folder: Path) -> dict[str, Any]:
     """Put the transformer into one file in BFL's layout; its config, which has no file there."""
     config = json.loads((folder / "transformer" / "config.json").read_text())
-    state = keymap.to_bfl(load_file(folder / TRANSFORMER), config)
+    state = bfl.to_bfl(load_file(folder / TRANSFORMER), config)
     for path in (folder / "transformer").iterdir():
         path.unlink()
     save_file({k: v.contiguous() for k, v in state.items()}, folder / BFL_TRANSFORMER)

@@ -18,17 +18,14 @@ _OVERLAY = np.array((255, 0, 200), np.float32)
 
 
 def sheet(
-    examples: Sequence[Example], outputs: Sequence[np.ndarray] | None = None, columns: int = 4
+    examples: Sequence[Example], outputs: Sequence[np.ndarray], columns: int = 4
 ) -> Image.Image:
-    """Each with its prompt: image under its mask, references, target, and the output if given.
+    """Each with its prompt: image under its mask, references, target and output.
 
     Outputs are uint8 (H, W, 3), in the order of the examples. `columns` examples stand in a row.
     """
-    if outputs is None:
-        strips = [_strip(_panels(each)) for each in examples]
-    else:
-        pairs = zip(examples, outputs, strict=True)
-        strips = [_strip([*_panels(each), output]) for each, output in pairs]
+    pairs = zip(examples, outputs, strict=True)
+    strips = [_strip([*_panels(each), output]) for each, output in pairs]
     width = max(strip.width for strip in strips) + 2 * _GAP_PX
     captions = [textwrap.wrap(each.prompt, int(width / _LETTER_PX)) for each in examples]
     caption_px = _LINE_PX * max(map(len, captions))
