@@ -278,7 +278,6 @@ def _picture(
     keyed: Image.Image | None,
 ) -> Picture:
     """A loaded file → its pixels. A large one is held as few times as can be."""
-    format_ = "jpeg" if image.format == "MPO" else str(image.format).lower()
     converted = [DEEP_TO_EIGHT.format(bits)] if bits > 8 else []
     upright, keyed = _upright(image, raw), keyed and _upright(keyed, raw)
     if upright.mode == "I;16":
@@ -302,7 +301,7 @@ def _picture(
     return Picture(
         rgb=straight if alpha is None else on_white(straight, alpha),
         alpha=alpha,
-        format=format_,  # type: ignore[arg-type]
+        format=_format_of(image),  # type: ignore[arg-type]
         icc_profile=space.profile,
         straight=None if alpha is None else straight,
         converted=(*converted, *space.converted),

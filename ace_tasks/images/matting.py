@@ -27,7 +27,7 @@ _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 def outline(rgb: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     """(h, w) float32 in 0..1 → (H, W) bool: the product, as far as its own edges."""
-    small = _shrunk(rgb)
+    small = shrunk(rgb, _WORK_PX)
     height, width = small.shape[:2]
     enlarged = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
     cell = max(height / saliency.shape[0], width / saliency.shape[1])
@@ -38,7 +38,7 @@ def outline(rgb: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 def soften(rgb: np.ndarray, selected: np.ndarray) -> np.ndarray:
     """(H, W) bool → (H, W) uint8: how opaque each pixel of the product is."""
     rgb = np.asarray(cv2.medianBlur(np.ascontiguousarray(rgb), _GRAIN_PX))
-    small = _shrunk(rgb)
+    small = shrunk(rgb, _WORK_PX)
     height, width = small.shape[:2]
     level = cv2.resize(
         np.asarray(selected, np.float32), (width, height), interpolation=cv2.INTER_AREA
@@ -115,9 +115,10 @@ def _rows_of(values: np.ndarray, top: int, bottom: int, height: int, width: int)
     ).reshape(bottom - top, width, -1)
 
 
-def _shrunk(rgb: np.ndarray) -> np.ndarray:
+def shrunk(rgb: np.ndarray, most_px: int) -> np.ndarray:
+    """Return a picture with about as many pixels at most, or as it is."""
     height, width = rgb.shape[:2]
-    scale = (_WORK_PX / (height * width)) ** 0.5
+    scale = (most_px / (height * width)) ** 0.5
     if scale >= 1:
         return rgb
     size = max(8, round(width * scale)), max(8, round(height * scale))

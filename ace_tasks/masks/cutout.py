@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ace_tasks.errors import BadMask
+from ace_tasks.images.matting import shrunk
 
 # GrabCut's time grows faster than the picture: 1 MP from nothing took up to 56 s where this took
 # 2. So it finds the product in a small picture, and in a larger one its outline only.
@@ -35,13 +36,13 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
     """What stands out in the middle (Rother, Kolmogorov, Blake 2004)."""
     cv2.setRNGSeed(0)  # of this thread; its clusters start at random
     ground, product = np.zeros((1, 65)), np.zeros((1, 65))  # what it learns of their colours
-    small = _grainy(_shrunk(rgb, _COARSE_PX))
+    small = _grainy(shrunk(rgb, _COARSE_PX))
     height, width = small.shape[:2]
     x, y = (max(1, round(_SURROUNDINGS * side)) for side in (width, height))
     labels = np.full((height, width), cv2.GC_BGD, np.uint8)
     frame = (x, y, width - 2 * x, height - 2 * y)
     cv2.grabCut(small, labels, frame, ground, product, _ROUNDS, cv2.GC_INIT_WITH_RECT)
-    larger = _grainy(_shrunk(rgb, _FINE_PX))
+    larger = _grainy(shrunk(rgb, _FINE_PX))
     selected = _scaled(_is_product(labels), larger.shape)
     if selected.any() and not selected.all():
         labels = _unsure_near_outline(selected, _BAND_COARSE_PX * larger.shape[1] / width)
@@ -56,7 +57,7 @@ def border(rgb: np.ndarray) -> np.ndarray:
     So a white label on a product that stands on white is the product's, and so is the ground that
     is seen through a handle.
     """
-    small = _shrunk(rgb, _BORDER_PX)
+    small = shrunk(rgb, _BORDER_PX)
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
     lowest, highest = _ground_colours(_rim(lab))
     ground = _flooded(cv2.inRange(lab, lowest, highest) > 0)
@@ -133,15 +134,6 @@ def _without_specks(selected: np.ndarray) -> np.ndarray:
     kept = areas >= _SPECK * areas[1:].max()
     kept[0] = False
     return np.asarray(kept[parts])
-
-
-def _shrunk(rgb: np.ndarray, most_px: int) -> np.ndarray:
-    height, width = rgb.shape[:2]
-    scale = (most_px / (height * width)) ** 0.5
-    if scale >= 1:
-        return rgb
-    size = max(8, round(width * scale)), max(8, round(height * scale))
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
 
 
 def _scaled(selected: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

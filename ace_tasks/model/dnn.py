@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from ace_tasks.errors import BadOutput, WeightsError
-from ace_tasks.model.places import Folder
+from ace_tasks.model.places import Folder, read_file
 
 # Networks that come with this package: one folder each, listed in its sha256.json.
 SHIPPED = Path(__file__).with_name("shipped")
@@ -104,14 +104,6 @@ class Network:
             if not np.isfinite(values).all():
                 raise BadOutput(f"{self.name}: output {name} holds numbers that are none")
         return dict(zip(names, found, strict=True))
-
-
-def read_file(path: Path) -> bytes:
-    """Raises WeightsError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}") from None
 
 
 def _line(error: Exception) -> str:

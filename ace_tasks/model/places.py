@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -40,20 +40,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _Manifest = TypeAdapter(dict[str, str])
 # The names of a repository's files → those that are wanted.
 Wanted = Callable[[Sequence[str]], Sequence[str]]
-
-
-class ModelSource(Protocol):
-    """One place with a model's files."""
-
-    @property
-    def key(self) -> str:
-        """What tells this set of files from another; names its folder on a node."""
-
-    def manifest(self) -> dict[str, str]:
-        """File → SHA-256 (hex). Raises WeightsError."""
-
-    def fetch(self, path: str, to: Path) -> None:
-        """Copy one file to `to`. Raises WeightsError."""
 
 
 def open_place(where: str, settings: WeightsSettings, wanted: Wanted) -> ModelSource:
@@ -81,12 +67,15 @@ class Folder:
 
     @property
     def key(self) -> str:
+        """Return what tells these files from others; it names their folder on a node."""
         return str(self.path)
 
     def manifest(self) -> dict[str, str]:
+        """Return file → SHA-256 (hex). Raises WeightsError."""
         return read_manifest(self._read(MANIFEST), str(self.path / MANIFEST))
 
     def fetch(self, path: str, to: Path) -> None:
+        """Copy one file to `to`. Raises WeightsError."""
         to.write_bytes(self._read(path))
 
     def _read(self, name: str) -> bytes:
@@ -174,6 +163,10 @@ class HubFiles:
             each.path: each.lfs.sha256 for each in listed if isinstance(each, RepoFile) and each.lfs
         }
         return {e.path: e.sha256 or large.get(e.remote) or _hash_remote(e) for e in files}
+
+
+ModelSource = Folder | Bucket | HubFiles
+"""One place with a model's files."""
 
 
 def at_commit(where: str) -> str:
@@ -308,6 +301,25 @@ def unlisted(expected: Mapping[str, str], found: Mapping[str, str]) -> str | Non
         if found[name] != expected[name]:
             return f"{name}: altered; expected SHA-256 {expected[name]}, found {found[name]}"
     return None
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file. Raises WeightsError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a file of JSON holds. Raises WeightsError unless there is one."""
+    try:
+        content = json.loads(read_file(path))
+    except (ValueError, RecursionError):
+        raise WeightsError(f"{path}: no JSON") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: accepted: a JSON object")
+    return content
 
 
 def pin(folder: Path) -> dict[str, str]:

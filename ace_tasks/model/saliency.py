@@ -8,7 +8,6 @@ Legend: h and w the network's own resolution, H and W the picture's.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from PIL import Image
 
 from ace_tasks.errors import BadMask, WeightsError
 from ace_tasks.images import matting
-from ace_tasks.model.dnn import SHIPPED, U2NET, Network, read_file, shipped_sha256
+from ace_tasks.model.dnn import SHIPPED, U2NET, Network, shipped_sha256
 from ace_tasks.model.onnx import Graph, read_graph
-from ace_tasks.model.places import Folder
+from ace_tasks.model.places import Folder, read_file, read_json
 
 _CONFIG = "preprocessor_config.json"
 _MOST_PX = 4096 * 4096  # of a network's input
@@ -76,7 +75,7 @@ class Saliency:
         path = folder / names[0]
         data = read_file(path)
         graph = _graph(data, path)
-        config = _read_config(folder / _CONFIG) if _CONFIG in hashes else {}
+        config = read_json(folder / _CONFIG) if _CONFIG in hashes else {}
         network = Network.load(path, hashes[names[0]], data)
         prepare = _preparation(_input_size(graph, config, path), config, folder / _CONFIG)
         return cls(network, _first_output(graph, path), prepare)
@@ -199,13 +198,3 @@ def _three_numbers(
     if not numbers or len(given) != 3:
         raise WeightsError(f"{where}: {name}: accepted: three numbers")
     return tuple(float(each) for each in given)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_file(path))
-    except (ValueError, RecursionError):
-        raise WeightsError(f"{path}: no JSON") from None
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path}: accepted: a JSON object")
-    return content

@@ -22,9 +22,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ace_tasks.model import keymap
+from ace_tasks.model.text import CLIP_TOKENS
 from ace_tasks.model.variants import ToyRecipe, Variant, adapter_file
 
-_CLIP_TOKENS = 77
+CHARACTERS = [c for c in string.printable if not c.isspace()]
 _EXTRA_IDS = 8
 _SPARE_ROWS = 28  # T5's embedding has more rows than tokens, as the real one: room for added ones
 
@@ -33,7 +34,7 @@ def build(variant: Variant, folder: Path) -> None:
     """Write a toy variant's folder: diffusers' layout, LoRAs in Comfy's."""
     recipe = variant.recipe
     assert recipe is not None
-    clip_tokenizer, t5_tokenizer = _toy_tokenizers()
+    clip_tokenizer, t5_tokenizer = letter_tokenizer(), _toy_t5_tokenizer()
     parts: dict[str, torch.nn.Module] = {
         "transformer": FluxTransformer2DModel(
             in_channels=recipe.in_channels,
@@ -60,7 +61,7 @@ def build(variant: Variant, folder: Path) -> None:
             scaling_factor=0.3611,
             shift_factor=0.1159,
         ),
-        "text_encoder": CLIPTextModel(_toy_clip_config(recipe, len(clip_tokenizer))),
+        "text_encoder": small_clip(recipe.pooled_dim, len(clip_tokenizer)),
         "text_encoder_2": T5EncoderModel(_toy_t5_config(recipe, len(t5_tokenizer) + _SPARE_ROWS)),
     }
     transformers_logging.disable_progress_bar()  # of kilobytes, on whatever terminal this is
@@ -102,17 +103,20 @@ def _randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                 value.fill_(1)  # scales of norms
 
 
-def _toy_clip_config(recipe: ToyRecipe, vocab: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=vocab,
-        hidden_size=recipe.pooled_dim,
-        intermediate_size=2 * recipe.pooled_dim,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=_CLIP_TOKENS,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
+def small_clip(width: int, vocab: int) -> CLIPTextModel:
+    """Return a CLIP text encoder of one layer."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocab,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=CLIP_TOKENS,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
     )
 
 
@@ -130,16 +134,16 @@ def _toy_t5_config(recipe: ToyRecipe, vocab: int) -> T5Config:
     )
 
 
-def _toy_tokenizers() -> tuple[CLIPTokenizer, T5Tokenizer]:
-    """One token a character: no training, no files, any prompt."""
-    characters = [c for c in string.printable if not c.isspace()]
-    clip_vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
-    for piece in [*characters, *(f"{c}</w>" for c in characters)]:
-        clip_vocab[piece] = len(clip_vocab)
+def letter_tokenizer() -> CLIPTokenizer:
+    """Return a tokenizer with one token a character: no training, no files, any prompt."""
+    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    for piece in [*CHARACTERS, *(f"{c}</w>" for c in CHARACTERS)]:
+        vocab[piece] = len(vocab)
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=CLIP_TOKENS)
+
+
+def _toy_t5_tokenizer() -> T5Tokenizer:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    pieces += [(c, -3.0) for c in characters]
+    pieces += [(c, -3.0) for c in CHARACTERS]
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(_EXTRA_IDS))]
-    return (
-        CLIPTokenizer(vocab=clip_vocab, merges=[], model_max_length=_CLIP_TOKENS),
-        T5Tokenizer(vocab=pieces, extra_ids=_EXTRA_IDS),
-    )
+    return T5Tokenizer(vocab=pieces, extra_ids=_EXTRA_IDS)

@@ -123,6 +123,16 @@ class Variant(Frozen):
         return self.route == "fft" and bool(self.transformer and self.transformer.channels == 384)
 
     @property
+    def channels(self) -> Literal[384, 448]:
+        """Return how many channels a canvas has on its route."""
+        return 384 if self.route == "lora" else 448
+
+    @property
+    def files(self) -> Transformer:
+        """Return how its transformer's files are to be read."""
+        return self.transformer or Transformer(channels=self.channels)
+
+    @property
     def shipped_folder(self) -> Path | None:
         """Where its files lie, if they come with this package."""
         return _SHIPPED / self.name if self.shipped else None

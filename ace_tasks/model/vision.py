@@ -29,6 +29,7 @@ from transformers import (
 from ace_tasks.errors import BadMask, BadOutput, SettingsError, WeightsError
 from ace_tasks.images.scores import ClipScore
 from ace_tasks.model import sources, weights
+from ace_tasks.model.places import read_json
 from ace_tasks.model.saliency import Saliency, is_network
 from ace_tasks.settings import VisionModel, VisionSettings, WeightsSettings
 from ace_tasks.specs import Control
@@ -252,7 +253,7 @@ class Vision:
 
 def _load(kind: Any, folder: Path, device: str) -> _Network:
     for name in ("config.json", "preprocessor_config.json"):
-        if "auto_map" in weights.read_json(folder / name):
+        if "auto_map" in read_json(folder / name):
             raise WeightsError(
                 f"{folder / name}: auto_map: accepted: classes of transformers, no code of its own"
             )

@@ -43,14 +43,14 @@ from ace_tasks.model.places import (
     hash_folder,
     list_folder,
     pin_hint,
+    read_json,
     unlisted,
 )
 from ace_tasks.model.sampling import VAE_FACTOR
 from ace_tasks.model.text import add_special_tokens
-from ace_tasks.model.variants import Transformer, Variant, adapter_file
+from ace_tasks.model.variants import Variant, adapter_file
 from ace_tasks.settings import VisionModel, WeightsSettings
 
-_CHANNELS = {"lora": 384, "fft": 448}
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 _T5_SPARE_ROWS = 127  # its embeddings are padded to a multiple of 128 (32128 for 32100 tokens)
 _ALIGNMENT_BYTES = 64  # of torch's allocator on a CPU; on a GPU it is 512
@@ -224,9 +224,8 @@ def load_transformer(
     variant: Variant, folder: Path, dtype: torch.dtype, device: str
 ) -> FluxTransformer2DModel:
     """From either layout, at any width. Raises WeightsError naming file and key."""
-    channels = _CHANNELS[variant.route]
-    how = variant.transformer or Transformer(channels=channels)  # type: ignore[arg-type]
-    config = {**(how.config or _read_config(folder)), "in_channels": how.channels}
+    channels, how = variant.channels, variant.files
+    config = {**(how.config or read_json(folder / "config.json")), "in_channels": how.channels}
     model = _empty_transformer(config | {"in_channels": channels}, folder)
     state, files = _read_folder(folder, device)
     with _naming(files, _where(folder)):
@@ -258,26 +257,6 @@ def _empty_transformer(config: Mapping[str, Any], folder: Path) -> FluxTransform
             return FluxTransformer2DModel.from_config(dict(config))
     except Exception as error:  # whatever a wrong number meets on its way
         raise WeightsError(f"{folder}: its config is no transformer's: {_line(error)}") from None
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Raises WeightsError unless there is one. Its readers take one that is missing for defaults,
-    or ask the hub.
-    """
-    return read_json(folder / "config.json")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises WeightsError unless there is one, and it is an object."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}") from None
-    except ValueError:
-        raise WeightsError(f"{path}: no JSON") from None
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path}: accepted: a JSON object")
-    return content
 
 
 def _read_folder(folder: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Path]]:
@@ -332,7 +311,7 @@ def load_strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any
     names it.
     """
     where = _where(folder)
-    _read_config(folder)
+    read_json(folder / "config.json")  # from_pretrained takes one that is missing for defaults
     for path in sorted(folder.glob("*.safetensors")):  # from_pretrained does not say which is bad
         try:
             with safe_open(path, framework="pt") as file:

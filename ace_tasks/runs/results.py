@@ -90,23 +90,7 @@ class Result:
     def as_row(self) -> dict[str, Any]:
         finished = self.status in {"done", "done_before"}
         record = record_key(self.item_id) if finished and self.item_id else None
-        return {
-            "line": self.line,
-            "row_id": self.row_id,
-            "task": self.task,
-            "status": self.status,
-            "item_id": self.item_id,
-            "record": record,
-            "output_uri": self.output_uri,
-            "sha256": self.sha256,
-            "seconds": self.seconds,
-            "score": self.score,
-            "same_as": self.same_as,
-            "error_code": self.error_code,
-            "error": self.error,
-            "hint_codes": self.hint_codes,
-            "hints": self.hints,
-        }
+        return {name: record if name == "record" else getattr(self, name) for name in _COLUMNS}
 
 
 @dataclass(eq=False)

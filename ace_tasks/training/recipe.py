@@ -219,8 +219,7 @@ def describe(recipe: Recipe, start: Start | None, transformer: nn.Module | None 
         if recipe.lora:  # the files are the variant's
             content["adapters"] = start.variant.adapters | {recipe.lora.name: recipe.lora.rank}
         else:
-            channels: Any = start.channels
-            content["transformer"] = Transformer(channels=channels, parameters=count)
+            content["transformer"] = Transformer(channels=start.variant.channels, parameters=count)
             content["adapters"] = {}  # which are of the weights that were
     if isinstance(recipe.data, DataSettings):
         side = max(recipe.data.sizes_px)

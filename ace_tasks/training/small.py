@@ -8,7 +8,6 @@ grammar; other words fall apart into letters.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -18,7 +17,6 @@ from diffusers import FluxTransformer2DModel
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
     T5Config,
@@ -27,6 +25,7 @@ from transformers import (
 )
 
 from ace_tasks.model.text import CLIP_TOKENS, SPECIAL_TOKENS, clean_prompt
+from ace_tasks.model.toy import CHARACTERS, letter_tokenizer, small_clip
 
 _WORD, _LETTER = -2.0, -10.0  # log-probabilities: a whole word always beats its letters
 
@@ -66,39 +65,16 @@ def make_transformer(settings: SmallSettings) -> FluxTransformer2DModel:
 
 def make_tokenizers(vocabulary: Sequence[str]) -> tuple[CLIPTokenizer, T5Tokenizer]:
     """T5: one token a word, letters for what it does not know. CLIP: one token a letter."""
-    characters = [c for c in string.printable if not c.isspace()]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", _LETTER)]
     known = {"▁", *(piece for piece, _ in pieces)}
     for piece, score in [
         *((f"▁{token}", _WORD) for token in vocabulary),
-        *((c, _LETTER) for c in characters),
+        *((c, _LETTER) for c in CHARACTERS),
     ]:
         if piece not in known:
             known.add(piece)
             pieces.append((piece, score))
-    clip_vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
-    for piece in [*characters, *(f"{c}</w>" for c in characters)]:
-        clip_vocab[piece] = len(clip_vocab)
-    return (
-        CLIPTokenizer(vocab=clip_vocab, merges=[], model_max_length=CLIP_TOKENS),
-        T5Tokenizer(vocab=pieces, extra_ids=0),
-    )
-
-
-def make_clip(settings: SmallSettings, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.pooled_dim,
-            intermediate_size=2 * settings.pooled_dim,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=CLIP_TOKENS,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=1,
-        )
-    )
+    return letter_tokenizer(), T5Tokenizer(vocab=pieces, extra_ids=0)
 
 
 def make_t5(settings: SmallSettings, tokenizer: T5Tokenizer) -> T5EncoderModel:
@@ -161,7 +137,7 @@ class Trained(nn.Module):
         """From nothing, to learn in all its parts."""
         torch.manual_seed(settings.seed)
         transformer = make_transformer(settings)
-        clip = make_clip(settings, tokenizers.clip)
+        clip = small_clip(settings.pooled_dim, len(tokenizers.clip))
         return cls(transformer, clip, make_t5(settings, tokenizers.t5))
 
     def train(self, mode: bool = True) -> Self:

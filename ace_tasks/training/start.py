@@ -18,12 +18,11 @@ from pydantic import BaseModel, ConfigDict
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.model import sources, weights
-from ace_tasks.model.variants import Transformer, Variant
+from ace_tasks.model.variants import Variant
 from ace_tasks.settings import WeightsSettings
 
 STORY = "training.json"  # of a variant that was trained here: what it was made from
 _FILE = "start.json"
-_CHANNELS = {"lora": 384, "fft": 448}
 
 
 class Start(BaseModel):
@@ -48,25 +47,21 @@ class Start(BaseModel):
         variant = sources.open_variant(place, settings)
         sources.check_license(variant, settings)
         identity = sources.identify(variant, settings)
-        has = _CHANNELS[variant.route]
+        has = variant.channels
         if channels not in (None, has, 448):
             raise SettingsError(
                 f"channels: accepted: {has}, as {variant.name!r} has, or more; given {channels}"
             )
-        how = variant.transformer or Transformer(channels=has)  # type: ignore[arg-type]
-        changes: dict[str, object] = {"transformer": how}
+        changes: dict[str, object] = {"transformer": variant.files}
         if channels not in (None, has):
-            changes = {"route": "fft", "transformer": how.model_copy(update={"parameters": None})}
+            files = variant.files.model_copy(update={"parameters": None})
+            changes = {"route": "fft", "transformer": files}
         return cls(
             variant=variant.model_copy(update=changes),
             base=identity.base,
             encoders=identity.encoders,
             learn_text=learn_text,
         )
-
-    @property
-    def channels(self) -> int:
-        return _CHANNELS[self.variant.route]
 
     @property
     def files(self) -> Path:

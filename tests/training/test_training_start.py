@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_it_says_what_it_started_from_and_nothing_of_the_machine(ours: Path, lar
 def test_384_channels_become_448_that_answer_alike(theirs: Path, tmp_path: Path) -> None:
     begin(go_on_from(theirs), tmp_path / "narrow")
     recipe = go_on_from(theirs, channels=448)
-    assert begin(recipe, tmp_path / "wide").channels == 448
+    assert begin(recipe, tmp_path / "wide").variant.channels == 448
     narrow, _ = make_model(go_on_from(theirs), tmp_path / "narrow")
     wide, _ = make_model(recipe, tmp_path / "wide")
     generator = torch.Generator().manual_seed(0)
@@ -225,11 +226,7 @@ def test_training_hears_what_the_loaded_model_will_hear(theirs: Path, tmp_path: 
     t5, clip = encoder.tokenizers.tokens(["a red  mug"])
     encoder.on_prompt("a red  mug", t5[0].numpy(), clip[0].numpy())
     one = latents.encode_nothing(encoder.tokenizers)
-    batch = latents.Latents.of(
-        {name: getattr(one, name) for name in latents.ARRAYS}
-        | {"t5_BT": t5.numpy(), "clip_BT": clip.numpy()},
-        None,
-    )
+    batch = replace(one, t5_BT=t5.numpy(), clip_BT=clip.numpy())
     heard = Texts(tmp_path / "latents").fill(batch)
     text = load_variant(theirs).text.encode("a red  mug")
     assert np.allclose(heard.t5_BT, text.hidden_BTD, atol=2e-3)
