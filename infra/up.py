@@ -1,4 +1,4 @@
-"""`make up`: the local stack until Ctrl-C, with object store, Prefect server, deployments, worker."""
+"""Run the local stack until Ctrl-C: object store, Prefect server, deployments, worker (`make up`)."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _model(case: dict[str, Any]) -> AceModel:
     # A variant gives the route only; text comes encoded with the case.
     variant = find_variant("toy-lora" if case["route"] == "lora" else "toy")
     parts = Parts(transformer.eval(), vae.eval(), *(None,) * 4)
-    return AceModel(variant, parts, "cpu")
+    return AceModel(variant, parts, "cpu", variant.identity())
 
 
 def _weights(case: dict[str, Any], prefix: str) -> dict[str, torch.Tensor]:

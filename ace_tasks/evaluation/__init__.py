@@ -2,7 +2,6 @@
 
 scoring       an output against its exact answer
 metrics       single measures
-answers       a model's answers
 baselines     what needs no model
 measure       chunk by chunk, kept as it goes
 report        the table

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
-from ace_tasks.errors import SettingsError
 from ace_tasks.training.world.world_tasks import Example
 
 _RADIUS_PX = 3  # as OpenCV's own examples have it
@@ -29,8 +28,6 @@ def mean_fill(example: Example) -> np.ndarray:
 
 def inpaint(example: Example) -> np.ndarray:
     """The mask filled from around it (Telea 2004, fast marching); the input, without a mask."""
-    import cv2  # an extra; see `check`
-
     picture = copy_input(example)
     if example.mask is None:
         return picture
@@ -43,11 +40,3 @@ BASELINES: dict[str, Callable[[Example], np.ndarray]] = {
     "mean_fill": mean_fill,
     "inpaint": inpaint,
 }
-
-
-def check() -> None:
-    """Raises SettingsError where what they need is not installed."""
-    if importlib.util.find_spec("cv2") is None:
-        raise SettingsError(
-            "the baselines need OpenCV: install ace-catalog with its extra `evaluate`"
-        )

@@ -49,8 +49,9 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float((numerator / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
 
 
-def _window_mean(x_HWC: np.ndarray, width: int = 7) -> np.ndarray:
+def _window_mean(x_HWC: np.ndarray) -> np.ndarray:
     """Means over all whole windows, (H-6, W-6, C)."""
+    width = 7
     rows, columns = (side - width + 1 for side in x_HWC.shape[:2])
     sums: np.ndarray = np.sum([x_HWC[n : n + rows] for n in range(width)], axis=0)
     sums = np.sum([sums[:, n : n + columns] for n in range(width)], axis=0)

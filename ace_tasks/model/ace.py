@@ -69,12 +69,17 @@ class AceModel:
     """One loaded variant. Not thread-safe: one thread owns it."""
 
     def __init__(
-        self, variant: Variant, parts: weights.Parts, device: str, adapter_mode: Mode = "resident"
+        self,
+        variant: Variant,
+        parts: weights.Parts,
+        device: str,
+        identity: ModelIdentity,
+        adapter_mode: Mode = "resident",
     ):
         self.variant = variant
         self.parts = parts
         self.device = device
-        self.identity: ModelIdentity | None = None  # of what was loaded from files
+        self.identity = identity
         self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode)
         self.residence = Residence((parts.clip, parts.t5), parts.transformer, device)
         self.text = TextEncoder(variant, parts, device, lambda: self.residence.bring("text"))
@@ -105,9 +110,7 @@ class AceModel:
             raise WeightsError(
                 f"{error}{hint if folder.parent == settings.folder else ''}"
             ) from None
-        model = cls(variant, parts, device, adapter_mode)
-        model.identity = identity
-        return model
+        return cls(variant, parts, device, identity, adapter_mode)
 
     @property
     def attention(self) -> str:

@@ -198,18 +198,15 @@ def _proof(content: dict[str, Any]) -> Proof:
     assertion = ours[0] if ours else {}
     algorithm = manifest.get("signature_info", {}).get("alg")
     active = content.get("validation_results", {}).get("activeManifest", {})
+    state = content.get("validation_state")
     return Proof(
-        state=_one_of(content.get("validation_state"), ("Valid", "Trusted", "Invalid")),
+        state=state if state in ("Valid", "Trusted") else "Invalid",
         manifest=str(label),
         record_uri=_text(assertion.get("uri")),
         seal=_text(assertion.get("seal")),
         algorithm=str(algorithm).upper() if algorithm else None,
         problems=tuple(str(each["code"]) for each in active.get("failure", ())),
     )
-
-
-def _one_of(state: object, known: tuple[str, ...]) -> str:
-    return state if isinstance(state, str) and state in known else "Invalid"
 
 
 def _text(value: object) -> str | None:

@@ -113,7 +113,6 @@ class Editor:
         device = device or environment.device or runtime_info.best_device()
         weights = environment.weights(accept_license=accept_license)
         model = _load(variant, environment, weights, device)
-        assert model.identity is not None  # it was loaded from files
         vision = open_vision(environment, weights)
         self._identity, self._pixels = model.identity, with_vision(pixels, vision)
         self._gpu = Batcher(

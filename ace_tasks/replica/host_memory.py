@@ -1,4 +1,4 @@
-"""How much memory a process may use: its node's, or its container's if that is less."""
+"""The memory that a process may use: its node's, or its container's if that is less."""
 
 from __future__ import annotations
 

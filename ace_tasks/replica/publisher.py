@@ -23,8 +23,8 @@ from ace_tasks.provenance.keys import (
     review_record_key,
 )
 from ace_tasks.provenance.ownership import put_if_missing, same_picture
-from ace_tasks.provenance.record import OutputRecord, PasteRecord, Record, Scores
-from ace_tasks.replica.edit import EditedPixels, PictureEdit
+from ace_tasks.provenance.record import OutputRecord, Record, Scores
+from ace_tasks.replica.edit import EditedPixels
 from ace_tasks.replica.picture_file import File
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import WorkItem
@@ -133,17 +133,3 @@ class Publisher:
             yield
         except (BucketMissing, Forbidden, NotFound) as error:
             raise OutputRefused(f"cannot write outputs: {error}") from None
-
-
-def paste_record(edit: PictureEdit, pixels: EditedPixels) -> PasteRecord | None:
-    """What of the original is in a picture, if it was pasted back into it."""
-    window, difference = edit.window, pixels.difference
-    if window is None or difference is None:
-        return None
-    return PasteRecord(
-        window_px=window.bounds,
-        feather_px=edit.feather_px,
-        outside_max=difference.outside_max,
-        outside_mean=difference.outside_mean,
-        model_outside_mean=difference.model_outside_mean,
-    )

@@ -18,6 +18,7 @@ from ace_tasks.provenance.record import (
     MarksRecord,
     MaskRecord,
     ModelRecord,
+    PasteRecord,
     Record,
     ReviewRecord,
     RunRecord,
@@ -31,7 +32,7 @@ from ace_tasks.replica import runtime_info
 from ace_tasks.replica.batching import Ticket
 from ace_tasks.replica.edit import EditedPixels, PictureEdit
 from ace_tasks.replica.picture_file import File
-from ace_tasks.replica.publisher import Publisher, paste_record, reasons_to_hold
+from ace_tasks.replica.publisher import Publisher, reasons_to_hold
 from ace_tasks.settings import ReplicaSettings
 from ace_tasks.specs import PIXELS_VERSION, Resolved, WorkItem
 from ace_tasks.store import join_uri
@@ -70,7 +71,6 @@ class Recorder:
         publisher: Publisher,
         signer: Signer | None,
     ):
-        assert model.identity is not None  # it was loaded from files
         self._settings, self._run_id, self._name = settings, run_id, name
         self._identity, self._attention = model.identity, model.attention
         self._publisher, self._signer = publisher, signer
@@ -86,28 +86,10 @@ class Recorder:
         timings_s: Mapping[str, float],
     ) -> tuple[Record, File]:
         """The record of a picture, and its file, signed if there is a key. Raises BadImage."""
-        record = self._draft(work, generation, pixels, file, timings_s).sealed()
-        if self._signer is None:
-            return record, file
-        assert record.marks is not None
-        uri = self._record_uri(record.item_id)
-        data, signed = self._signer.sign(file.data, record, uri, work.edit.pictures.files)
-        file = replace(file, data=data)
-        output = self._publisher.output_record(work.item, pixels, file)
-        marks = record.marks.model_copy(update={"c2pa": signed})
-        return record.model_copy(update={"output": output, "marks": marks}), file
-
-    def _draft(
-        self,
-        work: Work,
-        generation: Generation,
-        pixels: EditedPixels,
-        file: File,
-        timings_s: Mapping[str, float],
-    ) -> Record:
         item, resolved, edit = work.item, work.item.resolved, work.edit
         reasons = reasons_to_hold(generation.scores, self._settings.review)
-        return Record(
+        marks = self._marks(resolved, file, ran=generation.ticket is not None)
+        record = Record(
             row_id=item.row_id,
             item_id=item.item_id,
             spec=public_spec(item),
@@ -115,17 +97,25 @@ class Recorder:
             pixels_version=PIXELS_VERSION,
             sources=_sources(work.sources, file),
             output=self._publisher.output_record(item, pixels, file),
-            marks=self._marks(resolved, file, ran=generation.ticket is not None),
+            marks=marks,
             model=self._model(resolved, generation.ticket),
             sampling=_sampling_record(edit, generation),
             mask=_mask_record(edit),
-            paste=paste_record(edit, pixels),
+            paste=_paste_record(edit, pixels),
             scores=generation.scores,
             candidates=generation.candidates,
             review=ReviewRecord(reasons=tuple(reasons)) if reasons else None,
             run=self._run(work),
             timings_s=dict(timings_s),
-        )
+        ).sealed()
+        if self._signer is None:
+            return record, file
+        uri = join_uri(self._settings.output_uri, record_key(record.item_id))
+        data, signed = self._signer.sign(file.data, record, uri, edit.pictures.files)
+        file = replace(file, data=data)
+        output = self._publisher.output_record(item, pixels, file)
+        marks = marks.model_copy(update={"c2pa": signed})
+        return record.model_copy(update={"output": output, "marks": marks}), file
 
     def _marks(self, resolved: Resolved, file: File, *, ran: bool) -> MarksRecord:
         marks, source_type = self._settings.marks, file.source_type
@@ -171,9 +161,6 @@ class Recorder:
             versions=self._versions,
         )
 
-    def _record_uri(self, item_id: str) -> str:
-        return join_uri(self._settings.output_uri, record_key(item_id))
-
 
 def _sources(sources: SourcesRecord, file: File) -> SourcesRecord:
     """With what could not be kept of the edited picture, which only its result decides."""
@@ -206,3 +193,17 @@ def _mask_record(edit: PictureEdit) -> MaskRecord | None:
     drawing = base64.b64encode(masks.drawing(mask)).decode()
     coverage = round(masks.coverage(mask), 6)
     return MaskRecord(coverage=coverage, drawing=drawing, hints=dict(edit.hints))
+
+
+def _paste_record(edit: PictureEdit, pixels: EditedPixels) -> PasteRecord | None:
+    """What of the original is in a picture, if it was pasted back into it."""
+    window, difference = edit.window, pixels.difference
+    if window is None or difference is None:
+        return None
+    return PasteRecord(
+        window_px=window.bounds,
+        feather_px=edit.feather_px,
+        outside_max=difference.outside_max,
+        outside_mean=difference.outside_mean,
+        model_outside_mean=difference.model_outside_mean,
+    )

@@ -88,7 +88,6 @@ class Replica:
         )
         vision = Vision(settings.vision, settings.weights, settings.device)
         self._painter = Painter(self.variant.route, self._gpu, vision)
-        assert model.identity is not None  # it was loaded from files
         self._files = FileMaker(
             model.identity,
             settings.marks,

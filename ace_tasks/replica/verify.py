@@ -61,12 +61,13 @@ def verify(name: str, settings: WeightsSettings, device: str) -> None:
     variant = sources.open_variant(name, settings)
     folder = weights.ensure(variant, settings)
     print(f"files       {len(weights.verify(folder))} in {folder}, hashes as listed")
-    model = AceModel(variant, weights.load(variant, folder, device), device)
+    parts = weights.load(variant, folder, device)
+    identity = sources.identify(variant, settings)
+    model = AceModel(variant, parts, device, identity)
     count = sum(
         p.numel() for n, p in model.parts.transformer.named_parameters() if "lora_" not in n
     )
     print(f"transformer every key in its place, {count:,} parameters")
-    identity = sources.identify(variant, settings)
     for adapter, fingerprint in identity.adapters.items():
         print(f"adapter     {adapter}, rank {variant.adapters[adapter]}, {fingerprint[:12]}")
     print(f"model       {identity.fingerprint[:12]} ({variant.route}, {variant.dtype})")

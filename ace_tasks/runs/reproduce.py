@@ -139,7 +139,6 @@ class Reproducer:
             loaded = AceModel.load(variant, self._weights, self._device, adapter_mode=mode)  # type: ignore[arg-type]
             self._loaded = (name, mode), loaded
         model = self._loaded[1]
-        assert model.identity is not None
         adapters = model.identity.adapters.values()
         if (model.identity.base, model.identity.encoders) != (recorded.base, recorded.encoders) or (
             recorded.adapter and recorded.adapter not in adapters

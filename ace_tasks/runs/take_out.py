@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.plan.item_ids import ItemIds
@@ -130,7 +130,7 @@ class TakeOut:
     def _uri(self, key: str) -> str:
         return join_uri(self._output_uri, key)
 
-    def _open(self, to: str, *, overwrite: bool) -> Target:
+    def _open(self, to: str, *, overwrite: bool) -> FolderTarget | PrefixTarget:
         if not is_s3(to):
             return FolderTarget(Path(to), overwrite=overwrite)
         place = to.rstrip("/")
@@ -204,24 +204,6 @@ class TakeOut:
         return Taken(row_id, "written") if self._target.write(name, data) else taken
 
 
-class Target(Protocol):
-    """Where the files go."""
-
-    overwrite: bool
-
-    def claim(self, name: str) -> bool:
-        """Return whether no other name of this copy is the same file here."""
-
-    def sha256_of(self, name: str) -> str | None:
-        """Return the SHA-256 of the file of that name; None if there is none."""
-
-    def write(self, name: str, data: bytes) -> bool:
-        """Write the file as a whole; return False where another one came first."""
-
-    def close(self) -> None:
-        """Leave nothing but the files."""
-
-
 class FolderTarget:
     """A folder on this machine. Raises SettingsError where it cannot be written."""
 
@@ -236,9 +218,11 @@ class FolderTarget:
         self._claimed: set[str] | None = set() if one_case else None
 
     def close(self) -> None:
+        """Leave nothing but the files."""
         self._parts.cleanup()
 
     def claim(self, name: str) -> bool:
+        """Return whether no other name of this copy is the same file here."""
         if self._claimed is None:
             return True
         before = len(self._claimed)
@@ -246,6 +230,7 @@ class FolderTarget:
         return len(self._claimed) > before
 
     def sha256_of(self, name: str) -> str | None:
+        """Return the SHA-256 of the file of that name; None if there is none."""
         with _writing(self._path / name):
             try:
                 return hashlib.sha256((self._path / name).read_bytes()).hexdigest()
@@ -253,6 +238,7 @@ class FolderTarget:
                 return None
 
     def write(self, name: str, data: bytes) -> bool:
+        """Write the file as a whole; return False where another one came first."""
         with _writing(self._path / name):
             part = Path(self._parts.name) / name
             part.write_bytes(data)
@@ -280,7 +266,7 @@ def takes_cases_as_one(folder: Path) -> bool:
 
 @dataclass(eq=False)
 class PrefixTarget:
-    """A prefix on S3."""
+    """A prefix on S3: what a folder does, is done there."""
 
     store: Store
     uri: str

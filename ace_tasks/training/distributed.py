@@ -36,7 +36,6 @@ from ace_tasks.training.stages import (
     TrainingProcess,
     Until,
     encode_chunk,
-    never,
     train_denoiser,
     train_vae,
 )
@@ -115,7 +114,7 @@ def _reason(error: TrainingFailedError) -> AceError:
 def encode(
     recipe: Recipe,
     work: Path,
-    until: Until = never,
+    until: Until = lambda: False,
     sources: StoreSettings | None = None,
     *,
     gpu: bool = False,

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
@@ -125,17 +125,13 @@ class Latents:
         )
 
     def take(self, index: np.ndarray) -> Latents:
-        return self.of({name: getattr(self, name)[index] for name in ARRAYS}, self.seam)
+        return Latents(**{name: getattr(self, name)[index] for name in ARRAYS}, seam=self.seam)
 
     @classmethod
     def join(cls, parts: Sequence[Latents]) -> Latents:
         """Of one shape."""
         arrays = {name: np.concatenate([getattr(each, name) for each in parts]) for name in ARRAYS}
-        return cls.of(arrays, parts[0].seam)
-
-    @classmethod
-    def of(cls, arrays: dict[str, Any], seam: int | None) -> Latents:
-        return cls(**arrays, seam=seam)
+        return cls(**arrays, seam=parts[0].seam)
 
 
 ARRAYS = ("target_BCHW", "edit_BCHW", "change_BCHW", "mask_BCHW", "t5_BT", "clip_BT", "stage_1_B")
@@ -254,6 +250,6 @@ def load(folder: Path, settings: Chunked) -> list[Latents]:
         with np.load(chunk_path(folder, chunk)) as arrays:
             for shape in {key.partition(":")[0] for key in arrays.files}:
                 seam = int(shape.split("x")[2]) if shape.count("x") == 2 else None
-                part = Latents.of({name: arrays[f"{shape}:{name}"] for name in ARRAYS}, seam)
+                part = Latents(**{name: arrays[f"{shape}:{name}"] for name in ARRAYS}, seam=seam)
                 groups.setdefault(shape, []).append(part)
     return [Latents.join(groups[shape]) for shape in sorted(groups)]

@@ -36,16 +36,23 @@ def preview(
 
     `adapter` None: the plain weights. Raises BadOutput.
     """
-    assert model.identity is not None  # it was loaded from files
     edit = example_edit(example, seed, model.identity)
     asked = edit.resolved.model_copy(update={"adapter": adapter})
-    return answer_to(replace(edit, resolved=asked), model)
+    return _made_by(model, replace(edit, resolved=asked), lambda: None)
 
 
-def answer_to(
-    edit: PictureEdit, model: AceModel, between_steps: Callable[[], None] = lambda: None
+def answer(
+    model: AceModel, example: Example, seed: int, between_steps: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """What a model makes of an edit, uint8 (H, W, 3). Raises BadOutput and what `between_steps` does."""
+    """Return the model's picture by the adapter that a row would have, uint8 (H, W, 3), of the
+    target's size.
+
+    `seed` is the noise's. `between_steps` may raise to stop early. Raises BadOutput.
+    """
+    return _made_by(model, example_edit(example, seed, model.identity), between_steps)
+
+
+def _made_by(model: AceModel, edit: PictureEdit, between_steps: Callable[[], None]) -> np.ndarray:
     (canvas,) = model.generate(edit.jobs(), between_steps)
     return edit.finish(canvas).rgb
 

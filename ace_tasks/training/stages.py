@@ -47,14 +47,6 @@ CHECKPOINT = "denoiser.pt"
 PHOTOS = "photos.json"  # beside the VAE: what it saw
 
 
-def never() -> bool:
-    return False
-
-
-def alone(model: nn.Module) -> nn.Module:
-    return model
-
-
 @dataclass(frozen=True)
 class TrainingProcess:
     """One of several processes that train one model, or the only one."""
@@ -62,7 +54,9 @@ class TrainingProcess:
     rank: int = 0
     count: int = 1
     device: str = "cpu"
-    wrap: Callable[[nn.Module], nn.Module] = alone  # makes it one of several workers' (DDP)
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: (
+        model
+    )  # makes it one of several workers' (DDP)
     share: Share = lambda state: state
 
 
@@ -71,7 +65,7 @@ def train_vae(
     work: Path,
     photos: list[np.ndarray],
     on_log: OnLog,
-    until: Until = never,
+    until: Until = lambda: False,
     *,
     device: str = "cpu",
 ) -> bool:
@@ -190,7 +184,7 @@ def train_denoiser(
     recipe: Recipe,
     work: Path,
     on_log: OnLog,
-    until: Until = never,
+    until: Until = lambda: False,
     worker: TrainingProcess = TrainingProcess(),
 ) -> bool:
     """Both stages of the paper's training; True when it is done."""

@@ -144,7 +144,7 @@ class Evaluation:
 
     def answer(self, contender: Contender) -> Answer:
         """How it answers; loads its model."""
-        from ace_tasks.evaluation.answers import answer
+        from ace_tasks.training.preview import answer
 
         if contender.variant is None:
             baseline = baselines.BASELINES[contender.name]
@@ -229,7 +229,6 @@ def _with_model(variant: Variant, kind: Kind, weights: WeightsSettings) -> Conte
 
 def _baselines(model: Contender, weights: WeightsSettings) -> list[Contender]:
     """Random weights, unless it is they that are measured; and what needs no model."""
-    baselines.check()
     toy = _with_model(open_variant("toy", weights), "baseline", weights)
     random = [toy] if toy.fingerprint != model.fingerprint else []
     return [*random, *(Contender(name, "baseline", name) for name in baselines.BASELINES)]

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ace_tasks.evaluation import scoring
-from ace_tasks.evaluation.answers import answer
 from ace_tasks.evaluation.measure import Chunk
 from ace_tasks.images import scores
 from ace_tasks.model.ace import AceModel
 from ace_tasks.model.sources import open_variant
 from ace_tasks.settings import read_environment
 from ace_tasks.specs import candidate_seeds
+from ace_tasks.training.preview import answer
 from ace_tasks.training.world.world_tasks import ALL_TASKS, Example
 
 

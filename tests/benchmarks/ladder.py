@@ -101,7 +101,8 @@ class Bench:
         self.adapters = {name: make_adapter(config, dtype) for name in names}
         parts = Parts(transformer, *(None,) * 5, adapters={} if rung.reload else self.adapters)  # type: ignore[arg-type]
         mode: Any = rung.mode or "resident"
-        self.model = AceModel(find_variant("toy-lora"), parts, self.device, mode)
+        variant = find_variant("toy-lora")
+        self.model = AceModel(variant, parts, self.device, variant.identity(), mode)
         if self.adapters and not rung.reload:
             self.model.adapters.select("subject")
         if rung.attention and self.device == "cpu":

@@ -22,7 +22,6 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 
 from ace_tasks.errors import Cancelled, SettingsError
 from ace_tasks.evaluation.answer_sheet import PANELS, sheet
-from ace_tasks.evaluation.answers import answer
 from ace_tasks.evaluation.baselines import BASELINES
 from ace_tasks.evaluation.measure import (
     MAX_EXAMPLES,
@@ -38,7 +37,7 @@ from ace_tasks.model.ace import AceModel, ModelJob
 from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import WeightsSettings
 from ace_tasks.store import Store, join_uri
-from ace_tasks.training.preview import example_edit, preview
+from ace_tasks.training.preview import answer, example_edit, preview
 from ace_tasks.training.world.world_tasks import ALL_TASKS, Example, draw_example
 from flows.evaluate import evaluate
 from flows.steps.evaluate import _markdown

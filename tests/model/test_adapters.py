@@ -91,7 +91,7 @@ def test_fused_weights_do_not_drift_in_bf16(settings: WeightsSettings) -> None:
     brings them back bit for bit."""
     variant = LORA.model_copy(update={"dtype": "bfloat16"})
     parts = weights.load(variant, weights.ensure(LORA, settings), "cpu")
-    model = AceModel(variant, parts, "cpu", "fused")
+    model = AceModel(variant, parts, "cpu", variant.identity(), "fused")
     before = {k: v.clone() for k, v in model.parts.transformer.state_dict().items()}
     model.adapters.select("subject")
     subject = {k: v.clone() for k, v in model.parts.transformer.state_dict().items()}

@@ -162,7 +162,7 @@ def test_in_bf16_guidance_and_time_arrive_as_upstream_has_them(
     """ACE_SPEC 4: diffusers alone rounds 50 000 to 49 920; time is bf16(1000 · bf16(sigma))."""
     variant = find_variant(name).model_copy(update={"dtype": "bfloat16"})
     folder = weights.ensure(find_variant(name), WeightsSettings(folder=weights_dir))
-    model = AceModel(variant, weights.load(variant, folder, "cpu"), "cpu")
+    model = AceModel(variant, weights.load(variant, folder, "cpu"), "cpu", variant.identity())
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     model.parts.transformer.time_text_embed.time_proj.register_forward_pre_hook(
         lambda _, given: seen.append(given[0])  # type: ignore[func-returns-value]

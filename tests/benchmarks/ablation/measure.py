@@ -41,7 +41,7 @@ def load(arm: Arm, recipe: Recipe, work: Path, loop: Loop) -> AceModel:
         tokenizers.clip,
         tokenizers.t5,
     )
-    return AceModel(variant, parts, "cpu")
+    return AceModel(variant, parts, "cpu", variant.identity())
 
 
 def examples(task: str, count: int, size_px: int) -> dict[int, Example]:

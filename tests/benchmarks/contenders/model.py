@@ -69,7 +69,6 @@ class Editor:
     def edit(self, picture: np.ndarray, prompt: str, seed: int) -> np.ndarray:
         """(H, W, 3) uint8 → the same size."""
         row = {"id": "a", "task": "edit", "image": "a", "prompt": prompt, "seed": seed}
-        assert self._model.identity is not None
         asked = resolve(parse_spec(row), Sources(image=Source(uri="a")), self._model.identity)
         plain = asked.model_copy(update={"adapter": None})
         pictures = Pictures(Picture(picture, None, "png", None))
