@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # anew, ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up put get browser exiftool redis test test-thorough test-all properties chaos bench check audit format clean
+.PHONY: help install demo up put get browser exiftool redis test test-thorough test-all properties chaos bench docs check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -83,7 +83,14 @@ SCALE ?= 1
 bench: $(VENV)/.bench ## measure the engine, also beside Ray Data, Prefect on Ray and a plain script
 	@$(BIN)/python -m tests.benchmarks --scale $(SCALE)
 
-check: $(STAMP) ## lint, format, types, imports, published schemas, test ids
+$(VENV)/.docs: $(STAMP)
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs ## build the documents into out/docs/; a broken link or reference is an error
+	@$(BIN)/sphinx-build -W --keep-going -n -q -b html -d out/doctrees docs out/docs
+
+check: $(STAMP) docs ## lint, format, types, imports, published schemas, test ids, documents
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -99,13 +106,14 @@ $(VENV)/audit/.installed: $(STAMP)
 	@$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1 pip-licenses==5.5.5
 	@touch $@
 
-# text-unidecode may be taken under the Artistic License as well.
+# text-unidecode may be taken under the Artistic License as well. docutils builds the documents and is
+# in no image; the one file of it under the GPL, a mode for Emacs, is not installed.
 AUDIT := $(VENV)/audit/bin
 audit: $(VENV)/audit/.installed ## what is installed, its licences, its known weaknesses: in out/audit/
 	@mkdir -p out/audit
 	@$(AUDIT)/cyclonedx-py environment --output-format JSON --output-file out/audit/sbom.json $(BIN)/python
 	@$(AUDIT)/pip-licenses --python $(BIN)/python --format markdown --output-file out/audit/licences.md \
-		--ignore-packages text-unidecode --partial-match \
+		--ignore-packages text-unidecode docutils --partial-match \
 		--fail-on "GNU General Public;GNU Affero;AGPL;GPL-2;GPL-3;Server Side Public"
 	@# --strict: where the service of weaknesses is out of reach, nothing is found, which is no news.
 	@$(AUDIT)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --format json \

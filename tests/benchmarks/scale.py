@@ -1,7 +1,7 @@
 """What breaks first: a model of the whole system, from 8 to 512 GPUs and a million to a hundred
 million items, driven by rates that are measured or, where they cannot be here, said to be assumed.
 
-    .venv/bin/python -m tests.benchmarks.scale            # the tables of infra/SCALE.md
+    .venv/bin/python -m tests.benchmarks.scale            # the tables of docs/operations/scale.md
     .venv/bin/python -m tests.benchmarks.scale --measure  # the rates, on this machine
 """
 

@@ -309,15 +309,15 @@ def test_local_sources_are_named_without_their_folders(
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-def test_the_openssl_commands_of_the_readme_make_a_key_that_signs(
+def test_the_openssl_commands_of_the_documents_make_a_key_that_signs(
     planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store, tmp_path: Path
 ) -> None:
     """The documented commands run in an empty folder: the key is its owner's, and a second try
     overwrites nothing.
     """
-    readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^```bash\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    [commands] = [each for each in blocks if "openssl" in each]
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/how-to/sign.md")]
+    fence = re.compile(r"^```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    [commands] = {each for text in texts for each in fence.findall(text) if "openssl" in each}
     shown = 'printf \'%s\\n\' "$ACE_C2PA_KEY" "$ACE_C2PA_CERTIFICATES"'
     asked = ["bash", "-c", f"set -e\n{commands}\n{shown}"]
     made = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True)

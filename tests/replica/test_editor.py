@@ -299,9 +299,10 @@ def test_a_closed_editor_does_not_hang(weights_dir: Path) -> None:
         closed.edit(task="edit", image=NOISE, prompt="a")
 
 
-def test_the_lines_of_the_readme_edit_a_picture(tmp_path: Path) -> None:
+def test_the_lines_of_the_documents_edit_a_picture(tmp_path: Path) -> None:
     """As they are written, in a process of their own, which gets neither Ray nor Prefect."""
-    ((code),) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/how-to/python.md")]
+    (code,) = {code for each in texts for code in re.findall(r"```python\n(.*?)```", each, re.S)}
     assert len(code.splitlines()) == 8
     (tmp_path / "infra").symlink_to(ROOT / "infra")
     loaded = "import sys; print(*{'ray', 'prefect', 'pyarrow'} & {*sys.modules})"

@@ -43,7 +43,7 @@ def test_the_busy_share_leaves_out_starting_up_and_the_tail(tmp_path: Path) -> N
 
 
 def test_the_page_of_the_scale_model_is_what_the_model_says() -> None:
-    page = (ROOT / "infra" / "SCALE.md").read_text()
+    page = (ROOT / "docs" / "operations" / "scale.md").read_text()
     for table in scale.tables().split("\n\n"):
         assert table in page
 

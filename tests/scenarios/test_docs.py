@@ -3,6 +3,7 @@ exist."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -23,28 +24,30 @@ from ace_tasks.provenance.keys import (
 )
 from ace_tasks.replica import verify
 from ace_tasks.settings import Environment
-from ace_tasks.specs import PRESETS, TASKS
+from ace_tasks.specs import PRESETS, TASKS, parse_spec
+from flows.cli import app
 from infra import deploy
-from tests.support.processes import ace_here
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "SECURITY.md",
-    "infra/OPERATIONS.md",
-    "infra/SCALE.md",
-]
-README = (ROOT / "README.md").read_text()
-ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+TOP = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+MOVED = ["infra/OPERATIONS.md", "infra/SCALE.md"]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = [*TOP, *MOVED, *PAGES]
+TEXTS = {name: (ROOT / name).read_text() for name in DOCUMENTS}
+README = TEXTS["README.md"]
+MAP = TEXTS["docs/explanation/architecture.md"] + TEXTS["docs/explanation/commit-protocol.md"]
 
 
 def commands() -> list[str]:
     """Return every line after a `$` in the documents, without its comment."""
-    text = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
-    return [line.partition("#")[0].strip() for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE)]
+    lines = re.findall(r"^\$ (.*)$", "\n".join(TEXTS.values()), re.MULTILINE)
+    return [line.partition("  #")[0].strip() for line in lines]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Return the document and the text of each block of code in a language."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [(name, code) for name, text in TEXTS.items() for code in fence.findall(text)]
 
 
 def exists(command: str) -> bool:
@@ -54,9 +57,10 @@ def exists(command: str) -> bool:
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return arguments[0] in targets
     if program.endswith("ace-catalog"):
-        options = [each for each in arguments[1:] if each.startswith("--")]
-        shown = ace_here(arguments[0], "--help", COLUMNS="200")
-        return shown.returncode == 0 and all(option in shown.stdout for option in options)
+        app.parse_args(arguments, exit_on_error=False, print_error=False)
+        return True
+    if program == "source":
+        return arguments == [".local/env"]  # `make up` writes it
     if arguments[:2] == ["-m", "ace_tasks.model.weights"]:
         given = verify.parse(arguments[2:])
         return given.command != "verify" or given.variant in VARIANTS
@@ -73,7 +77,7 @@ def exists(command: str) -> bool:
 
 def test_a_file_of_keys_is_written_for_its_owner_alone() -> None:
     files = [ROOT / "infra" / "compose.yaml", ROOT / "infra" / "secrets.sh"]
-    texts = [each.read_text() for each in (*files, *(ROOT / name for name in DOCUMENTS))]
+    texts = [*(each.read_text() for each in files), *TEXTS.values()]
     written = re.findall(r"(.{0,12})infra/secrets\.sh >", "\n".join(texts))
     assert len(written) >= 3
     assert all(before.endswith("(umask 077; ") for before in written)
@@ -83,20 +87,56 @@ def test_every_documented_command_exists() -> None:
     assert [command for command in sorted(set(commands())) if not exists(command)] == []
 
 
+def headings(file: Path) -> set[str]:
+    """Return the headings of a document, and of what it includes, as links name them."""
+    text = file.read_text()
+    for included in re.findall(r"^```{include} (.*)$", text, re.MULTILINE):
+        text += (file.parent / included).read_text()
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in titles}
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
-    """A link leads to a file, and to a heading of it where one is named."""
+    """A link leads to a file, and to a heading of it where one is named.
+
+    Sphinx looks for the headings that it makes itself, from the code.
+    """
     here = ROOT / name
-    for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", here.read_text()):
+    for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", TEXTS[name]):
         if target.startswith("https://"):
             continue
         file = here.parent / target if target else here
         assert file.exists(), target
-        if anchor:
-            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
-            assert anchor in {
-                re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in titles
-            }
+        if anchor and "```{generated}" not in file.read_text():
+            assert anchor in headings(file), f"{target}#{anchor}"
+
+
+def test_rows_in_the_documents_are_rows() -> None:
+    rows = [json.loads(line) for _, code in blocks("json") for line in code.splitlines()]
+    assert [parse_spec(row).task for row in rows]
+    assert {row["task"] for row in rows} == set(TASKS)
+
+
+def test_every_block_of_code_is_run() -> None:
+    """Queries in test_queries.py, Python there and in test_editor.py. Another place is not run."""
+    assert {name for name, _ in blocks("sql")} <= {"README.md", "docs/how-to/query-results.md"}
+    assert {name for name, _ in blocks("python")} == {
+        "README.md",
+        "docs/how-to/python.md",
+        "docs/how-to/query-results.md",
+    }
+
+
+def test_a_page_says_little_under_a_heading() -> None:
+    """Words for each heading, tables and code aside: 170 at most on every page we wrote as prose."""
+    for name in PAGES:
+        text = re.sub(r"^```.*?^```$", "", TEXTS[name], flags=re.MULTILINE | re.DOTALL)
+        prose = [line for line in text.splitlines() if not line.startswith("|")]
+        count = sum(line.startswith("#") for line in prose)
+        words = len(" ".join(line for line in prose if not line.startswith("#")).split())
+        assert words <= 170 * max(count, 1), f"{name}: {words / max(count, 1):.0f}"
 
 
 def test_every_claim_of_security_has_its_test() -> None:
@@ -160,16 +200,17 @@ def test_the_models_documented_are_those_there_are() -> None:
 
 def test_environment_variables_are_read() -> None:
     known = {f"ACE_{name.upper()}" for name in Environment.model_fields}
-    documented = set(re.findall(r"\bACE_[A-Z0-9_]+", README))
+    guides = [text for name, text in TEXTS.items() if name.startswith(("docs/how", "docs/tut"))]
+    documented = set(re.findall(r"\bACE_[A-Z0-9_]+", "\n".join([README, *guides])))
     assert documented
     assert documented <= known
 
 
 def test_every_room_and_transient_code_is_on_the_map() -> None:
     rooms = {path.parent.name for path in (ROOT / "ace_tasks").glob("*/__init__.py")}
-    assert {room for room in rooms if f"`{room}/`" not in ARCHITECTURE} == set()
+    assert {room for room in rooms if f"`{room}/`" not in MAP} == set()
     transient = {code for code, again in item_error_codes().items() if again}
-    assert {code for code in transient if f"`{code}`" not in ARCHITECTURE} == set()
+    assert {code for code in transient if f"`{code}`" not in MAP} == set()
 
 
 def test_the_layout_names_what_is_written() -> None:

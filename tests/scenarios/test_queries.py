@@ -1,4 +1,4 @@
-"""Test the README's queries, run by DuckDB over results that lie on S3. If these break, an analyst
+"""Test the documents' queries, run by DuckDB and pyarrow over results of runs. If these break, an analyst
 is told of columns that are not there."""
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from ace_tasks.provenance.keys import results_key
 from ace_tasks.runs.results import Result, ResultsWriter
 from ace_tasks.store import Store, join_uri
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-QUERIES = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "how-to" / "query-results.md").read_text()
+TEXT = PAGE + (ROOT / "README.md").read_text()
+QUERIES = list(dict.fromkeys(re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)))
 RUNS: dict[str, list[Result]] = {
     "run-1": [
         Result(1, "a", "edit", "done", "1", "s3://b/a.png", "f", 1.0, 0.9),
@@ -68,3 +70,15 @@ def test_the_documented_queries_answer_from_s3(database: Any, prefix: str) -> No
     ]
     assert sorted(seconds) == [("edit", 1, 1.0, 1.0, 0.9), ("fill", 1, 3.0, 3.0, 0.5)]
     assert without == [("b", 2, "bad_image")]
+
+
+def test_the_documented_lines_of_python_list_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ResultsWriter(tmp_path / "results.parquet", tmp_path / "results.csv") as writer:
+        for each in RUNS["run-1"]:
+            writer.write(each)
+    monkeypatch.chdir(tmp_path)
+    ((code),) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out.splitlines() == ["a s3://b/a.png", "twin s3://b/a.png"]
