@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from flows.cli import app
 from infra import deploy
 
 ROOT = Path(__file__).resolve().parents[2]
+ROOMS = {path.parent.name for path in (ROOT / "ace_tasks").glob("*/__init__.py")}
 TOP = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
 MOVED = ["infra/OPERATIONS.md", "infra/SCALE.md"]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
@@ -111,6 +113,27 @@ def test_links_lead_somewhere(name: str) -> None:
         assert file.exists(), target
         if anchor and "```{generated}" not in file.read_text():
             assert anchor in headings(file), f"{target}#{anchor}"
+
+
+def names_something(name: str) -> bool:
+    """Return whether a class of a module, or a member of it, is there: `engine.pool.Pool.lose`."""
+    module, kind, member = re.fullmatch(r"([a-z_.]+)\.([A-Z]\w*)\.?(\w*)", name).groups()  # type: ignore[union-attr]
+    found = getattr(import_module(f"ace_tasks.{module}"), kind, None)
+    if found is None or not member:
+        return found is not None
+    return hasattr(found, member) or member in found.__annotations__
+
+
+def test_the_code_that_pages_name_is_there() -> None:
+    text = "\n".join(TEXTS[name] for name in PAGES)
+    files = set(re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py)`", text))
+    assert len(files) > 30
+    roots = (ROOT, ROOT / "ace_tasks")
+    assert {file for file in files if not any((root / file).exists() for root in roots)} == set()
+    packages = "|".join(sorted({*ROOMS, "store"}))
+    names = set(re.findall(rf"`((?:{packages})(?:\.[a-z_]+)*\.[A-Z]\w*(?:\.\w+)?)`", text))
+    assert len(names) >= 8
+    assert {name for name in names if not names_something(name)} == set()
 
 
 def test_rows_in_the_documents_are_rows() -> None:
@@ -207,8 +230,7 @@ def test_environment_variables_are_read() -> None:
 
 
 def test_every_room_and_transient_code_is_on_the_map() -> None:
-    rooms = {path.parent.name for path in (ROOT / "ace_tasks").glob("*/__init__.py")}
-    assert {room for room in rooms if f"`{room}/`" not in MAP} == set()
+    assert {room for room in ROOMS if f"`{room}/`" not in MAP} == set()
     transient = {code for code, again in item_error_codes().items() if again}
     assert {code for code in transient if f"`{code}`" not in MAP} == set()
 
