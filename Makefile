@@ -88,9 +88,10 @@ $(VENV)/.docs: $(STAMP)
 	@touch $@
 
 docs: $(VENV)/.docs ## build the documents into out/docs/; a broken link or reference is an error
+	@$(BIN)/python docs/_generate.py
 	@$(BIN)/sphinx-build -W --keep-going -n -q -b html -d out/doctrees docs out/docs
 
-check: $(STAMP) docs ## lint, format, types, imports, published schemas, test ids, documents
+check: $(STAMP) ## lint, format, types, imports, published schemas, test ids, documents
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -98,7 +99,10 @@ check: $(STAMP) docs ## lint, format, types, imports, published schemas, test id
 	@$(BIN)/ace-catalog schema --of record --check ace_tasks/record.schema.json
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.support.rooms --check
+	@$(BIN)/python -m tests.support.prose
+	@$(BIN)/python docs/_generate.py --check
 	@$(BIN)/python -m tests.support.collection
+	@$(MAKE) --no-print-directory docs
 
 # In a virtual environment of their own, or they would list themselves.
 $(VENV)/audit/.installed: $(STAMP)

@@ -1,29 +1,25 @@
-"""A Sphinx extension: what the reference pages say is read off the code at build time.
+"""The tables of the reference pages, read off the code.
 
-    ```{generated} columns
-    ```
+    python docs/_generate.py            # write them into the pages
+    python docs/_generate.py --check    # exit code 1 where a page differs from the code
 
-A page names a table, and the function of that name here writes it as Markdown. So a table cannot
-differ from the code. Where the code has no text for a thing, the text is here, and the build fails
-for a thing without one.
+A page names a table between two comments, and the function of that name here writes it there. Where
+the code has no text for a thing, the text is here; a thing without one is an error.
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
-from docutils import nodes
 from prefect import Flow
-from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
-from sphinx.util.docutils import SphinxDirective
 
 from ace_tasks import errors
 from ace_tasks.masks import hints
@@ -413,9 +409,9 @@ def variants() -> str:
 
 
 def same(what: str, found: Iterable[str], described: Iterable[str]) -> None:
-    """Raises ExtensionError where the code has other things than are described here."""
+    """Raises ValueError where the code has other things than are described here."""
     if set(found) != set(described):
-        raise ExtensionError(f"{what}: {sorted(set(found) ^ set(described))}")
+        raise ValueError(f"{what}: {sorted(set(found) ^ set(described))}")
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
@@ -519,7 +515,7 @@ def _above(field: Mapping[str, Any]) -> str:
     return f", more than {least:g}" if least is not None else ""
 
 
-# ---------------------------------------------------------------- Sphinx
+# ---------------------------------------------------------------- the pages
 
 TABLES: dict[str, Callable[[], str]] = {
     "columns": columns,
@@ -539,36 +535,31 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-class Generated(SphinxDirective):
-    """Put a table of `TABLES` into the page."""
-
-    required_arguments: ClassVar[int] = 1
-
-    def run(self) -> list[nodes.Node]:
-        text = TABLES[self.arguments[0]]()
-        return self.parse_text_to_nodes(text, allow_section_headings=True)
+_PLACE = re.compile(r"(<!-- from the code: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def refuse_other_servers(app: Sphinx, error: Exception | None) -> None:
-    """Raises ExtensionError where a page loads a script, a style or a picture from elsewhere."""
-    loading = re.compile(r"<(?:script|img|link|iframe)[^>]+?(?:src|href)=\"(?:https?:)?//[^\"]+")
-    for page in () if error else sorted(app.outdir.rglob("*.html")):
-        found = loading.search(page.read_text(encoding="utf-8"))
-        if found:
-            raise ExtensionError(f"{page.name} loads from another server: {found.group()}")
+def filled(page: str) -> str:
+    """Return a page with each of its tables as the code has it now."""
+    return _PLACE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}", page)
 
 
-def mark_code(
-    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
-) -> None:
-    """Write `::` before each indented block of a docstring, which is code in this project."""
-    for n in range(len(lines) - 1, 1, -1):
-        if lines[n].startswith("    ") and not lines[n - 1] and not lines[n - 2].startswith(" "):
-            lines[n:n] = ["::", ""]
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    stale = []
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        if (anew := filled(page)) != page:
+            stale.append(path.relative_to(ROOT).as_posix())
+            if not check:
+                path.write_text(anew, encoding="utf-8")
+    if check and stale:
+        print(f"not as the code has it: {', '.join(stale)}; run: python docs/_generate.py")
+    return int(check and bool(stale))
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_directive("generated", Generated)
-    app.connect("autodoc-process-docstring", mark_code)
-    app.connect("build-finished", refuse_other_servers)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+if __name__ == "__main__":
+    raise SystemExit(main())

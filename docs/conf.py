@@ -1,7 +1,7 @@
 """Sphinx's settings: `make docs` builds this folder into out/docs/.
 
-Pages are Markdown. What can be read off the code is made at build time by `_generate.py`; the
-drawings are made by `_diagrams.py`. A page loads nothing from another server.
+Pages are Markdown. `_generate.py` writes what can be read off the code
+into them; `_diagrams.py` makes the drawings. A page loads nothing from another server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ copyright = author  # noqa: A001  # the name that Sphinx reads
 release = ace_tasks.__version__
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "_generate", "_diagrams", "_links"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "_site", "_diagrams", "_links"]
 exclude_patterns = ["_*"]
 source_suffix = {".md": "markdown"}
 
