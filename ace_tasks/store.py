@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
+import itertools
 import logging
 import random
 import threading
@@ -33,6 +35,7 @@ from botocore.exceptions import (
 )
 
 from ace_tasks.errors import (
+    AceError,
     BucketMissing,
     Forbidden,
     NoConditionalWrites,
@@ -53,6 +56,7 @@ log = logging.getLogger(__name__)
 MAX_PRESIGN_S = 7 * 24 * 3600  # a limit of SigV4
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _START_PATIENCE_S = 5.0
+_PART_BYTES = 64 * 2**20  # of an upload; at most 10,000 of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,15 @@ def join_uri(prefix: str, key: str) -> str:
     return f"{prefix.rstrip('/')}/{key}"
 
 
+def _checksum(data: bytes) -> str:
+    """Return the SHA-256 of some bytes as S3 wants it in a header.
+
+    boto3 computes it too, if it is told the algorithm. Over TLS it then sends the bytes in chunks
+    and the checksum behind them, as a trailer, which Cloudflare's R2 and others refuse.
+    """
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
 class Store:
     """S3 through one identity; reads local paths as well, so that local catalogs work."""
 
@@ -99,6 +112,8 @@ class Store:
                     read_timeout=settings.read_timeout_s,
                     max_pool_connections=settings.max_connections,
                     tcp_keepalive=True,
+                    # Else every other write gets a CRC32, over TLS as a trailer; see `_checksum`.
+                    request_checksum_calculation="when_required",
                     # For links, botocore still takes the one before where a region knows both, as
                     # us-east-1 does; buckets made since June 2020 refuse it, and so does SSE-KMS.
                     signature_version="s3v4",
@@ -259,22 +274,42 @@ class Store:
 
     def _put(self, uri: str, data: bytes, content_type: str, **condition: str) -> dict[str, Any]:
         bucket, key = split_uri(uri)
-        request = {"Body": data, "ContentType": content_type, "ChecksumAlgorithm": "SHA256"}
+        request = {"Body": data, "ContentType": content_type, "ChecksumSHA256": _checksum(data)}
         return self._call(
             uri,
             lambda: dict(self._client.put_object(Bucket=bucket, Key=key, **request, **condition)),
         )
 
     def upload(self, path: Path, uri: str, content_type: str) -> None:
-        """Stream a file into an object."""
+        """Copy a file into an object; a large one part by part."""
+        if path.stat().st_size <= _PART_BYTES:
+            self._put(uri, path.read_bytes(), content_type)
+            return
         bucket, key = split_uri(uri)
-        extra = {"ContentType": content_type, "ChecksumAlgorithm": "SHA256"}
+        where = {"Bucket": bucket, "Key": key}
+        begin = {**where, "ContentType": content_type, "ChecksumAlgorithm": "SHA256"}
+        begun = self._call(uri, lambda: self._client.create_multipart_upload(**begin))
+        where["UploadId"] = begun["UploadId"]
+        try:
+            parts = {"Parts": list(self._upload_parts(path, uri, where))}
+            complete = partial(self._client.complete_multipart_upload, MultipartUpload=parts)
+            self._call(uri, lambda: complete(**where))
+        except BaseException:  # parts that no object holds are paid for until they are given up
+            with contextlib.suppress(AceError):
+                self._call(uri, lambda: self._client.abort_multipart_upload(**where), 0)
+            raise
 
-        def send() -> None:
-            with path.open("rb") as file:
-                self._client.upload_fileobj(file, bucket, key, ExtraArgs=extra)
-
-        self._call(uri, send)
+    def _upload_parts(
+        self, path: Path, uri: str, where: dict[str, str]
+    ) -> Iterator[dict[str, Any]]:
+        with path.open("rb") as file:
+            for number in itertools.count(1):
+                data = file.read(_PART_BYTES)
+                if not data:
+                    return
+                part: dict[str, Any] = {"PartNumber": number, "ChecksumSHA256": _checksum(data)}
+                send = partial(self._client.upload_part, Body=data, **where, **part)
+                yield part | {"ETag": self._call(uri, send)["ETag"]}
 
     def delete(self, uri: str) -> None:
         """Delete an object; no error if there is none."""

@@ -7,6 +7,7 @@ import hashlib
 import threading
 from pathlib import Path
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
@@ -27,6 +28,8 @@ from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri, open_stores, split_uri
 from ace_tasks.store_errors import translate
 from infra.object_store import ObjectStore
+from infra.store_keys import ensure_keys
+from tests.support.faults import FaultyStore
 from tests.support.raw_s3 import store_with_short_pages
 
 
@@ -108,6 +111,65 @@ def test_files_stream_up_and_down(store: Store, prefix: str, tmp_path: Path) -> 
     assert target.read_bytes() == source.read_bytes()
     with pytest.raises(NotFound):
         store.download(join_uri(prefix, "other"), target)
+
+
+def test_no_write_over_tls_has_a_trailer(
+    object_store: ObjectStore, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R2 and others refuse a checksum that comes behind the bytes, which boto3 sends over TLS only.
+    Ours comes before them, so a store can also tell it with the object.
+    """
+    keys = ensure_keys(tmp_path / "keys", "127.0.0.1")
+    proxy = FaultyStore(object_store.endpoint_url, keys)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(keys / "certificate.pem"))
+    monkeypatch.setattr("ace_tasks.store._PART_BYTES", 5 * 2**20)  # S3 takes none that are smaller
+    file = tmp_path / "file"
+    store = Store(StoreSettings())
+    try:
+        store.check_output(prefix)
+        store.put(join_uri(prefix, "small"), b"small", "text/plain")
+        assert store.put_if_absent(join_uri(prefix, "once"), b"once", "text/plain")
+        for size, name in ((1000, "one-part"), (12_000_000, "three-parts")):
+            file.write_bytes(b"x" * size)
+            store.upload(file, join_uri(prefix, name), "application/octet-stream")
+            assert store.get(join_uri(prefix, name)) == file.read_bytes()
+        store.check_purge(prefix)
+        store.delete(join_uri(prefix, "small"))
+    finally:
+        proxy.stop()
+    for method, headers in proxy.heard:
+        assert "x-amz-trailer" not in headers, (method, headers)
+        assert "aws-chunked" not in headers.get("content-encoding", ""), (method, headers)
+    written = [headers for method, headers in proxy.heard if method == "PUT"]
+    assert len(written) >= 8
+    assert all("x-amz-checksum-sha256" in headers for headers in written)
+
+
+def test_an_upload_that_fails_leaves_no_parts(
+    object_store: ObjectStore,
+    store: Store,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are in no listing of objects, and paid for."""
+    proxy = FaultyStore(object_store.endpoint_url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+    monkeypatch.setattr("ace_tasks.store._PART_BYTES", 5 * 2**20)
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * 12_000_000)
+    proxy.fault = lambda method, path: "500" if "partNumber=2" in path else None
+    uri = join_uri(prefix, "cut")
+    try:
+        with pytest.raises(StoreUnavailable):
+            Store(StoreSettings(max_attempts=1, patience_s=0)).upload(file, uri, "text/plain")
+    finally:
+        proxy.stop()
+    client = boto3.client("s3", endpoint_url=object_store.endpoint_url)
+    bucket, key = split_uri(uri)
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket, Prefix=key)
+    assert list(store.list(uri)) == []
 
 
 def test_the_probe_leaves_nothing_behind(store: Store, prefix: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,15 +26,24 @@ class FaultyStore:
 
     Faults: `503`, `500`, `expired`, `reset` (before the store hears of it), `lost` (the store
     does it, the answer is dropped), `cut` (half of the answer's body), `slow` (2 s late).
+
+    With a folder of `keys` it speaks TLS, by the certificate that `infra.store_keys` draws there,
+    and a client needs `AWS_CA_BUNDLE`. `heard` holds the headers of each request.
     """
 
-    def __init__(self, target: str):
+    def __init__(self, target: str, keys: Path | None = None):
         self.fault: Callable[[str, str], str | None] = lambda method, path: None
         self.requests: list[tuple[str, str, str | None]] = []
         self._target = urlsplit(target).netloc
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
-        self.endpoint_url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        scheme = "https" if keys else "http"
+        self.heard: list[tuple[str, dict[str, str]]] = []
+        if keys:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(keys / "certificate.pem", keys / "key.pem")
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.endpoint_url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
@@ -59,6 +70,8 @@ class FaultyStore:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 kind = proxy.fault(self.command, self.path)
                 proxy.requests.append((self.command, self.path, kind))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                proxy.heard.append((self.command, headers))
                 if kind == "reset":
                     self._reset()
                 elif kind in {"503", "500", "expired"}:
