@@ -1,8 +1,8 @@
-"""Catalog files → rows → specs, or rejects that say what is wrong.
+"""Catalog files → rows → specs, or rejects with a reason.
 
-JSONL, CSV or Parquet, gzip or not; streamed, so memory stays flat whatever the file's size. A
-wrong row is a Reject with its line, column, reason and the row as it was; only a file that
-cannot be read at all is a CatalogError.
+Files are JSONL, CSV or Parquet, each with or without gzip. They are streamed, so memory does not
+grow with the file. A wrong row becomes a Reject with its line, column, reason and original cells.
+Only a file that cannot be read at all raises CatalogError.
 """
 
 from __future__ import annotations
@@ -40,16 +40,19 @@ __all__ = [
 ]
 
 _ACCEPTED = "accepted: .jsonl, .ndjson, .csv or .parquet, each also with .gz"
-# What lies between two cells of a row.
+# Suffix → the character between two cells of a row.
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
 Checked = tuple[int, Spec, dict[str, Any]]
-"""Line, spec, and the row's cells as they were."""
+"""A line number, its spec, and the original cells of the row."""
 
 
 @contextmanager
 def open_catalog(uri: str, store: Store) -> Iterator[Path]:
-    """The catalog as a local file: itself, or a copy streamed from S3. Raises CatalogError."""
+    """Yield the path of the local catalog, or of a temporary copy from S3.
+
+    Raises CatalogError.
+    """
     with tempfile.TemporaryDirectory(prefix="ace-catalog-") as scratch:
         path = Path(uri)
         try:
@@ -70,9 +73,10 @@ def open_catalog(uri: str, store: Store) -> Iterator[Path]:
 
 
 def read_rows(path: Path, table: Table = CATALOG) -> Iterator[Row | Reject]:
-    """Every row of a catalog file, in order. Raises CatalogError for the file as a whole.
+    """Yield every row of a catalog file, in order.
 
-    `table`: what the file is, if no catalog; it may then be .tsv, or .txt with tabs.
+    `table` describes a file that is not a catalog. Such a file may also be .tsv, or .txt with tabs.
+    Raises CatalogError if the file cannot be read.
     """
     packed = is_packed(path)
     kind = (Path(path.stem).suffix if packed else path.suffix).lower()
@@ -92,7 +96,7 @@ def read_rows(path: Path, table: Table = CATALOG) -> Iterator[Row | Reject]:
 
 
 def _open(path: Path, table: Table) -> IO[bytes]:
-    """Raises CatalogError for an encoding that is not known."""
+    """Open a text file as UTF-8. Raises CatalogError for an unknown encoding."""
     try:
         codec = codec_of(table.encoding or "UTF-8")
     except ValueError as error:
@@ -108,10 +112,11 @@ def _open(path: Path, table: Table) -> IO[bytes]:
 def to_specs(
     rows: Iterable[Row | Reject], catalog_uri: str, allowed_buckets: tuple[str, ...] | None
 ) -> Iterator[Checked | Reject]:
-    """(line, spec with absolute URIs, the row's cells) for each good row, a Reject for the others.
+    """Yield (line, spec with absolute URIs, the row's cells), or a Reject for a wrong row.
 
-    An S3 catalog may name `s3://` sources only, in `allowed_buckets`, or in its own bucket when
-    that is None. A local catalog may name local paths, relative to itself, too.
+    An S3 catalog may name only `s3://` sources in `allowed_buckets`. If `allowed_buckets` is None,
+    they must be in the catalog's own bucket. A local catalog may also name local paths, relative to
+    itself.
     """
     for row in rows:
         if isinstance(row, Reject):
@@ -127,9 +132,10 @@ def to_specs(
 def to_examples(
     rows: Iterable[Row | Reject], catalog_uri: str, allowed_buckets: tuple[str, ...] | None
 ) -> Iterator[tuple[int, Spec, str, dict[str, Any]] | Reject]:
-    """As `to_specs`, with one more column: `target`, the picture that a training shall teach.
+    """Yield (line, spec, absolute URI of the target, the row's cells), or a Reject.
 
-    (line, spec, absolute URI of the target, the row's cells), or a Reject.
+    Rows are read as by `to_specs`, with one more column: `target`, the picture that a training
+    should teach.
     """
     for row in rows:
         if isinstance(row, Reject):
@@ -150,7 +156,7 @@ def to_examples(
 
 def _target(cell: Any) -> str:
     if cell is None or cell == "":
-        raise BadRow("target", "missing; a training needs the wanted picture")
+        raise BadRow("target", "missing; training needs a target picture")
     if not isinstance(cell, str) or len(cell) > MAX_URI_CHARS:
         raise BadRow(
             "target", f"accepted: a URI of at most {MAX_URI_CHARS} characters; given {quote(cell)}"
@@ -182,7 +188,10 @@ def _with_absolute_uris(
 def absolute_uri(
     column: str, uri: str, catalog_uri: str, allowed_buckets: tuple[str, ...] | None
 ) -> str:
-    """A source as a row names it, where it is; see `to_specs`. Raises BadRow."""
+    """Return the absolute URI of a source as a row names it, by the rules of `to_specs`.
+
+    Raises BadRow.
+    """
     if is_s3(uri):
         if allowed_buckets is None and is_s3(catalog_uri):
             allowed_buckets = (split_uri(catalog_uri)[0],)

@@ -1,11 +1,11 @@
-"""The catalog that a run makes itself, `runs/<run id>/catalog.jsonl`: written, and read back.
+"""The catalog that a run generates, `runs/<run id>/catalog.jsonl`: how it is written and read back.
 
-A line is a row as any catalog has it; or, of something that became no row, its reject in a column
-of that name. So every picture of the source has one line, in the source's order, and a run that is
-started again reads what was made instead of asking a source that may have changed.
+Each line is an ordinary catalog row, or a reject in the column `rejected`. So every picture of the
+source has one line, in the source's order, and a resumed run reads this file instead of a source
+that may have changed.
 
-Beside it, on this machine only, lie the places where the source's file names each row: a row that
-turns out to be wrong later is told by its line there.
+A second file, on this machine only, holds the place of each row in the source's file. If a row
+turns out to be wrong later, the error names its line there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ _SKIPPED_NAMED = 3
 
 @dataclass(frozen=True)
 class GeneratedCatalog:
-    """How many of each. `skipped`: what was no picture, by the reason; `names`: the first of each."""
+    """The counts of a generated catalog.
+
+    `skipped` maps each reason to how many files were passed over for it, and `names` to the first
+    few of their names.
+    """
 
     rows: int
     rejected: int
@@ -39,7 +43,10 @@ class GeneratedCatalog:
 
     @property
     def skipped_summary(self) -> str:
-        """`3 passed over: no picture: 'notes.txt', 'a.gif' and 1 more`; empty if none was."""
+        """The files that were passed over, or "" if there are none.
+
+        Example: `3 passed over: no picture: 'notes.txt', 'a.gif' and 1 more`.
+        """
         if not self.skipped:
             return ""
         kinds = []
@@ -50,7 +57,7 @@ class GeneratedCatalog:
 
 
 def write_made(rows: Iterable[GeneratedRow | Skipped | Reject], path: Path) -> GeneratedCatalog:
-    """Write rows and rejects, a line each."""
+    """Write rows and rejects, one a line, and count them."""
     made = rejected = 0
     skipped: Counter[str] = Counter()
     names: dict[str, list[str]] = {}
@@ -69,9 +76,10 @@ def write_made(rows: Iterable[GeneratedRow | Skipped | Reject], path: Path) -> G
 
 
 class Places:
-    """Where a source's file names the rows of a made catalog, asked in the order of its lines.
+    """The places in a source's file that the rows of a generated catalog come from.
 
-    Nowhere, if the catalog was made by an earlier process. A context manager.
+    Ask for them in the order of the lines. Each is "" if an earlier process generated the catalog.
+    Use it as a context manager.
     """
 
     def __init__(self, path: Path | None):
@@ -87,7 +95,7 @@ class Places:
             self._lines.close()
 
     def of(self, line: int) -> str:
-        """Such as `feed.csv, line 7`; "" where there is none."""
+        """Return the place of a line, such as `feed.csv, line 7`, or "" if it has none."""
         text = ""
         while self._lines and self._read < line:
             text = self._lines.readline()
@@ -100,7 +108,7 @@ def _places(path: Path) -> Path:
 
 
 def read_made(path: Path) -> Iterator[Row | Reject]:
-    """What `write_made` wrote. A plain catalog is read as what it is."""
+    """Yield the rows and rejects that `write_made` wrote. A plain catalog is read unchanged."""
     for each in read_rows(path):
         rejected = each.cells.get(_REJECTED) if isinstance(each, Row) else None
         if isinstance(each, Row) and isinstance(rejected, dict):
@@ -114,5 +122,5 @@ def _line(each: GeneratedRow | Reject) -> str:
     if isinstance(each, GeneratedRow):
         return json.dumps(each.cells, ensure_ascii=False, default=str)
     rejected = json.loads(each.to_json())
-    del rejected["line"]  # it has one here
+    del rejected["line"]  # read_made takes the line of this file
     return json.dumps({_REJECTED: rejected}, ensure_ascii=False)

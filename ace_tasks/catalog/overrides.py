@@ -1,4 +1,4 @@
-"""What a person changes in every row of a run, after having seen a few pictures of it."""
+"""Overrides that a person applies to every row of a run after seeing a few of its pictures."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _OLD = "{prompt}"
 
 
 class Overrides(BaseModel):
-    """Empty: what the row says stays."""
+    """A prompt and a seed for every row. An empty field leaves the row's own."""
 
     model_config = ConfigDict(frozen=True)
-    prompt: str = Field("", description=f"The new prompt; {_OLD} in it stands for the row's own.")
+    prompt: str = Field("", description=f"The new prompt. {_OLD} in it stands for the row's own.")
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
 
     def __bool__(self) -> bool:
         return bool(self.prompt) or self.seed is not None
 
     def check(self) -> None:
-        """Raises SettingsError for braces that are no place of the old prompt."""
+        """Raise SettingsError if the prompt has braces other than `{prompt}`."""
         rest = self.prompt.replace(_OLD, "")
         if "{" in rest or "}" in rest:
             raise SettingsError(
@@ -32,13 +32,13 @@ class Overrides(BaseModel):
             )
 
     def applied(self, specs: Iterable[Checked | Reject]) -> Iterator[Checked | Reject]:
-        """Rows with their new prompts and seeds; a Reject for one that is no valid spec then."""
+        """Yield each row with its new prompt and seed, or a Reject if that makes it invalid."""
         for each in specs:
             if isinstance(each, Reject) or not self:
                 yield each
                 continue
             line, spec, cells = each
-            if isinstance(spec, OnBackground):  # it has neither prompt nor seed
+            if isinstance(spec, OnBackground):  # such a row has neither prompt nor seed
                 yield each
                 continue
             row = spec.model_dump(exclude_none=True)

@@ -1,4 +1,4 @@
-"""Who wears what: people and garments in two albums, and the pairs that are asked for."""
+"""Pairs of people and garments: who wears what."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Pairing = Literal["cross", "order", "column", "table"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`where`: what names it, such as `pairs.csv, line 7`; "" where no file does."""
+    """A person and the garment to wear.
+
+    `where` is the place that names the pair, such as `pairs.csv, line 7`, or "" without a file.
+    """
 
     person: SourcePicture
     garment: SourcePicture
@@ -25,13 +28,13 @@ class Pair:
 
     @classmethod
     def of(cls, person: SourcePicture, garment: SourcePicture) -> Pair:
-        """Two that no table of pairs names: where each comes from."""
+        """Return a pair that no table names. Its `where` joins the places of the two."""
         return cls(person, garment, " and ".join(filter(None, (person.where, garment.where))))
 
 
 @dataclass(frozen=True, slots=True)
 class PairsFile:
-    """A table with the columns person and garment. `encoding`: of its text; empty: UTF-8."""
+    """A table with the columns person and garment. An empty `encoding` means UTF-8."""
 
     path: Path
     encoding: str = ""
@@ -44,9 +47,9 @@ class PairsFile:
 
 
 def count_pairs(people: Album, garments: Album, pairing: Pairing, table: PairsFile | None) -> int:
-    """How many pairs there will be, those that become rejects included.
+    """Return how many pairs there will be, including those that become rejects.
 
-    Raises SettingsError where the two cannot be paired so.
+    Raises SettingsError if the two albums cannot be paired this way.
     """
     if pairing == "cross":
         return people.pictures * garments.pictures
@@ -71,7 +74,7 @@ def count_pairs(people: Album, garments: Album, pairing: Pairing, table: PairsFi
 def pairs(
     people: Album, garments: Album, pairing: Pairing, table: PairsFile | None
 ) -> Iterator[Pair | Reject]:
-    """Person by person, or in the order of the table."""
+    """Yield the pairs, person by person or in the order of the table."""
     if pairing == "cross":
         for person in people:
             for garment in garments:
@@ -92,7 +95,7 @@ def _by_order(people: Album, garments: Album) -> Iterator[Pair | Reject]:
         person, garment = people.at(place), garments.at(place)
         if person and garment:
             yield Pair.of(person, garment)
-        elif person or garment:  # of one without the other; where both are none, both are told
+        elif person or garment:  # if both were rejected, both are reported already
             known = person or garment
             assert known is not None
             other = garments.what if person else people.what
@@ -105,7 +108,7 @@ def _by_column(person: SourcePicture, garments: Album) -> Iterator[Pair | Reject
     cells = {"id": person.row_id, "image": person.uri}
     where = f"{person.where}: " if person.where else ""
     if not wanted:
-        yield Reject(0, "garment", f"{where}missing; which garment shall it wear?", cells)
+        yield Reject(0, "garment", f"{where}missing; name the garment to wear", cells)
     for name in wanted:
         try:
             yield Pair.of(person, garments.find("garment", name))
@@ -114,7 +117,7 @@ def _by_column(person: SourcePicture, garments: Album) -> Iterator[Pair | Reject
 
 
 def _wanted(person: SourcePicture) -> list[str]:
-    """One name, several with commas between them, or a list."""
+    """Return the garments that a cell names: one, several separated by commas, or a list."""
     cell = person.columns.get("garment")
     names = cell if isinstance(cell, list) else str(cell if cell is not None else "").split(",")
     return [name for name in (str(each).strip() for each in names) if name]

@@ -1,4 +1,4 @@
-"""One instruction for every picture: the rows of a restyle."""
+"""The rows of a restyle: one instruction for every picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from ace_tasks.errors import BadRow, SettingsError
 
 @dataclass(frozen=True)
 class RowDefaults:
-    """What all rows of a run have in common. Empty, 0 and -1 are a form's words for: none said."""
+    """The settings that all rows of a run share.
+
+    An empty text, steps 0 and seed -1 mean that a form left the field unset.
+    """
 
     mask_invert: bool = False
     mask_grow: int = 0
@@ -26,7 +29,7 @@ class RowDefaults:
     shadow: bool = False
 
     def cells(self, *, masked: bool) -> dict[str, Any]:
-        """The columns that say it, of a row that a model edits."""
+        """Return these settings as columns of a row that a model edits, without those unset."""
         cells: dict[str, Any] = {
             "format": None if self.format == "source" else self.format,
             "steps": self.steps or None,
@@ -44,7 +47,11 @@ class RowDefaults:
 
 @dataclass(frozen=True)
 class Instruction:
-    """`task`: what is done without a reference; with one, it is put into the masked part."""
+    """The edit that a restyle makes of every picture.
+
+    `task` applies without references. With them, each row is a try-on, which puts the reference
+    into the masked part.
+    """
 
     prompt: str
     task: Literal["edit", "fill", "background"]
@@ -52,12 +59,15 @@ class Instruction:
     defaults: RowDefaults
 
     def check(self, mask: str) -> None:
-        """`mask`: the rule's name. Raises SettingsError for what no picture could be made by."""
+        """Raise SettingsError for a combination of options that cannot make a picture.
+
+        `mask` is the name of the mask rule.
+        """
         if self.task == "background":
             self._check_background(mask)
             return
         if self.defaults.shadow:
-            raise SettingsError("shadow: accepted with task background")
+            raise SettingsError("shadow: accepted only with task background")
         if not self.prompt.strip():
             raise SettingsError("prompt: accepted: what to do with every picture; given none")
         if mask != "none":
@@ -71,7 +81,7 @@ class Instruction:
             )
 
     def _check_background(self, mask: str) -> None:
-        """No model is asked, so nothing may be said that only a model would follow."""
+        """Refuse the settings of a model, since a background needs no model."""
         defaults = self.defaults
         given = {
             "prompt": self.prompt.strip(),
@@ -86,7 +96,7 @@ class Instruction:
         }
         for name, value in given.items():
             if value:
-                raise SettingsError(f"{name}: accepted with task background: none")
+                raise SettingsError(f"{name}: accepted: none with task background")
 
     def row(self, picture: SourcePicture, mask: Any) -> dict[str, Any]:
         if self.task == "background":
@@ -117,7 +127,7 @@ def restyle_rows(
     mask: MaskRule,
     limit: int = 0,
 ) -> Iterator[GeneratedRow | Skipped | Reject]:
-    """A row for each picture, in order, up to `limit` pictures; 0: all."""
+    """Yield a row for each of the first `limit` pictures, in order. 0 means all pictures."""
     made = 0
     for each in pictures:
         if not isinstance(each, SourcePicture):

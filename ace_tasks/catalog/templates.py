@@ -1,7 +1,7 @@
 """Prompts with names in braces: `{person} wears {garment}, {garment.colour}`.
 
-Not `str.format`: its fields reach into objects (`{x.__class__}`) and pad by billions (`{x:9999999999}`).
-Here a field is a name of a fixed few, and a column of theirs.
+`str.format` is not used, because its fields reach into objects (`{x.__class__}`) and pad by
+billions (`{x:9999999999}`). Here a field is one of a few known names, or a column of one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PIECES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 @dataclass(frozen=True)
 class Field:
-    """`of`: what it is about, such as garment. `column`: None for its name."""
+    """A field of a template. `of` is such as garment, and `column` is None for its name."""
 
     of: str
     column: str | None
@@ -34,7 +34,7 @@ class Template:
 
     @classmethod
     def parse(cls, parameter: str, text: str, known: tuple[str, ...]) -> Template:
-        """Raises SettingsError for a field that is about nothing known, and for a lone brace."""
+        """Return the parsed template. Raises SettingsError for an unknown field or a lone brace."""
         pieces: list[str | Field] = []
         end = 0
         for match in _PIECES.finditer(text):
@@ -47,10 +47,10 @@ class Template:
             if match[1] is None or of not in known or bool(dot) != bool(column.strip()):
                 accepted = ", ".join(f"{{{each}}}, {{{each}.column}}" for each in known)
                 raise SettingsError(
-                    f"{parameter}: accepted in braces: {accepted}; a brace itself is written "
+                    f"{parameter}: accepted in braces: {accepted}; write a literal brace "
                     f"twice; given {quote(match[0])}"
                 )
-            # Written as tables' columns are read.
+            # Columns of tables are read with the same spelling.
             pieces.append(Field(of, column.strip().lower().replace(" ", "_") or None))
         pieces.append(text[end:])
         return cls(tuple(each for each in pieces if each != ""))
@@ -60,7 +60,10 @@ class Template:
         return tuple(each for each in self.pieces if isinstance(each, Field))
 
     def fill(self, names: Mapping[str, str], columns: Mapping[str, Mapping[str, Any]]) -> str:
-        """Raises BadRow where a column is missing, or empty."""
+        """Return the text with its fields filled in.
+
+        Raises BadRow if a column is missing or empty.
+        """
         return "".join(
             each if isinstance(each, str) else _value(each, names, columns) for each in self.pieces
         )
@@ -71,5 +74,5 @@ def _value(field: Field, names: Mapping[str, str], columns: Mapping[str, Mapping
         return names[field.of]
     value = columns[field.of].get(field.column)
     if value is None or isinstance(value, dict | list) or not str(value).strip():
-        raise BadRow("prompt", f"{field}: {field.of} {quote(names[field.of])} has no such text")
+        raise BadRow("prompt", f"{field}: {field.of} {quote(names[field.of])} has no text there")
     return str(value).strip()

@@ -1,4 +1,4 @@
-"""Garments on people: the rows of a batch."""
+"""The rows of a try-on batch: garments on people."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ from ace_tasks.specs import quote
 from ace_tasks.store import Store
 
 _COLUMNS_NAMED = 12
-_PRICED = 16  # pairs that are looked at, to price all of them
+_PRICED = 16  # pairs sampled to estimate the price of all
 
-# (how many rows, a few of them) → what all of them would take
+# (how many rows, a few of them) → a text that says what all of them would take
 Price = Callable[[int, list[dict[str, Any]]], str]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """People, garments, and who wears what. Raises SettingsError for what cannot be meant."""
+    """People, garments, and how they are paired.
+
+    Raises SettingsError for options that contradict each other.
+    """
 
     people: SourcePlace
     garments: SourcePlace
@@ -44,12 +47,12 @@ class Batch:
     max_pairs: int
     limit: int  # 0: all
     defaults: RowDefaults
-    encoding: str = ""  # of the table of pairs; empty: UTF-8
+    encoding: str = ""  # of the table of pairs. Empty: UTF-8
 
     def __post_init__(self) -> None:
         if (self.pairing == "table") != bool(self.pairs_table):
             raise SettingsError(
-                f"pairs: accepted: a table with pairing table, and none else; given "
+                f"pairs: accepted: a table with pairing table, otherwise none; given "
                 f"{quote(self.pairs_table)} with pairing {self.pairing}"
             )
         if self.pairs_table and suffix_of(self.pairs_table) not in TABLES:
@@ -57,7 +60,7 @@ class Batch:
                 f"pairs: accepted: a file that ends in one of {', '.join(sorted(TABLES))}; given "
                 f"{quote(self.pairs_table)}"
             )
-        self.template  # noqa: B018  # a wrong one is told before any work
+        self.template  # noqa: B018  # a wrong template is reported before any work
 
     @property
     def template(self) -> Template:
@@ -66,10 +69,10 @@ class Batch:
     def rows(
         self, store: Store, scratch: Path, price: Price | None = None
     ) -> Iterator[GeneratedRow | Skipped | Reject]:
-        """First what of people and garments was no picture, then a row for each pair.
+        """Yield the files that are not pictures and the rejects, then a row for each pair.
 
-        Raises SettingsError, before the first row of a pair, when there are more than `max_pairs`;
-        it says what they would take, by `price`.
+        Raises SettingsError before the first pair's row if there are more than `max_pairs` pairs.
+        Its message quotes the estimate of `price`.
         """
         with ExitStack() as held:
             people = held.enter_context(Album.on_disk(scratch / "people.sqlite", "person"))
@@ -109,7 +112,10 @@ class Batch:
     def _sample(
         self, wanted: Iterator[Pair | Reject], total: int, mask: MaskRule
     ) -> list[dict[str, Any]]:
-        """The rows of a few pairs, drawn by lot: a regular step could meet one garment only."""
+        """Return the rows of a few pairs drawn at random.
+
+        A regular step could always meet the same garment.
+        """
         drawn = set(Random(0).sample(range(total), min(_PRICED, total)))
         found = (each for place, each in enumerate(wanted) if place in drawn)
         rows = [self._row(each, mask) for each in found if not isinstance(each, Reject)]
@@ -119,14 +125,14 @@ class Batch:
         return SettingsError(
             f"max_pairs: {people.pictures:,} people and {garments.pictures:,} garments, paired "
             f"by {self.pairing}, are {count:,} pairs{f' ({takes})' if takes else ''}; accepted: at "
-            f"most {self.max_pairs:,}. Raise max_pairs if all of them are wanted; set limit for a "
-            "trial; or choose who wears what by pairing order, column or table"
+            f"most {self.max_pairs:,}. Raise max_pairs to make all of them, set limit for a trial, "
+            "or choose who wears what with pairing order, column or table"
         )
 
     def _made(
         self, pair: Pair, mask: MaskRule, named: NamedSoFar
     ) -> GeneratedRow | Skipped | Reject:
-        """Its row, unless its table has named the same pair before."""
+        """Return the row of a pair, or Skipped if its table has named the same pair before."""
         row = self._row(pair, mask)
         if isinstance(row, Reject) or self.pairing == "cross":
             return row if isinstance(row, Reject) else GeneratedRow(row, pair.where)
@@ -162,5 +168,5 @@ class Batch:
 
 
 def _readable(picture: SourcePicture) -> str:
-    """`anna` of `summer/anna`."""
+    """Return the last part of a picture's name: `anna` for `summer/anna`."""
     return picture.name.rpartition("/")[2] or picture.name

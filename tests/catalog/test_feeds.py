@@ -259,8 +259,8 @@ BROKEN = {  # name: (feed, what the message must say)
     "mismatched tag": ("<rss><item></rss>", "line 1, character 14: a tag is closed that"),
     "unbound prefix": ("<rss><g:item/></rss>", "a prefix that is not declared"),
     "no items": ("<rss><channel/></rss>", "no <item> and no <entry>"),
-    "unknown encoding": ('<?xml version="1.0" encoding="klingon"?><rss/>', "no XML"),
-    "CSV": ("id,image_link\n1,x", "no XML"),
+    "unknown encoding": ('<?xml version="1.0" encoding="klingon"?><rss/>', "unreadable XML"),
+    "CSV": ("id,image_link\n1,x", "unreadable XML"),
     "empty": ("", "the file ends before its first tag is closed"),
 }
 
@@ -286,7 +286,7 @@ def test_an_item_within_another_does_not_vanish(tmp_path: Path) -> None:
     assert isinstance(third, Row)
     assert (outer.line, inner.line, third.line) == (2, 3, 4)
     assert "holds the item of line 3" in outer.reason
-    assert "lies in the item of line 2" in inner.reason
+    assert "is inside the item of line 2" in inner.reason
 
 
 HIDING = {
@@ -319,7 +319,7 @@ def test_an_item_in_the_text_before_all_items_does_not_vanish(tmp_path: Path) ->
     )
     hidden, row = read_feed(write(tmp_path, "feed.xml", text))
     assert isinstance(hidden, Reject)
-    assert "lies in a text before it" in hidden.reason
+    assert "is inside a text before it" in hidden.reason
     assert isinstance(row, Row)
 
 
@@ -421,7 +421,7 @@ def test_a_product_of_very_many_pictures_is_one_reject() -> None:
 
 def test_web_links_without_a_place_for_them_name_what_is_missing(read: Read) -> None:
     (reject,) = read("feed.csv", "id,image_link\n1,https://cdn.shop.com/1.jpg\n", None)
-    assert "links_from and links_to say where on S3" in reject.reason
+    assert "links_from and links_to map web links to S3" in reject.reason
 
 
 STRAY = (  # a title that begins with a quote, and one that ends in an inch mark
@@ -443,7 +443,7 @@ def test_a_quote_in_a_title_costs_no_product_and_swaps_no_picture(read: Read) ->
         "6",
     ]
     (reject,) = (each for each in found if isinstance(each, Reject))
-    assert reject.reason.startswith("feed.csv, line 3: no CSV: a quoted cell that begins")
+    assert reject.reason.startswith("feed.csv, line 3: unreadable CSV: a quoted cell that begins")
     assert reject.row == '3,"Retro poster,x,https://cdn.shop.com/3.jpg\n'
     shopify = SHOPIFY.replace('"<p>A mug,\nand a line</p>"', '"A mug')
     found = read("products.csv", shopify)
@@ -592,7 +592,7 @@ def test_an_album_finds_by_name_and_keeps_the_place_of_what_it_refused(tmp_path:
             assert found.find("garment", name) == shirts[0]
         with pytest.raises(BadRow, match="no garment is called 'c'"):
             found.find("garment", "c")
-        with pytest.raises(BadRow, match="the name of one garment; several: 'b'"):
+        with pytest.raises(BadRow, match="the name of one garment; 'b' may be"):
             found.find("garment", "b")
         assert found.columns(9) == ["colour"]
 

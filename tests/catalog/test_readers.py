@@ -271,9 +271,7 @@ COLUMNS = ["id", "title", "description", "image_link"]
 @pytest.mark.parametrize(
     ("cell", "told"),
     [
-        pytest.param(
-            '"p" x', "a comma or the end of the row behind the quote", id="behind-a-quote"
-        ),
+        pytest.param('"p" x', "a comma or the end of the row after the quote", id="behind-a-quote"),
         pytest.param('"open', "a quoted cell that begins in this row is never closed", id="open"),
     ],
 )
@@ -457,9 +455,19 @@ REFUSED = {  # case: (name, content, table, message)
     "only a catalog's header": ("c.csv", HEAD, Table(), "c.csv: no rows after the header.*'task'"),
     "only blank lines": ("c.csv", "\n\n", FEED, "c.csv: no rows; all of its 2 lines are blank"),
     "only blank JSON lines": ("c.jsonl", "\n \n", FEED, "c.jsonl: no rows; all of its 2 lines"),
-    "broken header": ("c.csv", 'id,"a" b\nx,y\n', FEED, "c.csv: the header is no row"),
+    "broken header": (
+        "c.csv",
+        'id,"a" b\nx,y\n',
+        FEED,
+        "c.csv: the header cannot be read as a row",
+    ),
     "header with an open quote": ("c.csv", 'id,"a,b\nx,y\nz,w"\n', FEED, "quote that it does not"),
-    "header that is too long": ("c.csv", f"id,{LONG}\n1,2\n", FEED, "header is no row.*too long"),
+    "header that is too long": (
+        "c.csv",
+        f"id,{LONG}\n1,2\n",
+        FEED,
+        "cannot be read as a row.*too long",
+    ),
 }
 
 

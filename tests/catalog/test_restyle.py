@@ -74,14 +74,14 @@ MEANINGLESS = {  # name: (instruction, mask, the message)
     "a prompt for a background": (
         Instruction("red", "background", (), RowDefaults()),
         "none",
-        "prompt: accepted with task backg",
+        "prompt: accepted: none with task background",
     ),
     "a mask for a background": (
         Instruction("", "background", (), RowDefaults()),
         "auto",
-        "mask: accepted with task background",
+        "mask: accepted: none with task background",
     ),
-    "a shadow of an edit": (instruction(shadow=True), "none", "shadow: accepted with task"),
+    "a shadow of an edit": (instruction(shadow=True), "none", "shadow: accepted only with task"),
     "blank prompt": (Instruction(" ", "edit", (), RowDefaults()), "auto", "prompt: accepted"),
 }
 

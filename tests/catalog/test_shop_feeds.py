@@ -203,7 +203,7 @@ def test_an_id_with_two_pictures_is_reported_by_the_feeds_own_lines(read: Read) 
     assert taken(found) == [("7", "a.jpg")]
     assert passed_over(found) == [("line 3, as line 2", "the same picture again")]
     assert reject_reasons(found) == [
-        "id: google.csv, line 4: accepted: an id used once; '7' stands in line 2 as well, with "
+        "id: google.csv, line 4: accepted: an id used once; '7' is used in line 2 as well, with "
         "another picture"
     ]
 
@@ -279,7 +279,7 @@ def test_a_link_may_have_any_scheme_of_the_web_or_none(read: Read, link: str) ->
 def test_a_link_without_a_scheme_is_never_a_local_file() -> None:
     (row,) = TableReader("/feeds/t.csv", None, None).read(_rows({"image": "//etc/passwd"}))
     assert isinstance(row, Reject)
-    assert "links_from and links_to say where" in row.reason
+    assert "links_from and links_to map web links" in row.reason
 
 
 @pytest.mark.parametrize("link", ["http:/cdn.shop.test/files/1.jpg", "https:cdn.shop.test/1.jpg"])
@@ -303,7 +303,7 @@ def test_an_element_within_a_link_is_a_reject(read: Read, element: str) -> None:
     found = read("feed.xml", RSS.format("", f"\n<item>{text}</item>{product('2', CDN + '/3.jpg')}"))
     assert taken(found) == [("2", "3.jpg")]
     assert reject_reasons(found) == [
-        f"{element[2:]}: feed.xml, line 3: accepted: text alone; this one holds an element 'b'"
+        f"{element[2:]}: feed.xml, line 3: accepted: only text; this one contains an element 'b'"
     ]
 
 
@@ -346,7 +346,7 @@ def test_a_feed_is_read_in_its_own_encoding(read: Read, name: str, codec: str, t
         assert (picture.columns["title"], picture.uri) == (title, "s3://shop/files/1.jpg")
         if codec not in {"utf-8", "iso2022_jp"}:  # which is ASCII with escapes
             (reject,) = read(f"feed.{suffix}", text.encode(codec))
-            assert "this row is in another encoding, which --encoding names" in reject.reason
+            assert "this row is in another encoding; --encoding names it" in reject.reason
 
 
 def test_a_table_in_utf_16_says_so_itself(read: Read) -> None:
@@ -374,16 +374,20 @@ def test_bytes_of_no_encoding_are_reported_by_their_file_and_row(read: Read) -> 
     found = read("feed.csv", broken, "shift_jis")
     assert taken(found) == [("2", "2.jpg")]
     assert reject_reasons(found) == [
-        "None: feed.csv, line 2: accepted: text in shift_jis; this row holds bytes that are none"
+        "None: feed.csv, line 2: accepted: text in shift_jis; this row holds other bytes"
     ]
     xml = RSS.format(' encoding="Shift_JIS"', product("1", "x", "<title>T</title>")).encode()
-    with pytest.raises(CatalogError, match=r"^feed.xml: no XML: bytes that are no cp932 text"):
+    with pytest.raises(
+        CatalogError, match=r"^feed.xml: unreadable XML: bytes that are not cp932 text"
+    ):
         read("feed.xml", xml.replace(b">T<", b">\x81\x3f<"))
     xml = RSS.format("", product("1", "x", "<title>マグ</title>")).encode("cp932")
-    with pytest.raises(CatalogError, match=r"^feed.xml: no XML: .*needs its encoding in the first"):
+    with pytest.raises(
+        CatalogError, match=r"^feed.xml: unreadable XML: .*needs its encoding in the first"
+    ):
         read("feed.xml", xml)
     header = f"id,title マ,image_link\n1,a,{CDN}/1.jpg\n".encode("cp932")
-    with pytest.raises(CatalogError, match=r"^feed.csv: the header is no UTF-8 text; --encoding"):
+    with pytest.raises(CatalogError, match=r"^feed.csv: the header is not UTF-8 text; --encoding"):
         read("feed.csv", header)
 
 
@@ -409,7 +413,9 @@ def test_an_encoding_that_is_none_is_refused_with_a_reason(read: Read, name: str
         SourcePlace("source", "feed.csv", encoding=name)
     if name.isascii() and name.isprintable():
         declared = RSS.format(f' encoding="{name}"', product("1", "x"))
-        with pytest.raises(CatalogError, match=r"^feed.xml: no XML: accepted encodings: UTF-8"):
+        with pytest.raises(
+            CatalogError, match=r"^feed.xml: unreadable XML: accepted encodings: UTF-8"
+        ):
             read("feed.xml", declared)
 
 
@@ -561,7 +567,7 @@ MASKS = [
     pytest.param(
         ["y/a"],
         ["x/a.png"],
-        ["no mask is called 'y/a' or 'a' or 'y/a_mask'; of another folder: 'x/a.png'"],
+        ["no mask is called 'y/a' or 'a' or 'y/a_mask'; in another folder: 'x/a.png'"],
         id="another folder",
     ),
 ]

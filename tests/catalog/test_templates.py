@@ -60,7 +60,7 @@ def test_a_field_about_nothing_known_is_reported_at_once(text: str) -> None:
     "column", ["cut", "empty", "list", "__class__", "colour.__class__", "colour!r", "colour:>9"]
 )
 def test_a_column_that_is_missing_or_no_text_is_that_rows_error(column: str) -> None:
-    with pytest.raises(BadRow, match=r"garment 'shirt' has no such text"):
+    with pytest.raises(BadRow, match=r"garment 'shirt' has no text there"):
         fill(f"x {{garment.{column}}}")
 
 

@@ -135,7 +135,7 @@ def test_the_column_names_the_garments(rows: Rows, people: str, garments: str) -
     assert worn(made) == [("1", "7"), ("2", "8")]
     assert rejects(made) == [
         "garment: people.csv, line 3: no garment is called '9.png'",
-        "garment: people.csv, line 4: missing; which garment shall it wear?",
+        "garment: people.csv, line 4: missing; name the garment to wear",
     ]
 
 
@@ -195,7 +195,7 @@ def test_a_prompt_takes_columns_and_a_row_without_is_rejected(
     assert {each["prompt"] for each in made if isinstance(each, dict)} == {"a red shirt"}
     assert rejects(made) == [
         f"prompt: people.csv, line {line} and garments.csv, line 3: {{garment.colour}}: garment "
-        "'dress' has no such text"
+        "'dress' has no text there"
         for line in (2, 3, 4)
     ]
 

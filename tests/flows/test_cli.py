@@ -380,6 +380,6 @@ def test_a_feed_of_the_local_disk_is_reported_by_its_own_name(
 
     assert "feed.csv: no row has a picture (1 rows without)" in stopped(b"Handle,Image Src\nmug,\n")
     assert "feed.csv: an empty file" in stopped(b"")
-    assert "feed.csv: the header is no UTF-8 text; --encoding" in stopped("id,杯\n".encode("gbk"))
+    assert "feed.csv: the header is not UTF-8 text; --encoding" in stopped("id,杯\n".encode("gbk"))
     options += ["--encoding", "klingon"]
     assert "encoding: accepted encodings: UTF-8" in stopped(b"id,image_link\n1,x\n")

@@ -1,9 +1,9 @@
 """CSV and TSV → rows. A quoted cell may hold line breaks, but never whole rows of the table.
 
-A quote that nobody closes, or that a later row happens to close, would make one cell of many rows,
-and give a row the picture of another. So a row whose quoted cell would hold rows is broken, and
-reading goes on right behind the broken part. In TSV a quote is often only an inch mark or a
-quotation: what makes no sense as a quoted cell is text.
+A quote that is never closed, or that a later row happens to close, would turn many rows into one
+cell and give a row the picture of another. So a row whose quoted cell would hold other rows is
+rejected, and reading goes on right after it. In TSV a quote is often just an inch mark or a
+quotation, so text that makes no sense as a quoted cell is read as plain text.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ _WANTED = {",": "commas", "\t": "tabs"}
 # Columns of catalogs and feeds whose cells are links or file names.
 _LINK_COLUMNS = {"image", "image_link", "image_src", "product_image_url", "reference"}
 _LINK_COLUMNS |= {"variant_image", "variant_image_url"}
-# Columns whose cells have one line.
+# Columns whose cells never contain a line break.
 _ONE_LINE = _LINK_COLUMNS - {"reference"}
 _ONE_LINE |= {"id", "handle", "url_handle", "task", "person", "garment"}
 _LINE_END = re.compile(r"[\r\n]+")
-# A link or a file name may hold spaces, but prose has one behind each comma.
+# A link or a file name may contain spaces, but prose has a space after each comma.
 _LINK = re.compile(
     r'"?(?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^"<>]+'
     r'|[^\s"<>][^"<>]*\.(?:jpe?g?|jfif|pjpe?g?|png|webp|avif|gif|tiff?|bmp|heic|svg))"?',
     re.IGNORECASE,
 )
-# What of a line lies in the quoted cell that an earlier line has opened.
+# The part of a line that belongs to a quoted cell opened by an earlier line.
 _INSIDE = re.compile(r'[^"]*(?:""[^"]*)*')
-# Lines are read a second time behind a broken row. Only a file made for it would need many times.
+# Lines after a broken row are read again. Only a hostile file needs this many times.
 _MOST_READ_AGAIN = 8
 # Marks bytes that are not UTF-8 in text decoded with errors="surrogateescape".
 _ESCAPED = re.compile("[\udc80-\udcff]")
 
 
 class _Swallowed(Exception):
-    """The quoted cell that is being read holds the beginning of another row."""
+    """The quoted cell being read contains the beginning of another row."""
 
 
 class _TooLong(Exception):
-    """The row that is being read is over MAX_ROW_BYTES."""
+    """The row being read exceeds MAX_ROW_BYTES."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """The cells of a row and the lines it spans; or, where `cells` is None, what is wrong with it."""
+    """The cells of a row and the lines it spans. Without `cells`, `reason` says what is wrong."""
 
     first: int
     lines: int
@@ -68,7 +68,7 @@ class _Record:
 def read_delimited(
     name: str, file: IO[bytes], delimiter: str, table: Table
 ) -> Iterator[Row | Reject]:
-    """Every row, in order. Raises CatalogError for a header that is none, or without a row."""
+    """Yield every row, in order. Raises CatalogError for a bad header or a table without rows."""
     csv.field_size_limit(MAX_ROW_BYTES)
     yield from _DelimitedReader(name, Lines(name, file), delimiter, table).rows()
 
@@ -78,9 +78,9 @@ class _DelimitedReader:
         self._name, self._lines, self._delimiter, self._table = name, lines, delimiter, table
         self._kind = _NAMES[delimiter]
         self._ledger = Ledger(name, lines)
-        self._again: deque[TextLine] = deque()  # read already, and to be read as rows of their own
+        self._again: deque[TextLine] = deque()  # lines to read again, as rows of their own
         self._bytes = self._bytes_again = 0
-        self._header: list[str] = []  # empty until it is read; a column may have no name
+        self._header: list[str] = []  # empty until it is read. A column may have no name
         self._named = 0  # columns up to the last one with a name
         self._links: list[int] = []
         self._one_line: list[int] = []
@@ -112,7 +112,7 @@ class _DelimitedReader:
 
     def _begin(self, record: _Record) -> None:
         if record.cells is None:
-            self._refuse(f"the header is no row: {record.reason or 'it is too long'}")
+            self._refuse(f"the header cannot be read as a row: {record.reason or 'it is too long'}")
         if any("\n" in cell and self._delimiter in cell for cell in record.cells):
             self._refuse("the header opens a quote that it does not close")
         header = [cell.strip() for cell in record.cells]
@@ -121,7 +121,7 @@ class _DelimitedReader:
         if any(map(_ESCAPED.search, header)):
             encoding = self._table.encoding or "UTF-8"
             hint = "" if self._table.catalog else "; --encoding names another encoding"
-            self._refuse(f"the header is no {encoding} text{hint}; it is {header}")
+            self._refuse(f"the header is not {encoding} text{hint}; it is {header}")
         others = ",;\t".replace(self._delimiter, "")
         if len(header) == 1 and any(other in header[0] for other in others):
             wanted = _WANTED[self._delimiter]
@@ -150,7 +150,7 @@ class _DelimitedReader:
             readable = {name: _readable(cell) for name, cell in row.items()}
             return not_text(first, readable, self._table, lines)
         if not self._fits(cells) and not self._may_be_short(cells, lines):
-            reason = f"accepted: {len(self._header)} cells, as the header; given {len(cells)}"
+            reason = f"accepted: {len(self._header)} cells, like the header; given {len(cells)}"
             reason += _where(first, lines)
             return Reject(first, None, reason, row, lines=lines)
         if self._may_be_short(cells, lines):
@@ -158,7 +158,7 @@ class _DelimitedReader:
         return Row(first, row, lines=lines)
 
     def _named_cells(self, cells: list[str]) -> dict[str, Any]:
-        """Column → cell; what stands in a column without a name, or beyond all columns, is ""."""
+        """Return column → cell. Cells without a column name are joined under the key ""."""
         row: dict[str, Any] = {}
         nameless = []
         for name, cell in zip_longest(self._header, cells):
@@ -169,12 +169,16 @@ class _DelimitedReader:
         return row | ({"": ", ".join(nameless)} if nameless else {})
 
     def _fits(self, cells: list[str]) -> bool:
-        """Spreadsheets leave out, or add, empty cells behind the last column with a name."""
+        """Return whether the row fits the header.
+
+        Spreadsheets omit or add empty cells after the last named column.
+        """
         return self._named <= len(cells) and not any(cells[len(self._header) :])
 
     def _may_be_short(self, cells: list[str], lines: int) -> bool:
-        """A feed's row may end early: its other columns are empty. A row of several lines may not,
-        since a stray quote makes such rows.
+        """Return whether a row may end early, with its other columns empty.
+
+        A feed's row may. A row of several lines may not, because a stray quote makes such rows.
         """
         return not self._table.catalog and lines == 1 and 1 < len(cells) < self._named
 
@@ -203,7 +207,7 @@ class _DelimitedReader:
         except _Swallowed:
             return self._broken(lines, self._swallows(lines))
         except csv.Error as error:
-            return self._broken(lines, f"no {self._kind}: {self._quote_error(error)}")
+            return self._broken(lines, f"unreadable {self._kind}: {self._quote_error(error)}")
         if len(lines) > 1 and self._holds_rows(cells, lines):
             return self._broken(lines, self._swallows(lines))
         if len(lines) == 1:
@@ -211,11 +215,11 @@ class _DelimitedReader:
         return _Record(line.number, len(lines), cells)
 
     def _quote_error(self, error: csv.Error) -> str:
-        """Say what is wrong with a quote, so that whoever wrote the table can mend it."""
+        """Return what is wrong with a quote, in words that help to fix the table."""
         if "expected after" in str(error):
             wanted = "comma" if self._delimiter == "," else "tab"
             return (
-                f"accepted: a {wanted} or the end of the row behind the quote that closes a cell, "
+                f"accepted: a {wanted} or the end of the row after the quote that closes a cell, "
                 'and "" for a quote in a quoted cell; given another character'
             )
         if "unexpected end" in str(error):
@@ -226,7 +230,10 @@ class _DelimitedReader:
         return line.text.rstrip("\r\n").split(self._delimiter)
 
     def _parse(self, lines: list[TextLine]) -> list[str]:
-        """The cells of the row that begins with the one line given; adds the lines it spans."""
+        """Return the cells of the row that begins with the one line given.
+
+        Appends the other lines of the row to `lines`.
+        """
 
         def following() -> Iterator[str]:
             yield lines[0].text
@@ -245,8 +252,9 @@ class _DelimitedReader:
         return next(csv.reader(following(), delimiter=self._delimiter, strict=True))
 
     def _oversized(self, lines: list[TextLine]) -> _Record:
-        """The row over MAX_ROW_BYTES that begins so: all of it, up to the line that closes its
-        quoted cell, or up to the next row.
+        """Return the record of a row over MAX_ROW_BYTES that begins with these lines.
+
+        Reads on to the line that closes its quoted cell, or to the next row.
         """
         first, count = lines[0], len(lines)
         is_open = (count > 1) != lines[-1].odd_quotes
@@ -259,8 +267,9 @@ class _DelimitedReader:
         return _Record(first.number, count, None, text=_readable(first.text), too_long=True)
 
     def _broken(self, lines: list[TextLine], reason: str) -> _Record:
-        """The row that begins so as text, in TSV; or a reject of it. The lines from the next one
-        that may begin a row are read again.
+        """Return the record of a broken row: as plain text if it is TSV, else as a reject.
+
+        The lines from the next possible beginning of a row are read again.
         """
         first = lines[0]
         cells = self._as_text(first)
@@ -270,7 +279,7 @@ class _DelimitedReader:
         size = sum(len(line.data) for line in lines[end:])
         if self._bytes_again + size > MAX_ROW_BYTES + _MOST_READ_AGAIN * self._bytes:
             cells, end = None, len(lines)
-            reason = f"no {self._kind}: quotes that open and close again and again"
+            reason = f"unreadable {self._kind}: too many quotes that open and close"
         else:
             self._bytes_again += size
             self._again.extendleft(reversed(lines[end:]))
@@ -278,7 +287,7 @@ class _DelimitedReader:
         return _Record(first.number, end, cells, reason, text)
 
     def _as_text(self, line: TextLine) -> list[str] | None:
-        """Its cells when quotes are text; None where they cannot be."""
+        """Return the cells of a line with quotes read as text, or None if they cannot be."""
         cells = self._plain_cells(line)
         if self._delimiter != "\t" or _breaks(line):
             return None
@@ -286,7 +295,7 @@ class _DelimitedReader:
         return cells if fits else None
 
     def _likelier(self, cells: list[str], text: list[str] | None) -> list[str]:
-        """Of a line of TSV: its cells with quoted ones, or with quotes as text."""
+        """Return the likelier reading of a line of TSV: quotes as quotes, or quotes as text."""
         if text is None or not self._header:
             return cells
         if not self._fits(cells) and not self._may_be_short(cells, 1):
@@ -295,14 +304,16 @@ class _DelimitedReader:
         return text if quotes_tabs and self._linked(text) >= self._linked(cells) else cells
 
     def _linked(self, cells: list[str]) -> int:
-        """How many of the columns for links have one."""
+        """Return how many of the link columns contain a link."""
         return sum(n < len(cells) and bool(_LINK.fullmatch(cells[n])) for n in self._links)
 
     # ------------------------------------------------------------ rows in quoted cells
 
     def _swallows(self, lines: list[TextLine]) -> str:
-        """What is wrong with a row whose quoted cell holds others."""
-        reason = f"no {self._kind}: a quoted cell that begins in this row would hold whole rows"
+        """Return the reason to reject a row whose quoted cell holds other rows."""
+        reason = (
+            f"unreadable {self._kind}: a quoted cell that begins in this row would hold whole rows"
+        )
         inner = [line for line in lines[1:] if line.whole and self._may_begin_row(line)]
         if inner:
             first = _readable(self._plain_cells(inner[0])[0])[:80]
@@ -314,13 +325,15 @@ class _DelimitedReader:
 
     @property
     def _holds_prose(self) -> bool:
-        """A quoted cell of CSV with line breaks may be a description, with commas. Of TSV, or of a
-        table without links, it is none: a line break and a delimiter in one cell are rows.
+        """Return whether a quoted cell may be prose, with line breaks and delimiters.
+
+        In CSV with link columns it may, since descriptions contain commas. In TSV, or without link
+        columns, a line break and a delimiter in one cell mean that it holds rows.
         """
         return self._delimiter == "," and bool(self._links) and len(self._header) > 1
 
     def _opener_holds_row(self, line: TextLine) -> bool:
-        """Whether a line whose last quoted cell stays open has more cells behind its beginning."""
+        """Return whether the open quoted cell at the end of a line already holds more cells."""
         cells = next(csv.reader([line.text], delimiter=self._delimiter))
         behind = cells[-1].rstrip("\r\n").split(self._delimiter)[1:]
         if self._holds_prose:
@@ -328,7 +341,7 @@ class _DelimitedReader:
         return bool(behind)
 
     def _holds_row(self, line: TextLine) -> bool:
-        """Whether a line within a quoted cell looks like a row of its own."""
+        """Return whether a line within a quoted cell looks like a row of its own."""
         if len(self._header) == 1:
             return bool(line.data.strip())
         begun = _INSIDE.match(line.text)
@@ -340,23 +353,23 @@ class _DelimitedReader:
         begins_with_link = 0 in self._links and _LINK.fullmatch(inside.partition(",")[0])
         if begins_with_link or self._holds_link(inside):
             return True
-        # Behind the quote that closes a description come the links of its own row.
+        # After the quote that closes a description come the links of its own row.
         return inside == line.text and self._is_row(inside.rstrip("\r\n").split(","))
 
     def _may_be_row(self, line: TextLine) -> bool:
         return bool(self._header) and self._fits(self._plain_cells(line))
 
     def _is_row(self, cells: list[str]) -> bool:
-        """Whether these are a row's cells, with links or nothing where links go."""
+        """Return whether these are the cells of a row, with links or nothing in link columns."""
         return self._fits(cells) and bool(cells[0].strip()) and not self._has_bare_name(cells)
 
     def _has_bare_name(self, cells: list[str]) -> bool:
-        """Whether a link of the row is a plain name, or a list."""
+        """Return whether a link column holds a plain name or a list."""
         links = [cells[n] for n in self._links if n < len(cells) and cells[n].strip()]
         return not all(map(_LINK.fullmatch, links))
 
     def _holds_rows(self, cells: list[str], lines: list[TextLine]) -> bool:
-        """Whether a row of several lines, read to its end, holds others all the same."""
+        """Return whether a row of several lines that ended well still holds other rows."""
         if not self._header:
             return False
         too_many = any(cells[len(self._header) :])
@@ -365,8 +378,8 @@ class _DelimitedReader:
         if any(_LINE_END.search(cells[n].strip()) for n in self._one_line if n < len(cells)):
             return True
         if self._holds_prose:
-            # Where its own links are plain names, those of the rows in it may be as well. Prose has
-            # commas of its own.
+            # If the links of this row are plain names, those of rows inside it may be as well, so
+            # cells are counted. Else they are not, since prose has commas of its own.
             plain = self._has_bare_name(cells) and any(
                 len(self._plain_cells(line)) >= self._named for line in lines
             )
@@ -374,7 +387,7 @@ class _DelimitedReader:
         return any(self._delimiter in cell for cell in cells)
 
     def _holds_link(self, cell: str) -> bool:
-        """Whether a link stands behind a comma, in a cell that is no list of links."""
+        """Return whether a link follows a comma in a cell that is not a list of links."""
         pieces = _LINE_END.sub(",", cell).split(",")
         listed = all(not each or _LINK.fullmatch(each) for each in pieces)
         return not (listed and pieces[0]) and any(
@@ -387,11 +400,11 @@ def _where(first: int, lines: int) -> str:
 
 
 def _breaks(line: TextLine) -> bool:
-    """Whether there is a line break of another kind within the line."""
+    """Return whether the line contains a line break of another kind."""
     body = line.data.rstrip(b"\r\n")
     return b"\r" in body or b"\n" in body
 
 
 def _readable(text: str) -> str:
-    """Text for a person: what is not UTF-8 becomes a replacement character."""
+    """Return a text with replacement characters for bytes that are not UTF-8."""
     return text.encode(errors="surrogateescape").decode(errors="replace")

@@ -1,7 +1,7 @@
 """Text in other encodings, read as UTF-8.
 
-A file in UTF-16 says so by its first two bytes, and XML by its declaration. Legacy encodings of
-tables cannot be told from each other by their bytes, so whoever starts the run names them.
+UTF-16 is recognised by its first two bytes, and XML declares its encoding. The bytes of a table do
+not tell which legacy encoding it has, so whoever starts the run names it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BOM = b"\xef\xbb\xbf"
 ACCEPTED = "UTF-8, Shift_JIS, EUC-JP, GBK, GB18030, Big5, EUC-KR, windows-125x, ISO-8859-x, KOI8-R"
 
 _CHUNK_BYTES = 2**16
-# Names that Python does not know, all in lower case with `-`.
+# Names that Python does not know, in lower case with `-`.
 _ALIASES = {
     "x-sjis": "cp932",
     "windows-31j": "cp932",  # as IANA calls it
@@ -33,7 +33,7 @@ _ALIASES = {
     "windows-950": "big5",
     "x-x-big5": "big5",
 }
-# Files say the older name and hold characters of the newer one, as browsers know
+# Files declare the older name but contain characters of the newer one. Browsers do the same
 # (https://encoding.spec.whatwg.org/#names-and-labels).
 _NEWER = {
     "shift_jis": "cp932",
@@ -44,8 +44,8 @@ _NEWER = {
     "cp950": "big5hkscs",
     "ascii": "utf-8",
 }
-# In each, text in ASCII is itself. Python knows others where it is not, such as UTF-7, and some that
-# are no encodings of text.
+# Encodings in which ASCII text keeps its bytes. Python also knows some in which it does not, such
+# as UTF-7, and some codecs that do not encode text.
 _KNOWN = re.compile(
     r"utf-8|cp932|shift_jis(x0213|_2004)|euc_jp|euc_jis(x0213|_2004)|iso2022_jp(_\w+)?|gb18030"
     r"|big5hkscs|cp949|johab|cp125\d|cp874|iso8859-\d+|koi8-[ru]|mac-(roman|cyrillic|greek|turkish)"
@@ -57,13 +57,16 @@ _DECLARED = re.compile(
 
 
 def codec_of(name: str) -> str:
-    """Python's codec for an encoding as files and people name it. Raises ValueError."""
+    """Return Python's codec for an encoding as files and people name it.
+
+    Raises ValueError for an encoding that is not accepted.
+    """
     try:
         plain = name.strip().lower().replace("_", "-").replace(" ", "-")
         found = codecs.lookup(_ALIASES.get(plain, plain)).name
     except LookupError:
         found = ""
-    except (ValueError, UnicodeError):  # a NUL, or no ASCII
+    except (ValueError, UnicodeError):  # a NUL, or a character outside ASCII
         found = ""
     found = _NEWER.get(found, found)
     if not _KNOWN.fullmatch(found):
@@ -72,16 +75,16 @@ def codec_of(name: str) -> str:
 
 
 def declared(head: bytes) -> str | None:
-    """The encoding that XML declares in its first bytes, if it does."""
+    """Return the encoding that XML declares in its first bytes, or None."""
     found = _DECLARED.match(head)
     return found[1].decode("ascii") if found else None
 
 
 def as_utf8(file: IO[bytes], codec: str, *, strict: bool) -> IO[bytes]:
-    """The bytes of a text as they would be in UTF-8. Closing it closes `file`.
+    """Return a file that reads a text as UTF-8. Closing it closes `file`.
 
-    Bytes that are none of the encoding's raise UnicodeDecodeError; or, if not `strict`, become a
-    byte that is no UTF-8, so that the row they are in is refused and no other.
+    Bytes that are invalid in the encoding raise UnicodeDecodeError. If not `strict`, they become a
+    byte that is invalid in UTF-8, so that only the row that contains them is rejected.
     """
     errors = "strict" if strict else _MARK
     return io.BufferedReader(_AsUtf8(file, codec, errors), _CHUNK_BYTES)

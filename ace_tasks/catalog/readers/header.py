@@ -1,4 +1,4 @@
-"""What a caller wants of a table's columns, and the refusal of a table without them."""
+"""The columns that a caller needs of a table, and the errors for a table without them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from ace_tasks.errors import CatalogError
 
 @dataclass(frozen=True)
 class Table:
-    """`catalog`: whether it is an edit catalog, in which every row has a task.
+    """A description of a table to read.
 
-    `columns`: the columns that it needs. `noun`: what its rows are called in a message.
-    `encoding`: of its text, as a person names it; empty: UTF-8, or UTF-16 where the file says so.
+    `catalog` is true for an edit catalog, in which every row has a task. The table must have all
+    `columns`. Messages call a row a `noun`. `encoding` is the text's encoding as a person names
+    it. Empty means UTF-8, or UTF-16 if the file starts with its mark.
     """
 
     catalog: bool = True
@@ -26,7 +27,7 @@ CATALOG = Table()
 
 
 def check_columns(name: str, columns: Sequence[str], table: Table) -> None:
-    """Raises CatalogError where the table lacks a column that every row needs."""
+    """Raise CatalogError if the table lacks a required column."""
     known = {column.strip().lower() for column in columns}
     missing = [column for column in table.columns if column not in known]
     if missing:
@@ -39,9 +40,9 @@ def check_columns(name: str, columns: Sequence[str], table: Table) -> None:
 
 
 def check_unique(name: str, columns: Sequence[str]) -> None:
-    """Raises CatalogError where two columns have one name. Columns without a name may be many."""
+    """Raise CatalogError if two columns have the same name. Several may have no name."""
     seen: set[str] = set()
     for column in columns:
         if column and column in seen:
-            raise CatalogError(f"{name}: column {column!r} stands twice in the header")
+            raise CatalogError(f"{name}: column {column!r} appears twice in the header")
         seen.add(column)

@@ -14,7 +14,10 @@ from ace_tasks.specs import unique_keys
 
 
 def read_jsonl(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
-    """One row or reject for each line that is not blank. Raises CatalogError where all are."""
+    """Yield a row or a reject for each line that is not blank.
+
+    Raises CatalogError if all lines are blank.
+    """
     lines = Lines(name, file)
     ledger = Ledger(name, lines)
     found = False
@@ -43,10 +46,12 @@ def _row(line: TextLine, table: Table) -> Row | Reject | None:
         return not_text(line.number, line.data.decode(errors="replace").strip(), table)
     try:
         cells = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
-        if "\\u" in text:  # half of a surrogate pair is JSON, but no text that can be written
+        if "\\u" in text:  # half of a surrogate pair is valid JSON but cannot be encoded
             json.dumps(cells, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        return Reject(line.number, None, f"no JSON: {_error_text(error)}"[:300], text.strip())
+        return Reject(
+            line.number, None, f"unreadable JSON: {_error_text(error)}"[:300], text.strip()
+        )
     if not isinstance(cells, dict):
         reason = f"accepted: one JSON object a line; given {type(cells).__name__}"
         return Reject(line.number, None, reason, text.strip())
@@ -54,21 +59,21 @@ def _row(line: TextLine, table: Table) -> Row | Reject | None:
 
 
 def not_text(number: int, row: dict[str, Any] | str, table: Table, lines: int = 1) -> Reject:
-    """The reject of a row whose bytes are none of the table's encoding."""
+    """Return the reject of a row whose bytes are invalid in the table's encoding."""
     if table.encoding:
-        reason = f"accepted: text in {table.encoding}; this row holds bytes that are none"
+        reason = f"accepted: text in {table.encoding}; this row holds other bytes"
     else:
         reason = "accepted: UTF-8 text; this row is in another encoding"
-        reason += "" if table.catalog else ", which --encoding names"
+        reason += "" if table.catalog else "; --encoding names it"
     return Reject(number, None, reason, row, lines=lines)
 
 
 def _error_text(error: Exception) -> str:
-    """Without the line, which is the row's own for JSON's reader."""
+    """Return the text of an error without its line, which counts within the row only."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at character {error.pos + 1}"
-    return "too deep" if isinstance(error, RecursionError) else str(error)
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON value")
+    raise ValueError(f"{text} is not a JSON value")

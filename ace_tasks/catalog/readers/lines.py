@@ -1,4 +1,4 @@
-"""The lines of a text file, and the account that none of them is lost."""
+"""The lines of a text file, and a ledger that checks that none is lost."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ace_tasks.errors import BrokenRun, CatalogError
 
 @dataclass(frozen=True, slots=True)
 class TextLine:
-    """A line with its line end. One over MAX_ROW_BYTES is not `whole`: `data` is its beginning.
+    """A line with its line end.
 
-    `odd_quotes`: whether the line, all of it, has an odd number of quotes.
+    A line over MAX_ROW_BYTES is not `whole`, and `data` is its beginning. `odd_quotes` tells
+    whether the complete line has an odd number of quotes.
     """
 
     number: int
@@ -29,10 +30,10 @@ class TextLine:
 
 
 class Lines:
-    """The lines of a file; none is ever held whole beyond MAX_ROW_BYTES.
+    """The lines of a file. At most MAX_ROW_BYTES of a line are kept in memory.
 
-    Lines end as the first one does: with LF or CRLF, or with CR alone. `count` is the number of
-    lines that were read. Raises CatalogError for text in UTF-16.
+    All lines end as the first one does: with LF or CRLF, or with CR alone. `count` is the number
+    of lines read so far. Raises CatalogError for text in UTF-16.
     """
 
     def __init__(self, name: str, file: IO[bytes]):
@@ -62,7 +63,7 @@ class Lines:
         if data.startswith(UTF16):
             raise CatalogError(f"{self._name}: UTF-16 text (accepted: UTF-8)")
         data = data.removeprefix(BOM)
-        # Programs that write CR LF twice over leave CR CR LF.
+        # Programs that convert line ends twice leave CR CR LF.
         if b"\r" in data.rstrip(b"\r\n"):
             self._end, self._read = b"\r", _reader_of_returns(self._file, data)
             data = self._read(MAX_ROW_BYTES + 1)
@@ -70,7 +71,7 @@ class Lines:
 
 
 def _reader_of_returns(file: IO[bytes], begun: bytes) -> Callable[[int], bytes]:
-    """`readline` for lines that end with CR alone, as old spreadsheets write them."""
+    """Return a `readline` for lines that end with CR alone, as old spreadsheets write them."""
     held = begun
 
     def readline(limit: int) -> bytes:
@@ -88,8 +89,9 @@ def _reader_of_returns(file: IO[bytes], begun: bytes) -> Callable[[int], bytes]:
 
 
 class Ledger:
-    """Every line of a file belongs to one thing that was read: a header, a row, a reject, a blank
-    line. Raises BrokenRun where that is not so, which would be a bug of ours.
+    """A ledger that assigns every line of a file to a header, a row, a reject or a blank line.
+
+    Raises BrokenRun if a line is lost or counted twice, which would be a bug in this program.
     """
 
     def __init__(self, name: str, lines: Lines):

@@ -1,4 +1,4 @@
-"""Files that may be packed, and what can be wrong with one as a whole."""
+"""Files with or without gzip, and the errors of opening and unpacking them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ace_tasks.errors import CatalogError
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """A file's bytes, unpacked where its name ends in .gz."""
+    """Open a file for reading bytes, unpacked if its name ends in .gz."""
     return cast(IO[bytes], gzip.open(path) if is_packed(path) else path.open("rb"))
 
 
@@ -23,14 +23,14 @@ def is_packed(path: Path) -> bool:
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Raises CatalogError for a file that cannot be read, or unpacked, in this block."""
+    """Raise CatalogError if a file cannot be read or unpacked in this block."""
     try:
         yield
     except EOFError:
         raise CatalogError(f"{name}: damaged gzip: its end is missing") from None
     except gzip.BadGzipFile as error:
         known = "Not a gzipped file" not in str(error)
-        what = "its contents do not fit their checksum" if known else "not a gzipped file"
+        what = "its contents do not match their checksum" if known else "not a gzipped file"
         raise CatalogError(f"{name}: damaged gzip: {what}") from None
     except zlib.error:
         raise CatalogError(f"{name}: damaged gzip: its contents cannot be unpacked") from None

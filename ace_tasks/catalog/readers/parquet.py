@@ -1,7 +1,7 @@
-"""Parquet → rows. Memory is bounded by bytes: a small file may hold rows of any size.
+"""Parquet → rows. Memory is limited in bytes, because a small file may hold rows of any size.
 
-A text that a thousand rows share stands in the file once, so texts stay in Arrow's dictionaries,
-and a row becomes Python's objects only after its size is known.
+A text shared by a thousand rows is stored once. So texts stay in Arrow's dictionaries, and a row
+becomes Python objects only after its size is known.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from ace_tasks.catalog.readers.row import MAX_ROW_BYTES, Reject, Row, too_long
 from ace_tasks.errors import CatalogError
 
 MAX_UNPACKED_BYTES = 2**30
-"""What a .parquet.gz may unpack to, on disk."""
+"""The largest size that a .parquet.gz may unpack to, on disk."""
 
-# Each column's largest page is in memory, with all columns of a row group side by side. Writers make
-# pages of 1 MB; DuckDB's may have 100 MB.
+# The largest page of every column of a row group is in memory at once. Most writers make pages of
+# 1 MB, but DuckDB's may have 100 MB.
 _MAX_PAGES_BYTES = 2**27
-# A row's list may lie in any number of pages, so lists are limited by the row group.
+# A row's list may span any number of pages, so the limit on lists is per row group.
 _MAX_LISTS_BYTES, _MAX_LIST_VALUES = 2**28, 2**23
-# Values that share bytes of a page, as a batch of them is read.
+# The limit for a batch of values that share bytes of a page.
 _MAX_SHARING_BYTES = 2**26
 _BATCH_ROWS = 256
 _BATCH_BYTES = 4 * MAX_ROW_BYTES
 _CHUNK_BYTES = 2**16
 _SHOWN_BYTES = 1000
-_VALUE_BYTES = 8  # of a number, about
-# Dates beyond the year 9999, time zones that nobody knows, text that is no UTF-8.
+_VALUE_BYTES = 8  # the approximate size of a number
+# Dates after the year 9999, unknown time zones, and text that is not UTF-8.
 _UNREADABLE = (OverflowError, LookupError, ValueError)
 
 
 def read_parquet(path: Path, table: Table, *, packed: bool) -> Iterator[Row | Reject]:
-    """Every row, in order. Raises CatalogError for the file as a whole."""
+    """Yield every row, in order. Raises CatalogError if the file cannot be read."""
     with ExitStack() as held:
         file = _unpacked(path, held) if packed else held.enter_context(path.open("rb"))
         try:
@@ -53,7 +53,7 @@ def read_parquet(path: Path, table: Table, *, packed: bool) -> Iterator[Row | Re
 
 
 def _unpacked(path: Path, held: ExitStack) -> IO[bytes]:
-    """Parquet is read from its end, so it has to be unpacked first."""
+    """Unpack a file to disk first, because Parquet is read from its end."""
     unpacked: IO[bytes] = held.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     with gzip.open(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -61,8 +61,8 @@ def _unpacked(path: Path, held: ExitStack) -> IO[bytes]:
             if unpacked.tell() > MAX_UNPACKED_BYTES:
                 raise CatalogError(
                     f"{path.name}: accepted: at most {MAX_UNPACKED_BYTES:,} bytes of Parquet in a "
-                    ".gz; this file unpacks to more. Parquet is packed by itself: give it "
-                    "without .gz"
+                    ".gz; this file unpacks to more. Parquet is compressed already, so "
+                    "give it without .gz"
                 )
     return unpacked
 
@@ -83,7 +83,7 @@ def _rows(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
     for group in range(metadata.num_row_groups):
         pages = read_pages(file, metadata, group)
         rows = _batch_rows(name, pages)
-        # Arrow has no dictionary for texts that share their beginnings.
+        # Arrow cannot keep texts that share their beginnings in a dictionary.
         plain = {each.column for each in pages if each.shares_beginnings}
         with pyarrow.parquet.ParquetFile(
             file,
@@ -96,13 +96,13 @@ def _rows(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
                 yield from _rows_of_batch(batch, number)
                 number += batch.num_rows
     if number != metadata.num_rows:
-        raise CatalogError(f"{name}: {number} rows, where {metadata.num_rows} are announced")
+        raise CatalogError(f"{name}: {number} rows, but its footer announces {metadata.num_rows}")
 
 
 def _batch_rows(name: str, pages: list[Pages]) -> int:
-    """How many rows may be read at once: so many that they lie in two pages of each column.
+    """Return how many rows to read at once, so that they touch at most two pages of a column.
 
-    Raises CatalogError where those may not fit into memory.
+    Raises CatalogError if those pages may not fit into memory.
     """
     largest = sum(each.largest_bytes for each in pages)
     if largest > _MAX_PAGES_BYTES:
@@ -141,7 +141,7 @@ def _rows_of_batch(batch: pyarrow.RecordBatch, before: int) -> Iterator[Row | Re
 
 
 def _row(batch: pyarrow.RecordBatch, place: int, number: int) -> Row | Reject:
-    """A row of a batch, or the reject that names the column whose value Python has no form for."""
+    """Return a row of a batch, or a reject if Python cannot represent one of its values."""
     cells = {name: _value(column, place) for name, column in _columns(batch)}
     for name, cell in cells.items():
         if isinstance(cell, _Unreadable):
@@ -151,7 +151,7 @@ def _row(batch: pyarrow.RecordBatch, place: int, number: int) -> Row | Reject:
 
 
 class _Unreadable(str):
-    """What stands for a value that Python has no form for."""
+    """The placeholder of a value that Python cannot represent."""
 
 
 def _value(column: pyarrow.Array, place: int) -> Any:
@@ -177,7 +177,7 @@ def _beginning(
 
 
 def _bytes_of(array: pyarrow.Array) -> np.ndarray:
-    """The bytes of each value, about, without making one."""
+    """Return the approximate size of each value in bytes, without creating Python objects."""
     kind = array.type
     sizes: np.ndarray
     types = pyarrow.types
@@ -200,7 +200,7 @@ def _bytes_of(array: pyarrow.Array) -> np.ndarray:
         sizes = starts[offsets[1:]] - starts[offsets[:-1]]
     elif types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind):
         sizes = np.full(len(array), _VALUE_BYTES, np.int64)
-    elif types.is_dictionary(kind):  # of nothing
+    elif types.is_dictionary(kind):  # with an empty dictionary
         sizes = np.zeros(len(array), np.int64)
     else:
         raise ValueError(f"accepted: texts, numbers, times, lists and structs; given {kind}")

@@ -1,7 +1,8 @@
-"""What the pages of a Parquet file unpack to, by their headers and before any is unpacked.
+"""The sizes that a Parquet file's pages unpack to, read from their headers before unpacking.
 
-The footer tells sums, which may be wrong; a page's own header is what the library goes by. A page
-of some hundred bytes may unpack to gigabytes, so the largest ones say how much memory a file takes.
+The footer holds sums, which may be wrong, while the library relies on the header of each page. A
+page of a few hundred bytes may unpack to gigabytes, so the largest pages decide how much memory a
+file needs.
 
 A header is a struct in Thrift's compact protocol: https://github.com/apache/parquet-format.
 """
@@ -14,11 +15,11 @@ from typing import IO, Any
 import pyarrow.parquet
 
 _HEADER_BYTES = 4096
-_MAX_HEADER_BYTES = 2**22  # a header holds the smallest and the largest value of its page
+_MAX_HEADER_BYTES = 2**22  # a header contains the smallest and the largest value of its page
 _MAX_DEPTH = 16
 _UNPACKED, _PACKED, _DATA, _DICTIONARY, _DATA_V2 = 2, 3, 5, 7, 8  # fields of PageHeader
 _ENCODING, _ENCODING_V2 = 2, 4  # fields of the headers of data pages
-_DELTA_BYTE_ARRAY = 7  # a text as what it adds to the beginning of the one before
+_DELTA_BYTE_ARRAY = 7  # a text stored as its difference from the previous one
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 
@@ -27,19 +28,22 @@ class Pages:
     """The pages of one column in one row group."""
 
     column: str
-    repeated: bool  # a list, or within one
+    repeated: bool  # a list, or part of one
     largest_bytes: int
     all_bytes: int
     values: int
-    fewest_values: int  # in a page, the last one left out: so many rows touch two pages
-    # Many values may share bytes of a page. So many bytes each may then take once it is read; 0: no
-    # more than it takes in its page, or it stays in a dictionary.
+    fewest_values: int  # of all pages but the last. This many rows touch at most two pages
+    # The largest size of one value in memory, if values may share bytes of a page. 0 if values take
+    # no more than in their page, or stay in a dictionary.
     value_bytes: int
     shares_beginnings: bool
 
 
 def read_pages(file: IO[bytes], metadata: pyarrow.parquet.FileMetaData, group: int) -> list[Pages]:
-    """Raises ValueError where there is no page header."""
+    """Return the pages of each column of a row group.
+
+    Raises ValueError if a page has no valid header.
+    """
     found = []
     for number in range(metadata.num_columns):
         column = metadata.schema.column(number)
@@ -67,7 +71,7 @@ def read_pages(file: IO[bytes], metadata: pyarrow.parquet.FileMetaData, group: i
 
 
 def _headers(file: IO[bytes], chunk: Any) -> list[tuple[int, int | None, int | None]]:
-    """(bytes unpacked, values, encoding) of each page; a dictionary has no values."""
+    """Return (bytes unpacked, values, encoding) of each page. A dictionary has no values."""
     start = chunk.data_page_offset
     if chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < start:
         start = chunk.dictionary_page_offset
@@ -96,21 +100,24 @@ def _read_header(file: IO[bytes], offset: int) -> tuple[dict[int, Any], int]:
         try:
             thrift = _Thrift(data)
             return thrift.struct(0), thrift.position
-        except IndexError:  # it goes on behind what was read
+        except IndexError:  # the header is longer than what was read
             if len(data) < size or size >= _MAX_HEADER_BYTES:
                 raise ValueError("a page header without an end") from None
             size = _MAX_HEADER_BYTES
 
 
 class _Thrift:
-    """Reads whole numbers and structs; passes over the rest. Raises IndexError at the end."""
+    """A reader of Thrift's integers and structs that skips other values.
+
+    Raises IndexError at the end of the data.
+    """
 
     def __init__(self, data: bytes):
         self._data, self.position = data, 0
 
     def struct(self, depth: int) -> dict[int, Any]:
         if depth > _MAX_DEPTH:
-            raise ValueError("a page header too deep")
+            raise ValueError("a page header is nested too deeply")
         fields: dict[int, Any] = {}
         field = 0
         while head := self._byte():
@@ -131,7 +138,7 @@ class _Thrift:
             return self._skip(1)
         if kind == _DOUBLE:
             return self._skip(8)
-        raise ValueError("no page header")  # lists and maps are in none
+        raise ValueError("not a page header")  # page headers contain no lists or maps
 
     def _byte(self) -> int:
         self.position += 1

@@ -1,4 +1,4 @@
-"""A row of a file as it was read, or the reason why it is none."""
+"""A row of a file as read, or the reject that says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from ace_tasks.specs import MAX_URI_CHARS
 
 MAX_ROW_BYTES = 2**20
-# A reject is there to find the row and mend it. A thousand rows of a megabyte each, which a small
-# file can hold, must not make a gigabyte of rejects.
+# A reject should help to find and fix its row. A small file can hold a thousand rows of a megabyte
+# each, which must not become a gigabyte of rejects.
 SHOWN_ROW_CHARS = 10_000
 _SHOWN_NAME_CHARS = 200
 
@@ -19,8 +19,8 @@ _SHOWN_NAME_CHARS = 200
 class Row:
     """A row as read, before it is checked.
 
-    `line` is 1-based: the row's first line, or the Parquet row. `lines` is the number of lines
-    that it spans.
+    `line` is the row's first line, or its number in a Parquet file, counted from 1. `lines` is the
+    number of lines that it spans.
     """
 
     line: int
@@ -30,9 +30,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that is no valid spec. `row` is the row as it was; a row over MAX_ROW_BYTES is cut.
+    """A row that is not a valid spec.
 
-    `forgotten`: nothing is wrong with it but that its picture is to stay away.
+    `row` holds the original cells or text. A row over MAX_ROW_BYTES is cut. A `forgotten` row is
+    valid, but its picture must not be made again.
     """
 
     line: int
@@ -43,29 +44,30 @@ class Reject:
     lines: int = 1
 
     def to_json(self) -> str:
-        """One line of JSON. Of a row longer than SHOWN_ROW_CHARS it holds the beginning."""
+        """Return one line of JSON. A row longer than SHOWN_ROW_CHARS is cut."""
         row = _shown(self.row)
         content = {"line": self.line, "field": self.field, "reason": self.reason, "row": row}
         if self.forgotten:
             content["forgotten"] = True
         try:
             return json.dumps(content, ensure_ascii=False, default=str, allow_nan=False)
-        except ValueError:  # Parquet and 1e999 bring numbers that JSON has no word for
+        except ValueError:  # Parquet and 1e999 give numbers that JSON cannot express
             assert isinstance(row, dict)
             row = {k: v if isinstance(v, str | int | None) else str(v) for k, v in row.items()}
             return json.dumps(content | {"row": row}, ensure_ascii=False)
 
 
 def too_long(line: int, row: dict[str, Any] | str, lines: int = 1) -> Reject:
-    """The reject of a row over MAX_ROW_BYTES."""
+    """Return the reject of a row over MAX_ROW_BYTES."""
     here = "this one" if lines == 1 else f"this one, lines {line} to {line + lines - 1},"
     reason = f"accepted: rows of at most {MAX_ROW_BYTES} bytes; {here} is longer"
     return Reject(line, None, reason, row, lines=lines)
 
 
 def _shown(row: dict[str, Any] | str) -> dict[str, Any] | str:
-    """The row as a list of rejects holds it. A URI of accepted length is never cut: whoever
-    forgets a source looks for it here.
+    """Return the row as a list of rejects shows it.
+
+    A URI of accepted length is never cut, because forgetting a source searches for it here.
     """
     if isinstance(row, str):
         return row[:SHOWN_ROW_CHARS]

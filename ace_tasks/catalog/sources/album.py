@@ -1,4 +1,4 @@
-"""Pictures on disk, in order and by name: a million take no memory."""
+"""Pictures kept on disk, in order and by name, so that a million take no memory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ _MOST_CALLED, _NAMED = 100, 3
 
 
 class Rank(IntEnum):
-    """By which of its names a picture is found; an earlier rank beats a later one."""
+    """The kind of name by which a picture is found. A lower rank beats a higher one."""
 
-    WHOLE = 0  # an id, a key under a prefix with or without its ending, a URI
-    BARE = 1  # the key without the suffix
-    FILE = 2  # the file's name with or without its ending, in any folder
-    BARE_FILE = 3  # the file's name without the suffix
+    WHOLE = 0  # an id, a URI, or a key under a prefix with or without its extension
+    BARE = 1  # the key without the album's suffix
+    FILE = 2  # the file's name with or without its extension, in any folder
+    BARE_FILE = 3  # the file's name without the album's suffix
 
 
 class Album:
-    """`what`: what its pictures are called in a message, such as `garment`.
+    """The pictures of a source, in order and by name.
 
-    `suffix`: what may stand behind a picture's name and is no part of it, such as `_mask`.
-    A reject keeps its place in the order, and is no picture.
+    Messages call a picture by `what`, such as `garment`. `suffix` matches text that may follow a
+    picture's name without being part of it, such as `_mask`. A reject keeps its place in the order
+    but is not a picture.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Album:
             BEGIN;
             """
         )
-        self.places = 0  # rejects included
+        self.places = 0  # pictures and rejects
         self.pictures = 0
 
     @classmethod
@@ -62,7 +63,7 @@ class Album:
             yield cls(connection, what, suffix)
 
     def fill(self, each: Iterable[SourcePicture | Skipped | Reject]) -> Iterator[Skipped | Reject]:
-        """Keep all pictures; hand on what is none."""
+        """Keep all pictures, and yield the rest."""
         for one in each:
             if isinstance(one, SourcePicture):
                 self._add(one)
@@ -88,7 +89,7 @@ class Album:
             yield _picture(text)
 
     def columns(self, most: int) -> list[str]:
-        """Names of the columns that any of its pictures has, sorted; at most so many."""
+        """Return the names of all columns of its pictures, sorted, at most `most` of them."""
         found = self._db.execute("SELECT name FROM columns ORDER BY name LIMIT ?", (most,))
         return [name for (name,) in found]
 
@@ -96,13 +97,14 @@ class Album:
         return bool(self._db.execute("SELECT 1 FROM columns WHERE name = ?", (name,)).fetchone())
 
     def at(self, place: int) -> SourcePicture | None:
-        """None where a reject is."""
+        """Return the picture at a place, or None if it was rejected."""
         row = self._db.execute("SELECT picture FROM pictures WHERE place = ?", (place,)).fetchone()
         return _picture(row[0]) if row else None
 
     def find(self, column: str, name: str) -> SourcePicture:
-        """The one picture that is called so, by a whole name, or by its file's name in whatever
-        folder. Raises BadRow about `column`.
+        """Return the only picture with this name, or with this file name in any folder.
+
+        Raises BadRow about `column` if there is none, or more than one.
         """
         found = self.called(name)
         if not found:
@@ -112,9 +114,9 @@ class Album:
         return found[0]
 
     def called(self, name: str, last: Rank = Rank.BARE_FILE) -> list[SourcePicture]:
-        """The pictures that are called so, of the first rank that has any; a few of many.
+        """Return the pictures with this name, of the best rank that has any, at most 100.
 
-        Names that look the same are the same, however Unicode writes them.
+        Ranks after `last` do not count. Names are compared in Unicode's form NFC.
         """
         name = composed(name)
         rank = self._db.execute(
@@ -129,18 +131,18 @@ class Album:
     def several(self, column: str, name: str, found: Sequence[SourcePicture]) -> BadRow:
         return BadRow(
             column,
-            f"accepted: the name of one {self.what}; several: {quote(name)} may be {listed(found)}",
+            f"accepted: the name of one {self.what}; {quote(name)} may be {listed(found)}",
         )
 
 
 def listed(found: Sequence[SourcePicture]) -> str:
-    """The places of a few pictures, for a message."""
+    """Return the URIs of the first few pictures, for a message."""
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return ", ".join(quote(each.uri) for each in found[:_NAMED]) + more
 
 
 def _names(picture: SourcePicture, suffix: re.Pattern[str] | None) -> Iterator[tuple[Rank, str]]:
-    """All that a picture may be called."""
+    """Yield every name that a picture may be called by, with its rank."""
     for name in picture.names:
         yield Rank.WHOLE, composed(name)
     file, stem = picture.uri.rpartition("/")[2], file_name(picture.uri)

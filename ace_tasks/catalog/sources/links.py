@@ -1,7 +1,7 @@
-"""Web links of a feed → where the same pictures are on S3.
+"""Web links of a feed → the same pictures on S3.
 
-Nothing is ever fetched from the web: a feed is somebody else's text, and what it names could be
-anything that this machine can reach. A link is read as a name only.
+Nothing is ever fetched from the web. A feed is written by others, and its links could point at
+anything that this machine can reach. So a link is only read as a name.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ace_tasks.catalog.sources.prefixes import check_prefix
 from ace_tasks.errors import BadRow, SettingsError
 from ace_tasks.specs import MAX_URI_CHARS, quote
 
-# A shop's templates also write links that begin with //, and leave out the scheme.
+# Shop templates also write links without a scheme, which begin with //.
 _WEB = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 _BROKEN_WEB = re.compile(r"https?:(?!//)", re.IGNORECASE)
-# What lies between two links of a list. A comma may be part of a link: only before the next one it
-# is none.
+# The separators between two links of a list. A comma may be part of a link, so it separates only if
+# another link follows.
 _SEPARATORS = " \t\r\n,;|"
 _BETWEEN = re.compile(r"[\s,;|]+(?=(?:https?:)?//|s3://)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -27,7 +27,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True)
 class Links:
-    """What web links begin with, and what takes its place: `https://cdn.shop.com/` → `s3://shop/`."""
+    """A rule that maps web links to S3, such as `https://cdn.shop.com/` → `s3://shop/`."""
 
     host: str
     path: str
@@ -35,7 +35,10 @@ class Links:
 
     @classmethod
     def named(cls, links_from: str, links_to: str) -> Links | None:
-        """As two parameters name them; None where both are empty. Raises SettingsError."""
+        """Return the rule that two parameters name, or None if both are empty.
+
+        Raises SettingsError.
+        """
         if not links_from and not links_to:
             return None
         if not links_from or not links_to:
@@ -47,9 +50,9 @@ class Links:
         if parts is None or not parts.netloc or "@" in parts.netloc or parts.query:
             raise SettingsError(
                 "links_from: accepted: the beginning of web links, such as https://cdn.shop.com/, "
-                f"without user, password and query; given {shown(links_from)}"
+                f"without user, password or query; given {shown(links_from)}"
             )
-        path = parts.path.rstrip("/") + "/"  # cdn.shop.com is no part of cdn.shop.com.example
+        path = parts.path.rstrip("/") + "/"  # cdn.shop.com is not cdn.shop.com.example
         return cls(_host(parts), path, check_prefix("links_to", links_to))
 
     def is_bare(self, link: str) -> bool:
@@ -57,9 +60,10 @@ class Links:
         return link.lower().startswith(f"{self.host}/")
 
     def resolve(self, link: str, column: str = "image") -> str:
-        """Where a link's picture is on S3. `?v=…` of a shop's links names no other file.
+        """Return where the picture of a link is on S3.
 
-        Raises BadRow about `column`.
+        A query such as `?v=…` is ignored, since a shop's links name the same file with it. Raises
+        BadRow about `column`.
         """
         parts = _split(link)
         if parts is None or _host(parts) != self.host or not parts.path.startswith(self.path):
@@ -78,14 +82,17 @@ class Links:
 
 
 def links_of(cell: Any) -> list[str]:
-    """The links that a cell holds: one, several with commas or spaces between them, or a list."""
+    """Return the links in a cell: one, several separated by commas or spaces, or a list."""
     cells = cell if isinstance(cell, list) else [cell]
     texts = (str(each).strip(_SEPARATORS) for each in cells if isinstance(each, str | int | float))
     return [link for text in texts for link in _BETWEEN.split(text) if link]
 
 
 def shown(link: str) -> str:
-    """A link as a message may quote it: passwords and signatures stand before @ and behind ?."""
+    """Return a link quoted for a message.
+
+    The parts before @ and after ? are left out, because they may hold passwords and signatures.
+    """
     scheme, slashes, rest = link.partition("?")[0].partition("//")
     host, slash, path = rest.partition("/")
     return quote(f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}" if rest else scheme)
@@ -96,7 +103,7 @@ def is_web(link: str) -> bool:
 
 
 def is_broken_web(link: str) -> bool:
-    """Return whether a link lost its slashes, and so is no path either: `http:/host`, `https:host`."""
+    """Return whether a link has lost its slashes, such as `http:/host` or `https:host`."""
     return bool(_BROKEN_WEB.match(link))
 
 
@@ -106,7 +113,7 @@ def _host(parts: SplitResult) -> str:
 
 
 def _split(link: str) -> SplitResult | None:
-    """The parts of a web link, or None if it is none."""
+    """Return the parts of a web link, or None if it is not a web link."""
     link = link.strip()
     try:
         parts = urlsplit(f"https:{link}" if link.startswith("//") else link)

@@ -1,4 +1,4 @@
-"""Which mask a picture gets: one rule for all of them, or a picture of its own."""
+"""The mask of each picture: one rule for all pictures, or a mask file for each."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ace_tasks.specs import quote
 from ace_tasks.store import Store
 
 MaskRule = Callable[[SourcePicture], Any]
-"""A picture → the cell of its row's column mask; None: it has no mask. Raises BadRow."""
+"""A picture → the cell of its row's column mask, or None for no mask. Raises BadRow."""
 
-# Data sets and editors call the mask of `7.jpg` `7_mask.png`, `7-mask.png` or `7 mask.png`.
+# Data sets and editors name the mask of `7.jpg` `7_mask.png`, `7-mask.png` or `7 mask.png`.
 _SUFFIX = re.compile(r"[ ._-]+masks?$", re.IGNORECASE)
 
 
@@ -34,11 +34,11 @@ def open_masks(
     optional: bool,
     masked: Iterable[SourcePicture] = (),
 ) -> Iterator[MaskRule]:
-    """The rule that a parameter names: a word, or the prefix that holds a mask of each name.
+    """Yield the mask rule that a parameter names: a keyword, or a prefix with a mask for each name.
 
-    `masked`: the pictures that will ask for masks. Two of them never get one mask by a file name
-    that they share; they are read only where masks come from a prefix.
-    Raises SettingsError, and CatalogError when the prefix cannot be read.
+    `masked` holds the pictures that will ask for masks, and is read only if masks come from a
+    prefix. Two of them never get the same mask through a shared file name.
+    Raises SettingsError, and CatalogError if the prefix cannot be read.
     """
     if is_prefix(rule):
         with (
@@ -66,8 +66,10 @@ def open_masks(
 
 
 class _ByName:
-    """Masks by the names of their pictures: by id, or key under the prefix; else by the file's
-    name, wherever the two lie, if that means one mask and one picture.
+    """A rule that finds masks by the names of their pictures.
+
+    It looks for the id, or the key under the prefix. Else it looks for the file's name in any
+    folder, if that means one mask and one picture.
     """
 
     def __init__(self, album: Album, uses: sqlite3.Connection):
@@ -97,15 +99,15 @@ class _ByName:
         if by_file and others:
             raise BadRow(
                 "mask",
-                f"accepted: a mask of one picture; {quote(mask.uri)} is called as "
-                f"{quote(picture.uri)} is, and as {quote(others[0])}",
+                f"accepted: a mask of one picture; {quote(mask.uri)} has the name of both "
+                f"{quote(picture.uri)} and {quote(others[0])}",
             )
         return mask.uri
 
     def _find(self, picture: SourcePicture) -> tuple[SourcePicture, bool]:
-        """The mask, and whether the file's name alone says so. Raises BadRow."""
+        """Return the mask, and whether only the file's name matched. Raises BadRow."""
         stem = file_name(picture.uri)
-        # Of a table these are the id, if it has one, the file's name and the URI.
+        # A table gives the id, if it has one, then the file's name and the URI.
         whole = picture.names[: -2 if picture.folder is None else -1]
         for name in whole:
             if found := self._album.called(name, Rank.BARE):
@@ -115,7 +117,7 @@ class _ByName:
         if found:
             return self._only(stem, found), True
         names = dict.fromkeys([*whole[:1], stem, f"{whole[0] if whole else stem}_mask"])
-        elsewhere = f"; of another folder: {listed(called)}" if called else ""
+        elsewhere = f"; in another folder: {listed(called)}" if called else ""
         raise BadRow("mask", f"no mask is called {' or '.join(map(quote, names))}{elsewhere}")
 
     def _only(self, name: str, found: list[SourcePicture]) -> SourcePicture:
@@ -125,8 +127,9 @@ class _ByName:
 
 
 def _may_be_beside(picture: SourcePicture, mask: SourcePicture) -> bool:
-    """Whether their folders do not say that they are of different things: one is the end of the
-    other, or there is none.
+    """Return whether the folders of a picture and a mask allow that they belong together.
+
+    They do if one path ends with the other, or if one of the two has no folder.
     """
     one, other = f"/{picture.folder or ''}", f"/{mask.folder or ''}"
     return "/" in (one, other) or one.endswith(other) or other.endswith(one)
@@ -134,5 +137,5 @@ def _may_be_beside(picture: SourcePicture, mask: SourcePicture) -> bool:
 
 def _from_column(picture: SourcePicture) -> Any:
     if picture.mask in (None, ""):
-        raise BadRow("mask", "missing; the masks are to come from the table's column mask")
+        raise BadRow("mask", "missing; masks are taken from the table's column mask")
     return picture.mask

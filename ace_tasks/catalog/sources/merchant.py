@@ -1,10 +1,10 @@
 """Google Merchant's product feed in XML, RSS 2.0 or Atom: one row an item.
 
-A feed may be as large as a shop and as hostile as the web. Expat streams it, one item held at a
-time. A document type is refused outright: only there can entities be declared that grow without
-end or name files; a feed has no use for one. (defusedxml refuses the same, but builds trees of
-whatever size; nothing is left of it beyond these lines.) What is too long, or too deep, ends it.
-Expat knows few encodings, so text in others reaches it as UTF-8.
+A feed may be as large as a shop and as hostile as the web. Expat streams it, and one item at a time
+is in memory. A document type is refused, because only it can declare entities that grow without
+limit or name files, and a feed does not need one. (defusedxml refuses the same, but builds trees of
+any size.) Tags, comments and nesting have limits, and a feed beyond them is refused. Expat knows
+few encodings, so text in others is converted to UTF-8 first.
 """
 
 from __future__ import annotations
@@ -25,48 +25,47 @@ from ace_tasks.specs import quote
 
 _GOOGLE = "http://base.google.com/ns/1.0"
 _ITEMS = frozenset({"item", "entry"})  # RSS, Atom
-_MANY = frozenset({"image_link", "additional_image_link"})  # elements that may stand again
-# Elements that hold text alone. Others, such as <g:shipping>, hold elements of their own.
+_MANY = frozenset({"image_link", "additional_image_link"})  # elements that may occur several times
+# Elements that contain only text. Others, such as <g:shipping>, contain elements.
 _PLAIN = frozenset({"id", "image", "mask"}) | _MANY
 _HEAD_BYTES = 400
-# With a mark, or without one: `<` in the one order or the other.
+# UTF-16 with a byte order mark; without one, `<` in either byte order.
 _UTF16_STARTS = dict.fromkeys(UTF16, "utf-16") | {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 _CHUNK_BYTES = 65_536
 _MAX_DEPTH = 64
-_ELEMENT_BYTES = 64  # what an empty one takes here, about
-# The beginning of an item, in text: a CDATA section or a comment before it was not closed.
+_ELEMENT_BYTES = 64  # the approximate size of an empty element in memory
+# The beginning of an item within text. It means that a CDATA section or a comment was not closed.
 _HIDDEN = re.compile(r"<(?:\w{1,20}:)?(?:item|entry)(?=[\s>])")
 _LONGEST_HIDDEN = len("<") + 20 + len(":entry>")
 _SHOWN_CHARS = 1000
-_MOST_INNER = 1000  # that are held until the end of the item around them
-# What Expat calls wrong, as whoever wrote the feed can mend it.
+_MOST_INNER = 1000  # inner items kept until the end of the item around them
+# Expat's errors, in words that help to fix the feed.
 _WRONG = {
-    expat.errors.XML_ERROR_SYNTAX: "the file begins with something that is no tag",
+    expat.errors.XML_ERROR_SYNTAX: "the file begins with something that is not a tag",
     expat.errors.XML_ERROR_NO_ELEMENTS: "the file ends before its first tag is closed, or has none",
-    expat.errors.XML_ERROR_INVALID_TOKEN: "a character that may not stand there. In text, & is "
-    "written &amp; and < is written &lt;. Text that is no UTF-8 needs its encoding in the first "
-    "line: <?xml … encoding=…?>",
+    expat.errors.XML_ERROR_INVALID_TOKEN: "a character that is not allowed there. In text, "
+    "& is written &amp; and < is written &lt;. Text that is not UTF-8 needs its encoding in the "
+    "first line: <?xml … encoding=…?>",
     expat.errors.XML_ERROR_UNCLOSED_TOKEN: "a tag or a comment begins there and never ends",
     expat.errors.XML_ERROR_UNCLOSED_CDATA_SECTION: "a <![CDATA[ is not closed by ]]>",
     expat.errors.XML_ERROR_TAG_MISMATCH: "a tag is closed that is not the last one opened",
     expat.errors.XML_ERROR_DUPLICATE_ATTRIBUTE: "a tag has the same attribute twice",
-    expat.errors.XML_ERROR_JUNK_AFTER_DOC_ELEMENT: "the first tag is closed already, and the file "
-    "goes on",
+    expat.errors.XML_ERROR_JUNK_AFTER_DOC_ELEMENT: "the file goes on after its first tag is closed",
     expat.errors.XML_ERROR_UNDEFINED_ENTITY: "a name between & and ; that XML does not know. It "
     "knows &amp; &lt; &gt; &quot; &apos;, and any character by its number, such as &#160;",
-    expat.errors.XML_ERROR_BAD_CHAR_REF: "a character by a number that XML does not allow",
-    expat.errors.XML_ERROR_MISPLACED_XML_PI: "<?xml …?> may stand only at the very beginning, with "
-    "no space or blank line before it",
+    expat.errors.XML_ERROR_BAD_CHAR_REF: "a character number that XML does not allow",
+    expat.errors.XML_ERROR_MISPLACED_XML_PI: "<?xml …?> is allowed only at the very beginning, "
+    "with no space or blank line before it",
     expat.errors.XML_ERROR_UNBOUND_PREFIX: "a prefix that is not declared. Google's needs "
     f'xmlns:g="{_GOOGLE}" in the first tag',
 }
 
 
 def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
-    """Every item of a feed, in order: local name → text. `line` is where it begins.
+    """Yield every item of a feed, in order, as cells of local name → text.
 
-    `encoding`: of a feed that declares none; empty: UTF-8. Raises CatalogError for the file as a
-    whole.
+    `line` is the line where an item begins. `encoding` is used if the feed declares none. Empty
+    means UTF-8. Raises CatalogError if the file cannot be read.
     """
     with readable(path.name), ExitStack() as held:
         opened = held.enter_context(open_file(path))
@@ -76,11 +75,11 @@ def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
             while chunk := file.read(_CHUNK_BYTES):
                 yield from reader.feed(chunk, last=False)
         except UnicodeDecodeError as error:
-            reason = f"bytes that are no {error.encoding} text, behind line {reader.line}"
-            raise CatalogError(f"{path.name}: no XML: {reason}") from None
+            reason = f"bytes that are not {error.encoding} text, after line {reader.line}"
+            raise CatalogError(f"{path.name}: unreadable XML: {reason}") from None
         yield from reader.feed(b"", last=True)
     if not reader.items:
-        raise CatalogError(f"{path.name}: no <item> and no <entry>: no product feed")
+        raise CatalogError(f"{path.name}: not a product feed: no <item> and no <entry>")
     if reader.items != reader.answered:
         raise BrokenRun(
             f"{path.name}: {reader.items} items were read but {reader.answered} are accounted for"
@@ -88,7 +87,10 @@ def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
 
 
 def _as_utf8(name: str, file: IO[bytes], encoding: str) -> IO[bytes]:
-    """The feed in UTF-8: by its first bytes, else by what it declares, else as the run says."""
+    """Return the feed as UTF-8.
+
+    The encoding is taken from its first bytes, else its declaration, else `encoding`.
+    """
     head = file.read(_HEAD_BYTES)
     file.seek(0)
     if head.startswith(BOM):
@@ -99,14 +101,14 @@ def _as_utf8(name: str, file: IO[bytes], encoding: str) -> IO[bytes]:
     try:
         codec = codec_of(declared(head) or encoding or "UTF-8")
     except ValueError as error:
-        raise CatalogError(f"{name}: no XML: {error}") from None
+        raise CatalogError(f"{name}: unreadable XML: {error}") from None
     return file if codec == "utf-8" else as_utf8(file, codec, strict=True)
 
 
 class _FeedReader:
     def __init__(self, name: str):
         self._name = name
-        # What the feed declares is obeyed, or overruled, before Expat sees it.
+        # The text is UTF-8 already, whatever encoding the feed declares.
         self._parser = expat.ParserCreate("utf-8", namespace_separator=" ")
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._refuse
@@ -116,17 +118,17 @@ class _FeedReader:
         self._parser.CharacterDataHandler = self._text
         self._parser.CommentHandler = self._comment
         self._parser.DefaultHandler = self._other
-        self._fed = self._fed_at_event = 0  # a piece of markup is held until it is whole
+        self._fed = self._fed_at_event = 0  # Expat buffers markup until it is complete
         self._depth = 0
-        self._item_depth = 0  # 0: outside
+        self._item_depth = 0  # 0 outside items
         self._line = 0
         self._size = 0
-        self._cells: dict[tuple[bool, str], list[str]] = {}  # (Google's own?, name) → texts
+        self._cells: dict[tuple[bool, str], list[str]] = {}  # (in Google's namespace, name) → texts
         self._into: list[str] | None = None
         self._cell = ""
-        self._nested: tuple[str, str] | None = None  # an element in one that holds text alone
+        self._nested: tuple[str, str] | None = None  # an element within one of _PLAIN
         self._inner: list[tuple[int, str]] = []  # line and text of the items within this one
-        self._text_end = ""  # of the text before, since the beginning of an item may be cut in two
+        self._text_end = ""  # of the previous text, since the beginning of an item may be split
         self._ready: list[Row | Reject] = []
         self.items = self.answered = 0
 
@@ -137,9 +139,9 @@ class _FeedReader:
         except expat.ExpatError as error:
             wrong = _WRONG.get(expat.errors.messages[error.code], str(error))
             where = f"line {error.lineno}, character {error.offset + 1}"
-            raise CatalogError(f"{self._name}: no XML: {where}: {wrong}") from None
-        except ValueError as error:  # what it says of encodings, and of NUL in names
-            raise CatalogError(f"{self._name}: no XML: {error}") from None
+            raise CatalogError(f"{self._name}: unreadable XML: {where}: {wrong}") from None
+        except ValueError as error:  # unknown encodings, and NUL in names
+            raise CatalogError(f"{self._name}: unreadable XML: {error}") from None
         if self._fed - self._fed_at_event > MAX_ROW_BYTES:
             raise CatalogError(
                 f"{self._name}: accepted: tags and comments of at most {MAX_ROW_BYTES} bytes; one "
@@ -155,8 +157,8 @@ class _FeedReader:
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise CatalogError(
-            f"{self._name}: accepted: XML without a document type (<!DOCTYPE …>), whose entities "
-            "may grow without end"
+            f"{self._name}: accepted: XML without a document type (<!DOCTYPE …>), because its "
+            "entities can grow without limit"
         )
 
     def _other(self, _: str) -> None:
@@ -185,20 +187,23 @@ class _FeedReader:
             self._nested = self._cell, local[:80]
 
     def _comment(self, text: str) -> None:
-        """One between items may leave out some on purpose."""
+        """Look for hidden items in a comment within an item.
+
+        A comment between items may leave out some on purpose.
+        """
         self._fed_at_event = self._fed
         if self._item_depth:
             self._find_hidden(text, self._parser.CurrentLineNumber)
 
     def _find_hidden(self, text: str, first_line: int) -> None:
-        """Account for the items whose markup stands in a text."""
+        """Account for the items whose markup is part of a text."""
         starts = [found.start() for found in _HIDDEN.finditer(text)]
         for start, end in itertools.pairwise([*starts, len(text)]):
             line = first_line + text.count("\n", 0, start)
             self._inside(line, text[start : min(end, start + _SHOWN_CHARS)])
 
     def _inside(self, line: int, text: str) -> None:
-        """An item that is none of its own: it is told behind the one that holds it."""
+        """Reject an item within another one. Its reject follows that of the outer item."""
         self.items += 1
         if self._item_depth and len(self._inner) < _MOST_INNER:
             self._inner.append((line, text))
@@ -207,7 +212,7 @@ class _FeedReader:
 
     def _lies_in(self) -> str:
         where = f"the item of line {self._line}" if self._item_depth else "a text before it"
-        return f"accepted: items side by side; this one lies in {where}"
+        return f"accepted: items side by side; this one is inside {where}"
 
     def _text(self, text: str) -> None:
         self._fed_at_event = self._fed
@@ -239,7 +244,7 @@ class _FeedReader:
 
     def _row(self) -> Row | Reject:
         cells: dict[str, Any] = {}
-        # Google's own last: <g:id> is the product's, Atom's <id> the entry's.
+        # Google's columns come last and win: <g:id> is the product's id, Atom's <id> the entry's.
         for (_, name), texts in sorted(self._cells.items()):
             cells[name] = texts if name in _MANY and len(texts) > 1 else texts[0]
         if self._size > MAX_ROW_BYTES:
@@ -253,7 +258,7 @@ class _FeedReader:
             return Reject(self._line, None, reason, cells)
         if self._nested:
             column, child = self._nested
-            reason = f"accepted: text alone; this one holds an element {quote(child)}"
+            reason = f"accepted: only text; this one contains an element {quote(child)}"
             return Reject(self._line, column, reason, cells)
         ids = sorted(set(self._cells.get((True, "id"), ())))
         if len(ids) > 1:

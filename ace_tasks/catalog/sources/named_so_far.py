@@ -1,4 +1,4 @@
-"""What a table has named so far, on disk: a million products take no memory."""
+"""The pictures and ids that a table has named so far, on disk, so that they take no memory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class PendingPicture:
-    """A picture that is decided about when the whole table is read."""
+    """A picture that waits for a decision until the whole table is read."""
 
     product: str
     number: int
     line: int
     column: str
     link: str
-    alone: bool  # nothing else of its line is a picture
+    alone: bool  # its line names no other picture
     cells: dict[str, Any]
 
 
 class NamedSoFar:
-    """The pictures and ids that one table has named. A context manager; its file goes with it."""
+    """The pictures and ids that one table has named.
+
+    It is a context manager, and leaving it deletes its file.
+    """
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
@@ -47,7 +50,7 @@ class NamedSoFar:
         self._db.close()
 
     def line_of_picture(self, product: str, uri: str, mask: Any) -> int | None:
-        """The line that names this picture of the product, with this mask, already."""
+        """Return the line that named this picture of the product with this mask, or None."""
         key = (product, uri, json.dumps(mask, default=str, sort_keys=True))
         return self._one("SELECT line FROM pictures WHERE (product, uri, mask) = (?, ?, ?)", key)
 
@@ -77,11 +80,14 @@ class NamedSoFar:
         self._db.execute("INSERT INTO held VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def held(self) -> Iterator[PendingPicture]:
-        """All that is held, in order."""
+        """Yield the pending pictures in the order in which they were held."""
         yield from self._held("SELECT * FROM held ORDER BY place")
 
     def held_by_product(self) -> Iterator[PendingPicture]:
-        """Product by product in the order of their first lines; of each the lowest number first."""
+        """Yield the pending pictures by product, each product's lowest number first.
+
+        Products come in the order of their first lines.
+        """
         yield from self._held(
             "SELECT held.* FROM held JOIN (SELECT product, MIN(place) AS first FROM held "
             "GROUP BY product) USING (product) ORDER BY first, number, place"

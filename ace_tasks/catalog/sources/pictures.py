@@ -1,4 +1,4 @@
-"""The pictures of any source, in order, streamed: a million take no more memory than ten."""
+"""The pictures of any source, in order, streamed so that a million need no more memory than ten."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from ace_tasks.store import Store, split_uri
 
 @dataclass(frozen=True)
 class SourcePlace:
-    """Where pictures are, as a parameter names it. Raises SettingsError for what is no place."""
+    """A place with pictures, as a parameter names it. Raises SettingsError if it is invalid."""
 
     parameter: str
     uri: str
     links: Links | None = None
-    allowed_buckets: tuple[str, ...] | None = None  # of tables, as of a catalog
+    allowed_buckets: tuple[str, ...] | None = None  # that a table may name, as for a catalog
     main_only: bool = False
-    once: bool = False  # of a table of one's own: the same picture with the same id is one
-    encoding: str = ""  # of its text; empty: UTF-8, and XML as it declares
+    once: bool = False  # skip repeated pictures in tables of kind own as well
+    encoding: str = ""  # of a file's text. Empty: UTF-8, or as XML declares
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", check_place(self.parameter, self.uri))
@@ -45,9 +45,9 @@ class SourcePlace:
 
 
 def pictures(place: SourcePlace, store: Store) -> Iterator[SourcePicture | Skipped | Reject]:
-    """Of a prefix, in key order; of a file, in its order.
+    """Yield the pictures of a prefix in key order, or those of a file in its order.
 
-    Raises CatalogError when the place as a whole cannot be read, or a prefix holds no picture.
+    Raises CatalogError if the place cannot be read, or if a prefix contains no picture.
     """
     if is_prefix(place.uri):
         yield from _of_prefix(place, store)

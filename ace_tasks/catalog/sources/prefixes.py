@@ -1,4 +1,4 @@
-"""Where pictures may come from: a prefix on S3, or a file with rows."""
+"""Places that pictures may come from: a prefix on S3, or a file with rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ace_tasks.store import is_s3, split_uri
 
 TABLES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet"})
 FEEDS = frozenset({".xml", ".rss", ".atom"})
-# A comma may be part of a key: only before the next URI it is none.
+# A comma may be part of a key, so it separates only if another URI follows.
 _BETWEEN = re.compile(r"\s*,\s*(?=s3://)|\s+(?=s3://)")
 
 
 def suffix_of(uri: str) -> str:
-    """`.csv` of `s3://shop/Feed.CSV.gz`."""
+    """Return the suffix in lower case, without .gz: `.csv` for `s3://shop/Feed.CSV.gz`."""
     path = PurePosixPath(uri)
     return (PurePosixPath(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower()
 
@@ -32,7 +32,10 @@ def is_prefix(uri: str) -> bool:
 
 
 def check_place(parameter: str, uri: str) -> str:
-    """A prefix, with its slash, or a file. Raises SettingsError."""
+    """Return the URI of a prefix, with a slash at its end, or of a file.
+
+    Raises SettingsError for anything else.
+    """
     if not is_prefix(uri) and not is_file(uri):
         endings = ", ".join(sorted(TABLES | FEEDS))
         raise SettingsError(
@@ -43,7 +46,7 @@ def check_place(parameter: str, uri: str) -> str:
 
 
 def check_prefix(parameter: str, uri: str) -> str:
-    """An s3:// prefix, with one slash at its end. Raises SettingsError."""
+    """Return an s3:// prefix with one slash at its end. Raises SettingsError."""
     try:
         if not is_s3(uri):
             raise ValueError(f"accepted: s3://bucket/prefix; given {quote(uri)}")
@@ -55,7 +58,7 @@ def check_prefix(parameter: str, uri: str) -> str:
 
 
 def check_encoding(name: str) -> None:
-    """Of the text of a table or feed; empty: UTF-8. Raises SettingsError."""
+    """Raise SettingsError for an encoding that is not accepted. Empty means UTF-8."""
     try:
         codec_of(name or "UTF-8")
     except ValueError as error:
@@ -63,9 +66,10 @@ def check_encoding(name: str) -> None:
 
 
 def check_apart(**places: str) -> None:
-    """No prefix may lie in another: what is written to one would be read from the other.
+    """Raise SettingsError if one prefix contains another.
 
-    Parameter → its value; what is no prefix is passed over. Raises SettingsError.
+    Files written to one would be read as part of the other. `places` maps each parameter to its
+    value, and values that are not prefixes are ignored.
     """
     prefixes = {
         name: check_prefix(name, uri) for name, uri in places.items() if uri and is_prefix(uri)
@@ -77,13 +81,16 @@ def check_apart(**places: str) -> None:
         ):
             if inner_uri.startswith(outer_uri):
                 raise SettingsError(
-                    f"{inner}: accepted: a prefix outside {outer} ({outer_uri}), or the pictures "
-                    f"of the one would be taken for those of the other; given {inner_uri}"
+                    f"{inner}: accepted: a prefix outside {outer} ({outer_uri}), so that the "
+                    f"pictures of one are not taken for those of the other; given {inner_uri}"
                 )
 
 
 def buckets_of(*uris: str) -> tuple[str, ...] | None:
-    """The buckets that someone named who may; None if a local file is among them: any bucket."""
+    """Return the buckets of the URIs that a person named.
+
+    Returns None, which allows any bucket, if one of them is a local file.
+    """
     given = [uri for uri in uris if uri]
     if any(is_file(uri) and not is_s3(uri) for uri in given):
         return None
@@ -91,7 +98,7 @@ def buckets_of(*uris: str) -> tuple[str, ...] | None:
 
 
 def uris_of(parameter: str, text: str) -> tuple[str, ...]:
-    """S3 URIs, comma-separated. Raises SettingsError."""
+    """Split comma-separated S3 URIs. Raises SettingsError."""
     uris = tuple(each.strip() for each in _BETWEEN.split(text.strip()) if each.strip())
     for uri in uris:
         try:

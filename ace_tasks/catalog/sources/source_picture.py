@@ -1,4 +1,4 @@
-"""A picture that a source names, and the id of the row that is made of it."""
+"""A picture that a source names, and the id of its row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# What `images` decodes, as files are called. Browsers know JPEG by all of its six.
+# The suffixes of files that `images` decodes. Browsers accept all six for JPEG.
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp"})
 SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".avif"}
-# What systems put beside the pictures of a folder: macOS, Windows, Synology.
+# Files that macOS, Windows and Synology add to a folder of pictures.
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", ".Trashes", ".Spotlight-V100", ".fseventsd"})
 _SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
@@ -24,18 +24,19 @@ _SLUG_CHARS, _HASH_CHARS = 80, 10
 
 @dataclass(frozen=True, slots=True)
 class SourcePicture:
-    """`names`: what it may be called, its own first: what lies under a prefix has the rest of its
-    key without the ending, what a table names has its id there, or its file's name.
+    """A picture that a source names.
 
-    `folder`: where under its prefix it lies, "" at the top; None where it comes from a table.
-    `where`: the place in its file that names it, such as `feed.csv, line 7`; "" without a file.
+    `names` holds the names that it may be called by, its own first. Under a prefix that is its key
+    below the prefix without the extension, and in a table its id or its file's name. `folder` is
+    its folder below the prefix, "" at the top, or None if it comes from a table. `where` is the
+    place in a file that names it, such as `feed.csv, line 7`, or "" without a file.
     """
 
     uri: str
     row_id: str
     names: tuple[str, ...]
-    mask: Any = None  # its table's column
-    columns: Mapping[str, Any] = field(default_factory=dict)  # all of them
+    mask: Any = None  # the cell of its table's column mask
+    columns: Mapping[str, Any] = field(default_factory=dict)  # all cells of its row
     folder: str | None = None
     where: str = ""
 
@@ -46,7 +47,7 @@ class SourcePicture:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedRow:
-    """A row that a run makes of a picture, and where its source names it, if that is a file."""
+    """A row that a run generates for a picture, and its place in the source's file."""
 
     cells: dict[str, Any]
     where: str = ""
@@ -54,14 +55,14 @@ class GeneratedRow:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What a source holds that is no picture of its own: counted, and no row."""
+    """A file or row of a source that is not a new picture. It is counted but gets no row."""
 
     name: str
     why: str = "no picture"
 
 
 def why_skipped(key: str) -> str | None:
-    """Why a key under a prefix is passed over; None for a picture."""
+    """Return why a key under a prefix is passed over, or None for a picture."""
     *folders, name = key.split("/")
     if name.startswith("._") or name in _SYSTEM_FILES or not _SYSTEM_FOLDERS.isdisjoint(folders):
         return "written by the system"
@@ -69,27 +70,30 @@ def why_skipped(key: str) -> str | None:
 
 
 def is_picture(key: str) -> bool:
-    return os.path.splitext(key)[1].lower() in SUFFIXES  # a million keys: no Path objects
+    return os.path.splitext(key)[1].lower() in SUFFIXES  # Path objects are slow for a million keys
 
 
 def file_name(key: str) -> str:
-    """The last part of a key, without its ending."""
+    """Return the last part of a key, without its extension."""
     return os.path.splitext(key.rpartition("/")[2])[0]
 
 
 def composed(name: str) -> str:
-    """The name in Unicode's form NFC. A Mac writes `ë` as two characters, most others as one."""
+    """Return the name in Unicode's form NFC.
+
+    A Mac writes `ë` as two characters, most other systems as one.
+    """
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def row_id_of(text: str, *more: int) -> str:
-    """A valid row id for what `text` names; with `more`, for one of several things that it names.
+    """Return a valid row id for a text, and for one of several pictures of it if `more` is given.
 
-    The same for ever, whatever else the source holds. `text` itself where it may be one: a key in
-    its prefix as it is, with its ending. Else what of it may stand in an id, without the ending of
-    a picture, and ten hex digits of the SHA-256 of all of it: `shoes/red shoe.jpg` is
-    `shoes-red-shoe-` and its digits. So no two keys share an id: one kind ends as a picture does,
-    the other in digits that tell it from all others.
+    The id depends on nothing else that the source holds, so it never changes. It is `text` itself
+    if that is a valid id, such as a key below its prefix, with its extension. Else it is the valid
+    characters of `text` without a picture's extension, and ten hex digits of the SHA-256 of all of
+    it: `shoes/red shoe.jpg` becomes `shoes-red-shoe-` and the digits. So no two keys share an id:
+    the first kind ends in a picture's extension, the second in digits that differ for each key.
     """
     if not more and _VALID.fullmatch(text) and text not in {".", ".."}:
         return text
@@ -98,10 +102,10 @@ def row_id_of(text: str, *more: int) -> str:
 
 
 def unique_id(readable: str, *whole: str) -> str:
-    """What of `readable` may stand in a row id, and ten hex digits of the SHA-256 of `whole`."""
+    """Return the valid characters of `readable`, and ten hex digits of the SHA-256 of `whole`."""
     ascii_only = unicodedata.normalize("NFKD", readable).encode("ascii", "ignore").decode()
     slug = _OTHERS.sub("-", ascii_only).strip("-.")
-    if len(slug) > _SLUG_CHARS:  # the end of a path says most
+    if len(slug) > _SLUG_CHARS:  # the end of a path is the most telling part
         slug = slug[-_SLUG_CHARS:].lstrip("-.")
     digest = hashlib.sha256("\0".join(whole).encode(errors="surrogatepass")).hexdigest()
     return f"{slug or 'picture'}-{digest[:_HASH_CHARS]}"

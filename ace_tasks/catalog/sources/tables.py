@@ -1,12 +1,12 @@
 """Rows of a table or a product feed → pictures.
 
-own       image, and if wanted id and mask: a catalog, or any table of one's own
+own       image, and optionally id and mask: a catalog, or any table written for this program
 google    id, image_link, additional_image_link: Google Merchant, as XML, TSV or CSV
-shopify   Handle, Image Src, Image Position, Variant Image: Shopify's export of products; or as
-          its current template calls them: URL handle, Product image URL …
+shopify   Handle, Image Src, Image Position, Variant Image: Shopify's export of products. Its
+          current template names them URL handle, Product image URL …
 
-A product of a feed may name a picture any number of times: it is one picture, and has one row. A
-table of one's own may mean each of its rows, as the pairs of a try-on do.
+A product of a feed may name a picture any number of times, but the picture gets one row. In a table
+of kind own every row may count, as in the pairs of a try-on.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ from ace_tasks.errors import BadRow, CatalogError
 from ace_tasks.specs import MAX_URI_CHARS, check_uri, quote
 
 _COLUMNS_NAMED = 12
-_COLUMNS_KNOWN = 1000  # each row of JSON may have others
+_COLUMNS_KNOWN = 1000  # every row of JSON may have different columns
 _TELLING = ("image", "link", "handle", "url", "src", "photo", "picture")
-# Each becomes a row, or a reject that quotes its item. Google takes 10.
+# Each link becomes a row, or a reject that quotes its item. Google accepts 10.
 _MOST_ADDITIONAL = 100
 _MASK_KEYWORDS = frozenset({"alpha", "auto"})
 _HANDLES = ("handle", "url_handle")
 _IMAGES = ("image_src", "product_image_url")
 _VARIANTS = ("variant_image", "variant_image_url")
-# Rows that name no picture by any rule, before one that does: an item of XML may leave out what it
-# does not have, but a table is refused once so many have.
+# The number of leading rows that match no kind of table before the table is refused. A few may not,
+# since an item of XML may omit elements.
 _ROWS_WITHOUT_KIND = 1000
-_AFTER_ALL = 2**62  # the number of a variant's picture
+_AFTER_ALL = 2**62  # the number of a variant's picture, which comes last
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A picture as a row names it. Without `row_id` it is named after its product and its file.
+    """A picture as a row names it.
 
-    `if_taken`: what to do where another picture of the table has its id.
+    Without `row_id`, its id is made of its product and its file. `if_taken` decides what happens if
+    another picture of the table has the same id.
     """
 
     product: str
@@ -61,13 +62,14 @@ class _Named:
 
 Read = Iterator[SourcePicture | Skipped | Reject]
 Kind = Callable[[int, dict[str, Any]], Iterator["_Named | Skipped | None"]]
-"""A row → the pictures that it names; None: one that is decided about in the end."""
+"""A row → the pictures that it names. None stands for one that is decided at the end."""
 
 
 class TableReader:
-    """The pictures of one table. `allowed_buckets`: as of a catalog (`catalog.to_specs`).
+    """The pictures of one table.
 
-    `once`: in a table of one's own, too, the same picture with the same id is taken once.
+    `allowed_buckets` is applied as in `files.to_specs`. With `once`, a repeated picture with the
+    same id is skipped in a table of kind own as well.
     """
 
     def __init__(
@@ -82,14 +84,15 @@ class TableReader:
         self._uri, self._links, self._allowed = uri, links, allowed_buckets
         self._main_only, self._once = main_only, once
         self._name = PurePosixPath(uri).name
-        self._columns: dict[str, str] = {}  # a column as we know it → as the table calls it
+        self._columns: dict[str, str] = {}  # normalized column → its name in the table
         self._kind: Kind | None = None
 
     def read(self, rows: Iterable[Row | Reject]) -> Read:
-        """In order; a variant's own pictures, and with `main_only` all of Shopify's, come last.
+        """Yield the pictures in order.
 
-        Raises CatalogError where no row names a picture by any rule, and where no row has a
-        picture or is a reject.
+        A variant's own pictures come last. With `main_only`, so do all pictures of Shopify.
+        Raises CatalogError if the rows match no kind of table, or if none has a picture and none is
+        a reject.
         """
         without = found = 0
         with NamedSoFar() as self._named:
@@ -99,8 +102,8 @@ class TableReader:
                 yield each
         if not found:
             raise CatalogError(
-                f"{self._name}: no row has a picture ({without:,} rows without); accepted: links in "
-                f"the column {self._called(*_IMAGES)}"
+                f"{self._name}: no row has a picture ({without:,} rows without); accepted: links "
+                f"in the column {self._called(*_IMAGES)}"
             )
 
     def _read(self, rows: Iterable[Row | Reject]) -> Read:
@@ -136,7 +139,7 @@ class TableReader:
         return None
 
     def _unknown(self) -> CatalogError:
-        # An export has eighty columns: those come first that may have been meant.
+        # An export has eighty columns, so the likely ones come first.
         names = sorted(self._columns, key=lambda name: (not any(map(name.count, _TELLING)), name))
         given = ", ".join(names[:_COLUMNS_NAMED])
         more = f" and {len(names) - _COLUMNS_NAMED} more" if len(names) > _COLUMNS_NAMED else ""
@@ -152,7 +155,7 @@ class TableReader:
     def _picture(
         self, line: int, named: _Named, cells: dict[str, Any]
     ) -> SourcePicture | Skipped | Reject:
-        """It, or why it is none; one that its product has already is passed over."""
+        """Return the picture, its reject, or Skipped if its product has it already."""
         try:
             uri, mask = self._resolve(named.column, named.link), named.mask
             if (
@@ -173,7 +176,11 @@ class TableReader:
         return SourcePicture(uri, row_id, names, mask, cells, where=f"{self._name}, line {line}")
 
     def _entered(self, line: int, named: _Named, uri: str, mask: Any) -> tuple[str, int | None]:
-        """The picture's row id, and the line that has named it before. Raises BadRow."""
+        """Return the picture's row id, and the line that named it before, or None.
+
+        Remembers a new picture, except in a table of kind own without `once`. Raises BadRow if its
+        id is taken.
+        """
         file = file_name(uri)
         by_file = unique_id(file, uri)
         if named.product:
@@ -191,7 +198,7 @@ class TableReader:
         if taken is not None:
             raise BadRow(
                 "id",
-                f"accepted: an id used once; {quote(row_id)} stands in line {taken} as well, with "
+                f"accepted: an id used once; {quote(row_id)} is used in line {taken} as well, with "
                 "another picture",
             )
         self._named.add_picture(product, uri, mask, line)
@@ -200,7 +207,7 @@ class TableReader:
         return row_id, None
 
     def _resolve(self, column: str, link: str) -> str:
-        """Where it is. Raises BadRow."""
+        """Return the URI of the picture that a link names. Raises BadRow."""
         if self._links and self._links.is_bare(link):
             link = f"//{link}"
         if is_broken_web(link):
@@ -209,8 +216,8 @@ class TableReader:
             if self._links is None:
                 raise BadRow(
                     column,
-                    "accepted: pictures on S3; links_from and links_to say where on S3 web links "
-                    f"lead to; given {shown(link)}",
+                    "accepted: pictures on S3; links_from and links_to map web links to S3; "
+                    f"given {shown(link)}",
                 )
             uri = self._links.resolve(link, column)
         else:
@@ -221,7 +228,8 @@ class TableReader:
             check_uri(uri)
         except ValueError as error:
             raise BadRow(column, str(error)) from None
-        # Where links lead to is said by whoever starts the run, not by the feed.
+        # The person who starts the run sets the target of links, not the feed, so its bucket needs
+        # no check.
         return uri if is_web(link) else absolute_uri(column, uri, self._uri, self._allowed)
 
     # ------------------------------------------------------------ kinds
@@ -250,8 +258,11 @@ class TableReader:
             yield _Named(product, _numbered(product, number), link, column)
 
     def _shopify(self, line: int, cells: dict[str, Any]) -> Iterator[_Named | Skipped | None]:
-        """A product's further pictures and its variants are rows as well. Product cells may stand in
-        its first row only or in every one, rows in any order, positions in none.
+        """Yield the pictures that a row of Shopify names.
+
+        A product's other pictures and its variants have rows of their own. Product cells may be
+        filled in the first row only or in all, rows may come in any order, and positions may be
+        missing.
         """
         product = _text(_first(cells, _HANDLES))
         image, variant = (_text(_first(cells, each)) for each in (_IMAGES, _VARIANTS))
@@ -279,14 +290,14 @@ class TableReader:
             yield _Named(product, _numbered(product, number), image, column, None, "by file")
 
     def _variants(self) -> Read:
-        """Pictures of variants that are none of their product's gallery, which mostly has them."""
+        """Yield the pictures of variants that are missing from their product's gallery."""
         for held in self._named.held():
             found = self._picture(held.line, self._of_held(held), held.cells)
             if held.alone or not isinstance(found, Skipped):
                 yield found
 
     def _main_pictures(self) -> Read:
-        """Of each product the picture with the lowest position, or the first one."""
+        """Yield each product's picture with the lowest position, or its first one."""
         main: PendingPicture | None = None
         for held in self._named.held_by_product():
             if main is None or held.product != main.product:
@@ -305,8 +316,10 @@ class TableReader:
     # ------------------------------------------------------------ columns and rejects
 
     def _trimmed(self, cells: dict[str, Any]) -> dict[str, Any]:
-        """Column names as kinds and prompts know them: `Image Src`, `g:image_link` → `image_src`,
-        `image_link`. Of two that become one, an empty cell gives way.
+        """Return the row with normalized column names.
+
+        `Image Src` becomes `image_src`, and `g:image_link` becomes `image_link`. If two columns get
+        the same name, a filled cell wins over an empty one.
         """
         trimmed: dict[str, Any] = {}
         for given, cell in cells.items():
@@ -321,7 +334,7 @@ class TableReader:
         return next((name for name in names if name in self._columns), names[0])
 
     def _called(self, *names: str) -> str:
-        """The first of the columns that the table has, as it calls it."""
+        """Return the first of these columns that the table has, by the table's name for it."""
         return next((self._columns[name] for name in names if name in self._columns), names[0])
 
     def _with_place(self, line: int, reject: Reject) -> Reject:
@@ -340,7 +353,7 @@ _ACCEPTED = (
 
 
 def _numbered(product: str, number: int) -> str:
-    """The id of a product's picture; the first one has the product's own."""
+    """Return the row id of a product's picture. The first picture has the product's id."""
     return row_id_of(product, number) if number != 1 else row_id_of(product)
 
 
