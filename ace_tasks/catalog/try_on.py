@@ -25,7 +25,7 @@ from ace_tasks.specs import quote
 from ace_tasks.store import Store
 
 _COLUMNS_NAMED = 12
-_PRICED = 16  # pairs sampled to estimate the price of all
+_SAMPLED = 16  # pairs sampled to estimate the price of all
 
 # (how many rows, a few of them) → a text that says what all of them would take
 Price = Callable[[int, list[dict[str, Any]]], str]
@@ -97,7 +97,7 @@ class Batch:
                 raise self._too_many(people, garments, count, takes)
             named = held.enter_context(NamedSoFar())
             for each in islice(wanted, self.limit or None):
-                yield each if isinstance(each, Reject) else self._made(each, mask, named)
+                yield each if isinstance(each, Reject) else self._generated(each, mask, named)
 
     def _check_columns(self, people: Album, garments: Album) -> None:
         albums = {"person": people, "garment": garments}
@@ -116,7 +116,7 @@ class Batch:
 
         A regular step could always meet the same garment.
         """
-        drawn = set(Random(0).sample(range(total), min(_PRICED, total)))
+        drawn = set(Random(0).sample(range(total), min(_SAMPLED, total)))
         found = (each for place, each in enumerate(wanted) if place in drawn)
         rows = [self._row(each, mask) for each in found if not isinstance(each, Reject)]
         return [each for each in rows if not isinstance(each, Reject)]
@@ -129,7 +129,7 @@ class Batch:
             "or choose who wears what with pairing order, column or table"
         )
 
-    def _made(
+    def _generated(
         self, pair: Pair, mask: MaskRule, named: NamedSoFar
     ) -> GeneratedRow | Skipped | Reject:
         """Return the row of a pair, or Skipped if its table has named the same pair before."""

@@ -23,7 +23,7 @@ from ace_tasks.catalog.readers.row import MAX_ROW_BYTES, Reject, Row, too_long
 from ace_tasks.errors import CatalogError
 
 _NAMES = {",": "CSV", "\t": "TSV"}
-_WANTED = {",": "commas", "\t": "tabs"}
+_SEPARATORS = {",": "commas", "\t": "tabs"}
 # Columns of catalogs and feeds whose cells are links or file names.
 _LINK_COLUMNS = {"image", "image_link", "image_src", "product_image_url", "reference"}
 _LINK_COLUMNS |= {"variant_image", "variant_image_url"}
@@ -40,7 +40,7 @@ _LINK = re.compile(
 # The part of a line that belongs to a quoted cell opened by an earlier line.
 _INSIDE = re.compile(r'[^"]*(?:""[^"]*)*')
 # Lines after a broken row are read again. Only a hostile file needs this many times.
-_MOST_READ_AGAIN = 8
+_MAX_REREADS = 8
 # Marks bytes that are not UTF-8 in text decoded with errors="surrogateescape".
 _ESCAPED = re.compile("[\udc80-\udcff]")
 
@@ -124,7 +124,7 @@ class _DelimitedReader:
             self._refuse(f"the header is not {encoding} text{hint}; it is {header}")
         others = ",;\t".replace(self._delimiter, "")
         if len(header) == 1 and any(other in header[0] for other in others):
-            wanted = _WANTED[self._delimiter]
+            wanted = _SEPARATORS[self._delimiter]
             self._refuse(f"columns must be separated by {wanted}; the header is {header}")
         check_unique(self._name, header)
         if self._table.catalog and "task" not in header:
@@ -277,7 +277,7 @@ class _DelimitedReader:
         while not cells and end < len(lines) and not self._may_begin_row(lines[end]):
             end += 1
         size = sum(len(line.data) for line in lines[end:])
-        if self._bytes_again + size > MAX_ROW_BYTES + _MOST_READ_AGAIN * self._bytes:
+        if self._bytes_again + size > MAX_ROW_BYTES + _MAX_REREADS * self._bytes:
             cells, end = None, len(lines)
             reason = f"unreadable {self._kind}: too many quotes that open and close"
         else:

@@ -25,9 +25,9 @@ from ace_tasks.specs import quote
 
 _GOOGLE = "http://base.google.com/ns/1.0"
 _ITEMS = frozenset({"item", "entry"})  # RSS, Atom
-_MANY = frozenset({"image_link", "additional_image_link"})  # elements that may occur several times
+_REPEATED = frozenset({"image_link", "additional_image_link"})  # may occur several times
 # Elements that contain only text. Others, such as <g:shipping>, contain elements.
-_PLAIN = frozenset({"id", "image", "mask"}) | _MANY
+_TEXT_ONLY = frozenset({"id", "image", "mask"}) | _REPEATED
 _HEAD_BYTES = 400
 # UTF-16 with a byte order mark; without one, `<` in either byte order.
 _UTF16_STARTS = dict.fromkeys(UTF16, "utf-16") | {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
@@ -40,7 +40,7 @@ _LONGEST_HIDDEN = len("<") + 20 + len(":entry>")
 _SHOWN_CHARS = 1000
 _MOST_INNER = 1000  # inner items kept until the end of the item around them
 # Expat's errors, in words that help to fix the feed.
-_WRONG = {
+_EXPLANATIONS = {
     expat.errors.XML_ERROR_SYNTAX: "the file begins with something that is not a tag",
     expat.errors.XML_ERROR_NO_ELEMENTS: "the file ends before its first tag is closed, or has none",
     expat.errors.XML_ERROR_INVALID_TOKEN: "a character that is not allowed there. In text, "
@@ -126,7 +126,7 @@ class _FeedReader:
         self._cells: dict[tuple[bool, str], list[str]] = {}  # (in Google's namespace, name) → texts
         self._into: list[str] | None = None
         self._cell = ""
-        self._nested: tuple[str, str] | None = None  # an element within one of _PLAIN
+        self._nested: tuple[str, str] | None = None  # an element within one of _TEXT_ONLY
         self._inner: list[tuple[int, str]] = []  # line and text of the items within this one
         self._text_end = ""  # of the previous text, since the beginning of an item may be split
         self._ready: list[Row | Reject] = []
@@ -137,7 +137,7 @@ class _FeedReader:
         try:
             self._parser.Parse(chunk, last)
         except expat.ExpatError as error:
-            wrong = _WRONG.get(expat.errors.messages[error.code], str(error))
+            wrong = _EXPLANATIONS.get(expat.errors.messages[error.code], str(error))
             where = f"line {error.lineno}, character {error.offset + 1}"
             raise CatalogError(f"{self._name}: unreadable XML: {where}: {wrong}") from None
         except ValueError as error:  # unknown encodings, and NUL in names
@@ -183,7 +183,7 @@ class _FeedReader:
                 self._into, self._cell = [], local
                 self._cells.setdefault((space == _GOOGLE, local), []).append("")
 
-        elif self._into is not None and self._cell in _PLAIN and self._nested is None:
+        elif self._into is not None and self._cell in _TEXT_ONLY and self._nested is None:
             self._nested = self._cell, local[:80]
 
     def _comment(self, text: str) -> None:
@@ -246,7 +246,7 @@ class _FeedReader:
         cells: dict[str, Any] = {}
         # Google's columns come last and win: <g:id> is the product's id, Atom's <id> the entry's.
         for (_, name), texts in sorted(self._cells.items()):
-            cells[name] = texts if name in _MANY and len(texts) > 1 else texts[0]
+            cells[name] = texts if name in _REPEATED and len(texts) > 1 else texts[0]
         if self._size > MAX_ROW_BYTES:
             reason = f"accepted: items of at most {MAX_ROW_BYTES} bytes; this one is longer"
             shown = {name: str(value)[:1000] for name, value in list(cells.items())[:100]}

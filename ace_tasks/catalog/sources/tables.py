@@ -31,7 +31,7 @@ from ace_tasks.specs import MAX_URI_CHARS, check_uri, quote
 
 _COLUMNS_NAMED = 12
 _COLUMNS_KNOWN = 1000  # every row of JSON may have different columns
-_TELLING = ("image", "link", "handle", "url", "src", "photo", "picture")
+_LIKELY = ("image", "link", "handle", "url", "src", "photo", "picture")
 # Each link becomes a row, or a reject that quotes its item. Google accepts 10.
 _MOST_ADDITIONAL = 100
 _MASK_KEYWORDS = frozenset({"alpha", "auto"})
@@ -140,7 +140,7 @@ class TableReader:
 
     def _unknown(self) -> CatalogError:
         # An export has eighty columns, so the likely ones come first.
-        names = sorted(self._columns, key=lambda name: (not any(map(name.count, _TELLING)), name))
+        names = sorted(self._columns, key=lambda name: (not any(map(name.count, _LIKELY)), name))
         given = ", ".join(names[:_COLUMNS_NAMED])
         more = f" and {len(names) - _COLUMNS_NAMED} more" if len(names) > _COLUMNS_NAMED else ""
         return CatalogError(f"{self._name}: {_ACCEPTED}; the columns are {given}"[:380] + more)
