@@ -6,11 +6,11 @@ channels (the noise joins them in `model`), and references stand left of the tar
     canvas = [ reference … | target ]      mask = [ 0 … | m ]
 
 Two policies decide sizes and places. `catalog` is exact: the target is padded to whole tokens,
-cut out again at its true seam, and comes back in its own size. `reference` is upstream to the
+cut out again at its true seam, and comes back in its own size. `reference` matches upstream to the
 pixel, quirks included.
 
-policies  which policy lays out a canvas
-canvas    inputs, canvas, geometry; what both policies share
+policies  the choice of the policy
+canvas    inputs, canvas and geometry that both policies share
 exact     policy `catalog`
 upstream  policy `reference`
 """

@@ -1,4 +1,4 @@
-"""The model's canvas: what goes in, what comes out, and the steps that every policy shares.
+"""The model's canvas: its inputs, its geometry, and the steps that both policies share.
 
 Legend: C channels, H height, W width; floats are in [-1, 1] with 0 as mid grey; masks are 0 or 1.
 """
@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from ace_tasks.errors import BadImage
 from ace_tasks.images.canvas_size import TOKEN_PX
 
-MASK_THRESHOLD = 128  # strictly above it is repainted
+MASK_THRESHOLD = 128  # levels strictly above it are repainted
 
 Policy = Literal["catalog", "reference"]
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What the model shall see. Arrays are uint8: image and references (H, W, 3), mask (H, W)."""
+    """The inputs of a canvas, uint8: image and references are (H, W, 3), the mask is (H, W)."""
 
     image: np.ndarray | None
     mask: np.ndarray | None
     references: tuple[np.ndarray, ...]
-    width: int  # of the target, where there is no image
+    width: int  # width and height of the target if there is no image
     height: int
     max_seq_len: int
     repainting_scale: float  # 1 erases the masked area, 0 keeps it
@@ -48,12 +48,12 @@ class LCU:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How to find the target in the canvas again; all in pixels."""
+    """The place of the target in the canvas, in pixels."""
 
     policy: Policy
     canvas_h: int
     canvas_w: int
-    slice_w: int  # the seam right of the references, or where upstream takes it to be; else 0
+    slice_w: int  # seam right of the references, or upstream's idea of it; 0 without references
     out_h: int
     out_w: int
     target: tuple[int, int, int, int] | None = None  # left, top, right, bottom; reference: None
@@ -64,22 +64,22 @@ class Geometry:
 
 
 def normalise(pixels: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 → (3, H, W) float32 in [-1, 1]."""
+    """Convert (H, W, 3) uint8 to (3, H, W) float32 in [-1, 1]."""
     floats = torch.tensor(pixels).permute(2, 0, 1).float()
     return floats.div_(255).sub_(0.5).div_(0.5)  # in place: 12 MB a copy at 1024²
 
 
 def split(edit_CHW: torch.Tensor, mask_1HW: torch.Tensor, *, use_change: bool) -> LCU:
-    """The canvas as one, or with its masked content in a part of its own."""
+    """Make an LCU. With `use_change` the masked content goes into a part of its own."""
     if not use_change:
         return LCU(edit_CHW, mask_1HW, None)
     return LCU(edit_CHW * (1 - mask_1HW), mask_1HW, edit_CHW * mask_1HW)
 
 
 def fit_budget(height: int, width: int, max_seq_len: int) -> tuple[int, int, float]:
-    """Height and width of a canvas in whole tokens, and the scale they come from.
+    """Return height and width of a canvas in whole tokens, and the scale they come from.
 
-    The budget counts the whole canvas, references included; it never enlarges. Raises BadImage.
+    The budget covers the whole canvas, references included. Nothing is enlarged. Raises BadImage.
     """
     scale = min(1.0, math.sqrt(max_seq_len / ((height / TOKEN_PX) * (width / TOKEN_PX))))
     canvas_h = int(height * scale) // TOKEN_PX * TOKEN_PX
@@ -93,7 +93,10 @@ def fit_budget(height: int, width: int, max_seq_len: int) -> tuple[int, int, flo
 
 
 def resize(x_CHW: torch.Tensor, height: int, width: int, mode: str) -> torch.Tensor:
-    """`mode` is "nearest-exact" or "bilinear" (with antialias). Raises BadImage at zero size."""
+    """Resize to (C, height, width). Raises BadImage at zero size.
+
+    `mode` is "nearest-exact" or "bilinear" (with antialias).
+    """
     if not height or not width:
         raise BadImage(f"a reference shrinks to nothing: {width}×{height} px")
     if x_CHW.shape[1:] == (height, width):

@@ -1,8 +1,8 @@
-"""Policy `catalog`: exact. What goes in comes out in the same place and size.
+"""Policy `catalog`: exact. The target comes out in the same place and size as it went in.
 
-The target is scaled to the token budget if it must be, padded to whole tokens (and to an aspect
-of 4, beyond which no model was trained) and cut out again where it was put. Nothing is cropped.
-References stand left of it, their right edge on a token's, so the seam is where it is said to be.
+The target is scaled to the token budget if necessary, padded to whole tokens (and to an aspect of
+4, beyond which no model was trained) and cut out again where it was put. Nothing is cropped.
+References stand left of it. Their right edge is on a token's edge, so the seam is exact.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ace_tasks.lcu.canvas import LCU, MASK_THRESHOLD, Geometry, Inputs, normalis
 
 
 def build(inputs: Inputs) -> tuple[LCU, Geometry]:
-    """Raises BadImage and BadMask."""
+    """Build the canvas and its geometry. Raises BadImage and BadMask."""
     size = (inputs.width, inputs.height) if inputs.image is None else _size(inputs.image)
     layout = lay_out(
         size,
@@ -34,7 +34,7 @@ def build(inputs: Inputs) -> tuple[LCU, Geometry]:
             for pixels, size in zip(inputs.references, layout.references, strict=True)
         ]
         beside = torch.cat(placed, dim=2)
-        # The first reference's edge goes on to the left, so that the last one ends at the seam.
+        # The first reference's edge is repeated to the left, so that the last one ends at the seam.
         beside = F.pad(beside[None], (layout.seam - beside.shape[2], 0, 0, 0), mode="replicate")[0]
         edit = torch.cat([beside, edit], dim=2)
         mask = F.pad(mask, (layout.seam, 0))
@@ -53,14 +53,17 @@ def build(inputs: Inputs) -> tuple[LCU, Geometry]:
 
 
 def restore(canvas: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """The target out of the decoded canvas, in its own size; the same pixels if none was scaled."""
+    """Cut the target out of the decoded canvas, in its own size.
+
+    If it was not scaled, the pixels are the same.
+    """
     assert geometry.target is not None
     left, top, right, bottom = geometry.target
     return _resize(canvas[top:bottom, left:right], (geometry.out_w, geometry.out_h))
 
 
 def _frame(inputs: Inputs, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
-    """The target in its padding (3, H, W), and what of it is to be painted (1, H, W)."""
+    """Return the target in its padding (3, H, W), and the part of it to paint (1, H, W)."""
     frame_w, frame_h = layout.frame
     everything = torch.ones(1, frame_h, frame_w)
     if inputs.image is None:
@@ -75,7 +78,7 @@ def _frame(inputs: Inputs, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
         raise BadMask(
             f"accepted: a mask of its picture's size {wanted} (height, width); given {given}"
         )
-    # Scaled down, a pixel is painted if any part of it is: no thin line is lost.
+    # When scaled down, a pixel is painted if any part of it is, so that no thin line is lost.
     painted = np.where(inputs.mask > MASK_THRESHOLD, 255, 0).astype(np.uint8)
     if not painted.any():
         raise BadMask(f"the mask selects no pixel (accepted: some above {MASK_THRESHOLD})")
@@ -84,7 +87,7 @@ def _frame(inputs: Inputs, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _place(pixels: np.ndarray, size: Size, frame_h: int) -> torch.Tensor:
-    """A reference (3, frame_h, w), grey above and below it."""
+    """Return a reference (3, frame_h, w), with grey above and below it."""
     reference = normalise(_resize(pixels, size))
     top = (frame_h - size[1]) // 2
     return F.pad(reference, (0, 0, top, frame_h - size[1] - top))

@@ -1,4 +1,4 @@
-"""Which policy lays out a canvas, and takes the target out of it again."""
+"""Build a canvas and restore its target, by the policy of the inputs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ace_tasks.lcu.canvas import LCU, Geometry, Inputs
 
 
 def build_canvas(inputs: Inputs) -> tuple[LCU, Geometry]:
-    """The canvas, and how to find the target in it again. Raises BadImage and BadMask."""
+    """Build the canvas, and the target's place in it. Raises BadImage and BadMask."""
     return exact.build(inputs) if inputs.policy == "catalog" else upstream.build(inputs)
 
 
 def restore_target(canvas: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """The decoded canvas (H, W, 3) uint8 → the target, cut out and resized."""
+    """Cut the target out of the decoded canvas, (H, W, 3) uint8, and resize it."""
     if geometry.policy == "catalog":
         return exact.restore(canvas, geometry)
     return upstream.restore(canvas, geometry)

@@ -20,11 +20,14 @@ from ace_tasks.lcu.canvas import (
     split,
 )
 
-_SEAM_CROP_PX = 30  # upstream skips this much right of the seam
+_SEAM_CROP_PX = 30  # upstream drops this much right of the seam
 
 
 def build(inputs: Inputs) -> tuple[LCU, Geometry]:
-    """Raises BadImage and BadMask where upstream would crash (ACE_SPEC 9.2, 9.3, 9.6)."""
+    """Build the canvas and its geometry.
+
+    Raises BadImage and BadMask where upstream would crash (ACE_SPEC 9.2, 9.3, 9.6).
+    """
     edit, mask = _target(inputs)
     edit = edit * (1 - mask * inputs.repainting_scale)
     out_h, out_w = edit.shape[1:]
@@ -49,7 +52,7 @@ def build(inputs: Inputs) -> tuple[LCU, Geometry]:
 
 
 def restore(canvas: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """The decoded canvas (H, W, 3) uint8 → the target, cut and resized as upstream does."""
+    """Cut the target out of the decoded canvas, (H, W, 3) uint8, and resize it as upstream does."""
     if geometry.slice_w == 0:
         return canvas
     target = Image.fromarray(canvas[:, geometry.slice_w + _SEAM_CROP_PX :])
@@ -57,7 +60,7 @@ def restore(canvas: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def _crop_aspect(pixels: np.ndarray) -> np.ndarray:
-    """Centre-crop to an aspect ratio of at most 4 (strictly above it is cropped)."""
+    """Centre-crop to an aspect ratio of at most 4. Only ratios strictly above 4 are cropped."""
     height, width = pixels.shape[:2]
     new_h, new_w = height, width
     if height / width > MAX_ASPECT:
@@ -69,7 +72,7 @@ def _crop_aspect(pixels: np.ndarray) -> np.ndarray:
 
 
 def _target(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """The target's own canvas (3, H, W) and its mask (1, H, W), before erasing."""
+    """Return the target's own canvas (3, H, W) and its mask (1, H, W), before erasing."""
     if inputs.image is None:
         size = (inputs.height, inputs.width)
         return torch.zeros(3, *size), torch.ones(1, *size)
@@ -89,12 +92,12 @@ def _target(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         )
     mask = torch.tensor(inputs.mask > MASK_THRESHOLD).float()[None]
     # Upstream's rule: a mask that selects nothing selects everything. The replica refuses such
-    # items before they come here.
+    # items earlier.
     return normalise(image), mask if mask.any() else torch.ones_like(mask)
 
 
 def _place_reference(pixels: np.ndarray, edit_h: int, inputs: Inputs) -> torch.Tensor:
-    """One reference → (3, edit_h, w): at the target's height, or no larger than it is."""
+    """Place a reference, (3, edit_h, w), at the target's height, or no larger than it is."""
     reference = normalise(_crop_aspect(pixels))
     rate = inputs.keep_pixels_rate
     height = edit_h if rate is None else min(reference.shape[1], int(edit_h * rate))
@@ -102,7 +105,7 @@ def _place_reference(pixels: np.ndarray, edit_h: int, inputs: Inputs) -> torch.T
 
 
 def place(reference_CHW: torch.Tensor, height: int, canvas_h: int, mode: str) -> torch.Tensor:
-    """A reference scaled to `height` with its aspect kept, centred on a column of zeros."""
+    """Scale a reference to `height`, keep its aspect, and centre it on a column of zeros."""
     old_h, old_w = reference_CHW.shape[1:]
     scaled = resize(reference_CHW, height, int(old_w * (height / old_h)), mode)
     top = (canvas_h - height) // 2
