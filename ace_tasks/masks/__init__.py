@@ -1,9 +1,9 @@
-"""Masks: what of a picture is repainted. Loads no torch.
+"""Masks: which part of a picture is repainted. Loads no torch.
 
-masks          from a file, a shape, transparency or the content → (H, W) uint8; steps and checks
-hints          what looks like a mistake about a mask
-cutout         the product by GrabCut or its plain ground
+masks          from a file, a shape, transparency or content to (H, W) uint8; steps and checks
+hints          signs that a mask may be a mistake
+cutout         the product, by GrabCut or by its plain background
 person         the person in a picture: outline, landmarks, face
-garment        which part of a person a new garment may cover
-person_colours where hair and hands end, told by their colour
+garment        the part of a person that a new garment may cover
+person_colours the limits of hair and hands, found by their colours
 """

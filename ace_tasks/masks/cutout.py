@@ -1,8 +1,8 @@
-"""Which part of a packshot is the product, told from its pixels alone: no weights.
+"""The product of a packshot, found from its pixels alone, without weights.
 
-Pictures are (H, W, 3) uint8 in sRGB, answers (H, W) bool. Both ways look at a picture no larger
-than they need, so that a photograph of 100 megapixels costs little more than a small one. The
-same picture gets the same answer, on whatever thread.
+Pictures are (H, W, 3) uint8 in sRGB, results (H, W) bool. Both methods shrink a picture to the size
+they need, so that a photograph of 100 megapixels costs little more than a small one. The same
+picture gives the same result on every thread.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import numpy as np
 from ace_tasks.errors import BadMask
 from ace_tasks.images.matting import shrunk
 
-# GrabCut's time grows faster than the picture: 1 MP from nothing took up to 56 s where this took
-# 2. So it finds the product in a small picture, and in a larger one its outline only.
+# GrabCut's time grows faster than the picture: 1 MP from nothing took up to 56 s, this takes 2 s.
+# So it finds the product in a small picture, and only refines the outline in a larger one.
 _COARSE_PX, _FINE_PX = 65_536, 1_000_000
 _ROUNDS = 5
-_BAND_COARSE_PX = 3  # how far the outline of the small picture may be wrong
-_SURROUNDINGS = 0.05  # of each side: the frame that shows no product
-# Levels of 0-255. On plain ground a JPEG's ringing round the product differs from the ground more
-# than the ground from itself, and was cut out with it, 13 px wide; in noise it drowns.
+_BAND_COARSE_PX = 3  # possible error of the outline in the small picture
+_SURROUNDINGS = 0.05  # share of each side: the frame that shows no product
+# Levels of 0-255. On a plain background a JPEG's ringing around the product stands out more than
+# the background varies, and was cut out with the product, 13 px wide. Noise hides the ringing.
 _GRAIN = 4
 
 _BORDER_PX = 4_000_000
-_GAP = 0.004  # of the shorter side: the ground flows through no narrower one
-# OpenCV's Lab: L is 0-255 and stands for 0-100; a and b are themselves plus 128.
-_NOISE_LAB = np.array((6, 4, 4))  # what JPEG and a camera add to one colour
-_PLAIN_LAB = np.array((45, 20, 20))  # a ground that varies more is no plain ground
-_PLAIN_SHARE = 0.6  # of the rim; a product may stand on it
-_SPECK = 0.01  # of the largest part: smaller ones are noise
+_GAP = 0.004  # share of the shorter side; the flood passes no narrower gap
+# OpenCV's Lab: L is scaled from 0-100 to 0-255; 128 is added to a and b.
+_NOISE_LAB = np.array((6, 4, 4))  # spread of one colour by JPEG and a camera
+_PLAIN_LAB = np.array((45, 20, 20))  # a background that varies more is not plain
+_PLAIN_SHARE = 0.6  # share of the rim; a product may stand on the rest
+_SPECK = 0.01  # share of the largest part; smaller ones are noise
 
 
 def grabcut(rgb: np.ndarray) -> np.ndarray:
-    """What stands out in the middle (Rother, Kolmogorov, Blake 2004)."""
-    cv2.setRNGSeed(0)  # of this thread; its clusters start at random
-    ground, product = np.zeros((1, 65)), np.zeros((1, 65))  # what it learns of their colours
+    """Select what stands out in the middle (Rother, Kolmogorov, Blake 2004)."""
+    cv2.setRNGSeed(0)  # seeds this thread, since GrabCut's clusters start at random
+    ground, product = np.zeros((1, 65)), np.zeros((1, 65))  # its models of their colours
     small = _grainy(shrunk(rgb, _COARSE_PX))
     height, width = small.shape[:2]
     x, y = (max(1, round(_SURROUNDINGS * side)) for side in (width, height))
@@ -52,10 +52,10 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
 
 
 def border(rgb: np.ndarray) -> np.ndarray:
-    """All that the colour of the rim does not reach from the rim. Raises BadMask.
+    """Select everything that the rim's colour, spreading from the rim, does not reach.
 
-    So a white label on a product that stands on white is the product's, and so is the ground that
-    is seen through a handle.
+    So a white label on a product on white belongs to the product, and so does the background seen
+    through a handle. Raises BadMask if the background is not plain.
     """
     small = shrunk(rgb, _BORDER_PX)
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
@@ -65,12 +65,13 @@ def border(rgb: np.ndarray) -> np.ndarray:
 
 
 def _flooded(ground: np.ndarray) -> np.ndarray:
-    """What of the ground a disc reaches that rolls in from outside: a white cup on white paper has
-    an outline with gaps, and a flood of single pixels finds each.
+    """Select the part of the background that a disc rolling in from outside reaches.
+
+    The outline of a white cup on white paper has gaps, and a flood of single pixels finds each.
     """
     radius = max(1, round(_GAP * min(ground.shape) / 2))
     ring = radius + 1
-    ringed = np.pad(ground, ring, constant_values=True)  # joins all that touches the rim
+    ringed = np.pad(ground, ring, constant_values=True)  # joins everything that touches the rim
     passable = np.where(_distance(ringed) > radius, 255, 0).astype(np.uint8)
     cv2.floodFill(passable, None, (0, 0), 128)
     reached = _distance(passable != 128) <= radius
@@ -78,8 +79,9 @@ def _flooded(ground: np.ndarray) -> np.ndarray:
 
 
 def _ground_colours(rim_N3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest Lab of a ground, from its rim; medians, since a product may stand
-    on it.
+    """Return the lowest and the highest Lab of a plain background, from its rim.
+
+    They use medians, since a product may stand on the rim. Raises BadMask if it is not plain.
     """
     middle = np.median(rim_N3, axis=0)
     away = np.abs(rim_N3 - middle)
@@ -87,15 +89,15 @@ def _ground_colours(rim_N3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     share = float((away <= tolerance).all(axis=1).mean())
     if (tolerance > _PLAIN_LAB).any() or share < _PLAIN_SHARE:
         raise BadMask(
-            'accepted with the auto mask "border": a picture on plain ground; of the rim of this '
-            f"one {share:.0%} has one colour, give or take {tolerance[0] / 2.55:.0f} % of lightness"
+            'accepted with the auto mask "border": a picture on a plain background; given one '
+            f"whose rim is {share:.0%} one colour, ± {tolerance[0] / 2.55:.0f} % of lightness"
         )
     lowest, highest = np.clip((middle - tolerance, middle + tolerance), 0, 255)
     return lowest, highest
 
 
 def _rim(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, C) → (N, C): the outermost hundredth of each side."""
+    """Return the outermost hundredth of each side of (H, W, C) as (N, C)."""
     height, width = pixels.shape[:2]
     y, x = max(1, height // 100), max(1, width // 100)
     parts = (pixels[:y], pixels[-y:], pixels[y:-y, :x], pixels[y:-y, -x:])
@@ -112,7 +114,7 @@ def _is_product(labels: np.ndarray) -> np.ndarray:
 
 
 def _unsure_near_outline(selected: np.ndarray, band_px: float) -> np.ndarray:
-    """Labels for GrabCut: it decides anew within `band_px` of the outline, and nowhere else."""
+    """Return labels with which GrabCut decides again within `band_px` of the outline only."""
     from_outline = np.maximum(_distance(selected), _distance(~selected))
     unsure = np.where(selected, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
     sure = np.where(selected, cv2.GC_FGD, cv2.GC_BGD)
@@ -120,15 +122,15 @@ def _unsure_near_outline(selected: np.ndarray, band_px: float) -> np.ndarray:
 
 
 def _distance(inside: np.ndarray) -> np.ndarray:
-    """(H, W) float32: how far each pixel of a selection is from what is outside it; 0 there."""
+    """Return each selected pixel's distance to the outside, (H, W) float32; 0 outside."""
     distance = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(distance)
 
 
 def _without_specks(selected: np.ndarray) -> np.ndarray:
-    """Its parts, but for those far smaller than the largest."""
+    """Drop the parts of a selection that are far smaller than the largest."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats(selected.astype(np.uint8))
-    if count < 3:  # the ground, and one part at most
+    if count < 3:  # the background, and at most one part
         return selected
     areas = stats[:, cv2.CC_STAT_AREA]
     kept = areas >= _SPECK * areas[1:].max()
@@ -137,7 +139,7 @@ def _without_specks(selected: np.ndarray) -> np.ndarray:
 
 
 def _scaled(selected: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A selection at the size of (H, W, …), its outline smooth."""
+    """Scale a selection to (H, W, …), with a smooth outline."""
     if selected.shape == shape[:2]:
         return selected
     grey = np.where(selected, 255, 0).astype(np.uint8)

@@ -1,10 +1,10 @@
-"""Which part of a person a new garment may cover: the "agnostic" mask of try-on data sets.
+"""The part of a person that a new garment may cover: the "agnostic" mask of try-on data sets.
 
 As in VITON-HD and DressCode, thick lines along the limbs and a hull of the torso hide the shape of
-what is worn now; face, hair, hands and feet stay. There is no clothes model here: what is drawn
-follows the body, not the garment. Lengths are in widths of the shoulders.
+what is worn now, while face, hair, hands and feet stay. There is no clothes model here: the shapes
+follow the body, not the garment. Lengths are in shoulder widths.
 
-Legend: H and W the picture's size.
+Legend: H and W are the picture's size.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from ace_tasks.model.people import fingerprint
 Part = Literal["top", "bottom", "dress"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-_MOST_PX = 1_000_000  # of the picture that is worked on; a network sees 65,536
-_SLACK = 0.02  # of a side: a landmark so far outside still counts as in the picture
-_PERSON = 0.4  # of the person mask: rather too wide than a rim of the old garment
-_LOOSE = 1.6  # how much farther than a shape of the body its garment is looked for
-# How much likelier its colour is hair's, or a hand's, than another thing's. Hair is found by that
-# alone; of a hand only what surely is none is left out.
+_MOST_PX = 1_000_000  # pixels worked on; a network sees 65,536
+_SLACK = 0.02  # share of a side; a landmark this far outside still counts as in the picture
+_PERSON = 0.4  # threshold of the person mask; low, so that no rim of the old garment stays
+_LOOSE = 1.6  # scale at which a garment is searched around a shape of the body
+# Odds of a colour being hair's, or a hand's, rather than another thing's. Hair is found by its
+# colour alone. From a hand only what surely is none is left out.
 _HAIR, _HAND = 2.0, 0.1
-_SURE = 0.85  # of a pose: less is told; 0.9 to 1 of 40 people who are alone in their picture
-_SHORT = 0.55  # of the torso's length: shoulders seen from the side are no narrower
+_SURE = 0.85  # a pose's score; less gives a hint; 40 people alone in their picture had 0.9 to 1
+_SHORT = 0.55  # share of the torso's length; shoulders seen from the side count as no narrower
 _NAMES = {
     **dict.fromkeys(SHOULDERS, "shoulder"),
     **dict.fromkeys(ELBOWS, "elbow"),
@@ -54,8 +54,8 @@ _NAMES = {
     **dict.fromkeys(KNEES, "knee"),
     **dict.fromkeys(ANKLES, "ankle"),
 }
-# The landmarks that a mask follows. Where a half-body picture ends is the mask's end as well: hips
-# and legs of a top, and wrists of either, may be outside.
+# The landmarks that a mask follows. A mask may end where a half-body picture ends: for a top, hips
+# and legs may be outside, and wrists always may.
 _FOLLOWED = {
     "top": (*SHOULDERS, *ELBOWS),
     "bottom": (*HIPS, *KNEES, *ANKLES),
@@ -65,17 +65,17 @@ _FOLLOWED = {
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A mask, and why it may be wrong."""
+    """A mask, and the reasons why it may be wrong."""
 
     mask: np.ndarray  # (H, W) uint8, 255 = repaint
     hints: dict[str, str]  # code → sentence
 
 
 def draw(rgb: np.ndarray, part: Part, planned: str | None) -> Drawn:
-    """The mask of a garment on the largest person of a picture, (H, W, 3) uint8 in sRGB.
+    """Draw the mask of a garment on the largest person of a picture, (H, W, 3) uint8 in sRGB.
 
-    `planned`: fingerprint of the networks that the plan was made with. Raises BadMask where there
-    is no person, or not enough of one for this garment, and WeightsError for other networks.
+    `planned` is the fingerprint of the networks that the plan was made with. Raises BadMask if
+    there is no person, or not enough of one for this garment, and WeightsError for other networks.
     """
     if planned != (here := fingerprint()):
         raise WeightsError(
@@ -96,7 +96,7 @@ def draw(rgb: np.ndarray, part: Part, planned: str | None) -> Drawn:
 
 
 def of_person(person: Person, rgb: np.ndarray, part: Part) -> np.ndarray:
-    """The mask, (H, W) uint8, of a garment on a person who was found in `rgb`, (H, W, 3) uint8."""
+    """Return a garment's mask, (H, W) uint8, on a person found in `rgb`, (H, W, 3) uint8."""
     return _Body(person, rgb).mask(part)
 
 
@@ -104,7 +104,10 @@ def of_person(person: Person, rgb: np.ndarray, part: Part) -> np.ndarray:
 
 
 def _check(person: Person, part: Part) -> None:
-    """Both joints of a pair must be in the picture, and one of them not hidden."""
+    """Raise BadMask for a person without enough landmarks for the garment.
+
+    Both joints of a pair must be in the picture, and at least one of them visible.
+    """
     if part != "bottom":
         if outside := _outside(person, SHOULDERS):
             raise BadMask(
@@ -112,7 +115,9 @@ def _check(person: Person, part: Part) -> None:
                 "both shoulders in the picture"
             )
         if not any(map(person.sees, SHOULDERS)):
-            raise BadMask(f"person-{part}: the shoulders are hidden; accepted: one that is seen")
+            raise BadMask(
+                f"person-{part}: the shoulders are hidden; accepted: at least one visible"
+            )
     if part != "top":
         knees = _outside(person, KNEES)
         outside = [*_outside(person, HIPS), *(knees if len(knees) == len(KNEES) else ())]
@@ -122,7 +127,7 @@ def _check(person: Person, part: Part) -> None:
                 "both hips and a knee in the picture"
             )
         if not any(map(person.sees, HIPS)):
-            raise BadMask(f"person-{part}: the hips are hidden; accepted: one that is seen")
+            raise BadMask(f"person-{part}: the hips are hidden; accepted: at least one visible")
 
 
 def _outside(person: Person, landmarks: Sequence[int]) -> list[int]:
@@ -130,7 +135,7 @@ def _outside(person: Person, landmarks: Sequence[int]) -> list[int]:
 
 
 def _named(landmarks: Sequence[int]) -> str:
-    """In a person's words; left and right are the person's own."""
+    """Return the landmarks' names. Left and right are the person's own."""
     return ", ".join(f"{'left' if each % 2 else 'right'} {_NAMES[each]}" for each in landmarks)
 
 
@@ -140,22 +145,20 @@ def _hints(person: Person, part: Part) -> dict[str, str]:
     outside = _outside(person, followed)
     hints = {}
     if person.people > 1:
-        hints["several_people"] = (
-            f"at least {person.people} people: its mask is that of the largest"
-        )
+        hints["several_people"] = f"at least {person.people} people: its mask is the largest one's"
     if hidden:
-        hints["hidden_pose"] = f"its mask follows a guess where the {_named(hidden)} is hidden"
+        hints["hidden_pose"] = f"its mask follows guesses for hidden joints: {_named(hidden)}"
     if outside:
         hints["cut_off_person"] = f"the picture's edge cuts the person off: {_named(outside)}"
     if not _is_upright(person):
-        hints["turned_person"] = "its person does not stand upright: is the picture turned?"
+        hints["turned_person"] = "the person does not stand upright: is the picture turned?"
     if person.score < _SURE:
         hints["unsure_pose"] = f"its mask follows a pose that is {person.score:.0%} sure"
     return hints
 
 
 def _is_upright(person: Person) -> bool:
-    """Whether the shoulders are above the hips, by more than they are beside them."""
+    """Return whether the shoulders are above the hips by more than they are beside them."""
     points = person.points
     x, y = points[list(SHOULDERS)].mean(axis=0) - points[list(HIPS)].mean(axis=0)
     return bool(-y > abs(x))
@@ -165,8 +168,9 @@ def _is_upright(person: Person) -> bool:
 
 
 class _Body:
-    """A person's shapes, drawn at the size of a small picture. Lengths of the body are in `unit`,
-    those of the head in `Head.unit`.
+    """A person's shapes, drawn at the size of a small picture.
+
+    Lengths of the body are in `unit`, those of the head in `_Head.unit`.
     """
 
     def __init__(self, person: Person, rgb: np.ndarray):
@@ -184,7 +188,7 @@ class _Body:
         self.side = side if side @ across >= 0 else -side  # towards the person's left
 
     def mask(self, part: Part) -> np.ndarray:
-        """(H, W) uint8."""
+        """Return the garment's mask, (H, W) uint8."""
         selected = np.zeros(self.shape, bool)
         if part != "bottom":
             selected |= self._top(1.0) | (self._top(_LOOSE) & self.outline)
@@ -228,7 +232,7 @@ class _Body:
         return np.asarray(canvas > 0)
 
     def _feet(self) -> np.ndarray:
-        """All that lies beyond an ankle, seen from its knee, as far as a foot goes."""
+        """Return everything beyond an ankle, seen from its knee, within a foot's length."""
         kept = np.zeros(self.shape, bool)
         y, x = np.mgrid[: self.shape[0], : self.shape[1]]
         for knee, ankle, toe in self._limbs(KNEES, ANKLES, TOES):
@@ -242,14 +246,14 @@ class _Body:
         return kept
 
     def _head(self) -> np.ndarray:
-        """Face and hair, and the ground beside them."""
+        """Return face and hair, and the background beside them."""
         head = _Head(self.person, self.unit)
         y, x = np.mgrid[: self.shape[0], : self.shape[1]]
         beside, above = head.coordinates(x, y)
         canvas = self._canvas()
         head.draw_face(canvas)
         face = canvas > 0
-        # Wider where it is higher: shoulders are beside a chin that is bowed, hair beside ears.
+        # Wider at the top: shoulders are beside a bowed chin, hair is beside the ears.
         near = (above > 0) & (np.abs(beside) < 1.1 + 0.9 * above) & (np.hypot(beside, above) < 5)
         kept = face | (near & (self.outline | (np.abs(beside) < 2.5)))
         top_of_head = near & ~face & (above > 1.9)
@@ -258,7 +262,10 @@ class _Body:
         return np.asarray(kept if hair is None else kept | hair)
 
     def _long_hair(self, head: _Head, hair: np.ndarray, where: np.ndarray) -> np.ndarray | None:
-        """What continues the hair above the eyes, down to the chest; None: nobody can tell."""
+        """Return what continues the hair above the eyes, down to the chest.
+
+        None if the colours do not show it.
+        """
         sure = self.person.mask > 0.9
         garment, cheeks = self._canvas(), self._canvas()
         low, high = (self.hips + share * self.spine for share in (0.35, 0.8))
@@ -310,7 +317,7 @@ class _Body:
         return np.asarray((canvas > 0) & self.outline)
 
     def _limbs(self, *joints: tuple[int, int]) -> list[list[np.ndarray]]:
-        """The points of these joints, of the left side and of the right."""
+        """Return the points of these joints, first the left side's, then the right side's."""
         return [[self.person.points[each[side]] for each in joints] for side in (0, 1)]
 
     def _across(self, middle: np.ndarray, reach: float) -> list[np.ndarray]:
@@ -324,7 +331,7 @@ class _Body:
     def _capsule(
         self, canvas: np.ndarray, start: np.ndarray, end: np.ndarray, wide: float, narrow: float
     ) -> None:
-        """A limb, `wide` where it starts and `narrow` where it ends: radii."""
+        """Draw a limb. `wide` is its radius at the start, `narrow` at the end."""
         round_ = [*_circle(start, wide * self.unit), *_circle(end, narrow * self.unit)]
         self._fill(canvas, round_)
 
@@ -337,7 +344,10 @@ class _Body:
 
 
 class _Head:
-    """Where a head is. `unit`, its length: from the mouth to the eyes, a third of a face."""
+    """The place of a head.
+
+    `unit` is its length from the mouth to the eyes, a third of a face.
+    """
 
     def __init__(self, person: Person, body: float):
         points, face = person.points, person.face
@@ -357,7 +367,7 @@ class _Head:
         self.middle = (eyes + ears) / 2 - 0.2 * self.unit * self.up
 
     def coordinates(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels → how far to the side of the head's axis, and above the chin, in units."""
+        """Return how far pixels are beside the head's axis and above the chin, in units."""
         across = (x - self.middle[0]) * self.side[0] + (y - self.middle[1]) * self.side[1]
         above = (x - self.chin[0]) * self.up[0] + (y - self.chin[1]) * self.up[1]
         return across / self.unit, above / self.unit

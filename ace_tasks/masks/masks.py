@@ -1,9 +1,9 @@
-"""Masks: from a file, a shape, the source's own alpha channel or its content to (H, W) uint8,
-255 = repaint; then inverted, grown and smoothed as the row asks.
+"""Masks from a file, a shape, the source's alpha channel or its content, as (H, W) uint8.
 
-Raise, never repair: upstream turns an empty mask into a full one and repaints everything; here
-a mask that does not fit its picture is its item's failure, and so is one that selects nothing, or
-everything, unless the run allows it.
+255 is repainted. A mask is then inverted, grown and smoothed as the row asks. Nothing is repaired:
+upstream turns an empty mask into a full one and repaints everything. Here a mask that does not fit
+its picture fails its item, and so does one that selects nothing, or everything, unless the run
+allows it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ace_tasks.masks import cutout, garment
 from ace_tasks.model import saliency
 from ace_tasks.specs import AutoMask, Box, Ellipse, MaskSteps, Polygon, Resolved, Shape
 
-# A segmentation model: (H, W, 3) uint8 sRGB and a label, or None for what it takes for the product
-# → (H, W) uint8, 255 where it is. Raises BadMask for a label it does not know.
+# A segmentation model: takes (H, W, 3) uint8 sRGB and a label, or None for the product, and returns
+# (H, W) uint8, 255 where that is. Raises BadMask for an unknown label.
 Segment = Callable[[np.ndarray, str | None], np.ndarray]
 
 _DRAWING_PX = 160
-_BLUR_PX = 8  # a wider blur is as good in a smaller picture, and takes seconds less
+_BLUR_PX = 8  # a wider blur is made in a smaller picture, as good and seconds faster
 
 
 def build(
@@ -39,12 +39,12 @@ def build(
     segment: Segment | None = None,
     hints: dict[str, str] | None = None,
 ) -> np.ndarray | None:
-    """The mask of an item as (H, W) uint8 at the picture's size, or None for no mask.
+    """Return the mask of an item as (H, W) uint8 at the picture's size, or None for no mask.
 
-    Above THRESHOLD is repainted; black and white only once a step was taken. `hints` gets why a
-    mask that was made may be wrong, code → sentence. Raises BadMask when
-    it has another size than its picture, reaches outside it, cannot be made, or selects what the
-    run does not allow.
+    Levels above THRESHOLD are repainted. It is black and white only once a step was taken. `hints`
+    receives reasons why the mask may be wrong, code → sentence. Raises BadMask for a mask that has
+    another size than its picture, reaches outside it, cannot be made, or selects what the run does
+    not allow.
     """
     if resolved.mask is None:
         return None
@@ -67,7 +67,7 @@ def build(
 
 
 def _why(drawn: np.ndarray, steps: MaskSteps, file: Picture | None) -> str:
-    """What led to a mask that selects nothing, or everything; empty where nobody can tell."""
+    """Return what led to a mask that selects nothing or everything; empty if unknown."""
     share = coverage(drawn)
     if 0 < share < 1:
         return (
@@ -78,12 +78,15 @@ def _why(drawn: np.ndarray, steps: MaskSteps, file: Picture | None) -> str:
 
 
 def coverage(mask_HW: np.ndarray) -> float:
-    """The share of a picture that its mask selects, in [0, 1]."""
+    """Return the share of a picture that its mask selects, in [0, 1]."""
     return float(np.count_nonzero(mask_HW > THRESHOLD) / mask_HW.size)
 
 
 def drawing(mask_HW: np.ndarray) -> bytes:
-    """A PNG in black and white, its longer side at most _DRAWING_PX: some hundred bytes."""
+    """Return a black and white PNG of some hundred bytes.
+
+    Its longer side is at most `_DRAWING_PX`.
+    """
     height, width = mask_HW.shape
     scale = min(1.0, _DRAWING_PX / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -95,11 +98,14 @@ def drawing(mask_HW: np.ndarray) -> bytes:
 
 def _cut(file: Picture) -> str:
     deep = any(each.startswith("16 bits") for each in file.converted)
-    return ", of 16 bits cut to 8" if deep else ""
+    return ", after 16 bits were cut to 8" if deep else ""
 
 
 def orientation_of(picture: Picture) -> int:
-    """How EXIF had it turned to be upright, 1 (not at all) to 8. An AVIF's own turn counts."""
+    """Return the EXIF orientation that a picture had before it was turned, 1 (none) to 8.
+
+    An AVIF's own rotation counts as well.
+    """
     if picture.raw is None:
         return 1
     found = picture.raw.exif.get(ExifTags.Base.Orientation, 1)
@@ -107,26 +113,26 @@ def orientation_of(picture: Picture) -> int:
 
 
 def is_on_its_side(orientation: int) -> bool:
-    """Whether an EXIF orientation makes the height of a picture its width."""
+    """Return whether an EXIF orientation swaps a picture's width and height."""
     return orientation >= 5
 
 
 def take_steps(mask_HW: np.ndarray, steps: MaskSteps) -> np.ndarray:
-    """Inverted, then grown or shrunk, then its outline smoothed; uint8 in and out.
+    """Invert a mask, grow or shrink it, then smooth its outline; uint8 in and out.
 
-    Lengths are pixels of the picture. Its edge is no outline: what touches it stays there. The
-    outline stays hard, since it is the feather that softens the paste.
+    Lengths are in pixels of the picture. The picture's edge is no outline, so a selection that
+    touches it stays there. The outline stays hard, since the feather softens the paste.
     """
     if not (steps.invert or steps.grow_px or steps.blur_px):
         return mask_HW
     selected = (mask_HW > THRESHOLD) != steps.invert
-    if selected.any() and not selected.all():  # else there is no outline
+    if selected.any() and not selected.all():  # otherwise there is no outline
         selected = _blurred(_grown(selected, steps.grow_px), steps.blur_px)
     return np.where(selected, 255, 0).astype(np.uint8)
 
 
 def _grown(selected: np.ndarray, by_px: int) -> np.ndarray:
-    """By the distance from its outline, in every direction alike; a negative one shrinks it."""
+    """Grow a selection by `by_px` in every direction; a negative one shrinks it."""
     if by_px == 0:
         return selected
     near = (~selected if by_px > 0 else selected).astype(np.uint8)
@@ -135,7 +141,7 @@ def _grown(selected: np.ndarray, by_px: int) -> np.ndarray:
 
 
 def _blurred(selected: np.ndarray, sigma_px: float) -> np.ndarray:
-    """What more than half of a Gaussian round each pixel selects."""
+    """Select each pixel for which more than half of a Gaussian around it is selected."""
     if sigma_px == 0:
         return selected
     height, width = selected.shape
@@ -183,7 +189,7 @@ def _from_content(
         selected = cutout.grabcut(seen) if auto.method == "grabcut" else cutout.border(seen)
         return np.where(selected, 255, 0).astype(np.uint8)
     if segment is None:
-        raise BadMask('"auto" needs a segmentation model, and none is loaded')
+        raise BadMask('mask "auto" needs a segmentation model, and none is loaded')
     return segment(seen, label)
 
 
@@ -202,22 +208,25 @@ def _from_file(file: Picture, image: Picture) -> np.ndarray:
         turned = _turned_otherwise(file, image)
         raise BadMask(f"accepted: a mask of its picture's size, {wanted}; given {given}{turned}")
     if file.alpha is not None and (file.alpha < 255).any():
-        raise BadMask("accepted: a mask without transparency, white where to repaint")
+        raise BadMask("accepted: a mask without transparency, white where it repaints")
     return greyscale(file)
 
 
 def _turned_otherwise(file: Picture, image: Picture) -> str:
-    """Why a mask lies on its side, where EXIF has turned its picture, or it, and not the other."""
+    """Return why a mask lies on its side, if EXIF turns either it or its picture.
+
+    Empty if that is not the reason.
+    """
     ours, its = orientation_of(file), orientation_of(image)
     if file.size_px != image.size_px[::-1] or is_on_its_side(ours) == is_on_its_side(its):
         return ""
     if is_on_its_side(its):
-        return f": EXIF turns its picture (orientation {its}), and the mask lies as it is stored"
-    return f": EXIF turns the mask (orientation {ours}), and not its picture"
+        return f": EXIF turns its picture (orientation {its}) but not the mask"
+    return f": EXIF turns the mask (orientation {ours}) but not its picture"
 
 
 def greyscale(file: Picture) -> np.ndarray:
-    """The levels of a mask file, (H, W) uint8."""
+    """Return the levels of a mask file, (H, W) uint8."""
     return np.asarray(Image.fromarray(file.rgb).convert("L"))
 
 
@@ -234,7 +243,7 @@ def _from_shape(shape: Shape, image: Picture) -> np.ndarray:
         points = [(x * width, y * height) for x, y in points]
     if any(x > width or y > height for x, y in points):
         turn = orientation_of(image)
-        turned = f", upright by its EXIF (orientation {turn})" if is_on_its_side(turn) else ""
+        turned = f", turned upright by EXIF (orientation {turn})" if is_on_its_side(turn) else ""
         message = f"the shape reaches outside its picture of {width}×{height}{turned}: {points}"
         raise BadMask(message[:200])
     canvas = Image.new("L", size_px, 0)

@@ -1,10 +1,10 @@
-"""Find the person in a picture: their outline, the landmarks of their pose, their face.
+"""The person in a picture: their outline, the landmarks of their pose, their face.
 
-The pose network wants a square round the whole person, which MediaPipe takes from a detector that
+The pose network needs a square around the whole person. MediaPipe takes it from a detector that
 OpenCV cannot load. Here the first square comes from the person mask, and each further one from the
-landmarks of the one before, as MediaPipe follows a person through a film.
+landmarks found in the one before, as MediaPipe follows a person through a film.
 
-Points are (x, y) in pixels of the picture, which may lie outside it. Legend: H and W the picture's
+Points are (x, y) in pixels of the picture and may lie outside it. Legend: H and W are the picture's
 size, h and w a network's.
 """
 
@@ -27,25 +27,25 @@ SHOULDERS, ELBOWS, WRISTS = (11, 12), (13, 14), (15, 16)
 PINKIES, INDEXES, THUMBS = (17, 18), (19, 20), (21, 22)
 HIPS, KNEES, ANKLES, HEELS, TOES = (23, 24), (25, 26), (27, 28), (29, 30), (31, 32)
 _ARMS = (*ELBOWS, *WRISTS)
-_HIP_CENTRE, _TOP = 33, 34  # of the square that holds the person
+_HIP_CENTRE, _TOP = 33, 34  # two points that define the person's square
 
-_PERSON = 0.5  # MediaPipe's thresholds: of the mask, of the pose
+_PERSON = 0.5  # MediaPipe's thresholds of mask, pose and landmark
 _POSE = 0.5
 _SEEN = 0.5
-_MARGIN = 1.25  # MediaPipe's, round the square
+_MARGIN = 1.25  # MediaPipe's factor for the square
 _ROUNDS = 4
-_SETTLED = 0.03  # of its side: a square that moves less is not tried again
-_ELBOW = 0.7  # how visible an elbow is of somebody without a face; a flower's was 0.6
-_CERTAIN = 0.9  # of a pose that is taken; 0.96 to 1 for real people, a cat's was 0.87
-_FITTING = 0.7  # of the mask of a lone person: a pose that explains less is a wrong one
-_LONG = 1.6  # sides: a longer picture is looked at in parts
-_EXPLAINED = 0.9  # of the person mask: a pose that has so much of it needs no rival
-_WITHIN = 0.8  # of a pose's own mask: less inside the person mask is nobody's
+_SETTLED = 0.03  # share of a square's side; one that moves less is not tried again
+_ELBOW = 0.7  # least visibility of an elbow if no face is seen; a flower's was 0.6
+_CERTAIN = 0.9  # least score of an accepted pose; real people have 0.96 to 1, a cat had 0.87
+_FITTING = 0.7  # share of a lone person's mask; a pose that explains less is wrong
+_LONG = 1.6  # ratio of sides; a longer picture is shown in parts
+_EXPLAINED = 0.9  # share of the person mask; a pose that covers it needs no rival
+_WITHIN = 0.8  # share of a pose's own mask that must be inside the person mask
 _ARMS_COUNT = 0.3
 _TILES = 4
-_AT_EDGE = 0.98  # of the height: a person who reaches so far may go on below
-_SMALLEST = 0.002  # of the picture: a smaller part of the person mask is a speck
-_ANOTHER = 0.2  # of the largest part: a smaller one beside it is no second person
+_AT_EDGE = 0.98  # share of the height; a person who reaches it may go on below
+_SMALLEST = 0.002  # share of the picture; a smaller part of the person mask is a speck
+_ANOTHER = 0.2  # share of the person's area; a smaller part beside it is no second person
 
 _ACCEPTED = "accepted: a photograph of one person, upright, whole or to the hips"
 _NOBODY = f"no person was found; {_ACCEPTED}"
@@ -67,29 +67,29 @@ class Person:
 
     mask: np.ndarray  # (H, W) float32 in [0, 1]: how likely each pixel is a person's
     points: np.ndarray  # (33, 2) float32
-    visibility: np.ndarray  # (33,) float32 in [0, 1]: inside the picture, and not hidden
+    visibility: np.ndarray  # (33,) float32 in [0, 1]: in the picture and not hidden
     score: float  # how sure the pose is, and how much of the mask it explains, in [0, 1]
     face: Face | None  # None: turned away, or too small
-    people: int  # how many there are, at least
+    people: int  # lower bound of their number
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """(width, height) of the picture."""
+        """Return (width, height) of the picture."""
         return self.mask.shape[1], self.mask.shape[0]
 
     def inside(self, landmark: int, slack: float = 0.0) -> bool:
-        """Whether it lies in the picture, or outside by no more than this share of a side."""
+        """Return whether a landmark is in the picture, or outside by at most a share of a side."""
         share = self.points[landmark] / self.size_px
         return bool((share >= -slack).all() and (share <= 1 + slack).all())
 
     def sees(self, landmark: int) -> bool:
-        """Whether it lies in the picture and is not hidden."""
+        """Return whether a landmark is in the picture and not hidden."""
         return self.inside(landmark) and bool(self.visibility[landmark] >= _SEEN)
 
 
 @dataclass(frozen=True)
 class _Square:
-    """A part of a picture that a network looks at; `angle` in radians, clockwise."""
+    """A square of a picture that a network sees. `angle` is in radians, clockwise."""
 
     x: float
     y: float
@@ -97,7 +97,7 @@ class _Square:
     angle: float = 0.0
 
     def matrix(self, side_px: int) -> np.ndarray:
-        """(2, 3) float64: the square's pixels → the picture's."""
+        """Return the (2, 3) float64 matrix from the square's pixels to the picture's."""
         scale = self.side / side_px
         cos, sin = scale * np.cos(self.angle), scale * np.sin(self.angle)
         turn = np.array([[cos, -sin], [sin, cos]])
@@ -106,8 +106,8 @@ class _Square:
         return np.column_stack([turn, middle])
 
     def cut(self, picture: np.ndarray, side_px: int) -> np.ndarray:
-        """(side_px, side_px, 3); black outside the picture."""
-        # Without it a large square would be sampled with holes.
+        """Return the square as (side_px, side_px, 3); black outside the picture."""
+        # Shrunk first: a large square would otherwise be sampled with holes.
         if self.side > 2 * side_px:
             scale = side_px / self.side
             height, width = picture.shape[:2]
@@ -130,10 +130,10 @@ class _Square:
 @dataclass(frozen=True, eq=False)
 class _Pose:
     score: float
-    points: np.ndarray  # (35, 2) float32: the landmarks, and two for the next square
+    points: np.ndarray  # (35, 2) float32: the landmarks, and two points for the next square
     visibility: np.ndarray  # (33,) float32
     square: _Square
-    mask: np.ndarray  # (h, w) float32: of this person alone
+    mask: np.ndarray  # (h, w) float32: this person's alone
 
     def next_square(self) -> _Square:
         centre, top = self.points[_HIP_CENTRE], self.points[_TOP]
@@ -144,8 +144,9 @@ class _Pose:
 
 
 def find(rgb: np.ndarray) -> Person:
-    """The largest person of a picture, (H, W, 3) uint8 in sRGB. Raises BadMask where there is
-    none.
+    """Find the largest person of a picture, (H, W, 3) uint8 in sRGB.
+
+    Raises BadMask if there is none.
     """
     nets = people.load()
     mask = _person_mask(rgb, nets)
@@ -159,7 +160,7 @@ def find(rgb: np.ndarray) -> Person:
         raise BadMask(_NOBODY)
     others = _others(rgb, mask, found.own, nets)
     if not others and found.overlap < _FITTING:
-        raise BadMask(f"no pose fits the person that is seen; {_ACCEPTED}")
+        raise BadMask(f"no pose fits the visible person; {_ACCEPTED}")
     return Person(
         mask=np.maximum(mask, found.own) if not others else _without_others(mask, found.own),
         points=pose.points[:LANDMARKS],
@@ -174,10 +175,10 @@ def find(rgb: np.ndarray) -> Person:
 
 
 def _person_mask(rgb: np.ndarray, nets: Networks) -> np.ndarray:
-    """(H, W) float32 in [0, 1], of all people in the picture.
+    """Return the mask of all people in the picture, (H, W) float32 in [0, 1].
 
-    The network sees a square. A long picture is not squeezed into it, but shown in parts that
-    overlap by half, seven at most.
+    The network sees a square. A long picture is not squeezed into it, but shown in at most seven
+    parts that overlap by half.
     """
     height, width = rgb.shape[:2]
     short, long = sorted((height, width))
@@ -193,14 +194,14 @@ def _person_mask(rgb: np.ndarray, nets: Networks) -> np.ndarray:
 
 
 def _outline(rgb: np.ndarray, nets: Networks) -> np.ndarray:
-    """(H, W) float32 in [0, 1]."""
+    """Return the network's mask of a picture, (H, W) float32 in [0, 1]."""
     small = cv2.resize(rgb, (SELFIE_PX, SELFIE_PX), interpolation=cv2.INTER_AREA)
     size = rgb.shape[1], rgb.shape[0]
     return np.clip(cv2.resize(nets.outline(small), size, interpolation=cv2.INTER_LINEAR), 0, 1)
 
 
 def _parts(selected: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """The bounds (left, top, width, height) of what hangs together, the largest first."""
+    """Return the bounds (left, top, width, height) of connected parts, the largest first."""
     _, _, stats, _ = cv2.connectedComponentsWithStats(selected.astype(np.uint8))
     found = sorted(stats[1:].tolist(), key=lambda each: -each[cv2.CC_STAT_AREA])
     least = _SMALLEST * selected.size
@@ -208,7 +209,7 @@ def _parts(selected: np.ndarray) -> list[tuple[int, int, int, int]]:
 
 
 def _without_others(mask: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The person mask near the one whose mask is `own`."""
+    """Return the person mask near the person whose own mask is `own`."""
     return np.where(_near(own), np.maximum(mask, own), 0).astype(np.float32)
 
 
@@ -219,7 +220,7 @@ def _near(own: np.ndarray) -> np.ndarray:
 
 
 def _others(rgb: np.ndarray, mask: np.ndarray, own: np.ndarray, nets: Networks) -> int:
-    """How many people stand beside the one whose mask is `own`, three at most."""
+    """Count the people beside the one whose mask is `own`, at most three."""
     beside = np.where(_near(own), 0, mask).astype(np.float32)
     least = _ANOTHER * np.count_nonzero(own > _PERSON)
     count = 0
@@ -236,17 +237,19 @@ def _others(rgb: np.ndarray, mask: np.ndarray, own: np.ndarray, nets: Networks) 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """A pose beside the person mask."""
+    """A pose compared with the person mask."""
 
     pose: _Pose
     own: np.ndarray  # (H, W) float32: the pose's own mask
-    within: float  # the share of it that is a person
-    overlap: float  # intersection over union of both
+    within: float  # share of its own mask inside the person mask
+    overlap: float  # intersection over union of both masks
 
     @property
     def rank(self) -> float:
-        """Better poses have more. Arms that lie within the body's outline do not change it; a pose
-        that has them wrong is itself less sure of them.
+        """Return the pose's rank; better poses have higher ones.
+
+        Arms inside the body's outline do not change the overlap. But a pose with wrong arms is less
+        sure of them, so their visibility counts.
         """
         return self.overlap + _ARMS_COUNT * float(self.pose.visibility[list(_ARMS)].mean())
 
@@ -254,7 +257,7 @@ class _Found:
 def _best_pose(
     rgb: np.ndarray, mask: np.ndarray, bounds: tuple[int, int, int, int], nets: Networks
 ) -> _Found | None:
-    """The pose that explains the person mask best; None: no pose does."""
+    """Return the pose that explains the person mask best, or None if none does."""
     cut_off = bounds[1] + bounds[3] >= _AT_EDGE * rgb.shape[0]
     found = _certain(rgb, mask, _round_one(bounds, cut_off=cut_off), nets)
     if not any(each.overlap >= _EXPLAINED for each in found):
@@ -281,7 +284,10 @@ def _compared(pose: _Pose, mask: np.ndarray) -> _Found:
 
 
 def _round_one(bounds: tuple[int, int, int, int], *, cut_off: bool) -> Iterator[_Square]:
-    """Squares round a whole person; `cut_off`: as if legs went on below the picture's edge."""
+    """Yield squares around a whole person.
+
+    `cut_off` means that legs may go on below the picture's edge.
+    """
     left, top, width, height = bounds
     x = left + width / 2
     yield _Square(x, top + height / 2, _MARGIN * max(width, height))
@@ -291,7 +297,7 @@ def _round_one(bounds: tuple[int, int, int, int], *, cut_off: bool) -> Iterator[
 
 
 def _side_by_side(bounds: tuple[int, int, int, int], *, cut_off: bool) -> Iterator[_Square]:
-    """Squares for several people whose masks touch."""
+    """Yield squares for several people whose masks touch."""
     left, top, width, height = bounds
     if width <= height:
         return
@@ -303,7 +309,7 @@ def _side_by_side(bounds: tuple[int, int, int, int], *, cut_off: bool) -> Iterat
 
 
 def _settled(rgb: np.ndarray, square: _Square, nets: Networks) -> _Pose | None:
-    """The pose once its own square holds it; None: it loses sight of the person."""
+    """Return the pose once its own square holds it; None if the first square shows none."""
     best = None
     for _ in range(_ROUNDS):
         pose = _look(rgb, square, nets)
@@ -336,7 +342,7 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 def _face(rgb: np.ndarray, pose: _Pose, nets: Networks) -> Face | None:
-    """The face where the pose has its head."""
+    """Return the face at the pose's head, or None if none is seen there."""
     head = pose.points[:11]
     middle = head.mean(axis=0)
     spread = float(np.abs(head - middle).max())
@@ -346,7 +352,10 @@ def _face(rgb: np.ndarray, pose: _Pose, nets: Networks) -> Face | None:
 
 
 def _detect(rgb: np.ndarray, square: _Square, nets: Networks) -> Face | None:
-    """BlazeFace: 896 anchors, each with a score and, from its centre, a box and six points."""
+    """Find a face by BlazeFace.
+
+    Each of its 896 anchors has a score and, from its centre, a box and six points.
+    """
     boxes, logits = nets.faces(square.cut(rgb, FACE_PX))
     scores = _sigmoid(logits)
     best = int(scores.argmax())
@@ -360,7 +369,10 @@ def _detect(rgb: np.ndarray, square: _Square, nets: Networks) -> Face | None:
 
 
 def _anchors() -> np.ndarray:
-    """(896, 2) in [0, 1]: two in each of 16 × 16 cells, then six in each of 8 × 8."""
+    """Return the anchors' centres, (896, 2) in [0, 1].
+
+    Each of 16 × 16 cells has two, then each of 8 × 8 cells has six.
+    """
     grids = []
     for cells, count in ((16, 2), (8, 6)):
         y, x = np.mgrid[:cells, :cells]

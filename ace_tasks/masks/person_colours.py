@@ -1,6 +1,6 @@
-"""Where a thing ends, told by its colour: hair that falls below the chin, a hand before a garment.
+"""The limits of a thing, found by its colour: hair below the chin, a hand before a garment.
 
-No network here knows either. It is given up where the colours are too much alike.
+No network here knows either. There is no result where the colours are too similar.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-_BINS = 16  # of each Lab channel
-_ALIKE = 0.65  # Bhattacharyya's coefficient: colours that overlap more are not told apart
-_FEWEST = 60  # pixels that say what colour something has
-_UNKNOWN = 1e-5  # the share of a colour that was not seen
+_BINS = 16  # per Lab channel
+_ALIKE = 0.65  # Bhattacharyya's coefficient; colours that overlap more cannot be told apart
+_FEWEST = 60  # pixels needed to know a thing's colours
+_UNKNOWN = 1e-5  # share assumed for a colour that was not seen
 
 
 def continued(
@@ -24,10 +24,11 @@ def continued(
     blur_px: float,
     odds: float,
 ) -> np.ndarray | None:
-    """The pixels of `where` that continue `sure`, (H, W) bool; None: nobody can tell.
+    """Return the pixels of `where` that continue `sure`, (H, W) bool.
 
-    `sure`: pixels that are the thing. `others`: of each other thing, pixels that are it. `blur_px`:
-    the sigma over which neighbours vote.
+    Return None if the colours do not show it. `sure` holds pixels of the thing, and each of
+    `others` pixels of another thing. Neighbours vote over a sigma of `blur_px`. `odds` is how much
+    likelier the thing must be.
     """
     if np.count_nonzero(sure) < _FEWEST:
         return None
@@ -46,13 +47,13 @@ def continued(
 
 
 def _bins(rgb: np.ndarray) -> np.ndarray:
-    """(H, W) int: each pixel's cell of the Lab cube."""
+    """Return each pixel's cell of the Lab cube, (H, W) int."""
     lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(np.int32) * _BINS // 256
     return np.asarray((lab[..., 0] * _BINS + lab[..., 1]) * _BINS + lab[..., 2])
 
 
 def _histogram(bins: np.ndarray, selected: np.ndarray) -> np.ndarray:
-    """The share of each colour, neighbours of a cell included; sums to 1."""
+    """Return the share of each colour, smoothed over neighbouring cells; sums to 1."""
     counts = np.bincount(bins[selected], minlength=_BINS**3).astype(np.float32)
     cube = counts.reshape(_BINS, _BINS, _BINS)
     for axis in range(3):

@@ -182,7 +182,7 @@ def test_a_label_map_is_reported_with_its_colours(
     found = hints(make(), allowed=True)
     assert [*found] == ["label_map"]
     assert description in found["label_map"]
-    assert "what is lighter than 128 is repainted" in found["label_map"]
+    assert "pixels lighter than 128 are repainted" in found["label_map"]
 
 
 TWO: dict[str, tuple[Any, ...]] = {
@@ -238,7 +238,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "16 bits": (
         Image.fromarray(np.asarray(classes(0, 255, mode="L")).astype(np.uint16)),
         {},
-        "no pixel .*; its only level is 0, of 16 bits cut to 8$",
+        "no pixel .*; its only level is 0, after 16 bits were cut to 8$",
     ),
     "shrunk to nothing": (
         drawn(),
@@ -348,15 +348,13 @@ def test_sizes_that_fit_one_way_only_settle_it(orientation: int) -> None:
 def test_both_turned_but_otherwise_is_reported() -> None:
     found = hints(turned_mask((96, 64), 8), photo((96, 64), 6))
     assert (
-        "EXIF turns its picture (orientation 6) otherwise than its mask (8)"
+        "EXIF turns its picture (orientation 6) differently from its mask (8)"
         in (found["unturned_mask"])
     )
-    with pytest.raises(
-        BadMask, match=r"EXIF turns the mask \(orientation 6\), and not its picture"
-    ):
+    with pytest.raises(BadMask, match=r"EXIF turns the mask \(orientation 6\) but not its picture"):
         hints(turned_mask((96, 64), 6), photo((96, 64)))
 
 
 def test_a_shape_on_the_stored_pixels_is_refused_with_the_turn() -> None:
-    with pytest.raises(BadMask, match=r"64×96, upright by its EXIF \(orientation 6\)"):
+    with pytest.raises(BadMask, match=r"64×96, turned upright by EXIF \(orientation 6\)"):
         masks.build(resolved({"box": [0, 0, 90, 60]}), photo((96, 64), 6), None)

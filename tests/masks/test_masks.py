@@ -398,7 +398,7 @@ def _draw_ellipse(size: tuple[int, int], bounds: Any) -> np.ndarray:
 
 def test_border_wants_plain_ground_and_says_so() -> None:
     for name in ("coffee", "chelsea", "rocket"):
-        with pytest.raises(BadMask, match="a picture on plain ground"):
+        with pytest.raises(BadMask, match="a picture on a plain background"):
             masks.build(_resolved("auto", auto="border"), photograph(name), None)
 
 

@@ -326,13 +326,13 @@ def test_one_shoulder_one_hip_and_one_knee_are_enough(figure: Person) -> None:
     half = _with(figure, {26: OUTSIDE}, (12, 24))
     garment._check(half, "dress")
     hints = garment._hints(half, "dress")
-    assert "a guess where the" in hints["hidden_pose"]
+    assert "guesses for hidden joints" in hints["hidden_pose"]
     assert "right shoulder" in hints["hidden_pose"]
     assert "right knee" in hints["cut_off_person"]
     assert garment._hints(figure, "dress") == {}
     turned = {landmark: (y // 2, 300 - x) for landmark, (x, y) in FIGURE.items()}
     told = garment._hints(_with(figure, turned, ()), "dress")
-    assert told == {"turned_person": "its person does not stand upright: is the picture turned?"}
+    assert told == {"turned_person": "the person does not stand upright: is the picture turned?"}
 
 
 # ---------------------------------------------------------------- in a run

@@ -134,7 +134,7 @@ def test_a_picture_in_the_place_of_a_mask_is_hinted_at() -> None:
     noise = np.random.default_rng(1).integers(0, 256, LEFT.shape, dtype=np.uint8)
     picture = _judge(noise)
     assert picture.grey == pytest.approx((239 - 16 + 1) / 256, abs=0.02)
-    assert "a picture, rather than a mask?" in picture.hints[0]
+    assert "a picture rather than a mask?" in picture.hints[0]
     soft = LEFT.copy()
     soft[10:50, 36:48] = 140
     assert "a soft mask?" in _judge(soft).hints[0]
