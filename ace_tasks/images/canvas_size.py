@@ -1,4 +1,4 @@
-"""How large things are on the model's canvas, by policy `catalog`; no pixel is needed for that."""
+"""Sizes of target and references on the canvas, by policy `catalog`. Needs no pixels."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from ace_tasks.errors import BadImage
 
 TOKEN_PX = 16  # one token is 2×2 latents of 8×8 pixels
-MAX_ASPECT = 4  # of what a model was trained on
+MAX_ASPECT = 4  # no model was trained on longer pictures
 
 Size = tuple[int, int]  # (width, height), px
-_BISECTIONS = 40  # finer than a pixel of any picture
+_BISECTIONS = 40  # ends finer than one pixel of any picture
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes on the canvas at one scale of the target, px."""
+    """The sizes on the canvas, in px, for one scale of the target."""
 
     scale: float
     target: Size
-    frame: Size  # the target with its padding, in whole tokens
+    frame: Size  # the target and its padding, in whole tokens
     references: tuple[Size, ...]
 
     @property
     def seam(self) -> int:
-        """Width of what stands left of the frame, in whole tokens."""
+        """Return the width left of the frame, in whole tokens."""
         return _whole_tokens(sum(width for width, _ in self.references))
 
     @property
@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def offset(self) -> tuple[int, int]:
-        """(left, top) of the target in its frame, on the tokens' grid."""
+        """Return (left, top) of the target in its frame, on the token grid."""
         (width, height), (frame_w, frame_h) = self.target, self.frame
         left, top = (frame_w - width) // 2, (frame_h - height) // 2
         return left // TOKEN_PX * TOKEN_PX, top // TOKEN_PX * TOKEN_PX
@@ -43,7 +43,7 @@ class Layout:
 def lay_out(
     target: Size, references: Sequence[Size], max_seq_len: int, keep_pixels_rate: float | None
 ) -> Layout:
-    """The largest layout within the budget; never larger than the target is.
+    """Return the largest layout within the token budget. It never enlarges the target.
 
     Raises BadImage if not even a few pixels of the target fit beside its references.
     """
@@ -59,7 +59,7 @@ def lay_out(
         low, high = (middle, high) if at(middle).tokens <= max_seq_len else (low, middle)
     if not low:
         raise BadImage(
-            f"accepted: what fits in {max_seq_len} tokens of {TOKEN_PX}×{TOKEN_PX} px; given "
+            f"accepted: at most {max_seq_len} tokens of {TOKEN_PX}×{TOKEN_PX} px; given "
             f"{target[0]}×{target[1]} with {len(references)} references"
         )
     return at(low)
@@ -68,7 +68,7 @@ def lay_out(
 def at_scale(
     scale: float, target: Size, references: Sequence[Size], keep_pixels_rate: float | None
 ) -> Layout:
-    """The layout with the target at `scale` of its size."""
+    """Return the layout with the target at `scale` of its size."""
     width, height = (max(1, round(side * scale)) for side in target)
     frame_w = _whole_tokens(max(width, -(-height // MAX_ASPECT)))
     frame_h = _whole_tokens(max(height, -(-width // MAX_ASPECT)))
@@ -77,7 +77,11 @@ def at_scale(
 
 
 def _beside(reference: Size, frame_h: int, keep_pixels_rate: float | None) -> Size:
-    """A reference at the frame's height; or at that share of it, and no larger than it is."""
+    """Return the size of a reference on the canvas.
+
+    It gets the frame's height or, with a `keep_pixels_rate`, at most that share of it and never
+    more than its own height.
+    """
     width, height = reference
     wanted = frame_h if keep_pixels_rate is None else min(height, int(frame_h * keep_pixels_rate))
     scale = min(wanted / height, MAX_ASPECT * frame_h / width)

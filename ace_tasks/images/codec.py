@@ -1,7 +1,7 @@
-"""Bytes ↔ pixels. The one room that decodes and encodes pictures.
+"""Bytes ↔ pixels. The only module that decodes and encodes pictures.
 
-Pixels are numpy arrays of uint8: `rgb` is (H, W, 3), a mask or alpha channel (H, W), already
-turned upright by EXIF orientation, in the space of the picture's own colour profile. Pictures come
+Pixels are uint8 arrays: `rgb` is (H, W, 3), a mask or alpha channel is (H, W). They are turned
+upright by EXIF orientation and stay in the colour space of the picture's own profile. Pictures come
 from catalogs, so they are hostile until decoded: parts, format, size and pixel count are checked
 before any pixel is read.
 """
@@ -34,13 +34,13 @@ T = TypeVar("T")
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 DEEP_TO_EIGHT = "{} bits a channel to 8"
 _ACCEPTED_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"}
-_QUALITY = 95  # of JPEG and AVIF, where none is asked for
-_PNG_LEVEL = 1  # 90 ms a megapixel against 213 ms at the default, some percent larger
-_AVIF_SPEED = 9  # 100 ms a megapixel against 780 ms at the default, a sixth larger
-# A picture that is small is shown enlarged, where the loss of a shrunk one would be seen.
+_QUALITY = 95  # default of JPEG and AVIF
+_PNG_LEVEL = 1  # 90 ms per megapixel, 213 ms at the default; files are some percent larger
+_AVIF_SPEED = 9  # 100 ms per megapixel, 780 ms at the default; files are a sixth larger
+# A small picture is shown enlarged, which would make the loss of a low quality visible.
 _THUMBNAIL_QUALITY = {"shrunk": 70, "whole": 92}
 _STRIP_PX = 256
-_GREY_STEPS = {"L;2": 85, "L;4": 17}  # between two levels, once they are of eight bits
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # distance of two levels when stretched to eight bits
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,8 +49,8 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation → what makes it upright
-_MAX_SIDE_PX = {"webp": 16_383, "jpeg": 65_500, "avif": 32_768}  # what readers take, too
+}  # EXIF orientation → the transposition that makes it upright
+_MAX_SIDE_PX = {"webp": 16_383, "jpeg": 65_500, "avif": 32_768}  # limits that readers share
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +60,12 @@ class Picture:
     rgb: np.ndarray  # (H, W, 3) uint8
     alpha: np.ndarray | None  # (H, W) uint8; None when the file has no transparency
     format: ImageFormat
-    icc_profile: bytes | None  # of RGB data, made if the file says its colours else; None: sRGB
-    straight: np.ndarray | None = None  # with alpha: the colours as the file has them
-    converted: tuple[str, ...] = ()  # what of the file could not be kept as it was
-    file: bytes = b""  # as it was read
+    icc_profile: bytes | None  # RGB data; made if the file states its colours otherwise; None: sRGB
+    straight: np.ndarray | None = None  # with alpha: the file's own colours, not composited
+    converted: tuple[str, ...] = ()  # notes on what could not be kept as it was
+    file: bytes = b""  # the bytes that were decoded
     raw: source_metadata.Raw | None = None
-    space: ColourSpace = colour_space.SRGB  # how the file says its colours
+    space: ColourSpace = colour_space.SRGB  # what the file states
 
     @property
     def xmp(self) -> bytes | None:
@@ -73,7 +73,7 @@ class Picture:
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """(width, height)."""
+        """Return (width, height)."""
         height, width = self.rgb.shape[:2]
         return width, height
 
@@ -88,14 +88,14 @@ class Pictures:
 
     @property
     def files(self) -> list[bytes]:
-        """The picture's, if there is one, and the references'."""
+        """Return the files of the picture, if there is one, and of its references."""
         shown = [self.image] if self.image else []
         return [each.file for each in (*shown, *self.references)]
 
 
 @dataclass(frozen=True)
 class FileMetadata:
-    """What a file holds beside its pixels."""
+    """The metadata of a file: everything beside its pixels."""
 
     icc_profile: bytes | None = None
     xmp: bytes | None = None
@@ -103,7 +103,7 @@ class FileMetadata:
     dpi: tuple[float, float] | None = None
 
     def options(self, format_: ImageFormat) -> dict[str, Any]:
-        """As Pillow takes it for a file of this format."""
+        """Return the options with which Pillow writes this metadata into a file of this format."""
         found: dict[str, Any] = {"icc_profile": self.icc_profile}
         if self.xmp and format_ == "png":
             found["pnginfo"] = PngInfo()
@@ -112,7 +112,7 @@ class FileMetadata:
             found["xmp"] = self.xmp
         if self.exif:
             found["exif"] = self.exif
-        if self.dpi and format_ in ("jpeg", "png"):  # the others have it in their EXIF only
+        if self.dpi and format_ in ("jpeg", "png"):  # the other formats hold it in EXIF only
             found["dpi"] = self.dpi
         return found
 
@@ -128,7 +128,7 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> None:
         raise BadImage(
             f"accepted: sides of at least {limits.min_side_px} px; given {width}×{height}"
         )
-    # A phone's MPO file is a JPEG with further views behind it; the first is the picture.
+    # A phone's MPO file is a JPEG followed by further views. The first is the picture.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise BadImage(f"accepted: a still picture; given an animation of {frames} frames")
@@ -141,22 +141,23 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> None:
 
 
 def decode(data: bytes, limits: ImageLimits, enough_px: int | None = None) -> Picture:
-    """Raises BadImage, whatever the bytes are.
+    """Decode a file. Raises BadImage, whatever the bytes are.
 
-    `enough_px`: a JPEG may come out smaller, its sides at least that long; a tenth of the time.
+    With `enough_px` a JPEG may be decoded smaller, with sides of at least that length. It takes a
+    tenth of the time.
     """
     if not data:
         raise BadImage("accepted: a JPEG, PNG, WebP or AVIF file; given zero bytes")
     check_parts(data)
     try:
         if side_parts.misleads(data):
-            raise ValueError("a text by the name of something else")
+            raise ValueError("a PNG text has a name that Pillow reserves")
         return _decoded(data, limits, enough_px, ())
-    except (BadImage, MemoryError):  # short memory is no fault of the picture
+    except (BadImage, MemoryError):  # a lack of memory is not the picture's fault
         raise
     except Exception as error:
         # Pillow's decoders raise many kinds on damaged files (OSError, SyntaxError, struct.error,
-        # ValueError …). Either the pixels cannot be read, or something beside them.
+        # ValueError …). Either the pixels or some part beside them cannot be read.
         readable = side_parts.without_unreadable(data)
         if readable:
             with contextlib.suppress(Exception):
@@ -165,7 +166,7 @@ def decode(data: bytes, limits: ImageLimits, enough_px: int | None = None) -> Pi
 
 
 def _as_bad_image(error: Exception, limits: ImageLimits) -> BadImage:
-    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, as ours is
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit on pixels
         return BadImage(f"accepted: at most {limits.max_px} pixels; given far more")
     if isinstance(error, UnidentifiedImageError):
         return BadImage("accepted: a JPEG, PNG, WebP or AVIF file; the bytes are none of these")
@@ -175,12 +176,15 @@ def _as_bad_image(error: Exception, limits: ImageLimits) -> BadImage:
 def _decoded(
     data: bytes, limits: ImageLimits, enough_px: int | None, passed_over: tuple[str, ...]
 ) -> Picture:
-    """Raises whatever Pillow does. `passed_over`: words for what the file does not hold any more."""
+    """Decode a file. Raises whatever Pillow raises.
+
+    `passed_over` describes the parts that were removed from the file before.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what we check ourselves
+        warnings.simplefilter("ignore")  # Pillow warns about what is checked here
         with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
             _check_header(image, limits)
-            bits = _bits(image, data)  # before loading, which forgets it
+            bits = _bits(image, data)  # before loading, which loses it
             if enough_px:
                 image.draft(None, (enough_px, enough_px))
             keyed = _keyed_alpha(image, data)
@@ -192,22 +196,26 @@ def _decoded(
 
 
 def xmp_of(data: bytes) -> bytes | None:
-    """The XMP of a file, without reading its pixels; None where there is none, or no picture."""
+    """Read the XMP of a file, without its pixels. Return None if it has none, or is no picture."""
     return _of_header(data, lambda image: source_metadata.Raw.of(image).xmp)
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:
-    """(width, height) as the file's header tells them, without reading pixels; None where there is
-    no picture.
+    """Read (width, height) from a file's header, without its pixels.
+
+    Return None if the file is no picture.
     """
     return _of_header(data, lambda image: image.size)
 
 
 def _of_header(data: bytes, asked: Callable[[Image.Image], T]) -> T | None:
-    """What an opened picture answers, read without its side parts if they cannot be read."""
+    """Return what `asked` finds in an opened picture, or None if the file is no picture.
+
+    A file with unreadable parts beside its pixels is read without them.
+    """
     try:
         return _asked(data, asked)
-    except Exception:  # as many kinds as in `decode`
+    except Exception:  # Pillow raises many kinds, see `decode`
         readable = side_parts.without_unreadable(data)
     with contextlib.suppress(Exception):
         return _asked(readable[0], asked) if readable else None
@@ -217,13 +225,16 @@ def _of_header(data: bytes, asked: Callable[[Image.Image], T]) -> T | None:
 def _asked(data: bytes, asked: Callable[[Image.Image], T]) -> T:
     check_parts(data)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a large picture
+        warnings.simplefilter("ignore")  # about large pictures
         with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
             return asked(image)
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
-    """Bits a channel. Pillow cuts colour to 8 when it loads it, and the mode does not tell."""
+    """Return the bits per channel of a picture that is not loaded yet.
+
+    Pillow cuts colours to 8 bits when it loads them, and its mode does not show the file's depth.
+    """
     if isinstance(image, PngImageFile):
         deep = image.mode == "I;16" or ";16" in str(image.tile[0].args)
         return 16 if deep else 8
@@ -232,16 +243,16 @@ def _bits(image: Image.Image, data: bytes) -> int:
 
 
 def _keyed_alpha(image: Image.Image, data: bytes) -> Image.Image | None:
-    """The transparency of a PNG of 16 bits that names one colour of it: the alpha, as stored.
+    """Return the alpha of a 16-bit PNG in which one colour is transparent, as stored; else None.
 
-    Pillow would compare that colour with the eight bits it has left.
+    Pillow would compare that colour with the eight bits that it has left.
     """
     key = image.info.get("transparency")
     if not isinstance(image, PngImageFile):
         return None
     stored = str(image.tile[0].args)
     if stored in _GREY_STEPS and isinstance(key, int):
-        # Pillow stretches grey of two and four bits to eight, but not the level that is transparent.
+        # Pillow stretches grey of two and four bits to eight, but not the transparent level.
         image.info["transparency"] = key * _GREY_STEPS[stored] & 0xFF
     if ";16" not in stored:
         return None
@@ -251,7 +262,7 @@ def _keyed_alpha(image: Image.Image, data: bytes) -> Image.Image | None:
     if image.mode != "RGB" or not isinstance(key, tuple):
         return None
     is_key = np.ones(image.size[::-1], bool)
-    # Read twice: as their high bytes, and, taken for little-endian, as their low ones.
+    # Read twice: the high bytes as big-endian, the low bytes as little-endian.
     for order, shift in (("B", 8), ("L", 0)):
         with Image.open(io.BytesIO(data), formats=("PNG",)) as half:
             half.tile = [each._replace(args=f"RGB;16{order}") for each in half.tile]
@@ -262,7 +273,10 @@ def _keyed_alpha(image: Image.Image, data: bytes) -> Image.Image | None:
 
 
 def header_of(data: bytes) -> tuple[str, tuple[int, int]] | None:
-    """(format, (width, height)) by the file's header, not turned; None where there is no picture."""
+    """Read (format, (width, height)) from a file's header, before any rotation.
+
+    Return None if the file is no picture.
+    """
     return _of_header(data, lambda image: (_format_of(image), image.size))
 
 
@@ -277,7 +291,7 @@ def _picture(
     bits: int,
     keyed: Image.Image | None,
 ) -> Picture:
-    """A loaded file → its pixels. A large one is held as few times as can be."""
+    """Convert a loaded file to a Picture, with as few copies of a large one as possible."""
     converted = [DEEP_TO_EIGHT.format(bits)] if bits > 8 else []
     upright, keyed = _upright(image, raw), keyed and _upright(keyed, raw)
     if upright.mode == "I;16":
@@ -309,12 +323,12 @@ def _picture(
 
 
 def _upright(image: Image.Image, raw: source_metadata.Raw) -> Image.Image:
-    """Turned as its EXIF says; itself, if that says nothing."""
+    """Turn a picture as its EXIF orientation says; return it as it is if that says nothing."""
     turn = _TURNS.get(raw.exif.get(ExifTags.Base.Orientation, 1))
     if turn is None:
         return image
     turned = image.transpose(turn)
-    image.close()  # and with it its memory
+    image.close()  # frees its memory
     return turned
 
 
@@ -325,14 +339,14 @@ def _pixels(image: Image.Image, mode: Literal["RGB", "RGBA"]) -> np.ndarray:
 
 
 def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Straight colours (H, W, 3) and alpha (H, W) → the colours seen on white."""
+    """Composite straight colours (H, W, 3) with alpha (H, W) on white."""
     return flattened(rgb, alpha, (255, 255, 255))
 
 
 def flattened(rgb: np.ndarray, alpha: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
-    """Straight colours (H, W, 3) and alpha (H, W) → the colours seen on a background."""
+    """Composite straight colours (H, W, 3) with alpha (H, W) on a background colour."""
     flat = np.empty(rgb.shape, np.uint8)
-    for top in range(0, len(rgb), _STRIP_PX):  # a whole picture takes five copies at once
+    for top in range(0, len(rgb), _STRIP_PX):  # a whole picture would take five copies at once
         rows = slice(top, top + _STRIP_PX)
         strip = Image.fromarray(np.dstack([rgb[rows], alpha[rows]]))
         seen = Image.new("RGBA", strip.size, (*background, 255))
@@ -348,11 +362,12 @@ def encode(
     alpha: np.ndarray | None = None,
     metadata: FileMetadata = NO_METADATA,
 ) -> bytes:
-    """(H, W, 3) uint8 → file. PNG is lossless, and WebP without a `quality` (1-100).
+    """Encode (H, W, 3) uint8 as a file.
 
-    `alpha` (H, W) uint8 is for formats that have it; see `has_alpha`. JPEG and AVIF keep colour
-    at full resolution (4:4:4): products have sharp red edges. Raises BadImage for a picture the
-    format cannot hold; see `check_side`.
+    PNG is lossless, and so is WebP without a `quality` (1-100). `alpha`, (H, W) uint8, is for
+    formats that have it; see `has_alpha`. JPEG and AVIF keep colour at full resolution (4:4:4),
+    since products have sharp red edges. Raises BadImage for a picture that the format cannot hold;
+    see `check_side`.
     """
     height, width = rgb.shape[:2]
     check_side(width, height, format_)
@@ -369,7 +384,7 @@ def encode(
 
 
 def _pixel_options(format_: ImageFormat, quality: int | None) -> dict[str, Any]:
-    """How Pillow is to write the pixels."""
+    """Return the options with which Pillow encodes the pixels."""
     if format_ == "png":
         return {"compress_level": _PNG_LEVEL}
     if format_ == "jpeg":
@@ -382,7 +397,7 @@ def _pixel_options(format_: ImageFormat, quality: int | None) -> dict[str, Any]:
 
 
 def check_side(width: int, height: int, format_: ImageFormat) -> None:
-    """Raises BadImage for a picture larger than its format can hold."""
+    """Raise BadImage for a picture larger than its format can hold."""
     most = _MAX_SIDE_PX.get(format_)
     if most and max(width, height) > most:
         raise BadImage(
@@ -400,7 +415,7 @@ def is_lossless(format_: ImageFormat, quality: int | None) -> bool:
 
 
 def pixels_sha256(rgb: np.ndarray, alpha: np.ndarray | None = None) -> str:
-    """Hash of size and pixels, whatever file they are wrapped in."""
+    """Hash the size and the pixels, whatever file they come from."""
     height, width = rgb.shape[:2]
     mode = "RGB" if alpha is None else "RGBA"
     digest = hashlib.sha256(f"{mode} {width} {height}\n".encode())
@@ -413,8 +428,9 @@ def pixels_sha256(rgb: np.ndarray, alpha: np.ndarray | None = None) -> str:
 def thumbnail(
     pixels: np.ndarray, side_px: int, icc_profile: bytes | None = None
 ) -> tuple[bytes, tuple[int, int]]:
-    """An sRGB WebP of (H, W, 3) or (H, W) uint8 whose longer side is at most `side_px`, and its
-    (width, height). Half the bytes of a JPEG that looks as good.
+    """Return an sRGB WebP of (H, W, 3) or (H, W) uint8, and its (width, height).
+
+    Its longer side is at most `side_px`. It has half the bytes of a JPEG that looks as good.
     """
     image = Image.fromarray(pixels)
     quality = _THUMBNAIL_QUALITY["shrunk" if max(image.size) > side_px else "whole"]

@@ -1,7 +1,7 @@
-"""ICC profiles: a model knows sRGB only, a picture keeps the profile it came with.
+"""ICC profiles: the model knows sRGB only, and a picture keeps the profile it came with.
 
-Through LittleCMS, as Pillow ships it: relative colorimetric with black point compensation, the
-usual choice for pictures.
+Pillow's LittleCMS converts by relative colorimetric intent with black point compensation, the usual
+choice for pictures.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from PIL import Image, ImageCms, PngImagePlugin
 from ace_tasks.errors import BadImage
 
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
-_MAX_BYTES = 4 * 2**20  # twice the largest in common use; one is kept for each transform below
-# Pillow writes a larger profile into a PNG than it reads; its limit is that of texts, too.
+_MAX_BYTES = 4 * 2**20  # twice the largest in common use; each cached transform keeps one
+# Pillow writes larger profiles into a PNG than it reads back: its limit on texts holds for them.
 PngImagePlugin.MAX_TEXT_CHUNK = _MAX_BYTES
 
 _GREY = b"GRAY"
@@ -26,7 +26,7 @@ _READ_AS = {_GREY: "L", b"CMYK": "CMYK"}
 
 
 def usable(profile: bytes | None) -> bool:
-    """Whether it is a profile of RGB data, as our pixels are, and whole."""
+    """Return whether a profile is whole and of RGB data, as the pixels here are."""
     if profile is None or not _is_of(b"RGB ", profile):
         return False
     try:
@@ -38,7 +38,7 @@ def usable(profile: bytes | None) -> bool:
 
 
 def fits(profile: bytes | None, mode: str) -> bool:
-    """Whether it is a whole profile of such data as Pillow's `mode` names."""
+    """Return whether a profile is whole and of the kind of data that Pillow's `mode` names."""
     space = _SPACES.get(mode, b"RGB ")
     if not isinstance(profile, bytes) or not _is_of(space, profile):
         return False
@@ -50,17 +50,20 @@ def fits(profile: bytes | None, mode: str) -> bool:
 
 
 def to_srgb(rgb: np.ndarray, profile: bytes | None) -> np.ndarray:
-    """(H, W, 3) uint8 in a profile's space → sRGB. None: it is sRGB. Raises BadImage."""
+    """Convert (H, W, 3) uint8 from a profile's space to sRGB.
+
+    Without a profile the pixels are sRGB already. Raises BadImage.
+    """
     return rgb if profile is None else _apply(_transform(profile, "to", "RGB"), rgb)
 
 
 def from_srgb(rgb: np.ndarray, profile: bytes | None) -> np.ndarray:
-    """(H, W, 3) uint8 in sRGB → a profile's space. Raises BadImage."""
+    """Convert (H, W, 3) uint8 from sRGB to a profile's space. Raises BadImage."""
     return rgb if profile is None else _apply(_transform(profile, "from", "RGB"), rgb)
 
 
 def cmyk_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """A CMYK picture → sRGB, by its profile if it has one that can be used."""
+    """Convert a CMYK picture to sRGB, by its profile if that can be used."""
     if profile and _is_of(b"CMYK", profile):
         with contextlib.suppress(BadImage):
             converted = ImageCms.applyTransform(image, _transform(profile, "to", "CMYK"))
@@ -70,7 +73,7 @@ def cmyk_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def grey_to_srgb(grey: np.ndarray, profile: bytes) -> np.ndarray:
-    """(H, W) uint8 in a grey profile's space → (H, W, 3) in sRGB. Raises BadImage."""
+    """Convert (H, W) uint8 in a grey profile's space to (H, W, 3) in sRGB. Raises BadImage."""
     return _apply(_transform(profile, "to", "L"), grey)
 
 
@@ -84,15 +87,15 @@ def _apply(transform: ImageCms.ImageCmsTransform, pixels: np.ndarray) -> np.ndar
     return np.asarray(converted)
 
 
-@functools.lru_cache(maxsize=32)  # one camera, one profile: a catalog has few
+@functools.lru_cache(maxsize=32)  # a catalog has few profiles, about one per camera
 def _transform(profile: bytes, way: str, mode: str) -> ImageCms.ImageCmsTransform:
     try:
         theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         ends = (theirs, srgb, mode, "RGB") if way == "to" else (srgb, theirs, "RGB", mode)
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-        if mode == "CMYK":  # a table of few steps is faster, and wrong by up to six levels
+        if mode == "CMYK":  # the optimised table is faster, but off by up to six levels
             flags |= ImageCms.Flags.NOOPTIMIZE
         return ImageCms.buildTransform(*ends, renderingIntent=_INTENT, flags=flags)
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        raise BadImage(f"its colour profile cannot be used: {error}"[:200]) from None
+        raise BadImage(f"the colour profile cannot be used: {error}"[:200]) from None

@@ -1,13 +1,14 @@
-"""How a file says its colours, in whatever way, as one thing: an ICC profile of RGB data.
+"""The colour space that a file states, in whatever way, as one ICC profile of RGB data.
 
-The ways, the first that can be used beats the others:
+The first way that can be used beats the others:
 
     PNG   cICP, iCCP, sRGB, gAMA and cHRM, EXIF     (PNG Specification, Third Edition, 4.3)
     AVIF  ICC profile, nclx, EXIF                   (ISO/IEC 23000-22, 7.3.6.4)
     JPEG, WebP    ICC profile, EXIF
 
-EXIF knows sRGB and, by its interoperability index R03 (or colour space 2), Adobe RGB. A way that
-no profile of RGB data can tell is a conversion of the pixels to sRGB. What is passed over is named.
+EXIF knows sRGB and, by its interoperability index R03 (or colour space 2), Adobe RGB. Where no
+profile of RGB data can express the colours, the pixels are converted to sRGB. A note names
+whatever is passed over.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
     from ace_tasks.images.source_metadata import Raw
 
 PROFILE_LEFT_OUT = "a colour profile that cannot be used, to none"
-ONE_WAY = "a colour profile that only reads, to sRGB"
+ONE_WAY = "an input-only colour profile, to sRGB"
 GREY_TO_SRGB = "a grey colour profile, to sRGB"
-HDR_TO_SRGB = "HDR ({}) to sRGB: light above its white is cut"
-CODES_PASSED_OVER = "colour codes {}/{} of {} that are not known, taken for sRGB"
-NARROW_RANGE = "levels of narrow range (cICP), taken for full range"
+HDR_TO_SRGB = "HDR ({}) to sRGB: light above SDR white is clipped"
+CODES_PASSED_OVER = "unknown colour codes {}/{} of {}, taken for sRGB"
+NARROW_RANGE = "narrow-range levels (cICP), taken for full range"
 GAMMA_PASSED_OVER = "a gAMA or cHRM that cannot be used, taken for sRGB"
 UNCALIBRATED = "colours that EXIF calls uncalibrated, taken for sRGB"
-UNREADABLE_HEADER = "an AVIF header that says no colours, taken for sRGB"
+UNREADABLE_HEADER = "an AVIF header that states no colours, taken for sRGB"
 
-_UNSPECIFIED = 2  # of H.273, in any of its tables
+_UNSPECIFIED = 2  # the same code in all tables of H.273
 _SRGB = (1, 13)  # primaries, transfer
-_EXPONENTS = (0.1, 10.0)  # of gAMA; PNG's own test pictures have 0.4 to 2.9
+_EXPONENTS = (0.1, 10.0)  # accepted range of gAMA; PNG's own test pictures have 0.4 to 2.9
 _COLOUR_SPACE, _INTEROPERABILITY_INDEX = 0xA001, 1
 _EXIF_SRGB, _EXIF_ADOBE, _EXIF_UNCALIBRATED = 1, 2, 0xFFFF
 
@@ -50,22 +51,26 @@ Convert = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class ColourSpace:
-    """`profile`: of the picture's RGB; None: sRGB, once `to_srgb` was applied, if there is one.
+    """The colour space of a picture's RGB data.
 
-    `by`: where the file says it; None: nowhere, so it is sRGB.
+    `profile` is its ICC profile; None means sRGB, after `to_srgb` was applied if there is one. `by`
+    is where the file states its colours; None means nowhere, so they are sRGB.
     """
 
     profile: bytes | None = None
     to_srgb: Convert | None = None  # (H, W, 3) uint8 → the same in sRGB
     by: Literal["profile", "container", "exif"] | None = None
-    converted: tuple[str, ...] = ()  # what of it could not be kept, or was passed over
+    converted: tuple[str, ...] = ()  # notes on what could not be kept or was passed over
 
 
 SRGB = ColourSpace()
 
 
 def of(raw: Raw, file: bytes) -> ColourSpace:
-    """Of a picture that was opened and is not CMYK. Never raises for what a file holds."""
+    """Return the colour space of an opened picture that is not CMYK.
+
+    Never raises, whatever the file contains.
+    """
     notes: list[str] = []
     ways = {"PNG": _of_png, "AVIF": _of_avif}.get(raw.format, _of_profile)
     found = ways(raw, file, notes) or _of_exif(raw, notes) or SRGB
@@ -82,9 +87,13 @@ def _of_profile(raw: Raw, file: bytes, notes: list[str]) -> ColourSpace | None:
 def _by_profile(
     raw: Raw, notes: list[str], *, has_profile: bool, is_grey: bool
 ) -> ColourSpace | None:
-    """`has_profile`: whether the file has any. `is_grey`: whether a grey one fits its pixels."""
+    """Return the colour space by the ICC profile, or None without a usable one.
+
+    `has_profile`: the file holds a profile, readable or not. `is_grey`: a grey profile fits its
+    pixels.
+    """
     profile = raw.info.get("icc_profile")
-    if isinstance(profile, bytes):  # a text of a PNG may be called so
+    if isinstance(profile, bytes):  # a PNG text may have this name
         space = profile[16:20]
         if space == b"RGB ":
             if colour.usable(profile):
@@ -106,7 +115,7 @@ def _converted(to_srgb: Convert, note: str) -> ColourSpace:
 
 
 def _has_profile(file: bytes) -> bool:
-    """Whether a JPEG holds a part of one, be it that its other parts are missing."""
+    """Return whether a JPEG holds a part of a profile, even if its other parts are missing."""
     if _PROFILE_PART not in file:
         return False
     try:
@@ -193,9 +202,9 @@ def _of_png(raw: Raw, file: bytes, notes: list[str]) -> ColourSpace | None:
 
 
 def _colour_chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Those in front of the pixels, where PNG wants them; the first of each kind.
+    """Yield (kind, content) of the colour chunks before the pixels, the first of each kind.
 
-    Its pixels were read, so all in front of them is whole.
+    PNG wants them there. The pixels were read before, so everything in front of them is whole.
     """
     seen = set()
     for kind, body in png.chunks(file):
@@ -207,7 +216,10 @@ def _colour_chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _by_gamma(gamma: bytes | None, points: bytes | None, notes: list[str]) -> ColourSpace | None:
-    """Without a gAMA sRGB's curve, and without a cHRM its primaries."""
+    """Return the colour space by gAMA and cHRM, or None without a usable one.
+
+    Without gAMA the curve is sRGB's, and without cHRM the primaries are.
+    """
     if gamma is None and points is None:
         return None
     curve, primaries = icc.SRGB_CURVE, icc.SRGB_PRIMARIES
@@ -238,11 +250,11 @@ def _by_gamma(gamma: bytes | None, points: bytes | None, notes: list[str]) -> Co
 def _of_exif(raw: Raw, notes: list[str]) -> ColourSpace | None:
     try:
         space = raw.exif.get_ifd(ExifTags.IFD.Exif).get(_COLOUR_SPACE)
-    except Exception:  # Pillow raises many kinds on damaged EXIF, which is told elsewhere
+    except Exception:  # Pillow raises many kinds on damaged EXIF; `source_metadata` reports it
         return None
     try:
         index = raw.exif.get_ifd(ExifTags.IFD.Interop).get(_INTEROPERABILITY_INDEX)
-    except Exception:  # there is none, or it is damaged
+    except Exception:  # it is missing or damaged
         index = None
     if isinstance(index, str):
         index = index.encode("latin-1", "replace")

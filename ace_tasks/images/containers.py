@@ -1,8 +1,8 @@
 """The parts of a file, counted before Pillow and its codecs walk over them.
 
-Pillow reads PNG chunks and JPEG segments in a loop of Python, and libjpeg goes over the whole
-picture again for each scan. So a file within every other limit can keep a process busy for
-minutes; pictures have a few dozen parts. WebP and AVIF are walked in C, in no time.
+Pillow reads PNG chunks and JPEG segments in a Python loop, and libjpeg goes over the whole picture
+again for each scan. So a file within every other limit can keep a process busy for minutes. Real
+pictures have a few dozen parts. WebP and AVIF are walked in C, which takes no noticeable time.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from PIL.JpegImagePlugin import MARKER
 
 from ace_tasks.errors import BadImage
 
-_MAX_PARTS = 20_000  # libpng cuts data into 8 KB: 8192 in the largest file that is accepted
-_MAX_SCANS = 50  # encoders write about ten; 100 megapixels take 60 ms each
+_MAX_PARTS = 20_000  # libpng cuts data into 8 KB: 8192 chunks in the largest accepted file
+_MAX_SCANS = 50  # encoders write about ten; each takes 60 ms for 100 megapixels
 _MAX_JUNK_BYTES = 65_536  # between the segments of a JPEG
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _SEGMENT = re.compile(rb"\xff[\x01-\xfe]")
 _AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # restarts are part of the data
-# What Pillow takes to have a length: we must skip what it skips, and see what it sees.
+# The markers that Pillow reads with a length. This walk must skip exactly what Pillow skips.
 _LONG = frozenset(code & 0xFF for code, (_, _, handler) in MARKER.items() if handler)
 
 
 def check_parts(data: bytes) -> None:
-    """Raises BadImage for a PNG or JPEG of more parts than a picture has, and for a PNG whose pixels
-    do not fit their checksum, which Pillow does not compare.
+    """Raise BadImage for a PNG or JPEG of more parts than any picture has.
+
+    Also for a PNG whose pixels do not fit their checksum, which Pillow does not compare.
     """
     if data.startswith(_PNG):
         _check_png(data)
@@ -44,7 +45,7 @@ def _check_png(data: bytes) -> None:
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         stated = int.from_bytes(data[end - 4 : end], "big")
         if kind == b"IDAT" and end <= len(data) and zlib.crc32(view[at + 4 : end - 4]) != stated:
-            raise BadImage("damaged picture: a wrong checksum of its pixels (IDAT)")
+            raise BadImage("damaged picture: wrong checksum of its pixels (IDAT)")
         at = end
     raise BadImage(f"accepted: a PNG of at most {_MAX_PARTS} chunks; given more")
 
@@ -67,7 +68,7 @@ def _check_jpeg(data: bytes) -> None:
     for what, given, most in (
         ("segments", parts, _MAX_PARTS),
         ("scans", scans, _MAX_SCANS),
-        ("bytes of no segment", junk, _MAX_JUNK_BYTES),
+        ("bytes outside segments", junk, _MAX_JUNK_BYTES),
     ):
         if given > most:
             raise BadImage(f"accepted: a JPEG of at most {most} {what}; given more")

@@ -1,8 +1,9 @@
-"""Control maps: what of an edit's picture the model is shown in its place (ACE_SPEC 2, Annotators).
+"""Control maps: what the model is shown in place of an edit's picture (ACE_SPEC 2, Annotators).
 
-To the level of upstream's annotators, quirks included: the model learnt from these very maps.
-`training.controls` has others, for the procedural world: at its 64 px, mosaics of 64 px cells
-would be one colour, and a photograph's thresholds find other edges than those of its flat shapes.
+They match upstream's annotators level by level, quirks included, since the model learnt from these
+very maps. `training.controls` has others for the procedural world: at its 64 px, mosaics of 64 px
+cells would be one colour, and a photograph's thresholds find other edges than those of its flat
+shapes.
 
 Pictures are uint8 (H, W, 3) in sRGB.
 """
@@ -26,9 +27,9 @@ _CELL_PX = 64
 def draw(
     control: Control, picture: np.ndarray, mask_HW: np.ndarray | None, estimate: Estimate | None
 ) -> np.ndarray:
-    """The picture with its map in the mask, all of it where there is none.
+    """Return the picture with its map inside the mask, or everywhere without a mask.
 
-    `mask_HW`: uint8; its grey levels blend. `estimate`: asked for what needs a model.
+    `mask_HW` is uint8; its grey levels blend. `estimate` draws the maps that need a model.
     """
     if control == "none":
         return picture
@@ -44,17 +45,17 @@ def draw(
 
 
 def canny(picture: np.ndarray) -> np.ndarray:
-    """White edges on black, of the channel that is steepest."""
+    """Draw white edges on black, from the channel with the steepest gradient."""
     return np.repeat(cv2.Canny(picture, *_CANNY_THRESHOLDS)[:, :, None], 3, axis=2)
 
 
 def gray(picture: np.ndarray) -> np.ndarray:
-    """Upstream reads RGB as BGR, so red weighs .114 and blue .299."""
+    """Convert to grey as upstream does: it reads RGB as BGR, so red weighs .114 and blue .299."""
     return np.repeat(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)[:, :, None], 3, axis=2)
 
 
 def mosaic(picture: np.ndarray) -> np.ndarray:
-    """Cells of about 64 px. Cubic without antialias: a cell has the colour of its middle."""
+    """Draw cells of about 64 px. Cubic without antialias: a cell has the colour of its middle."""
     height, width = picture.shape[:2]
     cells = max(1, width // _CELL_PX), max(1, height // _CELL_PX)
     small = cv2.resize(picture, cells, interpolation=cv2.INTER_CUBIC)

@@ -1,7 +1,7 @@
-"""A product cut out and laid on another ground: its edge, its colours there, and its shadow.
+"""A product cut out and put on another background: its edge's colours and its shadow.
 
-Pictures are (H, W, 3) uint8, opacities (H, W) uint8. Where colours are mixed they stay in the
-picture's own colour space; what is looked at is sRGB.
+Pictures are (H, W, 3) uint8, opacities (H, W) uint8. Colours are mixed in the picture's own colour
+space; a picture is inspected in sRGB.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import Any
 import cv2
 import numpy as np
 
-_SPILL_SHARE, _LEAST_SPILL_PX = 0.004, 4  # of the longer side: how far an edge's colours are mixed
+_SPILL_SHARE, _LEAST_SPILL_PX = 0.004, 4  # share of the longer side in which an edge mixes colours
 _SURE, _OWN = 6, 1e-4
-_ROWS = 512  # worked on at once
+_ROWS = 512  # processed at once
 
-_SHADOW_PX = 250_000  # a shadow is soft: it is told from a small picture
-_DARKEST_GROUND = 90  # levels: on a darker one no shadow can be seen
-_LEAST_GROUND = 0.1  # of the picture
-_UNEVEN = 0.04  # of the ground's brightness: what differs more from a smooth ground is no plain one
-_NOISE = 0.03  # a shade fainter than this is the ground's own
+_SHADOW_PX = 250_000  # a shadow is soft, so a small picture shows it
+_DARKEST_GROUND = 90  # levels; a darker background shows no shadow
+_LEAST_GROUND = 0.1  # share of the picture
+_UNEVEN = 0.04  # relative deviation in brightness that a plain background may have
+_NOISE = 0.03  # fainter shades belong to the background
 _ROUNDS = 6
 
 
 def own_colours(rgb: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """The product's colours where its edge is mixed with the old ground, as a lens mixes them.
+    """Restore the product's colours where the lens mixed its edge with the old background.
 
-    Forte's estimate by two blurs ("Approximate Fast Foreground Colour Estimation", 2021): the
-    means of product and ground nearby, and what the pixel differs from their mixture.
+    Forte's estimate by two blurs ("Approximate Fast Foreground Colour Estimation", 2021): the means
+    of product and background nearby, plus the pixel's difference from their mixture.
     """
     height, width = opacity.shape
     radius = max(_LEAST_SPILL_PX, round(_SPILL_SHARE * max(height, width)))
@@ -47,15 +47,15 @@ def own_colours(rgb: np.ndarray, opacity: np.ndarray) -> np.ndarray:
 
 
 def _product_colours(rgb: np.ndarray, share: np.ndarray, radius: int) -> np.ndarray:
-    """(H, W, 3) float32."""
+    """Return the estimated product colours, (H, W, 3) float32."""
     side = (2 * radius + 1, 2 * radius + 1)
 
     def mean(weights: np.ndarray) -> np.ndarray:
-        """Of the colours nearby; a pixel's own where nothing sure is near."""
+        """Return the weighted mean of nearby colours; a pixel's own where no sure one is near."""
         total = cv2.blur(weights, side)[..., None] + _OWN
         return np.asarray((cv2.blur(rgb * weights[..., None], side) + _OWN * rgb) / total)
 
-    # Powers: what is mixed itself says little of what it is mixed of.
+    # The powers lower the weight of mixed pixels, which say little about what they are mixed from.
     product, ground = mean(share**_SURE), mean((1 - share) ** _SURE)
     opacity = share[..., None]
     return np.asarray(product + opacity * (rgb - opacity * product - (1 - opacity) * ground))
@@ -64,7 +64,7 @@ def _product_colours(rgb: np.ndarray, share: np.ndarray, radius: int) -> np.ndar
 def laid(
     rgb: np.ndarray, opacity: np.ndarray, colour: np.ndarray, shade: np.ndarray | None
 ) -> np.ndarray:
-    """The product on a ground of one colour, (3,) uint8; `shade`: see `shadow`."""
+    """Put the product on a background of one colour, (3,) uint8. `shade` is that of `shadow`."""
     out = np.empty_like(rgb)
     for top in range(0, len(rgb), _ROWS):
         rows = slice(top, top + _ROWS)
@@ -79,8 +79,9 @@ def laid(
 def on_nothing(
     rgb: np.ndarray, opacity: np.ndarray, shade: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The product on nothing: straight colours, and alpha. Its shadow is black, and as opaque as it
-    is dark.
+    """Put the product on a transparent background. Return straight colours and alpha.
+
+    Its shadow is black, and as opaque as it is dark.
     """
     if shade is None:
         return rgb, opacity
@@ -92,10 +93,11 @@ def on_nothing(
 
 
 def shadow(seen: np.ndarray, opacity: np.ndarray) -> np.ndarray | None:
-    """How bright the old ground is beside what it would be without the product, (H, W) uint8, 255
-    where no shadow lies. None: its ground is too dark, too small or too uneven to tell.
+    """Return the shadow as (H, W) uint8: the old background's brightness, 255 where no shadow lies.
 
-    `seen`: sRGB. The bare ground is a smooth (quadratic) surface through the brighter pixels.
+    The brightness is relative to the bare background, a smooth (quadratic) surface through the
+    brighter pixels. Return None if the background is too dark, too small or too uneven. `seen` is
+    in sRGB.
     """
     height, width = opacity.shape
     scale = min(1.0, (_SHADOW_PX / (height * width)) ** 0.5)
@@ -110,7 +112,7 @@ def shadow(seen: np.ndarray, opacity: np.ndarray) -> np.ndarray | None:
     if bare is None:
         return None
     shade: Any = np.where(ground, levels / bare, 1).clip(0, 1)
-    # Under the edge nothing is seen of the ground: what lies beside it goes on there.
+    # The background under the edge is hidden, so the shade beside it is continued there.
     known: Any = np.asarray(ground, np.float32)
     blurred = cv2.blur(np.asarray(shade, np.float32) * known, (5, 5)) / np.maximum(
         cv2.blur(known, (5, 5)), 1e-3
@@ -123,7 +125,10 @@ def shadow(seen: np.ndarray, opacity: np.ndarray) -> np.ndarray | None:
 
 
 def _bare_ground(levels: np.ndarray, ground: np.ndarray) -> np.ndarray | None:
-    """(h, w) float: a quadratic surface through the ground, without what is darker than it."""
+    """Fit a quadratic surface, (h, w) float, through the background without its darker pixels.
+
+    Return None if the background is no plain one.
+    """
     height, width = levels.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
@@ -140,6 +145,6 @@ def _bare_ground(levels: np.ndarray, ground: np.ndarray) -> np.ndarray | None:
     brighter = float((away[ground] > 2 * _UNEVEN).mean())
     if surface[ground].min() < _DARKEST_GROUND or brighter > 0.02:
         return None
-    if kept[ground].mean() < 0.5:  # rather a pattern than a ground with a shadow on it
+    if kept[ground].mean() < 0.5:  # a pattern rather than a background with a shadow
         return None
     return np.asarray(surface)

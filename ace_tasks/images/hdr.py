@@ -1,7 +1,7 @@
-"""HDR pictures (PQ and HLG) shown in sRGB, which ends at white.
+"""HDR pictures (PQ and HLG) converted to sRGB, which ends at white.
 
-ITU-R BT.2100: transfer functions. BT.2408: 203 cd/m² is the white of SDR, which is a level of 0.58
-in PQ and 0.75 in HLG. Light above it is cut.
+Transfer functions are those of ITU-R BT.2100. By BT.2408 the white of SDR is 203 cd/m², a level of
+0.58 in PQ and of 0.75 in HLG. Light above it is clipped.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import numpy as np
 
 from ace_tasks.images.icc import SRGB_PRIMARIES, Primaries, rgb_to_xyz
 
-PQ, HLG = 16, 18  # transfer characteristics of H.273
+PQ, HLG = 16, 18  # codes of transfer characteristics in H.273
 NAMES = {PQ: "PQ", HLG: "HLG"}
 _WHITE_CD_M2 = 203.0
 _HLG_PEAK_CD_M2, _HLG_GAMMA = 1000.0, 1.2
 _BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593])
 _STRIP_PX = 128
-_SRGB_STEPS = 1 << 14  # of linear light, in which sRGB's levels are looked up
+_SRGB_STEPS = 1 << 14  # entries of the table from linear light to sRGB levels
 
 
 def to_srgb(rgb: np.ndarray, transfer: int, primaries: Primaries) -> np.ndarray:
-    """(H, W, 3) uint8 in PQ or HLG → sRGB. Raises ValueError for primaries that span nothing."""
+    """Convert (H, W, 3) uint8 from PQ or HLG to sRGB.
+
+    Raises ValueError for primaries that span no colour space.
+    """
     to_linear_srgb = np.linalg.solve(rgb_to_xyz(SRGB_PRIMARIES), rgb_to_xyz(primaries))
     light_of_level = _light(transfer)
     shown = np.empty(rgb.shape, np.uint8)
@@ -39,7 +42,10 @@ def to_srgb(rgb: np.ndarray, transfer: int, primaries: Primaries) -> np.ndarray:
 
 
 def _light(transfer: int) -> np.ndarray:
-    """(256,): light of each level; of PQ as a share of SDR's white, of HLG that of the scene."""
+    """Return the light of each of the 256 levels, (256,).
+
+    PQ's is a share of SDR white, HLG's is the light of the scene.
+    """
     level = np.arange(256) / 255
     if transfer == PQ:
         m1, m2 = 2610 / 16384, 2523 / 4096 * 128
@@ -54,7 +60,7 @@ def _light(transfer: int) -> np.ndarray:
 
 @functools.cache
 def _srgb_levels() -> np.ndarray:
-    """Linear light in steps → sRGB, uint8."""
+    """Return the sRGB level, uint8, of each of `_SRGB_STEPS` steps of linear light."""
     linear = np.arange(_SRGB_STEPS) / (_SRGB_STEPS - 1)
     encoded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.round(255 * encoded).astype(np.uint8)

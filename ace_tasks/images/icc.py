@@ -1,8 +1,8 @@
 """ICC profiles of RGB data, made from primaries and a transfer curve.
 
-ICC.1:2010 (version 4.3): a display profile with a matrix and three curves, as small as can be. The
-same arguments give the same bytes. Numbers of primaries, white points and curves are those of
-ITU-T H.273, tables 2 and 3.
+A profile is a display profile of ICC.1:2010 (version 4.3) with a matrix and three curves, as small
+as possible. The same arguments give the same bytes. The codes of primaries, white points and curves
+are those of ITU-T H.273, tables 2 and 3.
 """
 
 from __future__ import annotations
@@ -43,35 +43,41 @@ H273_PRIMARIES = {
     12: P3_PRIMARIES,
     22: Primaries((0.630, 0.340), (0.295, 0.605), (0.155, 0.077), _D65),
 }
-_D50_XYZ = (0.9642, 1.0, 0.8249)  # of the profile connection space
+_D50_XYZ = (0.9642, 1.0, 0.8249)  # white of the profile connection space
 _BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 )
 _TABLE_SIZE = 4096
-_CREATED = (2020, 1, 1, 0, 0, 0)  # a constant, so that the bytes are
+_CREATED = (2020, 1, 1, 0, 0, 0)  # constant, so that equal arguments give equal bytes
 
 
 def _fixed(number: float) -> bytes:
-    """s15Fixed16. Raises ValueError."""
+    """Encode a number as s15Fixed16. Raises ValueError for 32768 and above."""
     if not abs(number) < 32_768:
         raise ValueError(f"accepted: numbers below 32768; given {number}")
     return struct.pack(">i", round(number * 65_536))
 
 
 def gamma_curve(exponent: float) -> bytes:
-    """Light is the level to the power of `exponent`."""
+    """Return a curve whose light is the level to the power of `exponent`."""
     return struct.pack(">4sIHH", b"para", 0, 0, 0) + _fixed(exponent)
 
 
 def power_curve(exponent: float, offset: float, slope: float, end: float) -> bytes:
-    """Light is ((level + offset) / (1 + offset)) ** exponent, and level / slope below `end`."""
+    """Return a curve whose light is ((level + offset) / (1 + offset)) ** exponent.
+
+    Below `end` its light is level / slope.
+    """
     scale = 1 + offset
     numbers = (exponent, 1 / scale, offset / scale, 1 / slope, end)
     return struct.pack(">4sIHH", b"para", 0, 3, 0) + b"".join(map(_fixed, numbers))
 
 
 def table_curve(light_of: Callable[[np.ndarray], np.ndarray]) -> bytes:
-    """Any other: levels in [0, 1] → light, which is cut to [0, 1]."""
+    """Return any other curve, as a table of `light_of`.
+
+    `light_of` maps levels in [0, 1] to light, which is clipped to [0, 1].
+    """
     light = np.clip(light_of(np.linspace(0, 1, _TABLE_SIZE)), 0, 1)
     values = bytes(np.round(light * 65_535).astype(">u2"))
     return struct.pack(">4sII", b"curv", 0, _TABLE_SIZE) + values
@@ -99,12 +105,12 @@ H273_CURVES = {
 
 
 def profile(name: str, primaries: Primaries, curve: bytes) -> bytes:
-    """A profile of RGB data. Raises ValueError for primaries that span no colours."""
+    """Make a profile of RGB data. Raises ValueError for primaries that span no colour space."""
     white = _xyz(primaries.white)
     adapted = _adaptation(white)
     matrix = adapted @ rgb_to_xyz(primaries)
     if np.abs(matrix).max() > 8:
-        raise ValueError("accepted: primaries that span colours of light")
+        raise ValueError("accepted: primaries that span a colour space")
     tags = [
         (b"desc", _text(name)),
         (b"cprt", _text("No copyright, use freely")),
@@ -117,9 +123,9 @@ def profile(name: str, primaries: Primaries, curve: bytes) -> bytes:
 
 
 def of_grey(grey: bytes) -> bytes | None:
-    """A whole profile of grey data → one of RGB data by which equal levels look the same.
+    """Make a profile of RGB data by which equal levels look as in a whole profile of grey data.
 
-    None: it does not say its colours by one curve to XYZ.
+    Return None if the grey profile does not describe its levels by one curve to XYZ.
     """
     curve = _tag(grey, b"kTRC")
     if grey[20:24] != b"XYZ " or not curve:
@@ -128,14 +134,17 @@ def of_grey(grey: bytes) -> bytes | None:
 
 
 def rgb_to_xyz(primaries: Primaries) -> np.ndarray:
-    """(3, 3): linear RGB → XYZ, the white's Y being 1. Raises ValueError."""
+    """Return the (3, 3) matrix from linear RGB to XYZ, in which white has a Y of 1.
+
+    Raises ValueError for primaries that span no colour space.
+    """
     columns = [_column(each) for each in primaries[:3]]
     matrix = np.array(columns, np.float64).T
     if abs(np.linalg.det(matrix)) < 1e-4:
         raise ValueError("accepted: three primaries that differ")
     scale = np.linalg.solve(matrix, _xyz(primaries.white))
     if (scale <= 0).any():
-        raise ValueError("accepted: a white between its primaries")
+        raise ValueError("accepted: a white point inside the triangle of its primaries")
     return np.asarray(matrix * scale)
 
 
@@ -147,15 +156,15 @@ def _column(point: Point) -> tuple[float, float, float]:
 def _xyz(point: Point) -> np.ndarray:
     x, y = point
     if y <= 0:
-        raise ValueError("accepted: a white with light in it")
+        raise ValueError("accepted: a white point with y above 0")
     return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
 def _adaptation(white: np.ndarray) -> np.ndarray:
-    """(3, 3): XYZ as seen under `white` → under D50, by Bradford's method."""
+    """Return the (3, 3) matrix from XYZ under `white` to XYZ under D50, by Bradford's method."""
     theirs, ours = _BRADFORD @ white, _BRADFORD @ np.array(_D50_XYZ)
     if (theirs <= 0).any():
-        raise ValueError("accepted: a white that eyes see as white")
+        raise ValueError("accepted: a white point with a positive response of all three cones")
     return np.asarray(np.linalg.inv(_BRADFORD) @ np.diag(ours / theirs) @ _BRADFORD)
 
 
@@ -176,7 +185,7 @@ def _file(tags: list[tuple[bytes, bytes]]) -> bytes:
     places: dict[bytes, int] = {}
     table, data = [struct.pack(">I", len(tags))], []
     for kind, body in tags:
-        if body not in places:  # the three curves are one
+        if body not in places:  # the three curves share one body
             padded = body + bytes(-len(body) % 4)
             places[body] = at
             data.append(padded)

@@ -9,22 +9,22 @@ import numpy as np
 
 Colour = tuple[int, int, int]
 
-BLACK, WHITE = 16, 239  # darker and lighter than these, a mask says what it means
-_SAMPLE_PX = 1 << 20  # of a larger picture every second, third … pixel is looked at
-_LISTED = 6  # colours that a sentence names
+BLACK, WHITE = 16, 239  # below the first is black, above the second is white
+_SAMPLE_PX = 1 << 20  # a larger picture is sampled at every second, third … pixel
+_LISTED = 6  # colours that a message lists
 _MANY = 1024  # more flat colours than any drawing has
-_LEAST_SHARE, _LEAST_PX = 0.005, 9  # of one colour; what is smaller is a trace of an outline
-_NOISE = 8  # levels between the colours that a lossy format makes of one
-_EXPLAINED = 0.9  # share of a drawing that its flat colours account for; the rest is outlines
+_LEAST_SHARE, _LEAST_PX = 0.005, 9  # of one colour; less is a trace of an outline
+_NOISE = 8  # levels by which a lossy format spreads one colour
+_EXPLAINED = 0.9  # share of a drawing that its flat colours cover; the rest is outlines
 
 
 def describe(rgb: np.ndarray) -> str:
-    """Name all colours of a picture, as in "its levels are 0 and 1"."""
+    """Describe all colours of a picture, as in "its levels are 0 and 1"."""
     return f"its {name_colours(_colours(np.unique(_packed(sampled(rgb)))))}"
 
 
 def name_colours(colours: Sequence[Colour]) -> str:
-    """As in "levels are 0 and 255", of greys; else as in "colours are #000000 and #ff0000"."""
+    """Return "levels are 0 and 255" for greys, else "colours are #000000 and #ff0000"."""
     grey = all(red == green == blue for red, green, blue in colours)
     what = "level" if grey else "colour"
     shown = [str(each[0]) if grey else "#{:02x}{:02x}{:02x}".format(*each) for each in colours]
@@ -44,9 +44,10 @@ def is_white(colour: Colour) -> bool:
 
 
 def flat_colours(rgb: np.ndarray) -> list[Colour]:
-    """What a drawing is filled with, from dark to light; empty for a photograph or a gradient.
+    """Return the colours that a drawing is filled with, from dark to light.
 
-    A pixel is flat if its eight neighbours are of its very colour; those of an outline are not.
+    Empty for a photograph or a gradient. A pixel is flat if its eight neighbours have exactly its
+    colour; those of an outline do not.
     """
     height, width = rgb.shape[:2]
     step = _step(rgb)
@@ -62,7 +63,7 @@ def flat_colours(rgb: np.ndarray) -> list[Colour]:
         return []
     least = max(_LEAST_PX, _LEAST_SHARE * flat.size)
     every, how_often = np.unique(packed, return_counts=True)
-    # Where all colours are flat, no lossy format has made others of them: 0 and 1 are two.
+    # If all colours are flat, no lossy format has spread them, so 0 and 1 are two colours.
     exact = len(every) == len(colours) and bool((counts >= least).all())
     points, all_points = _points(colours), _points(every)
     labels = _groups(points, 0 if exact else _NOISE)
@@ -79,7 +80,10 @@ def flat_colours(rgb: np.ndarray) -> list[Colour]:
 
 
 def _groups(points: np.ndarray, noise: int) -> np.ndarray:
-    """A label for each of (N, 3) colours: equal where a chain of near ones, or white, joins two."""
+    """Return a label for each of (N, 3) colours.
+
+    Two colours have one label if both are white, or if a chain of near colours joins them.
+    """
     white = points.min(axis=1) > WHITE
     near = np.abs(points[:, None] - points[None]).max(axis=2) <= noise
     near |= white[:, None] & white[None]
@@ -96,19 +100,19 @@ def _step(rgb: np.ndarray) -> int:
 
 
 def sampled(rgb: np.ndarray) -> np.ndarray:
-    """Every second, third … pixel of a large picture; all of a small one."""
+    """Return every second, third … pixel of a large picture, all pixels of a small one."""
     step = _step(rgb)
     return rgb[::step, ::step]
 
 
 def _packed(rgb: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 → (H, W) uint32, one number a colour."""
+    """Pack (H, W, 3) uint8 into (H, W) uint32, one number per colour."""
     red, green, blue = (rgb[..., each].astype(np.uint32) for each in range(3))
     return red << 16 | green << 8 | blue
 
 
 def _points(packed: np.ndarray) -> np.ndarray:
-    """(N,) packed colours → (N, 3) int16."""
+    """Unpack (N,) packed colours to (N, 3) int16."""
     return np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1).astype(np.int16)
 
 

@@ -1,12 +1,12 @@
-"""From a small map of what stands out to the product's own outline in its picture.
+"""A product's own outline in its picture, from a small saliency map.
 
-A network sees a picture at some hundred pixels a side, so its map ends in a slope of several pixels
-of the picture. A guided filter (He, Sun, Tang 2013) takes the outline from the picture itself:
-within a small window, opacity is a linear function of colour. It is taken twice: a wide one finds
-where the outline is, a narrow one how soft it is.
+A network sees a picture at a few hundred pixels a side, so its map ends in a slope several pixels
+of the picture wide. A guided filter (He, Sun, Tang 2013) takes the outline from the picture itself:
+within a small window, opacity is a linear function of colour. It is applied twice: a wide window
+finds where the outline is, a narrow one how soft it is.
 
-Pictures are (H, W, 3) uint8 in sRGB. Work is done on a picture of at most `_WORK_PX` pixels; a
-larger one gets the same function of its own colours, so that its outline is sharp as well.
+Pictures are (H, W, 3) uint8 in sRGB. The filter works on at most `_WORK_PX` pixels. A larger
+picture gets the same function of its own colours, so its outline is sharp as well.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ import numpy as np
 
 _WORK_PX = 1_000_000
 _CELLS = 2.0  # radius of the wide window, in cells of the map
-_EDGE_PX = 4  # of the narrow one: a lens and a JPEG blur an edge by two or three
-_EPSILON = 1e-3  # of colours in 0..1: what varies less than its root (3 %) is one surface
-_GRAIN_PX = 5  # noise and texture narrower than half of it would stand out of an edge as whiskers
+_EDGE_PX = 4  # radius of the narrow window; a lens and a JPEG blur an edge by two or three
+_EPSILON = 1e-3  # variance of colours in [0, 1]; below its root (3 %) is one surface
+_GRAIN_PX = 5  # hides noise and texture under half of it, else whiskers at an edge
 _STRIP_PX = 4_000_000
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
 def outline(rgb: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """(h, w) float32 in 0..1 → (H, W) bool: the product, as far as its own edges."""
+    """Return the product up to its own edges, (H, W) bool.
+
+    `saliency` is (h, w) float32 in [0, 1].
+    """
     small = shrunk(rgb, _WORK_PX)
     height, width = small.shape[:2]
     enlarged = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -36,7 +39,7 @@ def outline(rgb: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 
 def soften(rgb: np.ndarray, selected: np.ndarray) -> np.ndarray:
-    """(H, W) bool → (H, W) uint8: how opaque each pixel of the product is."""
+    """Return the opacity of each pixel of a product, (H, W) uint8, from its mask, (H, W) bool."""
     rgb = np.asarray(cv2.medianBlur(np.ascontiguousarray(rgb), _GRAIN_PX))
     small = shrunk(rgb, _WORK_PX)
     height, width = small.shape[:2]
@@ -49,8 +52,10 @@ def soften(rgb: np.ndarray, selected: np.ndarray) -> np.ndarray:
 def _linear_in_colour(
     rgb: np.ndarray, wanted: np.ndarray, radius: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(h, w, 3) and (h, w) float32: `wanted` is nearly their product with the colours in 0..1, plus
-    the second.
+    """Fit opacity as a linear function of colour in each window.
+
+    Return slope (h, w, 3) and offset (h, w), float32: `wanted` is nearly the product of the slope
+    and the colours in [0, 1], plus the offset.
     """
     guide = np.asarray(rgb, np.float32) / 255
 
@@ -86,7 +91,7 @@ def _linear_in_colour(
 
 
 def _applied(rgb: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """In strips: the functions of a large photograph would be gigabytes."""
+    """Apply a fit in strips, since the functions of a large photograph would take gigabytes."""
     height, width = rgb.shape[:2]
     functions = np.dstack([slope / 255, offset])
     alpha = np.empty((height, width), np.uint8)
@@ -100,7 +105,10 @@ def _applied(rgb: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> np.ndarr
 
 
 def _rows_of(values: np.ndarray, top: int, bottom: int, height: int, width: int) -> np.ndarray:
-    """Those rows of what `values` (h, w, N) is at (height, width), bilinear."""
+    """Enlarge `values` (h, w, N) to (height, width) and return rows `top` to `bottom`.
+
+    The interpolation is bilinear.
+    """
     if values.shape[:2] == (height, width):
         return values[top:bottom]
     at = ((np.arange(top, bottom) + 0.5) * values.shape[0] / height - 0.5).clip(
@@ -116,7 +124,7 @@ def _rows_of(values: np.ndarray, top: int, bottom: int, height: int, width: int)
 
 
 def shrunk(rgb: np.ndarray, most_px: int) -> np.ndarray:
-    """Return a picture with about as many pixels at most, or as it is."""
+    """Return a picture with at most about `most_px` pixels; a smaller one as it is."""
     height, width = rgb.shape[:2]
     scale = (most_px / (height * width)) ** 0.5
     if scale >= 1:

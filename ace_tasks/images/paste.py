@@ -1,6 +1,6 @@
-"""What of a picture is kept: the window a model works on, and the way back into the picture.
+"""The window of a picture that a model works on, and the way back into the picture.
 
-A model repaints its whole canvas, if only by encoding and decoding it. Here its answer is taken
+A model repaints its whole canvas, if only by encoding and decoding it. Here its result is taken
 inside the mask only: the feather blends it into the original in linear light, and beyond the
 feather every pixel is the original's, bit for bit.
 
@@ -19,7 +19,7 @@ import numpy as np
 from ace_tasks.images.canvas_size import lay_out
 from ace_tasks.specs import PasteSettings, Resolved
 
-THRESHOLD = 128  # strictly above it is repainted (ACE_SPEC 2.3)
+THRESHOLD = 128  # levels strictly above it are repainted (ACE_SPEC 2.3)
 _MIN_MARGIN_PX = 64
 
 
@@ -34,7 +34,7 @@ class Window:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height)."""
+        """Return (width, height)."""
         return self.right - self.left, self.bottom - self.top
 
     @property
@@ -42,17 +42,17 @@ class Window:
         return self.left, self.top, self.right, self.bottom
 
     def cut(self, pixels: np.ndarray) -> np.ndarray:
-        """The window's part of an array of (H, W, …); a view."""
+        """Return the window's part of an array of (H, W, …), as a view."""
         return pixels[self.top : self.bottom, self.left : self.right]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between a finished picture and its original, in levels of 0-255, outside the mask."""
+    """Differences of a finished picture from its original outside the mask, in levels of 0-255."""
 
     outside_max: int
-    outside_mean: float  # over every pixel and channel outside the mask
-    model_outside_mean: float  # of the model's own answer, in its window, before the paste
+    outside_mean: float  # mean of every pixel and channel outside the mask
+    model_outside_mean: float  # the same of the model's result in its window, before the paste
 
 
 def whole(width: int, height: int) -> Window:
@@ -62,11 +62,11 @@ def whole(width: int, height: int) -> Window:
 def choose_window(
     mask_HW: np.ndarray, scale_of: Callable[[tuple[int, int]], float], settings: PasteSettings
 ) -> Window:
-    """The part of a picture that a model shall see to repaint `mask_HW` (uint8, not empty).
+    """Return the part of a picture that a model sees to repaint `mask_HW` (uint8, not empty).
 
-    All of it, if all of it fits the token budget or nearly so. Else what fits at full resolution
-    round the mask, and never less than the mask with its margin. `scale_of`: (width, height) of a
-    target → the scale at which a canvas holds it.
+    That is the whole picture if it fits the token budget, or nearly so. Otherwise it is what fits
+    at full resolution around the mask, and never less than the mask with its margin. `scale_of`
+    maps (width, height) of a target to the scale at which a canvas holds it.
     """
     height, width = mask_HW.shape
     everything = whole(width, height)
@@ -76,7 +76,7 @@ def choose_window(
     box = _box_of(mask_HW)
     least = max(_MIN_MARGIN_PX, round(settings.context * max(box.size)))
     margin, too_much = least, max(width, height)
-    while too_much - margin > 1:  # bisection: the largest that needs no scaling
+    while too_much - margin > 1:  # bisection: the largest margin that needs no scaling
         middle = (margin + too_much) // 2
         fits = scale_of(_grown(box, middle, everything).size) >= 1
         margin, too_much = (middle, too_much) if fits else (margin, middle)
@@ -85,7 +85,7 @@ def choose_window(
 
 
 def window_of(resolved: Resolved, mask_HW: np.ndarray, beside: Sequence[tuple[int, int]]) -> Window:
-    """`choose_window` for an item. `beside`: (width, height) of its references."""
+    """Choose the window of an item. `beside` holds (width, height) of its references."""
     assert resolved.paste is not None
 
     def scale_of(size: tuple[int, int]) -> float:
@@ -95,31 +95,36 @@ def window_of(resolved: Resolved, mask_HW: np.ndarray, beside: Sequence[tuple[in
 
 
 def touched(mask_HW: np.ndarray, feather_px: int) -> Window:
-    """The part of a mask's picture outside of which nothing changes: its box and the feather."""
+    """Return the part outside which a picture does not change: the mask's box and the feather."""
     return _grown(_box_of(mask_HW), feather_px, whole(*mask_HW.shape[::-1]))
 
 
 def feathered(mask_HW: np.ndarray, width_px: int) -> np.ndarray:
-    """Weights (H, W) float32 of the model's answer: 1 in the mask, 0 beyond `width_px`."""
+    """Return weights (H, W) float32 of the model's result: 1 in the mask, 0 beyond `width_px`."""
     outside = np.where(mask_HW > THRESHOLD, 0, 255).astype(np.uint8)
     if not outside.any():
         return np.ones(mask_HW.shape, np.float32)
     distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     near = np.clip(1 - distance / (width_px + 1), 0, 1)
-    weights = near * near * (3 - 2 * near)  # no edge where it starts or ends
+    weights = near * near * (3 - 2 * near)  # smoothstep: no visible edge where it starts or ends
     weights[distance > width_px] = 0
     return np.asarray(weights, np.float32)
 
 
 def feather_px(settings: PasteSettings, window: Window) -> int:
-    """The feather in the picture's pixels. A share, since it hides what the model sees in its own
-    pixels, which are as many of the picture's as the window is large.
+    """Return the feather's width in pixels of the picture.
+
+    It is a share of the window, since it hides a transition in the model's pixels, which grow with
+    the window.
     """
     return math.ceil(settings.feather * max(window.size))
 
 
 def blend(original: np.ndarray, made: np.ndarray, weights_HW: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 of both → one. Light is added as light, so that no dark rim is seen."""
+    """Blend two pictures, (H, W, 3) uint8, by weights.
+
+    They are mixed in linear light, so that no dark rim appears.
+    """
     out = np.where(weights_HW[..., None] >= 1, made, original)
     band = (weights_HW > 0) & (weights_HW < 1)
     weight = weights_HW[band][:, None]
@@ -129,9 +134,9 @@ def blend(original: np.ndarray, made: np.ndarray, weights_HW: np.ndarray) -> np.
 
 
 def over(straight: np.ndarray, alpha_HW: np.ndarray, ground: np.ndarray) -> np.ndarray:
-    """Straight colours (H, W, 3) laid on an opaque ground as far as their alpha (H, W) says; uint8.
+    """Composite straight colours (H, W, 3) with alpha (H, W) on an opaque background; uint8.
 
-    Levels are mixed as they are, as every viewer does that lays the picture on a page.
+    Levels are mixed as they are, as every viewer does that shows the picture on a page.
     """
     opacity = alpha_HW[..., None].astype(np.float32) / 255
     mixed = straight * opacity + ground * (1 - opacity)
@@ -145,11 +150,14 @@ def difference(
     mask_HW: np.ndarray,
     pixels_outside: int,
 ) -> Difference:
-    """All of one window. `pixels_outside`: of the whole picture, outside its mask."""
+    """Measure the differences in one window. All arrays cover that window.
+
+    `pixels_outside` counts the pixels of the whole picture outside its mask.
+    """
     inside = mask_HW > THRESHOLD
     in_window = mask_HW.size - int(inside.sum())
 
-    def levels(other: np.ndarray) -> np.ndarray:  # bytes, since pictures are large
+    def levels(other: np.ndarray) -> np.ndarray:  # uint8, since pictures are large
         changed = cv2.absdiff(np.ascontiguousarray(other), np.ascontiguousarray(original))
         changed[inside] = 0
         return np.asarray(changed)
@@ -163,7 +171,7 @@ def difference(
 
 
 def _box_of(mask_HW: np.ndarray) -> Window:
-    """The smallest rectangle that holds all of a mask."""
+    """Return the smallest rectangle that holds the whole mask."""
     rows = np.flatnonzero((mask_HW > THRESHOLD).any(axis=1))
     columns = np.flatnonzero((mask_HW > THRESHOLD).any(axis=0))
     if not rows.size:
@@ -181,7 +189,7 @@ def _grown(box: Window, margin: int, limits: Window) -> Window:
 
 
 def _decoded(value: np.ndarray) -> np.ndarray:
-    """sRGB's transfer function (IEC 61966-2-1), which Display P3 shares; [0, 1] → [0, 1]."""
+    """Apply sRGB's transfer function (IEC 61966-2-1), which Display P3 shares: [0, 1] → [0, 1]."""
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 

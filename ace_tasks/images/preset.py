@@ -1,4 +1,4 @@
-"""A finished picture in the frame a marketplace wants: fitted in, centred, padded; never cropped.
+"""A finished picture fitted into the frame of a marketplace: centred and padded, never cropped.
 
 Both the picture and the background are in sRGB.
 """
@@ -14,7 +14,10 @@ from ace_tasks.specs import Preset
 
 
 def place(size_px: tuple[int, int], preset: Preset) -> Window:
-    """Where in a preset's frame a picture of (width, height) lies: as large as its margin lets it."""
+    """Return where in a preset's frame a picture of (width, height) lies.
+
+    It is as large as the preset's margin allows.
+    """
     width, height = size_px
     margin = round(preset.margin * min(preset.width_px, preset.height_px))
     room_w, room_h = preset.width_px - 2 * margin, preset.height_px - 2 * margin
@@ -26,10 +29,10 @@ def place(size_px: tuple[int, int], preset: Preset) -> Window:
 
 
 def fit(rgb: np.ndarray, alpha: np.ndarray | None, preset: Preset) -> tuple[np.ndarray, Window]:
-    """(H, W, 3) uint8 in sRGB → the frame, opaque, and where the picture lies in it.
+    """Fit (H, W, 3) uint8 in sRGB into the frame, and return that and the picture's place in it.
 
-    What is transparent shows the background. It is laid on before scaling, so that no colour of
-    a transparent pixel bleeds into an edge.
+    The frame is opaque: transparent areas show the background. It is composited before scaling, so
+    that no colour of a transparent pixel bleeds into an edge.
     """
     if alpha is not None:
         rgb = codec.flattened(rgb, alpha, preset.background)

@@ -1,12 +1,12 @@
 """Automatic scores of one finished picture, against its source, mask and references.
 
-No model and no right answer is needed. They tell the broken from the whole, and order the
-candidates of one item; they do not know what the prompt asked for, unless a CLIP score joins.
-Measured is what is seen (on white), in 8-bit values as they are in the file, on a copy of at most
-4 megapixels round the repainted part. Deterministic: the same pictures have the same scores.
+They need no model and no correct answer. They tell broken pictures from sound ones and order the
+candidates of one item. They do not know what the prompt asked for, unless a CLIP score is given.
+They measure what a viewer sees (on white), in the file's 8-bit values, on a copy of at most 4
+megapixels around the repainted part. The same pictures always have the same scores.
 
-The total in [0, 1] is the weighted geometric mean of the scores' qualities (`_QUALITIES`): one
-that is 0 makes it 0, one that cannot be measured is left out.
+The total in [0, 1] is the weighted geometric mean of the scores' qualities (`_QUALITIES`). A
+quality of 0 makes it 0. A score that cannot be measured is left out.
 
 Legend: H height, W width, N pixels of a region; bands are boolean (H, W).
 """
@@ -25,25 +25,25 @@ from ace_tasks.images.paste import THRESHOLD, Window
 from ace_tasks.provenance.record import Scores
 
 ClipScore = Callable[[np.ndarray, str], float]
-"""A picture, uint8 (H, W, 3), and its prompt → cosine similarity in [-1, 1], more is better."""
+"""Maps a picture, uint8 (H, W, 3), and its prompt to a cosine similarity in [-1, 1]."""
 
 _MAX_PX = 4_000_000
-_BAND_SHARE, _MIN_BAND_PX, _MAX_BAND_PX = 0.05, 2, 24  # of the root of the mask's area
-_CLIPPED = 3  # levels from black or white, in all channels: no drawing is left
-_VARIED = 8.0  # levels of standard deviation, above which nothing is blank
-_PLAIN = 2.0  # below it a source was blank itself
-_SAME_COLOUR = 6.0  # Lab: a flat repair in the colour of its surroundings is a good one
-_BINS = 8  # of a channel, in colour histograms
-_LAB_ENDS = ((0, 100), (-100, 100), (-100, 100))  # what lies beyond counts at the end
-_SAMPLED_PX = 2**18  # as many tell a mean distance of colours as well as all
+_BAND_SHARE, _MIN_BAND_PX, _MAX_BAND_PX = 0.05, 2, 24  # share of the root of the mask's area
+_CLIPPED = 3  # levels from black or white, in all channels: no detail is left
+_VARIED = 8.0  # levels of standard deviation; above it nothing is blank
+_PLAIN = 2.0  # levels; below it a source was blank itself
+_SAME_COLOUR = 6.0  # Lab distance; a flat repair in the colour of its surroundings is a good one
+_BINS = 8  # base number of bins of a channel in colour histograms
+_LAB_ENDS = ((0, 100), (-100, 100), (-100, 100))  # values beyond count at the ends
+_SAMPLED_PX = 2**18  # this many give a mean colour distance as well as all pixels do
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreInputs:
-    """What there is to look at. Pictures are uint8 (H, W, 3), the mask is uint8 (H, W).
+    """The pictures to score. Pictures are uint8 (H, W, 3), the mask is uint8 (H, W).
 
-    `original` and `mask` have the size of `made`, or are None. `erased`: the model did not see
-    what the mask covered, so the original says nothing of what is to be there.
+    `original` and `mask` have the size of `made`, or are None. `erased` means that the model did
+    not see what the mask covered, so the original does not show what should be there.
     """
 
     made: np.ndarray
@@ -60,9 +60,10 @@ def score(
     prompt: str = "",
     clip: ClipScore | None = None,
 ) -> Scores:
-    """All scores and their total. `outside`: as paste measured it, in levels; None: nothing was.
+    """Compute all scores and their total.
 
-    A mask that selects nothing leaves nothing to judge: its total is 1.
+    `outside` is the score that paste measured, in levels, or None. With a mask that selects nothing
+    there is nothing to judge, and the total is 1.
     """
     if inputs.mask is not None and not (inputs.mask > THRESHOLD).any():
         return Scores(total=1.0)
@@ -86,10 +87,11 @@ def score(
 
 
 def sharpness(close: CloseUp) -> float | None:
-    """Variance of the Laplacian in the repainted part, over that of what surrounds it.
+    """Return the variance of the Laplacian in the repainted part over that of its surroundings.
 
-    A ratio in [0, ∞), best at 1: less is blur, far more is noise. The surroundings are the
-    original round the mask; the whole original without one; the references where there is none.
+    The ratio is in [0, ∞), best at 1: less is blur, far more is noise. The surroundings are the
+    original around the mask, the whole original without a mask, or the references without an
+    original.
     """
     if close.original is not None:
         base = close.original[close.ring] if close.ring.any() else None
@@ -103,10 +105,10 @@ def sharpness(close: CloseUp) -> float | None:
 
 
 def clipping(close: CloseUp) -> float:
-    """Share of the repainted pixels at black or white, beyond the original's share; [0, 1], best 0.
+    """Return the share of repainted pixels at black or white beyond the original's share.
 
-    The original's is the larger one of the part itself and of its surroundings: a product on pure
-    white may stay so.
+    It is in [0, 1], best 0. The original's share is the larger of the part's own and that of its
+    surroundings, so a product on pure white may stay so.
     """
     share = _clipped(close.made, close.part)
     if close.original is not None:
@@ -116,10 +118,11 @@ def clipping(close: CloseUp) -> float:
 
 
 def blankness(close: CloseUp) -> float:
-    """How far the repainted part is of one colour; [0, 1], best 0.
+    """Return how close the repainted part is to a single colour, in [0, 1], best 0.
 
-    1 less the standard deviation there over that of the source there, which counts up to 8 levels.
-    0 where the source was blank itself, or where the part has the colour of its surroundings.
+    It is 1 less the ratio of standard deviations of the part and of the source there. The source's
+    counts up to 8 levels. It is 0 where the source was blank itself, or where the part has the
+    colour of its surroundings.
     """
     expected = _VARIED
     if close.original is not None:
@@ -130,10 +133,10 @@ def blankness(close: CloseUp) -> float:
 
 
 def seam(close: CloseUp) -> float | None:
-    """Gradient across the mask's edge beyond that just inside and outside; levels a pixel.
+    """Return the gradient across the mask's edge beyond that just inside and outside.
 
-    In [0, 255], best 0. What was an edge in the original already is none of ours, unless the
-    model saw nothing of it. None without a mask, or with nothing outside it.
+    It is in levels per pixel, in [0, 255], best 0. An edge that the original had already does not
+    count, unless the model did not see it. None without a mask, or with nothing outside it.
     """
     if not (close.edge.any() and close.ring.any()):
         return None
@@ -145,10 +148,10 @@ def seam(close: CloseUp) -> float | None:
 
 
 def colour_shift(close: CloseUp) -> float | None:
-    """Lab distance (ΔE 1976) of the rim of the repainted part to the ring round it; best 0.
+    """Return the Lab distance (ΔE 1976) from the rim of the repainted part to the ring around it.
 
-    In [0, ∞). Beyond that of the original, unless the model saw nothing of it. None without a
-    mask, or with nothing outside it.
+    It is in [0, ∞), best 0. The original's own distance is subtracted, unless the model did not see
+    it. None without a mask, or with nothing outside it.
     """
     if not (close.rim.any() and close.ring.any()):
         return None
@@ -159,9 +162,9 @@ def colour_shift(close: CloseUp) -> float | None:
 
 
 def change(close: CloseUp) -> float | None:
-    """Mean Lab distance of the repainted part to the original there; [0, ∞), more is better.
+    """Return the mean Lab distance of the repainted part to the original; [0, ∞), more is better.
 
-    Only tells an edit that did nothing from one that did something. None without an original.
+    It only tells an edit that did nothing from one that did something. None without an original.
     """
     if close.original is None:
         return None
@@ -170,10 +173,11 @@ def change(close: CloseUp) -> float | None:
 
 
 def likeness(close: CloseUp) -> float | None:
-    """Share of the references' colours found in the repainted part; [0, 1], best 1.
+    """Return the share of the references' colours found in the repainted part; [0, 1], best 1.
 
-    Intersection of Lab histograms. What of a reference has the colour of its border is taken for
-    its backdrop, and does not count. None without references, or if all of them is backdrop.
+    This is the intersection of Lab histograms. Areas of a reference with the colour of its border
+    are taken for its backdrop and do not count. None without references, or if they are all
+    backdrop.
     """
     wanted = [each for each in map(_foreground, close.references) if len(each)]
     if not wanted:
@@ -185,9 +189,9 @@ def likeness(close: CloseUp) -> float | None:
 
 # ---------------------------------------------------------------- the total
 
-# Score → its weight, and its value → quality in [0, 1]. What is within tolerance is as good as can
-# be: small differences in finish say nothing of whether the picture shows what was wanted, and
-# among candidates of `mini` they outvoted likeness, which does.
+# Maps a score to its weight and to a function from its value to a quality in [0, 1]. Values within
+# tolerance have full quality: small differences in finish do not show whether the picture is what
+# was wanted, and among candidates of `mini` they outvoted likeness, which does show it.
 _QUALITIES: dict[str, tuple[float, Callable[[float], float]]] = {
     "sharpness": (0.5, lambda ratio: min(1.0, 3 / (abs(math.log2(max(ratio, 1e-4))) + 1e-4))),
     "clipping": (1.0, lambda share: 1 - share),
@@ -202,7 +206,7 @@ _QUALITIES: dict[str, tuple[float, Callable[[float], float]]] = {
 
 
 def total(values: dict[str, float | None]) -> float:
-    """The weighted geometric mean of the qualities of what was measured, in [0, 1]; more is better."""
+    """Return the weighted geometric mean of the known scores' qualities; [0, 1], more is better."""
     known = [(*_QUALITIES[name], value) for name, value in values.items() if value is not None]
     qualities = [(weight, quality(value)) for weight, quality, value in known]
     if not qualities or min(q for _, q in qualities) <= 0:
@@ -216,12 +220,12 @@ def total(values: dict[str, float | None]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class CloseUp:
-    """The repainted part and what surrounds it, small enough to be measured in float32."""
+    """The repainted part and its surroundings, small enough to be measured in float32."""
 
     made: np.ndarray
     original: np.ndarray | None
     references: tuple[np.ndarray, ...]
-    part: np.ndarray  # repainted
+    part: np.ndarray  # (H, W) bool: repainted
     feather_px: int
     erased: bool
 
@@ -232,23 +236,23 @@ class CloseUp:
 
     @cached_property
     def sample(self) -> np.ndarray:
-        """Flat indices of repainted pixels, evenly spaced: all of a small part."""
+        """Return flat indices of repainted pixels, evenly spaced; all of a small part."""
         part = np.flatnonzero(self.part)
         return part[:: len(part) // _SAMPLED_PX + 1]
 
     @cached_property
     def depth(self) -> np.ndarray:
-        """Distance of a repainted pixel to the next one that is not; 0 outside."""
+        """Return the distance of each repainted pixel to the nearest other one; 0 outside."""
         return _distance(self.part)
 
     @cached_property
     def height(self) -> np.ndarray:
-        """Distance of a pixel outside to the next repainted one; 0 inside."""
+        """Return the distance of each pixel outside to the nearest repainted one; 0 inside."""
         return _distance(~self.part)
 
     @cached_property
     def inside(self) -> np.ndarray:
-        """The repainted part without its edge, unless it is nothing but edge."""
+        """Return the repainted part without its edge, or all of it if it is nothing but edge."""
         inside = self.depth > 1.5 if not self.part.all() else self.part
         return inside if inside.any() else self.part
 
@@ -258,19 +262,19 @@ class CloseUp:
 
     @cached_property
     def edge(self) -> np.ndarray:
-        """One pixel inside, and outside as far as pictures are blended."""
+        """Return one pixel inside the edge, and the blended pixels outside."""
         outside = ~self.part & (self.height <= max(1.5, self.feather_px))
         return (self.part & (self.depth <= 1.5)) | outside
 
     @cached_property
     def ring(self) -> np.ndarray:
-        """Outside, beyond the feather: the original's own pixels."""
+        """Return the ring outside, beyond the feather: the original's own pixels."""
         start = max(1.5, self.feather_px)
         return ~self.part & (self.height > start) & (self.height <= start + 3 * self.band_px)
 
 
 def close_up(inputs: ScoreInputs) -> CloseUp:
-    """Cut out the mask with its surroundings, at most `_MAX_PX` of it."""
+    """Cut out the mask with its surroundings, scaled to at most `_MAX_PX` pixels."""
     made, original, mask, feather_px = inputs.made, inputs.original, inputs.mask, inputs.feather_px
     if mask is not None:
         window = _window(mask, feather_px + 3 * _MAX_BAND_PX + 2)
@@ -310,14 +314,14 @@ def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _as_large(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A reference at its own aspect, with as many pixels as there are beside it at most."""
+    """Shrink a reference, at its own aspect, to at most as many pixels as `size` has."""
     height, width = picture.shape[:2]
     scale = math.sqrt(min(1.0, size[0] * size[1] / (height * width)))
     return _fitted(picture, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
 def _distance(inside: np.ndarray) -> np.ndarray:
-    if inside.all():  # there is no other side to be near to
+    if inside.all():  # there is no outside to measure to
         return np.full(inside.shape, np.inf, np.float32)
     if not inside.any():
         return np.zeros(inside.shape, np.float32)
@@ -334,23 +338,23 @@ def _laplacian(picture: np.ndarray) -> np.ndarray:
 
 
 def _steepness(picture: np.ndarray) -> np.ndarray:
-    """Largest gradient of the three channels, in levels a pixel (Scharr's filter), (H, W)."""
+    """Return the largest gradient of the three channels, (H, W), in levels per pixel (Scharr)."""
     floats = picture.astype(np.float32)
     along = [cv2.Scharr(floats, cv2.CV_32F, *axis, scale=1 / 32) for axis in ((1, 0), (0, 1))]
     return np.asarray(np.hypot(*along).max(axis=2))
 
 
 def _clipped(picture: np.ndarray, region: np.ndarray) -> float:
-    """Share of a region's pixels at black or white."""
+    """Return the share of a region's pixels at black or white."""
     dark = cv2.inRange(picture, (0, 0, 0), (_CLIPPED - 1,) * 3)
     light = cv2.inRange(picture, (256 - _CLIPPED,) * 3, (255, 255, 255))
     return np.count_nonzero(cv2.bitwise_or(dark, light)[region]) / np.count_nonzero(region)
 
 
 def _spread(picture: np.ndarray, region: np.ndarray) -> float:
-    """Standard deviation in levels, of the channel that varies most."""
-    # In double precision: numpy adds up columns one by one, and of 4 megapixels of one colour
-    # float32 then finds a deviation of 3 levels.
+    """Return the standard deviation, in levels, of the channel that varies most."""
+    # OpenCV sums in double precision. NumPy's float32 sums, column by column, would find a
+    # deviation of 3 levels in 4 megapixels of one colour.
     _, deviation = cv2.meanStdDev(picture, mask=region.view(np.uint8))
     return float(deviation.max())
 
@@ -368,27 +372,27 @@ def _grey(picture: np.ndarray) -> np.ndarray:
 
 
 def _lab(picture: np.ndarray) -> np.ndarray:
-    """CIE Lab, as if the picture were sRGB: L in [0, 100]."""
+    """Convert to CIE Lab, as if the picture were sRGB; L is in [0, 100]."""
     return np.asarray(cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
 
 
 def _lab_at(picture: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """The Lab colours (N, 3) of the pixels at flat indices."""
+    """Return the Lab colours (N, 3) of the pixels at flat indices."""
     return np.asarray(_lab(picture.reshape(-1, 3)[indices][None])[0])
 
 
 def _foreground(reference: np.ndarray) -> np.ndarray:
-    """The Lab colours (N, 3) of what is not its backdrop."""
+    """Return the Lab colours (N, 3) of a reference without its backdrop."""
     lab = _lab(reference)
     border = np.concatenate([lab[0], lab[-1], lab[:, 0], lab[:, -1]])
     return np.asarray(lab[np.linalg.norm(lab - np.median(border, axis=0), axis=2) > 20])
 
 
 def _histogram(lab_N3: np.ndarray) -> np.ndarray:
-    """Shares of colours; a and b twice as fine as L, since light differs from place to place.
+    """Return the shares of colours, with a and b twice as fine as L, since light differs by place.
 
-    Blurred, so that near colours overlap wherever the bins' edges lie: flat colours one bin apart
-    in a by 0.6, three bins by 0.1.
+    The histogram is blurred, so that near colours overlap wherever the edges of bins lie: flat
+    colours one bin apart in a by 0.6, three bins by 0.1.
     """
     bins = (_BINS // 2, 2 * _BINS, 2 * _BINS)
     within = np.clip(lab_N3, *np.array(_LAB_ENDS).T)
@@ -399,7 +403,10 @@ def _histogram(lab_N3: np.ndarray) -> np.ndarray:
 
 
 def _blur(bins: int, width: float) -> np.ndarray:
-    """A Gaussian over bins as a matrix that loses nothing at the ends; `width` in bins."""
+    """Return a Gaussian over bins, as a matrix that loses nothing at the ends.
+
+    `width` is its sigma in bins.
+    """
     at = np.arange(bins)
     kernel = np.exp(-((at[:, None] - at) ** 2) / (2 * width**2))
     return np.asarray(kernel / kernel.sum(axis=0))

@@ -1,8 +1,8 @@
-"""A file without those of its parts that cannot be read and are no pixels.
+"""A copy of a file without those parts beside its pixels that cannot be read.
 
-Pillow refuses a picture for a text that is too long or a checksum of a comment, which every viewer
-shows. Where it does, the parts that decide the pixels are put into a file of their own, with what
-of the others can be read; what is left out is named. Pixels that are damaged stay so.
+Pillow refuses a picture for a text that is too long or for the wrong checksum of a comment, though
+every viewer shows it. In that case the parts that decide the pixels are put into a new file,
+together with the other readable parts. Notes name what is left out. Damaged pixels stay damaged.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from PIL import PngImagePlugin
 from ace_tasks.images.rewrap import avif, avif_stated, exif
 from ace_tasks.images.rewrap.parts import Beside, CannotRewrap
 
-LEFT_OUT = "parts beside the pixels that cannot be read left out"
-CHUNK_LEFT_OUT = "PNG chunk {} that cannot be read left out"
-TEXT_LEFT_OUT = "a text of the PNG left out: too long"
+LEFT_OUT = "unreadable parts beside the pixels left out"
+CHUNK_LEFT_OUT = "unreadable PNG chunk {} left out"
+TEXT_LEFT_OUT = "a PNG text left out: too long"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
@@ -28,8 +28,8 @@ _AS_THEY_ARE = frozenset({b"fcTL", b"fdAT", b"caBX"})
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _MAX_TEXT_BYTES = PngImagePlugin.MAX_TEXT_CHUNK
 _MAX_TEXTS_BYTES = 8 * _MAX_TEXT_BYTES
-_CHANNELS_BYTES = {0: 2, 2: 6}  # of a tRNS, by the colour type
-# Pillow keeps its own notes of a picture by these names, and a text of the same name beats them.
+_CHANNELS_BYTES = {0: 2, 2: 6}  # colour type → bytes of a tRNS
+# Pillow keeps its own notes on a picture under these names, and a text of that name beats them.
 _PILLOWS_NAMES = frozenset(
     (
         b"aspect background bbox blend chromaticity default_image disposal dpi duration "
@@ -44,13 +44,16 @@ _EXIF, _XMP, _PROFILE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PR
 _LEAST_BYTES = ((0xE0, b"JFIF\0", 12), (0xEE, b"Adobe", 12), (0xE2, _PROFILE, 15), (0xE1, _XMP, 29))
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _SOS, _EOI, _COMMENT = 0xDA, 0xD9, 0xFE
-_PROFILE_FLAG, _ALPHA_FLAG, _EXIF_FLAG, _XMP_FLAG = 0x20, 0x10, 0x08, 0x04  # of WebP's VP8X
+_PROFILE_FLAG, _ALPHA_FLAG, _EXIF_FLAG, _XMP_FLAG = 0x20, 0x10, 0x08, 0x04  # in WebP's VP8X
 
 Readable = tuple[bytes, tuple[str, ...]]  # a file, and notes on what it lacks
 
 
 def without_unreadable(file: bytes) -> Readable | None:
-    """None: what decides the pixels is damaged, or nothing else is there."""
+    """Return a copy without unreadable parts, and notes on what it lacks.
+
+    Return None if a part that decides the pixels is damaged, or if the container is not understood.
+    """
     try:
         if file.startswith(_PNG):
             return _png(file)
@@ -66,7 +69,7 @@ def without_unreadable(file: bytes) -> Readable | None:
 
 
 def misleads(file: bytes) -> bool:
-    """Whether a text of a PNG has a name by which Pillow would take it for something else."""
+    """Return whether a PNG text has a name by which Pillow would take it for something else."""
     at = len(_PNG)
     while file.startswith(_PNG) and at + 12 <= len(file):
         length, kind = struct.unpack_from(">I4s", file, at)
@@ -90,7 +93,7 @@ def _png(file: bytes) -> Readable | None:
             if kind == b"IHDR" and colour_type is None:
                 colour_type = body[9]
         elif is_sound and kind in _TEXTS:
-            # Unpacking takes time, so beyond the limit none is.
+            # Unpacking takes time, so texts beyond the limit are not unpacked.
             is_beyond = texts_bytes > _MAX_TEXTS_BYTES
             length = _MAX_TEXT_BYTES + 1 if is_beyond else _text_bytes(kind, body)
             if length is None or length > _MAX_TEXT_BYTES:
@@ -110,7 +113,10 @@ def _png(file: bytes) -> Readable | None:
 
 
 def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """(kind, the whole chunk, whether its checksum is right), up to the end or what is no chunk."""
+    """Yield (kind, the whole chunk, whether its checksum is right) up to the end.
+
+    A chunk other than the pixels' that is cut short is yielded as unsound, and ends the walk.
+    """
     at = len(_PNG)
     while at + 12 <= len(file):
         length, kind = struct.unpack_from(">I4s", file, at)
@@ -142,7 +148,7 @@ def _can_be_read(kind: bytes, body: bytes, colour_type: int | None) -> bool:
 
 
 def _text_bytes(kind: bytes, body: bytes) -> int | None:
-    """How long a text is once it is unpacked; None: it is none."""
+    """Return the length of a text once it is unpacked, or None if it is no valid text."""
     keyword, found, rest = body.partition(b"\0")
     if not found or not _KEYWORD.fullmatch(keyword):
         return None
@@ -161,7 +167,10 @@ def _text_bytes(kind: bytes, body: bytes) -> int | None:
 
 
 def _unpacked_bytes(packed: bytes) -> int | None:
-    """One more than is accepted for whatever is longer; None: it cannot be unpacked."""
+    """Return the unpacked length, or None if it cannot be unpacked.
+
+    Whatever is longer than accepted counts as one more than accepted.
+    """
     try:
         return len(zlib.decompressobj().decompress(packed, _MAX_TEXT_BYTES + 1))
     except zlib.error:
@@ -172,7 +181,7 @@ def _unpacked_bytes(packed: bytes) -> int | None:
 
 
 def _jpeg(file: bytes) -> Readable:
-    """As libjpeg reads it: bytes between two segments are passed over."""
+    """Copy a JPEG's readable parts. Like libjpeg, pass over bytes between two segments."""
     kept, notes, at = [b"\xff\xd8"], [], 2
     scans, ended = 0, False
     while found := _SEGMENT.search(file, at):
@@ -206,7 +215,7 @@ def _jpeg(file: bytes) -> Readable:
         kept.append(segment)
     if not scans or not ended:
         raise CannotRewrap
-    notes = notes or [LEFT_OUT]  # bytes of no segment
+    notes = notes or [LEFT_OUT]  # bytes outside segments
     return b"".join([*kept, b"\xff\xd9"]), tuple(dict.fromkeys(notes))
 
 
@@ -223,7 +232,7 @@ def _webp(file: bytes) -> Readable | None:
         del chunks[b"EXIF"]
     order: tuple[bytes, ...] = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")
     parts = [(kind, chunks[kind]) for kind in order if kind in chunks]
-    if header is None:  # the pixels alone are a file
+    if header is None:  # the simple format holds pixels only
         return _riff([each for each in parts if each[0] in (b"VP8 ", b"VP8L")]), (note,)
     flags = header[0] & _ALPHA_FLAG
     for kind, flag in ((b"ICCP", _PROFILE_FLAG), (b"EXIF", _EXIF_FLAG), (b"XMP ", _XMP_FLAG)):
@@ -232,7 +241,10 @@ def _webp(file: bytes) -> Readable | None:
 
 
 def _riff_chunks(file: bytes) -> dict[bytes, bytes]:
-    """The first of each kind, up to one that is cut short. What RIFF's length says is passed over."""
+    """Return the first chunk of each kind, up to one that is cut short.
+
+    RIFF's own length is ignored.
+    """
     found: dict[bytes, bytes] = {}
     at = 12
     while at + 8 <= len(file):

@@ -1,8 +1,8 @@
-"""What an edited picture's source says of its owner and its origin, and so its result must say.
+"""The owner and origin that an edited picture's source states, and its result must state too.
 
-What is carried is a list (`ace_tasks.provenance.xmp.properties`, and here EXIF's Copyright, Artist and
-resolution). All else is left out: a position, a camera's serial number, or a small picture of what
-was cut away must not be published. What was left out is named, in a few words.
+The carried properties are a list: `ace_tasks.provenance.xmp.properties`, and EXIF's Copyright,
+Artist and resolution. Everything else is left out: a position, a camera's serial number, or a
+thumbnail of what was cut away must not be published. Short notes name what was left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ THUMBNAIL = "thumbnail left out"
 OTHER_EXIF = "other EXIF left out"
 OTHER_IPTC = "other IPTC left out"
 OTHER_XMP = "other XMP left out"
-UNREADABLE_XMP = "XMP that cannot be read left out"
+UNREADABLE_XMP = "unreadable XMP left out"
 COMMENTS = "comments left out"
 MANIFEST = "C2PA manifest left out"
 UNREADABLE_EXIF = exif_block.UNREADABLE
@@ -37,7 +37,7 @@ ENCODED_ANEW = "pixels encoded anew"
 OTHER_TYPE = "source type {} left out"
 TOO_LONG = "{} left out: too long"
 
-_MAX_EXIF_BYTES = 4000  # of a name or a notice; the XMP has longer ones
+_MAX_EXIF_BYTES = 4000  # limit of a name or a notice; XMP may hold longer ones
 _TAG = ExifTags.Base
 _CARRIED_EXIF = frozenset(
     {_TAG.Copyright, _TAG.Artist, _TAG.XResolution, _TAG.YResolution, _TAG.ResolutionUnit}
@@ -59,7 +59,7 @@ _TECHNICAL_EXIF = frozenset(
         _TAG.ExifInteroperabilityOffset,
     }
 )
-# Photoshop's resources in a JPEG, and datasets of IPTC's IIM 4.2 in one of them.
+# Photoshop's resources in a JPEG, one of which holds the datasets of IPTC's IIM 4.2.
 _IPTC, _RESOLUTION, _THUMBNAILS = 0x0404, 0x03ED, (0x0409, 0x040C)
 _IIM = {
     (2, 80): "dc:creator",
@@ -69,7 +69,7 @@ _IIM = {
 }
 _IIM_TECHNICAL = {(1, 90), (2, 0)}  # character set, version
 _MAX_IIM_FIELDS = 1000
-# ImageMagick writes other formats' metadata into texts of a PNG, in hex behind kind and length.
+# ImageMagick writes other formats' metadata into PNG texts, as hex after kind and length.
 _RAW_PROFILE = "Raw profile type "
 _XMP_IN_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG_TEXT = {"Copyright": "dc:rights", "Author": "dc:creator"}
@@ -84,15 +84,15 @@ _CM_PER_INCH = 2.54
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """A file's metadata as Pillow gives it, kept when its pixels are read."""
+    """A file's metadata as Pillow reads it, kept when its pixels are decoded."""
 
     format: str  # as Pillow calls it
     size_px: tuple[int, int]  # (width, height) as stored, before orientation
     mode: str
     info: Mapping[Any, Any]
     exif: Image.Exif
-    text: Mapping[str, str]  # of a PNG
-    passed_over: tuple[str, ...] = ()  # what of it could not be read, in words
+    text: Mapping[str, str]  # a PNG's texts
+    passed_over: tuple[str, ...] = ()  # notes on parts that could not be read
 
     @classmethod
     def of(cls, image: Image.Image, passed_over: tuple[str, ...] = ()) -> Raw:
@@ -109,7 +109,7 @@ class Raw:
 
     @property
     def orientation(self) -> int:
-        """EXIF's, 1 to 8. An AVIF turns itself."""
+        """Return EXIF's orientation, 1 to 8. It is 1 for an AVIF, which has its own rotation."""
         found = self.exif.get(_TAG.Orientation, 1)
         return int(found) if self.format != "AVIF" and found in range(1, 9) else 1
 
@@ -124,35 +124,35 @@ class Raw:
 
 
 def readable_exif(image: Image.Image) -> Image.Exif | None:
-    """None where it cannot be read, which is no fault of the pixels."""
+    """Return a picture's EXIF, or None if it cannot be read. Its pixels may still be sound."""
     block = image.info.get("exif")
     if isinstance(block, bytes) and not exif_block.is_readable(
         block
-    ):  # a JPEG's would be empty, and not tell
+    ):  # Pillow would return a JPEG's as empty, without an error
         return None
     try:
         return image.getexif()
-    except Exception:  # as many kinds as there
+    except Exception:  # Pillow raises many kinds on damaged EXIF
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class SourceMetadata:
-    """What is carried on, and what is not."""
+    """The metadata that is carried on, and notes on what is not."""
 
-    properties: Mapping[str, Value] = field(default_factory=dict)  # of XMP
-    copyright: str | None = None  # of EXIF, as is the next
+    properties: Mapping[str, Value] = field(default_factory=dict)  # XMP properties
+    copyright: str | None = None  # for EXIF, like `artist`
     artist: str | None = None
     dpi: tuple[float, float] | None = None
     left_out: tuple[str, ...] = ()
 
     @property
     def source_type(self) -> str | None:
-        """IPTC's URI, if the source states one."""
+        """Return IPTC's URI of the source type, if the source states one."""
         return text_of(self.properties.get(SOURCE_TYPE))
 
     def exif(self, orientation: int = 1) -> bytes | None:
-        """An EXIF block with nothing else in it. None: there is nothing to say."""
+        """Return an EXIF block of this metadata alone, or None if it would be empty."""
         exif = Image.Exif()
         if orientation != 1:
             exif[_TAG.Orientation] = orientation
@@ -166,7 +166,7 @@ class SourceMetadata:
 
 
 def read(raw: Raw | None, file: bytes) -> SourceMetadata:
-    """Never raises: what cannot be read is left out, and named."""
+    """Read a source's metadata. Never raises: what cannot be read is left out and noted."""
     if raw is None:
         return SourceMetadata()
     left_out: list[str] = list(raw.passed_over)
@@ -214,8 +214,9 @@ def _xmp(raw: Raw, file: bytes) -> FoundXmp:
 
 
 def _has_gain_map(raw: Raw, file: bytes) -> bool:
-    """Whether a second picture in the file makes an HDR one of it: Ultra HDR, ISO 21496-1, or
-    Apple's.
+    """Return whether a second picture in the file makes an HDR picture of it.
+
+    It may be Ultra HDR, ISO 21496-1, or Apple's.
     """
     if raw.format == "AVIF":
         stated = avif_stated.stated(file)
@@ -240,8 +241,10 @@ def _raw_profiles(texts: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _resources(data: bytes) -> dict[int, bytes]:
-    """Photoshop's resources: `8BIM`, number, name, length, content. Name and content are padded to
-    an even length. Some write the content of the one for IPTC alone.
+    """Parse Photoshop's resources: `8BIM`, number, name, length, content.
+
+    Name and content are padded to an even length. Some programs write only the content of the IPTC
+    resource, without the rest.
     """
     if data.startswith(b"\x1c"):
         return {_IPTC: data}
@@ -257,13 +260,16 @@ def _resources(data: bytes) -> dict[int, bytes]:
 
 
 def _short(properties: Mapping[str, Value], *names: str) -> str | None:
-    """The first of these properties that there is, if it is not too long for EXIF."""
+    """Return the first of these properties that exists, if it is not too long for EXIF."""
     text = next(filter(None, (text_of(properties.get(name)) for name in names)), None)
     return text if text and len(text.encode()) <= _MAX_EXIF_BYTES else None
 
 
 def _as_properties(texts: Mapping[str, str]) -> Iterator[tuple[str, Value]]:
-    """Texts of EXIF or PNG → XMP. Several names stand in one, parted by semicolons."""
+    """Yield texts of EXIF or PNG as XMP properties.
+
+    One text may hold several names, separated by semicolons.
+    """
     for name, text in texts.items():
         if name == "dc:creator":
             names = tuple((None, each.strip()) for each in text.split(";") if each.strip())
@@ -279,7 +285,10 @@ _Resolution = tuple[float, float]
 
 
 def _exif(exif: Image.Exif, left_out: list[str]) -> tuple[dict[str, str], _Resolution | None]:
-    """Copyright and artist, by the names of the XMP properties that mean the same; resolution."""
+    """Return copyright and artist, by the equivalent XMP properties' names, and the resolution.
+
+    Adds notes on other tags to `left_out`.
+    """
     try:
         tags = set(exif)
         inner = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in tags else {}
@@ -311,15 +320,21 @@ def _exif(exif: Image.Exif, left_out: list[str]) -> tuple[dict[str, str], _Resol
 
 
 def _exif_text(value: Any) -> str:
-    """A photographer's and an editor's copyright are two texts, parted by a zero byte."""
-    if isinstance(value, str):  # Pillow took it for Latin-1
+    """Decode an EXIF text.
+
+    A photographer's and an editor's copyright are separated by a zero byte.
+    """
+    if isinstance(value, str):  # Pillow decoded it as Latin-1
         value = value.encode("latin-1", "replace")
     parts = _decoded(value).split("\0") if isinstance(value, bytes) else []
     return "; ".join(each.strip() for each in parts if each.strip())
 
 
 def _decoded(data: bytes) -> str:
-    """EXIF and IIM say ASCII; what is written there is UTF-8, or Latin-1 by older programs."""
+    """Decode a text of EXIF or IIM.
+
+    Their specifications say ASCII. Programs write UTF-8, or Latin-1 if they are older.
+    """
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -327,14 +342,14 @@ def _decoded(data: bytes) -> str:
 
 
 def _dpi(raw: Raw, resources: Mapping[Any, Any]) -> _Resolution | None:
-    """Pixels an inch, across and down, by the container or by Photoshop's resource."""
+    """Return pixels per inch, across and down, from the container or Photoshop's resource."""
     found = None
-    # Pillow makes up 72 dpi for a JPEG that states none.
+    # Pillow reports 72 dpi for a JPEG that states none.
     if raw.format == "PNG" or raw.info.get("jfif_unit") in (1, 2):
         across, down = raw.info.get("dpi", (None, None))
         found = _pair(across, down, 1.0)
     stated = resources.get(_RESOLUTION)
-    if not found and isinstance(stated, dict):  # its unit is only how it is shown
+    if not found and isinstance(stated, dict):  # its unit is for display only
         found = _pair(stated.get("XResolution"), stated.get("YResolution"), 1.0)
     return found
 
@@ -344,7 +359,7 @@ def _pair(across: Any, down: Any, factor: float) -> _Resolution | None:
         pair = float(across) * factor, float(down) * factor
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    # A JPEG holds two bytes of it.
+    # A JPEG holds it in two bytes.
     return pair if all(math.isfinite(each) and 1 <= each <= 65_535 for each in pair) else None
 
 
@@ -352,7 +367,7 @@ def _pair(across: Any, down: Any, factor: float) -> _Resolution | None:
 
 
 def _iptc(data: Any, left_out: list[str]) -> dict[str, Value]:
-    """The datasets that mean the same as an XMP property. IIM 4.2, chapter 3."""
+    """Return the datasets that have an equivalent XMP property (IIM 4.2, chapter 3)."""
     if not isinstance(data, bytes):
         return {}
     found: dict[str, list[str]] = {}
@@ -378,13 +393,13 @@ def _datasets(data: bytes) -> Iterator[tuple[tuple[int, int], str]]:
         if data[at : at + 1] != b"\x1c" or at + 5 > len(data):
             return
         length = int.from_bytes(data[at + 3 : at + 5], "big")
-        if length & 0x8000:  # an extended dataset: some other kind of data than text
+        if length & 0x8000:  # an extended dataset, which holds no text
             return
         yield (data[at + 1], data[at + 2]), _decoded(data[at + 5 : at + 5 + length])
         at += 5 + length
 
 
 def _differs(kept: Value, of_iptc: Value) -> bool:
-    """Whether IIM says something that the kept value does not. It cuts texts short."""
+    """Return whether IIM states something that the kept value does not. It cuts texts short."""
     ours = " ".join(texts_of(kept))
     return not all(text in ours for text in texts_of(of_iptc))

@@ -112,7 +112,7 @@ def test_a_profile_that_only_reads_is_applied_and_noted() -> None:
     file = colour_chart.encoded(colour_chart.chart(), "PNG", icc_profile=one_way_profile())
     picture = codec.decode(file, LIMITS)
     assert picture.icc_profile is None
-    assert picture.converted == ("a colour profile that only reads, to sRGB",)
+    assert picture.converted == ("an input-only colour profile, to sRGB",)
     assert not np.array_equal(picture.rgb, colour_chart.chart())
 
 
@@ -228,7 +228,7 @@ def test_an_avif_without_colours_is_srgb_and_a_header_that_is_not_read_is_told()
     head, data_at = int.from_bytes(file[:4], "big"), file.index(b"mdat") + 4
     far = struct.pack(">I", data_at + len(boxes))
     moved = (file[:head] + boxes + file[head:]).replace(struct.pack(">I", data_at), far)
-    told = ("an AVIF header that says no colours, taken for sRGB",)
+    told = ("an AVIF header that states no colours, taken for sRGB",)
     assert decoded(moved) == (None, told)
 
 

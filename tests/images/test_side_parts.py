@@ -19,14 +19,14 @@ from tests.support.colour_chart import P3_ICC, chart, encoded
 from tests.support.colour_chart import chunk as sound
 
 LIMITS = ImageLimits()
-LEFT_OUT = "parts beside the pixels that cannot be read left out"
-NO_EXIF = "EXIF that cannot be read left out"
-TOO_LONG = "a text of the PNG left out: too long"
+LEFT_OUT = "unreadable parts beside the pixels left out"
+NO_EXIF = "unreadable EXIF left out"
+TOO_LONG = "a PNG text left out: too long"
 NOT_TIFF = b"not TIFF at all"
 
 
 def _cannot(kind: str) -> str:
-    return f"PNG chunk {kind} that cannot be read left out"
+    return f"unreadable PNG chunk {kind} left out"
 
 
 def _broken(kind: bytes, body: bytes) -> bytes:

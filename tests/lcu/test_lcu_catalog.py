@@ -194,7 +194,7 @@ def test_what_cannot_be_placed_is_reported() -> None:
         build_canvas(_inputs(image=image, mask=np.ones((64, 63), np.uint8)))
     with pytest.raises(BadMask, match="selects no pixel"):
         build_canvas(_inputs(image=image, mask=np.full((64, 64), 128, np.uint8)))
-    with pytest.raises(BadImage, match="fits in 4 tokens"):
+    with pytest.raises(BadImage, match="at most 4 tokens"):
         build_canvas(_inputs(image=image, references=(image,) * 8, max_seq_len=4))
 
 

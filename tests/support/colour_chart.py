@@ -296,7 +296,7 @@ ENCODINGS: dict[str, Encoding] = {
     ),
     "unknown-codes": Encoding(
         png((b"cICP", bytes([99, 13, 0, 1]))),
-        converted=("colour codes 99/13 of cICP that are not known, taken for sRGB",),
+        converted=("unknown colour codes 99/13 of cICP, taken for sRGB",),
     ),
     "gama-of-nothing": Encoding(
         png((b"gAMA", bytes(4))),
@@ -306,8 +306,8 @@ ENCODINGS: dict[str, Encoding] = {
 HDR = {
     "pq-by-cicp": (
         png((b"cICP", bytes([9, 16, 0, 1]))),
-        "HDR (PQ) to sRGB: light above its white is cut",
+        "HDR (PQ) to sRGB: light above SDR white is clipped",
     ),
-    "pq-by-nclx": (avif(9, 16), "HDR (PQ) to sRGB: light above its white is cut"),
-    "hlg-by-nclx": (avif(9, 18), "HDR (HLG) to sRGB: light above its white is cut"),
+    "pq-by-nclx": (avif(9, 16), "HDR (PQ) to sRGB: light above SDR white is clipped"),
+    "hlg-by-nclx": (avif(9, 18), "HDR (HLG) to sRGB: light above SDR white is clipped"),
 }

@@ -1,11 +1,11 @@
-"""The coded pixels of a file in a container that is written anew, with other metadata.
+"""The coded pixels of a file in a newly written container, with other metadata.
 
-Where nothing is painted, a picture must not lose anything to being encoded again. Only what decides
-its pixels is copied; whatever else the file held is left behind.
+Where nothing is painted, a picture must not lose quality by being encoded again. Only the parts
+that decide its pixels are copied. Everything else in the file is left behind.
 
 formats                 a file of any format
 jpeg, png, webp, avif   one format each
-avif_stated             what an AVIF file states of its pictures
-exif                    the blocks of EXIF
-parts                   what stands beside the pixels
+avif_stated             what an AVIF header states about its pictures
+exif                    whether a block of EXIF can be read
+parts                   the parts beside the pixels, and the error
 """

@@ -1,10 +1,10 @@
-"""AVIF: the items of the picture and of its transparency are copied, into a file of our own.
+"""AVIF: the items of the picture and of its transparency are copied into a new file.
 
     ftyp, meta (hdlr, pitm, iinf, iref, iprp, idat, iloc), mdat
 
 ISO/IEC 14496-12, clause 8.11, and 23008-12 (HEIF); AV1 Image File Format 1.1. EXIF and XMP are
-items too. Any other item is left behind: a thumbnail, a depth map, a gain map. How the picture is
-turned is said by its properties `irot` and `imir`, which are copied.
+items as well. Any other item is left behind: a thumbnail, a depth map, a gain map. The properties
+`irot` and `imir` say how the picture is turned; they are copied.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PROPERTIES = frozenset(
 )
 _ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0", b"urn:mpeg:hevc:2015:auxid:1\0")
 _HANDLER = b"\0\0\0\0" + b"\0\0\0\0pict" + bytes(12) + b"\0"
-_MAX_PARTS = 10_000  # of each kind: boxes, items, references
+_MAX_PARTS = 10_000  # for boxes, items and references each
 
 
 @dataclass
@@ -43,7 +43,7 @@ class _Meta:
 
 
 def rewrap(file: bytes, beside: Beside) -> bytes:
-    """Raises CannotRewrap."""
+    """Copy the coded pixels into a new file with the metadata of `beside`. Raises CannotRewrap."""
     boxes = _top_boxes(file)
     if b"ftyp" not in boxes or b"meta" not in boxes or b"moov" in boxes:
         raise CannotRewrap
@@ -77,7 +77,7 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
 
 
 def _top_boxes(file: bytes) -> dict[bytes, bytes]:
-    """Those of a file. What stands behind them, and is no box, is left behind."""
+    """Return the boxes of a file by kind. Trailing bytes that are no box are left behind."""
     found: dict[bytes, bytes] = {}
     try:
         for kind, body in boxes_of(file, 0, len(file)):
@@ -89,7 +89,7 @@ def _top_boxes(file: bytes) -> dict[bytes, bytes]:
 
 
 def boxes_of(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    """(kind, content) of each box. Raises CannotRewrap and struct.error."""
+    """Yield (kind, content) of each box. Raises CannotRewrap and struct.error."""
     for _ in range(_MAX_PARTS):
         if at >= end:
             return
@@ -126,7 +126,7 @@ class _BoxReader:
         return int.from_bytes(self.data[self.at - size : self.at], "big")
 
     def head(self) -> tuple[int, int]:
-        """Version and flags of a full box."""
+        """Read the version and flags of a full box."""
         return self.number(1), self.number(3)
 
     def rest(self) -> bytes:
@@ -167,7 +167,7 @@ def _infos(body: bytes) -> dict[int, _Item]:
 
 
 def item_kinds(body: bytes) -> dict[int, bytes]:
-    """Number → kind of each item of a box iinf."""
+    """Return number → kind of each item of an iinf box."""
     return {number: item.kind for number, item in _infos(body).items()}
 
 
@@ -178,7 +178,7 @@ def _locate(reader: _BoxReader, items: dict[int, _Item], file: bytes, idat: byte
     sizes, more = reader.number(1), reader.number(1)
     offset_size, length_size, base_size = sizes >> 4, sizes & 15, more >> 4
     index_size = more & 15 if version else 0
-    if not length_size:  # as many extents as are claimed would then take no bytes at all
+    if not length_size:  # any number of extents would then take no bytes at all
         raise CannotRewrap
     for _ in range(min(reader.number(4 if version == 2 else 2), _MAX_PARTS)):
         item = items.get(reader.number(4 if version == 2 else 2))
@@ -191,12 +191,10 @@ def _locate(reader: _BoxReader, items: dict[int, _Item], file: bytes, idat: byte
             at, length = base + reader.number(offset_size), reader.number(length_size)
             holder = idat if method == 1 else file
             if item is None or item.kind not in _PICTURES:
-                continue  # what is left behind may lie anywhere
+                continue  # it is left behind, so it may lie anywhere
             if method > 1 or outside or not length or at + length > len(holder):
                 raise CannotRewrap
-            if sum(len(each) for each in parts) + length > len(
-                file
-            ):  # the same bytes, over and over
+            if sum(len(each) for each in parts) + length > len(file):  # it repeats the same bytes
                 raise CannotRewrap
             parts.append(holder[at : at + length])
         if item is not None and item.kind in _PICTURES:
@@ -218,9 +216,9 @@ def _associate(body: bytes, items: dict[int, _Item]) -> None:
 
 
 def associations(body: bytes) -> Iterator[tuple[int, int, tuple[bytes, bytes] | None]]:
-    """(item, essential 0 or 1, kind and content) of each property that an item has.
+    """Yield (item, essential 0 or 1, (kind, content)) of each property of an item.
 
-    None in place of the last: there is no such property.
+    The last is None if there is no such property.
     """
     properties: list[tuple[bytes, bytes]] = []
     for kind, each in boxes_of(body, 0, len(body)):
@@ -241,7 +239,7 @@ def associations(body: bytes) -> Iterator[tuple[int, int, tuple[bytes, bytes] | 
 
 
 def item_references(body: bytes | None) -> Iterator[tuple[bytes, int, list[int]]]:
-    """(kind, from, to) of each reference between items."""
+    """Yield (kind, from, to) of each reference between items."""
     if body is None:
         return
     reader = _BoxReader(body)
@@ -253,7 +251,7 @@ def item_references(body: bytes | None) -> Iterator[tuple[bytes, int, list[int]]
 
 
 def _kept(meta: _Meta) -> set[int]:
-    """The picture, its tiles, and the same of its transparency."""
+    """Return the numbers of the picture, its tiles, its transparency and the tiles of that."""
     kept, to_do = set[int](), [meta.primary]
     while to_do:
         number = to_do.pop()
@@ -280,7 +278,10 @@ def _is_alpha(item: _Item | None) -> bool:
 
 
 def _check_profile(items: dict[int, _Item], profile: bytes | None) -> None:
-    """A profile that cannot be used must not go on, and sits among properties that must."""
+    """Raise CannotRewrap if an item has a profile other than `profile`.
+
+    Profiles are among the properties that are copied, but an unusable one must not be.
+    """
     for item in items.values():
         for _, box in item.properties:
             if box[4:12] in (b"colrprof", b"colrrICC") and box[12:] != profile:
@@ -304,7 +305,7 @@ def _data(meta: _Meta, *, in_idat: bool) -> bytes:
 
 
 def _written(meta: _Meta, data_at: int) -> bytes:
-    """The box `meta`, of the same length for every `data_at`."""
+    """Write the box `meta`. Its length is the same for every `data_at`."""
     infos = [
         _full(
             b"infe",
@@ -336,7 +337,7 @@ def _written(meta: _Meta, data_at: int) -> bytes:
 
 
 def _locations(meta: _Meta, data_at: int) -> bytes:
-    """Offsets and lengths of four bytes, one extent an item."""
+    """Write the box `iloc`: offsets and lengths of four bytes, one extent per item."""
     found, at = [], {False: data_at, True: 0}
     for number, item in meta.items.items():
         place = (number, int(item.in_idat), 0, 1, at[item.in_idat], len(item.data))

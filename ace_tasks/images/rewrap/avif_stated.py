@@ -1,6 +1,6 @@
-"""What the header of an AVIF says of its picture's colours and depth, read without its pixels.
+"""The colours and depth that an AVIF header states, read without the pixels.
 
-Unlike a rewrap, which must know every part, this passes over whatever is not asked for.
+A rewrap must know every part of the file. This module passes over whatever is not asked for.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ _TILES, _TONE_MAPPED = b"dimg", b"tmap"
 
 @dataclass(frozen=True)
 class Stated:
-    """`cicp`: colour primaries, transfer characteristics and matrix coefficients of H.273; None: a
-    reader takes sRGB. `has_gain_map`: a second picture makes an HDR one of it.
+    """The colours and depth that an AVIF header states.
+
+    `cicp` holds colour primaries, transfer characteristics and matrix coefficients of H.273; None
+    means that readers take sRGB. `has_gain_map` means that a second picture makes an HDR picture of
+    it.
     """
 
     cicp: tuple[int, int, int] | None = None
     bits: int = 8
     is_grey: bool = False
     has_gain_map: bool = False
-    profile: bytes | None = None  # ICC, of whatever data
+    profile: bytes | None = None  # ICC, for any kind of data
 
 
 def stated(file: bytes) -> Stated | None:
-    """None: the file's boxes cannot be read."""
+    """Return what the header states, or None if the file's boxes cannot be read."""
     try:
         return _stated(_first_boxes(file))
     except (CannotRewrap, IndexError, KeyError, struct.error):  # cut short, or a part is missing
@@ -74,5 +77,5 @@ def _properties(body: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _bits(av1c: bytes) -> int:
-    """AV1 in ISOBMFF 2.3: two flags behind profile, level and tier."""
+    """Return the bit depth from two flags after profile, level and tier (AV1 in ISOBMFF 2.3)."""
     return (12 if av1c[2] & 0x20 else 10) if av1c[2] & 0x40 else 8

@@ -1,14 +1,17 @@
-"""Whether a block of EXIF can be read at all."""
+"""A check that a block of EXIF can be read at all."""
 
 from __future__ import annotations
 
 from PIL import Image
 
-UNREADABLE = "EXIF that cannot be read left out"
+UNREADABLE = "unreadable EXIF left out"
 
 
 def is_readable(block: bytes) -> bool:
-    """With or without its "Exif" in front; an empty one is."""
+    """Return whether Pillow can read a block, with or without "Exif" in front.
+
+    An empty block is readable.
+    """
     try:
         exif = Image.Exif()
         exif.load(block)

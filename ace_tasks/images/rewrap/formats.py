@@ -1,4 +1,4 @@
-"""Rewrap a file of any format that is written here."""
+"""Rewrap a file of any format that the product writes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FORMATS: dict[str, Callable[[bytes, Beside], bytes]] = {
 
 
 def rewrap(data: bytes, format_: str, beside: Beside) -> bytes | None:
-    """The new file; None: its container is not one that this code knows well enough.
+    """Return the new file, or None if its container is not known well enough.
 
-    The caller decodes it and compares: a file can be built to be read in two ways.
+    The caller decodes it and compares the pixels, since a file can be built to be read in two ways.
     """
     try:
         return _FORMATS[format_](data, beside)
-    except (CannotRewrap, IndexError, struct.error, zlib.error):  # cut short, or no such parts
+    except (CannotRewrap, IndexError, struct.error, zlib.error):  # it is cut short, or lacks parts
         return None

@@ -1,8 +1,8 @@
-"""JPEG: tables, frame and scans are copied; the application segments are ours.
+"""JPEG: tables, frame and scans are copied; the application segments are written anew.
 
     SOI, JFIF, EXIF, XMP, profile, Adobe's transform, (tables, frame, scan, data)…, EOI
 
-ITU-T T.81, annex B. What stands behind the end is left behind: further views, a gain map, an
+ITU-T T.81, annex B. Everything after the end is left behind: further views, a gain map, an
 archive.
 """
 
@@ -17,7 +17,7 @@ from ace_tasks.images.rewrap.parts import Beside, CannotRewrap
 
 _SOI, _EOI, _SOS, _APP0, _COM = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xE0, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
-_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and restarts, which have no length
+_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and restart markers have no length
 _MARKER = re.compile(rb"\xff+[\x01-\xfe]")
 _AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # restarts are part of the data
 _XMP, _PROFILE = b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
@@ -30,11 +30,11 @@ _MAX_MORE_XMP = 4 * 2**20
 class Segment(NamedTuple):
     marker: int
     body: bytes
-    data: bytes  # entropy-coded, behind the start of a scan
+    data: bytes  # entropy-coded, after the start of a scan
 
 
 def segments(file: bytes) -> Iterator[Segment]:
-    """Every segment up to the end of the first picture. Raises CannotRewrap."""
+    """Yield every segment up to the end of the first picture. Raises CannotRewrap."""
     if not file.startswith(_SOI):
         raise CannotRewrap
     at = len(_SOI)
@@ -54,19 +54,19 @@ def segments(file: bytes) -> Iterator[Segment]:
             data = file[at : end.start() if end else len(file)]
             at += len(data)
         yield Segment(marker, body, data)
-    if at < len(file):  # bytes of no segment
+    if at < len(file):  # bytes outside segments
         raise CannotRewrap
 
 
 def rewrap(file: bytes, beside: Beside) -> bytes:
-    """Raises CannotRewrap."""
+    """Copy the coded pixels into a new file with the metadata of `beside`. Raises CannotRewrap."""
     ours: list[bytes] = []
     coded, scans = [], 0
     for marker, body, data in segments(file):
         if marker == _APP0 and body.startswith(b"JFIF\0") and len(body) >= 12 and not ours:
             ours.append(_segment(_APP0, _jfif(body, beside)))
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
-            coded.append(_segment(marker, body[:12]))  # it says how colours were transformed
+            coded.append(_segment(marker, body[:12]))  # states how colours were transformed
         elif marker not in _APPLICATION and marker != _COM:
             coded.append(_segment(marker, body) + data)
             scans += marker == _SOS
@@ -81,14 +81,17 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
 
 
 def more_xmp(file: bytes) -> bytes | None:
-    """What did not fit into the first XMP segment. XMP Specification, part 3, 1.1.3.1."""
+    """Return the XMP that did not fit into the first segment, or None without any.
+
+    XMP Specification, part 3, 1.1.3.1.
+    """
     if _MORE_XMP not in file:
         return None
     parts: dict[int, bytes] = {}
     try:
         for marker, body, _ in segments(file):
             if marker == 0xE1 and body.startswith(_MORE_XMP):
-                at = len(_MORE_XMP) + 32  # behind the hash of the whole
+                at = len(_MORE_XMP) + 32  # after the hash of the whole
                 length, offset = struct.unpack_from(">II", body, at)
                 if length > _MAX_MORE_XMP:
                     return None
@@ -110,7 +113,7 @@ def _segment(marker: int, body: bytes) -> bytes:
 
 
 def _jfif(body: bytes, beside: Beside) -> bytes:
-    """Without its thumbnail."""
+    """Return the body of JFIF with the new density, without its thumbnail."""
     unit_and_density = body[7:12]
     if beside.dpi:
         unit_and_density = struct.pack(">BHH", 1, *map(round, beside.dpi))

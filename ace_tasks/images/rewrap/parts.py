@@ -1,4 +1,4 @@
-"""What all containers are given, and how they say no."""
+"""The parts beside the pixels that every container gets, and the error that refuses a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class CannotRewrap(Exception):
 
 @dataclass(frozen=True)
 class Beside:
-    """What stands beside the pixels in the new file."""
+    """The parts beside the pixels in the new file."""
 
     size_px: tuple[int, int]  # (width, height) as stored, before orientation
     xmp: bytes | None = None
@@ -21,5 +21,5 @@ class Beside:
 
     @property
     def tiff(self) -> bytes | None:
-        """EXIF as every container but JPEG's holds it."""
+        """Return the EXIF as every container but JPEG holds it."""
         return self.exif.removeprefix(b"Exif\0\0") if self.exif else None

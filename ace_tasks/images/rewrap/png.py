@@ -1,7 +1,7 @@
-"""PNG: the header, palette and data are copied, and the chunks that say how colours look.
+"""PNG: header, palette and data are copied, and the chunks that decide how colours look.
 
-PNG Specification, Third Edition. The data are unpacked once, to find their end: whatever a file
-hides behind it is left behind.
+PNG Specification, Third Edition. The data are unpacked once to find their end. Whatever a file
+hides after it is left behind.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from ace_tasks.images.rewrap.parts import Beside, CannotRewrap
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_BEFORE = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"sBIT")  # in front of the palette
+_BEFORE = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"sBIT")  # chunks before the palette
 _BEHIND = (b"tRNS", b"bKGD")
-_MAX_BYTES = {  # of a body; a palette has 256 colours
+_MAX_BYTES = {  # limit of a chunk's body; a palette has 256 colours
     b"PLTE": 768,
     b"tRNS": 256,
     b"bKGD": 6,
@@ -36,12 +36,12 @@ _PASSES = (
     (0, 1, 1, 2),
 )
 _STEP_BYTES = 1 << 20
-_PIECE_BYTES = 1 << 16  # of packed data: zlib copies what it has not come to
+_PIECE_BYTES = 1 << 16  # of packed data; zlib copies what it has not yet unpacked
 _M_PER_INCH = 0.0254
 
 
 def rewrap(file: bytes, beside: Beside) -> bytes:
-    """Raises CannotRewrap."""
+    """Copy the coded pixels into a new file with the metadata of `beside`. Raises CannotRewrap."""
     kept: dict[bytes, bytes] = {}
     header, data = b"", []
     for kind, body in chunks(file):
@@ -55,7 +55,7 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
             kept[kind] = body
     if len(header) != 13 or not data:
         raise CannotRewrap
-    if beside.profile:  # a picture has the one or the other
+    if beside.profile:  # a picture has either a profile or sRGB
         kept.pop(b"sRGB", None)
     out = [_SIGNATURE, _chunk(b"IHDR", header)]
     out += [_chunk(kind, kept[kind]) for kind in _BEFORE if kind in kept]
@@ -70,7 +70,7 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
 
 
 def chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(kind, content) of each chunk before the end. Raises CannotRewrap and struct.error."""
+    """Yield (kind, content) of each chunk before the end. Raises CannotRewrap and struct.error."""
     at = len(_SIGNATURE)
     while at < len(file):
         length, kind = struct.unpack_from(">I4s", file, at)
@@ -93,12 +93,12 @@ def _metadata(beside: Beside) -> Iterator[bytes]:
         yield _chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
     if beside.tiff:
         yield _chunk(b"eXIf", beside.tiff)
-    if beside.xmp:  # not packed, so that anything finds it
+    if beside.xmp:  # uncompressed, so that any program finds it
         yield _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + beside.xmp)
 
 
 def _raw_bytes(header: bytes) -> int:
-    """How long the unpacked data are: a filter's byte and its pixels for every row."""
+    """Return the length of the unpacked data: a filter byte and the pixels of every row."""
     width, height, bits, colour, *_, interlaced = struct.unpack(">IIBBBBB", header)
     if colour not in _CHANNELS:
         raise CannotRewrap
@@ -112,7 +112,10 @@ def _raw_bytes(header: bytes) -> int:
 
 
 def _up_to_the_end(data: list[bytes], raw_bytes: int) -> Iterator[bytes]:
-    """The data, without what follows their end. Raises CannotRewrap for more than the pixels."""
+    """Yield the data without what follows their end.
+
+    Raises CannotRewrap if they unpack to more or less than the pixels.
+    """
     unpacker, length = zlib.decompressobj(), 0
     for body in data:
         at = 0

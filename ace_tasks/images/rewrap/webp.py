@@ -1,4 +1,4 @@
-"""WebP: the chunks of pixels and of transparency are copied. RFC 9649."""
+"""WebP: the chunks of pixels and of transparency are copied (RFC 9649)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from ace_tasks.images.rewrap.parts import Beside, CannotRewrap
 
 _PROFILE, _ALPHA, _EXIF, _XMP = 0x20, 0x10, 0x08, 0x04  # flags of VP8X
-_LOSSLESS_ALPHA = 0x10  # in the fifth byte of VP8L, above its 28 bits of size
+_LOSSLESS_ALPHA = 0x10  # in the fifth byte of VP8L, after its 28 bits of size
 
 
 def rewrap(file: bytes, beside: Beside) -> bytes:
-    """Raises CannotRewrap."""
+    """Copy the coded pixels into a new file with the metadata of `beside`. Raises CannotRewrap."""
     chunks: dict[bytes, bytes] = {}
     for kind, body in _chunks(file):
         if kind in chunks:
@@ -43,7 +43,7 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
 
 
 def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Those that matter. What RIFF's own length leaves out does not."""
+    """Yield the chunks that matter. Whatever lies beyond RIFF's own length is ignored."""
     (length,) = struct.unpack_from("<I", file, 4)
     at, end = 12, min(len(file), 8 + length)
     while at + 8 <= end:
