@@ -197,7 +197,7 @@ def _decoded(
 
 def xmp_of(data: bytes) -> bytes | None:
     """Read the XMP of a file, without its pixels. Return None if it has none, or is no picture."""
-    return _of_header(data, lambda image: source_metadata.Raw.of(image).xmp)
+    return _read_header(data, lambda image: source_metadata.Raw.of(image).xmp)
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:
@@ -205,29 +205,29 @@ def size_of(data: bytes) -> tuple[int, int] | None:
 
     Return None if the file is no picture.
     """
-    return _of_header(data, lambda image: image.size)
+    return _read_header(data, lambda image: image.size)
 
 
-def _of_header(data: bytes, asked: Callable[[Image.Image], T]) -> T | None:
-    """Return what `asked` finds in an opened picture, or None if the file is no picture.
+def _read_header(data: bytes, read: Callable[[Image.Image], T]) -> T | None:
+    """Return what `read` finds in an opened picture, or None if the file is no picture.
 
     A file with unreadable parts beside its pixels is read without them.
     """
     try:
-        return _asked(data, asked)
+        return _read_opened(data, read)
     except Exception:  # Pillow raises many kinds, see `decode`
         readable = side_parts.without_unreadable(data)
     with contextlib.suppress(Exception):
-        return _asked(readable[0], asked) if readable else None
+        return _read_opened(readable[0], read) if readable else None
     return None
 
 
-def _asked(data: bytes, asked: Callable[[Image.Image], T]) -> T:
+def _read_opened(data: bytes, read: Callable[[Image.Image], T]) -> T:
     check_parts(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about large pictures
         with Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS) as image:
-            return asked(image)
+            return read(image)
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
@@ -277,7 +277,7 @@ def header_of(data: bytes) -> tuple[str, tuple[int, int]] | None:
 
     Return None if the file is no picture.
     """
-    return _of_header(data, lambda image: (_format_of(image), image.size))
+    return _read_header(data, lambda image: (_format_of(image), image.size))
 
 
 def _format_of(image: Image.Image) -> str:
