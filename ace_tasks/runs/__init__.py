@@ -1,18 +1,18 @@
-"""What is known of a run, and what can be done with it.
+"""The results of a run, and the operations on a finished run.
 
-results     one result for every row, summary and counts
+results     one result for every row, the summary and the counts
 report/     the contact sheet
 history     the runs under an output, and how each ended
-review      pictures that wait for a person: promote, discard
-audit       a run re-read: its account, its records, its pictures
-proof       what a record must say, by its plan, its picture and itself
-reproduce   a recorded picture made again, and compared
-published   where the picture of every finished item is
-take_out    the picture of each row, copied out under the row's name
-sweep       pictures of ours that no record names
-forget      delete a source or a run, and all that tells of it
-traces      what records, failures and plans tell of items and their sources
-closure     which items are forgotten with a source or run, and their names
-mentions    whether a text, a page or a list tells of a name
-redaction   a file of a run without what it tells of forgotten items
+review      pictures that wait for a person: promote or discard them
+audit       check a run again: its results, its records, its pictures
+proof       compare a record with its plan, its picture and itself
+reproduce   make a recorded picture again and compare the two
+published   find the picture of every finished item
+take_out    copy the picture of each row out under the row's name
+sweep       find our pictures that no record names
+forget      delete a source or a run, and everything that mentions it
+traces      read the items and sources that records, failures and plans name
+closure     find the items that are forgotten with a source or run, and their names
+mentions    find a forgotten name in a text, a page or a list
+redaction   remove forgotten items from a file of a run
 """

@@ -1,8 +1,8 @@
-"""Re-read what a run left: is every row accounted for, and does every picture have its proof?
+"""Check a finished run: does every row have a result, and every picture a record that fits?
 
-The account, and what is there at all, is checked of every row; contents, of a sample of the items
-that have a picture: by the record itself, the plan of the run that made it, the run's results, and
-the picture (`ace_tasks.runs.proof`). Nothing is written.
+Every row is checked for its result and for the existence of record and picture. A sample of the
+items with a picture is read: the record is compared with itself, with the plan of the run that
+made it, with the run's results, and with the picture (`ace_tasks.runs.proof`). Nothing is written.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ _FINISHED = frozenset({"done", "done_before"})
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 Problem = Literal[
-    "not_accounted",  # a row of the plan or a reject has no result, or a result has no row
+    "not_accounted",  # a planned row or a reject has no result, or a result has no row
     "record_missing",
-    "record_invalid",  # it does not fulfil its schema, or is another item's
+    "record_invalid",  # it does not match its schema, or belongs to another item
     "record_edited",  # its seals, its plan, the results, its picture or its signature contradict it
     "picture_missing",
-    "picture_changed",  # it is not the file that the record tells
-    "signature",  # it is not as the record tells, or not valid
-    "xmp",  # it is not there, or tells of another item
+    "picture_changed",  # it is not the recorded file
+    "signature",  # it is not as recorded, or not valid
+    "xmp",  # it is missing, or names another item
     "picture_without_record",
 ]
 
 
 class AuditFinding(BaseModel):
-    """What is wrong, and where."""
+    """A problem and the row and item that have it."""
 
     problem: Problem
     row_id: str | None = None
@@ -65,13 +65,13 @@ class AuditFinding(BaseModel):
 
 
 class Audit(BaseModel):
-    """What was looked at, and all that is wrong. Written as `runs/<run id>/audit.json`."""
+    """The result of an audit, written as `runs/<run id>/audit.json`."""
 
     run_id: str
     rows: int
-    items: int  # that should have a picture
-    read: int  # of them, record and picture
-    signed: int  # of those read
+    items: int  # items that should have a picture
+    read: int  # items whose record and picture were read
+    signed: int  # read items with a valid signature
     findings: list[AuditFinding]
 
     @property
@@ -84,7 +84,10 @@ class Audit(BaseModel):
 
 @dataclass(eq=False)
 class Auditor:
-    """`folder` holds the run's plan.parquet, rejects.jsonl and results.parquet."""
+    """An auditor of one run.
+
+    `folder` holds the run's plan.parquet, rejects.jsonl and results.parquet.
+    """
 
     store: Store
     output_uri: str
@@ -93,9 +96,10 @@ class Auditor:
     findings: list[AuditFinding] = field(default_factory=list)
 
     def audit(self, run_id: str, sample: int) -> Audit:
-        """`sample`: how many records and pictures are read at most; 0: all.
+        """Check the run and return the findings.
 
-        Raises ValueError for a plan that is none.
+        At most `sample` records and pictures are read; 0 means all. Raises ValueError for a plan
+        that cannot be read.
         """
         results = {}
         rows = 0
@@ -106,7 +110,7 @@ class Auditor:
         finished = {i: each for i, each in results.items() if each.status in _FINISHED}
         ids = sorted(self._recorded(finished))
         self._look_for_strays(results)
-        if sample and len(ids) > sample:  # spread evenly, the same ones each time
+        if sample and len(ids) > sample:  # evenly spread, and the same ones each time
             ids = [ids[n] for n in np.linspace(0, len(ids) - 1, sample).astype(int)]
         wanted = set(ids)
         planned = (
@@ -127,7 +131,7 @@ class Auditor:
     # ------------------------------------------------------------ all rows
 
     def _account(self) -> Iterator[Result | None]:
-        """Yield the result of every row that was planned or rejected; None: it has none."""
+        """Yield the result of every planned or rejected row, or None for a row without one."""
         lines: dict[int, str | None] = {
             row.line: row.row_id for row in read_plan(self.folder / "plan.parquet")
         }
@@ -147,7 +151,7 @@ class Auditor:
             yield None
 
     def _recorded(self, finished: dict[str, Result]) -> set[str]:
-        """The finished items that have a record."""
+        """Return the finished items that have a record."""
         recorded = set(listed_item_ids(self.store, self.output_uri, "records"))
         for item_id in sorted(finished.keys() - recorded):
             self._found("record_missing", finished[item_id], record_key(item_id))
@@ -165,8 +169,8 @@ class Auditor:
                 result = results.get(starts[picture.start])
                 if result is None or picture.key != _key(result.output_uri or ""):
                     strays.append(picture)
-        # Results of earlier versions name no picture that was done before, and none names what was
-        # kept or made since: their records do.
+        # Results of earlier versions do not name pictures that were done before, and no results
+        # name stored candidates or pictures made since. Only their records do.
         named = NamedPictures(self.store, self.output_uri)
         with self.store.in_parallel(_THREADS) as pool:
             for picture, is_named in zip(strays, pool.map(named.has, strays), strict=True):
@@ -187,7 +191,7 @@ class Auditor:
     def _read_all(
         self, run_id: str, planned: Iterable[PlannedRow], finished: dict[str, Result]
     ) -> int:
-        """Read records and pictures; return how many are signed."""
+        """Read records and pictures; return the number of signed ones."""
         run = self._plan_of(run_id, self.folder / "plan.parquet")
         signed, decoding, rows = 0, Lock(), iter(planned)
         with (
@@ -217,26 +221,26 @@ class Auditor:
         return signed
 
     def _by_other_plan(self, run_id: str, others: _OtherRuns, finished: dict[str, Result]) -> None:
-        """Compare records that another run made with its plan, where that is still here."""
+        """Compare the records that another run made with its plan, if that still exists."""
         left = others.item_ids(run_id)
         for row, run in self._rows_of(run_id):
             if row.item_id in left and not row.same_as:
                 try:
                     item = row.item
-                except ValueError:  # no item, whoever wrote it
+                except ValueError:  # the planned row is no valid item
                     continue
                 left.remove(row.item_id)
                 record = Record.model_validate_json(others.body(run_id, row.item_id))
                 for contradiction in proof.by_plan(record, item, run):
                     self._found("record_edited", finished[row.item_id], contradiction)
         for item_id in sorted(left):
-            # The plan of an earlier run may be gone; a picture of this run has its plan here.
+            # The plan of an earlier run may have been deleted, but this run's own plan is here.
             if finished[item_id].status == "done":
-                detail = f"run.run_id: {quote(run_id)}, which has not planned it; this run made it"
+                detail = f"run.run_id: {quote(run_id)}, which did not plan it; this run made it"
                 self._found("record_edited", finished[item_id], detail)
 
     def _rows_of(self, run_id: str) -> Iterator[tuple[PlannedRow, RunPlan]]:
-        """The plan of another run; empty where there is none, or none that can be read."""
+        """Yield the rows of another run's plan, or nothing if it has none that can be read."""
         path = self.folder / "other.parquet"
         if not _RUN_ID.fullmatch(run_id):
             return
@@ -271,8 +275,9 @@ class Auditor:
 
 @dataclass(eq=False)
 class _Look:
-    """One item: its record and its picture, read and compared. `decoding`: one picture at a time,
-    since their pixels may take a gigabyte.
+    """A check of one item, which reads and compares its record and its picture.
+
+    `decoding` lets one picture at a time be decoded, because its pixels may take a gigabyte.
     """
 
     store: Store
@@ -287,7 +292,7 @@ class _Look:
     made_by: str = ""
 
     def look(self) -> bytes | None:
-        """Return the record's file if another run made it, so that its plan can be asked."""
+        """Check the item. Return the record's JSON if another run made it, to check its plan."""
         item_id = self.row.item_id
         try:
             body = self.store.get(join_uri(self.output_uri, record_key(item_id)))
@@ -297,12 +302,12 @@ class _Look:
         except NotFound:
             self._report("record_missing", record_key(item_id))
             return None
-        except (ValueError, TypeError) as error:  # pydantic's, too
+        except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
             reason = str(error).partition("\n")[0][:200]
             self._report("record_invalid", f"{record_key(item_id)}: {reason}")
             return None
         if record.item_id != item_id:
-            detail = f"{record_key(item_id)}: it is of item {quote(record.item_id)}"
+            detail = f"{record_key(item_id)}: it belongs to item {quote(record.item_id)}"
             self._report("record_invalid", detail)
             return None
         self.made_by = record.run.run_id
@@ -323,10 +328,10 @@ class _Look:
         if result.output_uri and result.sha256:
             picture = (_key(result.output_uri), result.sha256)
             if picture != (_key(record.output.uri), record.output.sha256):
-                yield "its picture is not the one of the results"
+                yield "output: its picture is not the one in the results"
         total = record.scores.total if record.scores else None
         if ours and result.score is not None and total != result.score:
-            yield f"scores.total: {total}, {result.score} by the results"
+            yield f"scores.total: {total}, but the results have {result.score}"
 
     def _look_at_pictures(self, record: Record) -> None:
         data = self._picture(record.output.uri)
@@ -347,7 +352,10 @@ class _Look:
             self._report(problem, detail)
 
     def _picture(self, uri: str) -> bytes | None:
-        """A record may name anything: no file of this machine is read for it."""
+        """Return the content of a recorded picture, or report it as missing and return None.
+
+        A record may name any URI, so local files are never read.
+        """
         try:
             if is_s3(uri):
                 return read_picture(self.store, self.output_uri, uri)
@@ -367,7 +375,7 @@ class _Look:
 
 
 class _OtherRuns:
-    """Records that other runs made, on disk until those runs' plans are read."""
+    """The records that other runs made, kept on disk until those runs' plans are read."""
 
     def __init__(self, path: Path):
         self._db = sqlite3.connect(path, isolation_level=None)

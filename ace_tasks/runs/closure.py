@@ -1,7 +1,7 @@
-"""Which items are forgotten with a source or a run, and every name by which they are known.
+"""Find the items that are forgotten with a source or a run, and every name they are known by.
 
-What is made of a forgotten picture is forgotten as well, so items are looked for until no more are
-found: those of the source, those made of their pictures, and so on.
+An item that was made from a forgotten picture is forgotten as well. The search therefore goes on
+until it finds no more items: those of the source, those made from their pictures, and so on.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from ace_tasks.store import is_s3
 
 @dataclass(frozen=True)
 class Closure:
-    """`terms`: URIs, hashes and ids that nothing may hold afterwards. `others`: URIs that stay.
+    """The items to forget, and their names.
 
-    `generation`: of each item, how many pictures lie between it and the source. `digests`: its
-    tombstones. `rows`: run → ids of those rows of its plan that go.
+    `generation` maps each item to the number of pictures between it and the source. `digests` are
+    the tombstones to write. `terms` are the URIs, hashes and ids that nothing may contain
+    afterwards, `others` the URIs that stay. `rows` maps a run to the ids of its planned rows to
+    delete.
     """
 
     generation: Mapping[str, int]
@@ -44,7 +46,7 @@ def find_closure(
 ) -> Closure:
     """Return the closure of a source (URI or SHA-256), or of a run, whichever is not empty.
 
-    `itself`: what lies at the source's URI now.
+    `itself` is the object that is at the source's URI now.
     """
     known = _Known()
     if source:
@@ -56,7 +58,7 @@ def find_closure(
     if itself:
         everything.add(itself)
     terms = {*generation, *known.uris, *known.hashes, *known.other_names(everything)}
-    # Of a run that goes, the sources may be edited again; of a source, nothing may.
+    # The sources of a forgotten run may be edited again; a forgotten source may not.
     digests = {tombstones.of_item(each) for each in generation} if run else known.digests()
     for each in filter(known.has, everything):
         digests |= set(each.tombstones())
@@ -71,9 +73,9 @@ def find_closure(
 
 @dataclass
 class _Known:
-    """What tells a source that is to be forgotten from others.
+    """The names and contents of the objects to forget.
 
-    A store that keeps no SHA-256 knows the same content under another name by ETag and size.
+    A store without SHA-256 shows the same content under another name by ETag and size.
     """
 
     uris: set[str] = field(default_factory=set)
@@ -100,19 +102,19 @@ class _Known:
         return {digest for each in self.hashes for digest in tombstones.of_source(each)}
 
     def other_names(self, everything: Collection[SeenObject]) -> set[str]:
-        """Return the further places of the same content, unless they also held another one."""
+        """Return the other URIs of the same content, unless they also held another content."""
         same = {each.uri for each in everything if self.has_content(each)}
         reused = {
             each.uri
             for each in everything
             if (each.sha256 or each.etag) and not self.has_content(each)
         }
-        # The name of a local file without its folders stands in many other names.
+        # The bare name of a local file, without folders, is part of many other names.
         return {uri for uri in same - reused if is_s3(uri) or uri.startswith("/")}
 
 
 def _generations(traces: Sequence[Trace], known: _Known, run: str) -> dict[str, int]:
-    """Return each item's generation; `known` grows by all sources and pictures on the way."""
+    """Return each item's generation. Adds all sources and pictures on the way to `known`."""
     generation: dict[str, int] = {}
     grows = True
     while grows:
@@ -136,7 +138,7 @@ def _belongs(trace: Trace, known: _Known, run: str) -> bool:
 
 
 def _going_on(terms: Set[str], uris: Iterable[str]) -> Iterator[str]:
-    """Yield the URIs that begin with a term, and are none."""
+    """Yield the URIs that begin with a term but are not one."""
     lengths = {len(term) for term in terms}
     for uri in uris:
         if uri not in terms and any(uri[:length] in terms for length in lengths):

@@ -1,8 +1,8 @@
-"""Forget a source, or a run: every picture made of it, and all that tells of it under an output.
+"""Forget a source or a run: delete every picture made from it, and all mentions under an output.
 
-Look first (`Forget.look`), then delete; cut short, the same again goes on, since records go last.
-Only what is proved to be ours is touched: a picture whose name holds the hash of its content, and
-the files of runs by their names.
+Look first (`Forget.look`), then delete. After an interruption the same call continues, because
+records are deleted last. Only objects that are proved to be ours are touched: pictures whose name
+holds the hash of their content, and the files of runs by their names.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ace_tasks.runs.traces import (
 from ace_tasks.store import Store, join_uri
 
 _THREADS = 16
-# Pages show pictures in themselves; what they tell is drawn anew by nobody.
+# Pages embed pictures, and cannot be made again, so a page that mentions a forgotten item goes.
 _PAGE = re.compile(r"(?:report|review)(?:-\d+)?\.html|(?:canary|ending|audit)\.json")
 _TABLES = {"plan.parquet", "results.parquet"}
 _RUN_FILE = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/(.+)")
@@ -39,18 +39,18 @@ _WAITING_RECORD = re.compile(r"review/[^/]+/[0-9a-f]{16}\.[0-9a-f]{8}\.json")
 
 @dataclass
 class Deletion:
-    """What goes, by URI."""
+    """The objects to delete or rewrite, by URI."""
 
     closure: Closure
     pictures: list[str] = field(default_factory=list)
     records: list[str] = field(default_factory=list)  # and failures
     rewritten: list[str] = field(default_factory=list)
-    pages: list[str] = field(default_factory=list)  # and all of a run that goes as a whole
-    runs: set[str] = field(default_factory=set)  # that told of it
-    lines: dict[str, set[int]] = field(default_factory=dict)  # run → lines of rejects that tell
+    pages: list[str] = field(default_factory=list)  # and all files of a run to forget
+    runs: set[str] = field(default_factory=set)  # the runs that mention a forgotten item
+    lines: dict[str, set[int]] = field(default_factory=dict)  # run → lines of rejects to redact
 
     def record_generations(self) -> Iterator[list[str]]:
-        """Yield `records`, those furthest from the source first."""
+        """Yield `records` in groups, those furthest from the source first."""
 
         def generation(uri: str) -> int:
             return -self.closure.generation[uri.rpartition("/")[2].removesuffix(".json")]
@@ -71,9 +71,10 @@ class Deletion:
 
 @dataclass(frozen=True, eq=False)
 class Forget:
-    """Under one output. `source`: its URI, or its SHA-256 in hex; or `run`: a run's id.
+    """A source or a run to forget under one output.
 
-    `sources`: the store in which the source itself lies.
+    `source` is its URI or its SHA-256 in hex; or `run` is a run's id. `sources` is the store that
+    holds the source itself.
     """
 
     store: Store
@@ -83,10 +84,10 @@ class Forget:
     run: str = ""
 
     def look(self) -> Deletion:
-        """Return what would go; change nothing.
+        """Return what would be deleted, and change nothing.
 
-        Raises OutputRefused where no run has ever written; SettingsError where there is nothing to
-        forget: the source is nowhere, or no such run; StoreUnavailable.
+        Raises OutputRefused if no run has ever written to the output, SettingsError if there is
+        nothing to forget because the source or the run does not exist, and StoreUnavailable.
         """
         check_is_output(self.store, self.output_uri)
         traces = list(read_traces(self.store, self.output_uri))
@@ -101,26 +102,26 @@ class Forget:
         if not any(deletion.counts().values()):
             given = f"run: {self.run}" if self.run else f"source: {self.source}"
             raise SettingsError(
-                f"{given} is not there, and nothing under {self.output_uri} tells of it: there is "
-                "nothing to forget, and nothing that a later run could be kept from"
+                f"{given} does not exist, and nothing under {self.output_uri} mentions it, so "
+                "there is nothing to forget, and nothing to keep later runs from"
             )
         return deletion
 
     def write_tombstones(self, deletion: Deletion, by: str) -> None:
-        """Keep the items from being made again, from before the first of them is deleted.
+        """Write the tombstones, which keep the items from being made again, before any deletion.
 
-        Raises OutputRefused before anything is changed, where we may not delete for good.
+        Raises OutputRefused, with nothing changed, if we may not delete old versions.
         """
         self.store.check_purge(self.output_uri)
         write_tombstones(self.store, self.output_uri, sorted(deletion.closure.digests), by)
 
     def delete(self, deletion: Deletion) -> None:
-        """Delete it, records last.
+        """Delete and rewrite the objects, records last.
 
-        By the record of a picture we find what was made of that picture again: so the record goes
-        after those of its descendants. Whoever is cut short then finds all that is left.
+        The record of a picture leads to the items made from that picture, so it is deleted after
+        their records. After an interruption the next call then finds all that is left.
         """
-        # A list of rejects goes last: by it we find the rows of tables that are of rejects.
+        # A list of rejects is rewritten last, because the rejects' rows in tables are found by it.
         for uri in reversed(deletion.rewritten):
             self._rewrite(uri, deletion)
         for uris in ((*deletion.pages, *deletion.pictures), *deletion.record_generations()):
@@ -159,7 +160,7 @@ class Forget:
 
     def _look_at_runs(self, deletion: Deletion) -> None:
         found = self.store.list(join_uri(self.output_uri, "runs/"))
-        # Lists before tables, which name no source of a reject, and pages.
+        # Lists come first: tables name no source of a reject, and are searched by lines from lists.
         for uri in sorted(
             (each.uri for each in found), key=lambda x: (not x.endswith(".jsonl"), x)
         ):
@@ -176,20 +177,22 @@ class Forget:
             deletion.runs.add(run_id)
 
     def _run_and_name(self, uri: str) -> tuple[str, str]:
-        """Return the run that a file is of, and its name there; two empty texts for a file that is
-        of no run."""
+        """Return the run of a file and its name there, or two empty texts if it has no run."""
         found = _RUN_FILE.fullmatch(uri.removeprefix(join_uri(self.output_uri, "runs/")))
         return (found[1], found[2]) if found else ("", "")
 
     def _page_tells(self, uri: str, closure: Closure) -> bool:
-        """A note of a canary need not go as a whole if what is left of it tells nothing."""
+        """Return whether a page mentions a forgotten item. A canary's note is redacted first."""
         body = self._get(uri)
         if uri.endswith("/canary.json"):
             body = redact("canary.json", body, closure, set()) or body
         return closure.mentions.in_html(body.decode(errors="replace"))
 
     def _tells(self, uri: str, deletion: Deletion) -> bool:
-        """Return whether a table or list tells of it; `lines` grows by those of a list of rejects."""
+        """Return whether a table or list mentions a forgotten item.
+
+        The lines to redact in a list of rejects are added to `deletion.lines`.
+        """
         run_id, name = self._run_and_name(uri)
         closure = deletion.closure
         if name in _TABLES:
@@ -207,7 +210,7 @@ class Forget:
         return redact(name, body, closure, deletion.lines.get(run_id, set())) != body
 
     def _rewrite(self, uri: str, deletion: Deletion) -> None:
-        """Write it without the rows that tell; older versions go."""
+        """Write a table or list without the forgotten rows, and delete its older versions."""
         run_id, name = self._run_and_name(uri)
         lines = deletion.lines.get(run_id, set())
         if name in _TABLES:

@@ -1,7 +1,7 @@
-"""What runs there are under an output URI, and how each ended.
+"""List the runs under an output URI, and how each ended.
 
-A run that edited its rows has a summary. One that ended without editing them says so by its
-`Ending`. One that has neither goes on, or was cut short.
+A run that edited its rows has a summary. A run that ended without editing them has an `Ending`.
+A run with neither is still going on, or was interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RETRY = "retry-failed"  # the flow's name
 
 
 class Ending(BaseModel):
-    """`ending.json`: how a run ended that edited nothing, or its first pictures only.
+    """The end of a run that edited nothing or only its first pictures, kept as `ending.json`.
 
     It holds counts and codes, and no text of a catalog.
     """
@@ -32,16 +32,16 @@ class Ending(BaseModel):
     flow: str
     state: Literal["DryRun", "Rejected", "Refused"] = Field(
         description="DryRun: it was asked to edit nothing. Rejected: a person rejected its first "
-        "pictures. Refused: it would have begun what it may not."
+        "pictures. Refused: an error stopped it before it edited anything."
     )
     ended_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    items: int | None = Field(None, description="Of a dry run, the items that are to do.")
+    items: int | None = Field(None, description="Items that a dry run found to do.")
     pictures: int | None = Field(None, description="How many pictures were rejected.")
-    error: str | None = Field(None, description="The kind of error that refused it.")
+    error: str | None = Field(None, description="The class of the error that refused it.")
 
     @property
     def line(self) -> str:
-        """For a person: what happened."""
+        """Return a sentence that says what happened."""
         if self.state == "DryRun":
             return f"dry run: {self.items} items to do; nothing was edited"
         if self.state == "Rejected":
@@ -51,7 +51,7 @@ class Ending(BaseModel):
 
 @dataclass(frozen=True)
 class PastRun:
-    """One run. Without summary and ending it goes on, or was cut short."""
+    """One run. Without summary and ending it is still going on, or was interrupted."""
 
     run_id: str
     began_at: datetime  # when it wrote its first object
@@ -60,13 +60,13 @@ class PastRun:
 
 
 def past_runs(store: Store, output_uri: str) -> list[PastRun]:
-    """Every run that wrote anything there, the first one first."""
+    """Return every run that wrote anything there, oldest first."""
     runs = _runs(store, output_uri, join_uri(output_uri, "runs/"))
     return sorted(runs, key=lambda run: (run.began_at, run.run_id))
 
 
 def past_run(store: Store, output_uri: str, run_id: str) -> PastRun:
-    """One run. Raises SettingsError where it has written nothing."""
+    """Return one run. Raises SettingsError if it has written nothing."""
     for each in _runs(store, output_uri, join_uri(output_uri, f"runs/{run_id}/")):
         if each.run_id == run_id:
             return each
@@ -89,7 +89,7 @@ def _past_run(store: Store, output_uri: str, run_id: str, files: dict[str, Objec
     began_at = min(written.values())
     if "summary.json" in files:
         return PastRun(run_id, began_at, summary=find_summary(store, output_uri, run_id))
-    # A run that was refused and retried since has planned anew.
+    # A run that was refused and then retried has written a new plan, so its ending is outdated.
     planned_at = written.get("plan.parquet", began_at)
     if "ending.json" in files and written["ending.json"] >= planned_at:
         return PastRun(run_id, began_at, ending=_find_ending(store, output_uri, run_id))
@@ -97,21 +97,22 @@ def _past_run(store: Store, output_uri: str, run_id: str, files: dict[str, Objec
 
 
 def newest_run(store: Store, output_uri: str) -> str:
-    """Return the id of the run over a catalog that ended last. Raises SettingsError for none.
+    """Return the id of the run over a catalog that ended last.
 
-    A retry is passed over: its rows are only those that failed.
+    Retries are skipped, because they hold only the failed rows. Raises SettingsError if no run has
+    ended.
     """
     ended = [each.summary for each in past_runs(store, output_uri) if each.summary]
     whole = [each for each in ended if each.flow != _RETRY]
     if not whole:
         raise SettingsError(
-            f"run: accepted: a run that has ended; no run over a catalog has under {output_uri}"
+            f"run: accepted: a run that has ended; under {output_uri} no run over a catalog has"
         )
     return max(whole, key=lambda each: each.ended_at).run_id
 
 
 def read_summary(store: Store, output_uri: str, run_id: str) -> Summary:
-    """The summary of a run that came to its end. Raises SettingsError."""
+    """Return the summary of a run. Raises SettingsError if it has none that can be read."""
     summary = find_summary(store, output_uri, run_id)
     if summary is None:
         raise _no_summary(output_uri, run_id, _find_ending(store, output_uri, run_id))
@@ -119,7 +120,7 @@ def read_summary(store: Store, output_uri: str, run_id: str) -> Summary:
 
 
 def find_summary(store: Store, output_uri: str, run_id: str) -> Summary | None:
-    """The summary of a run; None where it has none that can be read."""
+    """Return the summary of a run, or None if it has none that can be read."""
     try:
         body = store.get(join_uri(output_uri, summary_key(run_id)))
         return Summary.model_validate_json(body)
@@ -136,7 +137,7 @@ def _find_ending(store: Store, output_uri: str, run_id: str) -> Ending | None:
 
 
 def write_ending(store: Store, output_uri: str, ending: Ending) -> None:
-    """Write down how a run ended that has no summary."""
+    """Store how a run without a summary ended."""
     body = ending.model_dump_json(indent=1, exclude_none=True).encode()
     store.put(join_uri(output_uri, ending_key(ending.run_id)), body, "application/json")
 
@@ -148,6 +149,6 @@ def _no_summary(output_uri: str, run_id: str, ending: Ending | None = None) -> S
             f"{ending.line}"
         )
     return SettingsError(
-        f"run: {run_id} has no summary under {output_uri}: no such run, or it did not come to "
-        "its end; start it again and it goes on where it was"
+        f"run: {run_id} has no summary under {output_uri}: no such run, or it did not finish; "
+        "start it again and it continues where it stopped"
     )

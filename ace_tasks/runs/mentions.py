@@ -1,8 +1,9 @@
-"""Whether something tells of what is to be forgotten. Names are compared as data, never as escapes.
+"""Find out whether a cell, a text or a page mentions something that is to be forgotten.
 
-JSON is parsed, and Markdown and HTML are read as a browser shows them. A cell tells of a source if
-it is its name. A text, such as an error, tells of it if the name stands in it, and is not the
-beginning of another name that we know (`a.png` in `a.png(1).png`).
+Names are compared as data, without escapes: JSON is parsed, and Markdown and HTML are read as a
+browser shows them. A cell mentions a source if it is its name. A text, such as an error, mentions
+it if the name occurs in it and is not the beginning of another known name (`a.png` in
+`a.png(1).png`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from urllib.parse import unquote
 
 _MARKDOWN_ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+!|~])")
 _ESCAPES = re.compile(r"""(?:\\u[0-9a-fA-F]{4})+|\\["'\\/bfnrt]""")
-_CUT_CHARS = 20  # of a name that was cut short: so much of it still tells of it
+_CUT_CHARS = 20  # a name that was cut short still counts as mentioned with so many characters
 
 
 @dataclass(frozen=True)
 class Mentions:
-    """`terms`: URIs, hashes and ids to be forgotten. `others`: URIs that are to stay."""
+    """The names to look for.
+
+    `terms` are the URIs, hashes and ids to be forgotten, `others` the URIs that stay.
+    """
 
     terms: frozenset[str]
     others: frozenset[str] = field(default=frozenset())
@@ -33,12 +37,14 @@ class Mentions:
         return any(each in self.terms for each in _strings(cell))
 
     def in_text(self, text: str) -> bool:
-        """Return whether a term stands in a text."""
+        """Return whether a text contains a term."""
         return self._found(self._pattern, self.terms, text)
 
     def in_quoted(self, text: str) -> bool:
-        """Return whether a term stands in a text that may be JSON, CSV or Python's `repr`, or a
-        part of one, with the escapes that these have for quotes and other characters.
+        """Return whether a text contains a term, plain or escaped.
+
+        The text may be JSON, CSV or Python's `repr`, or a part of one, with their escapes for
+        quotes and other characters.
         """
         plain = _ESCAPES.sub(_unescaped, text)
         return any(map(self.in_text, {text, plain, text.replace('""', '"')}))
@@ -51,8 +57,8 @@ class Mentions:
     def in_markdown(self, text: str, cut_at: int) -> bool:
         """Return whether a cell of a Prefect artifact shows a term, whole or cut short.
 
-        `cut_at`: after how many characters its writer cuts; what is cut is held to tell of a term
-        that goes on so.
+        The cell's writer cuts after `cut_at` characters. A cut text counts as mentioning a term if
+        it ends with the term's first `_CUT_CHARS` characters or more.
         """
         shown = without_escapes(text)
         for each in {shown, _ESCAPES.sub(_unescaped, shown)}:
@@ -63,7 +69,7 @@ class Mentions:
     # ------------------------------------------------------------ steps
 
     def _found(self, pattern: re.Pattern[str], terms: frozenset[str], text: str) -> bool:
-        """The longest known term at each place is the one that is meant there."""
+        """Return whether `pattern` finds a term. At each place only the longest name counts."""
         return bool(terms) and any(each[0] in terms for each in pattern.finditer(text))
 
     def _is_cut(self, text: str) -> bool:
@@ -95,18 +101,22 @@ def without_escapes(markdown: str) -> str:
 
 
 def _any_of(terms: frozenset[str]) -> re.Pattern[str]:
-    """What goes on as a name does is another one, though nothing that we read knows it."""
+    """Return a pattern of the terms, longest first.
+
+    A term that is followed by more characters of a name is the beginning of another name, even of
+    an unknown one, and is not found.
+    """
     ordered = sorted(terms, key=len, reverse=True)
     return re.compile(f"(?:{'|'.join(map(re.escape, ordered))})(?![\\w-]|[./][\\w-]|[,(][^\\s])")
 
 
 def _folded(text: str) -> str:
-    """As a table of ours shows it: one line, without angle brackets."""
+    """Return a text as our tables show it: on one line, without angle brackets."""
     return " ".join(text.replace("<", " ").replace(">", " ").split())
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every string in a value that came from JSON, keys included."""
+    """Yield every string in a JSON value, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""What a record must say, by the plan of the run that made it, by its picture and by itself.
+"""Compare a record with itself, with the plan of the run that made it, and with its picture.
 
-Each function yields what contradicts, in words; where all fits, nothing. None of them reads a
-store. SECURITY lists what they cannot prove of a record: what only its seal covers.
+Each function yields a sentence for each contradiction, and nothing if all agrees. None of them
+reads a store. SECURITY lists what they cannot prove about a record: what only its seal covers.
 """
 
 from __future__ import annotations
@@ -42,48 +42,52 @@ from ace_tasks.specs import (
     quote,
 )
 
-_WHOLE = 3  # the first version of records that leaves out nothing which is checked here
-_SEALED = 2  # the first version that has a seal
-_PIXELS_OF_WHOLE = 5  # code of this PIXELS_VERSION, or a later one, writes records of _WHOLE
+_WHOLE = 3  # the first schema version of records with every field that is checked here
+_SEALED = 2  # the first schema version with a seal
+_PIXELS_OF_WHOLE = 5  # code of this PIXELS_VERSION or later writes records of version _WHOLE
 
 Problem = Literal["record_edited", "picture_changed", "signature", "xmp"]
 
 
 @dataclass(frozen=True, eq=False)
 class RunPlan:
-    """What a run was planned for: as its plan.parquet says it, and its summary."""
+    """The model, versions and flow of a run, read from its plan.parquet and its summary."""
 
     run_id: str
     model: ModelIdentity
     pixels_version: int
-    variant: str | None  # its name, or its place; None: there is no summary
+    variant: str | None  # its name or its URI; None without a summary
     flow: str | None
 
 
-# ---------------------------------------------------------------- by itself
+# ---------------------------------------------------------------- the record itself
 
 
 def by_itself(record: Record, content: dict[str, Any]) -> Iterator[str]:
-    """`content`: the record as its file has it. Raises ValueError for numbers that are none."""
+    """Yield the contradictions inside a record.
+
+    `content` is the JSON of the record's file. Raises ValueError for content that canonical JSON
+    cannot hold, such as NaN.
+    """
     if record.schema_version >= _SEALED and record.seal != seal_of(content):
-        yield "it does not fit its seal"
+        yield "its content does not match its seal"
     stated = record.record_sha256
     if (stated or record.schema_version >= _WHOLE) and stated != record_sha256_of(content):
-        yield "it does not fit its record_sha256"
+        yield "its content does not match its record_sha256"
     if record.schema_version >= _SEALED and record.marks is None:
-        yield "marks: none, though records of its version tell them"
+        yield "marks: none, although records of its version have them"
     if record.schema_version < _WHOLE:
         return
     yield from _its_keys(record)
     review = record.review
     if review and not (review.promoted_by and review.promoted_at):
-        yield "review: its picture was held back, and nobody promoted it"
+        yield "review: its picture was held back and nobody promoted it"
     if (record.model.adapter is None) != (record.model.adapter_mode is None):
-        yield "model.adapter_mode: accepted with an adapter, and only with one"
+        yield "model.adapter_mode: required with an adapter, and accepted only with one"
     nothing_to_paint = record.mask is not None and not record.mask.coverage
     cut_out = record.resolved.get("background") is not None
     if record.sampling is None and not (nothing_to_paint or cut_out):
-        yield "sampling: a model must have run, since its mask selects something"
+        yield "sampling: none, but its mask selects something, so a model must have run"
 
 
 def _its_keys(record: Record) -> Iterator[str]:
@@ -103,27 +107,27 @@ def _its_keys(record: Record) -> Iterator[str]:
         picture.hash,
         picture.key.rpartition(".")[2],
     ):
-        yield f"output.uri: {quote(output.uri)} is no key of row, item, file and format"
+        yield f"output.uri: {quote(output.uri)} does not match its row, item, file and format"
     for uri in list(record.pictures())[1:]:
         kept = PictureKey.at(uri)
         found = kept and (kept.kind, kept.row_id, kept.start)
         if found != ("candidates", record.row_id, item_id[:16]):
-            yield f"candidates: {quote(uri)} is no key of its row and item"
+            yield f"candidates: {quote(uri)} does not match its row and item"
 
 
-# ---------------------------------------------------------------- by a plan
+# ---------------------------------------------------------------- the plan
 
 
 def by_request(record: Record, item: WorkItem, model: ModelIdentity) -> Iterator[str]:
-    """Of any run that asks for this item: what its identity holds, whoever made the picture."""
+    """Yield the contradictions to what identifies an item, whichever run made the picture."""
     resolved = item.resolved
     if canonical_json(record.resolved) != canonical_json(resolved.model_dump(mode="json")):
         yield "its settings are not those of the plan"
-    if resolved.background is None:  # no model makes one: under every variant it is the same item
+    if resolved.background is None:  # cutouts use no model, so every variant shares the item
         yield from _by_model(record, item, model)
     for name, recorded, source in _sources(record, item):
         if recorded is None or source is None:
-            yield f"sources.{name}: {'none' if recorded is None else 'one'}, planned otherwise"
+            yield f"sources.{name}: {'none' if recorded is None else 'one'}, not as planned"
         elif source.sha256:
             yield from _differences({f"sources.{name}.sha256": (recorded.sha256, source.sha256)})
         else:
@@ -145,19 +149,22 @@ def _by_model(record: Record, item: WorkItem, model: ModelIdentity) -> Iterator[
 
 
 def by_plan(record: Record, item: WorkItem, run: RunPlan) -> Iterator[str]:
-    """Of the run that made it. `item`: as its plan has it."""
+    """Yield the contradictions to the plan of the run that made the picture.
+
+    `item` is the planned item.
+    """
     yield from by_request(record, item, run.model)
     if item.resolved.background is not None:
         yield from _by_model(record, item, run.model)
     for name, recorded, source in _sources(record, item):
         if recorded is not None and source is not None:
             if recorded.uri != public_uri(source.uri):
-                yield f"sources.{name}.uri: not the planned one"
+                yield f"sources.{name}.uri: not as planned"
             yield from _same_object(name, recorded, source)
-    # Neither URIs nor texts of a row are quoted: a source may have to be forgotten.
+    # Findings quote no URI and no text of a row, because a source may have to be forgotten later.
     spec = public_spec(item)
     if record.spec.keys() - spec.keys():
-        yield "spec: it has columns that were not planned"
+        yield "spec: it has columns that are not in the plan"
     for column, planned in spec.items():
         if canonical_json([record.spec.get(column)]) != canonical_json([planned]):
             yield f"spec.{column}: not as planned"
@@ -170,7 +177,7 @@ def by_plan(record: Record, item: WorkItem, run: RunPlan) -> Iterator[str]:
         }
     )
     if run.pixels_version >= _PIXELS_OF_WHOLE and record.schema_version < _WHOLE:
-        yield f"schema_version: {record.schema_version}, but its run wrote records of {_WHOLE}"
+        yield f"schema_version: {record.schema_version}, but its run wrote version {_WHOLE}"
     if record.schema_version < _SEALED:
         return
     yield from _differences({"pixels_version": (record.pixels_version, run.pixels_version)})
@@ -186,7 +193,7 @@ def by_plan(record: Record, item: WorkItem, run: RunPlan) -> Iterator[str]:
 def _sources(
     record: Record, item: WorkItem
 ) -> Iterator[tuple[str, SourceRecord | None, Source | None]]:
-    """(name, as recorded, as planned) of every source that either has."""
+    """Yield (name, recorded source, planned source) for each source that either side has."""
     recorded, planned = record.sources, item.sources
     pairs: dict[str, tuple[SourceRecord | None, Source | None]] = {
         "image": (recorded.image, planned.image),
@@ -207,27 +214,27 @@ def _same_object(name: str, recorded: SourceRecord, source: Source) -> Iterator[
 
 
 def _by_settings(record: Record, resolved: Resolved) -> Iterator[str]:
-    """What the settings decide of how it was made, and of its file."""
+    """Yield the contradictions to the planned settings of the sampling and of the file."""
     output, sampling = record.output, record.sampling
     if (record.mask is None) != (resolved.mask is None):
-        yield "mask: accepted where the row has one, and only there"
+        yield "mask: required if the row has one, and accepted only then"
     if (output.placed_px is None) != (resolved.preset is None):
-        yield "output.placed_px: accepted with a preset, and only with one"
+        yield "output.placed_px: required with a preset, and accepted only with one"
     if resolved.format not in ("source", output.format):
-        yield f"output.format: {quote(output.format)}, asked for {resolved.format}"
+        yield f"output.format: {quote(output.format)}, planned {resolved.format}"
     if not output.lossless and codec.is_lossless(output.format, resolved.quality):  # type: ignore[arg-type]
-        yield "output.lossless: false, but such a file holds its very pixels"
+        yield "output.lossless: false, but files of this format and quality are lossless"
     seeds = candidate_seeds(resolved.seed, resolved.candidates if sampling else 1)
     tried = record.candidates
     if (tried is None) != (len(seeds) == 1):
-        yield f"candidates: accepted: those of {len(seeds)} seeds"
+        yield f"candidates: {tried.count if tried else 'none'}, planned {len(seeds)}"
         return
     if tried is not None:
         yield from _by_seeds(record, tried, seeds)
     if sampling is None:
         steps = resolved.mask_steps
         if resolved.background is None and not (steps and steps.allow_empty):
-            yield "sampling: a model must have run, since the plan allows no empty mask"
+            yield "sampling: none, but the plan allows no empty mask, so a model must have run"
         return
     number = tried.chosen if tried else 0
     seed = seeds[number] if 0 <= number < len(seeds) else None
@@ -251,27 +258,28 @@ def _by_seeds(record: Record, tried: CandidatesRecord, seeds: tuple[int, ...]) -
     )
     totals = [each.scores.total if each.scores else -1 for each in tried.candidates]
     if not 0 <= tried.chosen < len(totals):
-        yield f"candidates.chosen: {tried.chosen}, of {len(totals)}"
+        yield f"candidates.chosen: {tried.chosen}, but there are {len(totals)} candidates"
         return
     if totals[tried.chosen] < max(totals):
         yield f"candidates.chosen: {tried.chosen}, but number {totals.index(max(totals))} is best"
     if record.scores != tried.candidates[tried.chosen].scores:
-        yield "scores: they are not those of the candidate that was chosen"
+        yield "scores: not those of the chosen candidate"
 
 
 def _differences(pairs: Mapping[str, tuple[object, object]]) -> Iterator[str]:
-    """Field → (as recorded, as planned)."""
+    """Yield the fields whose two values differ. `pairs` maps a field to (recorded, planned)."""
     for name, (recorded, planned) in pairs.items():
         if recorded != planned:
             yield f"{name}: {quote(recorded)}, planned {quote(planned)}"
 
 
-# ---------------------------------------------------------------- by the picture
+# ---------------------------------------------------------------- the picture
 
 
 def by_file(record: Record, data: bytes) -> Iterator[tuple[Problem, str]]:
-    """What the published file tells without its pixels. When its hash is another one, that alone:
-    nothing else is then expected to fit.
+    """Yield the contradictions to the published file, without decoding its pixels.
+
+    If the file has another hash, only that is reported, since nothing else can be expected to fit.
     """
     output = record.output
     sha256 = hashlib.sha256(data).hexdigest()
@@ -281,10 +289,10 @@ def by_file(record: Record, data: bytes) -> Iterator[tuple[Problem, str]]:
         return
     found = codec.header_of(data)
     if found is None:
-        yield "picture_changed", f"{quote(output.uri)}: no picture"
+        yield "picture_changed", f"{quote(output.uri)}: not a picture"
         return
     format_, size_px = found
-    # Coded pixels that were kept may be turned by EXIF: then their size is told upright.
+    # Pixels that were copied without decoding may be turned by EXIF. The record's size is upright.
     sizes = {size_px, size_px[::-1]} if output.lossless and record.sampling is None else {size_px}
     if output.size_px not in sizes:
         yield "record_edited", f"output.size_px: {output.size_px}, but the file has {size_px}"
@@ -293,7 +301,7 @@ def by_file(record: Record, data: bytes) -> Iterator[tuple[Problem, str]]:
         yield "record_edited", detail
     if output.format != format_:
         yield "record_edited", f"output.format: {quote(output.format)}, but the file is {format_}"
-    if record.marks is not None:  # None: version 1
+    if record.marks is not None:  # records of version 1 have none
         yield from _by_xmp(record, record.marks, read_marks(codec.xmp_of(data)))
 
 
@@ -306,15 +314,18 @@ def _by_xmp(record: Record, marks: MarksRecord, found: XmpMarks) -> Iterator[tup
         return
     if found.source_type != marks.digital_source_type:
         yield "xmp", f"source type {quote(found.source_type)}, not the recorded one"
-    # The file and its record were written under one output; whether it was moved since is no matter.
+    # The file and its record were written under one output, which may have been moved since.
     picture = PictureKey.at(record.output.uri)
     output_uri = record.output.uri.removesuffix(picture.key) if picture else None
     if found.record_uri != f"{output_uri}{record_key(record.item_id)}":
-        yield "xmp", f"its record is {quote(found.record_uri)}, not the one of its place"
+        yield "xmp", f"record {quote(found.record_uri)}, which is not the record of this picture"
 
 
 def by_signature(record: Record, proof: Proof) -> Iterator[tuple[Problem, str]]:
-    """`proof`: as `signing.read` finds it in the published file."""
+    """Yield the contradictions to the published file's signature.
+
+    `proof` is what `c2pa_marks.read` found in the file.
+    """
     signed = record.marks.c2pa if record.marks else None
     expected = signed.manifest if signed else None
     if proof.state == "Invalid":
@@ -335,10 +346,10 @@ def by_signature(record: Record, proof: Proof) -> Iterator[tuple[Problem, str]]:
 
 
 def has_its_pixels(record: Record) -> bool:
-    """Return whether the published file, decoded here, must give the pixels that were recorded.
+    """Return whether the published file, decoded here, must give the recorded pixels.
 
-    A file that lost something does not hold them. Where coded pixels were copied, they may be of
-    any kind, and what they decode to depends on the decoder.
+    A lossy file does not hold them. Pixels that were copied without decoding may be of any format,
+    and their decoded values depend on the decoder.
     """
     if not record.output.lossless:
         return False
@@ -347,7 +358,10 @@ def has_its_pixels(record: Record) -> bool:
 
 
 def by_pixels(record: Record, data: bytes, limits: ImageLimits) -> Iterator[tuple[Problem, str]]:
-    """Of a file that `has_its_pixels`. Takes the memory of the decoded picture."""
+    """Yield the contradictions to the decoded pixels of a file that `has_its_pixels`.
+
+    Holds the decoded picture in memory.
+    """
     output = record.output
     try:
         picture = codec.decode(data, limits)
@@ -363,7 +377,7 @@ def by_pixels(record: Record, data: bytes, limits: ImageLimits) -> Iterator[tupl
 
 
 def by_candidate(uri: str, data: bytes) -> Iterator[tuple[Problem, str]]:
-    """Of a kept candidate, whose key holds the beginning of its hash."""
+    """Yield a contradiction if a stored candidate does not have the hash in its key."""
     picture = PictureKey.at(uri)
     if picture is None or not picture.holds(data):
-        yield "picture_changed", f"{quote(uri)}: not the file that its name says"
+        yield "picture_changed", f"{quote(uri)}: its content does not match the hash in its name"

@@ -1,8 +1,8 @@
-"""The picture of every finished item: where it is, and its SHA-256.
+"""Find the picture of every finished item: its URI and its SHA-256.
 
-The record of an item says it, but a catalog may have ten million. Up to `_READ_AT_MOST` records are
-read. Beyond that, results of earlier runs say the SHA-256, one listing says what lies under
-`images/`, and a record is read only where the two do not agree on one picture.
+An item's record holds both, but a catalog may have ten million records. Up to `_READ_AT_MOST`
+items, their records are read. For more, the SHA-256 comes from the results of earlier runs and the
+URI from one listing of `images/`. A record is read only if these two do not agree on one picture.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ace_tasks.store import ObjectInfo, Store, join_uri
 
 log = logging.getLogger(__name__)
 
-_READ_AT_MOST = 2000  # as many as `resume` asks for one by one
+_READ_AT_MOST = 2000  # as many as `resume` reads one by one
 _READS_IN_FLIGHT = 32
 _AT_ONCE = 10_000
-_LINE_BYTES = 2048  # a bucket's name and a key have 63 and 1024 at most
-_RECORD_BYTES = 4096  # of a usual record; it holds spec, settings, sources and versions
+_LINE_BYTES = 2048  # a bucket's name has at most 63 bytes and a key 1024
+_RECORD_BYTES = 4096  # size of a usual record, with spec, settings, sources and versions
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedPicture:
-    """Where the picture of an item is, and the SHA-256 (hex) of its file."""
+    """The URI of an item's picture, and the SHA-256 (hex) of its file."""
 
     uri: str
     sha256: str
@@ -50,7 +50,7 @@ def finished_pictures(
 ) -> Iterator[FinishedPictures]:
     """Find the pictures of items that have a record. Raises StoreUnavailable.
 
-    Places and hashes lie in files in `scratch`. Ten million items take some 100 MB of memory.
+    URIs and hashes are kept in files in `scratch`. Ten million items take some 100 MB of memory.
     """
     with closing(FinishedPictures(store, output_uri, item_ids, scratch)) as pictures:
         if len(item_ids) > _READ_AT_MOST:
@@ -61,8 +61,10 @@ def finished_pictures(
 
 
 class FinishedPictures:
-    """What is known of each item, by its position in `item_ids`. An item is known once its one
-    listed picture begins with the hash that earlier results tell, or its record was read.
+    """The pictures of items, by the item's position in `item_ids`.
+
+    The picture of an item is known once its record was read, or once exactly one picture of it was
+    listed and the hash in that picture's key is the beginning of the SHA-256 in earlier results.
     """
 
     def __init__(self, store: Store, output_uri: str, item_ids: ItemIds, scratch: Path):
@@ -70,22 +72,22 @@ class FinishedPictures:
         self._item_ids, self._scratch = item_ids, scratch
         count = len(item_ids)
         hashes = np.memmap(scratch / "hashes", np.uint8, "w+", shape=(count + 1, 32))
-        self._sha256_N32 = hashes.view(np.ndarray)  # a memmap takes its time over each index
-        self._has_sha256_N = np.zeros(count, bool)  # whether its SHA-256 is known
+        self._sha256_N32 = hashes.view(np.ndarray)  # indexing the memmap itself is slow
+        self._has_sha256_N = np.zeros(count, bool)
         self._listed_N = np.zeros(count, np.int16)  # pictures under images/; 2: too many, or wrong
-        # Keys below the output, or URIs elsewhere, a line each; and where the line of each item is.
+        # A line for each picture: its key below the output, or its URI if it is elsewhere.
         self._places = (scratch / "places").open("w+b")
         self._places.write(b"none\n")
-        self._place_N = np.zeros(count, np.int64)
+        self._place_N = np.zeros(count, np.int64)  # where the item's line begins; 0: unknown
         self._lock = threading.Lock()
-        self._bad: dict[str, BadRecord] = {}  # item id → why its record is none
+        self._bad: dict[str, BadRecord] = {}  # item id → why its record cannot be used
 
     def close(self) -> None:
         self._places.close()
         del self._sha256_N32
 
     def find(self, item_id: str) -> FinishedPicture | None:
-        """Return the picture of an item; None for an item without a record that can be read."""
+        """Return the picture of an item, or None if it has no record that can be read."""
         (at,) = self._item_ids.positions([item_id])
         if at < 0 or not self._place_N[at]:
             return None
@@ -95,16 +97,15 @@ class FinishedPictures:
         return FinishedPicture(uri, self._sha256_N32[at].tobytes().hex())
 
     def bad_record(self, item_id: str) -> BadRecord | None:
-        """Return what is wrong with the record of an item, of those that had to be read."""
+        """Return what is wrong with an item's record, if it was read and is bad."""
         return self._bad.get(item_id)
 
     # ------------------------------------------------------------ steps
 
     def read_results(self) -> None:
-        """Take SHA-256s from earlier runs, the newest first.
+        """Take SHA-256s from the results of earlier runs, newest first.
 
-        A run's results are read while all that was read of them is less than the records of the
-        items still unknown.
+        It stops when the results take more bytes than the records of the items still unknown.
         """
         path, bytes_read = self._scratch / "earlier.parquet", 0
         for each in self._earlier_results():
@@ -120,7 +121,7 @@ class FinishedPictures:
             except NotFound:  # deleted since it was listed
                 continue
             except ValueError as error:
-                log.warning("%s cannot be read, records are read instead: %s", each.uri, error)
+                log.warning("%s cannot be read, reading records instead: %s", each.uri, error)
             finally:
                 path.unlink(missing_ok=True)
 
@@ -130,7 +131,7 @@ class FinishedPictures:
         return sorted(results, key=lambda each: str(each.modified), reverse=True)
 
     def _take_sha256(self, pairs: list[tuple[str, str]]) -> None:
-        """Keep (item id, SHA-256) of items of which nobody newer has told."""
+        """Keep the (item id, SHA-256) pairs of items that no newer run has named."""
         at = self._item_ids.positions([item_id for item_id, _ in pairs])
         sha256 = _bytes([sha256 for _, sha256 in pairs], 32)
         is_new = (at >= 0) & ~self._has_sha256_N[at]
@@ -138,7 +139,7 @@ class FinishedPictures:
         self._has_sha256_N[at[is_new]] = True
 
     def list_pictures(self) -> None:
-        """Take places from one listing of `images/`."""
+        """Take URIs from one listing of `images/`."""
 
         def take(pictures: list[PictureKey]) -> None:
             at = self._item_ids.positions_of_starts([each.start for each in pictures])
@@ -161,10 +162,10 @@ class FinishedPictures:
         return start
 
     def read_records(self) -> None:
-        """Read the record of every item that is not known by now."""
+        """Read the record of every item whose picture is still unknown."""
         unknown = np.flatnonzero(~(self._has_sha256_N & (self._listed_N == 1)))
         if len(unknown) > _READ_AT_MOST:
-            log.info("%s records are read to name the pictures of finished rows", len(unknown))
+            log.info("reading %s records to find the pictures of finished rows", len(unknown))
         with self._store.in_parallel(_READS_IN_FLIGHT) as pool:
             for start in range(0, len(unknown), _AT_ONCE):
                 batch = unknown[start : start + _AT_ONCE]
@@ -176,7 +177,7 @@ class FinishedPictures:
         self._places.flush()
 
     def _recorded(self, item_id: str) -> tuple[str, str] | None:
-        """Return place and SHA-256 of a picture by its record."""
+        """Return the key or URI of an item's picture, and its SHA-256, from its record."""
         uri = join_uri(self._output_uri, record_key(item_id))
         try:
             record = Record.model_validate_json(self._store.get(uri))
@@ -186,19 +187,19 @@ class FinishedPictures:
             self._bad[item_id] = BadRecord.at(uri, "it cannot be read")
             return None
         if record.item_id != item_id:
-            self._bad[item_id] = BadRecord.at(uri, "it is of another item")
+            self._bad[item_id] = BadRecord.at(uri, "it belongs to another item")
             return None
         picture, sha256 = PictureKey.at(record.output.uri), record.output.sha256
         if not picture or not sha256.startswith(picture.hash):
-            log.warning("%s is of another file, so its rows name no picture", uri)
+            log.warning("%s names a file of another hash, so its rows get no picture", uri)
             return None
         return self._place(record.output.uri, picture.key), sha256
 
     def _place(self, uri: str, key: str) -> str:
-        """Return the key if the picture is under this output; else the URI as it is.
+        """Return the key if the picture is under this output, else the URI as it is.
 
-        An output that was copied to another bucket keeps its keys, and its records name the old
-        place.
+        An output that was copied to another bucket keeps its keys, while its records still name
+        the old bucket.
         """
         here = join_uri(self._output_uri, key)
         if uri != here:
@@ -210,5 +211,5 @@ class FinishedPictures:
 
 
 def _bytes(hexes: list[str], width: int) -> np.ndarray:
-    """Return numbers in hex as an array of so many bytes each. Raises ValueError."""
+    """Return hex strings as an array (N, width) uint8. Raises ValueError for anything else."""
     return np.frombuffer(bytes.fromhex("".join(hexes)), np.uint8).reshape(len(hexes), width)

@@ -1,7 +1,7 @@
-"""A file of a run without what it tells of forgotten items: its rows, its rejects, its notes.
+"""Remove forgotten items from a file of a run: from its rows, its rejects and its notes.
 
-What does not tell of them comes back as the same bytes. A row of a catalog, or a reject, leaves its
-number there, since lines are counted.
+A file that does not mention them comes back as the same bytes. A removed row of a catalog leaves
+an empty line, and a removed reject its line number, because lines are counted.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MEDIA_TYPES = {
 
 
 def redact(name: str, body: bytes, closure: Closure, lines: Set[int]) -> bytes | None:
-    """Return the file without the forgotten items; None if nothing is left of it.
+    """Return the file without the forgotten items, or None if nothing is left of it.
 
-    `lines`: those of the run's rejects that tell of them, as `telling_lines` finds them.
+    `lines` are the lines of the run's rejects to redact, as found by `telling_lines`.
     """
     if name == "canary.json":
         return _redact_trial(body, closure.items)
@@ -38,18 +38,22 @@ def redact(name: str, body: bytes, closure: Closure, lines: Set[int]) -> bytes |
 
 
 def telling_lines(rejects: bytes, mentions: Mentions) -> set[int]:
-    """Return the line numbers of those rejects that tell of a forgotten name."""
+    """Return the line numbers of the rejects that mention a forgotten name."""
     rows = (json.loads(each) for each in _text(rejects).split("\n") if each)
     return {each["line"] for each in rows if _reject_tells(each, mentions)}
 
 
 def _redact_trial(body: bytes, items: Set[str]) -> bytes | None:
-    """What a person said of the other pictures still counts; it goes if there is none."""
+    """Return the note of a canary without the forgotten items.
+
+    A person's decision about the other pictures still counts. Without items and decision, nothing
+    is left.
+    """
     try:
         trial = json.loads(body)
         left = {row_id: each for row_id, each in trial["items"].items() if each not in items}
     except (ValueError, KeyError, TypeError, AttributeError):
-        return body  # none of ours
+        return body  # no file of ours
     if len(left) == len(trial["items"]):
         return body
     if not left and not trial.get("decision"):
@@ -80,7 +84,7 @@ def _redact_list(name: str, body: bytes, mentions: Mentions, lines: Set[int]) ->
 
 
 def _redact_line(name: str, line: str, mentions: Mentions, lines: Set[int]) -> str | None:
-    """Return the line, or what stands in its place; None if nothing does."""
+    """Return the line or its replacement, or None if the line is removed."""
     row = json.loads(line) if line else {}
     if name == "rejects.jsonl":
         if row.get("line") not in lines:
@@ -92,13 +96,19 @@ def _redact_line(name: str, line: str, mentions: Mentions, lines: Set[int]) -> s
 
 
 def _row_tells(row: dict[str, Any], mentions: Mentions) -> bool:
-    """A generated catalog may hold the reject of what became no row."""
+    """Return whether a row mentions a forgotten name.
+
+    In a generated catalog, the row may be the reject of something that became no row.
+    """
     rejected = row.get("rejected")
     return _reject_tells(rejected, mentions) if isinstance(rejected, dict) else mentions.is_one(row)
 
 
 def _reject_tells(reject: dict[str, Any], mentions: Mentions) -> bool:
-    """A reject quotes its row as it was given, such as a list of names in one cell."""
+    """Return whether a reject mentions a forgotten name.
+
+    It quotes its row as it was given, possibly with a list of names in one cell.
+    """
     return any(mentions.in_quoted(each) for each in (str(reject["reason"]), *_cells(reject["row"])))
 
 

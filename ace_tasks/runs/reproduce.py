@@ -1,7 +1,8 @@
 """Make a recorded picture again, and compare it with the one that was published.
 
-The same sources (by version, or by hash), the very model, the recorded settings, the seed that was
-chosen. Files differ, since signatures do each time; pixels do not, on the same stack.
+It uses the same sources (by version, or by hash), the same model, the recorded settings and the
+seed of the chosen candidate. Files differ, because each signature is different. Pixels do not
+differ on the same stack.
 """
 
 from __future__ import annotations
@@ -32,33 +33,33 @@ from ace_tasks.store import Store, is_s3, join_uri, open_stores
 
 @dataclass(frozen=True)
 class Asked:
-    """How it is made again, where not as recorded."""
+    """The options of a reproduction. Everything else is as recorded."""
 
-    variant: str = ""  # its place, where the record does not know it
-    folder: Path | None = None  # with the local files that sources were
+    variant: str = ""  # the variant's URI, if the record does not name it
+    folder: Path | None = None  # holds the sources that were local files
     threads: int = 0  # 0: as recorded
-    batch_size: int = 1  # so many of it share a pass
+    batch_size: int = 1  # copies of the picture that are made in one pass
     accept_license: bool = False
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How a picture that was made again compares. Levels of 0-255."""
+    """The comparison of a picture that was made again. Differences are in levels of 0-255."""
 
     record: str
     identical: bool
     pixels_sha256: str
     recorded_pixels_sha256: str
-    psnr_db: float | None  # to the published file; None: it is equal, or not there
+    psnr_db: float | None  # to the published file; None: it is equal, or missing
     largest_difference: int | None
-    differs: tuple[str, ...]  # what of the stack is not as recorded
+    differs: tuple[str, ...]  # the parts of the stack that are not as recorded
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class Reproducer:
-    """Keeps the model it loaded last: records of one run share it."""
+    """Makes recorded pictures again. It keeps the last model, which one run's records share."""
 
     def __init__(self, environment: Environment, device: str, asked: Asked):
         self._sources, self._outputs = open_stores(
@@ -70,10 +71,10 @@ class Reproducer:
         self._vision: VisionSettings | None = None
 
     def reproduce(self, uri: str) -> Reproduction:
-        """`uri`: of a record.
+        """Make the picture of the record at `uri` again and compare it.
 
-        Raises SettingsError for what is no record, SourceMissing, SourceChanged, WeightsError for
-        another model than recorded, and StoreError.
+        Raises SettingsError for anything but a record, SourceMissing, SourceChanged, WeightsError
+        for another model than recorded, and StoreError.
         """
         record = self._record(uri)
         resolved = Resolved.model_validate(record.resolved)
@@ -101,7 +102,7 @@ class Reproducer:
         except ValidationError:
             raise SettingsError(f"{uri}: accepted: the record of a picture") from None
 
-    # ------------------------------------------------------------ what went in
+    # ------------------------------------------------------------ sources
 
     def _pictures(self, record: Record) -> Pictures:
         recorded = record.sources
@@ -112,11 +113,11 @@ class Reproducer:
         )
 
     def _picture(self, source: SourceRecord) -> Picture:
-        """Its recorded version if there is one; verified by its hash in any case."""
+        """Return a source in its recorded version, if it has one, checked by its hash."""
         uri = source.uri
         if not is_s3(uri):
             if self._asked.folder is None:
-                raise SourceMissing(f"{uri} was a local file: say the folder that holds it")
+                raise SourceMissing(f"{uri} was a local file: name the folder that holds it")
             uri = str(self._asked.folder / PurePath(uri).name)  # a record may name any path
         try:
             data, _ = self._sources.get_version(uri, source.version_id)
@@ -127,7 +128,7 @@ class Reproducer:
             raise SourceChanged(f"{uri}: sha256 {sha256}, recorded {source.sha256}")
         return codec.decode(data, ImageLimits())
 
-    # ------------------------------------------------------------ what comes out
+    # ------------------------------------------------------------ the picture
 
     def _model(self, record: Record) -> AceModel:
         recorded = record.model
@@ -163,7 +164,10 @@ class Reproducer:
         return edit.finish(model.generate(jobs)[0])
 
     def _vision_for(self, resolved: Resolved) -> VisionSettings:
-        """Those that the environment names. Raises SettingsError for others than recorded."""
+        """Return the vision models that the environment names.
+
+        Raises SettingsError if a model that the record needs is not among them.
+        """
         if self._vision is None:
             self._vision = open_vision(self._environment, self._weights)
         settings = self._vision
@@ -172,13 +176,15 @@ class Reproducer:
         drawn = getattr(settings, resolved.control, None)
         for wanted, given in ((resolved.control_model, drawn), (auto, settings.segmenter)):
             if wanted and (given is None or given.fingerprint != wanted):
-                raise SettingsError(f"a model that drew is not at hand: fingerprint {wanted}")
+                raise SettingsError(
+                    f"the environment names no vision model with the recorded fingerprint {wanted}"
+                )
         return settings
 
-    # ------------------------------------------------------------ beside the published one
+    # ------------------------------------------------------------ the comparison
 
     def _distance(self, record: Record, made: EditedPixels) -> tuple[float | None, int | None]:
-        """PSNR and largest difference to the published file, with what the format lost."""
+        """Return PSNR and largest difference to the published file, its compression included."""
         try:
             published = codec.decode(self._outputs.get(record.output.uri), ImageLimits())
         except NotFound:
@@ -218,7 +224,7 @@ class Reproducer:
 
 
 def record_uris(store: Store, place: str) -> Iterator[str]:
-    """A record's own URI, or those of all records under an output."""
+    """Yield `place` itself if it is the URI of a record, else all records under that output."""
     if place.endswith(".json"):
         yield place
         return

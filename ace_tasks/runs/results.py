@@ -1,4 +1,4 @@
-"""The tables and counts of a run: one result for every row of the catalog, exactly once."""
+"""The tables and counts of a run, with exactly one result for every row of the catalog."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _COLUMNS = {
     "task": pyarrow.string(),
     "status": pyarrow.string(),
     "item_id": pyarrow.string(),
-    "record": pyarrow.string(),  # key under the output URI
+    "record": pyarrow.string(),  # key below the output URI
     "output_uri": pyarrow.string(),
     "sha256": pyarrow.string(),
     "seconds": pyarrow.float64(),
-    "score": pyarrow.float64(),  # total, 0-1, of a picture that this run made
+    "score": pyarrow.float64(),  # total score, 0-1, if this run made the picture
     "same_as": pyarrow.string(),
     "error_code": pyarrow.string(),
     "error": pyarrow.string(),
-    "hint_codes": pyarrow.string(),  # of `mask_hints`, comma-separated: a mask this run looked at
-    "hints": pyarrow.string(),  # their sentences
+    "hint_codes": pyarrow.string(),  # comma-separated codes of `mask_hints`, if this run looked
+    "hints": pyarrow.string(),  # the sentences of these codes
 }
 SCHEMA = pyarrow.schema(list(_COLUMNS.items()))
 _BATCH_ROWS = 1000
@@ -48,7 +48,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one row."""
+    """The result of one row."""
 
     line: int
     row_id: str | None
@@ -67,7 +67,7 @@ class Result:
 
     @classmethod
     def of(cls, item: WorkItem, outcome: Done | Failed) -> Result:
-        """The result of an item this run edited."""
+        """Return the result of an item that this run edited."""
         row: dict[str, Any] = {
             "line": item.line,
             "row_id": item.row_id,
@@ -95,7 +95,7 @@ class Result:
 
 @dataclass(eq=False)
 class Tally:
-    """Counts of results so far."""
+    """The counts of the results so far."""
 
     by_status: Counter[str] = field(default_factory=Counter)
     by_error: Counter[str] = field(default_factory=Counter)
@@ -143,7 +143,7 @@ class ResultsWriter:
         self._see(result.line)
         row = result.as_row()
         self.tally.add(result)
-        # A valid id holds no formula, though it may start with a dash; a rejected one may be one.
+        # A valid row id is no formula, although it may begin with a dash. A rejected one may be.
         from_outside = ("row_id", "task", "error") if result.status == "rejected" else ("error",)
         self._csv.writerow(row | {column: _no_formula(row[column]) for column in from_outside})
         self._buffer.append(row)
@@ -154,7 +154,7 @@ class ResultsWriter:
         if line >= len(self._seen):
             self._seen.extend(bytes(line + _BATCH_ROWS - len(self._seen)))
         if self._seen[line]:
-            raise BrokenRun(f"the row in line {line} is accounted for twice")
+            raise BrokenRun(f"the row in line {line} has two results")
         self._seen[line] = 1
 
     def _flush(self) -> None:
@@ -163,21 +163,21 @@ class ResultsWriter:
             self._buffer.clear()
 
     def check_complete(self, expected: int) -> None:
-        """Raises BrokenRun unless every row of the catalog has one result."""
+        """Raise BrokenRun unless every row of the catalog has one result."""
         if self.tally.total != expected:
             raise BrokenRun(
-                f"{expected} rows were read but {self.tally.total} are accounted for: "
+                f"{expected} rows were read but {self.tally.total} have a result: "
                 f"{dict(self.tally.by_status)}"
             )
 
 
 def _no_formula(text: str | None) -> str | None:
-    # Messages quote the catalog; a spreadsheet would run "=HYPERLINK(…)".
+    # Messages quote the catalog, and a spreadsheet would run a cell such as "=HYPERLINK(…)".
     return f"'{text}" if text and text.startswith(_FORMULA_STARTS) else text
 
 
 def read_results(path: Path) -> Iterator[Result]:
-    """The results of a run, streamed from its results.parquet."""
+    """Yield the results of a run from its results.parquet."""
     names = [each.name for each in dataclasses.fields(Result)]
     with pyarrow.parquet.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=names):
@@ -191,7 +191,7 @@ def count_results(path: Path) -> int:
 
 
 def read_sha256(path: Path) -> Iterator[tuple[str, str]]:
-    """(item id, SHA-256 of its picture) of every row of a results.parquet that names one, streamed.
+    """Yield (item id, SHA-256 of its picture) for each row of a results.parquet with a picture.
 
     Raises ValueError for a file that is no such table.
     """
@@ -208,10 +208,10 @@ def read_sha256(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def failed_rows(parquet: bytes, codes: Collection[str]) -> set[str]:
-    """Ids of the rows that failed, with one of `codes`.
+    """Return the ids of the rows that failed with one of `codes`.
 
-    Without codes, whatever the code, but for those that a person decides about. What was held back
-    may have been discarded since, so each of these two codes finds the rows of both.
+    Without `codes`, all failed rows count except those that a person decides about. A picture that
+    was held back may have been discarded since, so each of these two codes finds the rows of both.
     `parquet` is a run's results.parquet. Raises SettingsError for a code that did not occur.
     """
     failed = _failed(parquet)
@@ -230,7 +230,10 @@ def failed_rows(parquet: bytes, codes: Collection[str]) -> set[str]:
 
 
 def items_to_review(parquet: bytes) -> dict[str, str]:
-    """Row id → item id of the rows that a run held back, or found held back or discarded."""
+    """Return row id → item id for the rows that a run held back, or found held back or discarded.
+
+    `parquet` is a run's results.parquet.
+    """
     return {
         each["row_id"]: each["item_id"]
         for each in _failed(parquet)
@@ -245,15 +248,18 @@ def _failed(parquet: bytes) -> list[dict[str, Any]]:
 
 
 class Summary(BaseModel):
-    """`summary.json`: written last, so its existence says the run came to its end."""
+    """The summary of a run, kept as `summary.json`.
+
+    It is written last, so its existence means that the run finished.
+    """
 
     schema_version: int = 1
     run_id: str
     flow: str = Field("edit-catalog", description="The flow that ran.")
     state: Literal["Completed", "FinishedWithFailures"]
-    catalog: str = Field(description="The catalog, or what the run made its rows of.")
+    catalog: str = Field(description="The catalog, or the source the run made its rows from.")
     buckets: tuple[str, ...] | None = Field(
-        None, description="That its rows may name, where the catalog's own does not say it."
+        None, description="Buckets that rows may name, if not just the catalog's own bucket."
     )
     output: str
     variant: str
@@ -267,44 +273,46 @@ class Summary(BaseModel):
     failed: int
     failed_before: int
     rejected: int
-    forgotten: int = Field(0, description="Rows whose source or picture is to stay forgotten.")
+    forgotten: int = Field(0, description="Rows whose source or picture must stay forgotten.")
     skipped: int | None = Field(
         None, description="Files of the source that are no pictures. None: it was not read."
     )
-    shared: int = Field(description="Rows that share the picture of another row; counted above.")
+    shared: int = Field(description="Rows that share another row's picture. Also counted above.")
     by_error: dict[str, int]
-    hinted: int = Field(0, description="Rows whose mask looked like a mistake; counted above.")
-    by_hint: dict[str, int] = Field({}, description="The same by code; a row may have several.")
-    replicas: int = Field(description="The most that worked at once.")
-    deaths: int = Field(description="Replicas that died, whoever was at fault.")
+    hinted: int = Field(0, description="Rows whose mask looked like a mistake. Also counted above.")
+    by_hint: dict[str, int] = Field(
+        {}, description="Rows with a suspicious mask by hint code. A row may have several codes."
+    )
+    replicas: int = Field(description="The largest number of replicas that worked at once.")
+    deaths: int = Field(description="Replicas that died, for whatever reason.")
     replicas_asked: int | None = Field(
-        None, description="How many were asked for, where the run's machine carries fewer."
+        None, description="Replicas asked for, if the machine can run only fewer."
     )
     replica_hours: float | None = Field(
         None,
-        description="Hours that replicas held a place, loading and the canary's included, summed.",
+        description="Hours that replicas ran, summed, with loading and with the canary.",
     )
     seconds: float
     items_per_second: float
-    token_steps: int = Field(0, description="Tokens × steps of what this run made, summed.")
+    token_steps: int = Field(0, description="Tokens × steps, summed over this run's pictures.")
     phases_s: dict[str, float] = Field(
-        {}, description="Seconds of this run's items by phase, summed over items side by side."
+        {}, description="Seconds by phase, summed over this run's items, parallel ones included."
     )
     busy_share: float | None = Field(
-        description="Share of the replicas' time spent in the denoise loop; None if none ran."
+        description="Share of the replicas' time spent in the denoise loop. None: none ran."
     )
     signed: bool = Field(
         False,
-        description="Whether what this run made was signed. Rows that were done before are as they "
-        "were.",
+        description="Whether this run signed its pictures. Pictures of rows that were done before "
+        "are unchanged.",
     )
     results: str
     failures: str | None = Field(description="The failed rows, as a catalog to run again.")
-    rejects: str | None = Field(description="The rows that are no valid spec, and why.")
+    rejects: str | None = Field(description="The rows that are no valid spec, with the reason.")
 
     @property
     def line(self) -> str:
-        """For a person: what happened."""
+        """Return a sentence that says what happened."""
         failed = self.failed + self.failed_before
         parts = [f"{self.done} done", f"{self.done_before} done before"]
         parts += [f"{failed} failed"] if failed else []
@@ -316,17 +324,17 @@ class Summary(BaseModel):
 
     @property
     def masks_to_check(self) -> str:
-        """How many rows have a mask that looks like a mistake, and of which kinds."""
+        """Return the number of rows whose mask looks like a mistake, with the counts by code."""
         kinds = sorted(self.by_hint.items(), key=lambda each: (-each[1], each[0]))
         return f"{self.hinted} ({', '.join(f'{code} {rows}' for code, rows in kinds)})"
 
     @property
     def unsigned_before(self) -> str | None:
-        """For a person: that signing reaches no picture that an earlier run made; None: none is."""
+        """Return a warning that earlier runs' pictures stay unsigned, or None if there are none."""
         if not (self.signed and self.done_before):
             return None
         return (
-            f"signed: what this run made. The pictures of the {self.done_before} rows that were done "
-            "before are as they were: unsigned, if signing was off then. An audit counts the signed "
-            "ones; to have all signed, run the catalog to another output"
+            f"this run signed the pictures it made. The pictures of the {self.done_before} rows "
+            "that were done before are unchanged: unsigned, if signing was off then. An audit "
+            "counts the signed ones; to have all signed, run the catalog to another output"
         )

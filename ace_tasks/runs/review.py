@@ -1,13 +1,14 @@
-"""Pictures that wait for a person: find one, promote it, or discard it.
+"""Find, promote or discard a picture that waits for a person.
 
-What waits has its picture and would-be record under `review/`, and the failure record of its item
-says `needs_review`. Every step may be cut anywhere and done again, by anyone, at the same time:
+A waiting item has its picture and the record it would get under `review/`, and its failure record
+says `needs_review`. Every step may be interrupted anywhere and repeated, also by several people at
+the same time:
 
-    promote   picture → images/, record put if absent; then picture and record leave review/
-    discard   failure → `discarded`; then they leave review/
+    promote   picture → images/, record put if absent; then both are deleted from review/
+    discard   failure → `discarded`; then both are deleted from review/
 
-The record leaves last, since what has one there is not settled yet. A record under `records/`
-beats both: what is published stays published.
+The record is deleted last, because an item with a record under `review/` is not settled yet. A
+record under `records/` wins over both decisions: a published picture stays published.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ Standing = Literal["waiting", "published", "discarded", "gone"]
 
 @dataclass(frozen=True)
 class HeldItem:
-    """How an item stands. `record`: the one it has, or would have; `picture` is where it is."""
+    """An item and its standing in the review.
+
+    `record` is the one it has, or would get if promoted. `picture` is the URI of its picture.
+    """
 
     item_id: str
     standing: Standing
@@ -49,14 +53,17 @@ class HeldItem:
 
 @dataclass(frozen=True, eq=False)
 class Review:
-    """The pictures under one output URI that are held back. `by`: the flow run that decides."""
+    """The held-back pictures under one output URI. `by` is the flow run that decides.
+
+    All methods raise StoreUnavailable, and BadRecord for a record that cannot be read.
+    """
 
     store: Store
     output_uri: str
     by: str
 
     def look(self, item_id: str) -> HeldItem:
-        """Raises StoreUnavailable, as all of these do, and BadRecord for what is no record."""
+        """Return the standing of an item."""
         record = self._record(item_id)
         if record:
             return HeldItem(item_id, "published", record, record.output.uri)
@@ -67,12 +74,12 @@ class Review:
             return HeldItem(item_id, "discarded")
         waiting = self._waiting(failure)
         if failure.code != NeedsReview.code or not waiting:
-            return HeldItem(item_id, "gone")  # tried again since, with another outcome
+            return HeldItem(item_id, "gone")  # it was tried again, with another outcome
         newest = max(waiting, key=lambda each: each.created_at)
         return HeldItem(item_id, "waiting", newest, self._uri(review_picture_key(newest)))
 
     def promote(self, item_id: str) -> HeldItem:
-        """Publish what waits, unless something is published; returns how the item stands then."""
+        """Publish the waiting picture unless one is published already; return the new standing."""
         held = self.look(item_id)
         if held.standing == "waiting":
             assert held.record is not None
@@ -82,7 +89,7 @@ class Review:
         return self.look(item_id)
 
     def discard(self, item_id: str) -> HeldItem:
-        """Mark what waits as not wanted; returns how the item stands then."""
+        """Mark the waiting picture as not wanted; return the new standing."""
         held = self.look(item_id)
         if held.standing == "waiting":
             failure = self._failure(item_id)
@@ -99,29 +106,30 @@ class Review:
         return self.look(item_id)
 
     def clear_published(self, item_id: str) -> None:
-        """Take what waited out of review/ where the item has been published since."""
+        """Delete an item's waiting pictures from review/ if it has been published since."""
         if self._record(item_id):
             self._clear(item_id)
 
     # ------------------------------------------------------------ steps
 
     def _publish(self, record: Record) -> None:
-        """As a replica does: the picture, then the record, if none is there.
+        """Write the picture, then the record if there is none, as a replica does.
 
-        The output may have been moved since the picture was held: it is published where it is now.
+        The output may have been moved since the picture was held back. The picture is published
+        under the output's present URI.
         """
         assert record.review is not None
         decided = {"promoted_by": self.by, "promoted_at": datetime.now(UTC)}
         review = record.review.model_copy(update=decided)
         try:
             data = self.store.get(self._uri(review_picture_key(record)))
-        except NotFound:  # somebody else has just decided
+        except NotFound:  # somebody else has just decided about it
             return
         if hashlib.sha256(data).hexdigest() != record.output.sha256:
             raise SettingsError(
                 f"{self._uri(review_picture_key(record))}: accepted: the picture that was held "
-                f"(SHA-256 {record.output.sha256}); this file is another one. Put the held one "
-                "back, or discard it"
+                f"back (SHA-256 {record.output.sha256}); this file is a different one. Restore the "
+                "held picture, or discard the item"
             )
         extension = record.output.uri.rpartition(".")[2]
         key = image_key(record.row_id, record.item_id, record.output.sha256, extension)
@@ -140,18 +148,21 @@ class Review:
             self.store.delete(output.uri)
 
     def _clear(self, item_id: str) -> None:
-        """Take all that waited of an item out of review/."""
+        """Delete all waiting pictures and records of an item from review/."""
         failure = self._failure(item_id)
         for record in self._waiting(failure) if failure else ():
             self.store.delete(self._uri(review_picture_key(record)))
             self.store.delete(self._uri(review_record_key(record)))
 
     def _waiting(self, failure: Failure) -> list[Record]:
-        """By the row that was edited: other rows with the same request share its picture."""
+        """Return an item's records under review/.
+
+        They are under the row that was edited. Other rows with the same request share its picture.
+        """
         found = []
         for each in self.store.list(self._uri(review_prefix(failure.row_id, failure.item_id))):
             if each.uri.endswith(".json"):
-                # Cleared since it was listed; or somebody else's file.
+                # It was deleted since it was listed, or it is somebody else's file.
                 with suppress(NotFound, ValidationError):
                     found.append(Record.model_validate_json(self.store.get(each.uri)))
         return [each for each in found if each.item_id == failure.item_id]

@@ -1,4 +1,4 @@
-"""Pictures that no record names: found under an output, and deleted only when that is asked for."""
+"""Find the pictures under an output that no record names, and delete them on demand."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ class Swept:
 def sweep(
     store: Store, output_uri: str, older_than_hours: float, run_id: str = "", *, delete: bool
 ) -> Iterator[Swept]:
-    """Yield every picture of ours that no record names; delete each if `delete` is set.
+    """Yield every picture of ours that no record names, and delete each if `delete` is set.
 
-    `run_id`: only pictures that this run can have written. Raises OutputRefused where no run has
-    ever written, SettingsError for a run without a plan, and StoreUnavailable.
+    With `run_id`, only pictures that this run can have written count. Raises OutputRefused if no
+    run has ever written to the output, SettingsError for a run without a plan, and
+    StoreUnavailable.
     """
     run = _written_by(store, output_uri, run_id) if run_id else None
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)
@@ -48,7 +49,8 @@ def _written_by(store: Store, output_uri: str, run_id: str) -> WrittenBy:
             store.download(uri, path)
         except NotFound:
             raise SettingsError(
-                f"run: accepted: the id of a run with a plan under {output_uri}; given {quote(run_id)}"
+                f"run: accepted: the id of a run with a plan under {output_uri}; "
+                f"given {quote(run_id)}"
             ) from None
         assert planned_at is not None
         return WrittenBy.of(plan_file.read_ids(path), planned_at)

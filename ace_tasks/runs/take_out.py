@@ -1,8 +1,8 @@
-"""The current picture of each row of a run, copied to a folder or to S3 under the row's own name.
+"""Copy the current picture of each row of a run to a folder or to S3, under the row's own name.
 
-Under `images/` a picture lies in the folder of the row that asked for it first; here its name is
-`<row id>.<ext>`, whoever asked. Nothing of another content is overwritten unless that is asked for,
-and what is there already is left, so a copy that was cut short goes on.
+Under `images/` a picture is in the folder of the row that asked for it first. Here it is named
+`<row id>.<ext>` for every row. Files of another content are overwritten only on demand, and files
+that are there already are left alone, so an interrupted copy can be continued.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEWEST = "newest"
 _THREADS = 16
 _AT_ONCE = 256  # rows handed to the threads together
 _ROW_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# What an output's own objects begin with; a copy does not go among them.
+# The folders of an output's own objects. A copy must not be written into one of them.
 _OWN = ("images", "records", "failures", "candidates", "review", "runs", "forgotten", "rates")
 
 How = Literal["written", "there_before", "none"]
@@ -42,7 +42,7 @@ How = Literal["written", "there_before", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of one row. `reason`: why it has no file, as a code; None if it has one."""
+    """The result of copying one row. `reason` is a code if the row has no file, else None."""
 
     row_id: str | None
     how: How
@@ -52,7 +52,7 @@ class Taken:
 
 @dataclass(eq=False)
 class Account:
-    """What became of all rows of a run: counts, and of each reason one row as an example."""
+    """The counts over all rows of a run, with an example row for each reason."""
 
     run_id: str
     to: str
@@ -77,7 +77,7 @@ class Account:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield what a person reads: the counts, then a line for each reason."""
+        """Yield a report for a person: a line with the counts, then a line for each reason."""
         yield (
             f"run {self.run_id}: {self.by_how['written']} pictures written, "
             f"{self.by_how['there_before']} there before, of {self.by_how.total()} rows; "
@@ -86,14 +86,17 @@ class Account:
         for reason, count in self.without.most_common():
             example = self.examples[reason]
             detail = f": {example.detail}" if example.detail else ""
-            yield f"  {count} rows without a file: {reason}; row {example.row_id or '-'}{detail}"
+            yield (
+                f"  {count} rows without a file: {reason}; for example row "
+                f"{example.row_id or '-'}{detail}"
+            )
 
 
 class TakeOut:
-    """One run's pictures on their way out. Raises SettingsError where there is no such run, or `to`
-    is no place for them.
+    """A copy of one run's pictures. `run_id` is an id, or `newest`.
 
-    `run_id`: an id, or `newest`. `overwrite`: replace files of the same names and other contents.
+    With `overwrite`, files of the same name and another content are replaced. Raises SettingsError
+    if there is no such run, or `to` cannot take the pictures.
     """
 
     def __init__(
@@ -136,12 +139,12 @@ class TakeOut:
         place = to.rstrip("/")
         if any(f"{place}/".startswith(self._uri(f"{each}/")) for each in _OWN):
             raise SettingsError(
-                f"to: accepted: a place that is not the output's own; given {quote(to)}"
+                f"to: accepted: a folder or prefix outside the output's own; given {quote(to)}"
             )
         return PrefixTarget(self._store, place, overwrite=overwrite)
 
     def take(self) -> Iterator[Taken]:
-        """Copy the picture of each row; yield what became of it, in the order of the results."""
+        """Copy the picture of each row and yield the outcome, in the order of the results."""
         with (
             finished_pictures(
                 self._store, self._output_uri, self._recorded_since(), self._scratch
@@ -153,15 +156,14 @@ class TakeOut:
                 yield from pool.map(self._take, batch)
 
     def _recorded_since(self) -> ItemIds:
-        """Return the items of rows for which the run names no picture, and that have a record now:
-        by a retry, or a review."""
+        """Return the items for which the run has no picture, but a retry or review has made one."""
         none = (each.item_id for each in read_results(self._results) if not each.output_uri)
         return recorded(self._store, self._output_uri, ItemIds(each for each in none if each))
 
     def _look_up(
         self, result: Result, since: FinishedPictures
     ) -> tuple[str, FinishedPicture] | Taken:
-        """Return name and picture of a row; or why it has none."""
+        """Return the file name and the picture of a row, or the reason why it has none."""
         row_id = result.row_id
         picture = None
         if result.output_uri and result.sha256:
@@ -171,7 +173,7 @@ class TakeOut:
         if picture is None:
             reason = result.error_code or result.status
             if result.status in {"done", "done_before"}:
-                reason = "record_missing"  # deleted since
+                reason = "record_missing"  # it was deleted since
             return Taken(row_id, "none", reason, result.error or "")
         key = PictureKey.at(picture.uri)
         if key is None or not is_s3(picture.uri) or not _ROW_ID.fullmatch(row_id or ""):
@@ -179,7 +181,7 @@ class TakeOut:
             return Taken(row_id, "none", "bad_result", detail)
         name = f"{row_id}.{key.key.rpartition('.')[2]}"
         if not self._target.claim(name):
-            detail = f"another row's file has the name {name} here, but for upper and lower case"
+            detail = f"{name} differs from another row's file only in upper and lower case"
             return Taken(row_id, "none", "name_taken", detail)
         return name, picture
 
@@ -188,7 +190,7 @@ class TakeOut:
             return each
         name, picture = each
         row_id = name.rpartition(".")[0]
-        taken = Taken(row_id, "none", "name_taken", f"{name} is there, with another content")
+        taken = Taken(row_id, "none", "name_taken", f"{name} exists with another content")
         there = self._target.sha256_of(name)
         if there == picture.sha256:
             return Taken(row_id, "there_before")
@@ -205,24 +207,24 @@ class TakeOut:
 
 
 class FolderTarget:
-    """A folder on this machine. Raises SettingsError where it cannot be written."""
+    """A folder on this machine to copy to. Raises SettingsError if it cannot be written."""
 
     def __init__(self, path: Path, *, overwrite: bool):
         self.overwrite = overwrite
         self._path = path
         with _writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            # Files get their names when they are whole.
+            # A file gets its name only when it is complete.
             self._parts = tempfile.TemporaryDirectory(prefix=".ace-part-", dir=path)
         one_case = takes_cases_as_one(Path(self._parts.name))
         self._claimed: set[str] | None = set() if one_case else None
 
     def close(self) -> None:
-        """Leave nothing but the files."""
+        """Delete the temporary files."""
         self._parts.cleanup()
 
     def claim(self, name: str) -> bool:
-        """Return whether no other name of this copy is the same file here."""
+        """Return whether no earlier name of this copy is the same file in this folder."""
         if self._claimed is None:
             return True
         before = len(self._claimed)
@@ -230,7 +232,7 @@ class FolderTarget:
         return len(self._claimed) > before
 
     def sha256_of(self, name: str) -> str | None:
-        """Return the SHA-256 of the file of that name; None if there is none."""
+        """Return the SHA-256 of the file of that name, or None if there is none."""
         with _writing(self._path / name):
             try:
                 return hashlib.sha256((self._path / name).read_bytes()).hexdigest()
@@ -238,7 +240,7 @@ class FolderTarget:
                 return None
 
     def write(self, name: str, data: bytes) -> bool:
-        """Write the file as a whole; return False where another one came first."""
+        """Write the file in one step. Return False if another one is there now."""
         with _writing(self._path / name):
             part = Path(self._parts.name) / name
             part.write_bytes(data)
@@ -258,7 +260,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def takes_cases_as_one(folder: Path) -> bool:
-    """Return whether `a` and `A` are one file there, as on macOS and Windows."""
+    """Return whether `a` and `A` are the same file in a folder, as on macOS and Windows."""
     probe = folder / "probe"
     probe.touch()
     return (folder / "PROBE").exists()
@@ -266,7 +268,7 @@ def takes_cases_as_one(folder: Path) -> bool:
 
 @dataclass(eq=False)
 class PrefixTarget:
-    """A prefix on S3: what a folder does, is done there."""
+    """A prefix on S3 to copy to, with the methods of a `FolderTarget`."""
 
     store: Store
     uri: str
@@ -291,5 +293,5 @@ class PrefixTarget:
             self.store.put(uri, data, media_type)
             return True
         absent = self.store.put_if_absent(uri, data, media_type)
-        # Its key may be there by an earlier try of ours, whose answer was lost.
+        # The key may be there because our own earlier try worked but its answer was lost.
         return absent or self.sha256_of(name) == hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""What an output tells of items and their sources: records, failures and plans, read once."""
+"""Read which items and sources the records, failures and plans under an output name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLAN = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/plan\.parquet
 
 @dataclass(frozen=True, slots=True)
 class SeenObject:
-    """One source or picture as something remembers it."""
+    """One source or picture, as a record, a failure or a plan names it."""
 
     uri: str
     sha256: str | None = None
@@ -42,7 +42,10 @@ class SeenObject:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What one object tells of an item. `planned_by`: the run whose plan it is."""
+    """The sources and pictures of an item, as one object in the store names them.
+
+    `planned_by` is the run whose plan it is.
+    """
 
     item_id: str
     row_id: str
@@ -53,8 +56,9 @@ class Trace:
 
 
 def read_traces(store: Store, output_uri: str) -> Iterator[Trace]:
-    """Yield the trace of every record, of what waits for a person, and of every failure; then one
-    for each row of every plan. Objects that are gone since they were listed are left out.
+    """Yield a trace for every record, waiting or published, every failure and every planned row.
+
+    Objects that were deleted since they were listed are left out.
     """
     with store.in_parallel(_THREADS) as pool:
         for kind, parse in (
@@ -75,13 +79,13 @@ def read_traces(store: Store, output_uri: str) -> Iterator[Trace]:
 
 
 def read_source(store: Store, uri: str) -> SeenObject | None:
-    """Return what lies at the URI now, whether or not anything was made of it."""
+    """Return the object that is at the URI now, or None if there is none or it is a local file."""
     if not is_s3(uri):
         return None
     try:
         found = store.head(uri)
         sha256 = found.sha256
-        if sha256 is None:  # an upload in parts has none, and a copy may come in other parts
+        if sha256 is None:  # multipart uploads have none, and copies may have other part sizes
             with local_copy(store, uri) as path, path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except NotFound:
@@ -90,7 +94,7 @@ def read_source(store: Store, uri: str) -> SeenObject | None:
 
 
 def trace_of_record(body: bytes) -> Trace | None:
-    """Return None for anything that is no record of ours."""
+    """Return the trace of a record, or None for anything that is no record of ours."""
     try:
         record = Record.model_validate_json(body)
     except ValidationError:
@@ -120,13 +124,13 @@ def _trace_of_failure(body: bytes) -> Trace | None:
 
 
 def _trace_of_planned(item: WorkItem, run_id: str) -> Trace:
-    """A plan says what a run meant to make, not what it made."""
+    """Return the trace of a planned row. It has no run id, since a plan does not prove an edit."""
     sources = tuple(map(SeenObject.of, item.sources.each()))
     return Trace(item.item_id, item.row_id, None, sources, planned_by=run_id)
 
 
 def get_or_empty(store: Store, uri: str) -> bytes:
-    """Return an object's content, and nothing of one that is gone since it was listed."""
+    """Return an object's content, or empty bytes if it was deleted since it was listed."""
     try:
         return store.get(uri)
     except NotFound:
@@ -135,7 +139,7 @@ def get_or_empty(store: Store, uri: str) -> bytes:
 
 @contextmanager
 def local_copy(store: Store, uri: str) -> Iterator[Path]:
-    """An object as a file, for as long as it is looked at."""
+    """Download an object to a temporary file, which is deleted at the end of the context."""
     with tempfile.TemporaryDirectory(prefix="ace-forget-") as folder:
         path = Path(folder) / "file"
         store.download(uri, path)

@@ -364,19 +364,20 @@ def test_a_forged_field_is_told_by_what_it_should_be(make: Callable[..., Made]) 
         placed=lambda content: content["output"].update(placed_px=[0, 0, 1, 1]),
         size=lambda content: content["output"].update(size_px=[64, 96]),
     ) == {
-        "review": ["review: its picture was held back, and nobody promoted it"],
-        "no_source": ["sources.mask: none, planned otherwise"],
-        "a_source": ["sources.reference[0]: one, planned otherwise"],
-        "column": ["spec: it has columns that were not planned"],
-        "no_mask": ["mask: accepted where the row has one, and only there"],
-        "placed": ["output.placed_px: accepted with a preset, and only with one"],
+        "review": ["review: its picture was held back and nobody promoted it"],
+        "no_source": ["sources.mask: none, not as planned"],
+        "a_source": ["sources.reference[0]: one, not as planned"],
+        "column": ["spec: it has columns that are not in the plan"],
+        "no_mask": ["mask: required if the row has one, and accepted only then"],
+        "placed": ["output.placed_px: required with a preset, and accepted only with one"],
         "size": [
             "output.size_px: (64, 96), but the file has (96, 64)",
             "output.size_px: (64, 96), but it is (96, 64)",
         ],
     }
     forged = told(made, no_model=lambda content: content.update(sampling=None))
-    assert "sampling: a model must have run, since its mask selects something" in forged["no_model"]
+    no_sampling = "sampling: none, but its mask selects something, so a model must have run"
+    assert no_sampling in forged["no_model"]
 
 
 def test_a_choice_between_candidates_is_one_that_was_to_be_made(make: Callable[..., Made]) -> None:
@@ -387,15 +388,15 @@ def test_a_choice_between_candidates_is_one_that_was_to_be_made(make: Callable[.
         none=lambda content: content.update(candidates=None),
         another=lambda content: content["candidates"].update(chosen=2),
     ) == {
-        "none": ["candidates: accepted: those of 2 seeds"],
+        "none": ["candidates: none, planned 2"],
         "another": [
-            "candidates.chosen: 2, of 2",
+            "candidates.chosen: 2, but there are 2 candidates",
             f"sampling.seed: {two.content['sampling']['seed']}, planned None",
         ],
     }
     some = two.content["candidates"]
     assert told(one, some=lambda content: content.update(candidates=some)) == {
-        "some": ["candidates: accepted: those of 1 seeds"]
+        "some": ["candidates: 2, planned 1"]
     }
 
 
@@ -410,7 +411,7 @@ def test_a_kept_candidate_is_the_file_that_its_name_says(
         ((problem, words),) = proof.by_candidate(place, file)
         assert (problem, words) == (
             "picture_changed",
-            f"'{place}': not the file that its name says",
+            f"'{place}': its content does not match the hash in its name",
         )
 
 
@@ -433,7 +434,7 @@ def test_another_picture_is_told_though_the_record_is_made_to_fit_it(
     assert [*swapped.contradictions(swapped.content)] == ["item {}, recorded {}".format(*item_ids)]
     no_picture = made.with_picture(b"no picture")
     uri = no_picture.content["output"]["uri"]
-    assert f"'{uri}': no picture" in [*no_picture.contradictions(no_picture.content)]
+    assert f"'{uri}': not a picture" in [*no_picture.contradictions(no_picture.content)]
     cut = made.with_picture(made.picture[:-40])
     uri = cut.content["output"]["uri"]
     assert f"'{uri}': damaged picture: OSError: image file is truncated" in [
@@ -443,7 +444,7 @@ def test_another_picture_is_told_though_the_record_is_made_to_fit_it(
     with Image.open(io.BytesIO(made.picture)) as opened:
         opened.save(out, "WEBP", lossless=True, xmp=codec.xmp_of(made.picture))
     webp = made.with_picture(out.getvalue(), "webp")
-    assert [*webp.contradictions(webp.content)] == ["output.format: 'webp', asked for png"]
+    assert [*webp.contradictions(webp.content)] == ["output.format: 'webp', planned png"]
     named = copy.deepcopy(webp.content)
     named["output"] |= {"format": "png", "uri": named["output"]["uri"][:-4] + "png"}
     assert [*webp.contradictions(sealed_anew(named))] == [

@@ -148,7 +148,7 @@ def test_a_source_that_was_a_local_file_is_read_from_the_folder_that_is_said(
         sources = record.sources.model_copy(update={"image": image})
         local = record.model_copy(update={"sources": sources})
         store.put(f"{prefix}/local.json", local.to_json(), "application/json")
-        with pytest.raises(SourceMissing, match="was a local file: say the folder that holds it"):
+        with pytest.raises(SourceMissing, match="was a local file: name the folder that holds it"):
             reproducer.reproduce(f"{prefix}/local.json")
         ended = ace_here("reproduce", f"{prefix}/local.json", "--sources", str(tmp_path), "--json")
         (again,) = map(json.loads, ended.stdout.splitlines())
@@ -189,5 +189,5 @@ def test_a_control_by_a_model_that_is_not_at_hand_is_not_drawn_by_another(
     resolved = record.resolved | {"control": "depth", "control_model": "f" * 64}
     drawn = record.model_copy(update={"resolved": resolved})
     store.put(f"{prefix}/drawn.json", drawn.to_json(), "application/json")
-    with pytest.raises(SettingsError, match=f"a model that drew is not at hand: .*{'f' * 64}"):
+    with pytest.raises(SettingsError, match=f"no vision model with the .* fingerprint {'f' * 64}"):
         reproducer.reproduce(f"{prefix}/drawn.json")

@@ -257,8 +257,8 @@ def test_an_odd_id_leads_out_of_no_folder(
     [
         ({"run_id": "run-9"}, "run: accepted: a run with results under"),
         ({"run_id": "newest"}, "run: accepted: a run that has ended"),
-        ({"to": "{output}/images"}, "to: accepted: a place that is not the output's own"),
-        ({"to": "{output}/records/ab/"}, "to: accepted: a place that is not the output's own"),
+        ({"to": "{output}/images"}, "to: accepted: a folder or prefix outside the output's own"),
+        ({"to": "{output}/records/ab/"}, "to: accepted: a folder or prefix outside"),
         ({"to": "{file}"}, "to: accepted: a folder that can be written"),
         ({"output": "here"}, "output: accepted: s3://bucket/prefix"),
     ],

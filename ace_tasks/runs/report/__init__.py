@@ -1,10 +1,10 @@
 """The contact sheet of a run: before, after, mask and references of its rows, as HTML pages.
 
-Self-contained: pictures, style and script are embedded, and a page asks for nothing else, so it
-opens from disk or from a link alike. Whatever a catalog says is escaped by the template engine,
-and the page's own policy lets run only what it came with.
+A page is self-contained: pictures, style and script are embedded and nothing else is loaded, so it
+opens from disk as well as from a link. The template engine escapes all text of a catalog, and the
+page's content security policy allows only its own style and script.
 
-pages       one page after the other
-cards       what is said of a row
-thumbnails  pictures, as small as they are shown
+pages       render the pages one after the other
+cards       the facts and pictures of one row
+thumbnails  the pictures, in the size they are shown
 """

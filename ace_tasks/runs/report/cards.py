@@ -1,4 +1,4 @@
-"""What the contact sheet says of one row."""
+"""Collect the facts and pictures that the contact sheet shows for one row."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from ace_tasks.runs.results import Result
 from ace_tasks.specs import Resolved, WorkItem
 from ace_tasks.store import join_uri
 
-Figure = tuple[str, Thumbnail | Blank]  # what it is; or why it is not shown
-Facts = dict[str, Any]  # None, and not shown: nothing to tell
+Figure = tuple[str, Thumbnail | Blank]  # its label, and the picture or why it is not shown
+Facts = dict[str, Any]  # a fact that is None is not shown
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row to show."""
+    """A row to show, with its result and record."""
 
     item: WorkItem
     result: Result
-    record: Record | None = None  # the one it has; or would have, were it not held back
+    record: Record | None = None  # of a held-back picture, the record it would get if promoted
 
 
 def status_of(result: Result) -> str:
-    """In a person's words."""
+    """Return the status of a row as the sheet shows it."""
     if result.error_code == NeedsReview.code:
         return "held back"
     return result.status.replace("_", " ")
 
 
 def make_card(entry: Entry, album: Thumbnails, output_uri: str) -> dict[str, Any]:
-    """What the template needs of a row. Raises StoreUnavailable."""
+    """Return the values that the template shows for a row. Raises StoreUnavailable."""
     item, result, record = entry.item, entry.result, entry.record
     before = album.source(item.sources.image)
     after = album.output(result.output_uri) if result.output_uri else Blank.UNREADABLE
@@ -67,8 +67,10 @@ def make_card(entry: Entry, album: Thumbnails, output_uri: str) -> dict[str, Any
 
 
 def _hints(result: Result, record: Record | None) -> str | None:
-    """What looks like a mistake about its mask: by this run, or by the one that made it. A failure
-    for it says so itself.
+    """Return the hints about a mask that looks like a mistake, or None.
+
+    They come from this run, or from the one that made the picture. A row that failed for its mask
+    shows its error instead.
     """
     if result.error_code == SuspectMask.code:
         return None
@@ -82,7 +84,7 @@ def _lie_on_each_other(before: Thumbnail | Blank, after: Thumbnail | Blank) -> b
 
 
 def _mask(entry: Entry, album: Thumbnails) -> tuple[list[Figure], str | None, str | None]:
-    """A mask as it was used, its coverage; or a word of why it is not shown."""
+    """Return the mask as it was used, its coverage, and a note if it cannot be shown."""
     item, record = entry.item, entry.record
     if item.resolved.mask is None:
         return [], None, None
@@ -90,7 +92,7 @@ def _mask(entry: Entry, album: Thumbnails) -> tuple[list[Figure], str | None, st
         coverage = f"{record.mask.coverage:.1%}"
         return [("mask", drawn(base64.b64decode(record.mask.drawing)))], coverage, None
     if item.resolved.auto_mask and item.resolved.auto_mask.method == "model":
-        return [], None, "Its mask is made by a model, and kept with a finished picture only."
+        return [], None, "The mask is made by a model and kept only with a finished picture."
     made, share = album.mask(item)
     if isinstance(made, Blank) and item.sources.mask:
         return [("mask as given", album.source(item.sources.mask))], None, None
@@ -103,7 +105,7 @@ def _references(thumbnails: list[Thumbnail | Blank]) -> list[Figure]:
 
 
 def _kept_candidates(record: Record | None, album: Thumbnails) -> Iterator[Figure]:
-    """Those that were stored though not chosen."""
+    """Yield the candidates that were stored although they were not chosen."""
     candidates = record.candidates.candidates if record and record.candidates else ()
     for number, each in enumerate(candidates):
         if each.uri and each.scores:
@@ -117,7 +119,7 @@ def _scores(scores: Scores) -> str:
 
 
 def _explained(scores: Scores) -> Facts:
-    """Each with its unit and what is best; a tooltip would be none on a phone."""
+    """Return each score with its description. Phones show no tooltips, so it is a fact."""
     fields = Scores.model_fields
     return {
         name.replace("_", " "): f"{value:g}: {fields[name].description}"
@@ -129,7 +131,7 @@ def _explained(scores: Scores) -> Facts:
 
 
 def _asked(resolved: Resolved) -> Facts:
-    """What row and run decided."""
+    """Return the settings of a row."""
     steps = resolved.mask_steps
     changed = steps.model_dump(exclude_defaults=True) if steps else {}
     return {
@@ -156,7 +158,7 @@ def _ground(resolved: Resolved) -> str | None:
 
 
 def _made(result: Result, record: Record) -> Facts:
-    """What came of it, and of what."""
+    """Return the facts about the picture and how it was made."""
     output, model, sampling, run = record.output, record.model, record.sampling, record.run
     seconds = ", ".join(f"{phase} {value:g}" for phase, value in record.timings_s.items())
     return {
@@ -183,9 +185,9 @@ def _made(result: Result, record: Record) -> Facts:
 
 def _repainted(paste: PasteRecord) -> Facts:
     left, top, right, bottom = paste.window_px
-    feather = f"only in the feather's {paste.feather_px} px, by {paste.outside_max} of 255 at most"
+    feather = f"only in the feather's {paste.feather_px} px, by at most {paste.outside_max} of 255"
     return {
-        "window": f"{left} to {right} across, {top} to {bottom} down, px",
+        "window": f"x {left} to {right} px, y {top} to {bottom} px",
         "differs outside the mask": feather
         if paste.outside_max
         else "nowhere, before the file's compression",
@@ -201,7 +203,7 @@ def _chosen(candidates: CandidatesRecord) -> Facts:
 
 
 def _where(entry: Entry, output_uri: str) -> Facts:
-    """Everything by its place and hash."""
+    """Return the URIs and hashes of the record, the picture and the sources."""
     item, result, record = entry.item, entry.result, entry.record
     places: Facts = {"item": item.item_id, "output": result.output_uri}
     if record is None:

@@ -24,12 +24,12 @@
     }
     const all = `${rows.length} rows`;
     form.querySelector("output").textContent = status || task || part ? `${count} of ${all} of this page` : all;
-    // The next page filters alike: what is chosen stands behind the # of its link.
+    // Links carry the chosen filters behind their #, so that the next page applies them too.
     const chosen = filters.filter((field) => field.value).map((field) => [field.name, field.value]);
     for (const link of links) link.hash = new URLSearchParams(chosen);
   };
 
-  // A page that was opened by a signed link reaches its neighbours by theirs.
+  // A page that was opened by a signed link uses the signed links of its neighbours.
   if (location.search) for (const link of links) link.href = link.dataset.signed;
   const given = new URLSearchParams(location.hash.slice(1));
   for (const field of filters) {

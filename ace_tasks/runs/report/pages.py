@@ -1,4 +1,4 @@
-"""Rows → HTML pages, one after the other: whatever their number, one page is in memory."""
+"""Render rows as HTML pages, one after the other, so that only one page is in memory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class PageLink:
-    """How one page finds another: by its name, where they lie side by side, and by a signed link,
-    for who came by one.
+    """The two links to a page.
+
+    `name` is its file name, for pages in the same folder. `signed` is a signed link, for readers
+    who opened the first page by one.
     """
 
     name: str
@@ -35,9 +37,9 @@ class PageLink:
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """A contact sheet of `results`, in their order; of each, `entry_of` finds what is shown.
+    """A contact sheet of `results`, in their order. `entry_of` finds what is shown of each.
 
-    `total`: how many rows there are; the sheet says how many of them are left out.
+    `total` is the number of rows in the run. The sheet says how many of them it shows.
     """
 
     title: str
@@ -52,13 +54,13 @@ class Sheet:
 
     @property
     def pages(self) -> int:
-        """How many there are; one at least."""
+        """Return the number of pages, at least one."""
         return max(1, -(-len(self.results) // PAGE_ITEMS))
 
     def build(self, links: Sequence[PageLink]) -> Iterator[bytes]:
-        """Every page as HTML (UTF-8), in order. `links`: one a page.
+        """Yield every page as HTML (UTF-8), in order. `links` has one entry for each page.
 
-        A picture that cannot be read is left blank; raises StoreUnavailable when a store is away.
+        A picture that cannot be read is left blank. Raises StoreUnavailable.
         """
         parts = [
             self.results[start : start + PAGE_ITEMS]
@@ -99,7 +101,7 @@ class Sheet:
 
 
 def _summary(results: Sequence[Result]) -> str:
-    """What a page holds, in a line."""
+    """Return a line that sums up a page."""
     if not results:
         return "no rows"
     counts = Counter(map(status_of, results))
@@ -117,7 +119,7 @@ def _template() -> jinja2.Template:
 
 @cache
 def _style_and_script() -> dict[str, str]:
-    """Ours as they stand in a page, and a policy that lets nothing else run or load."""
+    """Return our style and script, and a policy that lets nothing else run or load."""
     style, script = _asset("page.css"), _asset("page.js")
     allowed = {"style-src": _hash(style), "script-src": _hash(script), "img-src": "data:"}
     policy = "; ".join(

@@ -1,6 +1,6 @@
-"""Thumbnails for the contact sheet, as data URIs; or why there is none.
+"""Make thumbnails for the contact sheet, as data URIs.
 
-A source is shown only while it is the object that was planned: by its ETag on S3, else by its hash.
+A source is shown only while it is the planned object, compared by its ETag on S3, else by its hash.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Blank(StrEnum):
-    """What stands in a picture's place."""
+    """The text that is shown in the place of a picture."""
 
     UNREADABLE = "cannot be read"
     REPLACED = "was replaced since"
@@ -48,7 +48,7 @@ class Thumbnail:
     size_px: tuple[int, int]
 
     def is_shaped_like(self, other: Thumbnail) -> bool:
-        """To a pixel: whether the two can lie on each other."""
+        """Return whether the two have the same proportions, to a pixel."""
         (width, height), (other_width, other_height) = self.size_px, other.size_px
         off = abs(width * other_height - other_width * height)
         return off <= max(*self.size_px, *other.size_px)
@@ -56,9 +56,9 @@ class Thumbnail:
 
 @dataclass(frozen=True, eq=False)
 class Thumbnails:
-    """The pictures of one page; what several rows show is read once.
+    """The pictures of one page. A picture that several rows show is read once.
 
-    Raises StoreUnavailable when a store is away.
+    All methods raise StoreUnavailable.
     """
 
     sources: Store
@@ -76,7 +76,7 @@ class Thumbnails:
         return self._thumbnail((uri, None, _SIDE_PX), lambda: self.outputs.get(uri))
 
     def mask(self, item: WorkItem) -> tuple[Thumbnail | Blank, float | None]:
-        """Made again from the row and its sources, as a replica does it, and its coverage."""
+        """Return a row's mask and its coverage, made again from its sources as a replica does."""
         image, file = (self._whole(each) for each in (item.sources.image, item.sources.mask))
         if isinstance(image, Blank) or isinstance(file, Blank):
             return Blank.UNREADABLE, None
@@ -108,14 +108,17 @@ class Thumbnails:
         return _read(lambda: codec.decode(self._bytes(source), self.limits))
 
     def _bytes(self, source: Source) -> bytes:
-        """The object that was planned. Raises PreconditionFailed where there is another now."""
+        """Return the content of the planned object.
+
+        Raises PreconditionFailed if there is another object now.
+        """
         etag = source.etag if is_s3(source.uri) else None
         try:
             data = self.sources.get(source.uri, if_match=etag, max_bytes=self.limits.max_bytes)
         except PreconditionFailed:
             if source.sha256 is None:
                 raise
-            # The same bytes may have been uploaded again, in parts or encrypted: another ETag.
+            # The same bytes may have been uploaded again, in parts or encrypted, with another ETag.
             data = self.sources.get(source.uri, max_bytes=self.limits.max_bytes)
         if source.sha256 and hashlib.sha256(data).hexdigest() != source.sha256:
             raise PreconditionFailed(source.uri, "another object than was planned")
@@ -123,7 +126,7 @@ class Thumbnails:
 
 
 def drawn(png: bytes) -> Thumbnail:
-    """A mask's drawing as `masks.drawing` makes it."""
+    """Return the thumbnail of a mask, from the PNG that `masks.drawing` makes."""
     width, height = struct.unpack(">II", png[16:24])  # PNG, second edition, 11.2.2
     return Thumbnail(f"data:image/png;base64,{base64.b64encode(png).decode()}", (width, height))
 
@@ -141,5 +144,5 @@ def _read(read: Callable[[], T]) -> T | Blank:
         raise
     except PreconditionFailed:
         return Blank.REPLACED
-    except (ItemError, StoreError, WeightsError):  # networks of another version, too
+    except (ItemError, StoreError, WeightsError):  # WeightsError: a network of another version
         return Blank.UNREADABLE

@@ -199,7 +199,7 @@ def test_a_mask_made_by_a_model_comes_from_the_record_or_its_absence_is_explaine
     failed = entry(row, pixels=by_model, status="failed", error_code="bad_mask", error="no cup")
     page = see([failed])
     assert page.labels == ["before of row-1"]
-    assert "Its mask is made by a model" in page.text
+    assert "The mask is made by a model" in page.text
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -381,7 +381,7 @@ def test_pages_hold_200_rows_each_and_find_each_other(store: Store) -> None:
     assert all("/report" in str(each) and "X-Amz-Signature=s" in str(each) for each in signed)
     titles = [each["title"] for each in third.all("a") if "title" in each]
     assert titles[0] == "4 failed, 196 done; rows row-0 to row-199"
-    assert "opens for 7 days at most" in third.text
+    assert "opens for at most 7 days" in third.text
 
 
 def test_a_sheet_of_one_page_has_no_links_and_says_nothing_of_others(see: See) -> None:
@@ -431,8 +431,8 @@ def test_what_made_a_picture_is_one_click_away(see: See, photo: Callable[..., st
         "grow_px 3",
         "white-1000",
         "80",
-        "1 to 33 across, 2 to 44 down",
-        "only in the feather's 5 px, by 3 of 255 at most",
+        "x 1 to 33 px, y 2 to 44 px",
+        "only in the feather's 5 px, by at most 3 of 255",
         "number 1 of 2; 0: 0.4 (seed 11)",
         "too plain",
         "flow-7",
