@@ -1,10 +1,10 @@
-"""How good a model is, on the procedural world.
+"""Measure how good a model is, on the procedural world.
 
-scoring       an output against its exact answer
+scoring       compare an output with its exact answer
 metrics       single measures
-baselines     what needs no model
-measure       chunk by chunk, kept as it goes
+baselines     contenders that need no model
+measure       measure and store chunk by chunk
 report        the table
 answer_sheet  pictures of answers
-place         where an evaluation is kept
+place         the prefix or folder of an evaluation
 """

@@ -1,4 +1,4 @@
-"""A sheet of examples beside what was made of them."""
+"""Draw a sheet of examples beside a contender's answers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ace_tasks.evaluation.measure import Answered
 PANELS = ("input", "mask", "reference", "result", "truth")
 _PANEL_PX = 160
 _GAP_PX = 4
-_LINE_PX, _LETTER_PX = 12, 6  # of Pillow's own font
+_LINE_PX, _LETTER_PX = 12, 6  # of Pillow's built-in font
 _LINES = 3
 _PAPER, _INK, _RIGHT, _WRONG = (250, 250, 250), (40, 40, 40), (20, 120, 50), (180, 40, 30)
 
 
 def sheet(rows: Sequence[Answered], columns: int = 2) -> Image.Image:
-    """Each with its prompt and verdict; `columns` of them side by side."""
+    """Return a page of the answers with prompt and verdict, `columns` of them side by side."""
     width = len(PANELS) * (_PANEL_PX + _GAP_PX) + 2 * _GAP_PX
     height = (_LINES + 1) * _LINE_PX + _PANEL_PX + 2 * _GAP_PX
     columns = min(columns, len(rows))
@@ -54,7 +54,10 @@ def _write_caption(
 
 
 def _scaled(panel: np.ndarray) -> Image.Image:
-    """Small ones enlarged pixel by pixel, so that nothing looks smoother than it is."""
+    """Return a panel in the sheet's size.
+
+    A small panel is enlarged pixel by pixel, so that it does not look smoother than it is.
+    """
     enlarged = len(panel) < _PANEL_PX
     how = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
     return Image.fromarray(panel).convert("RGB").resize((_PANEL_PX, _PANEL_PX), how)

@@ -1,4 +1,4 @@
-"""What needs no model: the floor that a success rate is to be read against."""
+"""Baselines that need no model. Success rates are read against this floor."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import numpy as np
 
 from ace_tasks.training.world.world_tasks import Example
 
-_RADIUS_PX = 3  # as OpenCV's own examples have it
+_RADIUS_PX = 3  # the value in OpenCV's own examples
 
 
 def copy_input(example: Example) -> np.ndarray:
-    """The picture as it was given; the first reference where there is none."""
+    """Return the input picture, or the first reference if there is none."""
     return (example.references[0] if example.image is None else example.image).copy()
 
 
 def mean_fill(example: Example) -> np.ndarray:
-    """The mask filled with the mean colour outside it; everything, without a mask."""
+    """Return the input with the mask filled by the mean colour outside it.
+
+    Without a mask the whole picture is filled with its mean colour.
+    """
     output = copy_input(example)
     inside = np.ones(output.shape[:2], bool) if example.mask is None else example.mask > 0
     known = inside if inside.all() else ~inside
@@ -27,7 +30,10 @@ def mean_fill(example: Example) -> np.ndarray:
 
 
 def inpaint(example: Example) -> np.ndarray:
-    """The mask filled from around it (Telea 2004, fast marching); the input, without a mask."""
+    """Return the input with the mask filled from around it (Telea 2004, fast marching).
+
+    Without a mask the input is returned unchanged.
+    """
     picture = copy_input(example)
     if example.mask is None:
         return picture

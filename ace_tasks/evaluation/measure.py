@@ -1,4 +1,4 @@
-"""What is measured at once, and kept: a chunk of examples of one task, answered by one contender."""
+"""Measure one contender's answers in chunks of examples of one task. Each chunk is stored."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ace_tasks.errors import SettingsError
 from ace_tasks.evaluation.scoring import AnswerScores, score
 from ace_tasks.training.world.world_tasks import ALL_TASKS, Example, draw_example
 
-MAX_EXAMPLES = 10_000  # of one task
+MAX_EXAMPLES = 10_000  # for each task
 
 Answer = Callable[[Example, int], np.ndarray]
-"""An example and its number → a picture, uint8 (H, W, 3), of the target's size."""
+"""A function from an example and its number to a picture, uint8 (H, W, 3), of the target's size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """An example, the picture that was made of it, and how good that is."""
+    """An example, the picture that a contender made for it, and its scores."""
 
     example: Example
     picture: np.ndarray
@@ -28,7 +28,7 @@ class Answered:
 
 
 def evaluate_model(answer: Answer, examples: Mapping[int, Example]) -> list[Answered]:
-    """Have each example answered and measured. Raises ValueError for a picture of another size."""
+    """Answer and score each example. Raises ValueError for a picture of another size."""
     return [
         Answered(example, picture, score(example, picture))
         for number, example in examples.items()
@@ -41,7 +41,7 @@ def evaluate_model(answer: Answer, examples: Mapping[int, Example]) -> list[Answ
 
 @dataclass(frozen=True)
 class Chunk:
-    """Examples `first` up to `first + count` of one task."""
+    """The examples `first` up to `first + count` of one task."""
 
     task: str
     first: int
@@ -52,8 +52,8 @@ class Chunk:
         return f"{self.task}-{self.first:05}-{self.count}"
 
     def draw(self, seed: int, size_px: int) -> dict[int, Example]:
-        """Number → example; of the split that is held back from training."""
-        # Scenes of its own for each task: else all tasks would stumble over the same ones.
+        """Return number → example, from the split that is held back from training."""
+        # Each task gets its own scenes, so that a few hard scenes do not affect all tasks.
         start = ALL_TASKS.index(self.task) * MAX_EXAMPLES
         return {
             number: draw_example(seed, start + number, size_px, split="test", tasks=(self.task,))
@@ -62,7 +62,10 @@ class Chunk:
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:
-    """`add,inpaint` → those tasks, in the world's order; empty: all. Raises SettingsError."""
+    """Return the tasks in a text such as `add,inpaint`, in the world's order.
+
+    An empty text means all tasks. Raises SettingsError for an unknown task.
+    """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in ALL_TASKS:
@@ -71,7 +74,7 @@ def parse_tasks(text: str) -> tuple[str, ...]:
 
 
 def chunks(tasks: Sequence[str], examples: int, size: int) -> list[Chunk]:
-    """`examples` of each task, in chunks of `size`, the last one of a task with what is left."""
+    """Return `examples` of each task in chunks of `size`. A task's last chunk may be smaller."""
     return [
         Chunk(task, first, min(size, examples - first))
         for task in tasks
@@ -80,13 +83,13 @@ def chunks(tasks: Sequence[str], examples: int, size: int) -> list[Chunk]:
 
 
 class StoredResult(BaseModel):
-    """What is kept as JSON. A PSNR may be infinite, for which JSON has a word only."""
+    """A result that is stored as JSON. An infinite PSNR is stored as a string."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Measured(StoredResult):
-    """One contender's chunk: the scores of each picture, in order."""
+    """The scores of each picture of one contender's chunk, in order."""
 
     scores: list[AnswerScores]
     seconds: float

@@ -1,4 +1,4 @@
-"""A picture against the answer, pixel by pixel; pictures are uint8 RGB, (H, W, 3)."""
+"""Measures that compare two pictures pixel by pixel. Pictures are uint8 RGB, (H, W, 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ace_tasks.training.world.control_pictures import gradients
 
 
 def edge_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Cosine of the two pictures' luma gradients, in [-1, 1]; 0 where one is flat."""
+    """Return the cosine of the two pictures' luma gradients, in [-1, 1]; 0 if one is flat."""
     luma = np.array((0.299, 0.587, 0.114), np.float32)
     first, second = (np.concatenate(gradients(each @ luma)).ravel() for each in (a, b))
     norms = np.linalg.norm(first) * np.linalg.norm(second)
@@ -16,27 +16,28 @@ def edge_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def rms(a: np.ndarray, b: np.ndarray) -> float:
-    """Root of the mean square error, in grey levels."""
+    """Return the root mean square error, in grey levels."""
     return float(np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)))
 
 
 def mean_error(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
-    """Mean absolute error inside a mask (bool), in grey levels; 0 where it is empty."""
+    """Return the mean absolute error inside a mask (bool), in grey levels; 0 if it is empty."""
     if not mask.any():
         return 0.0
     return float(np.abs(a[mask].astype(np.float32) - b[mask]).mean())
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, of all pixels or of those in a mask (bool)."""
+    """Return the peak signal-to-noise ratio in dB, of all pixels or of those in a mask (bool)."""
     error = rms(a, b) if mask is None else rms(a[mask], b[mask])
     return float(20 * np.log10(255 / error)) if error else float("inf")
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean structural similarity (Wang et al. 2004): 7×7 uniform windows, mean over channels.
+    """Return the mean structural similarity (Wang et al. 2004).
 
-    As scikit-image's `structural_similarity` with its defaults.
+    It uses 7×7 uniform windows and the mean over channels, as scikit-image's
+    `structural_similarity` does by default.
     """
     x, y = (each.astype(np.float64) for each in (a, b))
     n, c1, c2 = 49, (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -50,7 +51,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _window_mean(x_HWC: np.ndarray) -> np.ndarray:
-    """Means over all whole windows, (H-6, W-6, C)."""
+    """Return the means over all complete 7×7 windows, (H-6, W-6, C)."""
     width = 7
     rows, columns = (side - width + 1 for side in x_HWC.shape[:2])
     sums: np.ndarray = np.sum([x_HWC[n : n + rows] for n in range(width)], axis=0)

@@ -1,4 +1,4 @@
-"""Where an evaluation is written: a prefix on S3, or a folder."""
+"""The place of an evaluation's files: a prefix on S3, or a folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ace_tasks.store import Store, is_s3, join_uri
 
 @dataclass(frozen=True, eq=False)
 class EvaluationPlace:
-    """`uri`: s3://bucket/prefix, or a local path."""
+    """A place to write an evaluation to. `uri` is s3://bucket/prefix or a local path."""
 
     uri: str
     store: Store
 
     def check(self) -> None:
-        """Prove before any work that we can write here.
+        """Check before any work that we can write here.
 
         Raises SettingsError, OutputRefused, CredentialsError and StoreUnavailable.
         """
@@ -30,7 +30,7 @@ class EvaluationPlace:
         if not is_s3(self.uri):
             try:
                 Path(self.uri).mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=self.uri):  # a name that nobody else has
+                with tempfile.TemporaryFile(dir=self.uri):  # a unique name
                     pass
             except OSError as error:
                 raise OutputRefused(f"cannot write under {self.uri}: {error.strerror}") from None
@@ -39,20 +39,20 @@ class EvaluationPlace:
             check_uri(self.join("key"))
         except ValueError as error:
             raise SettingsError(f"output: {error}") from None
-        self.store.check_output(self.uri, unguarded=True)  # two runs write the same
+        self.store.check_output(self.uri, unguarded=True)  # two runs would write the same bytes
 
     def join(self, key: str) -> str:
         return join_uri(self.uri, key)
 
     def read(self, key: str) -> bytes | None:
-        """None if it is not there."""
+        """Return the content of a file, or None if it does not exist."""
         try:
             return self.store.get(self.join(key))
         except NotFound:
             return None
 
     def write(self, key: str, data: bytes, content_type: str) -> str:
-        """Whole or not at all; returns where."""
+        """Write a file in one step and return its URI."""
         uri = self.join(key)
         if is_s3(uri):
             self.store.put(uri, data, content_type)

@@ -1,6 +1,6 @@
-"""From the scores of single pictures to the table of an evaluation.
+"""Sum up the scores of single pictures in the report of an evaluation.
 
-evaluation.json   a `Report`: what was measured on what, and every number
+evaluation.json   a `Report`, with every number and how it was measured
 evaluation.md     its table, for people
 """
 
@@ -21,34 +21,38 @@ Kind = Literal["model", "baseline"]
 OVERALL = "overall"
 
 
-# ---------------------------------------------------------------- one line of the table
+# ---------------------------------------------------------------- lines
 
 
 class ReportLine(StoredResult):
-    """One contender on one task, or on all of them alike (`task` "overall").
+    """One contender's results on one task, or on all of them equally weighted (`task` "overall").
 
-    Means of single pictures: PSNR in dB, of the mask where there is one; `outside_error` in grey
-    levels, outside the mask. `success_se` is the standard error of Agresti and Coull's estimate
-    (1998: two successes and two failures more), so that none or all of a few is no certainty.
+    The numbers are means over pictures. PSNR is in dB, also inside the mask if there is one.
+    `outside_error` is in grey levels, outside the mask. `success_se` is the standard error of
+    Agresti and Coull's estimate (1998), which adds two successes and two failures, so that none or
+    all of a few pictures does not look certain.
     """
 
     contender: str
     kind: Kind
     task: str
     examples: int
-    success: float = Field(description="Share of the pictures all of whose parts are right.")
+    success: float = Field(description="Share of the pictures with all parts right.")
     success_se: float
     psnr: float
     psnr_in_mask: float | None
     ssim: float
     outside_error: float | None
-    parts: dict[str, float] = Field(description="Share of the pictures, part by part.")
+    parts: dict[str, float] = Field(description="Share of the pictures with each part right.")
 
 
 def lines(
     contender: str, kind: Kind, scores: Mapping[str, Sequence[AnswerScores]]
 ) -> list[ReportLine]:
-    """One contender's, task by task, and over all of them. `scores`: at least one a task."""
+    """Return one contender's lines: one for each task, then one over all of them.
+
+    `scores` has at least one picture for each task.
+    """
     each = [_line(contender, kind, task, found) for task, found in scores.items()]
     return [*each, _overall(each)]
 
@@ -72,7 +76,7 @@ def _line(contender: str, kind: Kind, task: str, scores: Sequence[AnswerScores])
 
 
 def _overall(tasks: Sequence[ReportLine]) -> ReportLine:
-    """Every task has the same weight."""
+    """Return the line over all tasks. Every task has the same weight."""
     return ReportLine(
         contender=tasks[0].contender,
         kind=tasks[0].kind,
@@ -89,32 +93,34 @@ def _overall(tasks: Sequence[ReportLine]) -> ReportLine:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Of those there are."""
+    """Return the mean of the values that are not None, or None if there are none."""
     there = [value for value in values if value is not None]
     return float(np.mean(there)) if there else None
 
 
-# ---------------------------------------------------------------- the whole of it
+# ---------------------------------------------------------------- the report
 
 
 class ContenderReport(StoredResult):
-    """Who was measured."""
+    """A contender that was measured."""
 
     name: str
     kind: Kind
-    fingerprint: str = Field(description="SHA-256 (hex) of a model's identity; a baseline's name.")
-    scores: str = Field(description="Where each picture's scores are, below the output.")
-    seconds: float = Field(description="Of making and measuring its pictures.")
+    fingerprint: str = Field(
+        description="SHA-256 (hex) of a model's identity, or a baseline's name."
+    )
+    scores: str = Field(description="Key of each picture's scores, below the output.")
+    seconds: float = Field(description="Time taken to make and measure its pictures.")
 
 
 class Report(StoredResult):
-    """What `evaluation.json` holds."""
+    """The content of `evaluation.json`."""
 
     schema_version: Literal[1] = 1
-    variant: str = Field(description="Its name, or its place.")
+    variant: str = Field(description="The variant's name or URI.")
     model: ModelIdentity
     tasks: tuple[str, ...]
-    examples: int = Field(description="Of each task.")
+    examples: int = Field(description="Examples of each task.")
     seed: int
     size_px: int
     device: str
@@ -124,7 +130,7 @@ class Report(StoredResult):
 
     @property
     def verdict(self) -> str:
-        """One sentence: the model over all tasks, and the best baseline."""
+        """Return a sentence about the model over all tasks, and the best baseline."""
         overall = [each for each in self.lines if each.task == OVERALL]
         model, *others = sorted(overall, key=lambda each: (each.kind == "baseline", -each.success))
         text = (
@@ -137,7 +143,7 @@ class Report(StoredResult):
 
 
 def table(report: Report) -> list[dict[str, str]]:
-    """Its lines for people, task by task, the model first."""
+    """Return the rows of a table for people, task by task, the model first."""
     tasks = [OVERALL, *report.tasks]
     ordered = sorted(report.lines, key=lambda each: tasks.index(each.task))
     return [

@@ -1,16 +1,16 @@
-"""Scores of edits in the procedural world: measured against the exact answer, not judged.
+"""Score edits in the procedural world by comparing them with the exact answer.
 
-An edit succeeds when all of its parts do, each over that part of the picture which it is about:
+An edit succeeds if all of its parts succeed, each measured over its own region of the picture:
 
-    colour      the paint's own colour is nearest to the right one of the palette, and near
-    pattern     of all patterns, tones and offsets, the right one explains the paint best, and well
-    shape       of all products, the right one's silhouette fits best, and well
-    background  the right background is the nearest, and near
-    kept        what was not to change is as it was (outside the mask)
-    detail      edges lie where the answer's do: a control picture has been redrawn, not copied
+    colour      the right colour of the palette is the nearest to the paint's, and near enough
+    pattern     of all patterns, tones and offsets, the right one fits best, and well enough
+    shape       of all products, the right one's silhouette fits best, and well enough
+    background  the right background is the nearest, and near enough
+    kept        everything outside the mask is unchanged
+    detail      edges are where the answer has them, so a control picture was redrawn, not copied
 
-The limits stand between what mild blur and noise make of the answer, and what copying the input
-or filling the mask with a mean colour reaches; `tests/evaluation/test_evaluation.py` holds both ends.
+The limits lie between the scores of the answer with mild blur and noise, and the scores of copying
+the input or filling the mask with a mean colour. `tests/evaluation/test_evaluation.py` checks both.
 
 Legend: H height, W width, N pixels of a region, J candidates. Pictures are uint8 RGB, errors are
 in grey levels.
@@ -41,8 +41,8 @@ from ace_tasks.training.world.scene import (
 from ace_tasks.training.world.selections import dilated
 from ace_tasks.training.world.world_tasks import Example
 
-# Raise it when a score, or an example of the world, comes out otherwise than before: results of
-# another version are no part of an evaluation.
+# Raise it when a score or an example of the world changes. Results of other versions are not
+# used in an evaluation.
 SCORES_VERSION = 1
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -57,27 +57,28 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 MAX_COLOUR_ERROR = 60.0  # distance in RGB; the nearest two of the palette are 94 apart
-MAX_UNEXPLAINED = 42.0  # RMS of what paint and marks leave
+MAX_UNEXPLAINED = 42.0  # RMS of the rest that paint and marks do not explain
 MIN_CONTRAST = 55.0  # distance in RGB of marks to paint
 MIN_EXPLAINED = 0.35  # share of the variance
 MAX_BACKGROUND_ERROR = 18.0  # RMS
-MAX_KEPT_ERROR = 12.0  # mean absolute
-MAX_KEPT_PRODUCT_ERROR = 26.0  # the same inside a product, whose every edge a blur changes
+MAX_KEPT_ERROR = 12.0  # mean absolute error
+MAX_KEPT_PRODUCT_ERROR = 26.0  # the same inside a product, where a blur changes every edge
 MIN_SHAPE = 0.65  # intersection over union
 MIN_DETAIL = 0.75  # correlation
 
-_FEW = 0.01  # a region below this share of a picture says nothing
-_NEAREST = 1.05  # as near as the nearest, but for this factor
-_MIXED = 0.3  # of a mark's colour
-_SOLID = 250  # coverage: away from edges, which belong to two things
-_OFFSETS = (0.0, 0.2, 0.4, 0.6, 0.8)  # periods by which a pattern may lie otherwise
+_FEW = 0.01  # a region below this share of a picture is too small to judge
+_NEAREST = 1.05  # within this factor of the nearest counts as nearest
+_MIXED = 0.3  # largest share of a mark's colour that a blur may mix into the paint
+_SOLID = 250  # coverage of pixels away from edges, which mix two things
+_OFFSETS = (0.0, 0.2, 0.4, 0.6, 0.8)  # in periods, by which a pattern may be shifted
 
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """One output's scores. PSNR in dB, infinite when equal; None for a task without a mask.
+    """One output's scores.
 
-    `outside_error`: mean absolute error outside the mask, in grey levels.
+    PSNR is in dB, infinite if the pictures are equal. `outside_error` is the mean absolute error
+    outside the mask, in grey levels. The scores of a mask are None for a task without one.
     """
 
     task: str
@@ -93,7 +94,7 @@ class AnswerScores:
 
 
 def score(example: Example, output: np.ndarray) -> AnswerScores:
-    """Measures an output. Raises ValueError unless it has the target's size and type."""
+    """Score an output. Raises ValueError unless it has the target's size and type."""
     wanted, given = ((each.shape, str(each.dtype)) for each in (example.target, output))
     if given != wanted:
         raise ValueError(f"accepted: a picture like the answer, {wanted}; given {given}")
@@ -114,7 +115,7 @@ def score(example: Example, output: np.ndarray) -> AnswerScores:
 
 @dataclass(frozen=True, eq=False)
 class PaintFit:
-    """What the paint of a region looks like: its own colour and its marks."""
+    """The look of a region's paint: its own colour and its marks."""
 
     colour_RGB: np.ndarray
     pattern: str
@@ -125,10 +126,10 @@ class PaintFit:
 def fit_paint(
     output: np.ndarray, scene: Scene, region_HW: np.ndarray, offsets: tuple[float, ...] = _OFFSETS
 ) -> PaintFit:
-    """Explains a region (bool) of the scene's product as colour + marks · contrast, unshaded.
+    """Explain a region (bool) of the scene's product as colour + marks · contrast, unshaded.
 
-    Every pattern is tried at every offset by least squares. Where two explain alike (a checked
-    area is its own negative), marks are the less colourful side: they are white or black.
+    Every pattern is tried at every offset by least squares. If two fit equally well (a checked
+    area is its own negative), the marks are the less colourful side: they are white or black.
     """
     size_px = len(output)
     y_N3 = output[region_HW] / shading(scene, size_px)[region_HW][:, None]
@@ -140,7 +141,7 @@ def fit_paint(
     total = y_N3.var(axis=0).sum()
     explained_J = (contrast_J3**2).sum(axis=1) * variance_J
     explained_J[np.ptp(colour_J3 + contrast_J3, axis=1) > np.ptp(colour_J3, axis=1)] = 0
-    explained_J[variance_J < 0.03] = 0  # all mark or all paint here
+    explained_J[variance_J < 0.03] = 0  # the region is all mark or all paint
     best = int(explained_J.argmax())
     if (
         explained_J[best] < MIN_EXPLAINED * total
@@ -153,7 +154,10 @@ def fit_paint(
 
 
 def _colour_error(fit: PaintFit, name: str) -> float:
-    """Distance to a colour of the palette, or to what little of the marks a blur mixes into it."""
+    """Return the distance of the paint's colour to one of the palette.
+
+    A blur may have mixed some of the marks' colour into it, up to the share `_MIXED`.
+    """
     colour = np.asarray(PALETTE[name], np.float64)
     if fit.pattern == "plain":
         return float(np.linalg.norm(fit.colour_RGB - colour))
@@ -166,7 +170,7 @@ def _colour_error(fit: PaintFit, name: str) -> float:
 def _candidate_marks(
     scene: Scene, size_px: int, region_HW: np.ndarray, offsets: tuple[float, ...]
 ) -> tuple[list[str], np.ndarray]:
-    """Names of patterns (J) and their marks (J, N) in a region, each at every offset."""
+    """Return the names of patterns (J) and their marks (J, N) in a region, at every offset."""
     u, v, pixel = texture(scene, size_px)
     u_N, v_N = (np.broadcast_to(each, region_HW.shape)[region_HW] for each in (u, v))
     du, dv = (each.reshape(-1, 1) for each in np.meshgrid(offsets, offsets))
@@ -184,14 +188,17 @@ def _rendered(scene: Scene, size_px: int) -> Rendered:
 
 
 def _inside(region_HW: np.ndarray) -> np.ndarray:
-    """A region (bool) without its rim, where a blur mixes it with what lies beside."""
+    """Return a region (bool) without its rim, where a blur mixes it with its neighbours."""
     rim_px = max(1, len(region_HW) // 64)
     inside: np.ndarray = dilated(np.where(region_HW, 0, 255).astype(np.uint8), rim_px) == 0
     return inside
 
 
 def _foreground(picture: np.ndarray, backdrop: np.ndarray) -> np.ndarray:
-    """How much each pixel differs from the empty background, (H, W) in [0, 1]; noise does not."""
+    """Return how much each pixel differs from the empty background, (H, W) in [0, 1].
+
+    Noise counts as no difference.
+    """
     distance = np.linalg.norm(picture.astype(np.float32) - backdrop, axis=2)
     share: np.ndarray = np.clip((distance - 30) / 60, 0, 1)
     return share
@@ -199,7 +206,7 @@ def _foreground(picture: np.ndarray, backdrop: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """An output beside its example; each part of a score is a method."""
+    """An output beside its example. Each part of a score is a method."""
 
     example: Example
     output: np.ndarray
@@ -217,7 +224,10 @@ class _Case:
 
     @cached_property
     def fit(self) -> PaintFit:
-        """Of all the paint; of what is masked of it, where the rest shows how its marks lie."""
+        """Return the fit of the paint.
+
+        When inpainting, only the masked paint counts, and its marks must continue the visible ones.
+        """
         region, mask = _inside(self.answer.painted >= _SOLID), self.example.mask
         if self.example.task != "inpaint" or mask is None:
             return fit_paint(self.output, self.scene, region)
@@ -246,7 +256,7 @@ class _Case:
         return bool(right == max(fits.values()) and right >= MIN_SHAPE)
 
     def background(self) -> bool:
-        """Over what of it the product leaves free, and the mask (if any) gave away."""
+        """Return whether the background is right, where it is visible and inside any mask."""
         region, mask = _inside(~self.answer.footprint), self.example.mask
         if mask is not None:
             region &= mask > 0
@@ -260,7 +270,7 @@ class _Case:
         return right <= min(errors.values()) * _NEAREST and right <= MAX_BACKGROUND_ERROR
 
     def kept(self) -> bool:
-        """Outside the mask; for a new colour, outside the paint."""
+        """Return whether all is unchanged outside the mask, or outside the paint if recoloured."""
         mask, limit = self.example.mask, MAX_KEPT_ERROR
         assert mask is not None
         if self.example.task == "recolour":
