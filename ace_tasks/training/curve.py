@@ -1,4 +1,4 @@
-"""Curves of a training, for looking at."""
+"""Draw the curves of a training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HIDDEN = {"step", "lr"}
 
 
 def curves(steps: Sequence[dict[str, float]], total: int) -> Image.Image:
-    """A panel for each number that was logged, over the steps from 0 to `total`."""
+    """Return a picture with a panel for each logged number, over the steps from 0 to `total`."""
     names = sorted({name for each in steps for name in each} - _HIDDEN) or ["loss"]
     page = Image.new("RGB", (_SIZE_PX[0], _SIZE_PX[1] * len(names)), _PAPER)
     for row, name in enumerate(names):

@@ -1,11 +1,12 @@
-"""A recipe's stages on Ray: the VAE on one worker, latents on every core, the denoiser on as many
-workers as told.
+"""Run a recipe's stages on Ray.
 
-Each worker takes its share of a step's batch (`Batches`), DDP averages their gradients, and the
-first of them writes checkpoints and metrics. A worker that dies makes Ray start all of them again,
-from the last checkpoint; a run that is cut goes on from it, too, on whatever machine (`keeping`).
+The VAE is trained by one worker, latents are made on every core, and the denoiser is trained by
+the given number of workers. Each of these takes its share of a step's batch (`Batches`), DDP
+averages their gradients, and the first worker writes checkpoints and metrics. If a worker dies, Ray
+starts all of them again from the last checkpoint. An interrupted run continues from it as well, on
+any machine (`keeping`).
 
-The work folder lies on this machine, or on a file system that all machines of a cluster share.
+The work folder is on this machine, or on a file system that all machines of a cluster share.
 """
 
 from __future__ import annotations
@@ -45,26 +46,26 @@ _TICK_S = 1
 
 
 class FitSettings(BaseModel):
-    """Where one stage of a training runs, and where it is kept."""
+    """One stage of a training, and the workers and folders for it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
     stage: Stage
-    work: Path = Field(description="Scratch of the workers' machines; latents lie there.")
-    uri: str | None = Field(None, description="s3:// prefix for checkpoints; empty: scratch only.")
+    work: Path = Field(description="Scratch folder on the workers' machines, with the latents.")
+    uri: str | None = Field(None, description="s3:// prefix for checkpoints. Empty: scratch only.")
     store: StoreSettings = StoreSettings()
     photos: Path | None = Field(None, description="Photographs for the VAE.")
     workers: int = Field(1, ge=1)
     gpu: bool = False
     threads: int = Field(1, ge=1, description="CPU threads of a worker.")
     stop_after_s: float | None = None
-    max_failures: int = Field(3, ge=0, description="How often workers are started again.")
+    max_failures: int = Field(3, ge=0, description="How often failed workers are started again.")
 
     @model_validator(mode="after")
     def _one_for_the_vae(self) -> Self:
         if self.stage == "vae" and self.workers > 1:
-            raise ValueError("the VAE is trained by one worker")
+            raise ValueError(f"workers: accepted: one worker for the VAE; given {self.workers}")
         return self
 
     @property
@@ -73,8 +74,10 @@ class FitSettings(BaseModel):
 
 
 def fit(settings: FitSettings) -> bool:
-    """Run one stage; True when it came to its last step. Raises TrainingFailed, or our error that
-    a worker met. Call it beside the main thread: there, Ray Train takes over Ctrl-C for good.
+    """Run one stage and return whether it reached its last step.
+
+    Raises TrainingFailed, or the error of ours that a worker met. Call it outside the main thread,
+    in which Ray Train would take over Ctrl-C for good.
     """
     resources = {"GPU": 1} if settings.gpu else {"CPU": settings.threads}
     logs = (settings.work / "ray").resolve()
@@ -95,11 +98,11 @@ def fit(settings: FitSettings) -> bool:
     except TrainingFailedError as error:
         raise _reason(error) from None
     finally:
-        shutil.rmtree(logs, ignore_errors=True)  # nothing of ours is in it
+        shutil.rmtree(logs, ignore_errors=True)  # it holds only Ray's own files
 
 
 def _reason(error: TrainingFailedError) -> AceError:
-    """What a worker met, if it is an error of ours; else its last line."""
+    """Return the error that a worker met if it is one of ours, else one with its last line."""
     met = list(getattr(error, "worker_failures", {}).values()) or [error]
     for each in met:
         cause: BaseException | None = each
@@ -119,10 +122,10 @@ def encode(
     *,
     gpu: bool = False,
 ) -> bool:
-    """Make what is missing of the latents, a chunk on each core; True when all are there. A variant
-    to start from, whose encoders do not learn, is too large for that: a chunk on each GPU.
+    """Make the missing latents, one chunk on each core, and return whether all are there.
 
-    Told to stop, it waits for the chunks in the making.
+    A variant with frozen encoders is too large for that, so with `gpu` one chunk is made on each
+    GPU. When `until` returns True, the function waits for the chunks that have been started.
     """
     kind = "GPU" if gpu and recipe.start_from and not Start.read(work).learn_text else "CPU"
     how: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(kind == "GPU")}
@@ -167,7 +170,7 @@ def _work(config: dict[str, Any]) -> bool:
 
 
 def _together(until: Until, device: str) -> Until:
-    """Workers stop at the same step: when any of them would."""
+    """Return an `until` that is True for all workers at the same step, once it is for one."""
 
     def agreed() -> bool:
         stop = torch.tensor(float(until()), device=device)
@@ -178,7 +181,7 @@ def _together(until: Until, device: str) -> Until:
 
 
 def _first_ones(state: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The first worker's state, for all: the others may have an older one, or none."""
+    """Return the first worker's state to all, because others may have an older one or none."""
     box = [state]
     torch.distributed.broadcast_object_list(box)
     return box[0]
@@ -186,8 +189,9 @@ def _first_ones(state: dict[str, Any] | None) -> dict[str, Any] | None:
 
 @contextmanager
 def _kept(settings: FitSettings, *, main: bool) -> Iterator[OnLog]:
-    """Fetch the stage's checkpoint and metrics, give a log to write to, and put both to S3: on the
-    way, whenever the checkpoint is a new one, and in the end.
+    """Fetch the stage's checkpoint and metrics, yield a function that logs, and upload both to S3.
+
+    They are uploaded after each new checkpoint and at the end.
     """
     kept, stage = settings.kept, settings.stage
     settings.work.mkdir(parents=True, exist_ok=True)

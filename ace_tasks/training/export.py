@@ -1,11 +1,11 @@
-"""What was trained, as a variant's folder that catalogs can be edited with; the same bytes each time.
+"""Write a trained model as a variant's folder, with the same bytes each time.
 
-    full training    transformer, and encoders that learnt, in half precision: what autocast trained
-                     with; the rest as the variant had it that it started from
+    full training    the transformer, and text encoders that were trained, in bfloat16, which
+                     autocast trained with; all else is copied from the variant it started from
     a LoRA           all files of the variant it started from, and adapters/NAME.safetensors
 
-`training.json` says what a person needs to make these weights again; no clock and no place of this
-machine, so that it is the same then.
+`training.json` holds what a person needs to make these weights again. It holds no time and no path
+of this machine, so that a repeated training writes the same file.
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ from ace_tasks.training.start import STORY, Start
 from ace_tasks.training.world.grammar import VOCABULARY
 
 _HALF = torch.bfloat16
-_OWN = (sources.DEFINITION, places.MANIFEST, STORY)  # files that are not copied, but said anew
+_OWN = (sources.DEFINITION, places.MANIFEST, STORY)  # files that are not copied but written anew
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 def export(recipe: Recipe, work: Path, folder: Path) -> Variant:
-    """The averaged weights as a variant's folder. Raises SettingsError if nothing is trained yet,
-    WeightsError if the variant that it started from is not what it was.
+    """Write the averaged weights as a variant's folder.
+
+    Raises SettingsError if nothing is trained yet, and WeightsError if the variant that it started
+    from has changed.
     """
     step = saved_step(work / CHECKPOINT)
     if not step:
@@ -113,7 +115,7 @@ def _save_lora(lora: Lora, start: Start, folder: Path) -> None:
     save_file(lora.to_comfy(getattr(torch, start.variant.dtype)), path)
 
 
-# ---------------------------------------------------------------- what it says of itself
+# ---------------------------------------------------------------- training.json
 
 
 def _story(recipe: Recipe, work: Path, start: Start | None, step: int) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def _story(recipe: Recipe, work: Path, start: Start | None, step: int) -> dict[s
 
 
 def _without_places(recipe: Recipe) -> dict[str, Any]:
-    """What is on S3 or the hub is for everybody; of a place on this machine, its last name."""
+    """Return the recipe's content without local paths, of which only the last name is kept."""
     content = recipe.model_dump(mode="json")
 
     def public(place: str | None) -> str | None:

@@ -1,12 +1,12 @@
-"""A training's files: on this machine, and on S3, so that another machine can go on.
+"""Keep a training's files on this machine and on S3, so that another machine can continue.
 
-    <uri>/vae.pt, denoiser.pt          the stages' checkpoints
-    <uri>/vae.pt.step, denoiser.pt.step   how far they are; written after them
-    <uri>/metrics-<stage>.jsonl        every logged step
-    <uri>/vae/                         the finished VAE, its config last
+    <uri>/vae.pt, denoiser.pt             the stages' checkpoints
+    <uri>/vae.pt.step, denoiser.pt.step   their steps, written after them
+    <uri>/metrics-<stage>.jsonl           every logged step
+    <uri>/vae/                            the finished VAE, its config last
 
-Of two checkpoints the one that is further counts. Latents are made again: that costs less than
-their transfer.
+Of two checkpoints, the one with more steps counts. Latents are not kept, because making them again
+costs less than transferring them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BYTES = "application/octet-stream"
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """The files of one training. `uri` None: they stay on this machine."""
+    """The files of one training. Without `uri` they stay on this machine."""
 
     work: Path
     uri: str | None = None
@@ -52,11 +52,11 @@ class TrainingFiles:
     # ------------------------------------------------------------ checkpoints
 
     def steps_done(self, stage: Stage) -> int:
-        """How far the stage is, here or on S3."""
+        """Return the steps done in a stage, here or on S3."""
         return max(saved_step(self.checkpoint(stage)), self._step_there(stage))
 
     def fetch(self, stage: Stage) -> None:
-        """Take the checkpoint and metrics of S3 if they are further than this machine's."""
+        """Download checkpoint and metrics from S3 if they have more steps than this machine's."""
         if self._step_there(stage) <= saved_step(self.checkpoint(stage)):
             return
         self.work.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class TrainingFiles:
             coming.rename(path)
 
     def send(self, stage: Stage) -> None:
-        """Put this machine's checkpoint and metrics to S3."""
+        """Upload this machine's checkpoint and metrics to S3."""
         checkpoint = self.checkpoint(stage)
         if self.uri is None:
             return
@@ -74,7 +74,7 @@ class TrainingFiles:
         for path in (self.metrics(stage), checkpoint):
             if path.exists():
                 self.store.upload(path, self._uri(path.name), _BYTES)
-        # Last: a checkpoint that is further than it says costs a few steps, not the training.
+        # The step comes last. After an interruption it is too low, which costs only a few steps.
         self.store.put(self._uri(f"{checkpoint.name}.step"), str(step).encode(), "text/plain")
 
     def _step_there(self, stage: Stage) -> int:
@@ -88,7 +88,7 @@ class TrainingFiles:
     # ------------------------------------------------------------ the finished VAE
 
     def has_vae(self) -> bool:
-        """Whether the VAE is finished. Afterwards it lies here and on S3, wherever it was made."""
+        """Return whether the VAE is finished. If so, it is then here and on S3."""
         folder = self.work / VAE
         if self.uri is None:
             return folder.exists()
@@ -114,7 +114,7 @@ class TrainingFiles:
 
 
 def send_folder(store: Store, folder: Path, uri: str, last: str) -> None:
-    """Put a folder to S3, one file last: until it is there, the folder is not."""
+    """Upload a folder to S3. The file `last` comes last and shows that the folder is complete."""
     store.delete(join_uri(uri, last))
     names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     for name in sorted(names, key=lambda name: (name == last, name)):
@@ -122,8 +122,9 @@ def send_folder(store: Store, folder: Path, uri: str, last: str) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Every logged step so far, in order. A training that went back to a checkpoint wrote some
-    steps twice: what came after the step it went back to is no part of it any more.
+    """Return every logged step so far, in order.
+
+    A training that went back to a checkpoint logged some steps twice. Only the later ones count.
     """
     if not path.exists():
         return []

@@ -1,9 +1,9 @@
-"""The training set as latents: drawn and encoded once, kept in chunks, read many times.
+"""The training set as latents: drawn and encoded once, stored in chunks, read many times.
 
-A chunk is a function of the settings and its number, so several processes can make them and a cut
-one goes on where it was. Examples are grouped by shape: height, width, and where the seam is. In
-the world these are few: a picture alone, or with a reference left of it, whose width is drawn in
-whole tokens, for each size of picture.
+A chunk is a function of the settings and its number, so several processes can make chunks, and an
+interrupted process can continue. Examples are grouped by shape: height, width, and the seam's
+position. The world has few shapes: for each size of picture, a picture alone, or one with a
+reference left of it, whose width is drawn in whole tokens.
 
 Legend: B batch, C channels, H W latent height and width, T text tokens, N image tokens.
 """
@@ -35,23 +35,26 @@ from ace_tasks.training.world.world_tasks import (
 _TOKEN_PX = 16
 
 
-# Whole tokens, and more than upstream cuts at the seam.
+# Whole tokens, and wider than what upstream cuts off at the seam.
 SizePx = Annotated[int, Field(ge=32, multiple_of=_TOKEN_PX)]
 
 
 class DataSettings(BaseModel):
-    """What is drawn. `full_references`: the share shown at the target's full height."""
+    """The examples to draw.
+
+    `full_references` is the share of references that are shown at the target's full height.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # In turn; the smaller teaches as much for a quarter.
+    # Used in turn. The smaller size teaches as much for a quarter of the cost.
     sizes_px: tuple[SizePx, ...] = Field((64, 128), min_length=1)
     examples: int = Field(20_000, ge=1)
     chunk: int = Field(256, ge=1, description="Examples in a file.")
     full_references: float = Field(0.7, ge=0, le=1)
     empty_prompts: float = Field(0.1, ge=0, le=1)  # the paper's unconditional share
     task_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
-        None, description="How often these tasks are drawn among the others. Empty: see `TASKS`."
+        None, description="Weights for drawing these tasks. Empty: the weights in `TASKS`."
     )
     seed: int = 3
 
@@ -64,7 +67,7 @@ class DataSettings(BaseModel):
         if not any(
             {**{name: TASKS[name].weight for name in ALL_TASKS}, **(weights or {})}.values()
         ):
-            raise ValueError("accepted: some weight above 0")
+            raise ValueError("accepted: at least one weight above 0")
         return weights
 
     def count(self, folder: Path) -> int:
@@ -72,39 +75,39 @@ class DataSettings(BaseModel):
 
 
 class Chunked(Protocol):
-    """Data that are encoded in chunks: the world's, or a catalog's."""
+    """Data that is encoded in chunks, from the world or from a catalog."""
 
     @property
     def chunk(self) -> int:
-        """Examples in a file."""
+        """Return the number of examples in a chunk."""
 
     def count(self, folder: Path) -> int:
-        """All examples there are; a catalog's plan lies in the latents' folder."""
+        """Return the number of all examples. `folder` is the latents' and has a catalog's plan."""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """What makes latents of a canvas and its prompt."""
+    """The VAE and the tokenizers that make latents of a canvas and its prompt."""
 
     vae: AutoencoderKL
     tokenizers: Tokenizers
-    use_change: bool = True  # the masked content has channels of its own: 448
-    # Told every prompt and its tokens (T,), those for T5 first.
+    use_change: bool = True  # whether the masked content has its own channels (448)
+    # Called with every prompt and its tokens (T,), first T5's, then CLIP's.
     on_prompt: Callable[[str, np.ndarray, np.ndarray], None] = lambda prompt, t5, clip: None
 
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Encoded examples of one shape, as arrays with the example first."""
+    """Encoded examples of one shape. The first axis of all arrays is the example."""
 
     target_BCHW: np.ndarray  # float16, 16 channels
     edit_BCHW: np.ndarray
-    change_BCHW: np.ndarray  # no channels on the 384-channel route
+    change_BCHW: np.ndarray  # has no channels on the 384-channel route
     mask_BCHW: np.ndarray  # uint8, 64 channels, 0 or 1
-    t5_BT: np.ndarray  # integers; or, filled in by `Texts`, what encoders said: (B, T, D)
-    clip_BT: np.ndarray  # likewise (B, D)
-    stage_1_B: np.ndarray  # bool: of a task of the first stage
-    # Latent columns of the reference. None, in the world: what the canvas is wider than high.
+    t5_BT: np.ndarray  # token ids, or after `Texts.fill` the encoder's output (B, T, D)
+    clip_BT: np.ndarray  # token ids, or after `Texts.fill` the encoder's output (B, D)
+    stage_1_B: np.ndarray  # bool: whether its task belongs to the first stage
+    # Latent columns of the reference. None, in the world: the canvas's width minus its height.
     seam: int | None = None
 
     def __len__(self) -> int:
@@ -112,13 +115,13 @@ class Latents:
 
     @property
     def reference_w(self) -> int:
-        """Latent columns of the reference, which stands left."""
+        """Return the latent columns of the reference, which is on the left."""
         height, width = self.target_BCHW.shape[2:]
         return int(width - height) if self.seam is None else self.seam
 
     @property
     def shape(self) -> str:
-        """Examples of one shape may share a batch."""
+        """Return the name of the shape. Examples of the same shape may share a batch."""
         sizes = self.target_BCHW.shape[2:]
         return "x".join(
             f"{each:03}" for each in (*sizes, *([] if self.seam is None else [self.seam]))
@@ -129,7 +132,7 @@ class Latents:
 
     @classmethod
     def join(cls, parts: Sequence[Latents]) -> Latents:
-        """Of one shape."""
+        """Join latents of the same shape."""
         arrays = {name: np.concatenate([getattr(each, name) for each in parts]) for name in ARRAYS}
         return cls(**arrays, seam=parts[0].seam)
 
@@ -138,14 +141,14 @@ ARRAYS = ("target_BCHW", "edit_BCHW", "change_BCHW", "mask_BCHW", "t5_BT", "clip
 
 
 def encode(example: Example, number: int, settings: DataSettings, encoder: Encoder) -> Latents:
-    """One example of the world, by upstream's rules for samples; B = 1."""
+    """Encode one example of the world, by upstream's rules for samples; B = 1."""
     rng = np.random.default_rng([settings.seed, number, 1])
     height = len(example.target)
     full = rng.random() < settings.full_references
     built = sample.build(
         example.row(),
         max_seq_len=4 * (height // _TOKEN_PX) ** 2,
-        # A whole number of tokens wide: the seam stays where it is.
+        # The width is a whole number of tokens, so that the seam is not moved by rounding.
         reference_h=height if full else _TOKEN_PX * int(rng.integers(height // 32, height // 16)),
         repainting_scale=example.scale(use_change=encoder.use_change),
         modify_mode=encoder.use_change,
@@ -158,7 +161,7 @@ def encode(example: Example, number: int, settings: DataSettings, encoder: Encod
 def encode_canvas(
     built: sample.Sample, prompt: str, number: int, encoder: Encoder, *, stage_1: bool
 ) -> Latents:
-    """A canvas and its prompt; B = 1. `number` seeds the VAE's samples."""
+    """Encode a canvas and its prompt; B = 1. `number` is the seed of the VAE's samples."""
     vae = encoder.vae
     changes = [built.change_CHW] if encoder.use_change else []
     pictures = torch.stack([built.target_CHW, built.edit_CHW, *changes])
@@ -187,7 +190,7 @@ def _small(ids: torch.Tensor, vocabulary: int) -> np.ndarray:
 
 
 def encode_nothing(tokenizers: Tokenizers) -> Latents:
-    """An example of the smallest shape, all zeros: to try a model with."""
+    """Return an example of the smallest shape, all zeros, to try a model with."""
     t5, clip = tokenizers.tokens([""])
     latent = np.zeros((1, 16, 2, 2), np.float16)
     mask = np.zeros((1, 64, 2, 2), np.uint8)
@@ -206,13 +209,13 @@ def make_chunk(folder: Path, chunk: int, settings: DataSettings, encoder: Encode
 
 
 def numbers_of(chunk: int, folder: Path, settings: Chunked) -> range:
-    """The examples of a chunk."""
+    """Return the numbers of a chunk's examples."""
     size = settings.chunk
     return range(chunk * size, min(settings.count(folder), (chunk + 1) * size))
 
 
 def write_chunk(folder: Path, chunk: int, examples: Iterable[Latents]) -> None:
-    """Write one chunk: whole or not at all."""
+    """Write one chunk in one step."""
     groups: dict[str, list[Latents]] = {}
     for each in examples:
         groups.setdefault(each.shape, []).append(each)
@@ -223,7 +226,7 @@ def write_chunk(folder: Path, chunk: int, examples: Iterable[Latents]) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = chunk_path(folder, chunk)
-    coming = folder / f"{path.name}.{os.getpid()}"  # another may make the same one
+    coming = folder / f"{path.name}.{os.getpid()}"  # another process may make the same chunk
     with coming.open("wb") as file:
         np.savez(file, **arrays)
     coming.rename(path)
@@ -238,13 +241,13 @@ def chunk_path(folder: Path, chunk: int) -> Path:
 
 
 def missing(folder: Path, settings: Chunked) -> list[int]:
-    """The chunks still to be made."""
+    """Return the numbers of the chunks still to be made."""
     numbers = range(chunks(folder, settings))
     return [number for number in numbers if not chunk_path(folder, number).exists()]
 
 
 def load(folder: Path, settings: Chunked) -> list[Latents]:
-    """Every shape there is, smallest first."""
+    """Load all latents, one for each shape, smallest first."""
     groups: dict[str, list[Latents]] = {}
     for chunk in range(chunks(folder, settings)):
         with np.load(chunk_path(folder, chunk)) as arrays:

@@ -1,8 +1,9 @@
-"""One optimisation loop for everything that is trained here: AdamW, warm-up and cosine, clipping,
-an average of the weights, checkpoints, resume.
+"""The optimisation loop of all trainings here.
 
-What a step sees is a function of its number alone (`loss(step)`), so a training that was cut goes
-on as if it had not been.
+It has AdamW, warm-up and cosine, clipping, an average of the weights, checkpoints and resume.
+
+The loss of a step is a function of its number alone (`loss(step)`), so an interrupted training
+continues exactly as it would have without the interruption.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-# Of one step: the loss to descend, and numbers worth a curve.
+# Takes a step's number; returns the loss to descend, and numbers to log.
 Loss = Callable[[int], tuple[Tensor, Mapping[str, float | Tensor]]]
 OnLog = Callable[[int, dict[str, float]], None]
-# The first worker's value, whatever the others give.
+# Returns the first worker's value to all workers.
 Share = Callable[[dict[str, Any] | None], dict[str, Any] | None]
 
 
 class LoopSettings(BaseModel):
-    """How to descend. Defaults are those of the paper's code where it has any (ACE_SPEC 8)."""
+    """The settings of the loop. Defaults are from the paper's code if it has any (ACE_SPEC 8)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,13 +36,13 @@ class LoopSettings(BaseModel):
     warmup_steps: int = 150
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
-    # Fast at first, so that the average of a short training is no relic of its start.
+    # Low enough that the average of a short training is not dominated by its start.
     ema_decay: float = Field(0.998, ge=0, lt=1)
     checkpoint_every_s: float = 300
     log_every_steps: int = 50
 
     def lr_at(self, step: int) -> float:
-        """Linear warm-up, then cosine to zero."""
+        """Return the learning rate of a step: linear warm-up, then cosine to zero."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
         share = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -49,7 +50,7 @@ class LoopSettings(BaseModel):
 
 
 def saved_step(checkpoint: Path) -> int:
-    """How far a checkpoint is; 0 if there is none."""
+    """Return the step of a checkpoint, or 0 if there is none."""
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -57,9 +58,9 @@ def saved_step(checkpoint: Path) -> int:
 
 
 class Loop:
-    """Descends `model`; `averaged` holds the running average that is kept in the end.
+    """A training of `model`. `averaged` holds the running average, which is the result.
 
-    `main`: whether this process writes checkpoints and logs (one of several does).
+    Only the process with `main` writes checkpoints and logs.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Loop:
         self.averaged = AveragedModel(model, multi_avg_fn=average)
 
     def resume(self, share: Share = lambda state: state) -> bool:
-        """Go on from the checkpoint, if there is one. Of several workers the first reads it, and
-        `share` gives its state to the others, so that all are at the same step.
+        """Continue from the checkpoint, if there is one, and return whether there was.
+
+        Only the first of several workers reads it. `share` gives its state to the others, so that
+        all are at the same step.
         """
         state = None
         if self.main and self.checkpoint.exists():
@@ -98,14 +101,14 @@ class Loop:
         return True
 
     def save(self) -> None:
-        """Whole or not at all: a cut in the middle leaves the checkpoint before."""
+        """Write the checkpoint in one step. An interruption leaves the previous one."""
         coming = self.checkpoint.with_name(f"{self.checkpoint.name}.coming")
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         torch.save(self._state(), coming)
         coming.rename(self.checkpoint)
 
     def run(self, loss: Loss, on_log: OnLog, until: Callable[[], bool] = lambda: False) -> None:
-        """Descend until the last step, or until told; saves at the end, too."""
+        """Train until the last step, or until `until` returns True, and save at the end."""
         settings = self.settings
         saved_at = time.monotonic()
         self.model.train()

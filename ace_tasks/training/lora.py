@@ -1,9 +1,9 @@
-"""A LoRA as upstream trains and publishes it: on the linears of FLUX's blocks as Black Forest Labs
-have them, which diffusers has in parts (ACE_SPEC 7).
+"""A LoRA as upstream trains and publishes it, on the linears of FLUX's blocks.
 
-Where BFL has one linear for q, k and v, its parts here share one `down`, and each has its rows of
-`up`. So what is trained is what the released files hold, parameter for parameter, and goes into a
-file of that layout without loss. PEFT computes it beside the plain weights, which stay as they are.
+Black Forest Labs' code has some linears that diffusers splits into parts (ACE_SPEC 7). Where BFL
+has one linear for q, k and v, its parts here share one `down`, and each has its own rows of `up`.
+The trained parameters are therefore exactly those of the released files and are saved in their
+layout without loss. PEFT computes the LoRA beside the plain weights, which do not change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ace_tasks.model import keymap
 from ace_tasks.specs import Adapter
 
 Target = Literal["attention", "mlp", "modulation"]
-# Parts of BFL's names; linear1 and linear2 of the single blocks are attention and MLP in one.
+# Parts of BFL's names. linear1 and linear2 of the single blocks belong to attention and MLP both.
 _NAMES: dict[Target, tuple[str, ...]] = {
     "attention": ("_attn_", "_linear"),
     "mlp": ("_mlp_", "_linear"),
@@ -30,22 +30,25 @@ _PEFT_NAME = "trained"
 
 
 class LoraSettings(BaseModel):
-    """What is trained beside the weights. Upstream: every linear of every block, rank 64 or 16,
-    alpha = rank, no dropout.
+    """The size and the targets of a LoRA.
+
+    Upstream trains every linear of every block, with rank 64 or 16, alpha = rank, no dropout.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Adapter = Field("trained", description="What a catalog's column `adapter` says.")
+    name: Adapter = Field("trained", description="The adapter's name in a catalog's rows.")
     rank: int = Field(16, ge=1)
-    alpha: int | None = Field(None, ge=1, description="Its scale is alpha / rank. Empty: rank.")
+    alpha: int | None = Field(None, ge=1, description="The scale is alpha / rank. Empty: rank.")
     targets: tuple[Target, ...] = Field(("attention", "mlp", "modulation"), min_length=1)
     seed: int = 5
 
 
 class Lora(nn.Module):
-    """The weights of a LoRA, float32, put beside those of a transformer. Its parameters are all
-    that learns; it knows nothing of the transformer, so it can be copied and kept without it.
+    """The float32 weights of a LoRA, added beside those of a transformer.
+
+    Only its own parameters are trained. It holds no reference to the transformer, so it can be
+    copied and saved without it.
     """
 
     def __init__(self, transformer: FluxTransformer2DModel, settings: LoraSettings):
@@ -84,8 +87,9 @@ class Lora(nn.Module):
 
     @torch.no_grad()
     def to_comfy(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """A file's content in the layout of the released ones. It has every linear: those that
-        were no target stay as they are.
+        """Return the content of a file in the layout of the released ones.
+
+        It has every linear. Those that were not targets are zero, which changes nothing.
         """
         state = {}
         for name, (rows, columns) in self.linears.items():
@@ -101,8 +105,9 @@ class Lora(nn.Module):
 
 
 def _parts(config: Any) -> dict[str, list[str]]:
-    """BFL's name of a linear → diffusers' names of its parts, from top to bottom; asked from the
-    loader, so that what is trained is what it reads.
+    """Return BFL's name of a linear → diffusers' names of its parts, from top to bottom.
+
+    They come from the loader, so that exactly the linears are trained that it reads.
     """
     downs = {}
     state: dict[str, Tensor] = {}

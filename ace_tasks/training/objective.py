@@ -1,9 +1,9 @@
-"""What a step descends: flow matching over [ reference | target ], as the paper weighs it.
+"""The loss of a step: flow matching over [ reference | target ], weighted as in the paper.
 
     L = w_ref · L_ref + w_tar · L_tar        (paper: context-aware loss; omega = 1)
 
-each a mean over its own tokens, so a large reference does not drown a small target. Upstream's
-code has one mean over all instead (ACE_SPEC 8): form "area".
+Each part is a mean over its own tokens, so that a large reference does not outweigh a small target.
+Upstream's code has one mean over all tokens instead (ACE_SPEC 8), which is the form "area".
 
 Legend: B batch, C channels, H W latent height and width, N image tokens.
 """
@@ -30,23 +30,27 @@ from ace_tasks.training.texts import Texts
 
 
 class ObjectiveSettings(BaseModel):
-    """Weights of the loss, and the batch it is taken over."""
+    """The weights of the loss, and the size of its batch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     form: Literal["context", "area"] = "context"
     reference_weight: float = Field(1.0, ge=0)
     target_weight: float = Field(1.0, ge=0)
-    mask_weight: float = Field(4.0, ge=1, description="Of masked target tokens against others.")
-    batch: int = Field(24, ge=1, description="Over all workers.")
+    mask_weight: float = Field(
+        4.0, ge=1, description="Weight of masked target tokens; others weigh 1."
+    )
+    batch: int = Field(24, ge=1, description="Examples of a step, over all workers.")
     stage_1_share: float = Field(
-        0.5, ge=0, le=1, description="The first part of the steps sees tasks without references."
+        0.5, ge=0, le=1, description="First share of the steps, with tasks without references only."
     )
     seed: int = 4
 
     def share(self, workers: int) -> int:
-        """Examples of a step for each of several workers. Raises SettingsError unless the shares
-        are equal, for only then is their mean that of the batch.
+        """Return the examples of a step for each worker.
+
+        Raises SettingsError unless the shares are equal, because only then the workers' mean is
+        that of the batch.
         """
         if self.batch % workers:
             raise SettingsError(
@@ -56,7 +60,7 @@ class ObjectiveSettings(BaseModel):
 
 
 class Batches:
-    """The batch of a step: a function of step and settings, shared out among workers."""
+    """The batches of all steps. A batch is a function of step and settings, split among workers."""
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class Batches:
         workers: int = 1,
         texts: Texts | None = None,
     ):
-        """`texts`: what encoders that do not learn said of the prompts."""
+        """Prepare the batches. `texts` are the stored outputs of frozen text encoders."""
         settings.share(workers)
         self.shapes = shapes
         self.settings = settings
@@ -79,14 +83,14 @@ class Batches:
             raise SettingsError("data: no example to learn from")
         if self.stage_2_from and not any(map(len, self._first_stage)):
             raise SettingsError(
-                "data: no example of a task without references for the first stage; with none, "
-                "objective.stage_1_share is 0"
+                "data: no example of a task without references for the first stage; without such "
+                "examples, set objective.stage_1_share to 0"
             )
 
     def take(self, step: int) -> tuple[Latents, Tensor, Tensor]:
-        """This worker's share: latents, noise (B, 16, H, W), sigma (B,).
+        """Return the worker's share of a batch: latents, noise (B, 16, H, W) and sigma (B,).
 
-        Of a shape with fewer examples than a batch, some are in it twice, at other noise levels.
+        If a shape has fewer examples than a batch, some are in it twice, at other noise levels.
         """
         rng = np.random.default_rng([self.settings.seed, step])
         rows = self._first_stage if step < self.stage_2_from else self._all
@@ -110,9 +114,9 @@ def loss(
     settings: ObjectiveSettings,
     device: str = "cpu",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch, and its two halves. `model`: a `Trained`, or one in DDP.
+    """Return the loss of a batch, and its two parts. `model` is a `Trained`, or one in DDP.
 
-    On the device "meta" all of it is done but the numbers: what fits, and what learns.
+    On the device "meta" everything but the arithmetic is done, which shows whether all shapes fit.
     """
     x0, edit, change, mask = (
         torch.as_tensor(each).to(device, torch.float32)
@@ -145,13 +149,18 @@ def _half_precision(device: str) -> AbstractContextManager[Any]:
 
 
 def _attention(device: str) -> AbstractContextManager[Any]:
-    """On a CPU the default kernel's backward pass takes four times as long in bfloat16."""
+    """Return a context with the fastest attention kernel for training.
+
+    On a CPU, the backward pass of the default kernel takes four times as long in bfloat16.
+    """
     return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
 def recompute(block: Any, *args: Any) -> Any:
-    """A block of the transformer whose inner values are computed anew for the backward pass, which
-    happens outside of `loss`: under the kernel that it was.
+    """Run a transformer block whose activations are recomputed in the backward pass.
+
+    The backward pass happens outside of `loss`, so the recomputation selects the same attention
+    kernel again.
     """
 
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -176,12 +185,13 @@ def weigh(
     settings: ObjectiveSettings,
     mean: Callable[[Tensor], Tensor] = lambda value: value,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Token errors → the loss. Widths in latents; the reference stands left.
+    """Return the loss of the token errors, and its parts.
 
-    `mean`: of a number over all workers. With their denominators alike, the mean of their losses
-    is the loss of the whole batch.
+    Widths are in latents, and the reference is on the left. `mean` gives the mean of a number over
+    all workers. It makes their denominators equal, so that the mean of their losses is the loss of
+    the whole batch.
     """
-    # Found on the CPU: a GPU would be waited for.
+    # The indices are found on the CPU, because finding them on a GPU would block until it is done.
     of_target = torch.arange(error_BN.shape[1]) % (width // 2) >= reference_w // 2
     inside, outside = (each.nonzero()[:, 0].to(error_BN.device) for each in (of_target, ~of_target))
     weights = 1 + (settings.mask_weight - 1) * mask_BN[:, inside]

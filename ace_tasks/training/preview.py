@@ -1,7 +1,7 @@
-"""What a model makes of an example of the world: asked as a catalog's row asks, by the same code.
+"""Run a model on an example of the world, by the code that edits a catalog's rows.
 
-It is the model's answer alone, before anything is pasted back into the picture, and at the
-example's own size, whatever the variant's budget.
+The result is the model's answer alone, without pasting it back into the picture, and in the
+example's own size, whatever the variant's budget is.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _FULL_MASKS = PixelSettings(masks=MaskRules(allow_full=True))
 def preview(
     model: AceModel, example: Example, *, seed: int = 0, adapter: str | None = None
 ) -> np.ndarray:
-    """The model's answer by this adapter, uint8 (H, W, 3), of the target's size.
+    """Return the model's answer with this adapter, uint8 (H, W, 3), of the target's size.
 
-    `adapter` None: the plain weights. Raises BadOutput.
+    Without `adapter`, the plain weights are used. Raises BadOutput.
     """
     edit = example_edit(example, seed, model.identity)
     asked = edit.resolved.model_copy(update={"adapter": adapter})
@@ -44,10 +44,9 @@ def preview(
 def answer(
     model: AceModel, example: Example, seed: int, between_steps: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """Return the model's picture by the adapter that a row would have, uint8 (H, W, 3), of the
-    target's size.
+    """Return the model's answer with a row's usual adapter, uint8 (H, W, 3), of the target's size.
 
-    `seed` is the noise's. `between_steps` may raise to stop early. Raises BadOutput.
+    `seed` is for the noise. `between_steps` may raise to stop early. Raises BadOutput.
     """
     return _made_by(model, example_edit(example, seed, model.identity), between_steps)
 
@@ -58,7 +57,7 @@ def _made_by(model: AceModel, edit: PictureEdit, between_steps: Callable[[], Non
 
 
 def example_edit(example: Example, seed: int, model: ModelIdentity) -> PictureEdit:
-    """An example with the settings that a row with its prompt has: steps, adapter, erasing."""
+    """Return the edit of an example, with the steps, adapter and erasing that a row would have."""
     height, width = example.target.shape[:2]
     alone = {
         "paste": None,
@@ -68,7 +67,7 @@ def example_edit(example: Example, seed: int, model: ModelIdentity) -> PictureEd
         "height": height,
     }
     spec = parse_spec(_row(example) | {"seed": seed})
-    sources = Sources.of(spec, lambda uri: Source(uri=uri))  # nobody fetches them
+    sources = Sources.of(spec, lambda uri: Source(uri=uri))  # they are never fetched
     asked = resolve(spec, sources, model, _FULL_MASKS).model_copy(update=alone)
     return PictureEdit.prepare(asked, _pictures(example), route=model.route)
 

@@ -1,5 +1,6 @@
-"""A training, as data: every width, step and seed, in a committed file beside this one or in a
-person's own; and what is known of it before any work.
+"""The recipe of a training: every width, step and seed, in a JSON file.
+
+Committed recipes are files beside this one. A recipe is checked and described before any work.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ from ace_tasks.training.start import Start
 from ace_tasks.training.vae import VaeSettings
 from ace_tasks.training.world.grammar import VOCABULARY
 
-# How often is written down decides no weight.
+# The intervals of checkpoints and logs do not affect the weights.
 _LOOP_EXCLUDED = {"checkpoint_every_s": True, "log_every_steps": True}
-_STEPS = 8  # to sample with; a trial found 4, 12 and 24 no better
-# What a variant to start from brings along.
+_STEPS = 8  # for sampling; a trial found 4, 12 and 24 no better
+# Fields that are given by the variant that a training starts from.
 _BROUGHT = ("vae", "vae_from", "small")
 
 
-# Where a variant's files are: those of what it makes are elsewhere.
+# The places of a variant's files. The trained variant's files are elsewhere.
 _PLACES = ("recipe", "hub", "home", "shipped")
 
 
@@ -61,8 +62,10 @@ Data = Annotated[
 
 
 class Recipe(BaseModel):
-    """Everything that decides a trained model, but for what it is given: the variant that it
-    starts from, a catalog, photographs; and library versions.
+    """The settings of a training.
+
+    Together with the variant it starts from, the catalog, the photographs and the library versions,
+    they decide the trained model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,35 +76,37 @@ class Recipe(BaseModel):
     vae_from: str | None = Field(
         None,
         pattern=r"^[a-z0-9-]+$",
-        description="A folder beside this file with the VAE as `vae` made it; it is not made again.",
+        description="A folder beside this file with the VAE, which is then not trained again.",
     )
     small: SmallSettings = SmallSettings()
     start_from: str | None = Field(
         None,
-        description="A variant, by name or place, to go on from; it brings its VAE and its sizes. "
-        "Empty: from nothing.",
+        description="A variant to start from, by name or URI. Its VAE and its sizes are used. "
+        "Empty: train from scratch.",
     )
     channels: Literal[384, 448] | None = Field(
         None,
-        description="Of what is trained. 448 from a variant of 384: with zero columns for the "
-        "change. Empty: as many as the variant has.",
+        description="Channels of the trained model. 448 from a variant of 384 adds zero columns "
+        "for the change. Empty: as many as the variant has.",
     )
     learn_text: bool | None = Field(
         None,
-        description="Whether the variant's text encoders learn, too. Empty: if its own training "
-        "taught them.",
+        description="Whether the variant's text encoders are trained as well. Empty: only if its "
+        "own training did so.",
     )
-    lora: LoraSettings | None = Field(None, description="Train this adapter; the weights stay.")
+    lora: LoraSettings | None = Field(
+        None, description="Train this adapter and leave the weights unchanged."
+    )
     checkpointing: bool = Field(
         False,
-        description="Compute what a backward pass needs a second time: far less memory, a third "
-        "more time.",
+        description="Recompute activations in the backward pass: far less memory, a third more "
+        "time.",
     )
     data: Data = DataSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     loop: LoopSettings = LoopSettings(steps=100_000, lr=1e-3)
     sampling_steps: int | None = Field(
-        None, ge=1, description=f"Empty: {_STEPS}, or those of the variant that it starts from."
+        None, ge=1, description=f"Empty: {_STEPS}, or the steps of the variant to start from."
     )
 
     @model_validator(mode="after")
@@ -110,9 +115,9 @@ class Recipe(BaseModel):
         if self.start_from:
             for name in _BROUGHT:
                 if getattr(self, name) != fields[name].default:
-                    raise ValueError(f"{name}: comes with the variant of start_from")
+                    raise ValueError(f"{name}: not accepted with start_from, whose variant has it")
             if self.lora and self.learn_text:
-                raise ValueError("learn_text: a LoRA is of the transformer alone")
+                raise ValueError("learn_text: a LoRA trains no text encoders")
             return self
         for name in ("channels", "learn_text", "lora"):
             if getattr(self, name) is not None:
@@ -121,13 +126,13 @@ class Recipe(BaseModel):
 
     @classmethod
     def read(cls, name: str) -> Recipe:
-        """A committed recipe by name, or a file. Raises SettingsError."""
+        """Read a committed recipe by its name, or a file. Raises SettingsError."""
         path = Path(name) if name.endswith(".json") else Path(__file__).with_name(f"{name}.json")
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
             committed = ", ".join(sorted(each.stem for each in path.parent.glob("*.json")))
-            hint = "" if name.endswith(".json") else f"; accepted: {committed}, or a file of .json"
+            hint = "" if name.endswith(".json") else f"; accepted: {committed}, or a .json file"
             raise SettingsError(f"recipe {name!r}: {error.strerror}{hint}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
@@ -138,7 +143,10 @@ class Recipe(BaseModel):
             raise SettingsError(f"recipe {name!r}: {': '.join(parts)}") from None
 
     def given(self, start_from: str = "", catalog: str = "") -> Recipe:
-        """With another beginning, or another catalog, than it says; empty: what it says."""
+        """Return the recipe with another variant to start from, or another catalog.
+
+        An empty value leaves the recipe's own.
+        """
         changes: dict[str, Any] = {}
         dropped: set[str] = set()
         if start_from:
@@ -151,11 +159,17 @@ class Recipe(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of what decides the weights; names, words and places do not."""
+        """Return the SHA-256 (hex) of the settings that decide the weights.
+
+        Names, texts and places are left out.
+        """
         return self.fingerprint_from()
 
     def fingerprint_from(self, *given: str) -> str:
-        """With the fingerprints of what it is given: see `Start.open`, and a catalog's SHA-256."""
+        """Return the fingerprint together with those of the inputs.
+
+        `given` are the fingerprints of `Start.open`'s variant and the SHA-256 of a catalog.
+        """
         excluded: Any = {"name": True, "summary": True, "sampling_steps": True, "start_from": True}
         excluded |= {"loop": _LOOP_EXCLUDED, "vae": {"loop": _LOOP_EXCLUDED}, "checkpointing": True}
         if self.start_from:
@@ -163,21 +177,21 @@ class Recipe(BaseModel):
         if isinstance(self.data, CatalogData):
             excluded["data"] = {"catalog": True}
         content = self.model_dump(mode="json", exclude=excluded)
-        # A recipe without `channels`, `lora` … is what it was before these were words of it.
+        # None is dropped, so a recipe without `channels`, `lora` … keeps its earlier fingerprint.
         return hashlib.sha256(canonical_json([content, *given] if given else content)).hexdigest()
 
 
 def check(recipe: Recipe, workers: int = 1) -> None:
-    """Build and try every part once, so that what cannot be is known before hours of work. Of a
-    recipe that starts from a variant: what can be known without it.
+    """Build and try every part once, so that mistakes are found before hours of work.
 
-    Raises SettingsError.
+    For a recipe that starts from a variant, only what needs no variant is checked. Raises
+    SettingsError.
     """
     side = recipe.vae.crop_px
     try:
         recipe.objective.share(workers)
         if recipe.start_from:
-            return  # `Start.open` knows more
+            return  # `Start.open` checks the rest
         tokenizers = Tokenizers.make(recipe.small, VOCABULARY)
         model = Trained.make(recipe.small, tokenizers)
         describe(recipe, None, model.transformer)
@@ -188,13 +202,13 @@ def check(recipe: Recipe, workers: int = 1) -> None:
             objective.loss(model, nothing, noise, sigma, recipe.objective)
     except AceError as error:
         raise SettingsError(f"recipe {recipe.name!r}: {error}") from None
-    except Exception as error:  # whatever a wrong number meets on its way
+    except Exception as error:  # a wrong number can fail anywhere in torch or diffusers
         line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise SettingsError(f"recipe {recipe.name!r}: makes no model: {line}") from None
 
 
 def open_start(recipe: Recipe, settings: WeightsSettings) -> Start | None:
-    """The variant that it starts from, if it does. Raises SettingsError and WeightsError."""
+    """Open the variant that a recipe starts from, if any. Raises SettingsError and WeightsError."""
     if recipe.start_from is None:
         return None
     learn_text = False if recipe.lora else recipe.learn_text
@@ -202,7 +216,7 @@ def open_start(recipe: Recipe, settings: WeightsSettings) -> Start | None:
 
 
 def describe(recipe: Recipe, start: Start | None, transformer: nn.Module | None = None) -> Variant:
-    """The variant that a recipe makes. `transformer`: as it is trained, to be counted."""
+    """Return the variant that a recipe makes. The parameters of `transformer` are counted."""
     count = sum(p.numel() for p in transformer.parameters()) if transformer else None
     content: dict[str, Any]
     if start is None:
@@ -216,11 +230,11 @@ def describe(recipe: Recipe, start: Start | None, transformer: nn.Module | None 
         }
     else:
         content = {k: v for k, v in start.variant if k not in _PLACES}
-        if recipe.lora:  # the files are the variant's
+        if recipe.lora:  # its files stay those of the variant to start from
             content["adapters"] = start.variant.adapters | {recipe.lora.name: recipe.lora.rank}
         else:
             content["transformer"] = Transformer(channels=start.variant.channels, parameters=count)
-            content["adapters"] = {}  # which are of the weights that were
+            content["adapters"] = {}  # they belong to the old weights
     if isinstance(recipe.data, DataSettings):
         side = max(recipe.data.sizes_px)
         budget = 2 * (side // TOKEN_PX) ** 2

@@ -1,16 +1,16 @@
-"""Training data from a catalog: an edit catalog whose column `target` names the wanted pictures.
+"""Training data from an edit catalog whose column `target` names the wanted pictures.
 
-    latents/catalog.json          which catalog; written after the next two
+    latents/catalog.json          the catalog's hash and counts; written after the next two
     latents/rows.jsonl            the good rows, in order: example n is line n
     latents/rejects.jsonl         rows that are no valid request
-    latents/rejects-00007.jsonl   rows of a chunk whose pictures are not there, or do not fit
+    latents/rejects-00007.jsonl   rows of a chunk whose pictures are missing or do not fit
 
-A row is shown as upstream's training shows its samples, with as much of the masked content erased
-as the same row would have it in an edit. What is no use is left out and told; a store that is away
-stops the stage, which then goes on where it was.
+A row becomes a sample by upstream's training rules, with as much of the masked content erased as
+in an edit of the same row. Unusable rows are left out and listed. An unreachable store stops the
+stage, which continues from there when it is started again.
 
-Columns of how to edit (seed, steps, guidance, adapter, format, width, height) are checked, and
-mean nothing here.
+Columns with editing settings (seed, steps, guidance, adapter, format, width, height) are checked,
+but have no effect.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class CatalogData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    catalog: str | None = Field(None, description="Its URI. Empty: told to the flow.")
-    max_seq_len: int = Field(  # upstream's (ACE_SPEC 8)
+    catalog: str | None = Field(None, description="The catalog's URI. Empty: given to the flow.")
+    max_seq_len: int = Field(  # upstream's value (ACE_SPEC 8)
         2048, ge=1, description="Token budget of a canvas, its reference included."
     )
     chunk: int = Field(64, ge=1, description="Rows in a file.")
@@ -65,24 +65,24 @@ class CatalogData(BaseModel):
     seed: int = 3
 
     def count(self, folder: Path) -> int:
-        """Good rows, of the catalog planned in the latents' folder."""
+        """Return the number of good rows of the catalog planned in the latents' folder."""
         return planned(folder).rows
 
 
 class PlannedCatalog(BaseModel):
-    """A catalog as it was planned."""
+    """The hash and the row counts of a planned catalog."""
 
     model_config = ConfigDict(frozen=True)
 
     sha256: str  # of the file
-    rows: int  # good ones
+    rows: int  # good rows
     without_references: int
-    rejected: int  # before any picture was looked at
+    rejected: int  # rows rejected before any picture was read
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """A good row: what to show, what shall come of it, and the row as it was."""
+    """A good row: its spec, the URI of its target, and its cells as given."""
 
     line: int
     spec: Spec
@@ -110,7 +110,7 @@ def plan(
 ) -> PlannedCatalog:
     """Sort a catalog's rows into good ones and rejects, in the latents' folder.
 
-    `catalog`: the file, here; `uri`: where it came from. Raises CatalogError if none is good.
+    `catalog` is the local file, `uri` its origin. Raises CatalogError if no row is good.
     """
     folder.mkdir(parents=True, exist_ok=True)
     coming = {name: folder / f"{name}.coming" for name in (_ROWS, _REJECTS)}
@@ -145,11 +145,11 @@ def plan(
 
 
 def planned(folder: Path) -> PlannedCatalog:
-    """Raises SettingsError if no catalog was planned there."""
+    """Return the catalog planned in a folder. Raises SettingsError if there is none."""
     try:
         return PlannedCatalog.model_validate_json((folder / _CATALOG).read_bytes())
     except OSError as error:
-        raise SettingsError(f"{folder / _CATALOG}: {error.strerror}: no catalog planned") from None
+        raise SettingsError(f"{folder / _CATALOG}: {error.strerror}; no catalog planned") from None
 
 
 def _checked(
@@ -165,7 +165,7 @@ def _checked(
             if len(row.references) > 1:
                 raise BadRow("reference", "accepted in training: one picture; given several")
             if (line := seen.setdefault(row.spec.id, row.line)) != row.line:
-                raise BadRow("id", f"stands in line {line} already; ids are unique in a catalog")
+                raise BadRow("id", f"used in line {line} already; ids must be unique in a catalog")
         except BadRow as error:
             yield row.reject(error.field, str(error))
         else:
@@ -173,7 +173,7 @@ def _checked(
 
 
 def read(folder: Path, numbers: range) -> Iterator[TrainingRow]:
-    """Good rows by their numbers."""
+    """Yield the good rows with these numbers."""
     with (folder / _ROWS).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines):
             if number in numbers:
@@ -183,7 +183,7 @@ def read(folder: Path, numbers: range) -> Iterator[TrainingRow]:
 
 
 def rejects(folder: Path) -> list[dict[str, Any]]:
-    """Every row that was left out so far, in the catalog's order."""
+    """Return every row that was left out so far, in the catalog's order."""
     found = []
     for path in folder.glob("rejects*.jsonl"):
         found += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -201,9 +201,9 @@ def make_chunk(
     store: Store,
     model: ModelIdentity,
 ) -> None:
-    """Fetch, encode and write one chunk of a catalog, and what was left out of it.
+    """Fetch, encode and write one chunk of a catalog, and list the rows that were left out.
 
-    `model`: what is trained, as an edit would know it. Raises StoreUnavailable.
+    `model` is the identity of the model to train. Raises StoreUnavailable.
     """
     numbers = latents.numbers_of(chunk, folder, settings)
     left_out: list[Reject] = []
@@ -217,7 +217,7 @@ def make_chunk(
                 yield found
 
     examples = list(made())
-    # Before the chunk: once that is there, nobody looks at these rows again.
+    # This is written before the chunk, because rows of a finished chunk are not read again.
     text = "".join(each.to_json() + "\n" for each in left_out)
     (folder / f"rejects-{chunk:05}.jsonl").write_text(text, encoding="utf-8")
     latents.write_chunk(folder, chunk, examples)
@@ -240,15 +240,15 @@ def _encode(
         raise
     except (ItemError, StoreError) as error:
         return row.reject(getattr(error, "field", None) or fetch.column, str(error))
-    seam = round(canvas.reference_px / TOKEN_PX)  # of the token that both share, the larger has it
+    seam = round(canvas.reference_px / TOKEN_PX)  # the larger part gets the token they share
     if seam * TOKEN_PX >= canvas.mask_1HW.shape[2]:
-        return row.reject("target", "beside its reference less than half a token is left of it")
+        return row.reject("target", "beside the reference, less than half a token of it is left")
     found = latents.encode_canvas(canvas, prompt, number, encoder, stage_1=not row.references)
     return replace(found, seam=2 * seam)  # a token is two latents wide
 
 
 class _Fetch:
-    """Gets pictures, and knows which column it was last at."""
+    """A reader of pictures that remembers the last column it read, for messages."""
 
     def __init__(self, store: Store):
         self._store = store
@@ -261,7 +261,7 @@ class _Fetch:
 
 
 def _srgb(picture: Picture) -> np.ndarray:
-    """(H, W, 3) uint8 as an edit shows it to the model."""
+    """Return a picture (H, W, 3) uint8 as an edit shows it to the model."""
     return colour.to_srgb(picture.rgb, picture.icc_profile)
 
 
@@ -274,7 +274,7 @@ def _canvas(
     *,
     use_change: bool,
 ) -> sample.Sample:
-    """Raises ItemError, and StoreError for a picture that cannot be had."""
+    """Return a row's sample. Raises ItemError, and StoreError for a picture that is missing."""
     spec = row.spec.model_copy(update={"adapter": None})
     mask_uri = row.mask_uri
     resolved = resolve(spec, Sources(mask=Source(uri=mask_uri) if mask_uri else None), model)
@@ -286,7 +286,7 @@ def _canvas(
     fetch.column = "mask"
     mask = masks.build(resolved, image, mask_file) if image else None
     shown = controls.draw(resolved.control, _srgb(image), mask, None) if image else None
-    if mask is not None:  # as an edit sees it: repainted or not
+    if mask is not None:  # binary, as in an edit
         mask = np.where(mask > MASK_THRESHOLD, _WHITE, 0).astype(np.uint8)
     fetch.column = "reference" if row.references else "target"
     return sample.build(

@@ -1,12 +1,13 @@
-"""One training sample and its loss, as upstream's training code has them (ACE_SPEC 8, "Code").
+"""Build one training sample, as upstream's training code does (ACE_SPEC 8, "Code").
 
 It differs from inference: everything is resized with nearest-exact, masks stay grey, one
-reference takes a random height, no aspect is cropped. The target is a canvas, too: the model
-learns to redraw the reference beside it.
+reference has a random height, and nothing is cropped. The target is a canvas as well, because the
+model learns to redraw the reference beside it.
 
     target canvas = [ reference | target ]      condition = [ reference | image ], mask = [ 0 | m ]
 
-Pure functions. Legend: C channels, H height, W width; floats are in [-1, 1], masks in [0, 1].
+All functions are pure. Legend: C channels, H height, W width; floats are in [-1, 1], masks in
+[0, 1].
 """
 
 from __future__ import annotations
@@ -22,43 +23,46 @@ from ace_tasks.errors import BadMask
 from ace_tasks.lcu.canvas import LCU, fit_budget, normalise, resize
 from ace_tasks.lcu.upstream import place
 
-GUIDANCE = 1.0  # always, in training
+GUIDANCE = 1.0  # training always uses this value
 _WHITE = 255
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingExample:
-    """One row of training data, uint8: pictures (H, W, 3), mask (H, W)."""
+    """One row of training data. Pictures are uint8 (H, W, 3), the mask is uint8 (H, W)."""
 
     target: np.ndarray
-    image: np.ndarray | None = None  # white, all of it to be painted, where there is none
-    mask: np.ndarray | None = None  # of the image's size; all of it where there is none
+    image: np.ndarray | None = None  # None: a white picture that is all masked
+    mask: np.ndarray | None = None  # of the image's size; None: everything is masked
     reference: np.ndarray | None = None
 
     @property
     def repainting_scale(self) -> float:
-        """Upstream's rule: erase the masked content beside a reference, else halve it."""
+        """Return how much masked content is erased: all beside a reference, else half of it.
+
+        This is upstream's rule.
+        """
         return 0.5 if self.reference is None else 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """What the model shall make, and what it is given; all of one height and width."""
+    """The canvas to learn and the condition for it, all of one height and width."""
 
     target_CHW: torch.Tensor
     edit_CHW: torch.Tensor
     change_CHW: torch.Tensor
     mask_1HW: torch.Tensor
-    reference_px: int = 0  # width of what stands left of the target; 0 without a reference
+    reference_px: int = 0  # width of the reference left of the target; 0 without one
 
     def condition(self, *, use_change: bool) -> LCU:
-        """As the model takes it. Upstream trains with masks in bfloat16."""
+        """Return the condition for the model. Its mask is rounded to bfloat16, as upstream's is."""
         mask = self.mask_1HW.to(torch.bfloat16).float()
         return LCU(self.edit_CHW, mask, self.change_CHW if use_change else None)
 
 
 def draw_reference_h(target_h: int, rng: random.Random) -> int:
-    """The reference's height beside a target: uniform, a third of it up to all of it."""
+    """Draw a reference's height uniformly, from a third of the target's height to all of it."""
     return rng.randint(int(target_h / 3), target_h)
 
 
@@ -70,10 +74,11 @@ def build(
     repainting_scale: float,
     modify_mode: bool,
 ) -> Sample:
-    """`modify_mode` takes the masked content out of the edit canvas, leaving it to the change.
+    """Build the sample of an example.
 
-    On 384 channels, which have no change, the model then never sees that content (ACE_SPEC 9.9).
-    Raises BadImage and BadMask.
+    `modify_mode` moves the masked content from the edit canvas to the change canvas. A model of
+    384 channels has no change canvas and then never sees that content (ACE_SPEC 9.9). Raises
+    BadImage and BadMask.
     """
     target = normalise(example.target)
     height, width = target.shape[1:]
@@ -101,12 +106,12 @@ def build(
 
 
 def noisy(x0: torch.Tensor, eps: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-    """Latents at one noise level: x0 at 0, eps at 1."""
+    """Return the latents at one noise level, where 0 is x0 and 1 is eps."""
     return (1 - sigma) * x0 + sigma * eps
 
 
 def _edit(example: TrainingExample) -> tuple[torch.Tensor, torch.Tensor]:
-    """The picture to edit (3, H, W) and its grey mask (1, H, W), before erasing."""
+    """Return the picture to edit (3, H, W) and its grey mask (1, H, W), before erasing."""
     if example.image is None:
         image, mask = np.full_like(example.target, _WHITE), None
     else:

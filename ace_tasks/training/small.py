@@ -1,9 +1,9 @@
-"""What learns: the transformer, and text encoders that may learn with it.
+"""The model to train: the transformer, and text encoders that may be trained with it.
 
 The small models that are made here, such as `mini`, have the channels, the conditioning and the
-classes of ACE++; only widths, depths and words are few. Their T5 learns, too, since FLUX gives
-text no positions of its own: tokens must come contextualised. Prompts are words of the world's
-grammar; other words fall apart into letters.
+classes of ACE++, with small widths, depths and vocabularies. Their T5 is trained as well, because
+FLUX gives text no positions, so its tokens must come contextualised. Words of the world's grammar
+are tokens; other words are split into letters.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from transformers import (
 from ace_tasks.model.text import CLIP_TOKENS, SPECIAL_TOKENS, clean_prompt
 from ace_tasks.model.toy import CHARACTERS, letter_tokenizer, small_clip
 
-_WORD, _LETTER = -2.0, -10.0  # log-probabilities: a whole word always beats its letters
+_WORD, _LETTER = -2.0, -10.0  # log-probabilities, so that a whole word always beats its letters
 
 
 class SmallSettings(BaseModel):
-    """Sizes of the trained parts, the VAE aside."""
+    """The sizes of the trained parts except the VAE."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,7 +64,11 @@ def make_transformer(settings: SmallSettings) -> FluxTransformer2DModel:
 
 
 def make_tokenizers(vocabulary: Sequence[str]) -> tuple[CLIPTokenizer, T5Tokenizer]:
-    """T5: one token a word, letters for what it does not know. CLIP: one token a letter."""
+    """Return both tokenizers.
+
+    T5 has a token for each word of the vocabulary, and letters for others. CLIP has a token for
+    each letter.
+    """
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", _LETTER)]
     known = {"▁", *(piece for piece, _ in pieces)}
     for piece, score in [
@@ -78,7 +82,7 @@ def make_tokenizers(vocabulary: Sequence[str]) -> tuple[CLIPTokenizer, T5Tokeniz
 
 
 def make_t5(settings: SmallSettings, tokenizer: T5Tokenizer) -> T5EncoderModel:
-    """With rows for the special tokens that every loader of ours adds."""
+    """Return a T5 with embedding rows for the special tokens that our loaders add."""
     rows = len(tokenizer) + max(map(len, SPECIAL_TOKENS.values()))
     return T5EncoderModel(
         T5Config(
@@ -98,19 +102,19 @@ def make_t5(settings: SmallSettings, tokenizer: T5Tokenizer) -> T5EncoderModel:
 
 @dataclass(frozen=True, eq=False)
 class Tokenizers:
-    """Prompts → tokens, as the variant will have them when it is loaded."""
+    """The tokenizers of a variant, with the settings it will be loaded with."""
 
     clip: CLIPTokenizer
     t5: T5Tokenizer
     text_tokens: int
-    clean: bool = True  # as the 448-channel route does
+    clean: bool = True  # whether prompts are cleaned, as on the 448-channel route
 
     @classmethod
     def make(cls, settings: SmallSettings, vocabulary: Sequence[str]) -> Self:
         return cls(*make_tokenizers(vocabulary), settings.text_tokens)
 
     def tokens(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T) ids for T5 and (B, 77) for CLIP."""
+        """Return the token ids of prompts, (B, T) for T5 and (B, 77) for CLIP."""
         how: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         texts = [clean_prompt(each) if self.clean else each for each in prompts]
         t5 = self.t5(texts, max_length=self.text_tokens, **how)
@@ -119,8 +123,9 @@ class Tokenizers:
 
 
 class Trained(nn.Module):
-    """The transformer, and the text encoders if they learn with it; without them it takes what
-    they said in the place of tokens.
+    """The transformer, and the text encoders if they are trained with it.
+
+    Without text encoders it takes their stored outputs instead of tokens.
     """
 
     def __init__(
@@ -134,14 +139,18 @@ class Trained(nn.Module):
 
     @classmethod
     def make(cls, settings: SmallSettings, tokenizers: Tokenizers) -> Self:
-        """From nothing, to learn in all its parts."""
+        """Return a model with random weights, all of which are trained."""
         torch.manual_seed(settings.seed)
         transformer = make_transformer(settings)
         clip = small_clip(settings.pooled_dim, len(tokenizers.clip))
         return cls(transformer, clip, make_t5(settings, tokenizers.t5))
 
     def train(self, mode: bool = True) -> Self:
-        """Encoders drop nothing out: what a step sees is a function of its number."""
+        """Set the mode of the transformer only.
+
+        Encoders stay in evaluation mode, without dropout, so that a step is a function of its
+        number.
+        """
         super().train(mode)
         for encoder in (self.clip, self.t5):
             if encoder is not None:
@@ -157,9 +166,10 @@ class Trained(nn.Module):
         clip: torch.Tensor,
         image_ids: torch.Tensor,
     ) -> torch.Tensor:
-        """The velocity (B, N, 64) for packed noise and condition (B, N, channels).
+        """Return the velocity (B, N, 64) for packed noise and condition (B, N, channels).
 
-        `t5` and `clip`: ids (B, T) for encoders that learn; else hidden (B, T, D) and pooled (B, D).
+        `t5` and `clip` are ids (B, T) for trained encoders, else hidden states (B, T, D) and pooled
+        ones (B, D).
         """
         hidden_BTD = t5 if self.t5 is None else self.t5(t5)[0]
         (velocity,) = self.transformer(

@@ -1,12 +1,12 @@
-"""A training, as stages in a work folder:
+"""Run a training as stages in a work folder.
 
-    vae        → work/vae/               diffusers' folder; a training from nothing
-    begin      → work/start.json         one that starts from a variant (`start`)
-    encode     → work/latents/           chunks, of the world or of a catalog
-    denoise    → work/denoiser.pt        checkpoint, with the average that is kept
+    vae        → work/vae/               a diffusers folder, if training from scratch
+    begin      → work/start.json         if training starts from a variant (`start`)
+    encode     → work/latents/           chunks of the world or of a catalog
+    denoise    → work/denoiser.pt        a checkpoint, with the averaged weights
     export     → a variant's folder      (`export`)
 
-Every stage goes on from what is there.
+Every stage continues from the files that are there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Until = Callable[[], bool]
 VAE, VAE_CHECKPOINT = "vae", "vae.pt"
 LATENTS = "latents"
 CHECKPOINT = "denoiser.pt"
-PHOTOS = "photos.json"  # beside the VAE: what it saw
+PHOTOS = "photos.json"  # beside the VAE: hashes of the photographs it was trained on
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrainingProcess:
     device: str = "cpu"
     wrap: Callable[[nn.Module], nn.Module] = lambda model: (
         model
-    )  # makes it one of several workers' (DDP)
+    )  # wraps it for training by several workers (DDP)
     share: Share = lambda state: state
 
 
@@ -69,7 +69,7 @@ def train_vae(
     *,
     device: str = "cpu",
 ) -> bool:
-    """True when it is done; False when it was told to stop before."""
+    """Train the VAE. Return True when it is done, False if `until` stopped it before."""
     settings = recipe.vae
     model = vae.make(settings).to(device)
     pictures = PictureBatches(settings, photos)
@@ -94,7 +94,7 @@ def train_vae(
 
 
 def take_vae(recipe: Recipe, work: Path) -> bool:
-    """Put the VAE that the recipe comes with into the work folder; False if it has none."""
+    """Copy the VAE that the recipe names into the work folder. Return False if it names none."""
     if recipe.vae_from is None:
         return False
     coming = work / f"{VAE}.coming"
@@ -111,9 +111,9 @@ def encode_chunk(
     sources: StoreSettings | None = None,
     device: str = "cpu",
 ) -> None:
-    """One chunk of latents; on one thread, so that it is the same whoever makes it.
+    """Make one chunk of latents, on one thread, so that every worker makes the same bytes.
 
-    `sources`: where a catalog's pictures are read from. Raises StoreUnavailable, WeightsError.
+    `sources` is the store of a catalog's pictures. Raises StoreUnavailable and WeightsError.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -133,7 +133,7 @@ def encode_chunk(
 
 
 def make_encoder(recipe: Recipe, work: Path, device: str = "cpu") -> Encoder:
-    """What makes latents. Text encoders that do not learn say now, once, what they have to say."""
+    """Return the encoder that makes latents. It also stores the outputs of frozen text encoders."""
     if not recipe.start_from:
         return Encoder(load_vae(work), Tokenizers.make(recipe.small, VOCABULARY))
     start = Start.read(work)
@@ -155,12 +155,12 @@ def make_encoder(recipe: Recipe, work: Path, device: str = "cpu") -> Encoder:
 
 def load_vae(work: Path) -> AutoencoderKL:
     model = AutoencoderKL.from_pretrained(work / VAE, local_files_only=True).eval()
-    model.register_to_config(_name_or_path="")  # where it lies is nobody's business after export
+    model.register_to_config(_name_or_path="")  # the export must not contain a local path
     return model
 
 
 def make_model(recipe: Recipe, work: Path, device: str = "cpu") -> tuple[Trained, nn.Module]:
-    """The model that a step runs, and what of it the step changes: all of it, or its LoRA."""
+    """Return the model that a step runs, and the module it trains: the whole model or its LoRA."""
     if not recipe.start_from:
         tokenizers = Tokenizers.make(recipe.small, VOCABULARY)
         model = Trained.make(recipe.small, tokenizers)
@@ -187,7 +187,7 @@ def train_denoiser(
     until: Until = lambda: False,
     worker: TrainingProcess = TrainingProcess(),
 ) -> bool:
-    """Both stages of the paper's training; True when it is done."""
+    """Train both stages of the paper's training. Return True when they are done."""
     model, learns = make_model(recipe, work, worker.device)
     texts = Texts(work / LATENTS) if model.t5 is None else None
     shapes = latents.load(work / LATENTS, recipe.data)
@@ -205,7 +205,7 @@ def train_denoiser(
 
 
 def average(loop: Loop) -> dict[str, torch.Tensor]:
-    """The averaged weights under the model's own names."""
+    """Return the averaged weights under the model's own names."""
     prefix = "module."
     state = loop.averaged.state_dict()
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -1,9 +1,9 @@
-"""What a training starts from: a variant, opened once by the flow, and found by all workers in
+"""The variant that a training starts from, opened once by the flow and read by all workers.
 
-    work/start.json      the variant as it is to be trained, and where its files are
+    work/start.json      the variant as it will be trained, and the folder of its files
 
-The variant may have fewer channels than what is trained: then the loader puts in zero columns, and
-the first step sees the model that was.
+The variant may have fewer channels than the model to train. The loader then adds zero columns, so
+that the first step starts with the variant's own behaviour.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ace_tasks.model import sources, weights
 from ace_tasks.model.variants import Variant
 from ace_tasks.settings import WeightsSettings
 
-STORY = "training.json"  # of a variant that was trained here: what it was made from
+STORY = "training.json"  # in the folder of a variant that was trained here: how it was made
 _FILE = "start.json"
 
 
 class Start(BaseModel):
-    """A variant to go on from. `variant` has the route that is trained, not the one that was."""
+    """A variant to start from. `variant` has the route to train, not the variant's own route."""
 
     model_config = ConfigDict(frozen=True)
 
     variant: Variant
-    base: str  # fingerprints of what it was
+    base: str  # the variant's own fingerprints
     encoders: str
-    # None until its files are here; and who learns is asked from them, if nobody said it.
+    # None until the files are here. They decide `learn_text` if it was not given.
     folder: Path | None = None
     learn_text: bool | None = None
 
@@ -41,8 +41,10 @@ class Start(BaseModel):
     def open(
         cls, place: str, settings: WeightsSettings, channels: int | None, learn_text: bool | None
     ) -> Self:
-        """By name or place; no file of its weights is fetched for it. `channels` None: as many as
-        it has. Raises SettingsError, also for a licence that nobody accepted, and WeightsError.
+        """Open a variant by name or URI, without fetching its weights.
+
+        Without `channels`, it keeps its own number. Raises WeightsError, and SettingsError, also
+        for a licence that nobody accepted.
         """
         variant = sources.open_variant(place, settings)
         sources.check_license(variant, settings)
@@ -65,13 +67,13 @@ class Start(BaseModel):
 
     @property
     def files(self) -> Path:
-        assert self.folder is not None, "begun"
+        assert self.folder is not None, "not begun"
         return self.folder
 
     # ------------------------------------------------------------ the work folder
 
     def begin(self, work: Path, settings: WeightsSettings) -> Self:
-        """Fetch its files if they are not here, and tell the workers. Raises WeightsError."""
+        """Fetch the files if they are not here, and write `start.json`. Raises WeightsError."""
         folder = weights.ensure(self.variant, settings)
         learns = _learnt_text(folder) if self.learn_text is None else self.learn_text
         begun = self.model_copy(update={"folder": folder, "learn_text": learns})
@@ -83,20 +85,20 @@ class Start(BaseModel):
 
     @classmethod
     def read(cls, work: Path) -> Self:
-        """As it was begun. Raises SettingsError if it was not."""
+        """Read the `start.json` of a work folder. Raises SettingsError if there is none."""
         try:
             return cls.model_validate_json((work / _FILE).read_bytes())
         except OSError as error:
-            raise SettingsError(f"{work / _FILE}: {error.strerror}: not begun yet") from None
+            raise SettingsError(f"{work / _FILE}: {error.strerror}; not begun yet") from None
 
     # ------------------------------------------------------------ loading
 
     def load(self, device: str, *, exact: bool = False) -> weights.Parts:
-        """All parts but adapters, strictly. `exact`: in float32, to learn. Raises WeightsError."""
+        """Load all parts but adapters, strictly; with `exact` in float32. Raises WeightsError."""
         return weights.load(self._loaded(exact=exact), self.files, device)
 
     def load_transformer(self, device: str, *, exact: bool = False) -> FluxTransformer2DModel:
-        """The transformer alone, for which the encoders may be too large a neighbour."""
+        """Load the transformer alone, because the encoders may not fit beside it."""
         weights.verify(self.files)
         variant = self._loaded(exact=exact)
         dtype = getattr(torch, variant.dtype)
@@ -108,8 +110,9 @@ class Start(BaseModel):
 
 
 def _learnt_text(folder: Path) -> bool:
-    """Whether the variant's own training taught its text encoders; those of others stay as they
-    are. What was made from nothing learnt in all its parts.
+    """Return whether the variant's own training trained its text encoders.
+
+    It did if the variant was trained here from scratch. Variants of others count as frozen.
     """
     story = folder / STORY
     return story.exists() and bool(json.loads(story.read_bytes()).get("learn_text", True))

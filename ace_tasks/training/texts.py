@@ -1,7 +1,7 @@
-"""What text encoders that do not learn say of each prompt: encoded once, a file each.
+"""The outputs of frozen text encoders, encoded once and stored in a file for each prompt.
 
-A file is named after the prompt's tokens, so equal prompts share one, whoever encodes them. Only
-those of a batch are read: FLUX's T5 says 4 MB of each.
+A file is named after the prompt's tokens, so equal prompts share one, whichever worker encodes
+them. Only a batch's files are read, because FLUX's T5 gives 4 MB for each prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FOLDER = "texts"
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts beside a folder's latents."""
+    """The encoded texts in a folder of latents."""
 
     latents: Path
 
@@ -30,10 +30,13 @@ class Texts:
         return self._path(t5_T, clip_T).exists()
 
     def keep(self, t5_T: np.ndarray, clip_T: np.ndarray, text: Text) -> None:
-        """Write one prompt's: whole or not at all. In half the bytes; bfloat16's digits all fit."""
+        """Write one prompt's output in one step.
+
+        It is stored as float16, half the bytes, which holds all digits of bfloat16.
+        """
         path = self._path(t5_T, clip_T)
         path.parent.mkdir(parents=True, exist_ok=True)
-        coming = path.with_name(f"{path.name}.{os.getpid()}")  # another may write the same one
+        coming = path.with_name(f"{path.name}.{os.getpid()}")  # others may write the same file
         hidden, pooled = (
             each[0].to("cpu", torch.float16).numpy() for each in (text.hidden_BTD, text.pooled_BD)
         )
@@ -42,7 +45,7 @@ class Texts:
         coming.rename(path)
 
     def fill(self, batch: Latents) -> Latents:
-        """The batch with hidden states (B, T, D) and pooled ones (B, D) in the place of tokens."""
+        """Return the batch with hidden states (B, T, D) and pooled ones (B, D) for its tokens."""
         hidden, pooled = [], []
         for t5_T, clip_T in zip(batch.t5_BT, batch.clip_BT, strict=True):
             with np.load(self._path(t5_T, clip_T)) as text:

@@ -1,7 +1,7 @@
-"""The small VAE of `mini`: diffusers' AutoencoderKL, factor 8, 16 channels, as FLUX has it.
+"""The small VAE of `mini`: diffusers' AutoencoderKL with factor 8 and 16 channels, as in FLUX.
 
-It is the ceiling of everything after it, so it is trained first, on pictures of the world, on
-crops of photographs, and on both with areas erased to grey, as the model's inputs have them.
+Its quality limits everything that is built on it, so it is trained first. It learns pictures of the
+world, crops of photographs, and both with areas erased to grey, as in the model's inputs.
 
 Legend: B batch, H height, W width; pictures are float32 in [-1, 1].
 """
@@ -27,16 +27,16 @@ LATENT_CHANNELS = 16
 
 
 class VaeSettings(BaseModel):
-    """Widths and losses."""
+    """The sizes, data and losses of the VAE and its training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     widths: tuple[int, int, int, int] = (16, 32, 64, 64)
     layers: int = 1
     groups: int = 8
-    sizes_px: tuple[int, ...] = Field((64, 128), min_length=1)  # pictures are drawn at these
-    crop_px: int = Field(32, ge=8, multiple_of=8)  # in turn, and trained on in crops of this one,
-    full_from: float = 0.8  # but whole in the last part, which a trial found worth 3 dB
+    sizes_px: tuple[int, ...] = Field((64, 128), min_length=1)  # sizes to draw pictures in, in turn
+    crop_px: int = Field(32, ge=8, multiple_of=8)  # crops of this size are trained on first
+    full_from: float = 0.8  # whole pictures after this share of the steps; a trial found 3 dB more
     batch: int = 48
     pool: int = 2000
     photo_share: float = 0.15
@@ -49,7 +49,7 @@ class VaeSettings(BaseModel):
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:
         if any(size % 8 or size < self.crop_px for size in self.sizes_px):
-            raise ValueError(f"sizes_px: accepted: multiples of 8 from {self.crop_px} px on")
+            raise ValueError(f"sizes_px: accepted: multiples of 8, at least {self.crop_px} px")
         return self
 
 
@@ -66,14 +66,15 @@ def make(settings: VaeSettings) -> AutoencoderKL:
         use_post_quant_conv=False,
         mid_block_add_attention=False,
         sample_size=max(settings.sizes_px),
-        scaling_factor=1.0,  # measured when it is done
+        scaling_factor=1.0,  # `settle` measures it after the training
         shift_factor=0.0,
     )
 
 
 class PictureBatches:
-    """Batches of pictures, a function of the step: from a pool of the world that is renewed slowly,
-    and from photographs.
+    """Batches of pictures, each a function of its step.
+
+    Pictures come from photographs and from a pool of the world that is renewed slowly.
     """
 
     def __init__(self, settings: VaeSettings, photos: list[np.ndarray]):
@@ -82,13 +83,13 @@ class PictureBatches:
         self._pool: dict[tuple[int, int], np.ndarray] = {}
 
     def batch(self, step: int) -> Tensor:
-        """(B, 3, H, W)."""
+        """Return the batch of a step, float32 (B, 3, H, W)."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, step])
         whole = step >= settings.full_from * settings.loop.steps
         of_size = step % len(settings.sizes_px)
         side = settings.sizes_px[of_size] if whole else settings.crop_px
-        count = settings.batch * settings.crop_px**2 // side**2  # as many pixels
+        count = settings.batch * settings.crop_px**2 // side**2  # so that each step sees as many px
         pictures = [self._one(rng, side, step, of_size) for _ in range(max(1, count))]
         x = torch.tensor(np.stack(pictures)).permute(0, 3, 1, 2)
         return x.float() / 127.5 - 1
@@ -97,7 +98,7 @@ class PictureBatches:
         if self.photos and rng.random() < self.settings.photo_share:
             picture = _shrunk(self.photos[int(rng.integers(len(self.photos)))], rng, side)
         else:
-            # A window over the endless sequence of examples, moving on with the steps.
+            # The pool is a window over the endless sequence of examples that moves with the steps.
             picture = self._world(int(rng.integers(self.settings.pool)) + step // 4, of_size)
         top, left = (int(rng.integers(0, length - side + 1)) for length in picture.shape[:2])
         crop = picture[top : top + side, left : left + side].copy()
@@ -121,16 +122,16 @@ class PictureBatches:
 
 
 def _shrunk(photo: np.ndarray, rng: np.random.Generator, side: int) -> np.ndarray:
-    """The photograph at a random smaller size, at least `side` on each edge."""
+    """Return the photograph at a random smaller size, at least `side` on each edge."""
     smallest = side / min(photo.shape[:2])
-    largest = max(smallest, min(1.0, 4 * smallest))  # enlarged only if it must be
+    largest = max(smallest, min(1.0, 4 * smallest))  # it is enlarged only if it is too small
     scale = float(np.exp(rng.uniform(math.log(smallest), math.log(largest))))
     size = [max(side, round(edge * scale)) for edge in (photo.shape[1], photo.shape[0])]
     return np.asarray(Image.fromarray(photo).resize((size[0], size[1]), Image.Resampling.BICUBIC))
 
 
 def _erase(picture: np.ndarray, rng: np.random.Generator) -> None:
-    """A grey rectangle or ellipse, as a masked area looks to the model."""
+    """Paint a grey rectangle or ellipse, which is how a masked area looks to the model."""
     height, width = picture.shape[:2]
     y, x = np.mgrid[:height, :width]
     cy, cx = rng.uniform(0.2, 0.8, 2) * (height, width)
@@ -142,7 +143,10 @@ def _erase(picture: np.ndarray, rng: np.random.Generator) -> None:
 def loss(
     vae: Any, x: Tensor, generator: torch.Generator, settings: VaeSettings
 ) -> tuple[Tensor, dict[str, float]]:
-    """L1 on pixels and on their differences, and a little KL that keeps latents near unit size."""
+    """Return the loss and its numbers.
+
+    It is L1 on pixels and on their differences, and a little KL that keeps latents near unit size.
+    """
     with torch.autocast(x.device.type, torch.bfloat16):
         posterior = vae.encode(x).latent_dist
         eps = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
@@ -160,14 +164,16 @@ def _differences(x: Tensor, axis: int) -> Tensor:
 
 
 def psnr(y: Tensor, x: Tensor) -> float:
-    """Decibels, of pictures in [-1, 1]."""
+    """Return the PSNR in decibels of pictures in [-1, 1]."""
     return -10 * math.log10(max(1e-9, float(F.mse_loss(y.clamp(-1, 1), x)) / 4))
 
 
 @torch.inference_mode()
 def settle(vae: AutoencoderKL, settings: VaeSettings, pictures: int = 256) -> AutoencoderKL:
-    """Measure shift and scale, so that latents, which are samples of the posterior, have mean 0 and
-    spread 1 (FLUX: 0.1159, 0.3611).
+    """Measure shift and scale, and set them in the VAE's config.
+
+    With them, latents, which are samples of the posterior, have mean 0 and spread 1. FLUX has
+    0.1159 and 0.3611.
     """
     means, variances = [], []
     for index in range(pictures):
@@ -184,6 +190,6 @@ def settle(vae: AutoencoderKL, settings: VaeSettings, pictures: int = 256) -> Au
 
 
 def load_photos(folder: Path) -> list[np.ndarray]:
-    """Photographs of a folder, (H, W, 3) uint8."""
+    """Return the photographs of a folder, each (H, W, 3) uint8."""
     paths = sorted([*folder.glob("*.jpg"), *folder.glob("*.png")])
     return [np.asarray(Image.open(path).convert("RGB")) for path in paths]

@@ -274,8 +274,8 @@ def test_a_recipe_may_be_given_a_start(ours: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start_from": "toy", "vae_from": "mini-vae"}, "vae_from: comes with the variant"),
-        ({"start_from": "toy", "small": {"blocks": 1}}, "small: comes with the variant"),
+        ({"start_from": "toy", "vae_from": "mini-vae"}, "vae_from: not accepted with start_from"),
+        ({"start_from": "toy", "small": {"blocks": 1}}, "small: not accepted with start_from"),
         ({"channels": 448}, "channels: needs start_from"),
         ({"lora": {"rank": 4}}, "lora: needs start_from"),
         ({"start_from": "toy", "lora": {}, "learn_text": True}, "learn_text: a LoRA"),

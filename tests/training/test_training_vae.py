@@ -99,7 +99,7 @@ def test_a_photograph_smaller_than_a_crop_still_serves() -> None:
 
 
 def test_sizes_that_make_no_crop_are_refused() -> None:
-    with pytest.raises(ValueError, match="multiples of 8 from 32 px on"):
+    with pytest.raises(ValueError, match="multiples of 8, at least 32 px"):
         VaeSettings(sizes_px=(24,))
 
 

@@ -13,10 +13,10 @@ from ace_tasks.training.world.shapes import OVERSAMPLING, WHOLE, Part, Rgb, draw
 
 @dataclass(frozen=True)
 class Backdrop:
-    """Two vertical gradients that meet at the horizon, and what is drawn over them.
+    """Two vertical gradients that meet at the horizon, and details that are drawn over them.
 
-    Muted, so that no product's colour is ever lost on them, and of clear contrast, so that a
-    flat patch in their place is told from them.
+    Colours are muted, so that every product's colour stands out, and contrast is clear, so that a
+    flat patch in the place of a background can be recognised.
     """
 
     above: tuple[Rgb, Rgb]
@@ -34,7 +34,7 @@ def _planks() -> tuple[Part, ...]:
 
 
 def _bricks() -> tuple[Part, ...]:
-    """A wall of courses 10 px high at 64 px; finer ones would be lost on a small VAE."""
+    """Return a wall with courses 10 px high at 64 px. A small VAE would lose finer ones."""
     colour, course, brick = (196, 180, 168), 0.155, 0.31
     rows = [0.06 + course * n for n in range(5)]
     lines = [Part(colour, "line", (0.0, y, 1.0, y), 0.026) for y in rows]
@@ -92,7 +92,7 @@ BACKDROPS: dict[str, Backdrop] = {
 
 @lru_cache(maxsize=32)
 def paint_backdrop(name: str, size_px: int) -> np.ndarray:
-    """The empty background, (H, W, 3) float32 in [0, 255], read-only."""
+    """Return the empty background, (H, W, 3) float32 in [0, 255], read-only."""
     backdrop = BACKDROPS[name]
     large_px = size_px * OVERSAMPLING
     y_H = (np.arange(large_px, dtype=np.float32) + 0.5) / large_px
@@ -110,7 +110,7 @@ def paint_backdrop(name: str, size_px: int) -> np.ndarray:
 
 
 def _gradient(ends: tuple[Rgb, Rgb], t_H: np.ndarray) -> np.ndarray:
-    """Colours (H, 3) between two ends, held beyond them."""
+    """Return colours (H, 3) between two ends, and the ends' colours beyond them."""
     first, last = np.asarray(ends, np.float32)
     colours: np.ndarray = first + (last - first) * np.clip(t_H, 0, 1)[:, None]
     return colours

@@ -1,6 +1,6 @@
-"""Control pictures: what is left of a picture that a model shall make again.
+"""Control pictures: reduced pictures from which a model makes the original again.
 
-All functions map uint8 (H, W, 3) to the same.
+All functions map uint8 (H, W, 3) to uint8 (H, W, 3), except `gradients`.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-_MOSAIC_CELLS = 12  # across: blurs every pattern of the world, keeps colours and places
-_STEEP = 120  # of a Sobel gradient, in grey levels
+_MOSAIC_CELLS = 12  # in each direction; they blur every pattern and keep colours and places
+_STEEP = 120  # Sobel gradient of an edge, in grey levels
 
 
 def gray(picture: np.ndarray) -> np.ndarray:
-    """Luma in all three channels."""
+    """Return the luma in all three channels."""
     return np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))
 
 
 def mosaic(picture: np.ndarray) -> np.ndarray:
-    """Coarse cells, each of its mean colour."""
+    """Return the picture in coarse cells, each of its mean colour."""
     size = picture.shape[1::-1]
     small = Image.fromarray(picture).resize((_MOSAIC_CELLS,) * 2, Image.Resampling.BOX)
     return np.asarray(small.resize(size, Image.Resampling.NEAREST))
 
 
 def edges(picture: np.ndarray) -> np.ndarray:
-    """White where the Sobel gradient of luma is steep, on black."""
+    """Return the edges, white where the Sobel gradient of luma is steep, on black."""
     luma = np.asarray(Image.fromarray(picture).convert("L"), np.float32)
     steepness = np.hypot(*gradients(luma))
     return np.repeat(np.where(steepness > _STEEP, 255, 0).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def gradients(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sobel derivatives along x and y, each (H, W); the border is repeated."""
+    """Return the Sobel derivatives along x and y, each (H, W), with the border repeated."""
     p = np.pad(luma, 1, mode="edge")
     down, right = p[:-2] + 2 * p[1:-1] + p[2:], p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
     return down[:, 2:] - down[:, :-2], right[2:] - right[:-2]

@@ -1,7 +1,7 @@
-"""Drawing scenes at random, and what is held back from training.
+"""Draw scenes at random, and hold some back from training.
 
-Every draw takes its own generator. Training never sees the products and places that are held
-back; a test makes nothing else, though the picture that it starts from may show any.
+Every draw takes its own generator. Training never sees the products and backgrounds that are held
+back. The answers of a test show only these, but its input pictures may show any.
 """
 
 from __future__ import annotations
@@ -37,19 +37,25 @@ T = TypeVar("T")
 
 
 def held_back(kind: str, paint: Paint) -> bool:
-    """A quarter of all products never occur in training; every pair of attributes does."""
+    """Return whether a product never occurs in training.
+
+    This holds for a quarter of all products. Every pair of attributes does occur.
+    """
     places = KINDS.index(kind), list(PALETTE).index(paint.colour), PATTERNS.index(paint.pattern)
     return sum(places) % 4 == 0
 
 
 def held_back_place(kind: str, background: str) -> bool:
-    """A quarter of the backgrounds of each kind never occur in training, others for others."""
+    """Return whether a kind never occurs before a background in training.
+
+    This holds for a quarter of the backgrounds of each kind, and for others with another kind.
+    """
     return (KINDS.index(kind) + BACKGROUNDS.index(background)) % 4 == 0
 
 
 @lru_cache(maxsize=64)
 def paints(kind: str, split: Split | None) -> tuple[Paint, ...]:
-    """All that a kind is painted in; `split` None is both."""
+    """Return all paints of a kind in a split, or in both if `split` is None."""
     every = (
         Paint(colour, pattern, tone)
         for colour in PALETTE
@@ -61,7 +67,7 @@ def paints(kind: str, split: Split | None) -> tuple[Paint, ...]:
 
 @lru_cache(maxsize=64)
 def backgrounds(kind: str, split: Split | None) -> tuple[str, ...]:
-    """All that a kind stands before; `split` None is both."""
+    """Return all backgrounds of a kind in a split, or in both if `split` is None."""
     return tuple(
         b for b in BACKGROUNDS if split is None or held_back_place(kind, b) == (split == "test")
     )
@@ -72,7 +78,7 @@ def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
 
 
 def draw_scene(rng: np.random.Generator, kind: str, split: Split | None) -> Scene:
-    """A random scene of one kind; `split` None ignores what is held back."""
+    """Draw a random scene of one kind in a split, or in both if `split` is None."""
     person = kind == PERSON
     return Scene(
         kind=kind,
@@ -99,10 +105,10 @@ def draw_wearer(rng: np.random.Generator) -> Wearer:
 
 
 def empty(scene: Scene) -> Scene:
-    """The scene without its product."""
+    """Return the scene without its product."""
     return replace(scene, kind=None, wearer=None)
 
 
 def posed(scene: Scene) -> Scene:
-    """The product as a new picture shows it: in the middle, lit from the front."""
+    """Return the scene with the product in the middle, not flipped, and lit from the front."""
     return replace(scene, x=0.5, y=0.54, scale=1.0, flip=False, light=0.0)

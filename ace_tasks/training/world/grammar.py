@@ -1,4 +1,4 @@
-"""Prompts: a small grammar with paraphrases, and every word it can say.
+"""The prompts of the world: a small grammar with paraphrases, and its vocabulary.
 
     scene = thing place              "a red mug with white stripes on a wooden table"
     thing = article paint kind | "a person in" article paint "shirt"
@@ -68,7 +68,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def prompt(task: str, scene: Scene, rng: np.random.Generator, control: str = "edges") -> str:
-    """What a user says for a task that makes (or removes the product of) this scene."""
+    """Return a user's prompt for a task that makes (or removes the product of) this scene."""
     kind = GARMENT if scene.kind == PERSON and task == "recolour" else scene.kind
     return pick(rng, TEMPLATES[task]).format(
         thing=_thing(scene, rng),

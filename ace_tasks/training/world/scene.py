@@ -1,8 +1,8 @@
-"""The procedural world that `mini` is trained and measured on: scenes, and how they look.
+"""The scenes of the procedural world that `mini` is trained and measured on, and their rendering.
 
-A `Scene` says all about a picture; `render` is a pure function of scene and size. The truth of an
-edit is therefore the render of the changed scene, exact to the pixel. Every draw takes its own
-generator: nothing here depends on the process or on what was drawn before.
+A `Scene` describes a picture completely, and `render` is a pure function of scene and size. The
+answer of an edit is therefore the render of the changed scene, exact to the pixel. Nothing here
+depends on the process or on earlier draws.
 
 Legend: H height, W width; pictures are uint8 RGB. Places and sizes are parts of the picture.
 """
@@ -29,13 +29,13 @@ PALETTE: dict[str, Rgb] = {
     "pink": (246, 140, 188),
 }
 PATTERNS = ("plain", "striped", "dotted", "checked")
-TONES: dict[str, Rgb] = {"white": (246, 244, 240), "black": (34, 32, 38)}  # of the marks
+TONES: dict[str, Rgb] = {"white": (246, 244, 240), "black": (34, 32, 38)}  # colours of marks
 PRODUCTS = tuple(shapes.PRODUCTS)
 PERSON = "person"
 KINDS = (*PRODUCTS, PERSON)
 BACKGROUNDS = tuple(BACKDROPS)
 
-_EXTENT = {PERSON: 0.92}  # height of a thing at scale 1
+_EXTENT = {PERSON: 0.92}  # height at scale 1, as a part of the picture
 _PRODUCT_EXTENT = 0.60
 PERIOD = 0.168  # of a pattern at scale 1: 9.7 px or more at 64 px; under 9 px mini learnt none
 _PHASE = 0.4
@@ -44,7 +44,7 @@ _SHADOW = 0.45
 
 @dataclass(frozen=True)
 class Paint:
-    """How a product or garment is painted. Plain has no marks, and its tone is "white"."""
+    """The paint of a product or garment. Plain has no marks, and its tone is "white"."""
 
     colour: str
     pattern: str = "plain"
@@ -53,7 +53,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class Scene:
-    """All there is to a picture. `kind` None is an empty background."""
+    """The complete description of a picture. `kind` None is an empty background."""
 
     kind: str | None
     paint: Paint
@@ -62,8 +62,8 @@ class Scene:
     y: float = 0.54
     scale: float = 1.0
     flip: bool = False
-    light: float = 0.0  # -1 from the left, 1 from the right
-    wearer: Wearer | None = None  # of the kind "person" only
+    light: float = 0.0  # from -1 (left) to 1 (right)
+    wearer: Wearer | None = None  # only for the kind "person"
 
     @property
     def place(self) -> Placement:
@@ -81,7 +81,7 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
-    """A scene's picture and what is where. Masks are coverage: 255 inside, less along edges."""
+    """A scene's picture and masks. Masks are coverage: 255 inside, less along edges."""
 
     scene: Scene
     picture: np.ndarray  # (H, W, 3) uint8
@@ -92,28 +92,29 @@ class Rendered:
 
     @property
     def footprint(self) -> np.ndarray:
-        """(H, W) bool: every pixel in which the scene differs from its empty background."""
+        """Return the pixels (H, W) bool in which the scene differs from its empty background."""
         drawn: np.ndarray = (self.product > 0) | (self.shadow > 0)
         return drawn
 
 
 @lru_cache(maxsize=16)
 def _grid(size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """x (1, W) and y (H, 1) of pixel centres."""
+    """Return x (1, W) and y (H, 1) of the pixel centres."""
     centres = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     return centres[None, :], centres[:, None]
 
 
 def local(scene: Scene, size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres as the product sees them, (1, W) and (H, 1), in units of its own size."""
+    """Return the pixel centres relative to the product, (1, W) and (H, 1), in units of its size."""
     (x, y), place = _grid(size_px), scene.place
     return (x - place.x) / np.float32(place.unit), (y - place.y) / np.float32(place.unit)
 
 
 def texture(scene: Scene, size_px: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Pixel centres (1, W) and (H, 1) as its pattern sees them, and a pixel's side; in periods.
+    """Return the pixel centres relative to the pattern, (1, W) and (H, 1), and a pixel's side.
 
-    Patterns grow with their product, and sit so that rows of dots hit every product's parts.
+    All are in periods. Patterns grow with their product, and are placed so that rows of dots hit
+    the parts of every product.
     """
     (u, v), period = local(scene, size_px), PERIOD * scene.scale
     share = scene.place.unit / period
@@ -121,7 +122,7 @@ def texture(scene: Scene, size_px: int) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def marks(pattern: str, u: np.ndarray, v: np.ndarray, pixel: float) -> np.ndarray:
-    """Coverage in [0, 1] of a pattern's marks at (u, v); lengths and `pixel` in periods."""
+    """Return the coverage in [0, 1] of a pattern's marks at (u, v). Lengths are in periods."""
     off_u, off_v = np.broadcast_arrays(np.abs(u - np.rint(u)), np.abs(v - np.rint(v)))
     coverage: np.ndarray = np.zeros(off_u.shape, np.float32)
     if pattern == "striped":
@@ -135,14 +136,14 @@ def marks(pattern: str, u: np.ndarray, v: np.ndarray, pixel: float) -> np.ndarra
 
 
 def shading(scene: Scene, size_px: int) -> np.ndarray:
-    """How bright the product is, (H, W) float32 around 1: rounded, and lit from a side."""
+    """Return the product's brightness, (H, W) float32 around 1, for a round body lit from a side."""
     u, v = (np.clip(each, -0.6, 0.6) for each in local(scene, size_px))
     brightness: np.ndarray = 1.05 + 0.24 * scene.light * u - 0.40 * u**2 - 0.16 * v
     return brightness
 
 
 def render(scene: Scene, size_px: int) -> Rendered:
-    """The scene as a picture of `size_px` squared, with its masks."""
+    """Render the scene as a square picture of `size_px`, with its masks."""
     x, _ = _grid(size_px)
     sidelight = 1 + np.float32(0.10 * scene.light) * (2 * x - 1)
     picture = paint_backdrop(scene.background, size_px) * sidelight[:, :, None]
@@ -160,7 +161,10 @@ def render(scene: Scene, size_px: int) -> Rendered:
 
 
 def _draw_product(picture: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Draws into a picture (H, W, 3) float32; coverage (H, W) of the product and of its paint."""
+    """Draw the product into a picture (H, W, 3) float32.
+
+    Returns the coverage (H, W) of the product and of its paint.
+    """
     size_px = len(picture)
     product, painted = np.zeros((2, size_px, size_px), np.uint8)
     if scene.kind is None:
@@ -180,7 +184,7 @@ def _draw_product(picture: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.nda
 
 
 def _paint(scene: Scene, size_px: int) -> np.ndarray:
-    """The paint everywhere, unshaded: (H, W, 3), or (3,) where it is plain."""
+    """Return the unshaded paint for the whole picture, (H, W, 3), or (3,) if it is plain."""
     paint = np.asarray(PALETTE[scene.paint.colour], np.float32)
     if scene.paint.pattern != "plain":
         tone = np.asarray(TONES[scene.paint.tone], np.float32)
@@ -191,7 +195,7 @@ def _paint(scene: Scene, size_px: int) -> np.ndarray:
 
 
 def _shadow(scene: Scene, size_px: int) -> np.ndarray:
-    """A soft ellipse under the product, (H, W) in [0, 1], zero outside it."""
+    """Return a soft ellipse under the product, (H, W) in [0, 1], zero outside it."""
     if scene.kind is None:
         return np.zeros((size_px, size_px), np.float32)
     u, v = local(scene, size_px)

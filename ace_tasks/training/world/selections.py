@@ -1,6 +1,6 @@
 """Masks as users make them: traced, traced loosely, boxed, circled, brushed over.
 
-All are (H, W) uint8, 255 = repaint, and cover the whole of the area they are made around.
+All are (H, W) uint8, 255 = repaint. Masks around an area cover all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WAYS = ("exact", "dilated", "box", "ellipse", "blob")
 
 
 def around(rng: np.random.Generator, area_HW: np.ndarray, ways: Sequence[str]) -> np.ndarray:
-    """A mask around an area (bool), in one of the ways at random; margins are alike all round."""
+    """Draw a mask around an area (bool) in a random way, with the same margin on all sides."""
     way, size_px = pick(rng, ways), len(area_HW)
     margin_px = int(rng.integers(1, max(2, size_px // 12) + 1))
     exact = np.where(area_HW, 255, 0).astype(np.uint8)
@@ -24,7 +24,7 @@ def around(rng: np.random.Generator, area_HW: np.ndarray, ways: Sequence[str]) -
         return exact
     if way == "dilated":
         return dilated(exact, margin_px)
-    if way == "blob":  # the corners of a broad brush are round
+    if way == "blob":  # a broad brush leaves round corners
         soft = Image.fromarray(exact).filter(ImageFilter.GaussianBlur(margin_px + 1))
         brushed = np.where(np.asarray(soft) > 12, 255, 0).astype(np.uint8)
     else:
@@ -33,7 +33,7 @@ def around(rng: np.random.Generator, area_HW: np.ndarray, ways: Sequence[str]) -
 
 
 def hole(rng: np.random.Generator, area_HW: np.ndarray, share: float) -> np.ndarray:
-    """A box, ellipse or blob somewhere over an area (bool), covering at least a share of it."""
+    """Draw a box, ellipse or blob over an area (bool) that covers at least a share of it."""
     rows, columns = np.nonzero(area_HW)
     n, way = int(rng.integers(len(rows))), pick(rng, ("box", "ellipse", "blob"))
     half = rng.uniform(0.13, 0.26, 2) * len(area_HW)
@@ -52,7 +52,11 @@ def _shape(
     size_px: int,
     corners: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A box or ellipse of half sizes (x, y) in px, or a blob whose corners lie in or out of it."""
+    """Return a box, ellipse or blob.
+
+    `half` are the half sizes (x, y) in px. `corners` are the distances of a blob's corners from its
+    centre, in half sizes.
+    """
     canvas = Image.new("L", (size_px, size_px))
     draw = ImageDraw.Draw(canvas)
     (x, y), (half_w, half_h) = centre, half.tolist()
@@ -67,7 +71,7 @@ def _shape(
 
 
 def _bounding(area_HW: np.ndarray, margin_px: int, way: str) -> np.ndarray:
-    """The box around an area, or the ellipse through that box's corners."""
+    """Return the box around an area, or the ellipse through that box's corners."""
     rows, columns = np.nonzero(area_HW)
     ends = np.array([[columns.min(), columns.max()], [rows.min(), rows.max()]])
     half = (ends[:, 1] - ends[:, 0]) / 2 * (np.sqrt(2) if way == "ellipse" else 1) + margin_px
@@ -76,7 +80,7 @@ def _bounding(area_HW: np.ndarray, margin_px: int, way: str) -> np.ndarray:
 
 
 def dilated(mask_HW: np.ndarray, margin_px: int) -> np.ndarray:
-    """A mask (H, W) grown by a square brush, one axis after the other."""
+    """Return a mask (H, W) grown by a square brush, one axis after the other."""
     for axis in (0, 1):
         padding = [(margin_px, margin_px) if each == axis else (0, 0) for each in (0, 1)]
         windows = np.lib.stride_tricks.sliding_window_view(

@@ -1,4 +1,4 @@
-"""Silhouettes of the procedural world: what products, people and backdrops are drawn from.
+"""The silhouettes from which products, people and backdrops of the procedural world are drawn.
 
 A shape is a tuple of parts, drawn in order, later ones over earlier ones. Points are local: x to
 the right, y downwards, (0, 0) the middle, and about 1 from the top of a thing to its bottom.
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 Rgb = tuple[int, int, int]
-OVERSAMPLING = 4  # drawn this much larger and averaged, for smooth edges
+OVERSAMPLING = 4  # shapes are drawn so much larger and averaged, for smooth edges
 
 WOOD, LEATHER, METAL, HOLLOW = (112, 74, 48), (96, 60, 38), (96, 98, 106), (52, 46, 50)
 GLOW, SHOE, FACE = (255, 236, 170), (44, 38, 42), (60, 36, 32)
@@ -23,7 +23,7 @@ GLOW, SHOE, FACE = (255, 236, 170), (44, 38, 42), (60, 36, 32)
 
 @dataclass(frozen=True)
 class Part:
-    """One form in one material; `colour` None is the paint of the product or garment."""
+    """One form in one material. `colour` None is the paint of the product or garment."""
 
     colour: Rgb | None
     form: Literal["polygon", "ellipse", "ring", "line", "dome"]
@@ -33,19 +33,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Wearer:
-    """A person's looks; the garment's are the scene's paint."""
+    """A person's looks. The garment has the scene's paint."""
 
     skin: Rgb
     hair: Rgb
     cloth: Rgb
     long_hair: bool
     skirt: bool
-    arms: float  # 0 hang down, 1 are spread
+    arms: float  # from 0 (hanging down) to 1 (spread)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a shape lands: its middle, and the length of a local unit, as parts of the picture."""
+    """A shape's middle and the length of a local unit, as parts of the picture."""
 
     x: float
     y: float
@@ -60,13 +60,13 @@ class Placement:
         ]
 
 
-WHOLE = Placement(0.0, 0.0, 1.0)  # points are parts of the picture, from its top left
+WHOLE = Placement(0.0, 0.0, 1.0)  # for points that are parts of the picture, from its top left
 
 
 def draw_part(
     draw: ImageDraw.ImageDraw, part: Part, place: Placement, size_px: int, fill: int | Rgb
 ) -> None:
-    """Draws one part on a picture of `size_px` squared."""
+    """Draw one part on a square picture of `size_px`."""
     points = place.to_px(part.points, size_px)
     stroke = max(1, round(part.width * place.unit * size_px))
     if part.form == "polygon":
@@ -90,8 +90,10 @@ Window = tuple[slice, slice]  # rows and columns of a picture
 def layers(
     parts: Sequence[Part], place: Placement, size_px: int
 ) -> Iterator[tuple[Rgb | None, Window, np.ndarray]]:
-    """Neighbouring parts of one colour together, lowest first: their colour, the window of the
-    picture that they lie in, and their coverage there, (h, w) uint8."""
+    """Yield groups of neighbouring parts of the same colour, lowest first.
+
+    A group is its colour, its window in the picture, and its coverage there, (h, w) uint8.
+    """
     large_px = size_px * OVERSAMPLING
     for colour, group in groupby(parts, key=lambda part: part.colour):
         canvas = Image.new("L", (large_px, large_px))
@@ -146,7 +148,7 @@ PRODUCTS: dict[str, tuple[Part, ...]] = {
 
 
 def person(wearer: Wearer) -> tuple[Part, ...]:
-    """Head to shoes of someone who faces us."""
+    """Return the parts of a person who faces the viewer, from head to shoes."""
     hand_x, hand_y = 0.24 + 0.12 * wearer.arms, 0.17 - 0.08 * wearer.arms
     return (
         *_hair_behind(wearer),
@@ -166,7 +168,7 @@ def person(wearer: Wearer) -> tuple[Part, ...]:
 
 
 def _garment(hand_x: float, hand_y: float) -> tuple[Part, ...]:
-    """A shirt with short sleeves that follow the arms."""
+    """Return a shirt with short sleeves that follow the arms."""
     x, y = (0.18 + hand_x) / 2, (-0.14 + hand_y) / 2
     sleeves = (Part(None, "line", (s * 0.165, -0.15, s * x, y), 0.125) for s in (-1, 1))
     torso = (-0.08, -0.215, 0.08, -0.215, 0.19, -0.185, 0.175, 0.16, -0.175, 0.16, -0.19, -0.185)

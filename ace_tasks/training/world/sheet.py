@@ -1,4 +1,4 @@
-"""A sheet of examples for looking at."""
+"""Draw a sheet of examples for people to look at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from ace_tasks.training.world.world_tasks import Example
 
 _GAP_PX = 4
-_LINE_PX, _LETTER_PX = 12, 6  # of Pillow's own font
+_LINE_PX, _LETTER_PX = 12, 6  # of Pillow's built-in font
 _PAPER = (250, 250, 250)
 _INK = (40, 40, 40)
 _OVERLAY = np.array((255, 0, 200), np.float32)
@@ -20,9 +20,9 @@ _OVERLAY = np.array((255, 0, 200), np.float32)
 def sheet(
     examples: Sequence[Example], outputs: Sequence[np.ndarray], columns: int = 4
 ) -> Image.Image:
-    """Each with its prompt: image under its mask, references, target and output.
+    """Return a page with each example's prompt, masked image, references, target and output.
 
-    Outputs are uint8 (H, W, 3), in the order of the examples. `columns` examples stand in a row.
+    Outputs are uint8 (H, W, 3), in the order of the examples. A row has `columns` examples.
     """
     pairs = zip(examples, outputs, strict=True)
     strips = [_strip([*_panels(each), output]) for each, output in pairs]

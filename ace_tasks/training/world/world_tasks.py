@@ -1,8 +1,8 @@
-"""Tasks over the procedural world, each with its exact answer.
+"""The tasks over the procedural world, each with its exact answer.
 
-How they map onto the model's tasks (`ace_tasks.specs`), and what of the masked content the model
-still sees on the 448-channel route, whose change channels carry it (repainting scale 0 keeps all,
-1 erases all):
+The table shows the model's task (`ace_tasks.specs`) for each, and how much of the masked content is
+erased on the 448-channel route, whose change channels can carry it (repainting scale 0 keeps all, 1
+erases all):
 
     inpaint, add, remove    → fill       masked content erased (1)
     recolour, background    → edit       masked, content kept (0)
@@ -11,8 +11,8 @@ still sees on the 448-channel route, whose change channels carry it (repainting 
     try_on                  → try_on     masked content erased (1), garment in the reference
 
 Outside its mask a target equals its image in every pixel, shadows and smooth edges included. A
-product of which nothing is left to see is made the default way: not flipped, and in the middle of
-its mask or picture.
+product that is not visible in the input has a default pose in the answer: not flipped, and in the
+middle of its mask or picture.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from ace_tasks.training.world.scene import KINDS, PERSON, PRODUCTS, Paint, Rende
 if TYPE_CHECKING:
     from ace_tasks.training import sample
 
-ERASED = 128  # what a model sees of erased pixels
+ERASED = 128  # grey level of erased pixels
 _LOOSE = ("box", "ellipse", "blob")
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a score needs: the scene that a picture starts from, and the scene to be made."""
+    """The scene of the input picture and the scene of the answer, for scoring."""
 
     before: Scene | None
     after: Scene
@@ -75,14 +75,16 @@ class Example:
         return TASKS[self.task].repainting_scale
 
     def scale(self, *, use_change: bool) -> float:
-        """How much of the masked content is erased. 384 channels have no change that could carry
-        what is kept: it stays in the canvas by half, as `specs` has it for their route.
+        """Return how much of the masked content is erased.
+
+        384 channels have no change that could carry content to keep, so half of it stays in the
+        canvas, as `specs` defines for that route.
         """
         halved = not use_change and self.spec == "edit" and self.mask is not None
         return 0.5 if halved else self.repainting_scale
 
     def row(self) -> sample.TrainingExample:
-        """As the training's sample builder takes it; it knows one reference at most."""
+        """Return the example for the training's sample builder, which takes one reference."""
         from ace_tasks.training import sample
 
         reference = self.references[0] if self.references else None
@@ -91,7 +93,7 @@ class Example:
 
 @dataclass(frozen=True)
 class _Draw:
-    """What a task draws from; `seen` is where a picture to start from may come from."""
+    """The generator, size and split that a task draws from. `seen` is the split of its inputs."""
 
     rng: np.random.Generator
     size_px: int
@@ -126,7 +128,7 @@ def _inpaint(draw: _Draw) -> Example:
         after = draw.render(scene)
         mask = selections.hole(draw.rng, after.painted > 0, share=0.25)
     image = after.picture.copy()
-    image[mask > 0] = ERASED  # else the picture to fill would be the answer
+    image[mask > 0] = ERASED  # otherwise the input would show the answer
     prompt = grammar.prompt("inpaint", after.scene, draw.rng)
     return Example("inpaint", prompt, image, mask, (), after.picture, Truth(None, after.scene))
 
@@ -145,7 +147,7 @@ def _background(draw: _Draw) -> Example:
     old = draw.background(str(scene.kind), scene.background)
     after, before = draw.render(scene), draw.render(replace(scene, background=old))
     product = Image.fromarray(after.product)
-    if draw.rng.integers(2):  # a quick selection reaches a little into the product
+    if draw.rng.integers(2):  # as a quick selection that reaches a little into the product
         product = product.filter(ImageFilter.MinFilter(3))
     mask = np.where(np.asarray(product) < 255, 255, 0).astype(np.uint8)
     return _edit("background", draw, before, after, mask)
@@ -171,7 +173,7 @@ def _edit(
     mask: np.ndarray,
     named: Scene | None = None,
 ) -> Example:
-    """From one picture to another; the prompt names what is in `named`, else in `after`."""
+    """Return an edit from one picture to another. The prompt is about `named`, else `after`."""
     prompt = grammar.prompt(task, named or after.scene, draw.rng)
     truth = Truth(before.scene, after.scene)
     return Example(task, prompt, before.picture, mask, (), after.picture, truth)
@@ -208,12 +210,12 @@ def _try_on(draw: _Draw) -> Example:
     return replace(edit, references=(draw.render(shown).picture,))
 
 
-# ---------------------------------------------------------------- all of them
+# ---------------------------------------------------------------- the tasks
 
 
 @dataclass(frozen=True)
 class Task:
-    """How one is made, the catalog's task it is, and how often it is drawn among the others."""
+    """A task: its function, the catalog's task for it, and its weight among the others."""
 
     make: Callable[[_Draw], Example]
     spec: Literal["fill", "edit", "reference", "try_on"]
@@ -222,7 +224,7 @@ class Task:
     references: int = 0
 
 
-# Weighted towards what a trial learnt slowly: colour to be read from words or from a reference.
+# A trial learnt slowly to read colours from words or from a reference, so such tasks weigh more.
 TASKS: dict[str, Task] = {
     "inpaint": Task(_inpaint, "fill", 1.0, 2),
     "recolour": Task(_recolour, "edit", 0.0, 3),
@@ -246,10 +248,10 @@ def draw_example(
     tasks: Sequence[str] = ALL_TASKS,
     weights: Mapping[str, float] | None = None,
 ) -> Example:
-    """Example `index` of an endless sequence; the same in every process.
+    """Return example `index` of an endless sequence, the same in every process.
 
-    The task is drawn by weight among `tasks`; `weights` has those that differ from the world's.
-    Splits share neither what they show nor seeds.
+    The task is drawn by weight among `tasks`. `weights` has the weights that differ from the
+    world's. Splits share neither contents nor seeds.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     share = np.array([(weights or {}).get(name, TASKS[name].weight) for name in tasks])
@@ -260,5 +262,5 @@ def draw_example(
 def examples(
     seed: int, count: int, size_px: int, *, split: Split = "train", tasks: Sequence[str] = ALL_TASKS
 ) -> Iterator[Example]:
-    """The first `count` of `draw_example`."""
+    """Yield the first `count` examples of `draw_example`."""
     return (draw_example(seed, n, size_px, split=split, tasks=tasks) for n in range(count))

@@ -139,7 +139,7 @@ def write(results: Sequence[Result], recipe: Recipe, work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare ways of training on the same world.")
     parser.add_argument("--work", type=Path, default=Path("out/ablation"), help="goes on there")
-    parser.add_argument("--recipe", default="nano", help="a committed one, or a file of .json")
+    parser.add_argument("--recipe", default="nano", help="a committed one, or a .json file")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=32, help="of each task, to measure with")
     given = parser.parse_args()
