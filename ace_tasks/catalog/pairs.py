@@ -134,7 +134,9 @@ def _by_row(row: Row | Reject, people: Album, garments: Album, where: str) -> Pa
 
 
 def _name(cells: dict[str, Any], column: str) -> str:
-    name = {str(each).strip().lower(): cell for each, cell in cells.items()}.get(column)
-    if name is None or not str(name).strip():
+    found = [cell for name, cell in cells.items() if str(name).strip().lower() == column]
+    if len(found) > 1:
+        raise BadRow(column, f"accepted: one column of this name; given {len(found)}")
+    if not found or found[0] is None or not str(found[0]).strip():
         raise BadRow(column, "missing")
-    return str(name).strip()
+    return str(found[0]).strip()

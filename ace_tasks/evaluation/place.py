@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class EvaluationPlace:
             return uri
         path = Path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
-        coming = path.with_name(f"{path.name}.coming")
+        coming = path.with_name(f"{path.name}.{uuid.uuid4().hex}.coming")  # others may write it too
         coming.write_bytes(data)
         coming.rename(path)
         return uri

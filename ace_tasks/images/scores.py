@@ -286,6 +286,9 @@ def close_up(inputs: ScoreInputs) -> CloseUp:
     part = np.ones((size[1], size[0]), bool)
     if mask is not None:
         part = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT) > THRESHOLD
+        if not part.any():  # it selects specks that lie between the pixels that were taken
+            rows, columns = np.nonzero(mask > THRESHOLD)
+            part[rows * size[1] // height, columns * size[0] // width] = True
     return CloseUp(
         made=_fitted(made, size),
         original=None if original is None else _fitted(original, size),

@@ -133,7 +133,7 @@ def encode(
     device = "cuda" if kind == "GPU" else "cpu"
     to_do = latents.missing(work / LATENTS, recipe.data)
     running: list[Any] = []
-    at_once = int(ray.cluster_resources()[kind])
+    at_once = max(1, int(ray.cluster_resources().get(kind, 0)))  # one that waits brings a node
     while (to_do and not until()) or running:
         while to_do and len(running) < at_once and not until():
             running.append(one.remote(recipe, work, to_do.pop(0), sources, device))

@@ -159,6 +159,16 @@ def test_a_table_names_the_pairs(
     ]
 
 
+def test_a_pair_from_two_columns_of_one_name_is_rejected(
+    rows: Rows, people: str, garments: str, table: Callable[..., str]
+) -> None:
+    pairs = table("pairs", [{"person": "eva", "Person": "2", "garment": "7"}])
+    made = rows(people, garments, pairing="table", pairs_table=pairs)
+    assert rejects(made) == [
+        "person: pairs.csv, line 2: accepted: one column of this name; given 2"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

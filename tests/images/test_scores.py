@@ -227,6 +227,21 @@ def test_any_mask_has_finite_scores(
     assert 0 <= values["total"] <= 1
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_specks_that_a_smaller_copy_would_lose_are_judged_too(
+    photo: np.ndarray, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask of two pixels in far corners of a large picture made the item fail."""
+    monkeypatch.setattr(scores, "_MAX_PX", 500)
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(photo.shape[:2], np.uint8)
+    height, width = mask.shape
+    mask[rng.integers(8), rng.integers(8)] = 255
+    mask[height - 1 - rng.integers(8), width - 1 - rng.integers(8)] = 255
+    found = score(ScoreInputs(made=255 - photo, original=photo, mask=mask))
+    assert all(np.isfinite(each) for each in found.model_dump().values() if each is not None)
+
+
 def test_an_empty_mask_leaves_nothing_to_judge(photo: np.ndarray) -> None:
     assert score(ScoreInputs(photo, photo, np.zeros(photo.shape[:2], np.uint8))) == Scores(
         total=1.0
