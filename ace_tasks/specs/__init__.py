@@ -1,10 +1,10 @@
 """Task specs: what a catalog row may ask for, and the identity of an item.
 
 columns       what a cell may hold
-tasks         what a row may ask: the tasks, checked
+tasks         the five tasks, and the columns of each
 run_settings  what a run decides for all its rows
 item          an item: its sources, its model, every setting that decides its pixels
-identity      the hash of all that
+identity      the hash that identifies an item
 resolution    row + settings + model → item
 """
 

@@ -1,4 +1,4 @@
-"""The columns of a catalog row: what each may hold, and how a cell of text becomes it."""
+"""The columns of a catalog row: what each may hold, and how text is parsed into it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from pydantic import (
 MAX_SEED = 2**32 - 1
 MAX_URI_CHARS = 2048
 _CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f]")
-# What boto3 takes for a bucket; stores differ in what they allow of it.
+# Bucket names that boto3 accepts. Stores differ in which of them they allow.
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _MAX_KEY_BYTES = 1024  # S3 User Guide, "Creating object key names"
 _GIVEN_CHARS = 80  # how much of a wrong value an error message quotes
 
 
 class Frozen(BaseModel):
-    """Immutable, and refuses what it does not know."""
+    """An immutable model that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def quote(value: Any) -> str:
-    """A wrong value as an error message shows it: one line, cut short."""
+    """Return a wrong value as an error message shows it: one line, cut short."""
     text = repr(value)
     return text if len(text) <= _GIVEN_CHARS else text[:_GIVEN_CHARS] + "…"
 
@@ -46,7 +46,7 @@ def _check_row_id(value: str) -> str:
 
 
 def check_uri(value: str) -> str:
-    """`s3://bucket/key` or a local path; anything else is refused."""
+    """Return `s3://bucket/key` or a local path unchanged. Raises ValueError for anything else."""
     if _CONTROL_CHARS.search(value):
         raise ValueError("a URI may not hold control characters")
     if "://" in value:
@@ -56,7 +56,7 @@ def check_uri(value: str) -> str:
             raise ValueError(f"accepted: s3://bucket/key or a local path; given scheme {scheme!r}")
         if not bucket or not key:
             raise ValueError("an S3 URI needs a bucket and a key: s3://bucket/key")
-        # A store answers these with a bare HTTP 400, as it does when our credentials are stale.
+        # A store answers other names with a bare HTTP 400, as it does for stale credentials.
         if not _BUCKET.fullmatch(bucket):
             raise ValueError(f"accepted buckets: letters, digits, . _ -; given {quote(bucket)}")
         if {".", ".."} & set(key.split("/")):
@@ -67,13 +67,13 @@ def check_uri(value: str) -> str:
 
 
 def _number_to_text(value: Any) -> Any:
-    # Spreadsheets and Parquet give numeric ids as numbers; True is no id.
+    # Spreadsheets and Parquet give numeric ids as numbers. True is not an id.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 RowId = Annotated[
     str,
-    # Next to `str`, or the pattern is missing from the JSON Schema.
+    # This must stand next to `str`, or the JSON Schema lacks the pattern.
     StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$"),
     AfterValidator(_check_row_id),
     BeforeValidator(_number_to_text),
@@ -96,7 +96,7 @@ def _check_bounds(bounds: Bounds) -> Bounds:
 
 
 class Box(Frozen):
-    """A rectangle. Fractions of the picture if every number is at most 1, else pixels."""
+    """A rectangle, in fractions of the picture if every number is at most 1, else in pixels."""
 
     box: Annotated[Bounds, AfterValidator(_check_bounds)] = Field(
         description="[left, top, right, bottom]; right and bottom are exclusive."
@@ -104,7 +104,7 @@ class Box(Frozen):
 
 
 class Ellipse(Frozen):
-    """The ellipse inside a rectangle. Fractions if every number is at most 1, else pixels."""
+    """The ellipse inside a rectangle, in fractions if every number is at most 1, else in pixels."""
 
     ellipse: Annotated[Bounds, AfterValidator(_check_bounds)] = Field(
         description="[left, top, right, bottom] of the bounding box."
@@ -112,7 +112,7 @@ class Ellipse(Frozen):
 
 
 class Polygon(Frozen):
-    """A filled polygon. Fractions if every number is at most 1, else pixels."""
+    """A filled polygon, in fractions if every number is at most 1, else in pixels."""
 
     polygon: tuple[Point, ...] = Field(
         min_length=3, max_length=10_000, description="Corners as [x, y], at least three."
@@ -129,17 +129,17 @@ Shape = Box | Polygon | Ellipse
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object that JSON writes. Raises ValueError where a key stands twice."""
+    """Return the pairs of a JSON object as a dict. Raises ValueError for a repeated key."""
     cells: dict[str, Any] = {}
     for key, value in pairs:
         if key in cells:
-            raise ValueError(f"key {key!r} stands twice")
+            raise ValueError(f"key {key!r} appears twice")
         cells[key] = value
     return cells
 
 
 def _parse_json_cell(value: Any) -> Any:
-    """CSV has text only: a cell that looks like a JSON object or list is read as one."""
+    """Parse a cell that looks like a JSON object or list, because CSV has text only."""
     if isinstance(value, str) and value.lstrip()[:1] in {"{", "["}:
         try:
             return json.loads(value, object_pairs_hook=unique_keys)
@@ -179,7 +179,7 @@ Mask = Annotated[
         ),
     ],
     BeforeValidator(_drop_nulls),
-    # "alpha" is text as a URI is: any of these, where the union above makes it one of them.
+    # In the schema a value is any of these, not exactly one: "alpha" is text just as a URI is.
     BeforeValidator(
         _parse_json_cell,
         json_schema_input_type=Box | Polygon | Ellipse | Literal["alpha", "auto"] | Uri,
@@ -188,7 +188,7 @@ Mask = Annotated[
 
 
 def _text_to_flag(value: Any) -> Any:
-    # CSV has text only; pydantic alone would also take 1, "on" and "y".
+    # CSV has text only. pydantic alone would also accept 1, "on" and "y".
     return (
         {"true": True, "false": False}.get(value.lower(), value)
         if isinstance(value, str)

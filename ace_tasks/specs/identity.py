@@ -1,7 +1,7 @@
-"""Who an item is: a hash of everything that decides its picture.
+"""The identity of an item: a hash of everything that decides its picture.
 
-The same request on the same bytes is the same item for ever, in whatever catalog, row or order it
-comes back.
+The same request on the same bytes is always the same item, in whatever catalog, row or order it
+returns.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ace_tasks.specs.item import (
     without_none,
 )
 
-# Raise by hand whenever a change of code changes published pixels: every item becomes a new one.
+# Raise by hand whenever a code change alters published pixels. Every item then becomes a new one.
 # 2: special tokens, cleaned prompts, guidance in float32; 3: paste-back, alpha and profile kept;
-# 4: masks that are mistakes are refused, controls, presets, candidates; 5: colours however a file
-# says them, transparency of 16 bits, nothing left transparent by mask "alpha", the owner's metadata.
+# 4: mistaken masks are refused, controls, presets, candidates; 5: colours in every form that a file
+# states them, 16-bit transparency, mask "alpha" leaves nothing transparent, the owner's metadata.
 PIXELS_VERSION = 5
-# Earlier versions whose pictures still count, so that an upgrade edits nothing anew that is done.
+# Earlier versions whose pictures still count, so that an upgrade does not redo finished items.
 EARLIER_PIXELS_VERSIONS = (4,)
-# Raise by hand whenever another of several candidates may be taken for the best (`ace_tasks.images.scores`).
-# 2: spreads are added up in double precision, changes of large parts are sampled; 3: near colours
-# are alike.
+# Raise by hand whenever a code change may choose another candidate as the best
+# (`ace_tasks.images.scores`). 2: spreads are summed in double precision, changes of large parts are
+# sampled; 3: near colours count as alike.
 SCORES_VERSION = 3
 
 
@@ -41,29 +41,32 @@ def _identities(sources: Sources) -> dict[str, Any]:
     return dict(without_none(identities))
 
 
-# Whoever asks for more candidates has the same first one.
+# These do not change the seed, so asking for more candidates keeps the first one.
 _NO_PART_OF_A_SEED = frozenset({"seed", "candidates", "scores_version", "clip_model"})
 
 
 def derived_seed(resolved: Resolved, sources: Sources) -> int:
-    """The seed of a row that names none: from its content."""
+    """Return the seed of a row that names none, derived from its content."""
     content = {k: v for k, v in _settings(resolved).items() if k not in _NO_PART_OF_A_SEED}
     return int.from_bytes(_digest([content, _identities(sources)])[:4], "big")
 
 
 def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
-    """The seeds of an item's candidates: its own first, then SHA-256 of it and their number."""
+    """Return the seeds of an item's candidates.
+
+    The first is the item's own. Each other one is from SHA-256 of that and the candidate's number.
+    """
     digests = [hashlib.sha256(canonical_json([seed, n])).digest() for n in range(1, count)]
     return (seed, *(int.from_bytes(each[:4], "big") for each in digests))
 
 
 def item_id(resolved: Resolved, sources: Sources, model: ModelIdentity) -> str:
-    """SHA-256 (hex) of everything that decides the picture; not of row id, run or place."""
+    """Return SHA-256 (hex) of everything that decides the picture, not of row id, run or place."""
     return _item_ids(resolved, sources, model, (PIXELS_VERSION,))[0]
 
 
 def earlier_item_ids(item: WorkItem, model: ModelIdentity) -> tuple[str, ...]:
-    """The ids of the same request under the earlier versions whose pictures still count."""
+    """Return the ids of the same request under earlier versions whose pictures still count."""
     return _item_ids(item.resolved, item.sources, model, EARLIER_PIXELS_VERSIONS)
 
 
@@ -91,5 +94,5 @@ def _settings(resolved: Resolved) -> dict[str, Any]:
 
 
 def _digest(content: Any) -> bytes:
-    """Of what has no None left: as of `canonical_json`, in half the time."""
+    """Hash content that contains no None: like hashing `canonical_json`, in half the time."""
     return hashlib.sha256(CANONICAL.encode(content).encode()).digest()

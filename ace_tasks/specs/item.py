@@ -15,7 +15,7 @@ from ace_tasks.specs.tasks import Spec, TaskSpec
 
 
 def canonical_json(value: Any) -> bytes:
-    """UTF-8, sorted keys, no spaces, None dropped at every level."""
+    """Return canonical JSON: UTF-8, sorted keys, no spaces, None dropped at every level."""
     return CANONICAL.encode(without_none(value)).encode()
 
 
@@ -39,11 +39,11 @@ class Source(Frozen):
     etag: str | None = None
     size_bytes: int = 0
     sha256: str | None = None
-    problem: str | None = Field(None, description="Why it could not be identified, if so.")
+    problem: str | None = Field(None, description="Why it could not be identified. None: it was.")
 
     def identity(self) -> dict[str, Any]:
-        """What tells these bytes from others: the checksum if known, else ETag and size."""
-        if self.problem:  # once the object is there, the item is another one
+        """Return what distinguishes these bytes: the checksum if known, else ETag and size."""
+        if self.problem:  # once the object exists, the item is another one
             return {"uri": self.uri, "problem": self.problem}
         if self.sha256:
             return {"sha256": self.sha256}
@@ -59,7 +59,7 @@ class Sources(Frozen):
 
     @classmethod
     def of(cls, spec: Spec, find: Callable[[str], Source]) -> Sources:
-        """A row's sources, each as `find` knows it by its URI."""
+        """Return a row's sources. `find` returns the source of a URI."""
         image, mask = getattr(spec, "image", None), getattr(spec, "mask", None)
         if not isinstance(mask, str) or mask in {"alpha", "auto"}:
             mask = None
@@ -75,7 +75,7 @@ class Sources(Frozen):
 
 
 class ModelIdentity(Frozen):
-    """What planning must know of a model; no weights are loaded for it.
+    """The facts about a model that planning needs. No weights are loaded for them.
 
     Fingerprints are SHA-256 (hex) over the variant's own list of file hashes.
     """
@@ -84,14 +84,14 @@ class ModelIdentity(Frozen):
     route: Literal["lora", "fft"]
     base: str = Field(description="Fingerprint of transformer and VAE.")
     encoders: str = Field(description="Fingerprint of text encoders and tokenizers.")
-    adapters: dict[str, str] = Field(description="Adapter name → fingerprint.")
+    adapters: dict[str, str] = Field(description="Fingerprint of each adapter, by name.")
     steps: int
     guidance: float
     max_seq_len: int = Field(description="Token budget of a canvas, references included.")
     keep_pixels_rate: float | None = Field(
         None,
-        description="References are no higher than this share of the target, and no larger than "
-        "they are; None: as high as the target.",
+        description="References become no higher than this share of the target, and are not "
+        "enlarged. None: as high as the target.",
     )
     width_px: int
     height_px: int
@@ -99,14 +99,14 @@ class ModelIdentity(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all of it: the same model, whatever node it is on."""
+        """SHA-256 (hex) of all fields: the same for a model on any node."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
 
 class MaskSteps(Frozen):
-    """What is done to a mask once it is drawn, in this order, and what it may then select."""
+    """The steps applied to a drawn mask, in this order, and what it may then select."""
 
-    label: str | None = None  # of the mask "auto"
+    label: str | None = None  # for the mask "auto"
     invert: bool = False
     grow_px: int = 0
     blur_px: float = 0
@@ -115,19 +115,19 @@ class MaskSteps(Frozen):
 
 
 class Resolved(Frozen):
-    """Every setting that can change a published pixel or its encoding, defaults filled in."""
+    """Every setting that can change a published pixel or its encoding, with defaults filled in."""
 
     task: Literal["fill", "edit", "reference", "try_on", "background"]
     prompt: str
     mask: Shape | Literal["alpha", "auto", "file"] | None
-    mask_steps: MaskSteps | None = Field(description="None where there is no mask.")
+    mask_steps: MaskSteps | None = Field(description="None: there is no mask.")
     auto_mask: AutoMask | None
     control: Control
-    control_model: str | None = Field(description="Fingerprint of the model that draws it.")
+    control_model: str | None = Field(description="Fingerprint of the model that draws the map.")
     repainting_scale: float
     keep_pixels_rate: float | None
     geometry: Literal["catalog", "reference"]
-    paste: PasteSettings | None = Field(description="None: the model's answer is taken whole.")
+    paste: PasteSettings | None = Field(description="None: the model's answer is used whole.")
     width: int | None
     height: int | None
     sampler: Literal["flow_match_euler"] = "flow_match_euler"
@@ -138,21 +138,23 @@ class Resolved(Frozen):
     adapter: Adapter | None
     seed: int
     candidates: int
-    scores_version: int | None = Field(description="Of what chooses; None: there is no choice.")
+    scores_version: int | None = Field(
+        description="SCORES_VERSION of the choice. None: there is none."
+    )
     clip_model: str | None = Field(
-        None, description="Fingerprint of the model that helped to choose, if one did."
+        None, description="Fingerprint of the model that helps to choose. None: none does."
     )
     format: Literal["source", "png", "jpeg", "webp", "avif"]
-    quality: int | None = Field(description="None: 95 for JPEG and AVIF, and WebP is lossless.")
+    quality: int | None = Field(description="None: 95 for JPEG and AVIF, lossless for WebP.")
     preset: Preset | None
     background: tuple[int, int, int] | Literal["transparent"] | None = Field(
-        None, description="Of task background: sRGB, 0-255. None: another task."
+        None, description="For task background: sRGB, 0-255. None: another task."
     )
-    shadow: bool | None = Field(None, description="Of task background; None: no.")
+    shadow: bool | None = Field(None, description="For task background. None: no.")
 
     @property
     def group(self) -> str:
-        """Adapter, then what is known of the shape, then steps: items of one group run alike."""
+        """Adapter, known shape and steps as text to sort by. Items of one group run alike."""
         return (
             f"{self.adapter or ''}|{self.task}|"
             f"{self.width or 0:05}x{self.height or 0:05}|{self.steps:04}"
@@ -160,7 +162,7 @@ class Resolved(Frozen):
 
 
 class WorkItem(Frozen):
-    """One planned edit: all a replica needs, and all that identifies it."""
+    """One planned edit: everything that a replica needs, and everything that identifies it."""
 
     item_id: str
     line: int = Field(description="1-based line or row number in the catalog.")

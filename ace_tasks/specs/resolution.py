@@ -1,4 +1,4 @@
-"""From a row to an item: every default filled in, and the item identified."""
+"""Resolution of a row into an item: defaults are filled in, and the item is identified."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ace_tasks.specs.item import MaskSteps, ModelIdentity, Resolved, Sources, Wo
 from ace_tasks.specs.run_settings import DEFAULT_PIXELS, PRESETS, AutoMask, PixelSettings, Preset
 from ace_tasks.specs.tasks import Edit, Fill, OnBackground, Reference, Spec, TryOn
 
-# Adapter by task on the LoRA route (DESIGN, Catalog).
+# The default adapter of each task on the LoRA route.
 _TASK_ADAPTER: dict[str, Adapter] = {
     "fill": "local_editing",
     "edit": "local_editing",
@@ -22,7 +22,7 @@ _NEEDS_MODEL = frozenset({"depth", "contour"})
 
 
 def _repainting_scale(spec: Fill | Edit | Reference | TryOn, route: str) -> float:
-    """How much of the masked content is erased: 1 all, 0 none (ACE_SPEC 2, table)."""
+    """Return how much of the masked content is erased: 1 all, 0 none (ACE_SPEC 2, table)."""
     if not isinstance(spec, Edit):
         return 1.0
     return 0.5 if route == "lora" and spec.mask is not None else 0.0
@@ -85,7 +85,7 @@ def _auto_mask(spec: Fill | Edit | Reference | TryOn, pixels: PixelSettings) -> 
     if spec.mask_label and auto.method != "model":
         raise BadRow(
             "mask_label",
-            f"accepted where a segmentation model makes masks; this run makes them by "
+            f"accepted only if a segmentation model makes masks; this run makes them by "
             f"{auto.method}; given {spec.mask_label!r}",
         )
     return auto
@@ -109,20 +109,22 @@ def _preset(name: str | None) -> Preset | None:
 
 
 def _colour(background: str) -> tuple[int, int, int]:
-    """sRGB of `white` or #rrggbb."""
+    """Return the sRGB values of `white` or #rrggbb."""
     digits = "ffffff" if background == "white" else background.removeprefix("#")
     red, green, blue = bytes.fromhex(digits)
     return red, green, blue
 
 
 def _resolve_background(spec: OnBackground, pixels: PixelSettings) -> Resolved:
-    """It is the same item whatever model the run has, for none is asked."""
+    """Resolve a row of task background. It uses no model, so its item depends on none."""
     name = spec.background or pixels.background or "white"
     transparent = name == "transparent"
     colour = None if transparent else _colour(name)
     preset, format_ = _preset(spec.preset or pixels.preset), spec.format or "source"
     if transparent and preset:
-        raise BadRow("preset", "accepted: none with a transparent background, since it lays one on")
+        raise BadRow(
+            "preset", "accepted: none with a transparent background, since a preset adds one"
+        )
     if transparent and format_ == "jpeg":
         raise BadRow(
             "format", "accepted with a transparent background: png, webp, avif; given 'jpeg'"
@@ -165,7 +167,7 @@ def resolve(
     model: ModelIdentity,
     pixels: PixelSettings = DEFAULT_PIXELS,
 ) -> Resolved:
-    """Fill in every default. Raises BadRow when the model has not what the row asks for."""
+    """Fill in every default. Raises BadRow if the model lacks what the row asks for."""
     if isinstance(spec, OnBackground):
         return _resolve_background(spec, pixels)
     mask = getattr(spec, "mask", None)
@@ -213,7 +215,7 @@ def work_item(
 ) -> WorkItem:
     """Resolve a spec and identify it. Raises BadRow."""
     resolved = resolve(spec, sources, model, pixels)
-    return WorkItem.model_construct(  # its parts are checked; a catalog has a million
+    return WorkItem.model_construct(  # its parts are valid; there may be a million
         item_id=item_id(resolved, sources, model),
         line=line,
         spec=spec,

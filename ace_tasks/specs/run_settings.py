@@ -1,4 +1,4 @@
-"""What a run decides for all its rows, as far as it can change a published pixel."""
+"""The settings of a run for all its rows that can change a published pixel."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from ace_tasks.specs.columns import Background, Control, Frozen
 
 
 class PasteSettings(Frozen):
-    """How a model's answer comes back into the picture it repaints a part of."""
+    """The way a model's answer is pasted back into the picture."""
 
     feather: float = Field(
         0.01,
         ge=0,
         le=0.25,
-        description="Width of the blend outside the mask, in longer sides of what the model sees.",
+        description="Width of the blend outside the mask, as a share of the longer side of what "
+        "the model sees.",
     )
     crop_to_mask: bool = Field(
         True,
-        description="Show the model a window round a mask that is small in a large picture.",
+        description="Show the model a window around a mask that is small in a large picture.",
     )
     context: float = Field(
-        0.5, ge=0, le=4, description="Margin of such a window, in sides of the mask."
+        0.5, ge=0, le=4, description="Margin of that window, as a multiple of the mask's side."
     )
     min_gain: float = Field(
-        1.25, ge=1, description="How much sharper a window must be to be worth less context."
+        1.25, ge=1, description="How much sharper a window must be to justify less context."
     )
 
 
 class MaskRules(Frozen):
-    """Masks that are mistakes more often than meant."""
+    """The masks to accept although they are usually mistakes."""
 
     allow_empty: bool = Field(
-        False, description="A mask that selects nothing: the picture is published as it is."
+        False, description="Accept a mask that selects nothing: the picture is published as it is."
     )
-    allow_full: bool = Field(False, description="A mask that selects everything is meant.")
+    allow_full: bool = Field(False, description="Accept a mask that selects everything.")
 
 
 AutoMethod = Literal[
@@ -47,29 +48,29 @@ AUTO_METHODS: tuple[str, ...] = get_args(AutoMethod)
 
 
 class AutoMask(Frozen):
-    """How the mask "auto" is made."""
+    """The way the mask "auto" is made."""
 
     method: AutoMethod = Field(
-        description="u2net: what stands out, by the network that comes with this package. grabcut: "
-        "what stands out in the middle, by its colours. border: all that the colour of the "
-        "picture's rim does not reach. model: what a segmentation model calls by the row's label. "
-        "person-top, person-bottom, person-dress: where a person wears such a garment."
+        description="u2net: what stands out, found by the network in this package. grabcut: what "
+        "stands out in the middle, found by its colours. border: everything that the colour of the "
+        "picture's edge does not reach. model: what a segmentation model finds for the row's "
+        "label. person-top, person-bottom, person-dress: where a person wears such a garment."
     )
     model: str | None = Field(
         None,
-        description="Fingerprint (SHA-256) of the files of the model that makes it. Of u2net: "
+        description="Fingerprint (SHA-256) of the files of the model that makes it. For u2net: "
         "SHA-256 of its file.",
     )
 
     @property
     def garment(self) -> Literal["top", "bottom", "dress"] | None:
-        """What a person wears there; None: it is not of a person."""
+        """The garment that a person wears there. None: the mask is not of a person."""
         _, _, garment = self.method.partition("person-")
         return garment or None  # type: ignore[return-value]
 
     @classmethod
     def named(cls, name: str) -> AutoMask | None:
-        """As a run's parameter names it; "" is None. Raises SettingsError."""
+        """Return the way that a run's parameter names; None for "". Raises SettingsError."""
         if name and name not in AUTO_METHODS:
             accepted = ", ".join(AUTO_METHODS)
             raise SettingsError(f"auto_mask: accepted: {accepted}; given {name!r}")
@@ -77,12 +78,14 @@ class AutoMask(Frozen):
 
 
 class Preset(Frozen):
-    """A size and a background that a marketplace wants: the picture is fitted in and padded."""
+    """A size and background for a marketplace. The picture is fitted in and padded."""
 
     name: str
     width_px: int = Field(ge=16, le=8192)
     height_px: int = Field(ge=16, le=8192)
-    margin: float = Field(0.0, ge=0, lt=0.5, description="Free on each side, in shorter sides.")
+    margin: float = Field(
+        0.0, ge=0, lt=0.5, description="Free space on each side, as a share of the shorter side."
+    )
     background: tuple[int, int, int] = Field((255, 255, 255), description="sRGB, 0-255.")
 
 
@@ -93,8 +96,8 @@ class Preset(Frozen):
 # Walmart  2200×2200, white (marketplacelearn.walmart.com, Image guidelines & requirements)
 # Etsy     2000 px on the shorter side (guides)
 # fashion  3:4, as Zalando's 2048×2730 (guides)
-# A picture that has its own surroundings is fitted edge to edge; `packshot` is for cut-outs that
-# end where the product does.
+# A picture with its own surroundings is fitted edge to edge. `packshot` is for cut-outs that end
+# at the product's outline.
 PRESETS = {
     each.name: each
     for each in (
@@ -110,27 +113,27 @@ PRESETS = {
 
 
 class PixelSettings(Frozen):
-    """What a run decides for all its rows."""
+    """The settings of a run for all its rows."""
 
     geometry: Literal["catalog", "reference"] = Field(
         "catalog",
-        description="catalog: sizes are kept, what is outside a mask stays. reference: as ACE++'s "
-        "own code does it.",
+        description="catalog: keep sizes and everything outside a mask. reference: do what ACE++'s "
+        "own code does.",
     )
     paste: PasteSettings = PasteSettings()
     masks: MaskRules = MaskRules()
     auto_mask: AutoMask | None = Field(None, description='None: the mask "auto" is refused.')
     control_models: dict[Control, str] = Field(
-        {}, description="Control that needs a model → fingerprint of that model's files."
+        {}, description="Fingerprint of the model's files, by control that needs a model."
     )
     clip_model: str | None = Field(
         None, description="Fingerprint of the model that helps to choose among candidates."
     )
-    quality: int | None = Field(None, ge=1, le=100, description="Of rows that say none.")
-    preset: str | None = Field(None, description="Of rows that name none.")
-    candidates: int = Field(1, ge=1, le=16, description="Of rows that say none.")
+    quality: int | None = Field(None, ge=1, le=100, description="For rows that name none.")
+    preset: str | None = Field(None, description="For rows that name none.")
+    candidates: int = Field(1, ge=1, le=16, description="For rows that name none.")
     background: Background | None = Field(
-        None, description="Of rows of task background that name none; None: white."
+        None, description="For rows of task background that name none. None: white."
     )
 
 

@@ -1,4 +1,4 @@
-"""The five tasks: what a catalog row may ask for. Frozen models, told apart by `task`."""
+"""The five tasks that a catalog row may ask for: frozen models, distinguished by `task`."""
 
 from __future__ import annotations
 
@@ -31,50 +31,55 @@ _MASK_DESCRIPTION = (
 
 
 class _Spec(Frozen):
-    id: RowId = Field(description="Names the row; unique in a catalog; part of the picture's key.")
+    id: RowId = Field(
+        description="Name of the row, unique in a catalog. Part of the picture's key."
+    )
     prompt: str = Field(
-        min_length=1, max_length=4000, description="What to do, or what shall be seen."
+        min_length=1, max_length=4000, description="What to do, or what the picture should show."
     )
     seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="Noise seed; derived from the row's content if empty."
+        None, ge=0, le=MAX_SEED, description="Noise seed. Empty: derived from the row's content."
     )
     steps: int | None = Field(
-        None, ge=1, le=200, description="Denoise steps; the variant's if empty."
+        None, ge=1, le=200, description="Denoise steps. Empty: the variant's."
     )
     guidance: float | None = Field(
-        None, ge=0, le=100, description="Distilled guidance; the variant's if empty."
+        None, ge=0, le=100, description="Distilled guidance. Empty: the variant's."
     )
     adapter: Adapter | None = Field(
-        None, description="LoRA adapter; chosen by task if empty. LoRA route only."
+        None, description="LoRA adapter, on the LoRA route only. Empty: chosen by task."
     )
     format: ImageFormat | None = Field(
-        None, description="Output format; the source's if empty, PNG where there is no source."
+        None, description="Output format. Empty: the source's, or PNG without a source."
     )
     quality: int | None = Field(
         None,
         ge=1,
         le=100,
-        description="Of JPEG, AVIF and WebP; the run's if empty. WebP without any is lossless.",
+        description="Quality of JPEG, AVIF, WebP. Empty: the run's. WebP without one is lossless.",
     )
     preset: Name | None = Field(
-        None, description="Size and background a marketplace wants; the run's if empty."
+        None, description="Size and background for a marketplace. Empty: the run's."
     )
     candidates: int | None = Field(
-        None, ge=1, le=16, description="How many pictures to try, keeping the best."
+        None, ge=1, le=16, description="How many pictures to make, keeping the best."
     )
 
 
 class _Masked(_Spec):
     mask_label: Label | None = Field(
-        None, description='What mask "auto" selects, as the segmentation model calls it.'
+        None, description='What the mask "auto" selects, as the segmentation model calls it.'
     )
     mask_grow: int | None = Field(
-        None, ge=-1024, le=1024, description="Grow the mask by so many pixels; negative: shrink."
+        None,
+        ge=-1024,
+        le=1024,
+        description="Grow the mask by this many pixels. Negative: shrink it.",
     )
     mask_blur: float | None = Field(
-        None, ge=0, le=256, description="Smooth the mask's outline over so many pixels."
+        None, ge=0, le=256, description="Smooth the mask's outline over this many pixels."
     )
-    mask_invert: Flag | None = Field(None, description="Repaint what the mask leaves out.")
+    mask_invert: Flag | None = Field(None, description="Repaint the area outside the mask.")
 
 
 class Fill(_Masked):
@@ -86,13 +91,15 @@ class Fill(_Masked):
 
 
 class Edit(_Masked):
-    """Change the picture, or its masked area, as told."""
+    """Change the picture, or its masked area, as the prompt says."""
 
-    task: Literal["edit"] = Field(description="Change the picture, or its masked area, as told.")
+    task: Literal["edit"] = Field(
+        description="Change the picture, or its masked area, as the prompt says."
+    )
     image: Uri = Field(description="The picture to edit.")
     mask: Mask | None = Field(None, description=_MASK_DESCRIPTION + " Empty: the whole picture.")
     control: Control | None = Field(
-        None, description="Replace the source by a control map before editing."
+        None, description="Replace the source with a control map before editing."
     )
 
 
@@ -104,10 +111,10 @@ class Reference(_Spec):
     )
     reference: References = Field(description="Reference picture: one URI or a list of them.")
     width: int | None = Field(
-        None, ge=64, le=4096, description="Width in pixels; the variant's if empty."
+        None, ge=64, le=4096, description="Width in pixels. Empty: the variant's."
     )
     height: int | None = Field(
-        None, ge=64, le=4096, description="Height in pixels; the variant's if empty."
+        None, ge=64, le=4096, description="Height in pixels. Empty: the variant's."
     )
 
 
@@ -123,28 +130,30 @@ class TryOn(_Masked):
 
 
 class OnBackground(Frozen):
-    """Cut the product out and lay it on another ground. No model of ACE++ runs."""
+    """Cut the product out and place it on another background. No ACE++ model runs."""
 
-    prompt: ClassVar[str] = ""  # nothing is asked of a model
-    id: RowId = Field(description="Names the row; unique in a catalog; part of the picture's key.")
+    prompt: ClassVar[str] = ""  # no model is asked for anything
+    id: RowId = Field(
+        description="Name of the row, unique in a catalog. Part of the picture's key."
+    )
     task: Literal["background"] = Field(
-        description="Cut the product out and lay it on another ground."
+        description="Cut the product out and place it on another background."
     )
     image: Uri = Field(description="The picture of the product.")
     background: Background | None = Field(
-        None, description="white, transparent or #rrggbb; the run's if empty."
+        None, description="white, transparent or #rrggbb. Empty: the run's."
     )
     shadow: Flag | None = Field(
-        None, description="Keep the shadow that it casts, where a plain ground shows it."
+        None, description="Keep the shadow that the product casts, if a plain background shows it."
     )
     format: ImageFormat | None = Field(
-        None, description="Output format; the source's if empty, PNG if transparent."
+        None, description="Output format. Empty: the source's, or PNG if transparent."
     )
     quality: int | None = Field(
-        None, ge=1, le=100, description="Of JPEG, AVIF and WebP; the run's if empty."
+        None, ge=1, le=100, description="Quality of JPEG, AVIF, WebP. Empty: the run's."
     )
     preset: Name | None = Field(
-        None, description="Size and margin a marketplace wants; the run's if empty."
+        None, description="Size and margin for a marketplace. Empty: the run's."
     )
 
 
@@ -163,7 +172,7 @@ _spec_adapter: TypeAdapter[Spec] = TypeAdapter(TaskSpec)
 
 
 def row_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of one catalog row."""
+    """Return the JSON Schema (draft 2020-12) of one catalog row."""
     schema = _spec_adapter.json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -173,9 +182,10 @@ def row_schema() -> dict[str, Any]:
 
 
 def parse_spec(row: dict[str, Any]) -> Spec:
-    """A row as read from a catalog → its spec. Empty cells (None, "") count as not given.
+    """Return the spec of a row that was read from a catalog.
 
-    Raises BadRow naming the column, what is accepted and what was given.
+    Empty cells (None, "") count as not given. Raises BadRow, which names the column, what is
+    accepted and what was given.
     """
     given = {str(k): v for k, v in row.items() if v is not None and v != ""}
     task = given.get("task")
@@ -192,7 +202,7 @@ def parse_spec(row: dict[str, Any]) -> Spec:
     for column, value in given.items():
         if (
             isinstance(value, bool) and column not in _FLAGS
-        ):  # pydantic would read true as the number 1
+        ):  # pydantic would read True as the number 1
             raise BadRow(column, f"accepted: text or a number; given {quote(value)}")
     try:
         return model.model_validate(given)

@@ -208,7 +208,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "key twice in a cell": (
         FILL | {"mask": '{"box": [0, 0, 1, 1], "box": [0, 0, 2, 2]}'},
         "mask",
-        ["looks like JSON", "key 'box' stands twice"],
+        ["looks like JSON", "key 'box' appears twice"],
     ),
     "deep cell": (FILL | {"mask": "[" * 100_000}, "mask", ["looks like JSON", "[[["]),
     "deep value": (FILL | {"mask": [[[[[[[[1]]]]]]]]}, "mask", ['"box"', "[[[["]),
