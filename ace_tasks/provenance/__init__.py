@@ -1,12 +1,12 @@
-"""What a run writes down, and the key of every object it writes.
+"""Records of a run, and the key of every object that a run writes.
 
 record      Record, Failure: versioned, sealed, with a published schema
 keys        the key of every object
-outcomes    what crosses Ray, and the failure that a run leaves behind
-ownership   proof that a run of ours wrote an object
-listing     the items that have a record, or a failure
-orphans     pictures of ours that no record names
-tombstones  what is to stay forgotten
-xmp/        what a picture's XMP says of how it was made, whose it is, where its record is
-c2pa_marks  C2PA: a picture signed, a signature read
+outcomes    the outcome of an item as it crosses Ray, and its failure record
+ownership   proof that one of our runs wrote an object
+listing     the items with a record or a failure, and the pictures
+orphans     our pictures that no record names
+tombstones  marks of what must stay forgotten
+xmp/        the XMP of a picture: how it was made, who owns it, where its record is
+c2pa_marks  C2PA: signs a picture, reads a signature
 """

@@ -1,7 +1,7 @@
 """C2PA: sign a finished picture, and read what a signed one proves.
 
-A signature is the last thing that is done to a file; one changed byte makes it invalid. The key
-stays in this process: it is in no message, record or representation.
+Signing is the last change to a file: one changed byte makes the signature invalid. The key stays
+in this process. It appears in no message, record or representation.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from ace_tasks.specs import MEDIA_TYPES
 
 _RECORD_LABEL = "org.ace-catalog.record"
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-# A thumbnail of a source would put a person's photograph into every picture; and nothing that a
-# picture names is fetched from the web. Whom to trust is for the reader's settings to say.
+# A thumbnail of a source would put a person's photograph into every picture. Nothing that a picture
+# names is fetched from the web. The reader's own settings say whom to trust.
 _SETTINGS = {
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": False},
 }
 
-_PIXEL = base64.b64decode(  # a black one, PNG
+_PIXEL = base64.b64decode(  # one black pixel as PNG
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
 
@@ -58,7 +58,7 @@ class Signer:
 
     @classmethod
     def of(cls, key: bytes, certificates: bytes, timestamp_url: str | None = None) -> Signer:
-        """From PEM. Raises SettingsError, which never quotes them."""
+        """Make a signer from PEM. Raises SettingsError, which never quotes the PEM."""
         try:
             private = load_pem_private_key(key, password=None)
             certificate = x509.load_pem_x509_certificates(certificates)[0]
@@ -67,7 +67,7 @@ class Signer:
                 "C2PA: accepted: a private key without a password and its certificates, PEM"
             ) from None
         if _public(private) != _public(certificate):
-            raise SettingsError("C2PA: the first certificate is not that of the private key")
+            raise SettingsError("C2PA: the first certificate does not belong to the private key")
         now = datetime.now(UTC)
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise SettingsError(
@@ -84,7 +84,7 @@ class Signer:
 
     @classmethod
     def read(cls, key: str, certificates: str, timestamp_url: str | None = None) -> Signer:
-        """From PEM files. Raises SettingsError."""
+        """Make a signer from PEM files. Raises SettingsError."""
         try:
             private, chain = Path(key).read_bytes(), Path(certificates).read_bytes()
         except OSError as error:
@@ -96,18 +96,18 @@ class Signer:
     def sign(
         self, data: bytes, record: Record, record_uri: str, sources: Sequence[bytes]
     ) -> tuple[bytes, C2paRecord]:
-        """A file → the same picture, signed; and what its record says of that.
+        """Return the signed file of a picture, and what its record says about the signature.
 
-        `record` is sealed and knows its digital source type. `sources`: the files of its picture,
-        if it has one, and its references.
+        `record` must be sealed and have its digital source type. `sources` holds the files of its
+        picture, if it has one, and then of its references.
         """
         try:
             signed = self._signed(data, record, record_uri, sources)
-        except c2pa.C2paError:  # a source may hold what is no manifest: then without its history
+        except c2pa.C2paError:  # a source may hold a broken manifest: sign without its history
             signed = self._signed(data, record, record_uri, None)
         proof = read(signed, record.output.format)
         if proof.manifest is None or proof.problems:
-            raise InternalError(f"a signature that is not valid: {', '.join(proof.problems)}")
+            raise InternalError(f"the new signature is not valid: {', '.join(proof.problems)}")
         return signed, C2paRecord(
             manifest=proof.manifest,
             algorithm=self.algorithm,
@@ -134,8 +134,9 @@ class Signer:
         return out.getvalue()
 
     def _try_out(self) -> None:
-        """Sign one pixel. Only then is the certificate's purpose looked at. Asks no authority for
-        the time. Raises C2paError.
+        """Sign one pixel, because c2pa checks the certificate's purpose only when it signs.
+
+        It asks no timestamp authority. Raises C2paError.
         """
         alone = replace(self, timestamp_url=None)
         made = {
@@ -155,7 +156,7 @@ class Signer:
 
 
 def read_signer(marks: MarkSettings) -> Signer | None:
-    """By the files that the settings name. Raises SettingsError."""
+    """Read the signer from the files in the settings; None without files. Raises SettingsError."""
     if marks.key is None or marks.certificates is None:
         return None
     return Signer.read(marks.key, marks.certificates, marks.timestamp_url)
@@ -163,7 +164,7 @@ def read_signer(marks: MarkSettings) -> Signer | None:
 
 @dataclass(frozen=True)
 class Proof:
-    """What the C2PA manifest in a file says. `state`: none, Valid, Trusted or Invalid."""
+    """The claims of a file's C2PA manifest. `state` is none, Valid, Trusted or Invalid."""
 
     state: str
     manifest: str | None = None
@@ -174,15 +175,15 @@ class Proof:
 
 
 def read(data: bytes, format_: str) -> Proof:
-    """Never raises, whatever the bytes are: a manifest that cannot be read is Invalid."""
+    """Read the proof in a file. Never raises: an unreadable manifest is Invalid."""
     try:
         return _proof(_manifests(data, format_))
     except c2pa.C2paError.ManifestNotFound:
         return Proof("none")
     except c2pa.C2paError as error:
         return Proof("Invalid", problems=(str(error)[:200],))
-    except Exception as error:  # damage can take any part of what c2pa hands on
-        return Proof("Invalid", problems=(f"no manifest of ours ({type(error).__name__})",))
+    except Exception as error:  # damage can remove any part of what c2pa returns
+        return Proof("Invalid", problems=(f"not a manifest of ours ({type(error).__name__})",))
 
 
 def _manifests(data: bytes, format_: str) -> dict[str, Any]:
@@ -191,7 +192,10 @@ def _manifests(data: bytes, format_: str) -> dict[str, Any]:
 
 
 def _proof(content: dict[str, Any]) -> Proof:
-    """Raises KeyError, TypeError and others of a store of manifests that misses a part."""
+    """Return the proof of a manifest store.
+
+    Raises KeyError, TypeError and others if a part is missing.
+    """
     label = content["active_manifest"]
     manifest = content["manifests"][label]
     ours = [each["data"] for each in manifest["assertions"] if each["label"] == _RECORD_LABEL]
@@ -214,22 +218,22 @@ def _text(value: object) -> str | None:
 
 
 def source_type(data: bytes, format_: str) -> str | None:
-    """IPTC's URI, where a file's manifest says that a model made the picture or a part of it.
+    """Return IPTC's URI if a file's manifest says that a model made the picture or a part of it.
 
-    Never raises. Nothing is verified: whoever forges such a claim only has it carried on.
+    Never raises. Nothing is verified: forging such a claim only has it carried on.
     """
     try:
         content = _manifests(data, format_)
         manifests = content["manifests"]
         created = set(_source_types(_line(manifests, content["active_manifest"]), "c2pa.created"))
         anywhere = set(_source_types(manifests.values()))
-    except Exception:  # as many kinds as in `read`
+    except Exception:  # any kind of error, as in `read`
         return None
     return by_manifest(created, anywhere)
 
 
 def _line(manifests: dict[str, Any], label: str | None) -> Iterator[dict[str, Any]]:
-    """A manifest, that of the picture which it was made from, and so on."""
+    """Yield a manifest, then that of the picture it was made from, and so on."""
     for _ in manifests:
         manifest = manifests.get(label) if label else None
         if manifest is None:
@@ -295,7 +299,7 @@ def _action(name: str, ingredients: list[str]) -> dict[str, Any]:
 
 
 def _ingredients(record: Record) -> list[dict[str, str]]:
-    """The source was opened, references were placed. Titles are names, never paths."""
+    """Return the ingredients: source opened, references placed. Titles are never paths."""
     sources = record.sources
     found = [_ingredient("image", "parentOf", sources.image)] if sources.image else []
     for n, each in enumerate(sources.reference):

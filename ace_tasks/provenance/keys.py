@@ -3,16 +3,16 @@
 Layout under an output URI (one function a key, below):
 
     images/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>
-    records/<item_id[:2]>/<item_id>.json       the commit marker of an item
+    records/<item_id[:2]>/<item_id>.json       the record, which is an item's commit marker
     failures/<item_id[:2]>/<item_id>.json
-    candidates/<row id>/<item_id[:16]>.<number>.<sha256[:8]>.<ext>    those that were not chosen
-    review/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>    a picture that waits for a person
-    review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record that it would have
+    candidates/<row id>/<item_id[:16]>.<number>.<sha256[:8]>.<ext>    candidates not chosen
+    review/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>    a picture held for a person
+    review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record it would have
     runs/<run id>/catalog.jsonl                rows that the run made itself
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
                   canary.json, ending.json, summary.json, audit.json,
                   report.html, report-2.html …, review.html …
-    forgotten/<digest>.json                    tombstones: what is not to be made again
+    forgotten/<digest>.json                    tombstones: what must not be made again
     rates/<model fingerprint[:16]>-<device>.json    how fast a model was in the last run
 """
 
@@ -24,7 +24,7 @@ from ace_tasks.provenance.record import Record
 
 
 def image_key(row_id: str, item_id: str, sha256: str, extension: str) -> str:
-    """Ends in its own hash, so two racing writers never write one key."""
+    """Return a picture's key. It contains a hash, so two racing writers never share a key."""
     return f"images/{row_id}/{item_id[:16]}.{sha256[:8]}.{extension}"
 
 
@@ -37,12 +37,15 @@ def failure_key(item_id: str) -> str:
 
 
 def candidate_key(row_id: str, item_id: str, number: int, sha256: str, extension: str) -> str:
-    """With its own hash, as `image_key`: what a record names is not overwritten by a racer."""
+    """Return the key of a candidate that is kept.
+
+    It contains the candidate's own hash, so no racing writer overwrites what a record names.
+    """
     return f"candidates/{row_id}/{item_id[:16]}.{number}.{sha256[:8]}.{extension}"
 
 
 def review_prefix(row_id: str, item_id: str) -> str:
-    """What waits of one item: usually one picture and its record."""
+    """Return the prefix of what is held of one item: usually one picture and its record."""
     return f"review/{row_id}/{item_id[:16]}."
 
 
@@ -52,12 +55,15 @@ def review_picture_key(record: Record) -> str:
 
 
 def review_record_key(record: Record) -> str:
-    """Written after its picture, deleted after it: what has one is not settled yet."""
+    """Return the key of a held picture's record.
+
+    It is written after its picture and deleted after it, so an item that has one is not settled.
+    """
     return f"{review_prefix(record.row_id, record.item_id)}{record.output.sha256[:8]}.json"
 
 
 def catalog_key(run_id: str) -> str:
-    """The rows that a run made itself, as a catalog that can be run again."""
+    """Return the key of the rows that a run made itself, as a catalog to run again."""
     return f"runs/{run_id}/catalog.jsonl"
 
 
@@ -74,22 +80,25 @@ def results_key(run_id: str, extension: Literal["parquet", "csv"]) -> str:
 
 
 def failures_key(run_id: str) -> str:
-    """The failed rows of a run, as a catalog that can be run again."""
+    """Return the key of a run's failed rows, as a catalog to run again."""
     return f"runs/{run_id}/failures.jsonl"
 
 
 def rate_key(model: str, device: str) -> str:
-    """How fast a model is on a kind of device, by its fingerprint; of all runs under an output."""
+    """Return the key of how fast a model is on a kind of device.
+
+    `model` is its fingerprint. All runs under an output share the key.
+    """
     return f"rates/{model[:16]}-{device}.json"
 
 
 def tombstone_key(digest: str) -> str:
-    """Of what is not to be made again; see `ace_tasks.provenance.tombstones`."""
+    """Return the key of a tombstone; see `ace_tasks.provenance.tombstones`."""
     return f"forgotten/{digest}.json"
 
 
 def canary_key(run_id: str) -> str:
-    """Which pictures a run made first, and what a person said of them."""
+    """Return the key of the pictures that a run made first, with a person's decision on them."""
     return f"runs/{run_id}/canary.json"
 
 
@@ -98,17 +107,20 @@ def summary_key(run_id: str) -> str:
 
 
 def ending_key(run_id: str) -> str:
-    """How a run ended that edited nothing, or its first pictures only; see `ace_tasks.runs.history`."""
+    """Return the key of the ending of a run that edited nothing, or its first pictures only.
+
+    See `ace_tasks.runs.history`.
+    """
     return f"runs/{run_id}/ending.json"
 
 
 def audit_key(run_id: str) -> str:
-    """What an audit of a run found, the last time."""
+    """Return the key of what the last audit of a run found."""
     return f"runs/{run_id}/audit.json"
 
 
 def report_key(run_id: str, page: int = 1) -> str:
-    """A page of the contact sheet, counted from 1."""
+    """Return the key of a page of the contact sheet, counted from 1."""
     return f"runs/{run_id}/report{_page(page)}.html"
 
 

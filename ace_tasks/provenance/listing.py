@@ -1,4 +1,4 @@
-"""The items under an output URI that have a record, or a failure; and the pictures there."""
+"""Listings of an output: the items that have a record or a failure, and the pictures."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Literal
 from ace_tasks.provenance.ownership import PictureKey
 from ace_tasks.store import Store, join_uri, split_uri
 
-_LISTINGS = 16  # side by side
-_ROW_STARTS = string.ascii_letters + string.digits + "._-"  # what a row's id may begin with
+_LISTINGS = 16  # in parallel
+_ROW_STARTS = string.ascii_letters + string.digits + "._-"  # the characters that may begin a row id
 _AT_ONCE = 1000
 
 
 def listed_item_ids(
     store: Store, output_uri: str, kind: Literal["records", "failures"]
 ) -> Iterator[str]:
-    """The item id of every record or failure under an output URI, by many listings side by side:
-    one listing answers a thousand keys at a time, and knows where to go on only then.
+    """Yield the item id of every record or failure under an output URI.
+
+    Many listings run in parallel, because one listing returns a thousand keys at a time and only
+    then knows where to continue.
     """
 
     def under(place: str) -> list[str]:
@@ -34,9 +36,9 @@ def listed_item_ids(
 def listed_pictures(
     store: Store, output_uri: str, take: Callable[[list[PictureKey]], None]
 ) -> None:
-    """Give `take` every published picture under an output URI, a thousand at a time.
+    """Pass every published picture under an output URI to `take`, a thousand at a time.
 
-    Several threads call it. What lies under `images/` and has no key of ours is left out.
+    Several threads call `take`. Objects under `images/` without a key of ours are left out.
     """
     base = join_uri(output_uri, "")
 

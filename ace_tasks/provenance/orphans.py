@@ -1,4 +1,4 @@
-"""Pictures of ours that no record names, as a crash between the two writes of a commit leaves them."""
+"""Our pictures that no record names: a crash between the two writes of a commit leaves them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ace_tasks.provenance.ownership import (
 )
 from ace_tasks.store import ObjectInfo, Store, join_uri
 
-_ID_CHARS = 16  # of an item's id, in the name of its picture
+_ID_CHARS = 16  # characters of an item's id in the name of its picture
 
 
 @dataclass(frozen=True)
 class WrittenBy:
-    """The items of one run, and when it was planned: narrows a sweep to what it can have written."""
+    """The items of one run and the time of its plan: limits a sweep to what it can have written."""
 
-    starts: frozenset[str]  # of the ids, as they stand in the names of pictures
+    starts: frozenset[str]  # of item ids, as in the names of pictures
     planned_at: datetime
 
     @classmethod
@@ -38,7 +38,7 @@ class WrittenBy:
 
 @dataclass(frozen=True)
 class Orphan:
-    """A picture of ours without a record, and its content."""
+    """One of our pictures without a record, and its content."""
 
     uri: str
     picture: PictureKey
@@ -50,9 +50,11 @@ def orphans(
 ) -> Iterator[Orphan]:
     """Yield the pictures that are proved to be ours and that no record names.
 
-    `before`: only those last written earlier, since a young one may still get its record; so it
-    must lie further back than an item can take. `run`: only those that this run can have written.
-    What waits under `review/` is no orphan. Raises OutputRefused where no run has ever written.
+    Pictures written after `before` are left out, because a young one may still get its record. So
+    `before` must lie further back than an item can take. With `run`, only pictures that this run
+    can have written count. Pictures held under `review/` are not orphans.
+
+    Raises OutputRefused if no run has ever written there.
     """
     check_is_output(store, output_uri)
     with_record = {each[:_ID_CHARS] for each in listed_item_ids(store, output_uri, "records")}
@@ -66,7 +68,7 @@ def orphans(
             or (run and not run.may_have(picture, each))
         ):
             continue
-        # Most pictures have their record: they cost one read, and their content none.
+        # Most pictures have their record. They cost one read, and their content is not read.
         if picture.start in with_record and named.has(picture):
             continue
         try:
@@ -82,11 +84,11 @@ def _is_due(found: ObjectInfo, before: datetime) -> bool:
 
 
 def delete_orphan(store: Store, output_uri: str, orphan: Orphan) -> bool:
-    """Delete it; put it back where a record names it meanwhile. Return whether it is gone.
+    """Delete an orphan, and restore it if a record names it by then. Return whether it is gone.
 
-    A run may publish the same bytes under the same key at this very moment. Its record comes
-    before our look at it, and we restore; or after, and then `Publisher.publish` finds the picture
-    missing and writes it again.
+    A run may publish the same bytes under the same key at the same moment. If its record comes
+    before our check, we restore the picture. If it comes later, `Publisher.publish` finds the
+    picture missing and writes it again.
     """
     store.delete(orphan.uri)
     if not NamedPictures(store, output_uri).has(orphan.picture):

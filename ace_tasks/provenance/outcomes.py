@@ -1,4 +1,4 @@
-"""What became of an item: the values that cross Ray, and the failure that a run leaves behind."""
+"""Outcomes of items: the values that cross Ray, and the failure records that a run leaves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Done(BaseModel):
-    """An item that has a record; small enough to cross Ray by the million."""
+    """An item that has a record. It is small enough to cross Ray by the million."""
 
     model_config = ConfigDict(frozen=True)
     item_id: str
@@ -25,15 +25,15 @@ class Done(BaseModel):
     seconds: float
     timings_s: dict[str, float] = {}
     token_steps: int = Field(
-        0, description="Tokens × steps × candidates: what its GPU time goes by."
+        0, description="Tokens × steps × candidates, which determine its GPU time."
     )
     score: float | None = None
     published_by_us: bool = True
-    hints: dict[str, str] = Field({}, description="About its mask: code → sentence.")
+    hints: dict[str, str] = Field({}, description="Hints about its mask: a sentence for each code.")
 
 
 class Failed(BaseModel):
-    """An item that has none, and why."""
+    """An item that has no record, and the reason."""
 
     model_config = ConfigDict(frozen=True)
     item_id: str
@@ -41,7 +41,7 @@ class Failed(BaseModel):
     message: str
     transient: bool
     attempts: int = 1
-    hints: dict[str, str] = Field({}, description="About its mask: code → sentence.")
+    hints: dict[str, str] = Field({}, description="Hints about its mask: a sentence for each code.")
 
 
 Outcome = Done | Failed
@@ -52,8 +52,8 @@ def write_failure(
 ) -> None:
     """Write an item's failure record.
 
-    The run's own results hold the failure too, so a store that is away now loses nothing but
-    what later runs would have known of it.
+    The run's own results also contain the failure. If the store is unavailable, only later runs
+    lose the knowledge of it.
     """
     failure = Failure(
         row_id=item.row_id,

@@ -1,8 +1,8 @@
-"""Proof that a run of ours wrote an object under an output.
+"""Proof that one of our runs wrote an object under an output.
 
-Nothing is deleted by its place alone: a shop may keep pictures of its own under `images/`. A
-picture is ours when all three hold: its key has the form that `keys` gives, the output holds a
-marker of ours, and the hash in its name is that of its content.
+Nothing is deleted for its place alone, because a shop may keep its own pictures under `images/`. A
+picture is ours if three things hold: its key has the form that `keys` defines, the output contains
+a marker of ours, and the hash in its name is that of its content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ace_tasks.specs import EXTENSIONS, MEDIA_TYPES, quote
 from ace_tasks.store import Store, join_uri
 
 MEDIA_TYPE_BY_EXTENSION = {EXTENSIONS[name]: kind for name, kind in MEDIA_TYPES.items()}
-"""Of a picture, by the extension of its key."""
+"""The media type of a picture, by the extension of its key."""
 
 _ROW = r"(?P<row_id>[A-Za-z0-9._-]{1,128})"
 _NAME = r"(?P<start>[0-9a-f]{16})\.(?:\d+\.)?(?P<hash>[0-9a-f]{8})\.(?:png|jpg|webp|avif)"
@@ -32,7 +32,7 @@ _MARKER = re.compile(
 
 @dataclass(frozen=True)
 class PictureKey:
-    """The key of a picture that is published, kept or held back, below its output URI."""
+    """The key of a published, kept or held picture, relative to its output URI."""
 
     key: str
     kind: str
@@ -48,43 +48,43 @@ class PictureKey:
 
     @classmethod
     def at(cls, uri: str) -> PictureKey | None:
-        """Return the key that a URI ends with, whatever output it names: outputs may be moved."""
+        """Return the key at the end of a URI, under any output, because outputs may be moved."""
         return cls.parse("/".join(uri.rsplit("/", 3)[1:]))
 
     def holds(self, data: bytes) -> bool:
-        """Return whether the content is the one that the name says."""
+        """Return whether the content has the hash that is in the name."""
         return hashlib.sha256(data).hexdigest().startswith(self.hash)
 
 
 def check_is_output(store: Store, output_uri: str) -> None:
-    """Raise OutputRefused where no run has ever written a plan or a record, or left a tombstone."""
+    """Raise OutputRefused if no run has ever written a plan, a record or a tombstone there."""
     for kind in ("runs/", "records/", "forgotten/"):
         for each in store.list(join_uri(output_uri, kind)):
             if _MARKER.fullmatch(each.uri.removeprefix(join_uri(output_uri, ""))):
                 return
     raise OutputRefused(
-        f"output: accepted: a place in which runs have written (it holds records/ or runs/ of "
-        f"theirs); given {quote(output_uri)}"
+        f"output: accepted: a place in which runs have written (it holds their records/ or "
+        f"runs/); given {quote(output_uri)}"
     )
 
 
 def is_named(store: Store, output_uri: str, uri: str) -> bool:
-    """Return whether a record of this output names the object at `uri` as a picture of its own."""
+    """Return whether a record of this output names the object at `uri` as its picture."""
     picture = PictureKey.parse(uri.removeprefix(join_uri(output_uri, "")))
     return picture is not None and NamedPictures(store, output_uri).has(picture)
 
 
 @dataclass(frozen=True)
 class NamedPictures:
-    """The pictures that an output's records name. Every question reads the records afresh."""
+    """The pictures that an output's records name. Every query reads the records again."""
 
     store: Store
     output_uri: str
 
     def has(self, picture: PictureKey) -> bool:
-        """Return whether a record names the picture, or one that waits for a person's decision.
+        """Return whether a record names the picture. Records held for a person count.
 
-        A record that cannot be read may name anything, so it keeps every picture of its item.
+        An unreadable record may name anything, so it counts as naming every picture of its item.
         """
         if self._is_named(picture, f"records/{picture.start[:2]}/{picture.start}"):
             return True
@@ -109,14 +109,15 @@ class NamedPictures:
 
 
 def same_picture(one_uri: str, other_uri: str) -> bool:
-    """Return whether two URIs name one picture of ours, in whatever place its output was."""
+    """Return whether two URIs name the same picture of ours, wherever its output was."""
     one, other = PictureKey.at(one_uri), PictureKey.at(other_uri)
     return one_uri == other_uri or (one is not None and one == other)
 
 
 def put_if_missing(store: Store, uri: str, data: bytes, media_type: str) -> None:
-    """Write a picture again if it is gone. Whoever writes a record calls this after it, because a
-    sweep may have deleted the picture just before it had one.
+    """Write a picture again if it is gone.
+
+    Call this after writing a record, because a sweep may have deleted the picture just before.
     """
     try:
         store.head(uri)
@@ -125,9 +126,9 @@ def put_if_missing(store: Store, uri: str, data: bytes, media_type: str) -> None
 
 
 def read_picture(store: Store, output_uri: str, uri: str) -> bytes:
-    """Read the picture that a record or results name: from under this output, or else from `uri`.
+    """Read the picture that a record or results name, from this output or else from `uri`.
 
-    An output may have been moved since, and keeps its keys then. Raises NotFound.
+    An output may have been moved since, which keeps its keys. Raises NotFound.
     """
     picture = PictureKey.at(uri)
     here = join_uri(output_uri, picture.key) if picture else uri

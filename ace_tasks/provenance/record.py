@@ -1,6 +1,6 @@
-"""Records and failures: what is written of every item, versioned and with a published schema.
+"""Records and failures, written for every item, versioned and with a published schema.
 
-Nothing here holds a credential or a path of a machine: URIs, hashes, settings and counts only.
+They contain only URIs, hashes, settings and counts: no credentials and no paths of a machine.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ace_tasks.specs import WorkItem, canonical_json
 
-# 1: without what is marked so below; every record of it can be read.
-# 2: versions of sources, code, device, flow, what is in the picture, parents.
+# 1: lacks the fields marked below; every record of this version can be read.
+# 2: versions of sources, code, device, flow, marks in the picture, parents.
 # 3: the seal covers marks and review; `record_sha256`.
 SCHEMA_VERSION = 3
 
 
 class _Stored(BaseModel):
-    # Readers of an old record must not break on a field a newer one adds.
+    # Old readers must not break on a field that a newer version adds.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def to_json(self) -> bytes:
@@ -30,12 +30,12 @@ class _Stored(BaseModel):
 
 
 def public_uri(uri: str) -> str:
-    """As a record names an object: a local file by its name only, for its path is the machine's."""
+    """Return a URI as a record names it: a local file by name only, because its path is private."""
     return uri if uri.startswith("s3://") else PurePath(uri).name
 
 
 def public_spec(item: WorkItem) -> dict[str, Any]:
-    """Return the row as a record tells it: as it was given, but for the folders of local files."""
+    """Return the row as a record shows it: as given, without the folders of local files."""
     spec = item.spec.model_dump(mode="json", exclude_none=True)
     sources = {each.uri for each in item.sources.each()}
 
@@ -48,7 +48,7 @@ def public_spec(item: WorkItem) -> dict[str, Any]:
 
 
 class ParentRecord(_Stored):
-    """The item whose picture a source is, as the source's own XMP says."""
+    """The item whose picture a source is, according to the source's XMP."""
 
     item_id: str
     record: str = Field(description="URI of its record.")
@@ -59,15 +59,17 @@ class SourceRecord(_Stored):
 
     uri: str = Field(description="s3://…, or the name of a local file.")
     etag: str | None
-    version_id: str | None = Field(None, description="In a bucket that keeps versions.")
+    version_id: str | None = Field(
+        None, description="The version, in a bucket that keeps versions."
+    )
     sha256: str
     size_bytes: int
     size_px: tuple[int, int] = Field(description="(width, height), upright.")
     format: str | None = None
     converted: tuple[str, ...] = Field(
-        (), description="What could not be kept as it was, or was left out."
+        (), description="Parts that could not be kept as they were, or were left out."
     )
-    parent: ParentRecord | None = Field(None, description="If the source is an output of ours.")
+    parent: ParentRecord | None = Field(None, description="Set if the source is an output of ours.")
 
 
 class SourcesRecord(_Stored):
@@ -78,65 +80,67 @@ class SourcesRecord(_Stored):
 
 class OutputRecord(_Stored):
     uri: str
-    sha256: str = Field(description="Of the file.")
-    etag: str | None = Field(None, description="None: it waited for a person first.")
-    pixels_sha256: str = Field(description="Of size and pixels, whatever the file around them.")
+    sha256: str = Field(description="SHA-256 of the file.")
+    etag: str | None = Field(None, description="None: the picture was held for a person first.")
+    pixels_sha256: str = Field(description="SHA-256 of size and pixels, independent of the file.")
     size_px: tuple[int, int]
     size_bytes: int
     format: str
-    lossless: bool = Field(False, description="Whether the file holds these very pixels.")
+    lossless: bool = Field(False, description="Whether the file holds exactly these pixels.")
     placed_px: tuple[int, int, int, int] | None = Field(
-        None, description="Where a preset's frame holds the picture: left, top, right, bottom."
+        None, description="Place of the picture in a preset's frame: left, top, right, bottom."
     )
 
 
 class C2paRecord(_Stored):
-    """Of a picture that was signed."""
+    """The signature of a picture."""
 
     manifest: str = Field(description="Label of its manifest.")
     algorithm: str
-    certificate_sha256: str = Field(description="Of the certificate that signed, DER.")
+    certificate_sha256: str = Field(description="SHA-256 of the signing certificate, DER.")
 
 
 class MarksRecord(_Stored):
-    """What the picture's file says of itself."""
+    """The metadata in the picture's file."""
 
     xmp: bool
     digital_source_type: str | None = Field(
-        description="IPTC's URI, in XMP, and in C2PA if our model ran. Where it did not, it is the "
-        "source's own. None: nothing is said."
+        description="IPTC's URI, in XMP, and in C2PA if our model ran. If it did not, it is the "
+        "source's own. None: nothing is stated."
     )
-    prompt: bool = Field(description="Whether the XMP holds the prompt.")
-    c2pa: C2paRecord | None = Field(None, description="None: no key was given to sign with.")
+    prompt: bool = Field(description="Whether the XMP contains the prompt.")
+    c2pa: C2paRecord | None = Field(None, description="None: no key was given for signing.")
 
 
 class DeviceRecord(_Stored):
-    """What computed; two of them may round differently."""
+    """The device that computed the picture. Two devices may round differently."""
 
     name: str
-    driver: str | None = Field(None, description="Of a GPU.")
+    driver: str | None = Field(None, description="Driver of a GPU.")
     cuda: str | None = None
-    threads: int = Field(description="Of torch on the CPU. There their number decides last bits.")
+    threads: int = Field(
+        description="CPU threads of torch. On a CPU their number decides the last bits."
+    )
 
 
 class ModelRecord(_Stored):
     variant: str
-    place: str | None = Field(None, description="Where the variant is, if that is no local folder.")
+    place: str | None = Field(None, description="Where the variant is. None: a local folder.")
     route: str
     base: str
     encoders: str
     adapter: str | None = Field(description="Fingerprint of the adapter used.")
     adapter_mode: str | None = Field(
-        None, description="resident or fused: two roundings of one picture. None: no adapter."
+        None, description="resident or fused, which round differently. None: no adapter."
     )
     memory_mode: str = Field(
         "resident",
-        description="resident, text_offload or offload: what left the device while it did not "
-        "work. It changes no bit.",
+        description="resident, text_offload or offload: what left the device while idle. It "
+        "changes no bit.",
     )
     dtype: str
     device: str = Field(description="cpu or cuda.")
-    attention: str | None = Field(None, description="The attention backend, as diffusers calls it.")
+    attention: str | None = Field(None, description="The attention backend, as diffusers names it.")
     hardware: DeviceRecord | None = None
 
 
@@ -148,176 +152,194 @@ class SamplingRecord(_Stored):
     geometry: str
     canvas_px: tuple[int, int] = Field(description="(width, height), references included.")
     tokens: int
-    batch_size: int = Field(1, description="Items that shared the passes of the transformer.")
+    batch_size: int = Field(1, description="Items that shared each pass of the transformer.")
 
 
 class MaskRecord(_Stored):
     coverage: float = Field(
-        description="Share of the picture that the mask selects, once grown and smoothed. 0: the "
-        "picture is its source's, and no model ran."
+        description="Share of the picture that the mask selects, after growing and smoothing. 0: "
+        "the picture is that of the source, and no model ran."
     )
     drawing: str | None = Field(
         None,
-        description="What it selects, for people: a PNG of at most 160 px, some hundred bytes, in "
-        "base64. A model's mask cannot be made again without the model.",
+        description="What the mask selects, for people to see: a PNG of at most 160 px, a few "
+        "hundred bytes, in base64. A model's mask cannot be made again without the model.",
     )
     hints: dict[str, str] = Field(
-        {}, description="What looks like a mistake about its file: code → sentence."
+        {}, description="What looks like a mistake in its file: a sentence for each code."
     )
 
 
 class PasteRecord(_Stored):
-    """How much of the original is in a picture of which a part was repainted. Levels of 0-255,
-    before the file format's own loss."""
+    """The amount of the original that a repainted picture keeps, in levels of 0-255.
+
+    It is measured before the file format's own loss.
+    """
 
     window_px: tuple[int, int, int, int] = Field(
-        description="What the model saw of the picture: left, top, right, bottom."
+        description="The window of the picture that the model saw: left, top, right, bottom."
     )
-    feather_px: int = Field(description="Beyond it, outside the mask, nothing differs at all.")
+    feather_px: int = Field(
+        description="Width of the blend outside the mask. Beyond it nothing differs."
+    )
     outside_max: int = Field(description="Largest difference outside the mask.")
-    outside_mean: float = Field(description="Over all pixels outside the mask.")
+    outside_mean: float = Field(description="Mean difference of all pixels outside the mask.")
     model_outside_mean: float = Field(
-        description="Of the model's own answer in its window, had it been taken whole."
+        description="Mean difference outside the mask of the model's answer in its window, had it "
+        "been used whole."
     )
 
 
 class Scores(_Stored):
-    """What `ace_tasks.images.scores` measured of a picture; None where there was nothing to measure.
+    """The scores of a picture, measured by `ace_tasks.images.scores`. None: nothing to measure.
 
-    There each score says what it is exactly.
+    That module defines each score exactly.
     """
 
-    total: float = Field(description="0 to 1, more is better: by it candidates are chosen.")
+    total: float = Field(description="0 to 1, higher is better. Candidates are chosen by it.")
     sharpness: float | None = Field(
-        None, description="Ratio of detail to that of the surroundings; best at 1."
+        None, description="Ratio of detail to that of the surroundings. Best at 1."
     )
     clipping: float | None = Field(None, description="Share of pixels lost to black or white, 0-1.")
-    blankness: float | None = Field(None, description="0-1; 1: the part is of one colour.")
-    seam: float | None = Field(None, description="Levels a pixel across the mask's edge; best 0.")
+    blankness: float | None = Field(None, description="0-1. 1: the part has one colour.")
+    seam: float | None = Field(
+        None, description="Levels per pixel across the mask's edge. Best at 0."
+    )
     outside: float | None = Field(
-        None, description="Mean change by the model outside the mask, before the paste; levels."
+        None, description="Mean change by the model outside the mask, before pasting, in levels."
     )
     colour_shift: float | None = Field(
-        None, description="Lab distance across the mask's edge; best 0."
+        None, description="Lab distance across the mask's edge. Best at 0."
     )
-    change: float | None = Field(None, description="Lab distance to the source; 0: nothing done.")
-    likeness: float | None = Field(None, description="Share of the references' colours, 0-1.")
-    clip: float | None = Field(None, description="Cosine of picture and prompt, -1 to 1.")
+    change: float | None = Field(None, description="Lab distance to the source. 0: no change.")
+    likeness: float | None = Field(
+        None, description="Share of the references' colours that it has, 0-1."
+    )
+    clip: float | None = Field(
+        None, description="Cosine similarity of picture and prompt, -1 to 1."
+    )
 
 
 class CandidateRecord(_Stored):
-    """One of several pictures that were made for an item."""
+    """One of several pictures made for an item."""
 
     seed: int
     scores: Scores | None = None
-    error: str | None = Field(None, description="Why it is no picture.")
-    uri: str | None = Field(None, description="Where it is, if it was kept though not chosen.")
+    error: str | None = Field(None, description="Why it is not a picture.")
+    uri: str | None = Field(None, description="Where it is, if it was kept although not chosen.")
 
 
 class CandidatesRecord(_Stored):
     count: int
-    chosen: int = Field(description="Its number, from 0.")
-    candidates: tuple[CandidateRecord, ...] = Field(description="In the order of their numbers.")
+    chosen: int = Field(description="Number of the chosen one, from 0.")
+    candidates: tuple[CandidateRecord, ...] = Field(description="In order of their numbers.")
 
 
 class ReviewRecord(_Stored):
-    """Of a picture that was held back: why, and who let it pass."""
+    """The review of a held picture: the reasons, and who promoted it."""
 
     reasons: tuple[str, ...]
-    promoted_by: str | None = Field(None, description="The flow run that did.")
+    promoted_by: str | None = Field(None, description="The flow run that promoted it.")
     promoted_at: datetime | None = None
 
 
 class CodeRecord(_Stored):
-    """Which code ran, where a git checkout of it did."""
+    """The code that ran, if it ran from a git checkout."""
 
     commit: str
     modified: bool = Field(description="Whether files differed from the commit.")
 
 
 class RunRecord(_Stored):
-    """Which run and which attempt made it."""
+    """The run and the attempt that made a picture."""
 
     run_id: str
     flow: str | None = None
-    url: str | None = Field(None, description="Of the flow run in Prefect's UI.")
+    url: str | None = Field(None, description="The flow run in Prefect's UI.")
     deployment: str | None = Field(None, description="None: it was started by hand.")
     shard: int
-    attempt: str = Field(description="Unique to one computation; tells racers apart.")
-    attempt_number: int | None = Field(None, description="From 1; more: earlier ones were lost.")
+    attempt: str = Field(description="Unique to one computation, to tell racing ones apart.")
+    attempt_number: int | None = Field(
+        None, description="From 1. Above 1: earlier attempts were lost."
+    )
     replica: str
-    code_version: str = Field(description="Of the package.")
-    code: CodeRecord | None = Field(None, description="None: an installed package.")
+    code_version: str = Field(description="Version of the package.")
+    code: CodeRecord | None = Field(None, description="None: an installed package ran.")
     versions: dict[str, str]
 
 
 class Record(_Stored):
-    """Proof of one finished item. Its existence is what makes the item finished."""
+    """Proof of one finished item. Its existence makes the item finished."""
 
     schema_version: int = Field(SCHEMA_VERSION, ge=1)
     row_id: str
     item_id: str
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    # Plain, so that a record of another version can always be read.
-    spec: dict[str, Any] = Field(description="The row as it was given; a TaskSpec.")
+    # A plain dict, so that a record of another version can always be read.
+    spec: dict[str, Any] = Field(description="The row as it was given, a TaskSpec.")
     resolved: dict[str, Any] = Field(description="Every setting that decided the pixels.")
-    pixels_version: int | None = Field(None, description="Of the code that made them.")
+    pixels_version: int | None = Field(
+        None, description="PIXELS_VERSION of the code that made the pixels."
+    )
     sources: SourcesRecord
     output: OutputRecord
-    marks: MarksRecord | None = Field(None, description="None: version 1 marked nothing.")
+    marks: MarksRecord | None = Field(None, description="None: version 1, which has no marks.")
     model: ModelRecord
     sampling: SamplingRecord | None = Field(description="None: no model ran.")
     mask: MaskRecord | None = None
     paste: PasteRecord | None = None
     scores: Scores | None = None
-    candidates: CandidatesRecord | None = Field(None, description="None: there was one only.")
+    candidates: CandidatesRecord | None = Field(None, description="None: there was only one.")
     review: ReviewRecord | None = Field(None, description="None: it was never held back.")
     run: RunRecord
     timings_s: dict[str, float] = Field(description="Seconds by phase.")
     seal: str | None = Field(
         None,
-        description="SHA-256 over what was known before the picture was signed, as `seal_of` makes "
-        "it. The picture's signature holds it. None: version 1.",
+        description="SHA-256 over what was known before the picture was signed, as `seal_of` "
+        "computes it. The picture's signature contains it. None: version 1.",
     )
     record_sha256: str | None = Field(
         None,
-        description="SHA-256 over all other fields, as `record_sha256_of` makes it. None: written "
-        "before version 3.",
+        description="SHA-256 over all other fields, as `record_sha256_of` computes it. None: "
+        "written before version 3.",
     )
 
     def sealed(self) -> Record:
         return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
 
     def to_json(self) -> bytes:
-        """With `record_sha256` made anew. A promotion changes `review`, so it must be."""
+        """Return the record as JSON with a new `record_sha256`.
+
+        It must be new because a promotion changes `review`.
+        """
         sha256 = record_sha256_of(self.model_dump(mode="json"))
         record = self.model_copy(update={"record_sha256": sha256})
         return record.model_dump_json(indent=1).encode()
 
     def pictures(self) -> Iterator[str]:
-        """The URI of every picture that it proves, kept candidates among them."""
+        """Yield the URI of every picture that the record proves, kept candidates included."""
         yield self.output.uri
         for each in self.candidates.candidates if self.candidates else ():
             if each.uri:
                 yield each.uri
 
 
-# What is known only once the picture is signed and stored, or a person has decided.
+# Fields that are known only once the picture is signed and stored, or a person has decided.
 _LATER = {
     "output": frozenset({"uri", "sha256", "etag", "size_bytes"}),
     "marks": frozenset({"c2pa"}),
     "review": frozenset({"promoted_by", "promoted_at"}),
 }
-_SEALS_MARKS_AND_REVIEW = 3  # the first version whose seal does
+_SEALS_MARKS_AND_REVIEW = 3  # the first version whose seal covers them
 
 
 def seal_of(content: dict[str, Any]) -> str:
-    """SHA-256 (hex) over canonical JSON of a record's content, as read from its file.
+    """Return SHA-256 (hex) over canonical JSON of a record's content, as read from its file.
 
-    It covers all but itself, `record_sha256`, and in `output`, `marks` and `review` what is known
-    only later. A record before version 3 has `marks` and `review` left out. A signed picture holds
-    the seal, so what it covers cannot be edited unseen. Without a signature it is a plain hash:
-    whoever edits a record can make it anew.
+    It covers everything except itself, `record_sha256`, and the fields of `output`, `marks` and
+    `review` that are known only later. Before version 3 it does not cover `marks` and `review`. A
+    signed picture contains the seal, so what it covers cannot be edited unnoticed. Without a
+    signature it is a plain hash, which anyone who edits a record can compute again.
 
     Raises ValueError for numbers that JSON does not have.
     """
@@ -331,9 +353,9 @@ def seal_of(content: dict[str, Any]) -> str:
 
 
 def record_sha256_of(content: dict[str, Any]) -> str:
-    """SHA-256 (hex) over canonical JSON of a record's content but `record_sha256` itself.
+    """Return SHA-256 (hex) over canonical JSON of a record's content without `record_sha256`.
 
-    It shows damage and careless edits, and can be made anew by anybody. Raises ValueError as
+    It shows damage and careless edits, but anyone can compute it again. Raises ValueError as
     `seal_of` does.
     """
     kept = {name: value for name, value in content.items() if name != "record_sha256"}
@@ -341,7 +363,7 @@ def record_sha256_of(content: dict[str, Any]) -> str:
 
 
 def record_schema() -> dict[str, Any]:
-    """JSON Schema of a record; records of earlier versions fulfil it, too."""
+    """Return the JSON Schema of a record, which records of earlier versions also satisfy."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Record.model_json_schema(),
@@ -350,7 +372,7 @@ def record_schema() -> dict[str, Any]:
 
 
 class Failure(_Stored):
-    """One failed item. A record, if one ever comes, beats it."""
+    """One failed item. A record, if one is ever written, overrides it."""
 
     schema_version: int = SCHEMA_VERSION
     row_id: str
@@ -358,7 +380,7 @@ class Failure(_Stored):
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     code: str
     message: str
-    transient: bool = Field(description="Whether the next run tries again by itself.")
+    transient: bool = Field(description="Whether the next run retries the item by itself.")
     attempts: int
     run_id: str
-    row: dict[str, Any] = Field(description="The spec, so that the item can be fed back.")
+    row: dict[str, Any] = Field(description="The spec, so that the item can be run again.")

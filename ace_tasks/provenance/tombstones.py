@@ -1,6 +1,6 @@
-"""What is to stay forgotten: hashes under an output, which a plan honours.
+"""Tombstones: hashes under an output of what must stay forgotten. Every plan honours them.
 
-A tombstone names nothing: its key is a hash over what told a source, or an item, from others.
+A tombstone names nothing: its key is a hash of what identified a source or an item.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def of_item(item_id: str) -> str:
 def of_source(
     sha256: str | None = None, etag: str | None = None, size_bytes: int = 0
 ) -> Iterator[str]:
-    """One for each way in which a plan may know these bytes."""
+    """Yield a digest for each way in which a plan may know these bytes."""
     if sha256:
         yield _digest({"sha256": sha256})
     if etag:
@@ -49,9 +49,9 @@ class Tombstones:
         return cls(frozenset(name.removesuffix(".json") for name in names))
 
     def covers(self, item: WorkItem, earlier_ids: Iterable[str] = ()) -> bool:
-        """Whether the item, or one of its sources, is not to be made again.
+        """Return whether the item or one of its sources must not be made again.
 
-        `earlier_ids`: what the item was called by earlier versions of the code.
+        `earlier_ids` are the item's ids under earlier versions of the code.
         """
         if not self.digests:
             return False
@@ -62,9 +62,9 @@ class Tombstones:
 
 @dataclass(frozen=True)
 class Guard:
-    """Asks again when an item is made: a plan may be old, or know a source by its ETag alone.
+    """A check when an item is made: a plan may be old, or know a source only by its ETag.
 
-    `run_id`: the run that makes it. Raises errors.Forgotten, and StoreUnavailable.
+    `run_id` is the run that makes the item. Raises errors.Forgotten and StoreUnavailable.
     """
 
     store: Store
@@ -76,7 +76,7 @@ class Guard:
             raise errors.Forgotten("is to stay forgotten")
 
     def check_content(self, source: Source, sha256: str, size_bytes: int) -> None:
-        """What is found out leaves a tombstone by which the next plan knows it."""
+        """Raise Forgotten for a forgotten source, and write tombstones that the next plan knows."""
         if self._has_tombstone(*of_source(sha256)):
             digests = of_source(sha256, source.etag, size_bytes)
             write_tombstones(self.store, self.output_uri, digests, by=self.run_id)
@@ -98,7 +98,7 @@ NOTHING_FORGOTTEN = Tombstones()
 
 
 def write_tombstones(store: Store, output_uri: str, digests: Iterable[str], by: str) -> None:
-    """`by`: the flow run that writes them."""
+    """Write a tombstone for each digest. `by` is the flow run that writes them."""
     body = json.dumps({"forgotten_at": datetime.now(UTC).isoformat(), "by": by}).encode()
     for digest in digests:
         store.put_if_absent(join_uri(output_uri, tombstone_key(digest)), body, "application/json")

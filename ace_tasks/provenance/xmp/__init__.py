@@ -1,8 +1,7 @@
-"""What a picture's XMP says: by what kind of source it was made (IPTC), by which system, whose it
-is, and where its record is.
+"""The XMP of a picture: its kind of source (IPTC), the system that made it, its owner, its record.
 
-properties  which properties of a source are carried on, and their values
-reading     a source's XMP → those properties
+properties  the properties of a source that are carried on, and their values
+reading     parses a source's XMP into those properties
 source_type IPTC's DigitalSourceType
-packet      our XMP: written, and read back
+packet      writes our XMP and reads it back
 """

@@ -1,7 +1,7 @@
 """Our XMP packet: written into a result, and read back from it.
 
-IPTC Photo Metadata Standard 2025.1: `DigitalSourceType`, `AISystemUsed`, `AISystemVersionUsed`,
-`AIPromptInformation`, all of the Extension schema.
+It follows the IPTC Photo Metadata Standard 2025.1: `DigitalSourceType`, `AISystemUsed`,
+`AISystemVersionUsed` and `AIPromptInformation` are all from its Extension schema.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ace_tasks.provenance.xmp.properties import (
 )
 from ace_tasks.provenance.xmp.source_type import SOURCE_TYPE
 
-# With ours beside it, it must fit into one segment of a JPEG, which holds 65 502 bytes.
+# Together with our marks it must fit into one segment of a JPEG, which holds 65 502 bytes.
 _MAX_CARRIED_BYTES = 32_000
 _ADDED_TO = tuple(
     f"Iptc4xmpExt:{each}" for each in ("AISystemUsed", "AISystemVersionUsed", "AIPromptInformation")
@@ -48,9 +48,9 @@ def marks_of(
     system_version: str,
     prompt: str | None,
 ) -> dict[str, str]:
-    """What we say of a picture. The same item gives the same.
+    """Return our marks for a picture. The same item gives the same marks.
 
-    `record_uri` None: it has no record. `system` None: no model ran.
+    `record_uri` is None if it has no record. `system` is None if no model ran.
     """
     marks = {"xmp:CreatorTool": tool, "ace:Item": item_id}
     if record_uri:
@@ -66,9 +66,10 @@ def marks_of(
 def write_packet(
     ours: Mapping[str, str], source_type: str | None, carried: Mapping[str, Value]
 ) -> tuple[bytes | None, list[str]]:
-    """An XMP packet of our marks and a source's properties; and the names of those too long for it.
+    """Return an XMP packet of our marks and a source's properties, and the names that did not fit.
 
-    None: there is nothing to say. Our AI system is added to those that the source names.
+    The packet is None if there is nothing to say. Our AI system is added to those that the source
+    names.
     """
     kept, too_long = _within(carried)
     texts = dict(ours)
@@ -78,7 +79,7 @@ def write_packet(
         texts |= _added(name, text_of(kept.pop(name, None)), texts.get(name))
     content = []
     for name, value in kept.items():
-        if name == SOURCE_TYPE:  # `source_type` is what became of it
+        if name == SOURCE_TYPE:  # `source_type` replaces it
             continue
         if isinstance(value, str) and not isinstance(value, Uri):
             texts[name] = value
@@ -97,7 +98,7 @@ def write_packet(
 
 
 def _within(carried: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
-    """The properties there is room for, and the names of the others."""
+    """Return the properties that fit, and the names of the others."""
     kept: dict[str, Value] = {}
     too_long, room = [], _MAX_CARRIED_BYTES
     for name in CARRIED:
@@ -119,7 +120,7 @@ def _added(name: str, theirs: str | None, ours: str | None) -> dict[str, str]:
 
 
 def _in_order(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Our own marks first: whoever looks for them meets them before anything of the source."""
+    """Yield our own marks first, so that a search finds them before anything of the source."""
     first = ("xmp:CreatorTool", "ace:Item", "ace:Record", SOURCE_TYPE)
     yield from ((name, texts[name]) for name in first if name in texts)
     yield from ((name, text) for name, text in texts.items() if name not in first)
@@ -139,7 +140,10 @@ def _element(name: str, value: Value, language: str | None = None) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Without what XML cannot hold. No bare quote, so that no text looks like an attribute."""
+    """Return the text without what XML cannot hold.
+
+    Quotes are escaped, so that no text looks like an attribute.
+    """
     return escape(_NOT_IN_XML.sub("", text), {'"': "&quot;"})
 
 
@@ -149,7 +153,7 @@ def _quoted(text: str) -> str:
 
 
 class XmpMarks(NamedTuple):
-    """What a picture of ours says of itself; of any other, `None` in each place."""
+    """The marks in a picture of ours. In any other picture all are None."""
 
     item_id: str | None
     record_uri: str | None
@@ -162,7 +166,7 @@ _SOURCE_TYPE = re.compile(rb'Iptc4xmpExt:DigitalSourceType="([^"<>]{1,200})"')
 
 
 def read_marks(xmp: bytes | None) -> XmpMarks:
-    """Never raises: pictures come from anywhere, so no XML is parsed."""
+    """Read our marks. Never raises: pictures come from anywhere, so no XML is parsed."""
     if not xmp or NAMESPACES["ace"].encode() not in xmp:
         return XmpMarks(None, None, None)
     found = (pattern.search(xmp) for pattern in (_ITEM, _RECORD, _SOURCE_TYPE))

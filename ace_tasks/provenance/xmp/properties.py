@@ -1,6 +1,6 @@
-"""Which properties of a source's XMP are carried into its result, and what their values are.
+"""The properties of a source's XMP that are carried into its result, and their values.
 
-Names are written with the usual prefix, such as `dc:rights`, whatever prefix a file uses.
+Names have the usual prefix, such as `dc:rights`, whatever prefix a file uses.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _OTHER_SPELLINGS = {
 _IPTC_CORE = "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"
 _PREFIXES = {uri: prefix for prefix, uri in NAMESPACES.items()} | _OTHER_SPELLINGS
 
-# In the order in which they are kept where there is not room for all.
+# In the order in which they are kept if there is not room for all.
 CARRIED = (
     "Iptc4xmpExt:DigitalSourceType",
     "Iptc4xmpExt:AISystemUsed",
     "Iptc4xmpExt:AISystemVersionUsed",
-    "TC260:AIGC",  # the label that a model made it, by China's GB 45438-2025
+    "TC260:AIGC",  # the label of AI-made content in China's GB 45438-2025
     "dc:rights",
     "dc:creator",
     "tiff:Copyright",
-    "tiff:Artist",  # older programs write EXIF's fields so
+    "tiff:Artist",  # older programs write EXIF's fields under this name
     "photoshop:Credit",
     "photoshop:Source",
     "xmpRights:WebStatement",
@@ -77,7 +77,7 @@ CARRIED = (
     "xmpMM:DerivedFrom",
     "xmpMM:History",
 )
-# Fields of structures. A licensor's address and a file's path on somebody's disk are not among them.
+# Fields of structures. A licensor's address and a file's path on someone's disk are left out.
 FIELDS = frozenset(
     {
         "plus:LicensorName",
@@ -114,7 +114,7 @@ _ARRAYS: dict[str, Literal["Alt", "Bag", "Seq"]] = {
 
 
 class Uri(str):
-    """A text that stands in `rdf:resource`."""
+    """A text from `rdf:resource`."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ Value: TypeAlias = "str | Struct | Array"
 
 
 def name_of(tag: str) -> str | None:
-    """expat's `namespace name` → the name with its usual prefix; None: a namespace unknown here."""
+    """Return expat's `namespace name` with the usual prefix; None for an unknown namespace."""
     space, _, local = tag.rpartition(" ")
     prefix = _PREFIXES.get(space)
     if local.lower() in _SOURCE_TYPE_SPELLINGS and (prefix == "Iptc4xmpExt" or space == _IPTC_CORE):
@@ -141,7 +141,7 @@ def name_of(tag: str) -> str | None:
 
 
 def typed(name: str, value: Value) -> Value:
-    """A value in its property's own form: a bare text where an array belongs becomes one."""
+    """Return a value in its property's form: a plain text becomes an array if one is due."""
     kind = _ARRAYS.get(name)
     if kind is None or not isinstance(value, str):
         return value
@@ -149,7 +149,7 @@ def typed(name: str, value: Value) -> Value:
 
 
 def texts_of(value: Value | None) -> list[str]:
-    """The texts of a value, of an alternative its default first."""
+    """Return the texts of a value. The default of an alternative comes first."""
     if isinstance(value, str):
         return [str(value)]
     if not isinstance(value, Array):
@@ -159,7 +159,7 @@ def texts_of(value: Value | None) -> list[str]:
 
 
 def text_of(value: Value | None) -> str | None:
-    """One text for a property that has several: the default language, or all names."""
+    """Return one text for a property that has several: the default language, or all names."""
     texts = texts_of(value)
     if not texts:
         return None

@@ -1,7 +1,7 @@
-"""A source's XMP → the properties that are carried on. The XML is somebody else's.
+"""The parsing of a source's XMP into the properties that are carried on.
 
-It is read as a stream, and what is not carried is never held. A document type ends the reading:
-without one there are no entities.
+The XML is not trusted. It is parsed as a stream, and what is not carried on is never held in
+memory. A document type ends the parsing: without one there are no entities.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from ace_tasks.provenance.xmp.properties import (
     typed,
 )
 
-_MAX_BYTES = 4 * 2**20  # Photoshop's largest histories take one; this takes a third of a second
+_MAX_BYTES = 4 * 2**20  # Photoshop's largest histories take 1 MiB; these 4 take 0.3 s
 _MAX_ELEMENTS = 2000  # of one property
-_MAX_CHARS = 64_000  # of one property, too
+_MAX_CHARS = 64_000  # of one property
 _MAX_DEPTH = 6
 _LANGUAGE = "http://www.w3.org/XML/1998/namespace lang"
 _CARRIED = frozenset(CARRIED)
 _MARK = re.compile(rb"(?i)digitalsourcetype/((?:compositewith)?trainedalgorithmicmedia)\b")
 _ARRAYS = {f"{RDF} Alt": "Alt", f"{RDF} Bag": "Bag", f"{RDF} Seq": "Seq"}
 _EXIF = "http://ns.adobe.com/exif/1.0/ "
-_NOT_NAMED = (  # of no interest to a person: how the file was written, and our own marks
+_NOT_NAMED = (  # not worth reporting: how the file was written, and our own marks
     f"{RDF} ",
     "http://www.w3.org/XML/",
     "http://ns.adobe.com/xmp/note/",
@@ -47,17 +47,17 @@ _NOT_NAMED = (  # of no interest to a person: how the file was written, and our 
 
 @dataclass
 class FoundXmp:
-    """What of a source's XMP is carried on, and what kinds of things are not."""
+    """The properties of a source's XMP that are carried on, and what kinds of things are not."""
 
     properties: dict[str, Value] = field(default_factory=dict)
     gps: bool = False
     thumbnail: bool = False
     others: bool = False
     too_long: set[str] = field(default_factory=set)
-    unreadable: bool = False  # all of it, or its end
+    unreadable: bool = False  # the whole packet, or its end
 
     def with_more(self, more: FoundXmp) -> FoundXmp:
-        """Together with a second packet of the same file."""
+        """Return these findings merged with those of a second packet of the same file."""
         return FoundXmp(
             more.properties | self.properties,
             gps=self.gps or more.gps,
@@ -69,7 +69,10 @@ class FoundXmp:
 
 
 def parse_xmp(xmp: bytes) -> FoundXmp:
-    """Never raises. Of damaged XML, what stands before the damage is kept, and a model's mark."""
+    """Parse XMP. Never raises.
+
+    From damaged XML, what comes before the damage is kept, and the mark of a model.
+    """
     if len(xmp) > _MAX_BYTES:
         return FoundXmp(_marked(xmp), unreadable=True)
     reader = _XmpReader()
@@ -77,14 +80,14 @@ def parse_xmp(xmp: bytes) -> FoundXmp:
         reader.parser.Parse(xmp.strip(b"\0 \t\r\n"), True)
     except _DocumentType:
         return FoundXmp(_marked(xmp), unreadable=True)
-    except (expat.ExpatError, ValueError):  # ValueError: an encoding that expat has not
+    except (expat.ExpatError, ValueError):  # ValueError: an encoding that expat lacks
         reader.found.unreadable = True
         reader.found.properties = _marked(xmp) | reader.found.properties
     return reader.found
 
 
 def _marked(xmp: bytes) -> dict[str, Value]:
-    """The mark that a model made a picture, by its look: damage must not rub it off."""
+    """Find the mark that a model made a picture as plain text, so that damage cannot remove it."""
     kept: str | None = None
     for found in _MARK.finditer(xmp):
         value = source_type.normalized(found[1].decode())
@@ -108,8 +111,8 @@ class _XmpReader:
         self.parser.CharacterDataHandler = self._text
         self._depth = 0
         self._rdf_depth = 0  # 0: outside
-        self._name = ""  # of the property that is read
-        self._tree: TreeBuilder | None = None  # None: nothing is read just now
+        self._name = ""  # of the property being read
+        self._tree: TreeBuilder | None = None  # None: no property is being read
         self._elements = self._chars = 0
 
     def _refuse(self, *_: Any) -> NoReturn:
@@ -190,7 +193,7 @@ class _XmpReader:
 
 
 def _value(element: Element, depth: int = 0) -> Value | None:
-    """The value of a property, an array's item or a field. None: there is nothing in it."""
+    """Return the value of a property, an array's item or a field; None if it is empty."""
     if depth > _MAX_DEPTH:
         return None
     resource = element.get(f"{RDF} resource", "").strip()

@@ -1,4 +1,4 @@
-"""IPTC's DigitalSourceType: whether a model made a picture, all of it or a part."""
+"""IPTC's DigitalSourceType, which tells whether a model made a picture or a part of it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _URI = re.compile(r"[^\s\"'<>&]{1,200}")
 
 
 def normalized(value: str) -> str | None:
-    """IPTC's URI for a picture by a model, however it is spelt; another URI or term as it is.
+    """Return IPTC's URI for a picture by a model, however spelt, or another URI or term as is.
 
-    None: neither.
+    Returns None for anything else.
     """
     value = value.strip()
     term = value.rstrip("/").rpartition("/")[2].rpartition(":")[2]
@@ -26,7 +26,7 @@ def normalized(value: str) -> str | None:
 
 
 def stronger(one: str | None, other: str) -> str:
-    """Of two source types that one file states, the one that says more about a model."""
+    """Return the one of two source types in a file that says more about a model."""
     order = (_VOCABULARY + _WHOLE, _VOCABULARY + _PART)
     return next((each for each in order if each in (one, other)), one or other)
 
@@ -36,17 +36,20 @@ def by_a_model(value: str | None) -> bool:
 
 
 def by_manifest(created: Iterable[str], anywhere: Iterable[str]) -> str | None:
-    """The source type by a C2PA manifest: of the actions that created a picture, and of all."""
+    """Return the source type that a C2PA manifest states.
+
+    `created` are the types of the actions that created the picture, `anywhere` those of all.
+    """
     if _VOCABULARY + _WHOLE in map(normalized, created):
         return _VOCABULARY + _WHOLE
     return _VOCABULARY + _PART if any(by_a_model(normalized(each)) for each in anywhere) else None
 
 
 def after_edit(task: str, of_source: str | None, *, ran: bool) -> str | None:
-    """The source type of a result. `ran`: whether our model did.
+    """Return the source type of a result. `ran` tells whether our model ran.
 
-    A part repainted in a wholly generated picture leaves it wholly generated. Where no model ran,
-    it is the source's own; a product that was cut out and laid on another ground is a composite.
+    A part repainted in a wholly generated picture leaves it wholly generated. If no model ran, it
+    is the source's own. A product that was cut out and placed on another background is a composite.
     """
     if task == "background" and not by_a_model(of_source):
         return _VOCABULARY + _COMPOSITE
