@@ -1,9 +1,10 @@
-"""Which items a run has, in what order, and what is left to do.
+"""The plan of a run: its items, their order, and what is left to do.
 
-identify   who a row's sources are, asked of the store
-plan_file  the plan on disk: written, read, counted, cut into shards
-item_ids   item ids by the million, in 32 bytes each
-resume     what earlier runs did of a plan
-planned    a plan that a run works by, and what is finished of it
-price      what a run will take, and the most that it may take
+identify   asks the store for the identity of each source
+plan_file  the plan on disk: writes, reads and changes it, cuts it into shards
+outline    a plan's rows without their items, in little memory
+item_ids   sets of item ids by the million, at 32 bytes each
+resume     what earlier runs did with the items of a plan
+planned    the plan that a run works from, and what is left to do
+price      what a run will cost, and its budget
 """

@@ -1,4 +1,4 @@
-"""Who a row's sources are: asked of the store, many at once, before any of them is fetched."""
+"""Identification of sources: the store is asked about many at once, before any is fetched."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ace_tasks.specs import (
 from ace_tasks.store import Store, join_uri
 
 _IN_FLIGHT = 32
-_WINDOW = 1024  # rows whose sources are asked for together, while the rows before are worked on
-_KNOWN = 100_000  # references repeat over a catalog: remember that many sources
-_PICTURES = ("images/", "candidates/", "review/")  # where a run writes its own
+_WINDOW = 1024  # rows whose sources are looked up together, while earlier rows are processed
+_KNOWN = 100_000  # sources to remember, because references repeat across a catalog
+_PICTURES = ("images/", "candidates/", "review/")  # where a run writes its own pictures
 
 
 def refuse_unproved(
@@ -35,11 +35,11 @@ def refuse_unproved(
     output_uri: str,
     where: Callable[[int], str] | None = None,
 ) -> Iterator[Checked | Reject]:
-    """Yield the rows as they come, up to one whose source lies among the output's own pictures.
+    """Yield the rows unchanged, up to one whose source lies among the output's own pictures.
 
-    A picture that a record of this output names may be edited again. Any other one there is the
-    user's own, or waits for a person. Raises OutputRefused with the line, the source and the place.
-    `where`: see `plan.build_plan`.
+    A picture that a record of this output names may be edited again. Any other picture there is
+    the user's own, or is held for a person. Raises OutputRefused, which names the line, the source
+    and the output. For `where` see `plan_file.build_plan`.
     """
     places = tuple(join_uri(output_uri, kind) for kind in _PICTURES)
     proved: set[str] = set()
@@ -51,8 +51,8 @@ def refuse_unproved(
                 if not is_named(store, output_uri, uri):
                     place = where(line) if where else f"line {line}"
                     raise OutputRefused(
-                        f"output: accepted: a place whose {', '.join(_PICTURES)} hold no sources "
-                        f"but pictures that its records name; {place or 'a row'} names "
+                        f"output: accepted: a place with no sources under {', '.join(_PICTURES)} "
+                        f"except pictures that its records name; {place or 'a row'} names "
                         f"{quote(uri)} and the output is {quote(output_uri)}"
                     )
             proved |= among
@@ -62,7 +62,10 @@ def refuse_unproved(
 def identified(
     specs: Iterable[Checked | Reject], model: ModelIdentity, store: Store, pixels: PixelSettings
 ) -> Iterator[tuple[WorkItem, dict[str, Any]] | Reject]:
-    """Work items in catalog order. Raises CatalogError when the store is away."""
+    """Yield work items and rejects in catalog order.
+
+    Raises CatalogError if the store is unavailable.
+    """
     identities = Identities(store)
     try:
         with store.in_parallel(_IN_FLIGHT) as pool:
@@ -83,7 +86,7 @@ def identified(
 def _asked_ahead(
     specs: Iterable[Checked | Reject], identities: Identities, pool: Executor
 ) -> Iterator[list[Checked | Reject]]:
-    """The rows in windows; the next window's sources are asked for while one is worked on."""
+    """Yield the rows in windows. While one is processed, the next one's sources are looked up."""
     iterator = iter(specs)
     asked: deque[tuple[list[Checked | Reject], Iterator[list[Source]]]] = deque()
     while window := list(islice(iterator, _WINDOW)):
@@ -95,7 +98,7 @@ def _asked_ahead(
 
 
 class Identities:
-    """Sources as the store knows them, remembered for a while."""
+    """A cache of sources as the store knows them."""
 
     def __init__(self, store: Store):
         self._store = store
@@ -103,18 +106,18 @@ class Identities:
         self._asked: set[str] = set()
 
     def ask(self, rows: Iterable[Checked | Reject], pool: Executor) -> Iterator[list[Source]]:
-        """Have the unknown sources of some rows asked for; their answers, as they come."""
+        """Start looking up the unknown sources of some rows. Return an iterator of the answers."""
         uris = {uri for row in rows if not isinstance(row, Reject) for uri in _uris(row[1])}
         new = [uri for uri in uris if uri not in self._known and uri not in self._asked]
         self._asked.update(new)
-        # A share for each thread: a future for each source would cost as much as the row itself.
+        # One share per thread: a future per source would cost as much as the row itself.
         shares = [new[start::_IN_FLIGHT] for start in range(min(_IN_FLIGHT, len(new)))]
         return pool.map(self._ask_all, shares)
 
     def answered(
         self, rows: list[Checked | Reject], answers: Iterator[list[Source]]
     ) -> list[Checked | Reject]:
-        """Wait for them. Raises StoreUnavailable."""
+        """Wait for the answers and return the rows. Raises StoreUnavailable."""
         for source in chain.from_iterable(answers):
             self._asked.discard(source.uri)
             self._keep(source)
@@ -124,7 +127,7 @@ class Identities:
         return Sources.of(spec, self.source)
 
     def source(self, uri: str) -> Source:
-        """As it is known; one that was forgotten since is asked for again."""
+        """Return a source as it is known. One that has left the cache is looked up again."""
         known = self._known.get(uri)
         if known is None:
             known = self._ask(uri)
@@ -145,15 +148,16 @@ class Identities:
         except StoreUnavailable:
             raise
         except StoreError as error:
-            # S3 answers a HEAD in a missing bucket and for a missing key alike; a local path may
-            # be one that the system cannot open, such as one too long.
+            # S3 answers a HEAD alike for a missing bucket and a missing key. A local path may be
+            # one that the system cannot open, such as one that is too long.
             problem = str(error).removeprefix(f"{uri}: ")
             return Source(uri=uri, problem=problem + self._looks_the_same(uri))
         return Source(uri=uri, etag=info.etag, size_bytes=info.size_bytes, sha256=info.sha256)
 
     def _looks_the_same(self, uri: str) -> str:
-        """What to say of a source that is not there, while one is whose name looks the same: Unicode
-        writes `ë` in two ways, and a key uploaded from a Mac has the other one.
+        """Return a hint about a missing source if one with a name that looks the same exists.
+
+        Unicode writes `ë` in two ways, and a key uploaded from a Mac has the other one.
         """
         for form in ("NFC", "NFD"):
             other = unicodedata.normalize(form, uri)

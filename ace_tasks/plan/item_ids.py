@@ -1,4 +1,4 @@
-"""Item ids by the million, in 32 bytes each."""
+"""Sets of item ids by the million, at 32 bytes each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ _AT_ONCE = 65_536
 
 
 class ItemIds(Set[str]):
-    """Item ids (SHA-256 in hex) as a sorted array of 32 bytes each; a set of strings takes 180, and
-    a catalog may have ten million. What is no item id is in none.
+    """A set of item ids (SHA-256 in hex), kept as a sorted array of 32 bytes each.
+
+    A set of strings takes 180 bytes each, and a catalog may have ten million rows. Texts that are
+    not item ids are left out.
     """
 
     def __init__(self, item_ids: Iterable[str] = ()):
@@ -28,15 +30,15 @@ class ItemIds(Set[str]):
 
     @classmethod
     def of_digests(cls, digests: np.ndarray) -> ItemIds:
-        """Return the set of what `digests_of` made."""
+        """Return the set of an array that `digests_of` made."""
         return cls._of(np.unique(digests))
 
     def holds(self, digests: np.ndarray) -> np.ndarray:
-        """Return for each of these (see `digests_of`) whether it is among them, as booleans."""
+        """Return booleans: whether each of these (see `digests_of`) is in the set."""
         return self._find(digests)[1]
 
     def among(self, item_ids: Iterable[str]) -> ItemIds:
-        """Those of these ids that occur in `item_ids`, which may be any number of others."""
+        """Return the ids of this set that occur in `item_ids`, among any number of others."""
         found = np.zeros(len(self), bool)
         for each in _batches(item_ids):
             at, known = self._find(_digests(each))
@@ -47,12 +49,12 @@ class ItemIds(Set[str]):
         return self._of(self._sorted[~others._find(self._sorted)[1]])
 
     def positions(self, item_ids: list[str]) -> np.ndarray:
-        """Return where each of these ids stands in the order of all; -1: it is not among them."""
+        """Return the position of each of these ids in sorted order; -1 if it is not in the set."""
         at, there = self._find(digests_of(item_ids))
         return np.where(there, at, -1)
 
     def positions_of_starts(self, starts: list[str]) -> np.ndarray:
-        """Return where the first id stands that begins with each of these 16 characters; or -1."""
+        """Return the position of the first id with each of these starts of 16 characters, or -1."""
         wanted = np.frombuffer(bytes.fromhex("".join(starts)), np.uint8).reshape(-1, 8)
         at = np.searchsorted(self._sorted, np.pad(wanted, ((0, 0), (0, 24))).view(_DIGEST)[:, 0])
         there = at < len(self)
@@ -61,12 +63,12 @@ class ItemIds(Set[str]):
         return np.where(there, at, -1)
 
     def at(self, positions: np.ndarray) -> list[str]:
-        """Return the ids that stand at these positions."""
+        """Return the ids at these positions."""
         packed = self._sorted[positions].tobytes()
         return [packed[n : n + 32].hex() for n in range(0, len(packed), 32)]
 
     def _find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(place of each or where it would go, whether it is there)."""
+        """Return the position of each digest, or where it would go, and whether it is there."""
         at = np.searchsorted(self._sorted, digests)
         there = at < len(self)
         there[there] = self._sorted[at[there]] == digests[there]
@@ -85,7 +87,7 @@ class ItemIds(Set[str]):
 
 
 def digests_of(item_ids: list[str]) -> np.ndarray:
-    """Return item ids as 32 bytes each. Raises ValueError for what is none."""
+    """Return item ids as 32 bytes each. Raises ValueError if a text is not an item id."""
     if len(digests := _digests(item_ids)) != len(item_ids):
         raise ValueError("accepted: item ids; given something else among them")
     return digests
@@ -98,7 +100,7 @@ def _batches(item_ids: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _digests(item_ids: list[str]) -> np.ndarray:
-    """Without those that are none: under `records/` may lie anything."""
+    """Return the digests of the texts that are item ids: anything may lie under `records/`."""
     return np.frombuffer(b"".join(filter(None, map(_digest, item_ids))), _DIGEST)
 
 

@@ -25,16 +25,16 @@ class PlanCounts:
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """Holds four facts about every row of a plan, in the plan's order."""
+    """The item id, the sharing and the task of every row of a plan, in the plan's order."""
 
-    digests: np.ndarray  # of its item's id, see `digests_of`
-    shares: np.ndarray  # whether its picture is another row's: booleans
-    tasks: np.ndarray  # its task's place in `task_names`: bytes
+    digests: np.ndarray  # of item ids, see `digests_of`
+    shares: np.ndarray  # booleans: whether the picture is another row's
+    tasks: np.ndarray  # bytes: index of the task in `task_names`
     task_names: tuple[str, ...]
 
     @classmethod
     def read(cls, plan_path: Path) -> Outline:
-        """Read a plan once, and of it only what is light."""
+        """Read the light columns of a plan, once."""
         names: dict[str, int] = {}
         digests, shares, tasks = [digests_of([])], [np.empty(0, bool)], [np.empty(0, np.uint8)]
         with pyarrow.parquet.ParquetFile(plan_path) as parquet:
@@ -56,11 +56,11 @@ class Outline:
         return self.task_names[int(self.tasks[position])]
 
     def shared_item_ids(self) -> set[str]:
-        """Return the ids that several rows have."""
+        """Return the item ids that several rows share."""
         return {bytes(each).hex() for each in np.unique(self.digests[self.shares]).view("V32")}
 
     def count(self, rejects_path: Path) -> PlanCounts:
-        """Count the rows, and those of the catalog that are in no plan."""
+        """Count the rows, and those of the catalog that are not in the plan."""
         rows = np.bincount(self.tasks, minlength=len(self.task_names)).tolist()
         counts = PlanCounts(
             planned=len(self),

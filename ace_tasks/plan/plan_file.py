@@ -1,7 +1,8 @@
-"""Specs → an ordered plan of identified items.
+"""A plan on disk: identified items in order, made from specs.
 
-A plan is a Parquet file, sorted so that a replica rarely switches adapter or shape. The rows of a
-million and who used which id first lie in scratch files; memory holds their order only.
+A plan is a Parquet file, sorted so that a replica rarely switches adapter or shape. While it is
+made, its rows and the first user of each id are in scratch files. Memory holds only their order,
+because there may be millions.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ SCHEMA = pyarrow.schema(
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """One row of a plan. `same_as` names the row that is edited in its stead, if one is.
+    """One row of a plan. `same_as` names the row that is edited in its place, if there is one.
 
-    The item itself is read when it is asked for: most rows of a run that goes on are done.
+    The item is parsed only on access, because most rows of a resumed run are done.
     """
 
     line: int
@@ -78,14 +79,14 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class Basis:
-    """Holds what a plan is made for, beside its rows: another one makes other items of them."""
+    """The basis of a plan besides its rows: another basis makes other items of the same rows."""
 
     model: ModelIdentity
     pixels: PixelSettings = DEFAULT_PIXELS
     overrides: Overrides = NO_OVERRIDES
 
     def to_bytes(self) -> bytes:
-        """Return it with the version of the pixels, as it stands in a plan."""
+        """Return the basis and PIXELS_VERSION as a plan stores them."""
         content = {"model": self.model.model_dump(), "pixels": self.pixels.model_dump()}
         if self.overrides:
             content["changes"] = self.overrides.model_dump()
@@ -94,7 +95,7 @@ class Basis:
 
 @dataclass(frozen=True)
 class PlanFiles:
-    """Names where a plan lies on disk, and the rows that are in none, as JSON lines."""
+    """The paths of a plan on disk and of its rejects (JSON lines)."""
 
     plan: Path
     rejects: Path
@@ -112,16 +113,16 @@ def build_plan(
     forgotten: Tombstones = NOTHING_FORGOTTEN,
     where: Callable[[int], str] | None = None,
 ) -> None:
-    """Identify every spec, with its overrides; write the sorted plan, and the rejects as JSON lines.
+    """Identify every spec with its overrides. Write the sorted plan, and the rejects as JSON lines.
 
-    `where`: of a catalog that a run made of somebody's file, where in that file a line comes from;
-    asked in the order of the lines, "" if it is not known.
+    `where` is for a catalog that a run made from a user's file. It returns the place in that file
+    of a line, or "" if it is unknown, and is called in the order of the lines.
 
-    The plan remembers what it was made for: see `fits`. What is to stay forgotten stands among the
-    rejects, as such, and quotes nothing of its row.
+    The plan stores its basis: see `fits`. Forgotten rows are written as rejects, without their
+    contents.
 
-    Raises CatalogError when there is no row at all, StoreUnavailable when sources cannot be
-    identified because the store is away.
+    Raises CatalogError if there are no rows, or if sources cannot be identified because the store
+    is unavailable.
     """
     with (
         tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch,
@@ -148,27 +149,27 @@ def build_plan(
 
 
 def fits(plan_path: Path, basis: Basis) -> bool:
-    """Return whether a plan was made for all this, by code that makes the same pixels."""
+    """Return whether a plan was made for this basis, by code that makes the same pixels."""
     with pyarrow.parquet.ParquetFile(plan_path) as parquet:
         metadata = parquet.schema_arrow.metadata or {}
     return bool(metadata.get(_MADE_FOR) == basis.to_bytes())
 
 
 def made_for(plan_path: Path) -> dict[str, Any]:
-    """Return what a plan was made for: `model`, `pixels`, `pixels_version`, `changes` if any.
+    """Return the basis of a plan: `model`, `pixels`, `pixels_version`, and `changes` if any.
 
-    Raises ValueError for a file that is no plan.
+    Raises ValueError for a file that is not a plan.
     """
     try:
         with pyarrow.parquet.ParquetFile(plan_path) as parquet:
             metadata = parquet.schema_arrow.metadata or {}
         return dict(json.loads(metadata[_MADE_FOR]))
     except (OSError, pyarrow.ArrowException, KeyError, TypeError) as error:
-        raise ValueError(f"no plan ({type(error).__name__})") from None
+        raise ValueError(f"not a plan ({type(error).__name__})") from None
 
 
 def read_plan(path: Path) -> Iterator[PlannedRow]:
-    """The rows of a plan, in order, streamed."""
+    """Yield the rows of a plan in order, streamed."""
     names = ["line", "row_id", "item_id", "task", "same_as", "item"]
     with pyarrow.parquet.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=names):
@@ -177,14 +178,14 @@ def read_plan(path: Path) -> Iterator[PlannedRow]:
 
 
 def read_ids(path: Path) -> Iterator[str]:
-    """Read the item id of every row of a plan, in order; much lighter than the rows."""
+    """Yield the item id of every row of a plan in order. This is much lighter than the rows."""
     with pyarrow.parquet.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(columns=["item_id"]):
             yield from batch.column("item_id").to_pylist()
 
 
 def read_earlier_ids(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(item id, its ids under earlier versions of the code) of every row of a plan, in order."""
+    """Yield (item id, its ids under earlier versions of the code) of every row, in order."""
     with pyarrow.parquet.ParquetFile(path) as parquet:
         if "earlier_ids" not in parquet.schema_arrow.names:
             return
@@ -194,8 +195,9 @@ def read_earlier_ids(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def rename_items(path: Path, renamed: Callable[[list[str], list[list[str]]], list[str]]) -> bool:
-    """Write a plan anew with the item ids that `renamed` gives for some (item ids, their earlier
-    ids). Returns whether any is another one; else the plan stays as it is.
+    """Rewrite a plan with the item ids that `renamed` returns for (item ids, their earlier ids).
+
+    Returns whether any id changed. If none did, the plan stays as it is.
     """
     anew, changed = path.with_name(f"{path.name}.renamed"), False
     with pyarrow.parquet.ParquetFile(path) as parquet:
@@ -208,7 +210,7 @@ def rename_items(path: Path, renamed: Callable[[list[str], list[list[str]]], lis
                 then = renamed(now, [each.split(",") if each else [] for each in earlier])
                 if then != now:
                     changed = True
-                    items = [  # an item's id is its first member
+                    items = [  # the id is the first member of an item's JSON
                         item.replace(*names, 1)
                         for item, *names in zip(items, now, then, strict=True)
                     ]
@@ -224,7 +226,7 @@ def rename_items(path: Path, renamed: Callable[[list[str], list[list[str]]], lis
 
 
 def items_at(path: Path, positions: Collection[int]) -> list[WorkItem]:
-    """The items at some places of a plan, in its order. What holds none of them is not read."""
+    """Return the items at some positions of a plan, in its order. Other row groups are not read."""
     wanted, first, found = sorted(positions), 0, list[WorkItem]()
     with pyarrow.parquet.ParquetFile(path) as parquet:
         for group in range(parquet.num_row_groups):
@@ -238,7 +240,7 @@ def items_at(path: Path, positions: Collection[int]) -> list[WorkItem]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str | None, int]]:
-    """(item id, line) of every row of a plan or of results, in order."""
+    """Yield (item id, line) of every row of a plan or of results, in order."""
     with pyarrow.parquet.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(columns=["item_id", "line"]):
             for row in batch.to_pylist():
@@ -246,9 +248,9 @@ def read_lines(path: Path) -> Iterator[tuple[str | None, int]]:
 
 
 def drop_items(path: Path, item_ids: Collection[str], lines: Collection[int]) -> None:
-    """Write a plan, or results, anew without the rows of some items.
+    """Rewrite a plan, or results, without the rows of some items.
 
-    Of a row without an item, in one of the `lines`, its place alone is kept.
+    Of a row without an item in one of the `lines`, only its place is kept.
     """
     shorter = path.with_name(f"{path.name}.shorter")
     with pyarrow.parquet.ParquetFile(path) as parquet:
@@ -264,7 +266,7 @@ def drop_items(path: Path, item_ids: Collection[str], lines: Collection[int]) ->
 
 
 def shards(items: Iterable[WorkItem], size: int) -> Iterator[list[WorkItem]]:
-    """Consecutive groups of at most `size` items."""
+    """Yield consecutive groups of at most `size` items."""
     iterator = iter(items)
     while shard := list(islice(iterator, size)):
         yield shard
@@ -274,9 +276,9 @@ def shards(items: Iterable[WorkItem], size: int) -> Iterator[list[WorkItem]]:
 
 
 class _Scratch:
-    """Rows of the plan on disk, until their order is known: 40 bytes of memory a row.
+    """Rows of a plan on disk until their order is known, at 40 bytes of memory per row.
 
-    The rows lie in one file as they came; SQLite knows which ids are taken.
+    The rows are in one file in the order of their arrival. SQLite knows which ids are taken.
     """
 
     def __init__(self, folder: Path):
@@ -290,7 +292,7 @@ class _Scratch:
             BEGIN;
             """
         )
-        self._keys: dict[str, int] = {}  # group → number, as they came
+        self._keys: dict[str, int] = {}  # group → number, in order of arrival
         self._of_key, self._lines, self._starts = array("l"), array("q"), array("q", [0])
 
     @property
@@ -309,14 +311,17 @@ class _Scratch:
         *,
         lined: bool = True,
     ) -> Reject | None:
-        """Keep a row; a Reject if its id is taken. `lined`: whether a person knows its lines."""
+        """Keep a row. Return a Reject if its id is taken.
+
+        `lined` tells whether the user knows the catalog's lines.
+        """
         try:
             self._ids.execute("INSERT INTO rows VALUES (?, ?)", (item.row_id, item.line))
         except sqlite3.IntegrityError:
             taken = self._ids.execute("SELECT line FROM rows WHERE row_id = ?", (item.row_id,))
             (line,) = taken.fetchone()
             place = f"line {line}" if lined else "an earlier row"
-            reason = f"accepted: an id used once; {item.row_id!r} stands in {place} too"
+            reason = f"accepted: an id used once; {item.row_id!r} is also in {place}"
             return Reject(item.line, "id", reason, cells)
         row = (
             item.row_id,
@@ -333,7 +338,7 @@ class _Scratch:
         return None
 
     def _first(self, item: WorkItem) -> str:
-        """The row whose picture this one shares; empty if it is the first that asks for it."""
+        """Return the row whose picture this one shares; "" if it is the first to ask for it."""
         key = bytes.fromhex(item.item_id)
         try:
             self._ids.execute("INSERT INTO firsts VALUES (?, ?)", (key, item.row_id))
@@ -343,7 +348,7 @@ class _Scratch:
         return ""
 
     def in_order(self) -> Iterator[tuple[Any, ...]]:
-        """By group, then line: rows of `SCHEMA`."""
+        """Yield rows of `SCHEMA`, ordered by group, then line."""
         rank = {number: place for place, (_, number) in enumerate(sorted(self._keys.items()))}
         of_key = np.fromiter((rank[number] for number in self._of_key), np.int64, self.count)
         lines = np.frombuffer(self._lines, np.int64) if self.count else of_key

@@ -1,4 +1,4 @@
-"""A plan that a run works by, and where each of its rows stands."""
+"""The plan that a run works from, and the standing of each of its rows."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from ace_tasks.specs import WorkItem
 
 
 class Standing(IntEnum):
-    """Where a row stands before a run edits anything."""
+    """The standing of a row before a run edits anything."""
 
     TO_DO = 0
     DONE = 1
     FAILED_BEFORE = 2
     """It would only fail again, or a person decides about it."""
     SHARED = 3
-    """Its picture is another row's, wherever that stands."""
+    """Its picture is another row's, whatever the standing of that row."""
 
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A plan and its rejects on disk, and what earlier runs did of it. Decides what is to do."""
+    """A plan and its rejects on disk, and what earlier runs did with it. It decides what to do."""
 
     files: PlanFiles
     counts: PlanCounts
     before: FinishedItems
-    standings: np.ndarray  # a `Standing` for each row, in the plan's order: bytes
-    rows_to_do: int  # those that share a picture included
+    standings: np.ndarray  # bytes: the `Standing` of each row, in the plan's order
+    rows_to_do: int  # includes those that share a picture
 
     @classmethod
     def of(cls, files: PlanFiles, counts: PlanCounts, before: FinishedItems) -> Planned:
@@ -48,7 +48,7 @@ class Planned:
 
     @property
     def rows(self) -> int:
-        """How many rows the catalog has."""
+        """The number of rows in the catalog."""
         return self.counts.planned + self.counts.rejected + self.counts.forgotten
 
     @property
@@ -60,15 +60,15 @@ class Planned:
         return self.files.rejects
 
     def positions_to_do(self) -> np.ndarray:
-        """Return the places in the plan of the items that are to be edited."""
+        """Return the positions in the plan of the items to edit."""
         return np.flatnonzero(self.standings == Standing.TO_DO)
 
     def items_at(self, positions: Collection[int]) -> list[WorkItem]:
-        """Return the items at these places, in the plan's order."""
+        """Return the items at these positions, in the plan's order."""
         return plan_file.items_at(self.files.plan, positions)
 
     def read(self) -> Iterator[tuple[PlannedRow, Standing]]:
-        """Read every row, in the plan's order, and say where it stands."""
+        """Yield every row with its standing, in the plan's order."""
         rows = plan_file.read_plan(self.files.plan)
         yield from zip(rows, map(Standing, self.standings.tolist()), strict=True)
 

@@ -1,7 +1,7 @@
-"""What a run will take, before it is paid for; and the most that it may take.
+"""The estimate of what a run will take, made before it is paid for, and the limit on it.
 
-A model's time goes by its tokens and steps, from a thousand tokens on nearly in proportion. How
-fast one is on a kind of device, runs measure, and leave under their output for the next.
+A model's time depends on its tokens and steps, nearly in proportion from a thousand tokens on. Runs
+measure how fast a model is on a kind of device, and store the rate under their output for the next.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from ace_tasks.provenance.keys import rate_key
 from ace_tasks.store import Store, join_uri
 
 _MILLION = 1e6
-_LEAST_ITEMS = 8  # of fewer, the first one's warm-up is most of what is measured
+_LEAST_ITEMS = 8  # with fewer, most of what is measured is the first one's warm-up
 
 
 class Rate(BaseModel):
-    """How fast a model is."""
+    """The speed of a model."""
 
     seconds_per_million: float = Field(
         gt=0, description="Replica-seconds of denoising for a million tokens × steps."
     )
-    items: int = Field(0, description="Measured over so many; 0: a setting.")
+    items: int = Field(0, description="Number of items measured. 0: a setting.")
     run_id: str | None = None
     measured_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Where the rate of one model on one kind of device is kept."""
+    """The stored rate of one model on one kind of device."""
 
     store: Store
     output_uri: str
@@ -46,14 +46,14 @@ class Rates:
         return join_uri(self.output_uri, rate_key(self.model, self.device))
 
     def read(self) -> Rate | None:
-        """None if none was measured here. Raises StoreUnavailable."""
+        """Return the rate; None if none was measured here. Raises StoreUnavailable."""
         try:
             return Rate.model_validate_json(self.store.get(self.uri))
         except (NotFound, ValidationError):
             return None
 
     def measured(self, run_id: str, items: int, token_steps: int, busy_s: float) -> None:
-        """Keep what a run measured, if it is enough to go by."""
+        """Store what a run measured, if there were enough items to rely on it."""
         if items < _LEAST_ITEMS or not token_steps or busy_s <= 0:
             return
         rate = Rate(seconds_per_million=busy_s / token_steps * _MILLION, items=items, run_id=run_id)
@@ -62,15 +62,15 @@ class Rates:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the items to do will take, by a sample of them. None: not known."""
+    """The time and cost of the items to do, estimated from a sample of them. None: not known."""
 
     items: int
     sampled: int
-    problems: tuple[str, ...]  # of the sampled that would fail
-    tokens: float | None  # of a canvas, mean
+    problems: tuple[str, ...]  # of the sampled items that would fail
+    tokens: float | None  # mean of a canvas
     replica_hours: float | None
     cost: float | None  # in the currency of the price
-    hints: tuple[str, ...] = ()  # of the sampled, about their masks
+    hints: tuple[str, ...] = ()  # about the masks of the sampled items
 
     @classmethod
     def of(
@@ -82,7 +82,7 @@ class Estimate:
         price_per_hour: float | None,
         hints: Sequence[str] = (),
     ) -> Estimate:
-        """`sample`: (tokens, steps × candidates) of items that would not fail."""
+        """Estimate from `sample`, the (tokens, steps × candidates) of items that would not fail."""
         tokens = hours = cost = None
         if sample:
             tokens = math.fsum(each for each, _ in sample) / len(sample)
@@ -98,16 +98,16 @@ class Estimate:
 
     @property
     def summary(self) -> str:
-        """What they take, for a person."""
+        """The time and cost in words."""
         if self.replica_hours is None:
-            return "how long is not known yet"
+            return "duration not known yet"
         cost = "" if self.cost is None else f", cost {self.cost:.2f}"
         return f"about {self.replica_hours:.2f} replica-hours{cost}"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a run may take; 0: no limit."""
+    """The most that a run may take. 0: no limit."""
 
     max_replica_hours: float = 0
     max_cost: float = 0
@@ -116,12 +116,12 @@ class Budget:
     def __post_init__(self) -> None:
         if self.max_cost and self.price_per_hour is None:
             raise SettingsError(
-                "max_cost: needs ACE_PRICE_PER_HOUR, what an hour of a replica costs"
+                "max_cost: needs ACE_PRICE_PER_HOUR, the cost of a replica for an hour"
             )
 
     @property
     def hours(self) -> float:
-        """Infinite if there is no limit."""
+        """The limit in replica-hours, infinite if there is none."""
         limits = [self.max_replica_hours or math.inf]
         if self.max_cost:
             assert self.price_per_hour is not None
@@ -129,13 +129,16 @@ class Budget:
         return min(limits)
 
     def check(self, estimate: Estimate) -> None:
-        """Before any GPU work. Raises OverBudget; also where a limit cannot be checked."""
+        """Check a limit before any GPU work.
+
+        Raises OverBudget, also if the limit cannot be checked.
+        """
         if self.hours == math.inf:
             return
         if estimate.replica_hours is None:
             raise OverBudget(
-                "how long this takes is not known, and there is a limit: run a few rows without "
-                "one first, or set ACE_SECONDS_PER_MILLION_TOKEN_STEPS"
+                "the limit cannot be checked, because the duration is not known: first run a few "
+                "rows without a limit, or set ACE_SECONDS_PER_MILLION_TOKEN_STEPS"
             )
         if estimate.replica_hours > self.hours:
             raise OverBudget(
@@ -144,11 +147,11 @@ class Budget:
             )
 
     def check_spent(self, replica_s: float) -> None:
-        """While it runs. Raises OverBudget."""
+        """Check a limit while the run works. Raises OverBudget."""
         if replica_s > self.hours * 3600:
             raise OverBudget(
                 f"the run has taken {self._format_hours(replica_s / 3600)}, and may take no more "
-                f"than {self._format_hours(self.hours)}; with a higher limit it goes on where it is"
+                f"than {self._format_hours(self.hours)}; run it again with a higher limit to go on"
             )
 
     def _format_hours(self, hours: float) -> str:

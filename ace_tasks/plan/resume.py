@@ -1,4 +1,4 @@
-"""What earlier runs left under an output URI, for the items of one plan."""
+"""The results that earlier runs left under an output URI, for the items of one plan."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from ace_tasks.store import Store, join_uri
 log = logging.getLogger(__name__)
 
 _HEADS_IN_FLIGHT = 32
-# Up to so many planned items are asked for one by one; a listing answers 1000 keys a request,
-# but must pass over everything that ever was written there.
+# Up to this many planned items are looked up one by one. A listing returns 1000 keys a request, but
+# must pass over everything that was ever written there.
 _HEADS_AT_MOST = 2000
 
 
 @dataclass(frozen=True)
 class RetryRules:
-    """What of what earlier runs left is done once more."""
+    """The rules for which results of earlier runs are tried again."""
 
     failures: bool = False
-    """All that failed for good, but for what a person decides about."""
+    """Retry everything that failed for good, except what a person decides about."""
     named: frozenset[str] = frozenset()
-    """Codes of what a person decides about, and decided so by naming them."""
+    """Codes that a person decides about, and whose retry the person asked for by naming them."""
     lifted: frozenset[str] = frozenset()
-    """Codes whose failures are always tried again: the setting that made them is off."""
+    """Codes whose failures are always retried, because the setting that caused them is off."""
     redo_older: bool = False
-    """What an earlier PIXELS_VERSION finished, too, where this one makes other pixels."""
+    """Redo what an earlier PIXELS_VERSION finished, if this version makes other pixels."""
 
     def tries_again(self, failure: Failure) -> bool:
         if failure.code in A_PERSON_DECIDES:
@@ -51,11 +51,11 @@ ONCE = RetryRules()
 
 @dataclass(frozen=True, eq=False)
 class FinishedItems:
-    """Of the items of a plan: which are done, and which would only fail again."""
+    """The items of a plan that are done, and those that would only fail again."""
 
     records: ItemIds
     failures: dict[str, Failure]  # only those that this run does not try again
-    reopened: tuple[Failure, ...]  # a person's, that this run tries again since it names them
+    reopened: tuple[Failure, ...]  # decided by a person, retried because this run names them
     outline: Outline  # of the plan as it is now
     renamed: bool  # whether the plan now has ids under an earlier version of the code
 
@@ -65,11 +65,11 @@ def find_finished(
 ) -> FinishedItems:
     """Find which planned items have a record, or a failure that would repeat.
 
-    One listing, or one HEAD an item when there are few. A record beats a failure.
+    This takes one listing, or one HEAD per item if there are few. A record overrides a failure.
 
     An item without a record that has one under an earlier PIXELS_VERSION counts as done, unless it
-    is to be redone; and what a person decides about under such a version stays theirs. The plan
-    is then written anew, with the id that the picture has.
+    is to be redone. What a person decides about under such a version stays theirs. The plan is then
+    rewritten with the id that the picture has.
     """
     outline = Outline.read(plan_path)
     planned = ItemIds.of_digests(outline.digests)
@@ -95,7 +95,7 @@ def find_finished(
 
 @dataclass(frozen=True, eq=False)
 class _Earlier:
-    """What items have under an earlier version of the code, by the ids that they had."""
+    """Records and failures under earlier versions of the code, by the ids of those versions."""
 
     records: ItemIds
     failures: ItemIds  # only those that a person decides about
@@ -106,7 +106,10 @@ class _Earlier:
     def name_of(
         self, records: ItemIds, failures: ItemIds
     ) -> Callable[[list[str], list[list[str]]], list[str]]:
-        """See `plan.rename_items`. `records` and `failures`: of the items' own ids."""
+        """Return the function that `plan_file.rename_items` takes.
+
+        `records` and `failures` hold the items' own ids.
+        """
 
         def names(item_ids: list[str], earlier_ids: list[list[str]]) -> list[str]:
             earlier = list(chain.from_iterable(earlier_ids))
@@ -136,7 +139,7 @@ def _earlier(
     missing: ItemIds,
     rules: RetryRules,
 ) -> _Earlier:
-    """Of the `missing` ones, those without a record of their own id."""
+    """Find what items without a record under their own id, `missing`, have under earlier ids."""
     if not missing:
         return _Earlier(ItemIds(), ItemIds())
     earlier = ItemIds(
@@ -157,15 +160,17 @@ def _earlier(
 
 
 def _failed(store: Store, output_uri: str, item_ids: ItemIds) -> ItemIds:
-    """Those that have a failure; asked for like records."""
+    """Return those of the items that have a failure, looked up as records are."""
     if len(item_ids) <= _HEADS_AT_MOST:
         return _existing(store, output_uri, failure_key, item_ids)
     return item_ids.among(listed_item_ids(store, output_uri, "failures"))
 
 
 def recorded(store: Store, output_uri: str, item_ids: ItemIds) -> ItemIds:
-    """Return those of the items that have a record: by a HEAD each when they are few, else by one
-    listing."""
+    """Return those of the items that have a record.
+
+    This takes a HEAD per item if there are few, else one listing.
+    """
     if len(item_ids) <= _HEADS_AT_MOST:
         return _existing(store, output_uri, record_key, item_ids)
     return item_ids.among(listed_item_ids(store, output_uri, "records"))
@@ -187,7 +192,7 @@ def _existing(
 
 
 def _read_failures(store: Store, output_uri: str, item_ids: ItemIds) -> Iterator[Failure]:
-    """Those that can be read; what cannot keeps no item from being tried again."""
+    """Yield the readable failures. An unreadable one keeps no item from being tried again."""
 
     def read(item_id: str) -> Failure | None:
         uri = join_uri(output_uri, failure_key(item_id))
@@ -196,7 +201,7 @@ def _read_failures(store: Store, output_uri: str, item_ids: ItemIds) -> Iterator
         except NotFound:  # deleted since it was listed
             return None
         except ValidationError:
-            log.warning("%s is no failure record, so its item is tried again", uri)
+            log.warning("%s is not a failure record, so its item is tried again", uri)
             return None
 
     with store.in_parallel(_HEADS_IN_FLIGHT) as pool:

@@ -79,7 +79,7 @@ def test_two_hundred_people_and_fifty_garments_have_a_price_and_stop(
     state = try_on(wanted)
     assert state.is_failed()
     assert "200 people and 50 garments, paired by cross, are 10,000 pairs" in state.message
-    assert "(how long is not known yet); accepted: at most 1,000" in state.message
+    assert "(duration not known yet); accepted: at most 1,000" in state.message
 
     # A canvas of two pictures side by side has so many tokens; a step each.
     monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "1000")

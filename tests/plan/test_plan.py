@@ -211,7 +211,7 @@ def test_rejects_of_a_made_catalog_name_where_in_the_sources_file_they_come_from
     assert asked == [2, 3]
     assert reasons[0].startswith("feed.csv, line 20: ")
     assert reasons[1] == (
-        "feed.csv, line 30: accepted: an id used once; 'a' stands in an earlier row too"
+        "feed.csv, line 30: accepted: an id used once; 'a' is also in an earlier row"
     )
 
 
@@ -250,8 +250,8 @@ def test_an_id_used_again_is_rejected_and_names_the_first_line(build: Build, ima
     ]
     built = build(rows)
     assert built.rejected() == [(3, "id"), (4, "id")]
-    assert "'a' stands in line 1" in built.rejects[0]["reason"]
-    assert "'b' stands in line 2" in built.rejects[1]["reason"]
+    assert "'a' is also in line 1" in built.rejects[0]["reason"]
+    assert "'b' is also in line 2" in built.rejects[1]["reason"]
     assert [each["row"] for each in built.rejects] == rows[2:4]
     assert built.items.keys() == {"a", "b", "A"}
 

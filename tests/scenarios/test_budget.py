@@ -59,7 +59,7 @@ def test_a_run_measures_what_the_next_one_is_priced_by(
 
     # Not known yet: a dry run says so, and a limit stops it before anything is made.
     dry = run(catalog, prefix, dry_run=True)
-    assert (dry.name, "how long is not known" in dry.message) == ("Completed", True)
+    assert (dry.name, "duration not known" in dry.message) == ("Completed", True)
     assert name_of(dry) == f"dry run: edit {catalog} with toy"
     limited = run(catalog, prefix, max_replica_hours=1.0)
     assert (limited.is_failed(), "run a few rows" in limited.message) == (True, True)
