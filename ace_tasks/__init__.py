@@ -2,7 +2,7 @@
 
     from ace_tasks import Editor        edits one picture after another, in Python
 
-It is loaded when it is asked for: this module itself loads nothing.
+`Editor` is loaded on first use. Importing this package alone loads nothing else.
 """
 
 from importlib import import_module

@@ -1,60 +1,60 @@
-"""Every exception of this project, and who acts on it.
+"""The exceptions of this project, and who acts on each.
 
     AceError
-    ├── FatalError                 stops the run at once, with one message; a person acts
+    ├── FatalError                 stops the run at once with one message; a person must act
     │   ├── SettingsError          a setting or parameter is wrong
     │   ├── CatalogError           the catalog as a whole cannot be read
     │   ├── WeightsError           model files are missing, wrong or altered
-    │   ├── CredentialsError       the store refuses our credentials, or there are none
-    │   ├── OutputRefused          the output bucket is missing or may not be written
+    │   ├── CredentialsError       credentials are missing, or the store refuses them
+    │   ├── OutputRefused          the output is missing, not writable or not fit for the request
     │   ├── NoConditionalWrites    the store ignores If-None-Match
-    │   ├── OverBudget             the run would take, or has taken, more than it may
-    │   ├── BrokenRun              a row accounted for twice, or not at all: a bug of ours
-    │   ├── PoolFailed             replicas fail to start, again and again
-    │   └── TrainingFailed         a training's workers fail, again and again
-    ├── StoreError                 about one object; the caller decides
-    │   ├── NotFound               no such object
-    │   ├── BucketMissing          no such bucket
-    │   ├── Forbidden              our credentials are known but have no right to it
-    │   ├── TooLarge               more bytes than the caller accepts
+    │   ├── OverBudget             the run would exceed, or has exceeded, its budget
+    │   ├── BrokenRun              a row is counted twice or not at all: a bug in this project
+    │   ├── PoolFailed             replicas fail to start again and again
+    │   └── TrainingFailed         a training's workers fail again and again
+    ├── StoreError                 about one object; the caller decides what to do
+    │   ├── NotFound               the object does not exist
+    │   ├── BucketMissing          the bucket does not exist
+    │   ├── Forbidden              our credentials are valid but have no right to the object
+    │   ├── TooLarge               the object has more bytes than the caller accepts
     │   ├── PreconditionFailed     If-Match or If-None-Match did not hold (HTTP 412)
-    │   └── StoreUnavailable       still failing after boto3's own retries
+    │   └── StoreUnavailable       the store still fails after all retries
     ├── ItemError                  about one item; becomes its failure record
-    │   ├── BadRow                 the row is no valid spec, or asks for what is not there
-    │   ├── BadImage               bytes that are no picture we take
-    │   ├── BadMask                a mask that does not fit its picture
-    │   ├── SuspectMask            a mask that looks like a mistake, where a run takes none such
-    │   ├── BadOutput              the model made numbers that are no picture
-    │   ├── OutOfMemory            it fits no device, alone and with all else off it
-    │   ├── NeedsReview            a picture below a floor; it waits under review/ for a person
-    │   ├── Discarded              a picture that a person did not want
-    │   ├── Forgotten              a tombstone covers it, or one of its sources
-    │   ├── BadRecord              what stands in its record's place is none (transient)
-    │   ├── SourceMissing          a source that is not there, or may not be read
-    │   ├── SourceChanged          a source that changed between plan and fetch
+    │   ├── BadRow                 the row is invalid, or asks for something unavailable
+    │   ├── BadImage               the bytes are not a picture that we accept
+    │   ├── BadMask                the mask does not fit its picture
+    │   ├── SuspectMask            the mask looks like a mistake, and the run refuses such masks
+    │   ├── BadOutput              the model's output is not a valid picture
+    │   ├── OutOfMemory            the item fits on no device, even alone and with offloading
+    │   ├── NeedsReview            the picture is held under review/ for a person
+    │   ├── Discarded              a person rejected the picture
+    │   ├── Forgotten              a tombstone covers the item or one of its sources
+    │   ├── BadRecord              the object at the key of its record is another (transient)
+    │   ├── SourceMissing          a source does not exist or may not be read
+    │   ├── SourceChanged          a source changed between plan and fetch
     │   ├── SourceUnavailable      the store failed while a source was read (transient)
     │   ├── OutputUnavailable      the store failed while a picture was published (transient)
-    │   ├── TimedOut               longer than the item's time limit
-    │   ├── ReplicaLost            lost with its machine time and again (transient)
-    │   ├── Quarantined            ended its process twice while it ran alone
-    │   └── InternalError          an exception nobody foresaw (transient)
-    ├── WeightsUnavailable         model files cannot be reached or kept just now; another node may
-    ├── DeviceLost                 the GPU answers no more; its process must end
-    └── Cancelled                  the run was cancelled; the item stays undone, nobody is blamed
+    │   ├── TimedOut               the item took longer than its time limit
+    │   ├── ReplicaLost            the item was lost with its replica several times (transient)
+    │   ├── Quarantined            the item ended its process twice while it ran alone
+    │   └── InternalError          an unforeseen exception (transient)
+    ├── WeightsUnavailable         model files cannot be fetched or stored now; another node may
+    ├── DeviceLost                 the GPU no longer answers; its process must end
+    └── Cancelled                  the run was cancelled; the item stays undone without blame
 
-Nothing below the border of a library lets that library's exceptions out: `store` translates
-botocore's, `images` translates Pillow's, `engine` translates Ray's.
+A module that wraps a library lets none of that library's exceptions out: `store` translates
+botocore's, `images` translates Pillow's, and `engine` translates Ray's.
 """
 
 from __future__ import annotations
 
 
 class AceError(Exception):
-    """Root of all our exceptions."""
+    """The root of all our exceptions."""
 
 
 class FatalError(AceError):
-    """Stops the run at once: every further item would fail the same way."""
+    """An error that stops the run at once: every further item would fail the same way."""
 
 
 class SettingsError(FatalError):
@@ -98,10 +98,10 @@ class TrainingFailed(FatalError):
 
 
 class StoreError(AceError):
-    """About one object; `uri` names it."""
+    """An error about one object; `uri` names it."""
 
     def __init__(self, uri: str, message: str):
-        super().__init__(uri, message)  # its own arguments: pickle calls it with `args` again
+        super().__init__(uri, message)  # pickle calls the class with `args` again
         self.uri = uri
 
     def __str__(self) -> str:
@@ -133,10 +133,10 @@ class StoreUnavailable(StoreError):
 
 
 class ItemError(AceError):
-    """About one item. `code` is stable and machine-readable; the message is for a person.
+    """An error about one item. `code` is stable and machine-readable; the message is for people.
 
-    `transient`: whether the next run tries the item again by itself. Failures that would
-    repeat wait until someone asks for them.
+    `transient` says whether the next run retries the item by itself. Failures that would repeat
+    wait until someone asks for a retry.
     """
 
     code = "item_error"
@@ -144,7 +144,7 @@ class ItemError(AceError):
 
 
 class BadRow(ItemError):
-    """`field` is the column at fault, or None when the row as a whole is."""
+    """A row that is at fault. `field` names the column; None: the row as a whole."""
 
     code = "bad_row"
 
@@ -185,7 +185,7 @@ class Discarded(ItemError):
 
 
 A_PERSON_DECIDES = frozenset({NeedsReview.code, Discarded.code})
-"""No retry takes these up unless it names them."""
+"""Codes that a retry takes up only if it names them."""
 
 
 class SourceMissing(ItemError):
@@ -197,13 +197,20 @@ class SourceChanged(ItemError):
 
 
 class Forgotten(ItemError):
-    """A tombstone covers the item, or the content of one of its sources. Leaves no failure record."""
+    """A tombstone covers the item, or the content of one of its sources.
+
+    It leaves no failure record.
+    """
 
     code = "forgotten"
 
 
 class BadRecord(ItemError):
-    """Nobody deletes it: it may be somebody's. Once it is moved away, the next run edits the item."""
+    """An object that has the key of an item's record and is not that record.
+
+    No run deletes it, because it may belong to someone. Once it is moved away, the next run edits
+    the item.
+    """
 
     code = "bad_record"
     transient = True
@@ -245,17 +252,17 @@ class InternalError(ItemError):
 
 
 class WeightsUnavailable(AceError):
-    """A node's disk, or the place that model files come from, says no: not the weights' fault."""
+    """A failure of a node's disk or of the source of model files, not of the files themselves."""
 
 
 class DeviceLost(AceError):
-    """After an illegal access or a broken GPU every further call in this process fails."""
+    """A lost GPU. After an illegal access or a fault, every further call in this process fails."""
 
 
 class Cancelled(AceError):
-    """Raised between two denoise steps when the run is being cancelled."""
+    """A cancellation of the run, raised between two denoise steps."""
 
 
 def item_error_codes() -> dict[str, bool]:
-    """code → transient, for every kind of item failure."""
+    """Map the code of each kind of item failure to whether it is transient."""
     return {kind.code: kind.transient for kind in ItemError.__subclasses__()}

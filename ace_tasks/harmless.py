@@ -1,7 +1,8 @@
-"""Text that somebody else wrote, made harmless for a terminal, a log or a page.
+"""Text that someone else wrote, made harmless for a terminal, a log or a page.
 
-A terminal obeys control characters; the bidirectional ones make text read as another; what has no
-width hides in a name. All of them are shown as Python writes them in a string: `\\x1b`, `\\u202e`.
+A terminal obeys control characters, bidirectional characters make text look like another text, and
+characters without width hide in a name. All of them are shown as Python escapes them in a string:
+`\\x1b`, `\\u202e`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Controls, formats such as direction and joins, line and paragraph ends, what is no character.
+# Controls, formats such as direction and joiners, line and paragraph separators, surrogates,
+# private use, unassigned.
 _KINDS = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
-# All but the letters and signs of Latin texts, which need no look-up.
+# All except the letters and signs of Latin texts, which need no look-up.
 _SUSPECT = re.compile(r"[^\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff]")
 
 
 def harmless(text: str, keep: str = "") -> str:
-    """The text without a character that is not seen. `keep`: those that may stay, such as a line
-    break.
-    """
+    """Return the text with invisible characters escaped, except those in `keep`."""
 
     def shown(match: re.Match[str]) -> str:
         character = match[0]
@@ -30,7 +30,7 @@ def harmless(text: str, keep: str = "") -> str:
 
 
 def harmless_json(text: str) -> str:
-    """The same JSON, with such characters as JSON escapes them. Line breaks between values stay."""
+    """Return the same JSON with such characters escaped. Line breaks between values stay."""
 
     def escaped(match: re.Match[str]) -> str:
         character = match[0]

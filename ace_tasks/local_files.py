@@ -1,4 +1,4 @@
-"""Local files, read as objects are: with the same limits and the same errors."""
+"""Local files, read with the same limits and the same errors as objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ace_tasks.errors import Forbidden, NotFound, StoreError, TooLarge
 
 
 def measure_file(path: str) -> tuple[int, str]:
-    """Return a file's size in bytes, and its SHA-256 in hex."""
+    """Return a file's size in bytes and its SHA-256 in hex."""
     _check_regular(path)
     with _local_errors(path), Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -19,7 +19,10 @@ def measure_file(path: str) -> tuple[int, str]:
 
 
 def read_file(path: str, max_bytes: int | None) -> bytes:
-    """Return its content. Raises NotFound, Forbidden, StoreError; TooLarge before reading it."""
+    """Return a file's content.
+
+    Raises NotFound, Forbidden, StoreError, and TooLarge before reading the file.
+    """
     _check_regular(path)
     with _local_errors(path):
         check_size(path, Path(path).stat().st_size, max_bytes)
@@ -33,7 +36,7 @@ def check_size(uri: str, size_bytes: int, max_bytes: int | None) -> None:
 
 def _check_regular(path: str) -> None:
     with _local_errors(path):
-        if not Path(path).is_file():  # a pipe or a device would never end
+        if not Path(path).is_file():  # reading a pipe or a device might never end
             raise NotFound(path, "no such file")
 
 

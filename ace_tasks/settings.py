@@ -1,7 +1,7 @@
-"""Settings: where things are, and how much of each is allowed. The environment is read here only.
+"""Settings: locations and limits. Only this module reads the environment.
 
-Credentials are no settings: boto3 finds them by its own chain (environment, profile, role), so
-none passes through our objects, logs or records.
+Credentials are not settings. boto3 finds them through its own chain (environment, profile, role),
+so they never pass through our objects, logs or records.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ class _Model(BaseModel):
 
 
 class StoreSettings(_Model):
-    """One identity on one S3 store. Empty fields: boto3's own defaults and environment."""
+    """One identity on one S3 store. Empty fields take boto3's own defaults and environment."""
 
     endpoint_url: str | None = None
     profile: str | None = None
     connect_timeout_s: float = 5
     read_timeout_s: float = 60
-    # boto3's own quick retries (jittered, "standard" mode), inside one try of ours.
+    # boto3's own quick retries (jittered, "standard" mode) within each of our attempts.
     max_attempts: int = 3
     patience_s: float = Field(
-        180, ge=0, description="How long a store may be away before a call gives up."
+        180, ge=0, description="How long a call retries an unavailable store before it fails."
     )
     max_connections: int = 32
 
 
 class ImageLimits(_Model):
-    """What is refused before it is decoded."""
+    """Limits of a picture that are checked before it is decoded."""
 
     max_bytes: int = 64 * 2**20
     max_px: int = 100_000_000
@@ -44,46 +44,46 @@ class ImageLimits(_Model):
 
 
 class WeightsSettings(_Model):
-    """Where model files come from, and where a node keeps them."""
+    """The source of model files, and the folder where a node keeps them."""
 
-    folder: Path = Field(description="Where a node keeps them.")
+    folder: Path = Field(description="The folder where a node keeps model files.")
     mirror: str | None = Field(
         None,
-        description="A folder or s3:// prefix that holds a folder for each named variant; empty: "
-        "the model hub.",
+        description="A folder or s3:// prefix with a folder for each named variant. Empty: the "
+        "model hub.",
     )
     store: StoreSettings = StoreSettings()
     accept_license: bool = False
     key: str | None = Field(
-        None, description="Tells the planned files from others, so that a node need not ask."
+        None, description="Identifies the planned files, so that a node that has them asks no one."
     )
 
 
 class ReviewSettings(_Model):
-    """What is not simply published, and what is kept beside it. None of it changes a pixel."""
+    """Rules for holding pictures back and keeping extra ones. They change no pixel."""
 
     max_blankness: float = Field(
-        0.9, ge=0, le=1, description="A picture blanker than that waits for a person; 1: none does."
+        0.9, ge=0, le=1, description="Hold pictures blanker than this for a person. 1: hold none."
     )
     below: float = Field(
-        0, ge=0, le=1, description="So does one whose total score is lower; 0: none."
+        0, ge=0, le=1, description="Hold pictures whose total score is lower. 0: hold none."
     )
-    hold: str = Field("", description="Why every picture waits for a person; empty: it does not.")
+    hold: str = Field("", description="Why every picture is held for a person. Empty: not all are.")
     keep_candidates: bool = Field(False, description="Store the candidates that were not chosen.")
     strict_masks: bool = Field(
-        False, description="An item fails where its mask file looks like a mistake."
+        False, description="Fail an item if its mask file looks like a mistake."
     )
 
 
 class VisionModel(_Model):
-    """A small model that looks at pictures, as a run was planned with it."""
+    """A small vision model that a run was planned with."""
 
     place: str = Field(description="A folder, s3://… or hf://owner/name@commit.")
     fingerprint: str = Field(description="SHA-256 (hex) over the list of its files.")
 
 
 class VisionSettings(_Model):
-    """The small models that a replica loads when an item needs one; None: not to be had."""
+    """The small models that a replica loads when an item needs one. None: not available."""
 
     depth: VisionModel | None = None
     contour: VisionModel | None = None
@@ -92,22 +92,22 @@ class VisionSettings(_Model):
 
 
 class MarkSettings(_Model):
-    """What a picture's file says of itself. None of it changes a pixel.
+    """The metadata and signature that go into a picture's file. They change no pixel.
 
-    Of the key there are names only: each replica reads it where it is, and it never leaves its
-    process.
+    The key appears here by name only. Each replica reads it from its place, and it never leaves
+    that process.
     """
 
     xmp: bool = True
-    prompt: bool = Field(False, description="Whether the XMP may hold the prompt.")
+    prompt: bool = Field(False, description="Whether the XMP may contain the prompt.")
     key: str | None = Field(None, description="A PEM file on each node: the private key.")
     certificates: str | None = Field(
-        None, description="A PEM file on each node: the certificate that signs, then its chain."
+        None, description="A PEM file on each node: the signing certificate, then its chain."
     )
     block: str | None = Field(
-        None, description="A Prefect block of type Secret with both, in place of files."
+        None, description="A Prefect block of type Secret with both, instead of files."
     )
-    timestamp_url: str | None = Field(None, description="A timestamp authority, RFC 3161.")
+    timestamp_url: str | None = Field(None, description="URL of a timestamp authority (RFC 3161).")
 
     @property
     def signs(self) -> bool:
@@ -115,7 +115,7 @@ class MarkSettings(_Model):
 
 
 class Origin(_Model):
-    """What started a run; for its records."""
+    """The flow or deployment that started a run, for its records."""
 
     flow: str | None = None
     url: str | None = None
@@ -123,29 +123,30 @@ class Origin(_Model):
 
 
 class ReplicaSettings(_Model):
-    """One replica: which model, where, and what it may use."""
+    """The settings of one replica: its model, its stores and its limits."""
 
-    variant: str = Field(description="A name, or the place of a variant.json.")
+    variant: str = Field(description="The name of a variant, or the place of a variant.json.")
     weights: WeightsSettings
     variant_json: str | None = Field(
-        None, description="The variant as the flow opened it; its place is not asked again."
+        None, description="The variant as the flow read it. Replicas do not read it again."
     )
     planned_model: str | None = Field(
-        None, description="Fingerprint of the model the plan was made for; checked at the start."
+        None, description="Fingerprint of the model of the plan. Checked at the start."
     )
     vision: VisionSettings = VisionSettings()
-    # Both give the same picture but for rounding, so neither is part of an item's identity.
+    # The two modes differ only by rounding, so the mode is not part of an item's identity.
     adapter_mode: Literal["resident", "fused"] = Field(
         "resident",
-        description="resident: all adapters stay beside the weights, switched for each item. "
-        "fused: added into them from a pristine copy; no extra work a step, slower to switch.",
+        description="resident: all adapters stay beside the weights and are switched for each "
+        "item. fused: the adapter is added into the weights from a pristine copy, which takes no "
+        "extra work per step but is slower to switch.",
     )
     batch_size: int = Field(
         1, ge=1, le=64, description="Items of one shape that share a pass of the transformer."
     )
     device: Literal["cpu", "cuda"] = "cpu"
     torch_threads: int | None = Field(
-        None, ge=1, description="CPU threads of one replica; torch's own choice if empty."
+        None, ge=1, description="CPU threads of one replica. Empty: torch decides."
     )
     output_uri: str
     source_store: StoreSettings = StoreSettings()
@@ -157,33 +158,35 @@ class ReplicaSettings(_Model):
 
 
 class PoolSettings(_Model):
-    """The pool of replicas and its dispatcher."""
+    """The settings of the replica pool and its dispatcher."""
 
     min_replicas: int = Field(
-        1, ge=1, description="Asked for as soon as there is work, and kept when there is less."
+        1, ge=1, description="Replicas requested once there is work, and kept when there is less."
     )
     max_replicas: int | None = Field(
         1,
         ge=1,
-        description="One a GPU. Where the cluster has fewer, one at a time waits for a GPU to come, "
-        "which is what an autoscaler goes by. Empty: as many as the cluster has GPUs just now, or "
-        "one.",
+        description="The most replicas, one per GPU. If the cluster has fewer GPUs, one replica "
+        "at a time waits for a GPU, which makes an autoscaler add one. Empty: the number of GPUs "
+        "that the cluster has now, at least one.",
     )
     idle_release_s: float = Field(
-        30, ge=0, description="How long a replica that is not needed any more is kept."
+        30, ge=0, description="How long a replica is kept after it is last needed."
     )
-    items_in_flight: int = Field(3, ge=1, description="Items inside one replica at once.")
-    item_timeout_s: float = Field(900, gt=0, description="Times the batch size.")
-    # A cold node fetches 34 GB first, and its other replicas wait for it.
+    items_in_flight: int = Field(3, ge=1, description="Items in one replica at a time.")
+    item_timeout_s: float = Field(
+        900, gt=0, description="Time limit of an item, times the batch size."
+    )
+    # A cold node first fetches 34 GB, and its other replicas wait for that.
     start_timeout_s: float = Field(4 * 3600, gt=0)
     max_start_failures: int = Field(
-        3, ge=1, description="In a row, before a run stops that has no working replica."
+        3, ge=1, description="Consecutive failures that stop a run without a working replica."
     )
     start_backoff_s: float = Field(
-        1, ge=0, description="After the first failed start; doubled after each in a row."
+        1, ge=0, description="Pause after a failed start, doubled after each further one in a row."
     )
     deaths_alone_to_quarantine: int = Field(2, ge=1)
-    cancel_grace_s: float = Field(5, ge=0, description="For the step in progress to end.")
+    cancel_grace_s: float = Field(5, ge=0, description="Time for the step in progress to end.")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -196,7 +199,7 @@ class PoolSettings(_Model):
 
 
 class Environment(BaseSettings):
-    """What the environment of a process says. Variables start with `ACE_`, Ray's aside."""
+    """Settings read from the environment. Variable names start with `ACE_`, except Ray's."""
 
     model_config = SettingsConfigDict(
         env_prefix="ACE_", env_ignore_empty=True, extra="ignore", frozen=True
@@ -204,12 +207,12 @@ class Environment(BaseSettings):
 
     weights_dir: Path = Field(
         default_factory=lambda: Path.home() / ".cache" / "ace-catalog" / "weights",
-        description="Where model files are kept on a node.",
+        description="The folder where a node keeps model files.",
     )
     allowed_buckets: Annotated[tuple[str, ...], NoDecode] | None = Field(
         None,
-        description="Buckets a catalog may read from, comma-separated. Empty: an S3 catalog's "
-        "own bucket; any bucket for a local catalog.",
+        description="Buckets that a catalog may read from, comma-separated. Empty: an S3 catalog's "
+        "own bucket, or any bucket for a local catalog.",
     )
     weights_mirror: str | None = Field(
         None,
@@ -217,7 +220,7 @@ class Environment(BaseSettings):
         "model hub.",
     )
     accept_license: bool = Field(
-        False, description="The licence of the variant's weights has been read and is accepted."
+        False, description="You have read and accept the licence of the variant's weights."
     )
     adapter_mode: Literal["resident", "fused"] = Field(
         "resident", description="How LoRA adapters are held; see ReplicaSettings."
@@ -227,75 +230,78 @@ class Environment(BaseSettings):
     )
     depth_model: str | None = Field(
         None,
-        description="Draws the control depth: the place of a DPT or Depth Anything model. "
+        description="The place of a DPT or Depth Anything model, which draws the control depth. "
         "Empty: that control is refused.",
     )
     contour_model: str | None = Field(
         None,
-        description="Draws the control contour: the place of a segmentation model with a label "
-        "contour, line or edge. Empty: that control is refused.",
+        description="The place of a segmentation model with a label contour, line or edge, which "
+        "draws the control contour. Empty: that control is refused.",
     )
     segmenter: str | None = Field(
         None,
-        description="The place of a segmentation model, or of an ONNX network that tells what "
-        'stands out, for the mask "auto" made by auto_mask model.',
+        description="The place of a segmentation model, or of an ONNX network that finds what "
+        'stands out. It makes the mask "auto" if auto_mask is model.',
     )
     clip_model: str | None = Field(
-        None, description="The place of a CLIP model that tells how well a picture fits its prompt."
+        None,
+        description="The place of a CLIP model, which scores how well a picture fits a prompt.",
     )
     source_endpoint_url: str | None = None
     source_profile: str | None = None
     output_endpoint_url: str | None = None
     output_profile: str | None = None
     device: Literal["cpu", "cuda"] | None = Field(
-        None, description="Empty: cuda where Ray reports GPUs, else cpu."
+        None, description="Empty: cuda if Ray reports GPUs, else cpu."
     )
     torch_threads: int | None = Field(
         None,
         ge=1,
-        description="CPU threads of one replica without a GPU. Empty: all cores. Pictures are the "
-        "same to the bit only for the same number.",
+        description="CPU threads of one replica without a GPU. Empty: all cores. Pictures are "
+        "bit-identical only if the number is the same.",
     )
     price_per_hour: float | None = Field(
-        None, ge=0, description="What an hour of one replica costs, in your currency."
+        None, ge=0, description="Cost of one replica for an hour, in your currency."
     )
     seconds_per_million_token_steps: float | None = Field(
         None,
         gt=0,
-        description="Seconds one replica takes for a million tokens × steps. Empty: as an earlier "
-        "run under the same output measured it.",
+        description="Seconds that one replica takes for a million tokens × steps. Empty: what an "
+        "earlier run under the same output measured.",
     )
     report_pages: int = Field(
-        25, ge=1, le=1000, description="Pages of a contact sheet at most, of 200 rows each."
+        25, ge=1, le=1000, description="The most pages of a contact sheet, with 200 rows each."
     )
     alert_failure_share: float = Field(
         0.2,
         gt=0,
         le=1,
-        description="Of the items that a run has edited: once more have failed, of at least 20, it "
-        "tells the automation that notifies.",
+        description="Tell the automation that notifies once more than this share of the items "
+        "that a run has edited, at least 20, has failed.",
     )
     public_base_url: str | None = Field(
         None,
-        description="What takes the place of s3://BUCKET in the links to contact sheets; {bucket} "
-        "in it stands for the bucket. Empty: signed links, which open for 7 days at most.",
+        description="Replaces s3://BUCKET in links to contact sheets. {bucket} in it stands for "
+        "the bucket. Empty: signed links, which work for 7 days at most.",
     )
-    xmp: bool = Field(True, description="Whether pictures say in XMP that a model made them.")
-    embed_prompt: bool = Field(False, description="Whether that XMP holds the prompt, too.")
+    xmp: bool = Field(
+        True, description="Whether the XMP of pictures states that a model made them."
+    )
+    embed_prompt: bool = Field(False, description="Whether that XMP also contains the prompt.")
     c2pa_key: Path | None = Field(
         None,
-        description="On each node: the private key that signs pictures, PEM. Empty: none does.",
+        description="A PEM file on each node: the private key that signs pictures. Empty: none.",
     )
     c2pa_certificates: Path | None = Field(
-        None, description="On each node: the certificate of that key, then its chain, PEM."
+        None, description="A PEM file on each node: the certificate of that key, then its chain."
     )
     c2pa_block: str | None = Field(
         None,
-        description='A Prefect block of type Secret, JSON with "key" and "certificates" (PEM), in '
-        "place of files.",
+        description='A Prefect block of type Secret, JSON with "key" and "certificates" (PEM), '
+        "instead of files.",
     )
     c2pa_timestamp_url: str | None = Field(
-        None, description="A timestamp authority (RFC 3161) that is asked at each signature."
+        None, description="URL of a timestamp authority (RFC 3161), asked for each signature."
     )
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
@@ -309,7 +315,7 @@ class Environment(BaseSettings):
     @field_validator("ray_address")
     @classmethod
     def _a_cluster(cls, value: str | None) -> str | None:
-        """`local`, to Ray, is this machine: no cluster is joined."""
+        """Return None for `local`: to Ray that is this machine, so no cluster is joined."""
         return None if value == "local" else value
 
     @field_validator("public_base_url")
@@ -329,7 +335,11 @@ class Environment(BaseSettings):
 
     @property
     def marks(self) -> MarkSettings:
-        """Raises SettingsError for half of what signing takes, or for both ways to it."""
+        """The settings of XMP and signing.
+
+        Raises SettingsError for a key without certificates, for certificates without a key, and
+        for files and a block together.
+        """
         key, certificates = self.c2pa_key, self.c2pa_certificates
         if bool(key) != bool(certificates):
             raise SettingsError(
@@ -337,7 +347,7 @@ class Environment(BaseSettings):
             )
         if key and self.c2pa_block:
             raise SettingsError(
-                "environment: ACE_C2PA_BLOCK: accepted: a block, or files; given both"
+                "environment: ACE_C2PA_BLOCK: accepted: a block or files; given both"
             )
         return MarkSettings(
             xmp=self.xmp,
@@ -350,7 +360,7 @@ class Environment(BaseSettings):
 
     @property
     def vision_places(self) -> dict[str, str]:
-        """Field of VisionSettings → place, of those that are set."""
+        """The places of the vision models that are set, by field of VisionSettings."""
         places = {
             "depth": self.depth_model,
             "contour": self.contour_model,
@@ -360,7 +370,7 @@ class Environment(BaseSettings):
         return {use: place for use, place in places.items() if place}
 
     def weights(self, *, accept_license: bool = False) -> WeightsSettings:
-        """Model files are read with the identity that reads sources."""
+        """Return the settings of model files, which are read with the identity of sources."""
         return WeightsSettings(
             folder=self.weights_dir.resolve(),
             mirror=_absolute(self.weights_mirror),
@@ -370,14 +380,14 @@ class Environment(BaseSettings):
 
 
 def _absolute(place: str | None) -> str | None:
-    """A replica may work in another folder than the one that a relative path was meant from."""
+    """Return a local path as absolute, because a replica may work in another folder."""
     if place is None or "://" in place:
         return place
     return str(Path(place).expanduser().absolute())
 
 
 def read_environment() -> Environment:
-    """Raises SettingsError naming the variable at fault."""
+    """Read the environment. Raises SettingsError, which names the variable at fault."""
     try:
         return Environment()
     except ValidationError as error:
@@ -388,5 +398,5 @@ def read_environment() -> Environment:
 
 
 def cpu_count() -> int:
-    """CPU cores this process may run on."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -1,9 +1,9 @@
-"""Objects on S3, and local files where a catalog is local. Nothing else knows boto3 but
-`store_errors`.
+"""Access to objects on S3, and to local files for local catalogs.
 
-A `Store` is one client with one identity; make one per process and role and share it (boto3
-clients are thread-safe, and reuse their connections). Every foreign exception is translated:
-what concerns one object is a StoreError, what concerns all of them a FatalError.
+Only this module and `store_errors` use boto3. A `Store` is one client with one identity. Make one
+per process and role and share it: boto3 clients are thread-safe and reuse their connections. Every
+foreign exception is translated: into a StoreError if it concerns one object, into a FatalError if
+it concerns all of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-MAX_PRESIGN_S = 7 * 24 * 3600  # a limit of SigV4
+MAX_PRESIGN_S = 7 * 24 * 3600  # the limit of SigV4
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _START_PATIENCE_S = 5.0
 _PART_BYTES = 64 * 2**20  # of an upload; at most 10,000 of them
@@ -61,7 +61,7 @@ _PART_BYTES = 64 * 2**20  # of an upload; at most 10,000 of them
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object as the store lists it. `sha256` is hex, where the store keeps one."""
+    """One object as the store lists it. `sha256` is hex; None if the store keeps none."""
 
     uri: str
     size_bytes: int
@@ -75,7 +75,7 @@ def is_s3(uri: str) -> bool:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """`s3://bucket/some/key` → ("bucket", "some/key"); the key may be empty."""
+    """Split `s3://bucket/some/key` into ("bucket", "some/key"). The key may be empty."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 
@@ -85,22 +85,22 @@ def join_uri(prefix: str, key: str) -> str:
 
 
 def _checksum(data: bytes) -> str:
-    """Return the SHA-256 of some bytes as S3 wants it in a header.
+    """Return the SHA-256 of some bytes as S3 expects it in a header.
 
-    boto3 computes it too, if it is told the algorithm. Over TLS it then sends the bytes in chunks
-    and the checksum behind them, as a trailer, which Cloudflare's R2 and others refuse.
+    boto3 also computes it if it gets the algorithm. Over TLS it then sends the bytes in chunks
+    and the checksum after them, as a trailer, which Cloudflare's R2 and others refuse.
     """
     return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 class Store:
-    """S3 through one identity; reads local paths as well, so that local catalogs work."""
+    """An S3 client with one identity. It also reads local paths, so that local catalogs work."""
 
     def __init__(self, settings: StoreSettings):
         self._patience_s = settings.patience_s
         self._abandoned = threading.Event()
-        # (kind of error, tried again) → how often; what a caller asked to know, such as an object
-        # that is not there, is no trouble.
+        # (kind of error, whether it was retried) → count. An answer that the caller asked for,
+        # such as that an object does not exist, is not trouble.
         self.trouble: Counter[tuple[str, bool]] = Counter()
         try:
             self._client: Any = boto3.session.Session(profile_name=settings.profile).client(
@@ -112,10 +112,11 @@ class Store:
                     read_timeout=settings.read_timeout_s,
                     max_pool_connections=settings.max_connections,
                     tcp_keepalive=True,
-                    # Else every other write gets a CRC32, over TLS as a trailer; see `_checksum`.
+                    # Without this every other write gets a CRC32, over TLS as a trailer; see
+                    # `_checksum`.
                     request_checksum_calculation="when_required",
-                    # For links, botocore still takes the one before where a region knows both, as
-                    # us-east-1 does; buckets made since June 2020 refuse it, and so does SSE-KMS.
+                    # For links, botocore still signs with SigV2 in a region that knows both, such
+                    # as us-east-1. Buckets made since June 2020 refuse it, and so does SSE-KMS.
                     signature_version="s3v4",
                 ),
             )
@@ -125,9 +126,9 @@ class Store:
             raise SettingsError(f"object store: {error}") from None
 
     def _call(self, uri: str, operation: Callable[[], T], patience_s: float | None = None) -> T:
-        """Run an S3 operation; again, with jittered backoff, while the store is away.
+        """Run an S3 operation, and retry it with jittered backoff while the store is unavailable.
 
-        Raises our errors only; StoreUnavailable after `patience_s` (the settings' if None).
+        Raises our errors only, StoreUnavailable after `patience_s` (None: that of the settings).
         """
         patience_s = self._patience_s if patience_s is None else patience_s
         deadline = time.monotonic() + patience_s
@@ -143,7 +144,7 @@ class Store:
                 if not isinstance(translated, NotFound | PreconditionFailed):
                     self.trouble[type(translated).__name__, again] += 1
                 if not again:
-                    # `from None`: botocore's text may hold request details.
+                    # `from None`: botocore's text may contain request details.
                     raise translated from None
             log.warning("%s; trying again", translated)
             self._abandoned.wait(random.uniform(pause_s / 2, pause_s))
@@ -151,10 +152,10 @@ class Store:
 
     @contextlib.contextmanager
     def in_parallel(self, threads: int) -> Iterator[ThreadPoolExecutor]:
-        """A thread pool for calls on this store.
+        """Yield a thread pool for calls on this store.
 
-        When its body fails or is cancelled, nothing more is begun and nobody waits on for a store
-        that is away: this store has no patience from then on.
+        If the body fails or is cancelled, no further call begins, and from then on this store
+        does not retry, so that no thread keeps waiting for an unavailable store.
         """
         pool = ThreadPoolExecutor(threads)
         try:
@@ -168,7 +169,10 @@ class Store:
     # ------------------------------------------------------------ reading
 
     def head(self, uri: str) -> ObjectInfo:
-        """Raises NotFound, Forbidden, StoreUnavailable. Hashes a local file."""
+        """Return the facts about an object. A local file is hashed.
+
+        Raises NotFound, Forbidden and StoreUnavailable.
+        """
         if not is_s3(uri):
             size_bytes, sha256 = measure_file(uri)
             return ObjectInfo(uri, size_bytes, etag=sha256, sha256=sha256)
@@ -188,7 +192,7 @@ class Store:
         )
 
     def get(self, uri: str, *, if_match: str | None = None, max_bytes: int | None = None) -> bytes:
-        """The whole object. `if_match`: the ETag it must still have.
+        """Return the whole object. `if_match` is the ETag that it must still have.
 
         Raises NotFound, Forbidden, PreconditionFailed, TooLarge (before reading it) and
         StoreUnavailable.
@@ -203,7 +207,10 @@ class Store:
         if_match: str | None = None,
         max_bytes: int | None = None,
     ) -> tuple[bytes, str | None]:
-        """As `get`, of one version or the newest; and which version it is, if the bucket keeps any."""
+        """Return one version of an object, by default the newest, and its version id.
+
+        The id is None if the bucket keeps no versions. Raises what `get` raises.
+        """
         if not is_s3(uri):
             return read_file(uri, max_bytes), None
         bucket, key = split_uri(uri)
@@ -221,12 +228,12 @@ class Store:
         return self._call(uri, read)
 
     def download(self, uri: str, path: Path) -> None:
-        """Stream an object into a file; memory stays flat whatever its size."""
+        """Stream an object into a file. Memory use does not depend on its size."""
         bucket, key = split_uri(uri)
         self._call(uri, lambda: self._client.download_file(bucket, key, str(path)))
 
     def list(self, prefix_uri: str) -> Iterator[ObjectInfo]:
-        """Every object under a prefix, in key order."""
+        """Yield every object under a prefix, in key order."""
         bucket, prefix = split_uri(prefix_uri)
         request = {"Bucket": bucket, "Prefix": prefix}
         while True:  # page by page, so that a retry repeats no key
@@ -243,7 +250,7 @@ class Store:
             request["ContinuationToken"] = page["NextContinuationToken"]
 
     def presign(self, uri: str, expires_s: int = MAX_PRESIGN_S) -> str:
-        """A link that opens the object without credentials until it expires."""
+        """Return a link that opens the object without credentials until it expires."""
         bucket, key = split_uri(uri)
         return self._call(
             uri,
@@ -257,14 +264,14 @@ class Store:
     # ------------------------------------------------------------ writing
 
     def put(self, uri: str, data: bytes, content_type: str) -> str:
-        """Write an object, whatever stood there; returns its ETag."""
+        """Write an object, replacing any that exists. Return its ETag."""
         return str(self._put(uri, data, content_type)["ETag"]).strip('"')
 
     def put_if_absent(self, uri: str, data: bytes, content_type: str) -> bool:
-        """Write an object unless its key exists; True if this call wrote it.
+        """Write an object unless its key exists. Return whether this call wrote it.
 
-        False can also mean that an earlier try of ours arrived and its answer was lost: read the
-        object to know.
+        False can also mean that an earlier attempt of ours succeeded and its answer was lost. Read
+        the object to find out.
         """
         try:
             self._put(uri, data, content_type, IfNoneMatch="*")
@@ -281,7 +288,7 @@ class Store:
         )
 
     def upload(self, path: Path, uri: str, content_type: str) -> None:
-        """Copy a file into an object; a large one part by part."""
+        """Copy a file into an object, a large one part by part."""
         if path.stat().st_size <= _PART_BYTES:
             self._put(uri, path.read_bytes(), content_type)
             return
@@ -294,7 +301,7 @@ class Store:
             parts = {"Parts": list(self._upload_parts(path, uri, where))}
             complete = partial(self._client.complete_multipart_upload, MultipartUpload=parts)
             self._call(uri, lambda: complete(**where))
-        except BaseException:  # parts that no object holds are paid for until they are given up
+        except BaseException:  # parts without an object cost money until aborted
             with contextlib.suppress(AceError):
                 self._call(uri, lambda: self._client.abort_multipart_upload(**where), 0)
             raise
@@ -312,15 +319,15 @@ class Store:
                 yield part | {"ETag": self._call(uri, send)["ETag"]}
 
     def delete(self, uri: str) -> None:
-        """Delete an object; no error if there is none."""
+        """Delete an object. It is no error if there is none."""
         bucket, key = split_uri(uri)
         self._call(uri, lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
     def check_purge(self, prefix_uri: str) -> None:
-        """Prove that we may write here, and delete for good, older versions included.
+        """Prove that we may write here and delete for good, older versions included.
 
-        Writes an object twice and takes it away again, by each call that `purge` makes. Raises
-        OutputRefused, which names the right that is missing; StoreUnavailable.
+        It writes an object twice and deletes it with every call that `purge` makes. Raises
+        OutputRefused, which names the missing right, and StoreUnavailable.
         """
         probe = join_uri(prefix_uri, f".probe-{uuid.uuid4().hex}")
 
@@ -345,12 +352,12 @@ class Store:
                 ) from None
 
     def purge(self, uri: str) -> None:
-        """Delete an object, and every older version of it where the bucket keeps them."""
+        """Delete an object, and all its older versions if the bucket keeps them."""
         self.delete(uri)
         self._delete_versions(uri, all_of_them=True)
 
     def purge_older(self, uri: str) -> None:
-        """Delete every version of an object but the newest."""
+        """Delete every version of an object except the newest."""
         self._delete_versions(uri, all_of_them=False)
 
     def _delete_versions(self, uri: str, *, all_of_them: bool) -> None:
@@ -361,9 +368,9 @@ class Store:
                 self._call(uri, partial(self._client.delete_object, **wanted))
 
     def _versions(self, uri: str) -> Iterator[tuple[str, bool]]:
-        """(version id, whether it is the newest), delete markers included.
+        """Yield (version id, whether it is the newest) of an object, delete markers included.
 
-        None of a store that knows no versions (HTTP 501).
+        A store that does not support versions (HTTP 501) yields nothing.
         """
         bucket, key = split_uri(uri)
         request = {"Bucket": bucket, "Prefix": key}
@@ -387,7 +394,7 @@ class Store:
             request["VersionIdMarker"] = page["NextVersionIdMarker"]
 
     def create_bucket(self, bucket: str) -> None:
-        """Create a bucket; no error if it is ours already."""
+        """Create a bucket. It is no error if it exists."""
 
         def create() -> None:
             with contextlib.suppress(
@@ -399,16 +406,17 @@ class Store:
         self._call(f"s3://{bucket}", create)
 
     def check_output(self, prefix_uri: str, *, unguarded: bool = False) -> None:
-        """Prove before any work that we can write here, and that If-None-Match is honoured.
+        """Prove before any work that we can write here and that If-None-Match is honoured.
 
-        Raises OutputRefused, CredentialsError, StoreUnavailable; and NoConditionalWrites unless
-        `unguarded`, which accepts that two runs of one catalog may publish an item twice.
+        Raises OutputRefused, CredentialsError and StoreUnavailable. Also raises
+        NoConditionalWrites unless `unguarded`, which accepts that two runs of one catalog may
+        publish an item twice.
         """
         probe = join_uri(prefix_uri, f".probe-{uuid.uuid4().hex}")
         bucket, key = split_uri(prefix_uri)
         look = {"Bucket": bucket, "Prefix": key, "MaxKeys": 1}
         try:
-            # A store that is away at the start is more likely a wrong address than an outage.
+            # No answer at the start more likely means a wrong address than an outage.
             self._call(prefix_uri, lambda: self._client.list_objects_v2(**look), _START_PATIENCE_S)
             self.put_if_absent(probe, b"first", "text/plain")
             guarded = not self.put_if_absent(probe, b"second", "text/plain")
@@ -423,6 +431,6 @@ class Store:
 
 
 def open_stores(source: StoreSettings, output: StoreSettings) -> tuple[Store, Store]:
-    """The store sources are read from and the one outputs go to: one client if they agree."""
+    """Return the store of sources and that of outputs: one client if their settings agree."""
     source_store = Store(source)
     return source_store, source_store if output == source else Store(output)

@@ -1,4 +1,4 @@
-"""The exceptions of boto3 in our words: whether one object is concerned, or all of them."""
+"""The translation of boto3's exceptions into ours: about one object, or about all of them."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ def translate(error: Exception, uri: str) -> AceError:
     if status == 403:
         return Forbidden(uri, "access denied (HTTP 403)")
     if 400 <= status < 500 and status not in _PASSING:
-        # A bare 400 is all that a HEAD says of an expired token.
+        # The answer to a HEAD with an expired token is a bare 400.
         return Forbidden(uri, f"refused (HTTP {status} {code}): a bad name or stale credentials?")
     return StoreUnavailable(uri, f"HTTP {status} {code}".rstrip())
