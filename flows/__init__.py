@@ -1,4 +1,4 @@
-"""Prefect flows over catalogs, and the terminal's commands."""
+"""Prefect flows over catalogs, and the commands of the terminal."""
 
 from ace_tasks.replica.logs import make_harmless
 

@@ -1,4 +1,4 @@
-"""Prove a run: re-read its account, its records and its pictures."""
+"""Audit a run: re-read its results, records and pictures."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from flows.ui.tables import publish_findings
 
 @form_flow("audit-run", "audit {run}")
 def audit_run(output: Output, run: RunId, sample: SampleItems = 1000) -> State[Any]:
-    """Check that every row is accounted for, and that every picture has its proof.
+    """Check that every row is accounted for, and that a record proves every picture.
 
-    Ends `Completed`, or `AuditFailed`, with a table of what is wrong. Changes nothing but
-    `audit.json` of the run.
+    The run ends `Completed`, or `AuditFailed` with a table of what is wrong. It changes nothing but
+    the audited run's `audit.json`.
     """
     output = output.rstrip("/")
     store = Store(read_environment().output_store)
@@ -42,7 +42,7 @@ def audit_run(output: Output, run: RunId, sample: SampleItems = 1000) -> State[A
 
 
 def look(store: Store, output: str, run: str, sample: int) -> Audit:
-    """Raises NotFound for a run whose plan or results are gone."""
+    """Audit a run. Raises NotFound if its plan or results are gone."""
     with tempfile.TemporaryDirectory(prefix="ace-audit-") as scratch:
         for key in (plan_key(run), rejects_key(run), results_key(run, "parquet")):
             store.download(join_uri(output, key), Path(scratch) / key.rpartition("/")[2])

@@ -30,7 +30,8 @@ def edit_catalog(
 ) -> State[Any]:
     """Edit every row of a catalog that is not edited yet.
 
-    Ends `Completed`, or `FinishedWithFailures` when more than `max_failed` rows have no picture.
+    The run ends `Completed`, or `FinishedWithFailures` if more than `max_failed` rows have no
+    picture.
     """
     request = RunRequest(catalog, output, variant, pixels.settings(masking), review.settings(), run)
     with open_run(request) as opened:

@@ -1,4 +1,4 @@
-"""Measure a model on the procedural world, beside baselines that any model should beat."""
+"""Measure a model on the procedural world, next to baselines that any model should beat."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def evaluate(
     measured: MeasureOptions = MeasureOptions(),
     accept_license: AcceptLicense = False,
 ) -> State[Any]:
-    """Measure a variant, and baselines, on held-back examples with exact answers.
+    """Measure a variant and baselines on held-back examples with exact answers.
 
-    Ends `Completed` with its table. Cut short, the same run goes on where it was.
+    The run ends `Completed`, with a table of scores. If it is cut short, starting it again
+    continues it.
     """
     with open_evaluation(variant, output, measured, accept_license=accept_license) as evaluation:
         for contender, chunk in evaluation.to_do():

@@ -1,4 +1,4 @@
-"""Forget a source or a run: pictures, records, rows of tables and pages, for good."""
+"""Forget a source or a run: delete its pictures, records, table rows and pages for good."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from flows.ui.forms import form_flow
 
 _SHA256_CHARS = 64
 _LEFT = (
-    "not touched: catalogs and sources themselves, Prefect's logs, names and parameters of flow "
-    "runs (this one's names what is forgotten: delete it in the UI), files that are not ours, "
+    "not touched: the catalogs and sources themselves, Prefect's logs, names and parameters of flow "
+    "runs (those of this run name what is forgotten: delete it in the UI), files of other programs, "
     "copies elsewhere, and pages or pictures that somebody saved"
 )
 
@@ -33,9 +33,10 @@ def forget(
     run: ForgottenRun = "",
     delete: DeleteForGood = False,
 ) -> State[Any]:
-    """Say what would go; with `delete`, delete it and leave tombstones that every plan honours.
+    """List what would be deleted. With `delete`, delete it and leave tombstones for later plans.
 
-    No other run may work under the output meanwhile.
+    A later plan makes nothing that has a tombstone. No other run may work under the output
+    meanwhile.
     """
     check(source, run)
     environment = read_environment()
@@ -45,21 +46,21 @@ def forget(
     artifacts = find_artifacts(deletion)
     if delete:
         forgetting.write_tombstones(deletion, by=str(flow_run.id))
-        # While the files of its runs still tell of it: by them a second try finds the artifacts.
+        # Before the files of its runs go, because a second try finds the artifacts by them.
         delete_artifacts(artifacts)
         forgetting.delete(deletion)
     counts = deletion.counts() | {"Prefect artifacts": len(artifacts)}
     line = ", ".join(f"{count} {what}" for what, count in counts.items())
-    message = f"{'deleted' if delete else 'dry run; would go'}: {line}; {_LEFT}"
+    message = f"{'deleted' if delete else 'dry run; would be deleted'}: {line}; {_LEFT}"
     get_run_logger().info(message)
     table = [{"what": what, "how many": str(count)} for what, count in counts.items()]
     return Completed(message=message, data={"table": table, "counts": counts, "deleted": delete})
 
 
 def check(source: str, run: str) -> None:
-    """Raises SettingsError unless exactly one of them is named, and it is one."""
+    """Raise SettingsError unless exactly one of the two is given, and a source is well formed."""
     if bool(source) == bool(run):
-        raise SettingsError("forget: accepted: a source, or a run")
+        raise SettingsError("forget: accepted: either a source or a run")
     is_hash = len(source) == _SHA256_CHARS and all(c in "0123456789abcdef" for c in source)
     if source and not is_s3(source) and not is_hash:
         raise SettingsError(

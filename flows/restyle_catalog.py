@@ -1,5 +1,6 @@
-"""Edit every picture of a prefix, table or product feed by one instruction; on a schedule, those
-that are new or changed."""
+"""Edit every picture of a prefix, table or product feed by one instruction.
+
+On a schedule, each run edits the pictures that are new or changed."""
 
 from __future__ import annotations
 
@@ -42,10 +43,10 @@ def restyle_catalog(
     review: ReviewOptions = ReviewOptions(),
     run: RunOptions = RunOptions(),
 ) -> State[Any]:
-    """Edit every picture of a source by one instruction, as far as it is not edited yet.
+    """Edit every picture of a source by one instruction, unless it is edited already.
 
-    A picture is known by its content: one that is new or changed since the last run is edited, one
-    that was renamed has a result without being edited. Another instruction is another edit of all.
+    A picture is known by its content. New and changed pictures are edited; a renamed one gets its
+    result without an edit. Another instruction edits all of them again.
     """
     check_apart(source=source, output=output, mask=mask)
     masking.check("mask", mask)

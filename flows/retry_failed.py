@@ -1,4 +1,4 @@
-"""Try the failed rows of a run again: all of them, or those with some codes."""
+"""Try the failed rows of a run again: all of them, or those with certain error codes."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def retry_failed(
     codes: Codes = "",
     run: WorkOptions = WorkOptions(),
 ) -> State[Any]:
-    """Edit again what failed in an earlier run, with its catalog's rules, variant and settings.
+    """Edit the failed rows of an earlier run again, with its catalog's rules, variant and settings.
 
-    Rejected rows are not among them: they need their catalog mended. Pictures that wait for a
-    person, or were discarded, are left alone unless their code is named. Masks that look like
-    mistakes are taken if the code `suspect_mask` is named.
+    Rejected rows are left out: correct them in the catalog and run it again. Pictures that wait for
+    review, or were discarded, are left alone unless `codes` names their code. Masks that look like
+    mistakes are used if `codes` names `suspect_mask`.
     """
     summary = read_summary(Store(read_environment().output_store), output, failed_run)
     wanted = frozenset(code.strip() for code in codes.split(",") if code.strip())
@@ -54,7 +54,7 @@ def retry_failed(
 
 
 def _review(summary: Summary, codes: Collection[str]) -> ReviewSettings:
-    """Return the settings of the failed run, less strict if its suspect masks are named."""
+    """Return the review settings of the failed run, less strict if its suspect masks are named."""
     is_strict = summary.review.strict_masks and SuspectMask.code not in codes
     return summary.review.model_copy(update={"strict_masks": is_strict})
 
@@ -65,8 +65,8 @@ def select_failed(run: Run, failed_run: str, codes: Collection[str]) -> Path:
     ids = failed_rows(results, codes)
     if not ids and items_to_review(results):
         raise SettingsError(
-            f"codes: the pictures that {failed_run} held back, or found discarded, are made again "
-            f"only by name; accepted: {', '.join(sorted(A_PERSON_DECIDES))}; given none"
+            f"codes: the pictures of {failed_run} that wait for review or were discarded are made "
+            f"again only by code; accepted: {', '.join(sorted(A_PERSON_DECIDES))}; given none"
         )
     if not ids:
         raise SettingsError(f"failed_run: no row failed in {failed_run}")

@@ -1,4 +1,4 @@
-"""Show the pictures that a run held back; publish or discard them."""
+"""Show the pictures that a run held back, and publish or discard them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from flows.ui.forms import form_flow
 def review_run(
     output: Output, run: RunId, promote: Promote = "", discard: Discard = ""
 ) -> State[Any]:
-    """Show what waits, with its reasons; publish what is promoted, and forget what is discarded.
+    """Show the pictures that wait, with the reasons; publish the promoted, discard the discarded.
 
-    Without a decision nothing changes. A decision that was cut short is given again.
+    Without a decision nothing changes. If a decision was cut short, give it again.
     """
     run_held = find_held(output.rstrip("/"), run)
     decisions = parse_decisions(run_held.rows, promote, discard)

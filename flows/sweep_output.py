@@ -1,4 +1,4 @@
-"""List pictures that no record names, as a run that was cut between two writes leaves them."""
+"""List pictures without a record, as a run leaves them that was cut short between two writes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def sweep_output(
     run: SweptRun = "",
     delete: DeleteOrphans = False,
 ) -> State[Any]:
-    """List pictures of ours that no record names; with `delete`, delete them.
+    """List pictures of this product without a record. With `delete`, delete them.
 
-    Nothing is touched that is not proved to be ours: see `ace_tasks.provenance.ownership`. Two
-    hours after a run was cancelled, an automation starts this for what that run wrote.
+    Only files that are proved to come from this product are touched; see
+    `ace_tasks.provenance.ownership`. Two hours after a run is cancelled, an automation starts this
+    flow for the pictures of that run.
     """
     store = Store(read_environment().output_store)
     found = deleted = 0

@@ -1,4 +1,4 @@
-"""Train a variant that catalogs can be edited with: from nothing, or from another variant."""
+"""Train a variant for editing catalogs, from nothing or from another variant."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def train_ace(
     inputs: TrainingInputs = TrainingInputs(),
     work: TrainingWork = TrainingWork(),
 ) -> State[Any]:
-    """Train a recipe: VAE, latents, denoiser; then export, upload and show the variant.
+    """Train by a recipe: VAE, latents, denoiser. Then export, upload and show the variant.
 
-    Ends `Completed` with the variant; or `NotDoneYet`, a completed state, too, when it was told to
-    stop before: start it again with the same recipe and output, and it goes on.
+    The run ends `Completed` with the variant, or `NotDoneYet` if it reached its time limit first.
+    Start it again with the same recipe and output to continue.
     """
     with open_training(recipe, output, inputs, work) as training:
         with training.cluster():

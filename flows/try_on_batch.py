@@ -1,4 +1,4 @@
-"""Put garments on people: every one on every one, or in pairs."""
+"""Put garments on people: every garment on every person, or in pairs."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def try_on_batch(
     review: ReviewOptions = ReviewOptions(),
     run: RunOptions = RunOptions(),
 ) -> State[Any]:
-    """Make a picture of each pair of a person and a garment, as far as there is none yet.
+    """Make a picture of each pair of a person and a garment that has none yet.
 
-    The pairs are counted first. Nothing is made where there are more than `max_pairs`; the error
+    The pairs are counted first. If there are more than `max_pairs`, nothing is made, and the error
     says what they would take.
     """
     check_apart(people=people, garments=garments, masks=masks, output=output)
     masking.check("masks", masks)
     feed.links()
     request = RunRequest(
-        # What is local may name what is local; what is on S3 may not.
+        # A local table may name local files; one on S3 may not.
         people if is_s3(garments) else garments,
         output,
         variant,

@@ -1,4 +1,4 @@
-"""`ace-catalog`: the flows from a terminal, with a progress bar.
+"""The command `ace-catalog`, which runs the flows in a terminal with a progress bar.
 
 Exit codes: 0 every row has its picture, or the training or evaluation is done; 1 some rows have
 none, or it is not done yet; 2 the run could not go on, or the command was mistyped; 130 cancelled.
@@ -51,7 +51,7 @@ for command in (
 
 
 def main() -> None:
-    """Run a command. An error of ours, or of whoever typed it, is no traceback."""
+    """Run a command. Print an error of ours, or a mistyped command, without a traceback."""
     arguments = sys.argv[1:]
     if not arguments:
         app.help_print([])

@@ -1,4 +1,4 @@
-"""`python -m flows.cli`."""
+"""Run the terminal's commands by `python -m flows.cli`."""
 
 from flows.cli import main
 

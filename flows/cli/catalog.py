@@ -1,4 +1,4 @@
-"""`plan`, `schema`: a catalog is checked before it is paid for."""
+"""The commands `plan` and `schema`: check a catalog before paying for its edits."""
 
 from __future__ import annotations
 
@@ -41,10 +41,13 @@ def plan(
     *,
     variant: Variant,
     output: Annotated[
-        str, Field(description="Also count what is finished under this s3://bucket/prefix.")
+        str,
+        Field(
+            description="Also count what is finished under this s3://bucket/prefix. Empty = do not."
+        ),
     ] = "",
     look: Annotated[
-        bool, Field(description="Also read every picture and mask, and say what looks wrong.")
+        bool, Field(description="Also read every picture and mask, and report what looks wrong.")
     ] = False,
     as_json: JsonCounts = False,
     pixels: Annotated[CatalogPixels, PIXELS] = CatalogPixels(),
@@ -52,7 +55,7 @@ def plan(
     redo_older: RedoOlder = False,
     accept_license: AcceptLicense = False,
 ) -> None:
-    """Check and identify a catalog; edits nothing, writes nothing. Exit code 1: a row has a problem."""
+    """Check a catalog without editing or writing anything. Exit code 1: a row has a problem."""
     settings = pixels.settings(masking)
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
@@ -86,7 +89,7 @@ def plan(
 def _basis(
     environment: Environment, variant: str, settings: PixelSettings, *, accept_license: bool
 ) -> Basis:
-    """Identify what a picture would be made by."""
+    """Identify the model and settings that would make the pictures."""
     weights = environment.weights(accept_license=accept_license)
     found = open_variant(variant, weights)
     check_license(found, weights)
@@ -102,7 +105,10 @@ def _build(
     outputs: Store,
     output: str,
 ) -> None:
-    """Identify every row, and refuse what a run that writes to `output`, if any, would refuse."""
+    """Identify every row, and refuse what a run that writes to `output` would refuse.
+
+    An empty `output` refuses nothing.
+    """
     forgotten = NOTHING_FORGOTTEN
     if output:
         specs = refuse_unproved(specs, outputs, output)
@@ -140,12 +146,13 @@ def schema(
     *,
     of: Annotated[
         Literal["row", "record"],
-        Field(description="The schema of a catalog's row, or of a picture's record."),
+        Field(description="Which schema: that of a catalog's row, or of a picture's record."),
     ] = "row",
     check: Annotated[
-        Path | None, Field(description="Compare with this file instead. Exit code 1: it differs.")
+        Path | None,
+        Field(description="Compare the schema with this file instead. Exit code 1: it differs."),
     ] = None,
-    write: Annotated[Path | None, Field(description="Write it to this file.")] = None,
+    write: Annotated[Path | None, Field(description="Write the schema to this file.")] = None,
 ) -> None:
     """Print the JSON Schema of a catalog row, or of a record."""
     content = row_schema() if of == "row" else record_schema()

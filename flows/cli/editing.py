@@ -1,6 +1,6 @@
-"""`edit`, `restyle`, `try-on`, `retry`, `review`: pictures are made, tried again, looked at.
+"""The commands `edit`, `restyle`, `try-on`, `retry` and `review`: make pictures and decide on them.
 
-The arguments of a command are the parameters of its flow, by the same names and defaults.
+The arguments of a command are the parameters of its flow, with the same names and defaults.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def try_on(
     run: Annotated[RunOptions, RUN] = RunOptions(),
     as_json: Json = False,
 ) -> None:
-    """Put garments on people: every one on every one, or pairs."""
+    """Put garments on people: every garment on every person, or in pairs."""
     run_flow("try_on_batch", "trying on", **locals())
 
 
@@ -107,5 +107,5 @@ def retry(
 
 @described
 def review(output: Output, run: RunId, /, *, promote: Promote = "", discard: Discard = "") -> None:
-    """Show the pictures that a run held back; publish or discard them."""
+    """Show the pictures that a run held back, and publish or discard them."""
     run_flow("review_run", "reviewing", **locals())

@@ -1,7 +1,7 @@
-"""What `ace-catalog plan --look` says of a catalog's pictures and masks, to a person or a machine.
+"""The report of `ace-catalog plan --look` on a catalog's pictures and masks.
 
-A machine gets a JSON object a line, one for each row of the catalog: what preflight found; of a row
-that is no valid spec, its problem; of one that is to stay forgotten, `forgotten`.
+A person gets a table. A machine gets one JSON object per line and row of the catalog: the findings
+of preflight, the problem of a row that is not valid, or `forgotten` for a row that stays forgotten.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SHOWN = 40
 
 
 def look_over(plan_path: Path, rows: int, store: Store, err: Console) -> Iterator[RowInspection]:
-    """The findings of a plan, in its order, under a progress bar."""
+    """Return the findings of a plan, in its order, under a progress bar."""
     items = (row.item for row in plan_file.read_plan(plan_path))
     findings = inspect.look_over(items, store, ImageLimits())
     return iter(track(findings, "looking", total=rows, console=err, transient=True))
 
 
 def print_findings(findings: Iterable[RowInspection], rejects_path: Path) -> int:
-    """Returns how many rows have a problem, rejects included."""
+    """Print all findings as JSON. Return how many rows have a problem, rejects included."""
     problems = 0
     for finding in findings:
         problems += finding.problem is not None
@@ -51,9 +51,9 @@ def print_findings(findings: Iterable[RowInspection], rejects_path: Path) -> int
 
 
 def print_table(findings: Iterable[RowInspection], out: Console) -> int:
-    """A few rows, those with a problem first, then those with a hint, and the sum of all.
+    """Print a few rows, and the counts of all. Return how many rows have a problem.
 
-    Returns how many rows have a problem.
+    Rows with a problem come first, then rows with a hint.
     """
     kinds: tuple[list[RowInspection], ...] = ([], [], [])
     counts = [0, 0, 0]
@@ -69,7 +69,7 @@ def print_table(findings: Iterable[RowInspection], out: Console) -> int:
         table.add_row(*_cells(finding))
     out.print(table)
     if total > len(shown):
-        out.print(f"… and {total - len(shown)} more; --json tells all")
+        out.print(f"… and {total - len(shown)} more; --json prints all")
     out.print(f"{total} rows looked at: {counts[0]} with a problem, {counts[1]} with a hint")
     return counts[0]
 

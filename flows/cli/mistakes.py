@@ -10,7 +10,7 @@ from flows.cli.terminal import line
 
 
 def explain(error: CycloptsError) -> str:
-    """Return what is wrong, and where to read what is accepted; ready for a console."""
+    """Return the mistake, and the command that shows what is accepted, as console text."""
     cause = error.__cause__
     problems = [str(error)]
     if isinstance(cause, ValidationError):
@@ -22,7 +22,7 @@ def explain(error: CycloptsError) -> str:
 
 
 def _is_group(cause: ValidationError) -> bool:
-    """Return whether the members of a group are wrong, each at a place of its own."""
+    """Return whether the errors are in members of a group, each with its own location."""
     return any(each["loc"] for each in cause.errors())
 
 

@@ -1,4 +1,4 @@
-"""`status`, `pictures`, `sweep`: what lies under an output URI."""
+"""The commands `status`, `pictures` and `sweep`, which work on an output URI."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from flows.options.places import DeleteOrphans, OlderThanHours, Output, SweptRun
 @described
 def status(
     output: Output,
-    run: Annotated[str, Field(description="Only this run, by its id. Empty: all.")] = "",
+    run: Annotated[str, Field(description="The id of one run. Empty = all runs.")] = "",
     /,
     *,
     as_json: JsonLines = False,
 ) -> None:
-    """Say which runs there are, and how each ended."""
+    """List the runs under an output, and how each ended."""
     store, output = Store(read_environment().output_store), output.rstrip("/")
     runs = [past_run(store, output, run)] if run else past_runs(store, output)
     for each in runs:
@@ -55,18 +55,22 @@ def _as_dict(run: PastRun) -> dict[str, Any]:
 @described
 def pictures(
     output: Output,
-    to: Annotated[str, Field(description="A folder, or s3://bucket/prefix.")],
+    to: Annotated[str, Field(description="Where to copy them: a folder, or s3://bucket/prefix.")],
     /,
     *,
     run: Annotated[
-        str, Field(description="A run's id. newest: the run over a catalog that ended last.")
+        str, Field(description="The run's id. newest: the catalog run that ended last.")
     ] = take_out.NEWEST,
     overwrite: Annotated[
-        bool, Parameter(negative=""), Field(description="Replace files with another content.")
+        bool,
+        Parameter(negative=""),
+        Field(
+            description="Replace files whose content differs. Off = leave them, and report them."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy the current picture of each row of a run out, as ROW-ID.EXT. Exit code 1: some have none."""
+    """Copy out the current picture of each row of a run, as ROW-ID.EXT. Exit code 1: some have none."""
     store = Store(read_environment().output_store)
     try:
         with closing(take_out.TakeOut(store, output, run, to, overwrite=overwrite)) as taking:
@@ -74,7 +78,7 @@ def pictures(
             for each in counting("copying", taking.take(), taking.rows):
                 account.add(each)
     except KeyboardInterrupt:
-        err.print("cancelled; the same command goes on where it was")
+        err.print("cancelled; run the same command again to continue")
         raise SystemExit(EXIT_CANCELLED) from None
     if as_json:
         print_json(account.as_dict())
@@ -92,7 +96,7 @@ def sweep(
     run: SweptRun = "",
     delete: DeleteOrphans = False,
 ) -> None:
-    """List pictures of ours that no record names, as a crash between two writes leaves them."""
+    """List pictures without a record, as a crash between two writes leaves them."""
     store = Store(read_environment().output_store)
     found = deleted = 0
     for each in sweeping.sweep(store, output.rstrip("/"), older_than_hours, run, delete=delete):

@@ -1,4 +1,4 @@
-"""`audit`, `reproduce`, `forget`: what a run left is proved, made again or deleted."""
+"""The commands `audit`, `reproduce` and `forget`: prove, remake or delete what a run left."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def audit(
     output: Output, run: RunId, /, *, sample: SampleItems = 1000, as_json: Json = False
 ) -> None:
-    """Re-read a run: every row accounted for, every picture with its proof. Exit code 1: not so."""
+    """Check that a run accounts for every row and proves every picture. Exit code 1: it does not."""
     run_flow("audit_run", "auditing", **locals())
 
 
@@ -39,29 +39,31 @@ def reproduce(
     records: Annotated[
         list[str],
         Field(
-            description="Records, by their URI, or an output, for all records there.", min_length=1
+            description="URIs of records, or an output URI for all of its records.", min_length=1
         ),
     ],
     /,
     *,
     variant: Annotated[
-        str, Field(description="The variant's place, where the record does not name it.")
+        str, Field(description="The variant's place. Empty = the place that the record names.")
     ] = "",
     sources: Annotated[
-        Path | None, Field(description="A folder with the sources that were local files.")
+        Path | None, Field(description="A folder with the sources, if they were local files.")
     ] = None,
     threads: Annotated[
         int,
-        Field(description="CPU threads. 0: as recorded. Another number rounds otherwise.", ge=0),
+        Field(description="CPU threads. 0 = as recorded. Other numbers round differently.", ge=0),
     ] = 0,
     batch_size: Annotated[
-        int, Field(description="N copies of each picture share a pass.", ge=1, le=64)
+        int, Field(description="Number of copies of each picture that share a pass.", ge=1, le=64)
     ] = 1,
-    device: Annotated[str, Field(description="cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str, Field(description="The device that remakes the pictures: cpu or cuda.")
+    ] = "cpu",
     accept_license: AcceptLicense = False,
     as_json: JsonLines = False,
 ) -> None:
-    """Make recorded pictures again and compare their pixels. Exit code 1: some are not the same."""
+    """Make recorded pictures again and compare their pixels. Exit code 1: some differ."""
     from ace_tasks.runs.reproduce import Asked, Reproducer, record_uris  # torch
 
     environment = read_environment()
@@ -99,5 +101,5 @@ def forget(
     delete: DeleteForGood = False,
     as_json: Json = False,
 ) -> None:
-    """Delete all that was made of a source, or by a run, and see that it is not made again."""
+    """Delete all that was made of a source, or by a run, and make sure it is not made again."""
     run_flow("forget", "forgetting", **locals())

@@ -1,7 +1,7 @@
-"""What every command prints through, and how a flow is run under a progress bar.
+"""Printing for all commands, and running a flow under a progress bar.
 
-Whatever a catalog, a feed, a store or a record says is made harmless here. `out` and `err` show no
-control character, whoever printed it; `line` is for a value that must not break the line either.
+Text from a catalog, a feed, a store or a record is made harmless here. `out` and `err` never show a
+control character; `line` is for a value that must not break the line either.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from rich.text import Text
 
 from ace_tasks.harmless import harmless, harmless_json
 
-# Prefect reads it when it is imported, by a flow; a terminal wants the bar, not the log.
+# Prefect reads these when a flow imports it. A terminal wants the progress bar, not the log.
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # by it a dead run is known
+os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # a dead run is noticed by it
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "7")  # four minutes, as infra/pools.py has it
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # nothing is told to Prefect
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own, over ours
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # send nothing to Prefect
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would cover our bar
 
 EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
 _REJECTS_SHOWN = 20
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class _HarmlessConsole(Console):
-    """A console to which no text can speak: rich's own markup is all that it obeys."""
+    """A console on which only rich's own markup has an effect, and no control character."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(harmless(text, keep="\n"), **options)
@@ -59,20 +59,21 @@ err = _HarmlessConsole(stderr=True, soft_wrap=True)
 
 
 def line(value: Any) -> str:
-    """A value as a line or a cell may show it: in one line, and no markup."""
+    """Return a value as text for a line or a cell: on one line, without markup."""
     return escape(harmless(str(value)))
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on a line of its own, for a machine that a person may look over."""
+    """Print one JSON object on its own line, without control characters."""
     print(harmless_json(json.dumps(value, ensure_ascii=False, default=str)))
 
 
 def run_flow(name: str, doing: str, *, as_json: bool = False, **parameters: Any) -> None:
-    """Run a flow, named as its file, under a progress bar; say how it ended, exit with its code.
+    """Run a flow under a progress bar, print how it ended, and exit with its code.
 
-    It is imported only now: Prefect, and for most flows Ray, take seconds.
-    `as_json`: all that goes to standard output is the summary, as one JSON object.
+    `name` is both the flow's file and its function. It is imported only now, because Prefect, and
+    for most flows Ray, take seconds. With `as_json`, only the summary goes to standard output, as
+    one JSON object.
     """
     flow = getattr(import_module(f"flows.{name}"), name)
     from prefect import tags
@@ -81,7 +82,7 @@ def run_flow(name: str, doing: str, *, as_json: bool = False, **parameters: Any)
         with _progress_bar(doing, quiet=as_json), tags("ace-catalog"):
             state = flow(**parameters, return_state=True)
     except KeyboardInterrupt:
-        err.print("cancelled; the same command goes on where it was")
+        err.print("cancelled; run the same command again to continue")
         raise SystemExit(EXIT_CANCELLED) from None
     _report(state, as_json=as_json)
 
@@ -95,7 +96,7 @@ def _progress_bar(doing: str, *, quiet: bool) -> Iterator[None]:
         printed: set[str] = set()
 
         def show(moment: Moment) -> None:
-            if moment.headline not in printed:  # one a run, or one a stage of a training
+            if moment.headline not in printed:  # one per run, or per stage of a training
                 printed.add(moment.headline)
                 if not quiet:
                     out.print(line(moment.headline))
@@ -113,7 +114,7 @@ def _progress_bar(doing: str, *, quiet: bool) -> Iterator[None]:
 
 
 def counting(doing: str, each: Iterable[T], total: int) -> Iterator[T]:
-    """Pass things on under a progress bar that counts them."""
+    """Yield each element under a progress bar that counts them."""
     with _bar() as bar:
         yield from bar.track(each, total, description=doing)
 

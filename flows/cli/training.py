@@ -1,4 +1,4 @@
-"""`train`, `evaluate`: models are made and measured."""
+"""The commands `train` and `evaluate`: make and measure models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def train(
     inputs: Annotated[TrainingInputs, INPUTS] = TrainingInputs(),
     work: Annotated[TrainingWork, WORK] = TrainingWork(),
 ) -> None:
-    """Train a variant by a recipe: from nothing, or from another variant."""
+    """Train a variant by a recipe, from nothing or from another variant."""
     run_flow("train_ace", "training", **locals())
 
 
@@ -33,5 +33,5 @@ def evaluate(
     measured: Annotated[MeasureOptions, MEASURED] = MeasureOptions(),
     accept_license: AcceptLicense = False,
 ) -> None:
-    """Measure a variant on held-back examples with exact answers, beside baselines."""
+    """Measure a variant, next to baselines, on held-back examples with exact answers."""
     run_flow("evaluate", "measuring", **locals())

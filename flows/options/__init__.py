@@ -1,16 +1,16 @@
-"""What flows and commands take, described once for Prefect's form and for the terminal.
+"""The parameters of flows and commands, described once for Prefect's form and the terminal.
 
 A flow takes a few parameters and some groups of options. A group is a frozen pydantic model: the
 form draws it as a titled box, the terminal as titled flags. Each field has its text, limits and
-default here and nowhere else. No field is a union, a dict or a list: the form would show a JSON
-editor.
+default here and nowhere else. No field is a union, a dict or a list, because the form would show a
+JSON editor for it.
 
-groups     what a group of options is, and how the parameters of a function are read
-places     parameters that stand alone: catalog, output, variant, run …
-pixels     how pictures are made
-masking    which part of a picture is repainted
-feed       how a source of pictures is read
-review     what a person sees before it is published
-run        how a run works: what stops it, what it repeats, on how many replicas
-models     how a variant is trained, and how one is measured
+groups     the base of the groups, and the parameters of a function that takes them
+places     parameters outside a group: catalog, output, variant, run …
+pixels     the edit, and the finished pictures
+masking    the part of a picture that is repainted
+feed       reading a source of pictures
+review     pictures that a person checks before they are published
+run        limits of a run, work that it repeats, and its replicas
+models     training and measuring a variant
 """

@@ -14,11 +14,11 @@ from ace_tasks.errors import SettingsError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NONE = "none"  # the choice that sets nothing, where a parameter is chosen from a few words
+NONE = "none"  # the choice that sets nothing, in a parameter with a few choices
 
 
 class Options(BaseModel):
-    """The base of every group. A name that a group does not have is an error."""
+    """The base of every group. It refuses a name that the group does not have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,8 +26,8 @@ class Options(BaseModel):
 def described(function: F) -> F:
     """Write the text of each parameter into the docstring, under `Args:`.
 
-    Prefect's form and cyclopts' help take the text of a parameter from there. The members of a
-    group are read off the group itself.
+    Prefect's form and cyclopts' help take the text of a parameter from there. They read the members
+    of a group from the group itself.
     """
     lines = [f"    {name}: {_text(hint)}" for name, hint in _hints(function).items()]
     function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *lines])
@@ -45,10 +45,10 @@ def groups_of(function: Callable[..., Any]) -> dict[str, type[Options]]:
 
 
 def regrouped(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters with each value of an earlier, flat name in its group.
+    """Return parameters with each value of a flat name from an earlier version in its group.
 
-    A name that the function does not know stays where it is. So does a flat one whose group has
-    another value for it already.
+    A name that the function does not know stays where it is. So does a flat name whose group
+    already has a value for it.
     """
     moved = {name: value for name, value in parameters.items() if name in _hints(function)}
     for name, value in parameters.items():
@@ -68,7 +68,7 @@ def unknown_names(function: Callable[..., Any], parameters: Iterable[str]) -> li
 
 
 def check_names(function: Callable[..., Any], parameters: Mapping[str, Any]) -> None:
-    """Raises SettingsError for a flat name of an earlier version; it shows the new form."""
+    """Raise SettingsError for a flat name of an earlier version, and show the grouped form."""
     flat = {
         name: value
         for name, value in parameters.items()
@@ -103,7 +103,7 @@ def _without_extras(hint: Any) -> Any:
 
 
 def _text(hint: Any) -> str:
-    """Return the text of a parameter that stands alone, or of a group."""
+    """Return the text of a parameter: its own, or that of its group."""
     for each in get_args(hint) if get_origin(hint) is Annotated else ():
         if isinstance(each, FieldInfo) and each.description:
             return each.description

@@ -1,4 +1,4 @@
-"""Which part of a picture is repainted."""
+"""Options for the part of a picture that is repainted."""
 
 from __future__ import annotations
 
@@ -14,39 +14,44 @@ from flows.options.groups import NONE, Options
 AutoMaskName = Annotated[
     Literal["none", AutoMethod],
     Field(
-        description='How the mask "auto" is made. u2net: what stands out, by a small network that '
-        "comes with this project. grabcut: what stands out in the middle, by its colours. border: "
-        "everything that the colour of the picture's rim does not reach. model: what the worker's "
-        "segmentation model calls by the row's label. person-top, person-bottom, person-dress: "
-        "where a person wears such a garment. none: such rows are rejected."
+        description='How to make the mask "auto". u2net: the product, found by a small network that '
+        "comes with this project. grabcut: the object in the middle, found by its colours. border: "
+        "everything but the plain ground that touches the picture's edges. model: what the "
+        "worker's segmentation model finds for the row's label. person-top, person-bottom, "
+        "person-dress: where a person wears such a garment. none: such rows are rejected."
     ),
 ]
 
 
 class MaskOptions(Options):
-    """How masks are made and used."""
+    """Options for making and using masks."""
 
     auto_mask: AutoMaskName = "u2net"
     feather: float = Field(
         PasteSettings().feather,
         ge=0,
         le=0.25,
-        description="Width of the blend at a mask's edge, in sides of the picture.",
+        description="Width of the blend around a mask, as a fraction of the longer side of the picture "
+        "or window that is edited. 0 = no blend.",
     )
     crop_to_mask: bool = Field(
-        True, description="Work on a window where the mask is small in a large picture."
+        True,
+        description="Edit a window around a mask that is small in a large picture. Off = always "
+        "edit the whole picture.",
     )
     allow_empty_masks: bool = Field(
-        False, description="Publish a picture unchanged where its mask selects nothing. Off: fail."
+        False,
+        description="Publish a picture unchanged if its mask selects nothing. Off = the row fails.",
     )
     allow_full_masks: bool = Field(
-        False, description="Repaint all of a picture where its mask selects all of it. Off: fail."
+        False,
+        description="Repaint the whole picture if its mask selects all of it. Off = the row fails.",
     )
 
     def check(self, column: str, masks: str) -> None:
-        """Raises SettingsError where every row would be refused for want of an auto_mask.
+        """Raise SettingsError if every row would be rejected because no auto_mask is set.
 
-        `column` is the parameter that says `masks`.
+        `column` is the parameter whose value is `masks`.
         """
         if masks == "auto" and self.auto_mask == NONE:
             raise SettingsError(
@@ -55,22 +60,27 @@ class MaskOptions(Options):
 
 
 class RowMasks(MaskOptions):
-    """How masks are made and used."""
+    """Options for making and using masks."""
 
     mask_invert: bool = Field(
         False,
-        description="Repaint what the mask leaves out: with a mask of the product, its background.",
+        description="Repaint what is outside the mask. With a mask of the product, that is its "
+        "background.",
     )
     mask_grow: int = Field(
-        0, ge=-1024, le=1024, description="Grow each mask by N pixels. Negative: shrink it."
+        0,
+        ge=-1024,
+        le=1024,
+        description="Grow each mask by N pixels. Negative = shrink it. 0 = leave it as it is.",
     )
     mask_label: str = Field(
         "",
-        description="With auto_mask model: what is repainted, as that model calls it. Empty: all.",
+        description="With the auto_mask model: the label of what to repaint, as that model names it. "
+        "Empty = everything but the background.",
     )
 
 
 class TryOnMasks(RowMasks):
-    """How masks are made and used."""
+    """Options for making and using masks."""
 
     auto_mask: AutoMaskName = "none"  # no method suits every garment

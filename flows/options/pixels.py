@@ -1,4 +1,4 @@
-"""How pictures are made."""
+"""Options for the edit, and for the finished pictures."""
 
 from __future__ import annotations
 
@@ -27,47 +27,49 @@ _WHITE = "white"
 
 
 class TaskOptions(Options):
-    """What is done with each picture."""
+    """The edit that is made to each picture."""
 
     task: Literal["edit", "fill", "background"] = Field(
         "edit",
-        description="edit: change the picture, or its masked part. fill: repaint the masked part "
-        "from nothing. With a reference both put what it shows into the masked part. background: "
-        "cut the product out and lay it on another ground, without a prompt.",
+        description="What to do with each picture. edit: change it, or its masked part. fill: repaint "
+        "its masked part from nothing. With a reference, both put what it shows into the masked "
+        "part. background: cut the product out and lay it on another ground, without a prompt.",
     )
     reference: str = Field(
         "",
-        description="Pictures of what to put in: s3:// URIs, comma-separated. Needs a mask. Empty: "
-        "none.",
+        description="Pictures of what to put in: s3:// URIs, comma-separated. They need a mask. "
+        "Empty = none.",
     )
     shadow: bool = Field(
         False,
-        description="With the task background: keep the product's shadow, where a plain ground "
-        "shows it.",
+        description="With the task background: keep the product's shadow if the ground it falls on "
+        "is plain.",
     )
 
 
 class RowOptions(Options):
-    """What each row asks for that a flow writes itself."""
+    """Settings that a flow writes into each row that it generates."""
 
     format: Literal["source", "png", "jpeg", "webp", "avif"] = Field(
         "source",
-        description="The format of the finished pictures. source: the format of the picture that "
-        "is edited.",
+        description="Format of the finished pictures. source: the format of the picture that is "
+        "edited.",
     )
-    steps: int = Field(0, ge=0, le=200, description="Denoising steps. 0: as the variant says.")
+    steps: int = Field(
+        0, ge=0, le=200, description="Number of denoising steps. 0 = the variant's own."
+    )
     seed: int = Field(
         -1,
         ge=-1,
         le=2**32 - 1,
-        description="The noise seed of every picture. -1: each picture's own, from its content.",
+        description="Noise seed of every picture. -1 = each picture has its own, from its content.",
     )
     adapter: str = Field(
-        "", description="The LoRA adapter, such as portrait. Empty: chosen by the task."
+        "", description="Name of the LoRA adapter, such as portrait. Empty = chosen by the task."
     )
 
     def row_defaults(self, masking: RowMasks) -> RowDefaults:
-        """Return what all rows of the run have in common."""
+        """Return the settings that all rows of the run share."""
         return RowDefaults(
             masking.mask_invert,
             masking.mask_grow,
@@ -80,29 +82,32 @@ class RowOptions(Options):
 
 
 class PixelOptions(Options):
-    """How pictures are made, where their rows do not say it."""
+    """Settings of the finished pictures, for rows that have none of their own."""
 
     candidates: int = Field(
-        1, ge=1, le=16, description="Pictures to try for each row. The best one is kept."
+        1, ge=1, le=16, description="Number of pictures to make for each row. The best one is kept."
     )
     geometry: Literal["catalog", "reference"] = Field(
         "catalog",
-        description="catalog: keep sizes, and all that is outside a mask. reference: do as ACE++'s "
-        "own code does.",
+        description="How sizes and masks are handled. catalog: keep each picture's size, and "
+        "everything outside its mask. reference: do as ACE++'s own code does.",
     )
     preset: PresetName = Field(
         "none",
-        description="Size and background of the finished pictures. none: a picture keeps its own.",
+        description="Size and background of the finished pictures. none: each picture keeps its own.",
     )
     quality: int = Field(
         0,
         ge=0,
         le=100,
-        description="Quality of JPEG, AVIF and WebP files. 0: 95, and WebP is lossless.",
+        description="Quality of JPEG, AVIF and WebP files, up to 100. 0 = 95, and lossless WebP.",
     )
 
     def settings(self, masking: MaskOptions) -> PixelSettings:
-        """Return what decides a pixel, and so which items are done. Raises SettingsError."""
+        """Return the settings that decide pixels, and so which items are done.
+
+        Raises SettingsError.
+        """
         return PixelSettings(
             geometry=self.geometry,
             paste=PasteSettings(feather=masking.feather, crop_to_mask=masking.crop_to_mask),
@@ -117,27 +122,30 @@ class PixelOptions(Options):
 
 
 class CatalogPixels(PixelOptions):
-    """How pictures are made, where their rows do not say it."""
+    """Settings of the finished pictures, for rows that have none of their own."""
 
     background: Annotated[str, Field(pattern=BACKGROUND)] = Field(
         _WHITE,
-        description="With the task background: what the product is laid on. white, transparent, "
-        "or a colour as #rrggbb.",
+        description="With the task background: the ground that the product is laid on. white, "
+        "transparent, or a colour as #rrggbb.",
     )
 
     def settings(self, masking: MaskOptions) -> PixelSettings:
-        """Return what decides a pixel, and so which items are done. Raises SettingsError."""
+        """Return the settings that decide pixels, and so which items are done.
+
+        Raises SettingsError.
+        """
         background = None if self.background == _WHITE else self.background
         return super().settings(masking).model_copy(update={"background": background})
 
 
 class TryOnPixels(PixelOptions, RowOptions):
-    """How pictures are made."""
+    """Settings of the finished pictures."""
 
 
 class RestylePixels(CatalogPixels, RowOptions, TaskOptions):
-    """What is done with each picture, and how pictures are made."""
+    """The edit that is made to each picture, and settings of the finished pictures."""
 
     def row_defaults(self, masking: RowMasks) -> RowDefaults:
-        """Return what all rows of the run have in common."""
+        """Return the settings that all rows of the run share."""
         return replace(super().row_defaults(masking), shadow=self.shadow)

@@ -1,4 +1,4 @@
-"""Parameters that stand alone in a form: what is edited, by what, and where the result goes."""
+"""Parameters outside a group: the sources, the variant, the output, and earlier runs."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from pydantic import Field
 _RUN = r"^[A-Za-z0-9-]{1,64}$"
 _RUN_OR_NONE = r"^[A-Za-z0-9-]{0,64}$"
 
-# ---------------------------------------------------------------- where
+# ---------------------------------------------------------------- places
 
 Catalog = Annotated[
-    str, Field(description="The catalog: JSONL, CSV or Parquet, at s3:// or a local path.")
+    str, Field(description="The catalog file: JSONL, CSV or Parquet, at s3:// or a local path.")
 ]
-Output = Annotated[str, Field(description="Where pictures and records go: s3://bucket/prefix.")]
-RunId = Annotated[str, Field(description="The run's id, as it stands under runs/.", pattern=_RUN)]
+Output = Annotated[str, Field(description="Where pictures and records are: s3://bucket/prefix.")]
+RunId = Annotated[str, Field(description="The run's id: its folder under runs/.", pattern=_RUN)]
 Source = Annotated[
     str,
     Field(
-        description="The pictures: an s3:// prefix; a table with a column image; a product feed of "
-        "Google Merchant (XML, TSV, CSV) or Shopify (CSV). Files are at s3:// or a local path."
+        description="The pictures to edit: an s3:// prefix, a table with a column image, or a product "
+        "feed of Google Merchant (XML, TSV, CSV) or Shopify (CSV). A table or feed is at s3:// or a "
+        "local path."
     ),
 ]
 People = Annotated[
     str,
     Field(
-        description="Pictures of people: an s3:// prefix, or a table with a column image (and id, "
-        "mask)."
+        description="Pictures of people: an s3:// prefix, or a table with a column image. The columns "
+        "id and mask are optional."
     ),
 ]
 Garments = Annotated[
@@ -40,26 +41,28 @@ Garments = Annotated[
 
 Recipe = Annotated[
     str,
-    Field(description="A recipe of this project, such as mini, or a file that ends in .json."),
+    Field(
+        description="The recipe: one of this project, such as mini, or a file that ends in .json."
+    ),
 ]
 TrainingOutput = Annotated[
     str,
     Field(
-        description="Where the variant goes: s3://bucket/prefix. Checkpoints, metrics and samples "
-        "are written beside it."
+        description="Where the variant is written: s3://bucket/prefix. Checkpoints, metrics and "
+        "samples are written beside it."
     ),
 ]
 EvaluationOutput = Annotated[
-    str, Field(description="Where tables and scores go: s3://bucket/prefix, or a folder.")
+    str, Field(description="Where tables and scores are written: s3://bucket/prefix, or a folder.")
 ]
 
-# ---------------------------------------------------------------- by what, and what for
+# ---------------------------------------------------------------- variant, prompt and masks
 
 Variant = Annotated[
     str,
     Field(
-        description="The model variant, such as mini, or the place of a variant.json. The variant "
-        "toy has random weights: it edits nothing."
+        description="The model variant: a name such as mini, or the place of a variant.json. The "
+        "variant toy has random weights: use it for tests only."
     ),
 ]
 Prompt = Annotated[
@@ -72,7 +75,7 @@ Prompt = Annotated[
 TryOnPrompt = Annotated[
     str,
     Field(
-        description="What the picture shows. {person} and {garment} become their names; "
+        description="What the finished picture shows. {person} and {garment} become their names, and "
         "{garment.colour} becomes that column of the garments' table. Write a brace twice to "
         "keep it: {{."
     ),
@@ -80,17 +83,17 @@ TryOnPrompt = Annotated[
 Mask = Annotated[
     str,
     Field(
-        description="Which part is repainted. none: the whole picture. alpha: the transparent part. "
-        "auto: a mask made by auto_mask. column: the table's column mask. Or an s3:// prefix that "
-        "holds a mask under each picture's name."
+        description="Which part to repaint. none: the whole picture. alpha: its transparent part. "
+        "auto: a mask made by auto_mask. column: the mask in the table's column mask. Or an s3:// "
+        "prefix that holds a mask under each picture's name."
     ),
 ]
 PersonMasks = Annotated[
     str,
     Field(
-        description="Which part of a person is repainted. auto: a mask made by auto_mask. column: "
-        "the table's column mask. alpha: the transparent part. Or an s3:// prefix that holds a "
-        "mask under each person's name."
+        description="Which part of a person to repaint. auto: a mask made by auto_mask. column: the "
+        "mask in the table's column mask. alpha: the transparent part. Or an s3:// prefix that "
+        "holds a mask under each person's name."
     ),
 ]
 AcceptLicense = Annotated[
@@ -101,62 +104,70 @@ AcceptLicense = Annotated[
     ),
 ]
 
-# ---------------------------------------------------------------- what earlier runs left
+# ---------------------------------------------------------------- earlier runs
 
 Codes = Annotated[
     str,
     Field(
-        description="Error codes to retry, comma-separated, such as timeout. Empty: all but "
+        description="Error codes to retry, comma-separated, such as timeout. Empty = all except "
         "needs_review and discarded, which a person decides."
     ),
 ]
 Promote = Annotated[
-    str, Field(description="Ids of the rows to publish, comma-separated, or all. Empty: none.")
+    str, Field(description="Ids of the rows to publish, comma-separated, or all. Empty = none.")
 ]
 Discard = Annotated[
     str,
     Field(
-        description="Ids of the rows whose picture is not wanted, comma-separated, or all. Empty: "
-        "none."
+        description="Ids of the rows whose picture is not wanted, comma-separated, or all. "
+        "Empty = none."
     ),
 ]
 SampleItems = Annotated[
     int,
     Field(
-        description="Read the record and the picture of at most N items, spread over the run. "
-        "0: of all. Whether they exist is checked for every row.",
+        description="Read the records and pictures of at most N items, spread over the run. 0 = of "
+        "all items. For every other row, only check that they exist.",
         ge=0,
     ),
 ]
 ForgottenSource = Annotated[
     str,
     Field(
-        description="Delete the pictures made of this source, given by its URI (s3://…) or its "
-        "SHA-256 in hex. Give a source or a run."
+        description="The source whose pictures are deleted: its URI (s3://…) or its SHA-256 in hex. "
+        "Empty = give a run instead."
     ),
 ]
 ForgottenRun = Annotated[
-    str, Field(description="Delete the pictures of this run, by its id.", pattern=_RUN_OR_NONE)
+    str,
+    Field(
+        description="The id of the run whose pictures are deleted. Empty = give a source instead.",
+        pattern=_RUN_OR_NONE,
+    ),
 ]
 DeleteForGood = Annotated[
     bool,
-    Field(description="Delete for good, and leave tombstones. Off: only list what would go."),
+    Field(
+        description="Delete for good, and leave tombstones so that nothing of it is made again. "
+        "Off = only list what would be deleted."
+    ),
 ]
 OlderThanHours = Annotated[
     float,
     Field(
-        description="Leave younger pictures alone: a run that still works may write their records.",
+        description="Skip pictures younger than N hours. A run that still works may yet write their "
+        "records.",
         ge=0,
     ),
 ]
 SweptRun = Annotated[
     str,
     Field(
-        description="Only pictures that this run can have written, by its id. Empty: those of "
+        description="The id of a run: list only pictures that it may have written. Empty = those of "
         "every run.",
         pattern=_RUN_OR_NONE,
     ),
 ]
 DeleteOrphans = Annotated[
-    bool, Field(description="Delete the pictures for good. Off: only list them.")
+    bool, Field(description="Delete these pictures for good. Off = only list them.")
 ]

@@ -1,4 +1,4 @@
-"""How a run works: what stops it, what it repeats, on how many replicas."""
+"""Options for the limits of a run, the work that it repeats, and its replicas."""
 
 from __future__ import annotations
 
@@ -14,69 +14,77 @@ from flows.options.places import AcceptLicense
 RedoOlder = Annotated[
     bool,
     Field(
-        description="Edit again what an earlier version of this software finished, where this "
-        "version makes other pixels. Off: such pictures count as done."
+        description="Edit again what an earlier version of this software finished, if this version "
+        "makes other pixels. Off = such pictures count as done."
     ),
 ]
 
 
 class PlanOptions(Options):
-    """What is planned, and what stops a run before it costs anything."""
+    """Limits that stop a run, and work of earlier runs that it repeats."""
 
-    dry_run: bool = Field(False, description="Report what the run would do and take, and stop.")
+    dry_run: bool = Field(
+        False, description="Only report what the run would do, and what it would take."
+    )
     strict: bool = Field(
-        False, description="Stop before any GPU work if a row is not a valid spec."
+        False,
+        description="Stop before any GPU work if a row is not valid. Off = reject such rows and edit "
+        "the others.",
     )
     retry_failures: bool = Field(
         False,
-        description="Try again what failed for good in an earlier run. Pictures that wait for a "
-        "person, or were discarded, are left alone.",
+        description="Try again the rows that failed for good in an earlier run. Pictures that wait for "
+        "review, or were discarded, are left alone.",
     )
     redo_older: RedoOlder = False
     max_replica_hours: float = Field(
         0.0,
         ge=0,
-        description="Stop the run if it would take, or has taken, more replica-hours. They are "
-        "GPU-hours where each replica has a GPU. 0: no limit.",
+        description="Stop the run if it would take, or has taken, more replica-hours. These are "
+        "GPU-hours if each replica has a GPU. 0 = no limit.",
     )
     max_cost: float = Field(
         0.0,
         ge=0,
-        description="Stop the run above this cost. Needs ACE_PRICE_PER_HOUR on the worker. 0: no "
+        description="Stop the run above this cost. Needs ACE_PRICE_PER_HOUR on the worker. 0 = no "
         "limit.",
     )
 
     def retry_rules(self) -> RetryRules:
-        """Return what of an earlier run is done again."""
+        """Return which rows of earlier runs are edited again."""
         return RetryRules(failures=self.retry_failures, redo_older=self.redo_older)
 
     def budget(self, price_per_hour: float | None) -> Budget:
-        """Raises SettingsError for a limit in money without a price."""
+        """Return the limits. Raises SettingsError for a limit in money without a price."""
         return Budget(self.max_replica_hours, self.max_cost, price_per_hour)
 
 
 class WorkOptions(Options):
-    """How a run works."""
+    """The replicas and shards of a run, and the failures that it may have."""
 
     max_failed: int = Field(
-        0, ge=0, description="How many rejects and failures a completed run may have."
+        0,
+        ge=0,
+        description="Number of rejected and failed rows that a completed run may have. 0 = none.",
     )
     replicas: int = Field(
-        0, ge=0, description="Model replicas at most. 0: one for each GPU, or one on a CPU."
+        0,
+        ge=0,
+        description="Largest number of model replicas. 0 = one for each GPU, or one without GPUs.",
     )
-    shard_size: int = Field(32, ge=1, le=10_000, description="Rows in one task run of the UI.")
+    shard_size: int = Field(32, ge=1, le=10_000, description="Rows in each task run of the UI.")
     accept_license: AcceptLicense = False
     allow_unguarded_writes: bool = Field(
         False,
-        description="Go on with a store that ignores If-None-Match. Runs may then overwrite each "
+        description="Use a store even if it ignores If-None-Match. Two runs may then overwrite each "
         "other's records.",
     )
 
 
 class RunOptions(WorkOptions, PlanOptions):
-    """What stops a run, what it does again, and how it works."""
+    """Limits of a run, work that it repeats, and its replicas."""
 
 
 def again(work: WorkOptions) -> RunOptions:
-    """Return the options of a run that makes anew whatever its catalog holds."""
+    """Return the options of a run that edits every row of its catalog again."""
     return RunOptions(retry_failures=True, redo_older=True, **work.model_dump())

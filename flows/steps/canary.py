@@ -1,4 +1,4 @@
-"""Make a few pictures first, and wait for a person's decision before the others are made."""
+"""Make a few pictures first, and wait for a person's decision before making the others."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ KEEP_SEED = -1
 
 
 def check_canary(review: ReviewOptions) -> None:
-    """Raises SettingsError where there is nobody to ask."""
+    """Raise SettingsError if a canary is wanted in a run that nobody can answer."""
     if review.canary and not deployment.id:
         raise SettingsError(
-            "canary: accepted: in a run of a deployment, which the UI can answer; without one, "
-            "edit a short catalog first"
+            "canary: accepted: in a run of a deployment, which a person can answer in the UI; "
+            "elsewhere, edit a short catalog first"
         )
 
 
@@ -47,19 +47,24 @@ class Approval(RunInput):
 
     # No default: a run that is resumed without an answer is asked again, never published.
     decision: Decision = Field(
-        description="approve: publish these, and go on. reject: discard these, and end. approve "
-        "with changes: discard these, and go on with the prompt or seed below.",
+        description="approve: publish these pictures and go on. reject: discard them and end the run. "
+        "approve with changes: discard them and go on with the prompt or seed below.",
     )
     prompt: str = Field(
-        "", description="The new prompt of every row; {prompt} in it stands for the row's own."
+        "",
+        description="The new prompt of every row. {prompt} in it becomes the row's own. Empty = "
+        "keep the prompts.",
     )
-    # A number alone: an optional one makes Prefect's form ask which type is meant.
+    # A plain number, because Prefect's form asks for the type of an optional one.
     seed: int = Field(
-        KEEP_SEED, ge=KEEP_SEED, le=MAX_SEED, description="The new seed of every row; -1: as it is."
+        KEEP_SEED,
+        ge=KEEP_SEED,
+        le=MAX_SEED,
+        description="The new seed of every row. -1 = keep the seeds.",
     )
 
     def changes(self) -> Overrides:
-        """Raises SettingsError for an answer that contradicts itself."""
+        """Return the changes asked for. Raises SettingsError for an answer that contradicts itself."""
         seed = None if self.seed == KEEP_SEED else self.seed
         changes = Overrides(prompt=self.prompt.strip(), seed=seed)
         if bool(changes) != (self.decision == "approve with changes"):
@@ -72,7 +77,7 @@ class Approval(RunInput):
 
 
 def requested_changes(run: Run, review: ReviewOptions) -> Overrides:
-    """Return what a person who was asked already wants changed."""
+    """Return the changes that a person has already asked for."""
     trial = Trial.read(run.outputs, run.output, run.run_id) if review.canary else None
     return trial.changes if trial else NO_OVERRIDES
 
@@ -80,12 +85,12 @@ def requested_changes(run: Run, review: ReviewOptions) -> Overrides:
 def ask(run: Run, planned: Planned, review: ReviewOptions) -> State[Any] | Overrides | None:
     """Make a few of the items to do, hold them for review, and wait for a person's answer.
 
-    The run is suspended, without a pool or a process, and starts from the top once it is answered:
-    what was made and answered is found again. Returns the state the run ends in; or what is
-    to be changed in all rows, empty if nothing is; None: there was nothing to ask, or to decide.
+    The run is suspended, without a pool or a process, and starts from the top once it is answered;
+    it then finds its pictures and the answer again. Return the state that the run ends in, or the
+    changes to make in all rows, which may be empty, or None if there was nothing to ask.
 
-    What the first pictures take counts for the run's budget, also after the run was suspended.
-    Raises OverBudget.
+    The time of the first pictures counts towards the run's budget, also after the run was
+    suspended. Raises OverBudget.
     """
     if not review.canary:
         return None
@@ -121,8 +126,8 @@ def ask(run: Run, planned: Planned, review: ReviewOptions) -> State[Any] | Overr
 def _decided(run: Run, trial: Trial, held: RunHeld, wait_hours: float) -> Trial:
     """Return the trial with a person's decision; without a valid one, suspend the run and ask.
 
-    Each asking has a key of its own: to Prefect, one that was used is answered for good. (The run
-    count is none: a run that is resumed keeps it.)
+    Each question has its own key, because Prefect takes a key that was used for answered. (The run
+    count cannot serve as key: a run that is resumed keeps it.)
     """
     problem = ""
     if trial.asked:
@@ -134,30 +139,31 @@ def _decided(run: Run, trial: Trial, held: RunHeld, wait_hours: float) -> Trial:
                 )
         except (SettingsError, ValidationError) as error:
             problem = f"The last answer was not followed: {error}. "
-            get_run_logger().warning("asked again: %s", error)
+            get_run_logger().warning("asking again: %s", error)
     key = f"canary-{uuid.uuid4().hex}"
     trial.model_copy(update={"asked": key}).write(run.outputs, run.output, run.run_id)
     show(held, decide(held, {}))
     description = (
-        f"{problem}{len(trial.items)} pictures wait: see the contact sheet among this run's "
-        f"artifacts. Without an answer within {wait_hours:g} hours the run fails; its "
-        "pictures wait on."
+        f"{problem}{len(trial.items)} pictures wait for a decision: see the contact sheet among "
+        f"this run's artifacts. Without an answer within {wait_hours:g} hours the run fails, and "
+        "its pictures stay held for review."
     )
     seconds = int(timedelta(hours=wait_hours).total_seconds())
     form = Approval.with_initial_data(description=description)
     suspend_flow_run(wait_for_input=form, timeout=seconds, key=key)
-    raise AssertionError("Prefect took the run to be answered already")
+    raise AssertionError("Prefect treated the run as answered already")
 
 
 def _answer_to(key: str) -> Approval | None:
-    """Return the answer that was given under this key. Raises ValidationError."""
+    """Return the answer that was given under this key, if any. Raises ValidationError."""
     given: Any = read_flow_run_input(keyset_from_paused_state(Suspended(pause_key=key))["response"])
     return Approval(**given) if given else None
 
 
 def stratified(planned: Planned, count: int) -> list[WorkItem]:
-    """Return as many items to do of each task as can be, spread over the plan, which is sorted by
-    adapter and shape.
+    """Return `count` items to do, shared as evenly among the tasks as their numbers allow.
+
+    Those of a task are spread over the plan, which is sorted by adapter and shape.
     """
     places: dict[str, array[int]] = {}
     for position in planned.positions_to_do().tolist():
@@ -173,8 +179,9 @@ def stratified(planned: Planned, count: int) -> list[WorkItem]:
 
 @step("canary")
 def make(run: Run, planned: Planned, held: RunHeld) -> None:
-    """Edit those that are not held yet, and hold them. Raises FatalError and Cancelled, so that
-    nobody is asked about pictures that could not be made.
+    """Edit the items that are not held yet, and hold their pictures for review.
+
+    Raises FatalError and Cancelled, so that nobody is asked about pictures that could not be made.
     """
     missing = {i for i in held.rows.values() if held.review.look(i).standing == "gone"}
     items = [

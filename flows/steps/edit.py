@@ -1,4 +1,4 @@
-"""Edit what is planned: shards as Prefect task runs, fed to one pool; one result for every row."""
+"""Edit the planned items: feed shards as Prefect task runs to one pool, with a result per row."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ MAX_SHARD_THREADS = 64
 
 
 def edit_items(run: Run, planned: Planned) -> RunResults:
-    """Edit every planned item that is not done; account for every row of the catalog.
+    """Edit every planned item that is not done, and enter a result for every row of the catalog.
 
-    Raises OverBudget once the run's replicas have held their places for longer than they may.
+    Raises OverBudget once the run's replicas have held their places longer than its budget allows.
     """
     shared_ids = planned.outline.shared_item_ids()
     headline = _headline(planned)
@@ -74,7 +74,7 @@ def _headline(planned: Planned) -> str:
 
 
 def _to_do(planned: Planned, edited: RunResults, pictures: FinishedPictures) -> Iterator[WorkItem]:
-    """Yield the items to edit, in order; account for the finished ones on the way."""
+    """Yield the items to edit, in order, and enter the results of the finished ones on the way."""
     for row, standing in planned.read():
         if standing is Standing.TO_DO:
             yield row.item
@@ -87,7 +87,7 @@ def _to_do(planned: Planned, edited: RunResults, pictures: FinishedPictures) -> 
 
 
 def _done_before(row: PlannedRow, pictures: FinishedPictures) -> Result:
-    """Return the result of an item that has a record: a failure, if that cannot be read."""
+    """Return the result of an item that has a record; a failure if the record cannot be read."""
     if (bad := pictures.bad_record(row.item_id)) is not None:
         return _result(row, status="failed", error_code=bad.code, error=str(bad))
     picture = pictures.find(row.item_id)
@@ -101,10 +101,10 @@ def _result(row: PlannedRow, **fields: Any) -> Result:
 
 @dataclass(eq=False)
 class _Shard:
-    """Items in one task run, and what becomes of them.
+    """The items of one task run, and their outcomes.
 
-    Outcomes go into a list that the task is given: a flow run remembers whatever a task returns,
-    and each of its elements, to its end.
+    Outcomes go into a list of the task's argument, because a flow run keeps whatever a task
+    returns, and each of its elements, until it ends.
     """
 
     index: int
@@ -114,7 +114,7 @@ class _Shard:
 
 @step("shard", "shard-{shard.index}")
 def edit_shard(shard: _Shard, pool: Dispatcher) -> State[Any] | None:
-    """Put one shard through the pool, which outlives it."""
+    """Edit one shard by the pool, which outlives it."""
     try:
         shard.outcomes += pool.edit(shard.items, shard.index)
     except (FatalError, Cancelled) as error:
@@ -123,7 +123,7 @@ def edit_shard(shard: _Shard, pool: Dispatcher) -> State[Any] | None:
 
 
 def _edit_shards(run: Run, items: Iterator[WorkItem], edited: RunResults, live: Live) -> None:
-    """Edit the items, if there are any: nothing is started for none."""
+    """Edit the items. Start nothing if there are none."""
     first = next(items, None)
     if first is None:
         return
@@ -144,9 +144,9 @@ def _edit_shards(run: Run, items: Iterator[WorkItem], edited: RunResults, live: 
 def _ended_shards(
     groups: Iterator[list[WorkItem]], pool: Dispatcher, shard_size: int
 ) -> Iterator[tuple[list[_Shard], set[int]]]:
-    """Keep a window of shards at work until none is left; it grows with the pool.
+    """Keep a window of shards at work until none is left. It grows with the pool.
 
-    Yields twice a second, or more often: the shards that have ended, and the numbers of the others.
+    Yield, twice a second or more often, the shards that have ended and the numbers of those at work.
     """
     shards = (_Shard(index, items) for index, items in enumerate(groups))
     window: dict[concurrent.futures.Future[Any], _Shard] = {}

@@ -1,14 +1,14 @@
-"""The steps of an evaluation: what is measured already is found, the rest is measured.
+"""The steps of an evaluation, which measures only what earlier runs have not measured.
 
     <output>/evaluation.json, evaluation.md, samples.png
     <output>/chunks/<contender>-<mark>/<task>-<first>-<count>.json   scores; they come last
     <output>/chunks/<contender>-<mark>/<task>-<number>.png           pictures for the sheet
 
-A mark stands for all that decides a picture and its scores. So a run that was cut goes on, one
-with more examples makes only the new ones, and several variants share a place's baselines.
+A mark is a hash of all that decides a picture and its scores. So a run that was cut short
+continues, one with more examples makes only the new ones, and variants share a place's baselines.
 
-The model runs in this process, on its GPU if it has one: a few hundred pictures of one model, one
-after another, need no pool of replicas, whose unit is a row of a catalog.
+The model runs in this process, on its GPU if it has one. A few hundred pictures of one model, one
+after another, need no pool of replicas, whose unit of work is a row of a catalog.
 """
 
 from __future__ import annotations
@@ -62,31 +62,31 @@ from flows.ui.watch import StageView, linked_picture, png
 if TYPE_CHECKING:
     from ace_tasks.model.ace import AceModel
 
-_CHUNK = 16  # pictures of one task run, and what a cut run makes again at most
+_CHUNK = 16  # pictures per task run; a run that is cut short makes at most these again
 _SAMPLES = 2  # of each task, on the sheet; no more than a chunk
 _TOKEN_PX = 16
-_MIN_SIZE_PX = 64  # below, the world's patterns are too fine to be told apart
+_MIN_SIZE_PX = 64  # below this, the world's patterns are too fine to be told apart
 _MARK_LETTERS = 12
 _PACKAGES = ("torch", "diffusers", "transformers", "opencv-python-headless")
 
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """Who is measured."""
+    """A model or baseline that is measured."""
 
     name: str
     kind: Kind
     fingerprint: str
-    variant: Variant | None = None  # none: a baseline that needs no model
+    variant: Variant | None = None  # None for a baseline that needs no model
     weights: WeightsSettings | None = None
 
 
 @dataclass(eq=False)
 class Evaluation:
-    """What one flow run works with."""
+    """The state of one evaluation: settings, contenders, place and results."""
 
     flow_name: str
-    variant_name: str  # its name, or its place
+    variant_name: str  # a name or a place
     model: ModelIdentity
     contenders: list[Contender]
     tasks: tuple[str, ...]
@@ -105,7 +105,7 @@ class Evaluation:
         return chunks(self.tasks, self.examples, _CHUNK)
 
     def to_do(self) -> Iterator[tuple[Contender, Chunk]]:
-        """What is not measured yet; shows how far it is after each."""
+        """Yield what is not measured yet, and show the progress after each."""
         parts = list(product(self.contenders, self.chunks))
         missing = [part for part in parts if not self._find(*part)]
         total = len(self.contenders) * len(self.tasks) * self.examples
@@ -129,7 +129,7 @@ class Evaluation:
     # ------------------------------------------------------------ where things are
 
     def folder(self, contender: Contender) -> str:
-        """Of its chunks; another one for whatever else would be made or measured."""
+        """Return the folder of a contender's chunks. Its name changes with all that decides scores."""
         decides = [contender.fingerprint, self.seed, self.size_px, SCORES_VERSION, PIXELS_VERSION]
         mark = hashlib.sha256(canonical_json(decides)).hexdigest()[:_MARK_LETTERS]
         return f"chunks/{contender.name}-{mark}"
@@ -143,7 +143,7 @@ class Evaluation:
     # ------------------------------------------------------------ answers
 
     def answer(self, contender: Contender) -> Answer:
-        """How it answers; loads its model."""
+        """Return the function by which a contender answers an example. Load its model, if any."""
         from ace_tasks.training.preview import answer
 
         if contender.variant is None:
@@ -162,7 +162,7 @@ class Evaluation:
         return answered
 
     def stop(self) -> None:
-        """Between two denoise steps, for good. Safe from any thread."""
+        """Stop for good, between two denoising steps. Any thread may call this."""
         self._stopping.set()
 
     def _check_stopped(self) -> None:
@@ -174,7 +174,7 @@ class Evaluation:
 
         if contender not in self._loaded:
             assert contender.weights is not None
-            self._loaded.clear()  # never two of them in memory
+            self._loaded.clear()  # keep one model in memory
             mode, planned = self.environment.adapter_mode, contender.fingerprint
             self._loaded[contender] = AceModel.load(
                 variant, contender.weights, self.device, adapter_mode=mode, planned=planned
@@ -228,7 +228,7 @@ def _with_model(variant: Variant, kind: Kind, weights: WeightsSettings) -> Conte
 
 
 def _baselines(model: Contender, weights: WeightsSettings) -> list[Contender]:
-    """Random weights, unless it is they that are measured; and what needs no model."""
+    """Return the baselines: random weights, unless those are measured, and some without a model."""
     toy = _with_model(open_variant("toy", weights), "baseline", weights)
     random = [toy] if toy.fingerprint != model.fingerprint else []
     return [*random, *(Contender(name, "baseline", name) for name in baselines.BASELINES)]
@@ -261,7 +261,7 @@ def measure(evaluation: Evaluation, contender: Contender, chunk: Chunk) -> None:
 
 
 def finished(evaluation: Evaluation) -> State[Any]:
-    """Write report, table and sheet, and show them."""
+    """Write the report, table and sheet, show them, and return the run's final state."""
     place, found = evaluation.place, _report(evaluation)
     rows = report.table(found)
     samples = place.write("samples.png", png(_sheet(evaluation)), "image/png")
@@ -281,7 +281,7 @@ def _report(evaluation: Evaluation) -> Report:
     for each in evaluation.contenders:
         parts = [evaluation.results[each, chunk] for chunk in evaluation.chunks]
         scores = {
-            name: [one for part in parts for one in part.scores if one.task == name]
+            name: [score for part in parts for score in part.scores if score.task == name]
             for name in evaluation.tasks
         }
         lines += report.lines(each.name, each.kind, scores)
@@ -317,7 +317,7 @@ def _versions() -> dict[str, str]:
 
 
 def _sheet(evaluation: Evaluation) -> Image.Image:
-    """The first examples of each task, and what the model made of them."""
+    """Draw the first examples of each task with the model's answers."""
     model, shown = evaluation.contenders[0], []
     for chunk in evaluation.chunks:
         if chunk.first:
@@ -333,7 +333,7 @@ def _sheet(evaluation: Evaluation) -> Image.Image:
 
 
 def _markdown(found: Report, rows: list[dict[str, str]]) -> str:
-    """The report for people; nothing in it is active, whatever a variant is called."""
+    """Return the report as Markdown, in which a variant's name has no effect."""
     cells = [
         list(rows[0]),
         ["---"] * len(rows[0]),
@@ -350,12 +350,12 @@ def _markdown(found: Report, rows: list[dict[str, str]]) -> str:
 
 
 def _show(evaluation: Evaluation, found: Report, rows: list[dict[str, str]], text: str) -> None:
-    """Show table, report and sheet in the UI."""
+    """Show the table, report and sheet in the UI."""
     line, place = plain(found.verdict), evaluation.place
     RunArtifact("table", f"{evaluation.flow_name}-scores").show(
         [plain_row(row) for row in rows], line
     )
-    with decoration("report"):  # its link is made
+    with decoration("report"):  # making its link may fail
         if is_s3(place.uri):
             link = place.store.presign(place.join("samples.png"))
             text += f"\n{linked_picture('samples', link)}\n"

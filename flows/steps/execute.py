@@ -1,4 +1,4 @@
-"""From a plan to a finished run: what every flow over a catalog does, whatever its rows came from."""
+"""Run the steps that every flow over a catalog shares, from a plan to a finished run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from flows.steps.preflight import preflight
 def execute_run(
     run: Run, review: ReviewOptions, file: Path | None = None, named: frozenset[str] = frozenset()
 ) -> State[Any]:
-    """Plan, price, try a few, edit, finish. `file` and `named`: see `plan_catalog`.
+    """Plan, estimate, try a few pictures, edit, finish. See `plan_catalog` for `file` and `named`.
 
-    Starts from the top whenever the run does: after a crash, a Retry, or an answer.
+    A run that crashed, was retried or was answered starts again from the top of this function.
     """
     check_canary(review)
     plan = partial(plan_catalog, run, file=file, named=named)
@@ -56,7 +56,7 @@ def _end_dry(run: Run, estimate: Estimate) -> State[Any]:
 
 
 def _clear_reopened(run: Run, planned: Planned) -> None:
-    """Remove what waits for a review of pictures that this run has published."""
+    """Remove pictures from review whose rows this run has published."""
     review = Review(run.outputs, run.output, by=run.run_id)
     for failure in planned.before.reopened:
         review.clear_published(failure.item_id)

@@ -1,4 +1,4 @@
-"""Finish a run: results, contact sheet and, last, the summary; the state says how it ended."""
+"""Finish a run: publish results, contact sheet and, last, the summary."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from flows.ui.tables import publish_results
 
 
 def finish_run(run: Run, planned: Planned, edited: RunResults) -> State[Any]:
-    """Publish results, contact sheet and, last, the summary; the state says how the run ended."""
+    """Publish results, contact sheet and, last, the summary. Return the run's final state."""
     log = get_run_logger()
     for file, key, content_type in (
         (PARQUET, results_key(run.run_id, "parquet"), "application/vnd.apache.parquet"),
@@ -106,7 +106,7 @@ def _summary(run: Run, planned: Planned, edited: RunResults) -> Summary:
 
 
 def _publish_report(run: Run, planned: Planned, edited: RunResults, summary: Summary) -> str | None:
-    """Write the contact sheet and link it. It decorates a finished run, and never fails one."""
+    """Write the contact sheet, and return its URI. An error is logged and never fails the run."""
     try:
         sheet = _sheet(run, planned, edited, summary)
         return publish_sheet(
@@ -122,7 +122,7 @@ def _publish_report(run: Run, planned: Planned, edited: RunResults, summary: Sum
 
 
 def _sheet(run: Run, planned: Planned, edited: RunResults, summary: Summary) -> Sheet:
-    # Thousands of pictures are read; a store that is away is not worth waiting for each.
+    # Thousands of pictures are read. If the store is away, waiting for each is not worth it.
     sources, outputs = open_stores(
         *(each.model_copy(update={"patience_s": 0})
           for each in (run.environment.source_store, run.environment.output_store))
@@ -147,16 +147,16 @@ def _sheet(run: Run, planned: Planned, edited: RunResults, summary: Summary) -> 
 
 
 def _with_record(run: Run, outputs: Store, entry: Entry) -> Entry:
-    """What made the picture, or holds it back; its place, if an earlier run made it."""
+    """Return the entry with the record that made its picture or holds it back, and its place."""
     held_back = entry.result.error_code == NeedsReview.code
     if not held_back and entry.result.status not in {"done", "done_before"}:
         return entry
     try:
         held = Review(outputs, run.output, by=run.run_id).look(entry.item.item_id)
-    except BadRecord:  # edited since by somebody; the sheet of all others is not to be lost
+    except BadRecord:  # somebody has changed it since; keep the sheet of the others
         return entry
     if held.record is None or (held_back and held.standing != "waiting"):
         return entry
-    # Results name where the picture is now; a record keeps the place from before a move.
+    # Results name the picture's place now; a record keeps the place from before a move.
     place = entry.result.output_uri or held.picture
     return Entry(entry.item, replace(entry.result, output_uri=place), held.record)

@@ -1,4 +1,4 @@
-"""Artifacts of Prefect's that quote what is to be forgotten."""
+"""Prefect artifacts that quote forgotten rows or sources."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ace_tasks.runs.forget import Deletion
 from ace_tasks.runs.mentions import Mentions, without_escapes
 from flows.ui.tables import CELL_CHARS
 
-_PAGE = 200  # the server answers no more artifacts at once
+_PAGE = 200  # the server returns no more artifacts at once
 _ROW = re.compile(r"\brow ([A-Za-z0-9._-]+):")
 _LOOKS_BACK = ("review-run", "audit-run")
 
 
 def find_artifacts(deletion: Deletion) -> list[UUID]:
-    """Find the artifacts that quote it: of the runs that name it, and of those that look back."""
+    """Find the artifacts that quote it, in runs that name it and in reviews and audits of those."""
     runs = []
     for each in sorted(deletion.runs):
-        with suppress(ValueError):  # it was no run of Prefect's
+        with suppress(ValueError):  # not a run of Prefect
             runs.append(UUID(each))
     of_runs = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=runs))
     about_runs = [ArtifactFilter(key=ArtifactFilterKey(like_=f"{flow}%")) for flow in _LOOKS_BACK]
@@ -47,8 +47,9 @@ def find_artifacts(deletion: Deletion) -> list[UUID]:
 
 
 def _rows(artifact: Artifact, deletion: Deletion) -> set[str]:
-    """Return the forgotten rows of the run that an artifact is of, or looks back at. A row's id may
-    be the name of a file.
+    """Return the ids of forgotten rows of the runs that an artifact belongs to or describes.
+
+    A row's id may be the name of a file.
     """
     about = f"{artifact.flow_run_id} {artifact.description}"
     return {
@@ -65,7 +66,7 @@ def _read(client: SyncPrefectClient, which: ArtifactFilter) -> Iterator[Artifact
 
 
 def _mentions(artifact: Artifact, mentions: Mentions, row_ids: Set[str]) -> bool:
-    """Search an artifact, whose cells are text that `tables.plain` disarmed and cut."""
+    """Return whether an artifact quotes them. `tables.plain` has escaped and cut its cells."""
     cells: list[Any] = [artifact.description]
     data = artifact.data
     if isinstance(data, str):
@@ -81,7 +82,7 @@ def _mentions(artifact: Artifact, mentions: Mentions, row_ids: Set[str]) -> bool
 
 
 def _names_row(cell: str, row_ids: Set[str]) -> bool:
-    """Return whether a cell is the id of one of these rows, or says why it would fail."""
+    """Return whether a cell is the id of one of these rows, or says why that row would fail."""
     shown = without_escapes(cell)
     return shown in row_ids or any(each in row_ids for each in _ROW.findall(shown))
 

@@ -1,7 +1,6 @@
-"""Open a run and plan it: what every flow over a catalog does first.
+"""Open a run and plan it, as every flow over a catalog does first.
 
-A flow file says what is edited and reads as the plan; how a catalog is run stands in `run`, `edit`
-and `finish`, once.
+A flow file says what is edited. How a catalog is edited is in `execute`, `edit` and `finish`.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ _REVIEW = ReviewSettings()
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run is asked for. `buckets`: those that whoever starts it has named beside `catalog`."""
+    """The request for a run. `buckets` are those that its parameters name besides `catalog`."""
 
     catalog: str
     output: str
@@ -80,7 +79,7 @@ class RunRequest:
     buckets: tuple[str, ...] | None = None
 
     def check(self) -> None:
-        """Raises SettingsError for an output or a preset that no run can have."""
+        """Raise SettingsError for an output or a preset that no run can have."""
         if not is_s3(self.output):
             raise SettingsError(f"output: accepted: s3://bucket/prefix; given {self.output!r}")
         try:
@@ -94,13 +93,13 @@ class RunRequest:
 
 @dataclass(eq=False)
 class Run:
-    """What one flow run works with."""
+    """The state of one flow run: its settings, variant, stores and scratch folder."""
 
     run_id: str
     flow_name: str
     catalog: str
     output: str
-    variant_name: str  # its name, or its place
+    variant_name: str  # a name or a place
     variant: Variant
     model: ModelIdentity
     pixels: PixelSettings
@@ -113,17 +112,17 @@ class Run:
     scratch: Path
     options: RunOptions = RunOptions()
     budget: Budget = NO_LIMIT
-    # That rows may name beyond those of the catalog's own rules; the environment's beat them.
+    # Rows may name these besides what the catalog's own rules allow; the environment's come first.
     buckets: tuple[str, ...] | None = None
-    skipped: int | None = None  # files of a source that are no pictures
-    # How many replicas were asked for, if this machine carries fewer.
+    skipped: int | None = None  # files of a source that are not pictures
+    # The number of replicas asked for, if this machine has room for fewer.
     replicas_asked: int | None = None
-    spent_s: float = 0  # summed seconds that replicas of its pools held a place; see Budget
+    spent_s: float = 0  # summed seconds for which replicas of its pools held a place; see Budget
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def allowed_buckets(self) -> tuple[str, ...] | None:
-        """As `catalog.to_specs` takes them."""
+        """The buckets that rows may name, as `catalog.to_specs` takes them."""
         allowed = self.environment.allowed_buckets
         return self.buckets if allowed is None else allowed
 
@@ -143,7 +142,7 @@ class Run:
         main_only: bool = False,
         once: bool = False,
     ) -> SourcePlace:
-        """Return where pictures are, as a parameter of the flow names it."""
+        """Return the place of pictures that a parameter of the flow names."""
         allowed = self.environment.allowed_buckets
         return SourcePlace(parameter, uri, feed.links(), allowed, main_only, once, feed.encoding)
 
@@ -190,16 +189,16 @@ def open_run(request: RunRequest) -> Iterator[Run]:
 
 
 def write_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> Path:
-    """Write the rows that a flow makes of its source, and note it where they are refused."""
+    """Write the rows that a flow generates from its source, and note a refusal of them."""
     with refusals_noted(run):
         return make_catalog(run, rows)
 
 
 @step("make-catalog")
 def make_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> Path:
-    """Write the rows that a flow makes of its source, once: a run that goes on keeps its catalog.
+    """Write the rows that a flow generates from its source. A continued run keeps its catalog.
 
-    `rows` is read only where there is none yet, so whatever is wrong is raised from here.
+    `rows` is read only if there is no catalog yet, so its errors are raised from here.
     """
     path = run.scratch / "catalog.jsonl"
     uri = run.uri(catalog_key(run.run_id))
@@ -223,11 +222,11 @@ def plan_catalog(
     file: Path | None = None,
     named: frozenset[str] = frozenset(),
 ) -> Planned:
-    """Read, check and identify the catalog; find what is done. A run that goes on keeps its plan.
+    """Read, check and identify the catalog, and find what is done. A continued run keeps its plan.
 
-    `overrides`: prompt and seed applied to every row. `file`: rows to take instead of the
-    catalog's, such as those that the run made. `named`: see `RetryRules`.
-    Raises CatalogError when the file cannot be read, or holds a reject and `strict` is set.
+    `overrides` are the prompt and seed applied to every row. `file` has rows that replace the
+    catalog's, such as generated ones. For `named` see `RetryRules`. Raises CatalogError if the file
+    cannot be read, or if it holds a reject and `strict` is set.
     """
     files = PlanFiles.within(run.scratch)
     basis = Basis(run.model, run.pixels, overrides)
@@ -243,7 +242,7 @@ def plan_catalog(
     publish_rejects(run.flow_name, files.rejects, counts.rejected, lined=file is None)
     if run.options.strict and counts.rejected:
         raise CatalogError(
-            f"{counts.rejected} of {counts.planned + counts.rejected} rows are no valid spec, and "
+            f"{counts.rejected} of {counts.planned + counts.rejected} rows are not valid, and "
             f"strict is set; see {run.uri(rejects_key(run.run_id))}"
         )
     if not kept or before.renamed:
@@ -252,8 +251,9 @@ def plan_catalog(
 
 
 def goes_on(run: Run) -> bool:
-    """Return whether this flow run was planned before and has not ended since: it was cut short, or
-    suspended. One that ended, and is retried, plans anew: its catalog or sources may be mended.
+    """Return whether this flow run has a plan and no summary: it was cut short or suspended.
+
+    A run that ended and is retried is planned anew, since its catalog or sources may be corrected.
     """
     return _is_there(run, plan_key(run.run_id)) and not _is_there(run, summary_key(run.run_id))
 
@@ -267,8 +267,9 @@ def _is_there(run: Run, key: str) -> bool:
 
 
 def _reload_plan(run: Run, files: PlanFiles, basis: Basis) -> bool:
-    """Fetch the plan of a run that goes on. False for one that was planned for other pixels than
-    this code makes, and where there is none.
+    """Fetch the plan of a continued run, and return whether it can be used.
+
+    Return False if there is none, or if it was made for other pixels than this code makes.
     """
     if not goes_on(run):
         return False
@@ -293,16 +294,17 @@ def _build_plan(run: Run, files: PlanFiles, basis: Basis, file: Path | None) -> 
 
 @contextmanager
 def refusals_noted(run: Run) -> Iterator[None]:
-    """Where a run is refused for its catalog, settings or price, its plan is not kept: what is
-    mended is planned anew by a Retry. The list of rejects stays, for whoever mends them.
+    """Delete the plan of a run that the body refuses for its catalog, settings or price.
+
+    So a Retry plans anew once they are corrected. The list of rejects stays, to correct them by.
     """
     try:
         yield
     except (CatalogError, OutputRefused, OverBudget, SettingsError) as error:
-        with suppress(AceError):  # the first error is the one to tell
+        with suppress(AceError):  # the first error is the one to report
             for key in (plan_key(run.run_id), catalog_key(run.run_id)):
                 run.outputs.delete(run.uri(key))
-            if not isinstance(error, OutputRefused):  # in a place that is refused nothing is left
+            if not isinstance(error, OutputRefused):  # write nothing to a place that is refused
                 end_without_summary(run, "Refused", error=type(error).__name__)
         raise
 
@@ -310,6 +312,6 @@ def refusals_noted(run: Run) -> Iterator[None]:
 def end_without_summary(
     run: Run, state: Literal["DryRun", "Rejected", "Refused"], **more: Any
 ) -> None:
-    """Write down how a run ended that has no summary."""
+    """Store how a run without a summary ended."""
     ending = Ending(run_id=run.run_id, flow=run.flow_name, state=state, **more)
     write_ending(run.outputs, run.output, ending)

@@ -1,4 +1,4 @@
-"""The replicas of a run: Ray, and the pool on it."""
+"""The replicas of a run: a Ray session and the pool on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ace_tasks.specs import WorkItem
 from flows.steps.open_run import Run
 from flows.steps.signing import make_signing_replica, without_user
 
-# Two hide fetch and upload behind the GPU when either takes less than one denoise.
+# Two hide fetch and upload behind the GPU if each takes less than one denoise.
 _ITEMS_AROUND = 2
 # Half of it is resident once `mini` is loaded, mostly libraries; the rest is for pictures.
 _PROCESS_BYTES = 2**30
@@ -29,8 +29,8 @@ _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 def open_pool(run: Run) -> Iterator[Dispatcher]:
     """Start Ray, and the dispatcher on it.
 
-    The pool ends with OverBudget once its replicas, and those of the run's pools before it, have
-    held their places for longer than the run's budget allows; `run.spent_s` adds them up.
+    The pool ends with OverBudget once its replicas, and those of the run's earlier pools, have held
+    their places longer than the run's budget allows. `run.spent_s` is the sum.
     """
     with ray_session(run.environment.ray_address):
         device = run.environment.device or ("cuda" if gpus_in_cluster() else "cpu")
@@ -39,7 +39,7 @@ def open_pool(run: Run) -> Iterator[Dispatcher]:
             items_in_flight=run.environment.batch_size + _ITEMS_AROUND,
         )
         replica = _replica_settings(run, device)
-        # A key that lies in a Prefect block is read by each replica itself.
+        # Each replica itself reads a key that is in a Prefect block.
         make = make_signing_replica if replica.marks.block else make_replica
 
         def note_failure(item: WorkItem, failed: Failed) -> None:
@@ -71,8 +71,8 @@ def _replica_settings(run: Run, device: str) -> ReplicaSettings:
         adapter_mode=run.environment.adapter_mode,
         batch_size=run.environment.batch_size,
         device=device,
-        # Not shared out among replicas: it decides the last bit of a sum, and no picture may
-        # depend on how many replicas there are.
+        # Not divided among replicas: the number of threads decides the last bit of a sum, and no
+        # picture may depend on the number of replicas.
         torch_threads=threads if device == "cpu" else None,
         output_uri=run.output,
         source_store=run.environment.source_store,
@@ -84,8 +84,9 @@ def _replica_settings(run: Run, device: str) -> ReplicaSettings:
 
 
 def _at_most(run: Run, device: str) -> int:
-    """As many of the replicas that were asked for as can work side by side. A cluster may grow;
-    this machine has the cores, GPUs and memory that it has.
+    """Return how many of the requested replicas can work side by side; 0 if none were requested.
+
+    A cluster may grow, so it has no limit. This machine is limited by its cores, GPUs and memory.
     """
     replicas = run.options.replicas
     if run.environment.ray_address or replicas <= 1:
@@ -102,15 +103,16 @@ def _at_most(run: Run, device: str) -> int:
     if replicas > carried:
         run.replicas_asked = replicas
         get_run_logger().warning(
-            "replicas: %d at most, not %d: this machine has %d %s, and RAY_ADDRESS names no cluster",
+            "replicas: using %d, not %d: this machine has %d %s, and RAY_ADDRESS names no cluster",
             carried, replicas, carried, by,
         )  # fmt: skip
     return min(replicas, carried)
 
 
 def _replica_bytes(run: Run) -> int:
-    """What a replica on a CPU takes at least: its process, and the part of its model whose size is
-    known.
+    """Return the least memory of a replica on a CPU, in bytes.
+
+    That is its process, and the part of its model whose size is known.
     """
     known = run.variant.transformer
     parameters = (known.parameters if known else None) or 0

@@ -1,4 +1,4 @@
-"""Say before any GPU work what a run will do and take, and stop it if that is too much."""
+"""Estimate before any GPU work what a run will do and take, and stop it if that is too much."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SAMPLE = 16
 
 @step("preflight")
 def preflight(run: Run, planned: Planned) -> Estimate:
-    """Look at a few of the items to do, and say what all of them will take.
+    """Look at a few of the items to do, and estimate what all of them will take.
 
-    Raises OverBudget when that is more than the run may take.
+    Raises OverBudget if that is more than the run may take.
     """
     positions = planned.positions_to_do()
-    # Spread evenly: a plan is sorted by what decides their time.
+    # Spread evenly, because a plan is sorted by what decides the time of an item.
     items = planned.items_at(positions[:: max(1, -(-len(positions) // SAMPLE))].tolist())
     rate = known_rate(run)
     estimate = _estimate(run, items, len(positions), rate)
@@ -42,7 +42,7 @@ def preflight(run: Run, planned: Planned) -> Estimate:
 
 
 def price_of(run: Run, count: int, sample: list[dict[str, Any]]) -> str:
-    """What `count` rows would take, by a few of them that are in no plan yet; for a person."""
+    """Return for a person what `count` rows would take, from a few that are not planned yet."""
     rows = [Row(line, cells) for line, cells in enumerate(sample, start=1)]
     specs = to_specs(rows, run.catalog, run.allowed_buckets)
     known = identified(specs, run.model, run.sources, run.pixels)
@@ -51,7 +51,7 @@ def price_of(run: Run, count: int, sample: list[dict[str, Any]]) -> str:
 
 
 def _estimate(run: Run, items: list[WorkItem], count: int, rate: Rate | None) -> Estimate:
-    """What `count` items take, by a look at some of them."""
+    """Estimate what `count` items take, from a look at some of them."""
     sample, problems, hints = [], [], []
     findings = looking.look_over(items, run.sources, ImageLimits())
     for item, finding in zip(items, findings, strict=True):
@@ -70,7 +70,7 @@ def _estimate(run: Run, items: list[WorkItem], count: int, rate: Rate | None) ->
 
 
 def known_rate(run: Run) -> Rate | None:
-    """A setting, or what an earlier run under this output measured."""
+    """Return the rate that a setting gives, or that an earlier run under this output measured."""
     setting = run.environment.seconds_per_million_token_steps
     return Rate(seconds_per_million=setting) if setting else rates(run).read()
 

@@ -1,4 +1,4 @@
-"""Pictures that a run held back: which they are, what is decided of them, and how that is shown."""
+"""Find the pictures that a run held back, carry out decisions on them, and show them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ReviewDecision = Literal["promote", "discard"]
 
 @dataclass(frozen=True, eq=False)
 class RunHeld:
-    """What one run held back: its rows, and the items they ask for."""
+    """The rows that one run held back, and their items."""
 
     run_id: str
     output: str
@@ -49,7 +49,7 @@ class RunHeld:
 
 
 def find_held(output: str, run_id: str) -> RunHeld:
-    """Raises SettingsError when there is no such run, or it has held nothing back so far."""
+    """Find what a run held back. Raises SettingsError if it has no results and no canary."""
     environment = read_environment()
     sources, outputs = open_stores(environment.source_store, environment.output_store)
     review = Review(outputs, output, by=str(flow_run.id))
@@ -58,29 +58,29 @@ def find_held(output: str, run_id: str) -> RunHeld:
 
 
 def _held_rows(outputs: Store, output: str, run_id: str) -> dict[str, str]:
-    """By its results; before there are any, the pictures that it made first."""
+    """Return row id → item id from the run's results, or from its canary before it has any."""
     try:
         results = outputs.get(join_uri(output, results_key(run_id, "parquet")))
     except NotFound:
         trial = Trial.read(outputs, output, run_id)
         if trial is None:
             raise SettingsError(
-                f"run: {run_id} has no results under {output}: no such run, or it did not come to "
-                "its end; start it again and it goes on where it was"
+                f"run: {run_id} has no results under {output}: there is no such run, or it was cut "
+                "short; start it again to continue it"
             ) from None
         return trial.items
     return items_to_review(results)
 
 
 def parse_decisions(rows: dict[str, str], promote: str, discard: str) -> dict[str, ReviewDecision]:
-    """Item id → what to do with it. Raises SettingsError, before anything is done."""
+    """Return item id → decision. Raises SettingsError before anything is done."""
     decisions: dict[str, ReviewDecision] = {}
     wanted: dict[ReviewDecision, str] = {"promote": promote, "discard": discard}
     for decision, text in wanted.items():
         for row_id in _row_ids(decision, text, rows):
             item_id = rows[row_id]
             if decisions.setdefault(item_id, decision) != decision:
-                raise SettingsError(f"discard: the picture of row {row_id} is to be promoted, too")
+                raise SettingsError(f"discard: the picture of row {row_id} is also promoted")
     return decisions
 
 
@@ -105,7 +105,7 @@ def _row_ids(decision: ReviewDecision, text: str, rows: dict[str, str]) -> Itera
 
 
 def decide(run_held: RunHeld, decisions: dict[str, ReviewDecision]) -> dict[str, HeldItem]:
-    """Carry the decisions out; item id → how it stands then."""
+    """Carry out the decisions. Return item id → its state afterwards."""
     review = run_held.review
     todo = {None: review.look, "promote": review.promote, "discard": review.discard}
     item_ids = sorted(set(run_held.rows.values()))
@@ -115,7 +115,7 @@ def decide(run_held: RunHeld, decisions: dict[str, ReviewDecision]) -> dict[str,
 
 
 def show(run_held: RunHeld, held: dict[str, HeldItem]) -> str:
-    """Publish table and contact sheet of what still waits; returns the sheet's URI."""
+    """Publish a table of all, and a contact sheet of what still waits. Return the sheet's URI."""
     table = [_table_row(row_id, held[item_id]) for row_id, item_id in run_held.rows.items()]
     publish_review(table, run_held.run_id)
     waiting = [each for each in held.values() if each.standing == "waiting"]
@@ -143,7 +143,7 @@ def show(run_held: RunHeld, held: dict[str, HeldItem]) -> str:
 def ending(
     run_held: RunHeld, decisions: dict[str, ReviewDecision], held: dict[str, HeldItem], report: str
 ) -> State[Any]:
-    """`Completed`, saying how everything stands, and which decisions came too late."""
+    """Return `Completed`, with the state of every row and the decisions that came too late."""
     standings = [held[item_id].standing for item_id in run_held.rows.values()]
     counts = {each: standings.count(each) for each in ("waiting", *_OUTCOME.values(), "gone")}
     line = ", ".join(f"{n} {name}" for name, n in counts.items() if n or name == "waiting")
@@ -171,7 +171,7 @@ def _table_row(row_id: str, held: HeldItem) -> dict[str, str]:
 
 
 def _entries(run_held: RunHeld, held: dict[str, HeldItem]) -> list[Entry]:
-    """One card for each picture that waits, in the order of the plan."""
+    """Return one card for each picture that waits, in the order of the plan."""
     with tempfile.TemporaryDirectory(prefix="ace-review-") as scratch:
         path = Path(scratch) / "plan.parquet"
         key = plan_key(run_held.run_id)

@@ -1,4 +1,4 @@
-"""The account of a run: one result for every row, on disk, and a sample of rows for people."""
+"""The results of a run: one for every row, on disk, and a sample of rows for people."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ PARQUET, CSV, FAILURES = "results.parquet", "results.csv", "failures.jsonl"
 
 @dataclass(eq=False)
 class RunResults:
-    """What became of every row, and a sample of it for people. See `open_results`."""
+    """The result of every row, and a sample of rows for people. See `open_results`."""
 
     written: ResultsWriter
     failures: TextIO
     max_shown: int
     rejected_sample: list[Result] = field(default_factory=list)
     status: Status = field(default_factory=Status)
-    # Items whose picture several rows share → the result of the row that it was made for.
+    # Item whose picture several rows share → the result of the row that it was made for.
     _shared: dict[str, Result | None] = field(default_factory=dict)
     # Failures, then rows whose mask looks like a mistake, then others.
     _samples: tuple[list[Result], ...] = field(default_factory=lambda: ([], [], []))
     _items: dict[int, str] = field(default_factory=dict)  # line → a sampled row's item, as JSON
 
     def enter(self, result: Result, of: WorkItem | PlannedRow) -> None:
-        """Write down a planned row's result; its item is read for those that failed."""
+        """Write a planned row's result. Its item is read only if it failed."""
         if result.item_id in self._shared and result.same_as is None:
             self._shared[result.item_id] = result
-        if result.error_code == Forgotten.code:  # nothing of its row is to be quoted
+        if result.error_code == Forgotten.code:  # nothing of its row may be quoted
             self._forget(result.line, result.error)
             return
         self.written.write(result)
@@ -56,7 +56,7 @@ class RunResults:
             self.enter(Result.of(item, outcome), item)
 
     def enter_shared(self, row: PlannedRow) -> None:
-        """Give a row whose picture is another row's the same outcome, under its own line."""
+        """Enter the outcome of the row that shares its picture, under this row's own line."""
         original = self._shared[row.item_id]
         assert original is not None
         result = replace(original, line=row.line, row_id=row.row_id, same_as=row.same_as)
@@ -79,7 +79,7 @@ class RunResults:
         self.written.write(Result(line, None, None, status="forgotten", error=reason))
 
     def offer(self, result: Result, of: WorkItem | PlannedRow) -> None:
-        """Take a row for people while there is room, or in the place of one less worth seeing."""
+        """Sample a row for people while there is room, or in place of one less worth seeing."""
         group = 0 if result.status in FAILED_STATUSES else 1 if result.hints else 2
         if len(self._items) >= self.max_shown:
             less = next((each for each in reversed(self._samples[group + 1 :]) if each), None)
@@ -91,7 +91,7 @@ class RunResults:
         self._items[result.line] = item_json
 
     def sample(self) -> list[Result]:
-        """Return rows for the contact sheet, as `_samples` has them, each group in catalog order."""
+        """Return rows for the contact sheet, in the groups of `_samples`, each in catalog order."""
         return [
             each for group in self._samples for each in sorted(group, key=lambda each: each.line)
         ]

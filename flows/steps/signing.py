@@ -1,5 +1,6 @@
-"""The key that signs pictures, where it lies in a Prefect block: read in the replica's own process,
-so that it crosses neither Ray nor the flow.
+"""Read the key that signs pictures from a Prefect block.
+
+The replica's own process reads it, so that it passes neither through Ray nor through the flow.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def make_signing_replica(settings: ReplicaSettings, run_id: str, name: str) -> Replica:
-    """As `engine.make_replica`, with the key of the block that the settings name."""
+    """Make a replica as `engine.make_replica` does, with the key of the block in the settings."""
     from ace_tasks.replica.replica import Replica  # loads torch: inside the actor only
 
     assert settings.marks.block is not None
@@ -27,7 +28,7 @@ def make_signing_replica(settings: ReplicaSettings, run_id: str, name: str) -> R
 
 
 def load_signer(block: str, timestamp_url: str | None) -> Signer:
-    """From a block of type Secret. Raises SettingsError, which never quotes it."""
+    """Load the key from a block of type Secret. Raises SettingsError, which never quotes it."""
     from prefect.blocks.system import Secret
 
     from ace_tasks.provenance.c2pa_marks import Signer
@@ -39,13 +40,13 @@ def load_signer(block: str, timestamp_url: str | None) -> Signer:
     except Exception as error:
         raise SettingsError(
             f'C2PA: accepted: a Prefect block of type Secret that holds JSON with "key" and '
-            f'"certificates"; {block!r} cannot be read so ({type(error).__name__})'
+            f'"certificates"; given {block!r}, which cannot be read ({type(error).__name__})'
         ) from None
     return Signer.of(key, certificates, timestamp_url)
 
 
 def without_user(url: str | None) -> str | None:
-    """An address without the user and password that may stand in it, and without its query."""
+    """Return an address without its user, password and query."""
     if not url:
         return None
     parts = urlsplit(url)

@@ -1,13 +1,13 @@
-"""The steps of a training: each skips what is done, on this machine or on S3.
+"""The steps of a training, each of which skips what is done, on this machine or on S3.
 
-Here and on S3 a training has a place of its own, named after its recipe's fingerprint, so another
-recipe never meets its files:
+Here and on S3 a training has its own place, named after its recipe's fingerprint, so that another
+recipe never uses its files:
 
     <weights dir>/training/<name>-<fingerprint>/     this machine's work folder
     <output>/<name>/                                 the variant; sha256.json comes last
     <output>/<name>/training-<fingerprint>/          checkpoints, metrics, curves, samples
 
-Torch is loaded by the steps that need it, so that deploying and describing the flow stays light.
+Torch is loaded by the steps that need it, so that the flow can be deployed without it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _FINGERPRINT_LETTERS = 12
 
 @dataclass(eq=False)
 class Training:
-    """What one flow run works with."""
+    """The state of one training: recipe, start, stores and time limit."""
 
     flow_name: str
     recipe: Recipe
@@ -92,7 +92,7 @@ class Training:
             yield
 
     def left_s(self) -> float | None:
-        """Until it shall stop; None: never. The clock starts with the first stage that works."""
+        """Return the seconds until its time limit, or None. The clock starts with the first stage."""
         if self.stop_after_s is None:
             return None
         if self.ends_at is None:
@@ -107,14 +107,14 @@ class Training:
         return (self.recipe.vae.loop if stage == "vae" else self.recipe.loop).steps
 
     def fit(self, stage: Stage) -> bool:
-        """Run one stage under the eyes of the UI; True when it is done."""
+        """Run one stage and show it in the UI. Return whether it is done."""
         from ace_tasks.training.distributed import FitSettings, fit
         from ace_tasks.training.keeping import read_metrics
 
         left_s = self.left_s()
         if self.over():
             return False
-        alone = stage == "vae"  # which then has the others' threads
+        alone = stage == "vae"  # one process, which takes the threads of all workers
         settings = FitSettings(
             recipe=self.recipe,
             stage=stage,
@@ -136,7 +136,7 @@ class Training:
             return fit(settings)
 
     def view(self, stage: str, unit: str, total: int) -> StageView:
-        # Pictures for people: a store that is away is not worth waiting for.
+        # These pictures are for people: if the store is away, waiting is not worth it.
         store = Store(self.environment.output_store.model_copy(update={"patience_s": 0}))
         return StageView(self.flow_name, stage, unit, total, store, self.uri)
 
@@ -197,14 +197,14 @@ def open_training(
 
 @contextmanager
 def _catalog_of(recipe: Recipe, environment: Environment) -> Iterator[Path | None]:
-    """Fetch the catalog to learn from, if there is one. Raises CatalogError, SettingsError."""
+    """Fetch the catalog to learn from, if there is one. Raises CatalogError and SettingsError."""
     from ace_tasks.training.rows import CatalogData
 
     if not isinstance(recipe.data, CatalogData):
         yield None
         return
     if not recipe.data.catalog:
-        raise SettingsError(f"recipe {recipe.name!r} learns from a catalog: say which (catalog)")
+        raise SettingsError(f"recipe {recipe.name!r} learns from a catalog: name it in `catalog`")
     with open_catalog(recipe.data.catalog, Store(environment.source_store)) as path:
         yield path
 
@@ -224,7 +224,7 @@ def _plan_rows(recipe: Recipe, catalog: Path, environment: Environment, folder: 
 
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    """Let one run at a time into a work folder. Raises SettingsError."""
+    """Let one run at a time use a work folder. Raises SettingsError."""
     work.mkdir(parents=True, exist_ok=True)
     with (work / ".lock").open("w") as lock:
         try:
@@ -241,7 +241,7 @@ def _locked(work: Path) -> Iterator[None]:
 
 @step("vae")
 def fit_vae(training: Training) -> bool:
-    """Get the small VAE, or all files of the variant to start from; True when they are here."""
+    """Get the small VAE, or all files of the variant to start from. Return whether it is done."""
     from ace_tasks.training.stages import take_vae
 
     if training.start:
@@ -253,13 +253,13 @@ def fit_vae(training: Training) -> bool:
 
 @step("encode")
 def encode_latents(training: Training) -> bool:
-    """Encode the training set; True when all chunks of latents are there."""
+    """Encode the training set. Return whether all chunks of latents are there."""
     from ace_tasks.training import latents
     from ace_tasks.training.distributed import encode
     from ace_tasks.training.stages import LATENTS
 
     if training.kept.steps_done("denoise") >= training.steps("denoise"):
-        return True  # nobody reads them any more
+        return True  # nothing reads them any more
     recipe, folder = training.recipe, training.work / LATENTS
     total = latents.chunks(folder, recipe.data)
 
@@ -277,8 +277,9 @@ def encode_latents(training: Training) -> bool:
 
 
 def _report_rejects(training: Training) -> None:
-    """Rows of a catalog that nothing can be learnt from: to the log, and with line, column and
-    reason to a file beside the checkpoints.
+    """Report the rows of a catalog that cannot be learnt from.
+
+    The log names the first. A file beside the checkpoints has the line, column and reason of each.
     """
     from ace_tasks.training import rows
     from ace_tasks.training.stages import LATENTS
@@ -295,7 +296,7 @@ def _report_rejects(training: Training) -> None:
 
 @step("denoise")
 def fit_denoiser(training: Training) -> bool:
-    """Train both stages of the paper; True when they are done."""
+    """Train both stages of the paper. Return whether they are done."""
     if training.kept.steps_done("denoise") >= training.steps("denoise"):
         training.kept.fetch("denoise")
         return True
@@ -304,7 +305,7 @@ def fit_denoiser(training: Training) -> bool:
 
 @step("export")
 def export_variant(training: Training) -> Variant:
-    """Write the variant's folder, here and on S3."""
+    """Write the variant's folder on this machine and on S3."""
     from ace_tasks.model.places import MANIFEST
     from ace_tasks.training.export import export
     from ace_tasks.training.keeping import send_folder
@@ -322,9 +323,9 @@ def export_variant(training: Training) -> Variant:
 
 @step("samples")
 def show_samples(training: Training, variant: Variant) -> str:
-    """Show what the variant makes of held-back examples of the world; returns the sheet's URI.
+    """Show the variant's answers to held-back examples of the world. Return the sheet's URI.
 
-    Nothing of a catalog is held back, so it has no sheet, and an empty URI.
+    Nothing of a catalog is held back, so a training on one has no sheet, and the URI is empty.
     """
     from ace_tasks.model.ace import AceModel
     from ace_tasks.model.sources import open_variant
@@ -354,13 +355,13 @@ def show_samples(training: Training, variant: Variant) -> str:
 
 
 def stopped(training: Training) -> State[Any]:
-    """End a training that was told to stop before it was done."""
+    """End a training that reached its time limit before it was done."""
     stages: tuple[Stage, ...] = ("denoise",) if training.start else ("vae", "denoise")
     steps_done = {stage: training.kept.steps_done(stage) for stage in stages}
     where = ", ".join(
         f"{stage} at step {done} of {training.steps(stage)}" for stage, done in steps_done.items()
     )
-    line = f"stopped as told, not done yet: {where}; the same run goes on"
+    line = f"stopped at the time limit, not done yet: {where}; start the same run again to continue"
     get_run_logger().info(line)
     return Completed(name=NOT_DONE, message=line, data={"steps": steps_done})
 

@@ -1,4 +1,4 @@
-"""What a run notes of the pictures that it made first: `canary.json`."""
+"""The stored state of a run's first pictures: `canary.json`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ Decision = Literal["approve", "reject", "approve with changes"]
 
 
 class Trial(BaseModel):
-    """Which items came first, under which key a person was asked last, what was said, and how long
-    replicas held their places for it.
+    """The first items of a run, the key of the last question, and the decision on them.
+
+    `replica_s` is how long replicas held their places for them, in seconds.
     """
 
     items: dict[str, str]  # row id → item id

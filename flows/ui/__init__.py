@@ -1,13 +1,13 @@
-"""What a person sees in Prefect's UI.
+"""The product's part of Prefect's UI: forms, artifacts, events, logs and names.
 
-forms      a flow and its steps, as Prefect shows them
+forms      flows and steps, as Prefect shows them
 artifacts  one artifact of a run: created once, then updated
 live       progress, shards and failures while a run works
-tables     tables, and who listens in a terminal
-summary    what a person reads once a run has ended
+tables     tables, and the listener of a terminal
+summary    the summary of a finished run
 sheet      the contact sheet, page by page
 watch      a training's progress and curves
-events     what a run tells automations
-log        what `ace_tasks` says, in the run's log
+events     events for automations
+log        log lines of `ace_tasks`, in the run's log
 names      names in the list of runs
 """

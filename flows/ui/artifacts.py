@@ -1,6 +1,6 @@
-"""Artifacts in Prefect's UI: each is created once, then updated.
+"""Artifacts in Prefect's UI, each created once and then updated.
 
-They are for people. A Prefect API that is away ends no run, and one that is slow keeps none waiting.
+They are for people. A run goes on if Prefect's API is away, and does not wait if it is slow.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CUT_S = 3.0
 
 @dataclass(eq=False)
 class RunArtifact:
-    """One artifact of a run. What cannot be written is logged, and written with the next change."""
+    """One artifact of a run. A failed write is logged, and repeated with the next change."""
 
     kind: Kind
     key: str
@@ -42,7 +42,7 @@ class RunArtifact:
     _shown: tuple[Content, str] | None = None
 
     def show(self, content: Content, description: str) -> None:
-        """Create the artifact, or bring it up to date."""
+        """Create the artifact, or update it."""
         if self._shown == (content, description):
             return
         with decoration(self.key):
@@ -58,7 +58,7 @@ class RunArtifact:
 
 @contextmanager
 def decoration(what: str) -> Iterator[None]:
-    """Log what goes wrong in the body instead of raising it."""
+    """Log an error of the body instead of raising it."""
     try:
         yield
     except Exception as error:
@@ -67,9 +67,9 @@ def decoration(what: str) -> Iterator[None]:
 
 @contextmanager
 def refreshing(show: Callable[[], None], every_s: float) -> Iterator[None]:
-    """Call `show` in a thread: at once, every so many seconds while the body works, and at its end.
+    """Call `show` in a thread: at once, every `every_s` seconds while the body works, and at its end.
 
-    The last call is waited for, while a client tries; a run that is cut has no time for it.
+    If the body ends normally, wait for the last call. If it raises, wait three seconds at most.
     """
     over = threading.Event()
 
@@ -79,7 +79,7 @@ def refreshing(show: Callable[[], None], every_s: float) -> Iterator[None]:
             show()
         show()
 
-    # Artifacts belong to the flow or task run, which this thread knows by its context only.
+    # Artifacts belong to the flow or task run, which a thread knows only by its context.
     thread = threading.Thread(
         target=copy_context().run, args=(repeat,), name="artifacts", daemon=True
     )

@@ -1,6 +1,6 @@
-"""What a run tells automations: that its pool has started, and that too much of it fails.
+"""Events for automations: a run's pool has started, or too many of its items fail.
 
-`infra/automations.py` listens. Losing an event never fails a run.
+`infra/automations.py` defines what they trigger. Losing an event never fails a run.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from flows.ui.artifacts import decoration
 
 POOL_STARTED = "ace-catalog.pool-started"
 FAILURES_ABOVE_LIMIT = "ace-catalog.failures-above-limit"
-_LEAST_ITEMS = 20  # of fewer, one failure says little
+_LEAST_ITEMS = 20  # with fewer, one failure says little
 
 
 @dataclass(frozen=True)
 class EventEmitter:
-    """Tells automations what happens in one flow run."""
+    """The emitter of one flow run's events."""
 
     run_id: str
     flow_name: str
@@ -42,10 +42,10 @@ class EventEmitter:
 
 
 class FailureAlarm:
-    """Tells, once a run, that more of its items fail than should."""
+    """An alarm that goes off once per run, when too many of its items fail."""
 
     def __init__(self, events: EventEmitter, limit: float):
-        """`limit`: the share of failures that is still fine."""
+        """Set the alarm. `limit` is the share of failures, from 0 to 1, that is still accepted."""
         self._events = events
         self._limit = limit
         self._raised = False

@@ -1,7 +1,7 @@
-"""How a flow and its steps are declared, so that form and errors speak to a person.
+"""Declarations of flows and steps, with forms and errors that a person understands.
 
 Prefect draws a form from the signature and the docstring of a flow. It takes the text of a group's
-members from the group, and that of a parameter that stands alone from the docstring only.
+members from the group, and the text of any other parameter from the docstring only.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ R = TypeVar("R")
 
 
 class FormFlow(Flow[P, R]):
-    """A flow that tells who gives it a flat parameter of an earlier version which group has it.
+    """A flow that refuses a flat parameter of an earlier version, and names the group that has it.
 
     Prefect would only list the names it knows: at a call, at a Retry in Python, and in the process
-    of a deployment's run, which it ends before the flow is asked; see `_explain_crash`.
+    of a deployment's run, which it ends before it calls the flow; see `_explain_crash`.
     """
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Raises SettingsError for a flat name of an earlier version."""
+        """Validate parameters. Raises SettingsError for a flat name of an earlier version."""
         check_names(self.fn, parameters)
         return super().validate_parameters(parameters)
 
     if not TYPE_CHECKING:  # Flow declares it by overloads
 
         def __call__(self, *args, **kwargs):
-            """Raises SettingsError for a flat name of an earlier version."""
+            """Run the flow. Raises SettingsError for a flat name of an earlier version."""
             check_names(self.fn, kwargs)
             return super().__call__(*args, **kwargs)
 
@@ -49,7 +49,7 @@ def form_flow(
 ) -> Callable[[Callable[P, R]], Flow[P, R]]:
     """Declare a flow whose parameters are described by `flows.options`.
 
-    Tasks run on `threads` beside the main thread, which is the one that a cancel interrupts.
+    Tasks run in `threads` threads beside the main thread, which is the one that a cancel interrupts.
     """
 
     def declare(function: Callable[P, R]) -> Flow[P, R]:
@@ -61,17 +61,17 @@ def form_flow(
             validate_parameters=True,
             persist_result=False,
             on_crashed=[_explain_crash],
-            log_prints=False,  # what is printed may quote rows that are to be forgotten
+            log_prints=False,  # printed text may quote rows that must be forgotten
         )
 
     return declare
 
 
 def _explain_crash(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Say in the state of a run which group has the parameters it was given by their flat names.
+    """Name in a run's state the groups of the parameters that were given by their flat names.
 
-    Prefect compares names before it asks the flow, and the state of such a run is Crashed with
-    "Process exited with a general error". Its runner calls this afterwards.
+    Prefect compares names before it calls the flow, and leaves such a run Crashed with "Process
+    exited with a general error". Its runner calls this hook afterwards.
     """
     try:
         check_names(flow.fn, flow_run.parameters)
@@ -82,7 +82,7 @@ def _explain_crash(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
 
 
 class StepTask(Task[P, R]):
-    """A task whose arguments Prefect passes on as they are: not walked, not stored, not hashed."""
+    """A task whose arguments Prefect passes on as they are, without walking or hashing them."""
 
     if not TYPE_CHECKING:  # Task declares them by overloads
 
@@ -98,9 +98,9 @@ def _quoted(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def step(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Declare a step of a flow. `run_name`: a template of its parameters, for the list of tasks.
+    """Declare a step of a flow. `run_name` is a template of its parameters, for the list of tasks.
 
-    Prefect shows it, and nothing else: whoever does the work retries it, and keeps its results.
+    Prefect only shows the step. The code that does the work retries it and keeps its results.
     """
 
     def declare(function: Callable[P, R]) -> Task[P, R]:

@@ -1,6 +1,6 @@
-"""What moves in the UI while a run works: its progress, its shards, and its failures by code.
+"""Artifacts that change while a run works: its progress, its shards, and its failures by code.
 
-A thread writes them, so that an API that is slow or away keeps no replica waiting.
+A thread writes them, so that no replica waits for an API that is slow or away.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Cells = list[dict[str, str | int]]
 
 @dataclass
 class Shards:
-    """The account of a run's shards: those that work, then those that ended with failures, then
-    others that ended; as many as a page holds.
+    """Counts of a run's shards, and a table of as many as a page holds.
+
+    Working shards come first, then those that ended with failures, then the others.
     """
 
     done: int = 0
@@ -61,10 +62,10 @@ def _row(shard: ShardStatus, state: str) -> dict[str, str | int]:
 
 
 class Live:
-    """The moving artifacts of one run; see `showing`. `update` it at any pace."""
+    """The changing artifacts of one run; see `showing`. `update` may be called at any rate."""
 
     def __init__(self, flow_name: str, total: int, headline: str):
-        """`total`: rows; `headline`: how many are done before, and how many are to do."""
+        """Start at zero of `total` rows. `headline` counts the rows done before and those to do."""
         self._total = total
         self._headline = headline
         self._shards = Shards()
@@ -77,13 +78,13 @@ class Live:
         self._latest: list[tuple[RunArtifact, Content, str]] = [(self._progress, 0.0, headline)]
 
     def write(self) -> None:
-        """Bring the artifacts up to date."""
+        """Update the artifacts."""
         for artifact, content, description in self._latest:
             if content != []:  # a table waits for its first row
                 artifact.show(content, description)
 
     def end_shard(self, shard: ShardStatus) -> None:
-        """Its rows are in the account from now on."""
+        """Note that a shard has ended, and that its rows are counted in `accounted` from now on."""
         self._shards.end(shard)
 
     def update(
@@ -94,15 +95,17 @@ class Live:
         status: Status,
         working: Sequence[ShardStatus] = (),
     ) -> None:
-        """`accounted`, `failed` and `by_error` (code → rows): of rows with a result so far;
-        `working`: the shards whose items have none in the account yet.
+        """Take new counts, and tell the listener.
+
+        `accounted`, `failed` and `by_error` (code → rows) count the rows that have a result so far.
+        `working` are the shards whose items are not counted there yet.
         """
         errors = Counter(by_error)
         for shard in working:
             errors.update(shard.by_error)
         failed += sum(shard.by_error.total() for shard in working)
         accounted += sum(shard.done + shard.by_error.total() for shard in working)
-        # A shard that has just ended is for a moment in neither.
+        # A shard that has just ended is in neither count for a moment.
         accounted = self._accounted = max(accounted, self._accounted)
         notify_listener(
             Moment(self._total, accounted, failed, status.replicas_ready, self._headline)
@@ -138,7 +141,7 @@ class Live:
         )
 
     def _rate(self, now: float, edited: int) -> float:
-        """Items/s, failed ones too, of the last minute."""
+        """Return items/s over the last minute, failed ones included."""
         self._recent.append((now, edited))
         while len(self._recent) > 2 and now - self._recent[1][0] >= _RATE_OVER_S:
             self._recent.popleft()
@@ -148,14 +151,14 @@ class Live:
 
 @contextmanager
 def showing(flow_name: str, total: int, headline: str) -> Iterator[Live]:
-    """Keep the artifacts of a run up to date while the body works; see `Live`."""
+    """Keep the artifacts of a run updated while the body works; see `Live`."""
     live = Live(flow_name, total, headline)
     with refreshing(live.write, _UPDATE_EVERY_S):
         yield live
 
 
 def format_duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
+    """Return a duration for people, such as `40 s`, `12 min` or `3.5 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

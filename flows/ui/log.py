@@ -1,4 +1,4 @@
-"""What `ace_tasks` says while a run works, in the run's log in the UI as well."""
+"""Send log lines of `ace_tasks` to the run's log in the UI as well."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect.logging.handlers import APILogHandler
 
 
 class _RunLog(APILogHandler):
-    """Prefect's own, for what is said in a run; elsewhere there is no log to put it into."""
+    """Prefect's own handler, for lines logged within a run. Elsewhere there is no run log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if FlowRunContext.get() or TaskRunContext.get():
@@ -17,10 +17,10 @@ class _RunLog(APILogHandler):
 
 
 def to_run_log() -> None:
-    """From INFO on, from now on in this process; once is enough.
+    """Send lines of level INFO and above to the run's log, for the rest of this process.
 
-    Not by PREFECT_LOGGING_EXTRA_LOGGERS: it sets no level, so INFO would be lost, and it would
-    have to be in the environment of every worker, job and terminal.
+    PREFECT_LOGGING_EXTRA_LOGGERS would not do: it sets no level, so INFO would be lost, and it
+    would have to be in the environment of every worker, job and terminal.
     """
     logger = logging.getLogger("ace_tasks")
     if not any(isinstance(each, _RunLog) for each in logger.handlers):

@@ -10,9 +10,9 @@ from flows.options.run import PlanOptions
 
 
 def run_name(template: str) -> Callable[[], str]:
-    """Return a name for `flow_run_name`: the template with the run's parameters.
+    """Return a function for `flow_run_name`, which fills the template with the run's parameters.
 
-    The name of a dry run begins with these words, since it edits nothing.
+    The name of a dry run begins with "dry run".
     """
 
     def name() -> str:

@@ -1,4 +1,4 @@
-"""Publish a contact sheet: page by page into the store, and a link to the first in the UI."""
+"""Publish a contact sheet: its pages in the store, and a link to the first one in the UI."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ def publish_sheet(
     outputs: Store,
     public_base_url: str | None = None,
 ) -> str:
-    """`uri_of`: a page's place by its number, from 1. Returns the first one's URI.
+    """Write and link a contact sheet, and return the URI of its first page.
 
-    Raises StoreUnavailable; pages written before stay, and nothing links them.
+    `uri_of` returns a page's URI by its number, from 1. Raises StoreUnavailable; pages written
+    before that stay, and nothing links to them.
     """
     uris = [uri_of(number) for number in range(1, sheet.pages + 1)]
     links = [PageLink(uri.rpartition("/")[2], outputs.presign(uri)) for uri in uris]
@@ -27,9 +28,9 @@ def publish_sheet(
         outputs.put(uri, page, "text/html; charset=utf-8")
     link = link_to(uris[0], outputs, public_base_url)
     lasts = (
-        f"The file lies at {uris[0]}"
+        f"The file is at {uris[0]}"
         if public_base_url
-        else "The link opens for 7 days, or as long as the credentials behind it, if that is less; "
+        else "The link works for 7 days, or until the credentials behind it expire, if that is less; "
         f"the file stays at {uris[0]}"
     )
     artifact = RunArtifact("markdown", f"{flow_name}-report")
@@ -38,9 +39,11 @@ def publish_sheet(
 
 
 def link_to(uri: str, outputs: Store, public_base_url: str | None) -> str:
-    """What opens an object in a browser: signed, for 7 days at most; or, where somebody serves the
-    bucket, `public_base_url` in the place of `s3://BUCKET`, `{bucket}` in it being the bucket. A
-    page that is opened without a signature finds its neighbours by name.
+    """Return a link that opens an object in a browser.
+
+    Without `public_base_url` it is signed, for 7 days at most. With it, that URL takes the place of
+    `s3://BUCKET`, and `{bucket}` in it becomes the bucket; a page that is opened without a
+    signature finds its neighbours by name.
     """
     if not public_base_url:
         return outputs.presign(uri)

@@ -1,4 +1,4 @@
-"""What a person reads once a run has ended: what became of it, and how to try the rest again."""
+"""The summary of a finished run: its results, and how to retry the failed rows."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _RETRY = "retry-failed/retry-failed"
 
 
 def publish_summary(summary: Summary, report: str | None) -> None:
-    """`report`: a link that opens the contact sheet; None: there is none."""
-    with decoration("summary"):  # the form is asked for
+    """Publish the summary of a run. `report` is a link to the contact sheet, or None."""
+    with decoration("summary"):  # it asks the API for the form
         content = text(summary, report, _form(summary))
         RunArtifact("markdown", f"{summary.flow}-summary").show(content, summary.line)
 
 
 def text(summary: Summary, report: str | None, form: str | None) -> str:
-    """Markdown. `form`: where the UI has the form that tries the failed rows again."""
+    """Return the summary as Markdown. `form` is the URL of the UI's form for a retry, or None."""
     parts = [f"## {plain(summary.state)}", plain(summary.line)]
     if report:
         parts.append(f"[Contact sheet]({report})")
@@ -48,14 +48,14 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
     if summary.hinted:
         parts.append(
             f"**Masks to check:** {plain(summary.masks_to_check)}. The contact sheet shows them, "
-            "and the column `hints` of the results says what was seen."
+            "and the column `hints` of the results names the problem."
         )
     if summary.failures:
         parts.append(_retry(summary, form))
     if summary.rejects:
         parts.append(
-            f"{summary.rejected} rows are no valid request. Mend them in the catalog, by "
-            f"`{summary.rejects}`, and run it again: only they are made."
+            f"{summary.rejected} rows are not valid. `{summary.rejects}` names the problems. "
+            "Correct the rows in the catalog, and run it again: only they are edited."
         )
     if summary.unsigned_before:
         parts.append(f"{summary.unsigned_before[0].upper()}{summary.unsigned_before[1:]}.")
@@ -64,7 +64,7 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
 
 
 def retry_parameters(summary: Summary) -> dict[str, str]:
-    """Of the deployment `retry-failed`, for all failed rows of this run."""
+    """Return parameters of the deployment `retry-failed` for all failed rows of this run."""
     return {"output": summary.output, "failed_run": summary.run_id}
 
 
@@ -75,14 +75,14 @@ def _retry(summary: Summary, form: str | None) -> str:
     command = shlex.join(["ace-catalog", "retry", *given.values()])
     return (
         f"### Try the failed rows again\n\nDeployment `retry-failed`{filled}, with\n\n"
-        f"```json\n{json.dumps(given, indent=1)}\n```\n\n`codes` there takes some of them only, "
-        "such as `timeout,quarantined`. From a terminal, either of\n\n"
+        f"```json\n{json.dumps(given, indent=1)}\n```\n\n`codes` limits it to some errors, "
+        "such as `timeout,quarantined`. From a terminal, use either of\n\n"
         f"```console\n$ prefect deployment run {_RETRY} {parameters}\n$ {command}\n```"
     )
 
 
 def _form(summary: Summary) -> str | None:
-    """The UI's own form, filled in; None where the deployment or the UI is not there."""
+    """Return the URL of the UI's form, filled in; None if the deployment or the UI is missing."""
     base = PREFECT_UI_URL.value()
     if not (base and summary.failures):
         return None
@@ -91,6 +91,6 @@ def _form(summary: Summary) -> str | None:
             deployment = client.read_deployment_by_name(_RETRY)
         except ObjectNotFound:
             return None
-    # The UI decodes what its router has decoded once more.
+    # Quoted twice, because the UI decodes what its router has decoded already.
     parameters = quote(quote(json.dumps(retry_parameters(summary)), safe=""), safe="")
     return f"{base}/deployments/deployment/{deployment.id}/run?parameters={parameters}"

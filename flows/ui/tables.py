@@ -1,7 +1,6 @@
-"""What a person sees of a run: tables, and a listener. What moves is in `live`.
+"""Tables of a run for people, and the listener of a terminal. `live` has the changing artifacts.
 
-Artifacts are Prefect's; text from a catalog is put into tables only after its Markdown is
-disarmed.
+Text from a catalog is escaped before it goes into a table, so that no Markdown in it has an effect.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Moment:
     accounted: int
     failed: int
     replicas: int
-    headline: str  # what the plan says: how many rows are done, and to do
+    headline: str  # from the plan: how many rows are done, and how many are to do
 
 
 _listener: ContextVar[Callable[[Moment], None] | None] = ContextVar("listener", default=None)
@@ -51,8 +50,9 @@ _noter: ContextVar[Callable[[str], None] | None] = ContextVar("noter", default=N
 def listening(
     listener: Callable[[Moment], None], noter: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """Report every progress of flows run in this context to `listener` as well, and to `noter` what
-    a person should know before the end, such as which files are passed over.
+    """Also report the progress of flows in this context to `listener`, and notes to `noter`.
+
+    A note is something to know before the end, such as which files are passed over.
     """
     tokens = _listener.set(listener), _noter.set(noter)
     try:
@@ -73,7 +73,7 @@ def notify_listener(moment: Moment) -> None:
 
 
 def plain(value: Any, most: int = CELL_CHARS) -> str:
-    """Catalog text for a Markdown table: one line, cut short, nothing in it active."""
+    """Return catalog text for a Markdown table: on one line, cut short, without active markup."""
     text = harmless(" ".join(str(value).split()))[:most]
     for active in "\\`*_{}[]<>()#+!|~":
         text = text.replace(active, f"\\{active}" if active not in "<>" else " ")
@@ -81,7 +81,7 @@ def plain(value: Any, most: int = CELL_CHARS) -> str:
 
 
 def plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first rows of a table, as many as a page holds, with their text made plain."""
+    """Return as many rows of a table as a page holds, with their text made plain."""
     return [plain_row(row) for row in islice(rows, TABLE_ROWS)]
 
 
@@ -90,12 +90,12 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def counted(number: int, what: str) -> str:
-    """1 replica, 2 replicas."""
+    """Return a number with its noun, as in "1 replica" and "2 replicas"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def publish_made(flow_name: str, catalog: Path, made: GeneratedCatalog, uri: str) -> None:
-    """The first rows that a flow made of its source."""
+    """Publish a table of the first rows that a flow generated from its source."""
     with catalog.open(encoding="utf-8") as lines:
         rows = [row for row in map(json.loads, islice(lines, TABLE_ROWS)) if "id" in row]
     table = plain_rows({name: str(row.get(name, "")) for name in _MADE_COLUMNS} for row in rows)
@@ -110,8 +110,10 @@ def publish_made(flow_name: str, catalog: Path, made: GeneratedCatalog, uri: str
 
 
 def publish_rejects(flow_name: str, rejects: Path, count: int, *, lined: bool = True) -> None:
-    """A table of the first rejects. `lined`: whether their lines are those of somebody's file; of
-    a catalog that the run made, each reason says where it comes from.
+    """Publish a table of the first rejects.
+
+    `lined` says whether their line numbers are those of a user's file. For a catalog that the run
+    generated, each reason names the place instead.
     """
     if not count:
         return
@@ -122,25 +124,25 @@ def publish_rejects(flow_name: str, rejects: Path, count: int, *, lined: bool = 
     place = f"line {first['line']}, " if lined else ""
     column = f"column {first['field']}: " if first["field"] else ""
     get_run_logger().warning(
-        "%d rows are no valid request; the first: %s%s%s", count, place, column, first["reason"]
+        "%d rows are not valid; the first: %s%s%s", count, place, column, first["reason"]
     )
     table = plain_rows(
         ({"line": row["line"]} if lined else {})
         | {"column": row["field"] or "", "reason": row["reason"]}
         for row in rows
     )
-    shown = f"{count} rows are no valid spec; the first {len(rows)}"
+    shown = f"{count} rows are not valid; the first {len(rows)}"
     RunArtifact("table", f"{flow_name}-rejects").show(table, shown)
 
 
 def publish_preflight(
     flow_name: str, planned: Planned, estimate: Estimate, rate: Rate | None
 ) -> None:
-    """What the run will do and take, as a table."""
+    """Publish a table of what the run will do and take."""
     counts, before = planned.counts, planned.before
     facts = {
         "rows": planned.rows,
-        "no valid spec": counts.rejected,
+        "rejected": counts.rejected,
         "done before": len(before.records),
         "failed for good before": len(before.failures),
         "share another row's picture": counts.shared,
@@ -155,11 +157,11 @@ def publish_preflight(
         "cost": _known(estimate.cost, "{:.2f}"),
     }
     if rate is None:
-        note = "No run under this output has measured how fast the model is here."
+        note = "No run under this output has measured the model's speed yet."
     elif rate.run_id is None:
-        note = "How fast the model is, a setting says."
+        note = "The model's speed is that of a setting."
     else:
-        note = f"How fast the model is, run {rate.run_id} measured over {rate.items} items."
+        note = f"The model's speed was measured by run {rate.run_id} over {rate.items} items."
     table = [{"what": what, "value": str(value)} for what, value in facts.items()]
     RunArtifact("table", f"{flow_name}-preflight").show(table, f"What this run will do. {note}")
 
@@ -169,7 +171,7 @@ def _known(value: float | None, form: str) -> str:
 
 
 def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -> None:
-    """The table of results, as far as it is short enough for a page."""
+    """Publish a table of the first results, as many as a page holds."""
     rows = [
         {
             "row": plain(each.row_id or f"line {each.line}"),
@@ -186,7 +188,7 @@ def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -
 
 
 def publish_review(table: list[dict[str, str]], run_id: str) -> None:
-    """The table of rows that a run held back, and how each stands; the waiting ones first."""
+    """Publish a table of the rows that a run held back, with their state, the waiting ones first."""
     rows = plain_rows(sorted(table, key=lambda row: row["stands"] != "waiting"))
     waiting = sum(row["stands"] == "waiting" for row in table)
     description = (
@@ -197,7 +199,7 @@ def publish_review(table: list[dict[str, str]], run_id: str) -> None:
 
 
 def publish_findings(table: list[dict[str, str]], line: str, run_id: str) -> None:
-    """The table of what an audit found wrong."""
+    """Publish a table of what an audit found wrong."""
     rows = plain_rows(table)
     description = f"run {run_id}: {line}; the first {len(rows)} of {len(table)} findings"
     RunArtifact("table", "audit-run-findings").show(rows or [{"problem": "none"}], description)

@@ -1,5 +1,6 @@
-"""What a person sees of a training: for each stage a progress, a table of its last steps, and its
-curve; in the end a sheet of samples. A thread looks at the metrics file while the stage works.
+"""Artifacts of a training: each stage's progress, last steps and curve, and a sheet of samples.
+
+A thread reads the metrics file while the stage works.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ Metrics = list[dict[str, float]]
 
 @dataclass(eq=False)
 class StageView:
-    """One stage's artifacts: its progress, and of a training its last steps and its curve."""
+    """One stage's artifacts: its progress, and in a training its last steps and its curve."""
 
     flow_name: str
     stage: str
-    unit: str  # of what is counted, in the plural
+    unit: str  # the noun of what is counted, in the plural
     total: int
     store: Store
     uri: str  # where the curve's picture goes
@@ -42,13 +43,13 @@ class StageView:
         self._curve = RunArtifact("markdown", f"{key}-curve")
 
     def show(self, done: int, metrics: Metrics) -> None:
-        """Bring every artifact up to date."""
+        """Update every artifact."""
         line = f"{self.stage}: {done} of {self.total} {self.unit}"
         notify_listener(Moment(self.total, done, 0, 1, f"{self.stage}: {self.total} {self.unit}"))
         self._progress.show(100.0 * done / self.total, line)
         if metrics:
             self._steps.show(_table(metrics), line)
-            with decoration("curve"):  # it is drawn and uploaded
+            with decoration("curve"):  # drawing or uploading it may fail
                 self._curve.show(linked_picture(self.stage, self._upload_curve(metrics)), line)
 
     def _upload_curve(self, metrics: Metrics) -> str:
@@ -61,7 +62,7 @@ class StageView:
 def watching(
     view: StageView, look: Callable[[], tuple[int, Metrics]]
 ) -> AbstractContextManager[None]:
-    """Show a stage while the body runs it. `look`: how much is done, and its metrics so far."""
+    """Show a stage while the body runs it. `look` returns how much is done, and the metrics."""
     return refreshing(lambda: view.show(*look()), _LOOK_EVERY_S)
 
 
@@ -80,7 +81,7 @@ def linked_picture(name: str, link: str) -> str:
 
 
 def upload_picture(store: Store, uri: str, picture: Image) -> str:
-    """Put a PNG; a link that opens it for 7 days, or as long as the credentials behind it."""
+    """Store a PNG, and return a link that works for 7 days, or until its credentials expire."""
     store.put(uri, png(picture), "image/png")
     return store.presign(uri)
 
@@ -92,8 +93,9 @@ def png(picture: Image) -> bytes:
 
 
 def _table(metrics: Metrics) -> list[dict[str, Any]]:
-    """The last rows, newest first. Each has every column: the UI takes those of the first row, and
-    a step without references has no loss of them.
+    """Return the last rows, newest first, each with every column.
+
+    The UI takes its columns from the first row, and a step without references has no loss for them.
     """
     last: Sequence[dict[str, float]] = metrics[-_TABLE_ROWS:]
     columns = dict.fromkeys(chain.from_iterable(last))

@@ -92,7 +92,7 @@ def test_this_machine_has_as_many_replicas_as_it_carries(
         state = run(catalog, prefix, replicas=100_000)
     assert at_most == [cpu_count()]
     (warning,) = [each for each in caplog.messages if each.startswith("replicas: ")]
-    assert warning.startswith(f"replicas: {cpu_count()} at most, not 100000: this machine has")
+    assert warning.startswith(f"replicas: using {cpu_count()}, not 100000: this machine has")
     summary = Summary.model_validate(state.result())
     assert (summary.done, summary.replicas, summary.replicas_asked) == (1, 1, 100_000)
     assert "at most 1 replica of 100000 asked for" in closing.text(summary, None, None)

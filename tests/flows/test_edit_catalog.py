@@ -389,7 +389,7 @@ def test_strict_stops_before_any_work(
 ) -> None:
     state = run(catalog([good(prefix, 0), WRONG["no task"]]), prefix, strict=True)
     assert state.is_failed()
-    assert "1 of 2 rows are no valid spec" in state.message
+    assert "1 of 2 rows are not valid" in state.message
     assert not list(store.list(f"{prefix}/out/images/"))
 
 
@@ -441,9 +441,9 @@ def test_retry_after_the_catalog_was_mended_goes_by_the_mended_catalog(
     state = run(uri, prefix, strict=strict)
     assert state.is_failed()
     if strict:
-        assert "1 of 3 rows are no valid spec" in state.message
+        assert "1 of 3 rows are not valid" in state.message
         again = retried(state)
-        assert "1 of 3 rows are no valid spec" in again.message  # as it still is so
+        assert "1 of 3 rows are not valid" in again.message  # as it still is so
         past = past_run(store, f"{prefix}/out", str(state.state_details.flow_run_id))
         assert past.ending is not None
         assert (past.ending.state, past.ending.error) == ("Refused", "CatalogError")
@@ -561,7 +561,7 @@ def test_the_ui_has_a_progress_a_table_and_a_link(
     assert "accepted" in json.loads(found["edit-catalog-rejects"].data)[0]["reason"]
     assert "report.html" in found["edit-catalog-report"].data
     facts = {row["what"]: row["value"] for row in json.loads(found["edit-catalog-preflight"].data)}
-    assert (facts["rows"], facts["no valid spec"], facts["items to do"]) == ("2", "1", "1")
+    assert (facts["rows"], facts["rejected"], facts["items to do"]) == ("2", "1", "1")
     assert facts["tokens of a picture"] == "24"
 
 

@@ -145,8 +145,8 @@ def test_a_decision_that_cannot_be_meant_is_refused_before_anything_is_done(
     waiting = listed(store, prefix, "review")
     for decisions, message in (
         ({"promote": "a,nobody"}, "promote: accepted: rows that the run held back (a, b, twin)"),
-        ({"promote": "a", "discard": "twin"}, "the picture of row twin is to be promoted, too"),
-        ({"promote": "all", "discard": "b"}, "the picture of row b is to be promoted, too"),
+        ({"promote": "a", "discard": "twin"}, "the picture of row twin is also promoted"),
+        ({"promote": "all", "discard": "b"}, "the picture of row b is also promoted"),
     ):
         state = review(prefix, summary.run_id, **decisions)
         assert state.is_failed()

@@ -368,7 +368,7 @@ def test_ctrl_c_is_reported_and_leaves_no_half_a_file(
     with monkeypatch.context() as patched:
         patched.setattr(take_out, "read_picture", stop)
         ended = ace_here("pictures", output, str(tmp_path / "to"), "--run", RUN)
-    assert (ended.returncode, "the same command goes on" in ended.stderr) == (130, True)
+    assert (ended.returncode, "run the same command again" in ended.stderr) == (130, True)
     assert files(tmp_path / "to") == {}
     assert ace_here("pictures", output, str(tmp_path / "to"), "--run", RUN).returncode == 0
     assert files(tmp_path / "to") == NAMED

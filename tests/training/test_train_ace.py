@@ -120,7 +120,7 @@ def test_stopped_cancelled_killed_it_goes_on_and_gives_a_variant(
     state = run(path, prefix, stop_after_minutes=0.05)
     assert (state.name, state.is_completed()) == ("NotDoneYet", True)
     assert "not done yet" in state.message
-    assert "the same run goes on" in state.message
+    assert "start the same run again to continue" in state.message
 
     kept = TrainingFiles(machine / "training" / f"tiny-{mark}", there)
     stopped_at = kept.steps_done("denoise")
