@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
-# Some machines set it. Each of the hundreds of processes here would compile torch, Ray and Prefect
-# anew, ten seconds of a core.
+# Some machines set it. Then each of the hundreds of processes here would compile torch, Ray and
+# Prefect again, which takes ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo up put get browser exiftool redis test test-thorough test-all properties chaos bench docs check audit format clean
@@ -17,20 +17,20 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer on PATH, or PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is not on PATH; install it, or set PYTHON=/path/to/python"; exit 1; }
 	@echo "installing into $(VENV) with $(PYTHON) (first time: a minute or two)"
-	@$(PYTHON) -m venv $(VENV) || { echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
-	@# torch first: later packages ask for a range, and would bring a CUDA build of several GB.
+	@$(PYTHON) -m venv $(VENV) || { echo "Python has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	@# torch first: later packages accept a range of it, and would bring a CUDA build of several GB.
 	@$(PIP) torch
 	@$(PIP) --editable '.[dev]'
 	@touch $(STAMP)
 
-install: $(STAMP) ## make .venv with everything pinned
+install: $(STAMP) ## create .venv with pinned packages
 
-demo: $(STAMP) ## edit the sample catalog end to end on this machine
+demo: $(STAMP) ## edit the sample catalog on this machine, from the table to the contact sheet
 	@$(BIN)/python -m infra.demo
 
-up: $(STAMP) ## run the local stack (object store, Prefect with UI, worker) until Ctrl-C
+up: $(STAMP) ## run the local stack (object store, Prefect with its UI, worker) until Ctrl-C
 	@exec $(BIN)/python -m infra.up
 
 put: $(STAMP) ## copy a folder into the store of `make up`: FROM=pictures TO=s3://ace-demo/mine
@@ -39,59 +39,59 @@ put: $(STAMP) ## copy a folder into the store of `make up`: FROM=pictures TO=s3:
 get: $(STAMP) ## copy a folder out of it; with RUN=newest a run's pictures: FROM=s3://ace-demo/looks TO=looks
 	@$(BIN)/python -m infra.transfer "$(FROM)" "$(TO)" $(if $(RUN),--run "$(RUN)")
 
-browser: ## install Chromium for the tests that click (Debian; as root or by sudo)
+browser: ## install Chromium for the browser tests (Debian; as root or with sudo)
 	@for each in chromium chromium-browser google-chrome; do command -v $$each && exit 0; done; \
 	root=$$(test "$$(id -u)" = 0 || echo sudo); \
 	$$root apt-get -qq update && $$root apt-get -qq install --yes --no-install-recommends chromium
 
-redis: ## install Redis for the test that loses a Ray head (Debian; as root or by sudo)
+redis: ## install Redis for the test that loses a Ray head (Debian; as root or with sudo)
 	@command -v redis-server || { root=$$(test "$$(id -u)" = 0 || echo sudo); \
 	$$root apt-get -qq update && \
 	$$root apt-get -qq install --yes --no-install-recommends redis-server; }
 
-exiftool: ## install exiftool for the tests that read XMP with it (Debian; as root or by sudo)
+exiftool: ## install exiftool for the tests that read XMP with it (Debian; as root or with sudo)
 	@command -v exiftool || { root=$$(test "$$(id -u)" = 0 || echo sudo); \
 	$$root apt-get -qq update && \
 	$$root apt-get -qq install --yes --no-install-recommends libimage-exiftool-perl; }
 
-# Whole files at a time. More workers than two cores: many tests wait for something to end or to
-# come back.
+# Each worker takes whole files. Three workers suit two cores, because many tests wait for something
+# to end or to come back.
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --no-loadscope-reorder
 
-test: $(STAMP) ## the tests that a newcomer needs; nothing but this project is installed
+test: $(STAMP) ## run the first tier of tests, which needs nothing but this project
 	@$(PYTEST) --dist=loadgroup -m "not thorough and not gpu and not bench"
 
-test-thorough: $(STAMP) browser exiftool redis ## the other tests: browser, Redis, minutes of broken parts
+test-thorough: $(STAMP) browser exiftool redis ## run the second tier: browser, exiftool, Redis, and long failures
 	@$(PYTEST) --dist=loadfile -m thorough
 
-test-all: test test-thorough ## every test that needs no GPU
+test-all: test test-thorough ## run both tiers
 
-properties: $(STAMP) ## the property tests, with thousands of new examples each
+properties: $(STAMP) ## run the property tests, with thousands of new examples each
 	@$(PYTEST) --dist=loadfile -m hypothesis --hypothesis-profile=full
 
 SEED ?= 1
-chaos: $(STAMP) ## break every part of a run of 500 items at random, SEED=n; resume; re-read all
+chaos: $(STAMP) ## break every part of a run of 500 items at random (SEED=n), resume it, and check all of it
 	@$(BIN)/python -m tests.support.chaos --seed $(SEED)
 
-# Peers need more than the suite does.
+# The systems that the engine is compared with need more packages.
 $(VENV)/.bench: $(STAMP)
 	@$(PIP) --editable '.[bench]'
 	@touch $@
 
 SCALE ?= 1
-bench: $(VENV)/.bench ## measure the engine, also beside Ray Data, Prefect on Ray and a plain script
+bench: $(VENV)/.bench ## measure the engine, and compare it with Ray Data, Prefect on Ray and a plain script
 	@$(BIN)/python -m tests.benchmarks --scale $(SCALE)
 
 $(VENV)/.docs: $(STAMP)
 	@$(PIP) --editable '.[docs]'
 	@touch $@
 
-docs: $(VENV)/.docs ## build the documents into out/docs/; a broken link or reference is an error
+docs: $(VENV)/.docs ## build the documents in out/docs/; fail on a broken link or reference
 	@$(BIN)/python docs/_generate.py
 	@$(BIN)/sphinx-build -W --keep-going -n -q -b html -d out/doctrees docs out/docs
 
-check: $(STAMP) ## lint, format, types, imports, published schemas, test ids, documents
+check: $(STAMP) ## check lint, format, types, imports, published schemas, test ids and documents
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -104,28 +104,28 @@ check: $(STAMP) ## lint, format, types, imports, published schemas, test ids, do
 	@$(BIN)/python -m tests.support.collection
 	@$(MAKE) --no-print-directory docs
 
-# In a virtual environment of their own, or they would list themselves.
+# These tools have their own virtual environment, or they would list themselves.
 $(VENV)/audit/.installed: $(STAMP)
 	@$(PYTHON) -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1 pip-licenses==5.5.5
 	@touch $@
 
-# text-unidecode may be taken under the Artistic License as well. docutils builds the documents and is
-# in no image; the one file of it under the GPL, a mode for Emacs, is not installed.
+# text-unidecode may also be used under the Artistic License. docutils builds the documents and is
+# in no image; its one file under the GPL, a mode for Emacs, is not installed.
 AUDIT := $(VENV)/audit/bin
-audit: $(VENV)/audit/.installed ## what is installed, its licences, its known weaknesses: in out/audit/
+audit: $(VENV)/audit/.installed ## list installed packages, their licences and known vulnerabilities in out/audit/
 	@mkdir -p out/audit
 	@$(AUDIT)/cyclonedx-py environment --output-format JSON --output-file out/audit/sbom.json $(BIN)/python
 	@$(AUDIT)/pip-licenses --python $(BIN)/python --format markdown --output-file out/audit/licences.md \
 		--ignore-packages text-unidecode docutils --partial-match \
 		--fail-on "GNU General Public;GNU Affero;AGPL;GPL-2;GPL-3;Server Side Public"
-	@# --strict: where the service of weaknesses is out of reach, nothing is found, which is no news.
+	@# --strict: if the vulnerability service is unreachable, fail rather than report zero findings.
 	@$(AUDIT)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --format json \
 		--output out/audit/vulnerabilities.json
 
-format: $(STAMP) ## format and mend what can be mended
+format: $(STAMP) ## format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-clean: ## remove .venv and out; what `make up` stores stays in .local
+clean: ## remove .venv and out, but not the data of `make up` in .local
 	rm -rf $(VENV) out

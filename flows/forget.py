@@ -20,9 +20,9 @@ from flows.ui.forms import form_flow
 
 _SHA256_CHARS = 64
 _LEFT = (
-    "not touched: the catalogs and sources themselves, Prefect's logs, names and parameters of flow "
-    "runs (those of this run name what is forgotten: delete it in the UI), files of other programs, "
-    "copies elsewhere, and pages or pictures that somebody saved"
+    "not touched: the catalogs and sources themselves, Prefect's logs, names and parameters of "
+    "flow runs (those of this run name what is forgotten: delete it in the UI), files of other "
+    "programs, copies elsewhere, and pages or pictures that somebody saved"
 )
 
 

@@ -1,6 +1,6 @@
-"""Automations on a Prefect server: what happens by itself when a run dies, fails or is cancelled.
+"""Automations on a Prefect server, for runs that die, fail or are cancelled.
 
-They concern runs tagged `ace-catalog`, which those of our deployments and of the terminal are.
+They cover runs tagged `ace-catalog`: those of our deployments and of the terminal.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ZOMBIE = "ace-catalog: a run without a heartbeat is crashed"
 FAILING = "ace-catalog: tell that too much of a run fails"
 CANCELLED = "ace-catalog: sweep what a cancelled run left"
 
-# A server that is away for a minute must not have every run crashed once it is back.
+# After a server was away for a minute, it must not mark every run as crashed.
 SILENCE = timedelta(minutes=5)
 _SWEEP_AFTER = timedelta(hours=2)
-_OLDER_THAN_HOURS = 1  # another run may write there; its record comes seconds after its picture
+_OLDER_THAN_HOURS = 1  # another run may write there, and its record comes seconds after its picture
 _CANCEL_WITHIN = timedelta(days=30)  # after the pool has started
-# Each is also the name of a state; ours have other names than the types they are of.
+# Events are named after states, and our states have names other than their types.
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _OVER = (
     "Completed",
@@ -54,11 +54,12 @@ _NOTICE = (
 
 
 def zombie(silence: timedelta = SILENCE) -> AutomationCore:
-    """A process that was killed, or whose machine is gone, cannot say so."""
+    """Return the automation that crashes silent runs, whose process or machine is gone."""
     expected = {f"prefect.flow-run.{state}" for state in (*_OVER, *_WAITING)}
     return AutomationCore(
         name=ZOMBIE,
-        description=f"No heartbeat for {silence}; a run beats every 30 s.",
+        description=f"Marks a run as crashed after {silence} without a heartbeat. A run sends one "
+        "every 30 s.",
         trigger=_trigger(
             Posture.Proactive,
             after={_HEARTBEAT},
@@ -69,15 +70,18 @@ def zombie(silence: timedelta = SILENCE) -> AutomationCore:
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
-                message="No heartbeat: its process or its machine is gone. The same run, started "
-                "again, goes on where it was.",
+                message="No heartbeat: its process or its machine is gone. Start the same run "
+                "again to continue it.",
             )
         ],
     )
 
 
 def failing(block_id: UUID, *, webhook: bool) -> AutomationCore:
-    """`block_id`: of a notification block, or of a webhook, which keeps the address secret."""
+    """Return the automation that reports failures.
+
+    `block_id` is that of a notification block, or of a webhook, which keeps the address secret.
+    """
     action = (
         CallWebhook(block_document_id=block_id, payload=_NOTICE)
         if webhook
@@ -87,18 +91,21 @@ def failing(block_id: UUID, *, webhook: bool) -> AutomationCore:
     )
     return AutomationCore(
         name=FAILING,
-        description="A run tells it once, when more fails than ACE_ALERT_FAILURE_SHARE.",
+        description="Notifies once per run, if more of it fails than ACE_ALERT_FAILURE_SHARE.",
         trigger=_trigger(Posture.Reactive, expect={FAILURES_ABOVE_LIMIT}),
         actions=[action],
     )
 
 
 def cancelled(sweep_deployment_id: UUID) -> AutomationCore:
-    """The process ends its pool itself; pictures whose record never came are left."""
+    """Return the automation that sweeps pictures without a record after a cancelled run.
+
+    The run's process ends its pool by itself.
+    """
     output = _filled_in("flow_run.parameters['output']")
     return AutomationCore(
         name=CANCELLED,
-        description=f"{_SWEEP_AFTER} later, if its pool had started.",
+        description=f"Sweeps the output {_SWEEP_AFTER} after the cancel, if the pool had started.",
         trigger=_trigger(
             Posture.Reactive,
             after={POOL_STARTED},
@@ -142,7 +149,7 @@ def _trigger(posture: Any, **more: Any) -> EventTrigger:
 
 
 async def put(client: PrefectClient, wanted: AutomationCore) -> UUID:
-    """Create it, or bring the one of that name up to date."""
+    """Create an automation, or update the one of that name."""
     for found in await client.read_automations_by_name(wanted.name):
         await client.update_automation(found.id, wanted)
         return found.id

@@ -1,4 +1,4 @@
-"""The demo: the sample catalog through the real path, on this machine.
+"""The demo: edit the sample catalog by the real system on this machine.
 
 make demo
 """
@@ -22,7 +22,7 @@ _MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
 def upload_sample(store: Store) -> None:
-    """Put photographs, masks and catalogs into the store, those that are not there yet."""
+    """Put the photographs, masks and catalogs into the store that are not there yet."""
     store.create_bucket(BUCKET)
     there = {each.uri: each.size_bytes for each in store.list(f"{PREFIX}/")}
     sample = ROOT / "infra" / "sample"
@@ -34,12 +34,12 @@ def upload_sample(store: Store) -> None:
             store.put(uri, path.read_bytes(), media_type)
 
 
-# What a try-on batch takes: folders of people, of their masks by the same names, of garments.
+# Folders for a try-on batch: people, their masks by the same names, and garments.
 _TRY_ON = {"image": "people", "mask": "people-masks", "reference": "garments"}
 
 
 def upload_people(store: Store) -> None:
-    """The people and garments of the sample's try-on rows, as a shop would have them: in folders."""
+    """Put people and garments of the sample's try-on rows into folders, as a shop has them."""
     store.create_bucket(BUCKET)
     for part, folder in _TRY_ON.items():
         files = sorted((ROOT / "infra" / "sample" / "world").glob(f"try-on-*-{part}.png"))
@@ -49,7 +49,7 @@ def upload_people(store: Store) -> None:
 
 
 def mirror(store: Store, prefix: str, folder: Path) -> Path | None:
-    """Copy every object under a prefix to a folder, same keys; returns the newest report."""
+    """Copy every object under a prefix to a folder, by the same names. Return the newest report."""
     shutil.rmtree(folder, ignore_errors=True)
     reports = []
     for each in store.list(f"{prefix}/"):

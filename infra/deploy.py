@@ -1,4 +1,4 @@
-"""Set a Prefect server up, or bring it up to date: work pool, deployments, automations.
+"""Set up or update a Prefect server: its work pool, deployments and automations.
 
 PREFECT_API_URL=… python -m infra.deploy --gpu-runs 1 --notify slack-webhook/ops
 PREFECT_API_URL=… python -m infra.deploy --type kubernetes --directory /app
@@ -25,8 +25,10 @@ from infra.services import ROOT, ServiceFailed, run
 
 
 async def deploy(pool: str, kind: pools.Kind, gpu_runs: int, notify: str, directory: str) -> None:
-    """`notify`: a block as TYPE/NAME; empty: nobody is told. `directory`: where a job finds the
-    code; empty: here. Raises ServiceFailed.
+    """Set up the server. Raises ServiceFailed.
+
+    `notify` is a block as TYPE/NAME; if it is empty, nobody is notified. `directory` is where a job
+    finds the code; if it is empty, this repository.
     """
     async with get_client() as client:
         alarm = await _alarm(client, notify) if notify else None
@@ -36,7 +38,7 @@ async def deploy(pool: str, kind: pools.Kind, gpu_runs: int, notify: str, direct
 
 
 async def _automate(client: PrefectClient, alarm: AutomationCore | None) -> None:
-    """Set up the automations; without an alarm, remove the one of an earlier time."""
+    """Set up the automations. Without an alarm, remove an earlier one."""
     sweep = await client.read_deployment_by_name("sweep-output/sweep-output")
     wanted = [automations.zombie(), automations.cancelled(sweep.id)]
     for each in [*wanted, alarm] if alarm else wanted:
@@ -57,7 +59,7 @@ async def _alarm(client: Any, notify: str) -> Any:
 
 
 def _project(pool: str, directory: str) -> dict[str, Any]:
-    """Return what prefect.yaml says, for that pool."""
+    """Return the content of prefect.yaml, changed to this pool and directory."""
     project: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     for each in project["deployments"]:
         each["work_pool"]["name"] = pool
@@ -68,7 +70,7 @@ def _project(pool: str, directory: str) -> dict[str, Any]:
 
 
 async def _register(client: PrefectClient, project: dict[str, Any]) -> None:
-    """Deploy all of a project, and keep the values that people gave on the server."""
+    """Deploy the whole project, and keep the values that people set on the server."""
     before = await kept_values.read_deployments(client, project)
     kept_values.keep(project, before)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,11 +90,26 @@ def _pool_of(project: dict[str, Any]) -> str:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m infra.deploy", description=__doc__)
-    parser.add_argument("--pool", default=WORK_POOL, help="name of the work pool")
+    parser.add_argument(
+        "--pool", default=WORK_POOL, help="name of the work pool (default: %(default)s)"
+    )
     parser.add_argument("--type", default="process", choices=["process", "kubernetes"])
-    parser.add_argument("--gpu-runs", type=int, default=1, help="runs on its GPUs at once")
-    parser.add_argument("--notify", default="", help="a block: TYPE/NAME, such as webhook/ops")
-    parser.add_argument("--directory", default="", help="where a job finds the code")
+    parser.add_argument(
+        "--gpu-runs",
+        type=int,
+        default=1,
+        help="number of runs that use its GPUs at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--notify",
+        default="",
+        help="block that is notified of failures: TYPE/NAME, such as webhook/ops",
+    )
+    parser.add_argument(
+        "--directory",
+        default="",
+        help="folder where a job finds the code (default: this repository)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -100,7 +117,9 @@ def main() -> int:
     given = parse()
     try:
         if "PREFECT_API_URL" not in os.environ:
-            raise ServiceFailed("PREFECT_API_URL: where is the Prefect server?")
+            raise ServiceFailed(
+                "PREFECT_API_URL is not set: give the address of the Prefect server"
+            )
         asyncio.run(deploy(given.pool, given.type, given.gpu_runs, given.notify, given.directory))
     except ServiceFailed as error:
         print(error, file=sys.stderr)

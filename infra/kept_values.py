@@ -1,4 +1,4 @@
-"""Values that people gave to deployments, schedules and runs: kept when a server is brought up to date.
+"""Keep values that people gave to deployments, schedules and runs when a server is updated.
 
 Parameters that had flat names in earlier versions are moved into the groups of `flows.options`. A
 name that no flow takes stays where it is, and is reported.
@@ -31,14 +31,14 @@ from flows.options.groups import groups_of, regrouped, unknown_names
 
 T = TypeVar("T")
 
-_PAGE = 200  # the server answers no more at once
+_PAGE = 200  # the server returns no more at once
 _WAITING = [StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED]
 
 Deployments = list[tuple[Flow[..., Any], DeploymentResponse]]
 
 
 def flow_at(entrypoint: str) -> Flow[..., Any]:
-    """Return the flow that `flows/file.py:name` leads to."""
+    """Return the flow at an entrypoint such as `flows/file.py:name`."""
     path, name = entrypoint.split(":")
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     found: Flow[..., Any] = getattr(module, name)
@@ -46,7 +46,7 @@ def flow_at(entrypoint: str) -> Flow[..., Any]:
 
 
 async def read_deployments(client: PrefectClient, project: Mapping[str, Any]) -> Deployments:
-    """Return all deployments of the project's flows, also those that people added."""
+    """Return all deployments of the project's flows, including those that people added."""
     found: Deployments = []
     for entrypoint in {each["entrypoint"] for each in project["deployments"]}:
         flow = flow_at(entrypoint)
@@ -57,7 +57,7 @@ async def read_deployments(client: PrefectClient, project: Mapping[str, Any]) ->
 
 
 async def _read_all(read: Callable[..., Awaitable[list[T]]]) -> list[T]:
-    """Read page by page what a client answers to a limit and an offset."""
+    """Read all pages of a client's method that takes a limit and an offset."""
     found: list[T] = []
     while page := await read(limit=_PAGE, offset=len(found)):
         found += page
@@ -65,10 +65,10 @@ async def _read_all(read: Callable[..., Awaitable[list[T]]]) -> list[T]:
 
 
 def keep(project: dict[str, Any], deployments: Deployments) -> None:
-    """Write the values that a server has into the project, which would clear them.
+    """Write the values of a server into the project, which would otherwise clear them.
 
-    What the project itself says of a parameter goes before. Schedules that a deployment has stay
-    as they are: the project's are only for one that has none.
+    A value in the project itself wins. Schedules that a deployment has stay as they are: the
+    project's are only for one that has none.
     """
     stored = {(flow.name, each.name): each for flow, each in deployments}
     for config in project["deployments"]:
@@ -82,9 +82,9 @@ def keep(project: dict[str, Any], deployments: Deployments) -> None:
 
 
 async def move(client: PrefectClient, project: Mapping[str, Any], deployments: Deployments) -> None:
-    """Move the values of earlier versions into their groups: of deployments, schedules and runs.
+    """Move flat values of deployments, schedules and waiting runs into their groups.
 
-    The deployments of the project itself have theirs already; see `keep`.
+    The project's own deployments have theirs already; see `keep`.
     """
     ours = {(flow_at(each["entrypoint"]).name, each["name"]) for each in project["deployments"]}
     for flow, deployment in deployments:
@@ -97,12 +97,12 @@ async def move(client: PrefectClient, project: Mapping[str, Any], deployments: D
 async def _move_deployment(
     client: PrefectClient, flow: Flow[..., Any], deployment: DeploymentResponse
 ) -> None:
-    """Also give it the form of today, which `prefect deploy` gives to the project's own."""
+    """Move a deployment's values, and update its form, as `prefect deploy` does for our own."""
     moved = regrouped(flow.fn, deployment.parameters)
     schema = parameter_schema(flow).model_dump_for_openapi()
     update = DeploymentUpdate(parameters=moved, parameter_openapi_schema=schema)
     await client.update_deployment(deployment.id, update)
-    print(f"deployment     {flow.name}/{deployment.name}: its form is brought up to date")
+    print(f"deployment     {flow.name}/{deployment.name}: its form is updated")
 
 
 async def _move_schedules(
@@ -120,7 +120,7 @@ async def _move_schedules(
 async def _move_runs(
     client: PrefectClient, flow: Flow[..., Any], deployment: DeploymentResponse
 ) -> None:
-    """Move the values of runs that wait: for their time, for a worker or for a person."""
+    """Move the values of runs that wait for their time, for a worker or for a person."""
     for run in await _waiting_runs(client, deployment):
         moved = regrouped(flow.fn, run.parameters)
         if moved != run.parameters:
@@ -140,8 +140,8 @@ def moved_overrides(
 ) -> dict[str, Any]:
     """Return a schedule's parameters in groups.
 
-    Prefect lets a schedule's group replace the deployment's as a whole. So the values that the
-    deployment has for other members of the group come along.
+    In Prefect a schedule's group replaces the whole group of the deployment. So the deployment's
+    values for other members of the group are copied into it.
     """
     moved = regrouped(flow.fn, overrides)
     below = regrouped(flow.fn, base)

@@ -1,4 +1,4 @@
-"""The local stack: a real object store and a real Prefect server, for the demo, `make up` and tests."""
+"""The local stack: an object store and a Prefect server for the demo, `make up` and tests."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from infra.services import Service, ServiceFailed, preferred_port
 
 
 class LocalStack:
-    """Object store and Prefect server over one folder; attaches if they run already.
+    """An object store and a Prefect server over one folder, as a context manager.
 
-    A context manager. `env` is what every client needs in its environment.
+    If they run already, it attaches to them. `env` is what every client needs in its environment.
     """
 
     def __init__(self, data_dir: Path):
@@ -30,12 +30,16 @@ class LocalStack:
     @classmethod
     @contextlib.contextmanager
     def running(cls, data_dir: Path) -> Iterator[LocalStack]:
-        """The one that is up over that folder. Raises ServiceFailed if none is."""
+        """Attach to the stack that runs over a folder. Raises ServiceFailed if none does."""
         if not (data_dir / "stack.json").exists():
-            raise ServiceFailed("the local stack is not up; start it by `make up`, and keep it")
+            raise ServiceFailed(
+                "the local stack is not running; start it with `make up`, and leave it running"
+            )
         with cls(data_dir) as stack:
-            if stack.owned:  # what a crash left behind
-                raise ServiceFailed("the local stack is not up; start it by `make up`, and keep it")
+            if stack.owned:  # the file is from a stack that crashed
+                raise ServiceFailed(
+                    "the local stack is not running; start it with `make up`, and leave it running"
+                )
             yield stack
 
     def __enter__(self) -> LocalStack:
@@ -55,7 +59,7 @@ class LocalStack:
             raise
         addresses.write_text(json.dumps({"env": self._addresses(), "ui_url": self.ui_url}))
         self._stop.callback(addresses.unlink, missing_ok=True)
-        # For a shell: it holds the store's keys, so it is its owner's alone.
+        # A file for shells. It holds the store's keys, so only its owner may read it.
         self.env_file.touch(mode=0o600)
         exports = (f"export {name}={shlex.quote(value)}\n" for name, value in self.env.items())
         self.env_file.write_text("".join(exports))
@@ -68,7 +72,7 @@ class LocalStack:
     def _start(self) -> None:
         store = ObjectStore(self.data_dir / "store", preferred_port(8333))
         server = PrefectServer(self.data_dir / "prefect", preferred_port(4200))
-        for service in (store, server):  # both take seconds, so both start before we wait
+        for service in (store, server):  # start both before waiting, because each takes seconds
             self._stop.callback(service.stop)
             service.launch()
         for service in (store, server):
@@ -84,13 +88,15 @@ class LocalStack:
         try:
             content = json.loads(addresses.read_text())
         except (OSError, ValueError):
-            raise ServiceFailed(f"the local stack in {self.data_dir} is just starting") from None
+            raise ServiceFailed(
+                f"the local stack in {self.data_dir} is still starting; try again"
+            ) from None
         self.ui_url = content["ui_url"]
         self.env = content["env"] | local_credentials(self._store_dir)
 
     @property
     def env_file(self) -> Path:
-        """`source` it, and commands in that shell speak to the stack."""
+        """The file to `source`, so that commands in a shell use the stack."""
         return self.data_dir / "env"
 
     @property
@@ -98,7 +104,7 @@ class LocalStack:
         return self.data_dir / "store"
 
     def serve_deployments(self) -> Service:
-        """As the function of that name; the worker stops with the stack."""
+        """Deploy and start a worker, as the function of this name does. It stops with the stack."""
         worker = serve_deployments(self.env, self.data_dir / "worker.log")
         self._stop.callback(worker.stop, timeout_s=30)
         return worker

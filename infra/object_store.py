@@ -1,4 +1,4 @@
-"""SeaweedFS as a child process: a real object store on this machine."""
+"""Run SeaweedFS, a real object store, as a child process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from infra.store_keys import client_context, ensure_keys
 
 
 def local_credentials(data_dir: Path) -> dict[str, str]:
-    """AWS key pair of the local store, made once and kept in `data_dir` (mode 0600)."""
+    """Return the local store's AWS key pair, drawn once and kept in `data_dir` (mode 0600)."""
     path = data_dir / "credentials"
     if not path.exists():
         data_dir.mkdir(parents=True, exist_ok=True)
-        data_dir.chmod(0o700)  # pictures lie in its files as they are
+        data_dir.chmod(0o700)  # its files hold pictures unencrypted
         path.touch(mode=0o600)
         path.write_text(f"ace{secrets.token_hex(8)}\n{secrets.token_hex(20)}\n")
     key_id, secret = path.read_text().split()
@@ -26,10 +26,10 @@ def local_credentials(data_dir: Path) -> dict[str, str]:
 
 
 class ObjectStore:
-    """SeaweedFS with its S3 gateway over `data_dir`; restartable on the same port.
+    """SeaweedFS with its S3 gateway over `data_dir`, which can be restarted on the same port.
 
-    One identity may do everything; or `identities`, a file of them, says who may do what. Only the
-    gateway answers: the ports of the parts behind it want a certificate that lies in `data_dir`.
+    One identity may do everything, unless the file `identities` says who may do what. Only the
+    gateway is open to clients: the ports behind it ask for a certificate that is in `data_dir`.
     """
 
     def __init__(self, data_dir: Path, port: int | None = None, identities: Path | None = None):
@@ -43,10 +43,10 @@ class ObjectStore:
         self._sockets: Path | None = None
 
     def _remembered_ports(self) -> list[int]:
-        """S3, master, volume and filer each want an HTTP and a gRPC port.
+        """Return an HTTP and a gRPC port each for S3, master, volume and filer.
 
-        The same ones each time if they are free: the master's own data lies in a folder named
-        after its port.
+        They are the same each time if they are free, because the master's own data is in a folder
+        named after its port.
         """
         path = self.data_dir / "ports.json"
         before = json.loads(path.read_text()) if path.exists() else free_ports(8)
@@ -56,7 +56,7 @@ class ObjectStore:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a client needs in its environment."""
+        """The environment variables that a client needs."""
         return {
             **self.credentials,
             "AWS_ENDPOINT_URL": self.endpoint_url,
@@ -64,11 +64,11 @@ class ObjectStore:
         }
 
     def launch(self) -> None:
-        """Start the process; `wait` until it answers."""
+        """Start the process. Call `wait` before using it."""
         keys = ensure_keys(self.data_dir / "keys", HOST)
         self._forget_sockets()
-        # Gateway and filer also speak plain HTTP through a socket each, by default in /tmp, where
-        # everybody finds it. (A socket's path may have 107 bytes; that of `data_dir` may be long.)
+        # The gateway and the filer also speak plain HTTP through a socket each, by default in /tmp,
+        # open to everybody. (Not in `data_dir`: a socket's path is limited to 107 bytes.)
         self._sockets = Path(tempfile.mkdtemp(prefix="ace-store-"))
         s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self._ports
         command = [
@@ -94,11 +94,11 @@ class ObjectStore:
             f"-filer.port.grpc={filer_grpc}",
             f"-filer.localSocket={self._sockets}/filer",
             f"-s3.localSocket={self._sockets}/s3",
-            # Small volumes, many of them: each bucket takes some of its own.
+            # Many small volumes, because each bucket takes some of its own.
             "-master.volumeSizeLimitMB=128",
             "-volume.max=400",
             "-master.telemetry=false",
-            # The only master: there is nobody to wait 10 s for after a restart.
+            # There is only one master, so it need not wait 10 s for others after a restart.
             "-master.electionTimeout=500ms",
             *self._identities,
         ]
@@ -110,7 +110,7 @@ class ObjectStore:
         assert self.service
         # An anonymous request is refused once the gateway is up and knows its keys.
         self.service.wait_until(lambda: answers(self.endpoint_url, accept=(200, 403)))
-        # Until the volumes have reported to the master, reads of what is there answer 500.
+        # Until the volumes have reported to the master, reads of existing objects fail with 500.
         status = f"https://{HOST}:{self._ports[2]}/dir/status"
         context = client_context(self.data_dir / "keys")
         self.service.wait_until(lambda: '"DataCenters":null' not in body(status, context))
@@ -122,7 +122,7 @@ class ObjectStore:
 
     def stop(self) -> None:
         if self.service:
-            # It would take 15 s to say goodbye; what it answered is in its files already.
+            # A graceful stop takes 15 s, and all that it has confirmed is in its files already.
             self.service.stop(timeout_s=0.5)
         self._forget_sockets()
 

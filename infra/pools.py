@@ -1,4 +1,4 @@
-"""The work pool that runs are started from: its template of a job, and how many run at once."""
+"""The work pool of our runs: its job template, and how many run at once."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 
 Kind = Literal["process", "kubernetes"]
-GPU_QUEUE = "gpu"  # of what wants replicas; a review need not wait for them
+GPU_QUEUE = "gpu"  # for runs with replicas; a review does not wait for those
 _COLLECTION: dict[Kind, str] = {"process": "prefect", "kubernetes": "prefect-kubernetes"}
 
 ENV = {
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; by it a dead run is known
-    # 2 + 4 + … + 128 s: an API that is away for minutes ends no run.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; a dead run is noticed by it
+    # 2 + 4 + … + 128 s, so that no run ends because the API is away for minutes.
     "PREFECT_CLIENT_MAX_RETRIES": "7",
 }
-# Of Kubernetes. A flow's process plans, dispatches and draws the contact sheet; GPUs are Ray's.
+# For Kubernetes. A flow's process plans, dispatches and draws the contact sheet; Ray has the GPUs.
 _DEFAULTS = {
     "image": "ace-catalog",
     "cpu_request": "2",
     "memory_request": "4Gi",
     "memory_limit": "8Gi",
-    "finished_job_ttl": 24 * 3600,  # seconds; a pod's own log stays a day
-    "pod_watch_timeout_seconds": 900,  # a new node is started, and the image pulled
+    "finished_job_ttl": 24 * 3600,  # seconds; the pod and its log stay for a day
+    "pod_watch_timeout_seconds": 900,  # time to start a new node and pull the image
 }
-_GRACE_S = 60  # a cancelled run lets the step in progress end, then ends its pool
-_SECRET = "ace-catalog"  # credentials, RAY_ADDRESS, ACE_…: never a parameter
+_GRACE_S = 60  # a cancelled run finishes its current step, then ends its pool
+_SECRET = "ace-catalog"  # holds credentials, RAY_ADDRESS and ACE_…, which are never parameters
 
 
 async def template(client: PrefectClient, kind: Kind) -> dict[str, Any]:
-    """Prefect's own template of a job, with what a run of ours needs."""
+    """Return Prefect's own job template, with the settings that our runs need."""
     known = await client.read_worker_metadata()
     made: dict[str, Any] = copy.deepcopy(
         known[_COLLECTION[kind]][kind]["default_base_job_configuration"]
@@ -49,7 +49,7 @@ async def template(client: PrefectClient, kind: Kind) -> dict[str, Any]:
 
 
 async def put(client: PrefectClient, name: str, kind: Kind, gpu_runs: int) -> None:
-    """Create the pool and its queue, or bring them up to date. A pool keeps its type."""
+    """Create or update the pool and its queue. A pool keeps its type."""
     pool = WorkPoolCreate(
         name=name,
         type=kind,

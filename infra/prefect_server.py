@@ -1,4 +1,4 @@
-"""A Prefect server as a child process, and a worker for it."""
+"""Run a Prefect server, and a worker for it, as child processes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from infra.services import HOST, Service, answers, free_ports, run_command, scri
 
 WORK_POOL = "local"
 _LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
-# By default the server writes each state of a task run by a transaction of its own. Where it is
-# slower than a run's shards end, it queues 10,000 states and then drops what comes.
+# By default the server writes each state of a task run in its own transaction. If shards end faster
+# than that, it queues 10,000 states and then drops the next ones.
 RECORDER = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
@@ -21,8 +21,10 @@ RECORDER = {
 
 
 class PrefectServer:
-    """A Prefect server with UI. Its database is SQLite in `data_dir`, or where
-    `PREFECT_SERVER_DATABASE_CONNECTION_URL` in the environment says.
+    """A Prefect server with its UI.
+
+    Its database is SQLite in `data_dir`, or the one that the environment variable
+    `PREFECT_SERVER_DATABASE_CONNECTION_URL` names.
     """
 
     def __init__(self, data_dir: Path, port: int | None = None):
@@ -33,20 +35,20 @@ class PrefectServer:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a flow, a worker or the `prefect` command needs in its environment."""
+        """The environment variables that a flow, a worker or the `prefect` command needs."""
         return {
             "PREFECT_HOME": str(self.data_dir.resolve()),
             "PREFECT_API_URL": f"{self.ui_url}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            # In memory, its default, a restart would forget who holds a slot, and end their runs.
+            # By default in memory: a restart would forget who holds a slot, and end their runs.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES_ON_DISK,
-            # A run that waits for another one starts soon after it; the default is 30.
+            # A waiting run then starts soon after the one before it. The default is 30.
             "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
             "DO_NOT_TRACK": "1",
         }
 
     def launch(self) -> None:
-        """Start the process; `wait` until it answers."""
+        """Start the process. Call `wait` before using it."""
         command = [
             script("prefect"),
             "server",
@@ -80,7 +82,7 @@ class PrefectServer:
 
 
 def serve_deployments(env: Mapping[str, str], log: Path) -> Service:
-    """Set the server up by `infra.deploy`, and start a worker on the pool."""
+    """Set up the server by `infra.deploy`, and start a worker on the pool."""
     run_command([sys.executable, "-m", "infra.deploy"], env)
     command = [script("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"]
     return Service.start("Prefect worker", command, os.environ | env, log)

@@ -1,5 +1,6 @@
-"""What the package needs, a line each, from pyproject.toml: so that an image installs it before our
-code is copied, and keeps that layer when only our code changes.
+"""Print the dependencies in pyproject.toml, one per line, with those of the named extras.
+
+An image installs them before our code is copied, so it keeps that layer when our code changes.
 
     python infra/requirements.py metrics train
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws every key that compose.yaml asks for:  (umask 077; infra/secrets.sh > infra/.env)
+# Draw every key that compose.yaml needs:  (umask 077; infra/secrets.sh > infra/.env)
 set -euo pipefail
 draw() { od -An -N20 -tx1 /dev/urandom | tr -d ' \n'; }
 for name in RAY_AUTH_TOKEN PREFECT_PASSWORD POSTGRES_PASSWORD GRAFANA_PASSWORD \

@@ -1,7 +1,7 @@
-"""Services as child processes: real ones, for the local stack, the tests and the benchmarks.
+"""Run services as child processes, for the local stack, the tests and the benchmarks.
 
-Every process listens on 127.0.0.1 and a free port, is ended by its pid, and dies with the process
-that started it.
+Every process listens on 127.0.0.1 and a free port. It is stopped by its pid, and ends with the
+process that started it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# They end a hang, however slow the machine is.
+# Limits that end a hang; they are long enough for a slow machine.
 _START_LIMIT_S = 300
 _ANSWER_LIMIT_S = 30
 
 
 class ServiceFailed(RuntimeError):
-    """A child service ended or stayed silent; the message ends with the tail of its log."""
+    """The error of a service that ended or does not answer. It quotes the tail of its log."""
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` distinct TCP ports that are free now (another process may still take one)."""
+    """Return distinct TCP ports that are free now. Another process may still take one."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -46,7 +46,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def preferred_port(port: int) -> int:
-    """`port` if it is free, else any free one: addresses people remember, where possible."""
+    """Return `port` if it is free, and any free port otherwise."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -57,13 +57,13 @@ def preferred_port(port: int) -> int:
 
 
 def _die_with_parent() -> None:
-    # Linux sends it when the *thread* that started the process ends: start from a lasting one.
+    # Linux sends it when the *thread* that started the process ends, so start from a lasting one.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass
 class Service:
-    """One child process and the log it writes."""
+    """One child process, and the log it writes."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -80,21 +80,21 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                # A session of its own: Ctrl-C reaches us alone, and we stop children in order.
+                # In its own session, so that Ctrl-C reaches only us, and we stop children in order.
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
         return cls(name, process, log)
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Wait for the end of its start. Raises ServiceFailed if it ends or hangs instead."""
+        """Wait until the service is ready. Raises ServiceFailed if it ends or hangs instead."""
         deadline = time.monotonic() + _START_LIMIT_S
         while not ready():
             if self.process.poll() is not None:
                 raise ServiceFailed(f"{self.name} ended while starting:\n{self.log_tail()}")
             if time.monotonic() > deadline:
                 raise ServiceFailed(
-                    f"{self.name} silent for {_START_LIMIT_S} s:\n{self.log_tail()}"
+                    f"{self.name} was not ready within {_START_LIMIT_S} s:\n{self.log_tail()}"
                 )
             time.sleep(0.1)
 
@@ -102,7 +102,7 @@ class Service:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self, timeout_s: float = 10) -> None:
-        """SIGTERM, then SIGKILL."""
+        """Send SIGTERM, and SIGKILL after `timeout_s` seconds."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -112,13 +112,13 @@ class Service:
                 self.process.wait()
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would."""
+        """Send SIGKILL, to end the process as a crash would."""
         self.process.kill()
         self.process.wait()
 
 
 def answers(url: str, accept: Sequence[int] = (200,)) -> bool:
-    """Whether there is an answer with one of these statuses."""
+    """Return whether a URL answers with one of these statuses."""
     try:
         with urllib.request.urlopen(url, timeout=_ANSWER_LIMIT_S) as answer:
             return answer.status in accept
@@ -134,7 +134,7 @@ def body(url: str, context: ssl.SSLContext | None = None) -> str:
 
 
 def script(name: str) -> str:
-    """A console script of this environment, or of PATH."""
+    """Return the path of a console script of this environment, or of PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if not found:
@@ -143,15 +143,15 @@ def script(name: str) -> str:
 
 
 def run(command: Sequence[str], env: Mapping[str, str]) -> str:
-    """Run a console script of this environment, `env` added to ours; returns what it printed.
+    """Run a console script of this environment, and return what it printed.
 
-    Raises ServiceFailed with that when it fails.
+    `env` is added to our environment. Raises ServiceFailed with the output if the script fails.
     """
     return run_command([script(command[0]), *command[1:]], env)
 
 
 def run_command(command: Sequence[str], env: Mapping[str, str]) -> str:
-    """As `run`, for any program."""
+    """Run any program, as `run` runs a console script."""
     ended = subprocess.run(
         command,
         env=os.environ | env,

@@ -1,8 +1,8 @@
-"""The certificate by which the parts of a SeaweedFS know each other.
+"""Draw the certificate by which the parts of a SeaweedFS recognize each other.
 
-Its S3 gateway asks everybody for a key. Its master, volume server and filer, which hold all that
-the gateway hands out, ask nobody, unless they are told of a certificate: then each of their ports,
-and the gateway's own port for gRPC, speaks TLS, and only with who has that certificate.
+Its S3 gateway asks everybody for a key. Its master, volume server and filer, which hold all the
+data, ask for nothing unless a certificate is configured. Then each of their ports, and the
+gateway's own gRPC port, speaks TLS, and only with clients that have the certificate.
 
     python -m infra.store_keys FOLDER --host store
 """
@@ -22,17 +22,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-# Nobody but this store trusts it, and a store that ends some day by itself helps nobody.
+# Only this store trusts the certificate, so it need not expire and stop the store.
 _DAYS = 36_500
 _PARTS = ("master", "volume", "filer")
 
 
 def ensure_keys(folder: Path, host: str) -> Path:
-    """Draw certificate and key into a folder, once; return the folder, for `weed -config_dir`.
+    """Draw a certificate and its key into a folder, once. Return it, for `weed -config_dir`.
 
-    `host`: the name or address by which the parts call each other, `weed server -ip`.
-    A folder that is not there yet is made for its owner alone. `security.toml`, which comes last,
-    names the files by this folder's absolute path.
+    `host` is the name or address by which the parts call each other, as in `weed server -ip`.
+    A new folder is readable only by its owner. `security.toml`, which is written last, names the
+    files by the folder's absolute path.
     """
     folder = folder.absolute()
     config = folder / "security.toml"
@@ -51,7 +51,7 @@ def ensure_keys(folder: Path, host: str) -> Path:
 
 
 def client_context(folder: Path) -> ssl.SSLContext:
-    """TLS as the parts speak it, with the keys in a folder."""
+    """Return a TLS context for talking to the parts, with the keys in a folder."""
     certificate = folder / "certificate.pem"
     context = ssl.create_default_context(cafile=certificate)
     context.load_cert_chain(certificate, folder / "key.pem")
@@ -59,7 +59,7 @@ def client_context(folder: Path) -> ssl.SSLContext:
 
 
 def _certificate(key: ec.EllipticCurvePrivateKey, host: str) -> x509.Certificate:
-    """Signed by itself, so that it is the only one that it vouches for."""
+    """Return a self-signed certificate, which vouches for no other."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ace-catalog store")])
     now = datetime.now(UTC)
     try:
@@ -83,7 +83,7 @@ def _certificate(key: ec.EllipticCurvePrivateKey, host: str) -> x509.Certificate
 
 
 def _config(folder: Path) -> str:
-    """`security.toml`: TLS with that certificate on both sides, for gRPC and for HTTP."""
+    """Return `security.toml`: TLS with the certificate on both sides, for gRPC and HTTP."""
     certificate, key = f'"{folder / "certificate.pem"}"', f'"{folder / "key.pem"}"'
     pair = f"cert = {certificate}\nkey = {key}\n"
     parts = [f"[grpc]\nca = {certificate}\n"]
@@ -94,9 +94,13 @@ def _config(folder: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Draw the certificate of a SeaweedFS's parts.")
+    parser = argparse.ArgumentParser(
+        description="Draw the certificate for the parts of a SeaweedFS."
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--host", required=True, help="as in weed server -ip")
+    parser.add_argument(
+        "--host", required=True, help="name or address of the parts, as in weed server -ip"
+    )
     given = parser.parse_args()
     ensure_keys(given.folder, given.host)
     return 0

@@ -3,7 +3,7 @@
 make put FROM=pictures TO=s3://ace-demo/mine/people
 make get FROM=s3://ace-demo/looks RUN=newest TO=looks
 
-With RUN, what is copied out is the current picture of each row of a run, under the row's own name.
+With RUN, copy out the current picture of each row of a run, under the row's own name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from infra.services import ROOT, ServiceFailed
 
 
 def put(store: Store, path: Path, uri: str) -> int:
-    """Same names under `uri`, in a bucket that is made if need be; returns how many files."""
+    """Copy files under `uri` by the same names, in a new bucket if needed. Return their number."""
     if not path.exists():
         raise ServiceFailed(f"FROM: accepted: a folder or a file; there is no {path.resolve()}")
     store.create_bucket(split_uri(uri)[0])
@@ -37,13 +37,13 @@ def put(store: Store, path: Path, uri: str) -> int:
 
 
 def get(store: Store, uri: str, path: Path) -> int:
-    """What lies under `uri`, by the same names in a folder; returns how many files.
+    """Copy all files under `uri` to a folder, by the same names. Return their number.
 
-    Raises ServiceFailed if there is nothing, or a name that would lead out of the folder.
+    Raises ServiceFailed if there are none, or for a name that would lead out of the folder.
     """
     count = 0
     for each in store.list(f"{uri}/"):
-        if each.uri.endswith("/"):  # what some tools write for a folder
+        if each.uri.endswith("/"):  # a marker that some tools write for a folder
             continue
         name = PurePosixPath(each.uri.removeprefix(f"{uri}/"))
         if name.is_absolute() or ".." in name.parts:
@@ -53,12 +53,12 @@ def get(store: Store, uri: str, path: Path) -> int:
         file.write_bytes(store.get(each.uri))
         count += 1
     if not count:
-        raise ServiceFailed(f"FROM: accepted: where something is; there is nothing under {uri}")
+        raise ServiceFailed(f"FROM: accepted: a place with files; there is nothing under {uri}")
     return count
 
 
 def get_pictures(store: Store, output: str, run: str, to: str) -> Account:
-    """Copy the current picture of each row of a run into a folder, as `ace-catalog pictures`."""
+    """Copy the current picture of each row of a run to a folder, as `ace-catalog pictures` does."""
     with closing(TakeOut(store, output, run, to)) as taking:
         account = Account(taking.run_id, to)
         for each in taking.take():
@@ -68,9 +68,13 @@ def get_pictures(store: Store, output: str, run: str, to: str) -> Account:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.transfer", description=__doc__)
-    parser.add_argument("start", help="a folder or a file, or where in the store")
-    parser.add_argument("end", help="where in the store, or a folder")
-    parser.add_argument("--run", help="with an output as START: a run's id, or newest")
+    parser.add_argument(
+        "start", help="where to copy from: a folder, a file, or an s3:// place in the store"
+    )
+    parser.add_argument("end", help="where to copy to: an s3:// place in the store, or a folder")
+    parser.add_argument(
+        "--run", help="copy the pictures of this run of the output START: its id, or newest"
+    )
     given = parser.parse_args()
     start, end = given.start.rstrip("/"), given.end.rstrip("/")
     try:

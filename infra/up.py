@@ -1,4 +1,4 @@
-"""Run the local stack until Ctrl-C: object store, Prefect server, deployments, worker (`make up`)."""
+"""Run the local stack until Ctrl-C: object store, Prefect server, deployments, worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stopping.set())
     with LocalStack(ROOT / ".local") as stack:
         if not stack.owned:
-            print(f"the local stack is up already: {stack.ui_url}")
+            print(f"the local stack is already running: {stack.ui_url}")
             return 0
         os.environ.update(stack.env)
         store = Store(StoreSettings())
@@ -34,9 +34,9 @@ def main() -> int:
             f"output {OUTPUT}, variant mini\n"
             f"               try-on-batch: people {PREFIX}/people, garments {PREFIX}/garments,\n"
             f"               masks {PREFIX}/people-masks, output s3://{BUCKET}/looks, variant mini,\n"
-            "               prompt dress the person in the garment (as mini was taught)\n"
-            "in a shell     source .local/env    then ace-catalog speaks to this stack\n"
-            "Ctrl-C stops everything; the data stays in .local/, delete it to begin anew",
+            "               prompt dress the person in the garment (which mini has learnt)\n"
+            "in a shell     source .local/env    then ace-catalog uses this stack\n"
+            "Ctrl-C stops everything. The data stays in .local/; delete it to start afresh.",
             flush=True,
         )
         while not stopping.wait(1):

@@ -43,7 +43,7 @@ def plan(
     output: Annotated[
         str,
         Field(
-            description="Also count what is finished under this s3://bucket/prefix. Empty = do not."
+            description="Also count what is finished under this s3://bucket/prefix. Empty = nothing."
         ),
     ] = "",
     look: Annotated[

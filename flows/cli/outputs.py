@@ -70,7 +70,7 @@ def pictures(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy out the current picture of each row of a run, as ROW-ID.EXT. Exit code 1: some have none."""
+    """Copy out the current picture of each row, as ROW-ID.EXT. Exit code 1: some rows have none."""
     store = Store(read_environment().output_store)
     try:
         with closing(take_out.TakeOut(store, output, run, to, overwrite=overwrite)) as taking:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def audit(
     output: Output, run: RunId, /, *, sample: SampleItems = 1000, as_json: Json = False
 ) -> None:
-    """Check that a run accounts for every row and proves every picture. Exit code 1: it does not."""
+    """Check that a run accounts for all rows and proves all pictures. Exit code 1: it does not."""
     run_flow("audit_run", "auditing", **locals())
 
 

@@ -26,8 +26,9 @@ class FeedOptions(Options):
     )
     encoding: str = Field(
         "",
-        description="The encoding of a table or feed that is not UTF-8, such as shift_jis, euc-jp, "
-        "gbk, big5, euc-kr or windows-1252. XML that names its own is read by that. Empty = UTF-8.",
+        description="The encoding of a table or feed that is not UTF-8, such as shift_jis, "
+        "euc-jp, gbk, big5, euc-kr or windows-1252. XML that names its own is read by that. Empty "
+        "= UTF-8.",
     )
 
     def links(self) -> Links | None:
@@ -55,8 +56,8 @@ class TryOnFeed(FeedOptions):
     )
     pairs: str = Field(
         "",
-        description="A table with the columns person and garment, which name pictures by id or file "
-        "name. Needed for the pairing table. Empty = any other pairing.",
+        description="A table with the columns person and garment, which name pictures by id or "
+        "file name. Needed for the pairing table. Empty = any other pairing.",
     )
     max_pairs: int = Field(
         1000,

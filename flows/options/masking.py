@@ -14,10 +14,10 @@ from flows.options.groups import NONE, Options
 AutoMaskName = Annotated[
     Literal["none", AutoMethod],
     Field(
-        description='How to make the mask "auto". u2net: the product, found by a small network that '
-        "comes with this project. grabcut: the object in the middle, found by its colours. border: "
-        "everything but the plain ground that touches the picture's edges. model: what the "
-        "worker's segmentation model finds for the row's label. person-top, person-bottom, "
+        description='How to make the mask "auto". u2net: the product, found by a small network '
+        "that comes with this project. grabcut: the object in the middle, found by its colours. "
+        "border: everything but the plain ground that touches the picture's edges. model: what "
+        "the worker's segmentation model finds for the row's label. person-top, person-bottom, "
         "person-dress: where a person wears such a garment. none: such rows are rejected."
     ),
 ]
@@ -31,8 +31,8 @@ class MaskOptions(Options):
         PasteSettings().feather,
         ge=0,
         le=0.25,
-        description="Width of the blend around a mask, as a fraction of the longer side of the picture "
-        "or window that is edited. 0 = no blend.",
+        description="Width of the blend around a mask, as a fraction of the longer side of the "
+        "picture or window that is edited. 0 = no blend.",
     )
     crop_to_mask: bool = Field(
         True,
@@ -75,8 +75,8 @@ class RowMasks(MaskOptions):
     )
     mask_label: str = Field(
         "",
-        description="With the auto_mask model: the label of what to repaint, as that model names it. "
-        "Empty = everything but the background.",
+        description="With the auto_mask model: the label of what to repaint, as that model names "
+        "it. Empty = everything but the background.",
     )
 
 

@@ -18,8 +18,8 @@ class TrainingInputs(Options):
     )
     catalog: str = Field(
         "",
-        description="The catalog to learn from: an edit catalog with the wanted picture in a column "
-        "`target`. Empty = the recipe's own data.",
+        description="The catalog to learn from: an edit catalog with the wanted picture in a "
+        "column `target`. Empty = the recipe's own data.",
     )
     photos: str = Field(
         "", description="A local folder of photographs that the VAE also learns from. Empty = none."
@@ -42,8 +42,8 @@ class TrainingWork(Options):
     stop_after_minutes: float = Field(
         0,
         ge=0,
-        description="Stop after N minutes. The same run, started again, goes on from there. 0 = no "
-        "limit.",
+        description="Stop after N minutes. The same run, started again, goes on from there. 0 = "
+        "no limit.",
     )
 
 

@@ -31,9 +31,10 @@ class TaskOptions(Options):
 
     task: Literal["edit", "fill", "background"] = Field(
         "edit",
-        description="What to do with each picture. edit: change it, or its masked part. fill: repaint "
-        "its masked part from nothing. With a reference, both put what it shows into the masked "
-        "part. background: cut the product out and lay it on another ground, without a prompt.",
+        description="What to do with each picture. edit: change it, or its masked part. fill: "
+        "repaint its masked part from nothing. With a reference, both put what it shows into the "
+        "masked part. background: cut the product out and lay it on another ground, without a "
+        "prompt.",
     )
     reference: str = Field(
         "",
@@ -42,8 +43,8 @@ class TaskOptions(Options):
     )
     shadow: bool = Field(
         False,
-        description="With the task background: keep the product's shadow if the ground it falls on "
-        "is plain.",
+        description="With the task background: keep the product's shadow if the ground it falls "
+        "on is plain.",
     )
 
 
@@ -94,7 +95,7 @@ class PixelOptions(Options):
     )
     preset: PresetName = Field(
         "none",
-        description="Size and background of the finished pictures. none: each picture keeps its own.",
+        description="Size and background of the finished pictures. none: each keeps its own.",
     )
     quality: int = Field(
         0,

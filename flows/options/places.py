@@ -19,16 +19,16 @@ RunId = Annotated[str, Field(description="The run's id: its folder under runs/."
 Source = Annotated[
     str,
     Field(
-        description="The pictures to edit: an s3:// prefix, a table with a column image, or a product "
-        "feed of Google Merchant (XML, TSV, CSV) or Shopify (CSV). A table or feed is at s3:// or a "
-        "local path."
+        description="The pictures to edit: an s3:// prefix, a table with a column image, or a "
+        "product feed of Google Merchant (XML, TSV, CSV) or Shopify (CSV). A table or feed is at "
+        "s3:// or a local path."
     ),
 ]
 People = Annotated[
     str,
     Field(
-        description="Pictures of people: an s3:// prefix, or a table with a column image. The columns "
-        "id and mask are optional."
+        description="Pictures of people: an s3:// prefix, or a table with a column image. The "
+        "columns id and mask are optional."
     ),
 ]
 Garments = Annotated[
@@ -75,8 +75,8 @@ Prompt = Annotated[
 TryOnPrompt = Annotated[
     str,
     Field(
-        description="What the finished picture shows. {person} and {garment} become their names, and "
-        "{garment.colour} becomes that column of the garments' table. Write a brace twice to "
+        description="What the finished picture shows. {person} and {garment} become their names, "
+        "and {garment.colour} becomes that column of the garments' table. Write a brace twice to "
         "keep it: {{."
     ),
 ]
@@ -91,9 +91,9 @@ Mask = Annotated[
 PersonMasks = Annotated[
     str,
     Field(
-        description="Which part of a person to repaint. auto: a mask made by auto_mask. column: the "
-        "mask in the table's column mask. alpha: the transparent part. Or an s3:// prefix that "
-        "holds a mask under each person's name."
+        description="Which part of a person to repaint. auto: a mask made by auto_mask. column: "
+        "the mask in the table's column mask. alpha: the transparent part. Or an s3:// prefix "
+        "that holds a mask under each person's name."
     ),
 ]
 AcceptLicense = Annotated[
@@ -119,23 +119,23 @@ Promote = Annotated[
 Discard = Annotated[
     str,
     Field(
-        description="Ids of the rows whose picture is not wanted, comma-separated, or all. "
-        "Empty = none."
+        description="Ids of the rows whose picture is not wanted, comma-separated, or all. Empty "
+        "= none."
     ),
 ]
 SampleItems = Annotated[
     int,
     Field(
-        description="Read the records and pictures of at most N items, spread over the run. 0 = of "
-        "all items. For every other row, only check that they exist.",
+        description="Read the records and pictures of at most N items, spread over the run. 0 = "
+        "of all items. For every other row, only check that they exist.",
         ge=0,
     ),
 ]
 ForgottenSource = Annotated[
     str,
     Field(
-        description="The source whose pictures are deleted: its URI (s3://…) or its SHA-256 in hex. "
-        "Empty = give a run instead."
+        description="The source whose pictures are deleted: its URI (s3://…) or its SHA-256 in "
+        "hex. Empty = give a run instead."
     ),
 ]
 ForgottenRun = Annotated[
@@ -155,16 +155,16 @@ DeleteForGood = Annotated[
 OlderThanHours = Annotated[
     float,
     Field(
-        description="Skip pictures younger than N hours. A run that still works may yet write their "
-        "records.",
+        description="Skip pictures younger than N hours. A run that still works may yet write "
+        "their records.",
         ge=0,
     ),
 ]
 SweptRun = Annotated[
     str,
     Field(
-        description="The id of a run: list only pictures that it may have written. Empty = those of "
-        "every run.",
+        description="The id of a run: list only pictures that it may have written. Empty = those "
+        "of every run.",
         pattern=_RUN_OR_NONE,
     ),
 ]

@@ -21,8 +21,8 @@ class ReviewOptions(Options):
         0,
         ge=0,
         le=200,
-        description="Make the first N pictures, show them, and wait for an answer before making the "
-        "others. 0 = make all without asking.",
+        description="Make the first N pictures, show them, and wait for an answer before making "
+        "the others. 0 = make all without asking.",
     )
     canary_wait_hours: Annotated[float, _FORM_ONLY] = Field(
         72.0,
@@ -34,8 +34,8 @@ class ReviewOptions(Options):
         0.0,
         ge=0,
         le=1,
-        description="Hold a picture back for review if its total score, from 0 to 1, is lower. 0 = "
-        "hold back blank pictures only.",
+        description="Hold a picture back for review if its total score, from 0 to 1, is lower. 0 "
+        "= hold back blank pictures only.",
     )
     keep_candidates: bool = Field(
         False, description="Also store the candidates that were not chosen, under candidates/."

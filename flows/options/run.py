@@ -14,8 +14,8 @@ from flows.options.places import AcceptLicense
 RedoOlder = Annotated[
     bool,
     Field(
-        description="Edit again what an earlier version of this software finished, if this version "
-        "makes other pixels. Off = such pictures count as done."
+        description="Edit again what an earlier version of this software finished, if this "
+        "version makes other pixels. Off = such pictures count as done."
     ),
 ]
 
@@ -28,13 +28,13 @@ class PlanOptions(Options):
     )
     strict: bool = Field(
         False,
-        description="Stop before any GPU work if a row is not valid. Off = reject such rows and edit "
-        "the others.",
+        description="Stop before any GPU work if a row is not valid. Off = reject such rows and "
+        "edit the others.",
     )
     retry_failures: bool = Field(
         False,
-        description="Try again the rows that failed for good in an earlier run. Pictures that wait for "
-        "review, or were discarded, are left alone.",
+        description="Try again the rows that failed for good in an earlier run. Pictures that "
+        "wait for review, or were discarded, are left alone.",
     )
     redo_older: RedoOlder = False
     max_replica_hours: float = Field(
@@ -76,8 +76,8 @@ class WorkOptions(Options):
     accept_license: AcceptLicense = False
     allow_unguarded_writes: bool = Field(
         False,
-        description="Use a store even if it ignores If-None-Match. Two runs may then overwrite each "
-        "other's records.",
+        description="Use a store even if it ignores If-None-Match. Two runs may then overwrite "
+        "each other's records.",
     )
 
 

@@ -47,8 +47,8 @@ class Approval(RunInput):
 
     # No default: a run that is resumed without an answer is asked again, never published.
     decision: Decision = Field(
-        description="approve: publish these pictures and go on. reject: discard them and end the run. "
-        "approve with changes: discard them and go on with the prompt or seed below.",
+        description="approve: publish these pictures and go on. reject: discard them and end the "
+        "run. approve with changes: discard them and go on with the prompt or seed below.",
     )
     prompt: str = Field(
         "",
@@ -64,7 +64,7 @@ class Approval(RunInput):
     )
 
     def changes(self) -> Overrides:
-        """Return the changes asked for. Raises SettingsError for an answer that contradicts itself."""
+        """Return the changes. Raises SettingsError for an answer that contradicts itself."""
         seed = None if self.seed == KEEP_SEED else self.seed
         changes = Overrides(prompt=self.prompt.strip(), seed=seed)
         if bool(changes) != (self.decision == "approve with changes"):

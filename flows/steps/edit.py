@@ -146,7 +146,7 @@ def _ended_shards(
 ) -> Iterator[tuple[list[_Shard], set[int]]]:
     """Keep a window of shards at work until none is left. It grows with the pool.
 
-    Yield, twice a second or more often, the shards that have ended and the numbers of those at work.
+    Yield, at least twice a second, the shards that have ended and the numbers of those at work.
     """
     shards = (_Shard(index, items) for index, items in enumerate(groups))
     window: dict[concurrent.futures.Future[Any], _Shard] = {}

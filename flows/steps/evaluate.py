@@ -129,7 +129,7 @@ class Evaluation:
     # ------------------------------------------------------------ where things are
 
     def folder(self, contender: Contender) -> str:
-        """Return the folder of a contender's chunks. Its name changes with all that decides scores."""
+        """Return the folder of a contender's chunks, named after all that decides scores."""
         decides = [contender.fingerprint, self.seed, self.size_px, SCORES_VERSION, PIXELS_VERSION]
         mark = hashlib.sha256(canonical_json(decides)).hexdigest()[:_MARK_LETTERS]
         return f"chunks/{contender.name}-{mark}"

@@ -92,7 +92,7 @@ class Training:
             yield
 
     def left_s(self) -> float | None:
-        """Return the seconds until its time limit, or None. The clock starts with the first stage."""
+        """Return the seconds left, or None without a limit. The first stage starts the clock."""
         if self.stop_after_s is None:
             return None
         if self.ends_at is None:

@@ -67,7 +67,7 @@ def decoration(what: str) -> Iterator[None]:
 
 @contextmanager
 def refreshing(show: Callable[[], None], every_s: float) -> Iterator[None]:
-    """Call `show` in a thread: at once, every `every_s` seconds while the body works, and at its end.
+    """Call `show` in a thread: at the start, every `every_s` seconds, and at the end of the body.
 
     If the body ends normally, wait for the last call. If it raises, wait three seconds at most.
     """

@@ -49,7 +49,7 @@ def form_flow(
 ) -> Callable[[Callable[P, R]], Flow[P, R]]:
     """Declare a flow whose parameters are described by `flows.options`.
 
-    Tasks run in `threads` threads beside the main thread, which is the one that a cancel interrupts.
+    Tasks run in `threads` threads beside the main thread, the one that a cancel interrupts.
     """
 
     def declare(function: Callable[P, R]) -> Flow[P, R]:

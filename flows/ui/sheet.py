@@ -30,7 +30,7 @@ def publish_sheet(
     lasts = (
         f"The file is at {uris[0]}"
         if public_base_url
-        else "The link works for 7 days, or until the credentials behind it expire, if that is less; "
+        else "The link works for 7 days, or until its credentials expire, if that is sooner; "
         f"the file stays at {uris[0]}"
     )
     artifact = RunArtifact("markdown", f"{flow_name}-report")

@@ -188,7 +188,7 @@ def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -
 
 
 def publish_review(table: list[dict[str, str]], run_id: str) -> None:
-    """Publish a table of the rows that a run held back, with their state, the waiting ones first."""
+    """Publish a table of the rows that a run held back, and their state, those waiting first."""
     rows = plain_rows(sorted(table, key=lambda row: row["stands"] != "waiting"))
     waiting = sum(row["stands"] == "waiting" for row in table)
     description = (

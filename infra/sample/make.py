@@ -2,7 +2,7 @@
 
     python -m infra.sample.make
 
-The photographs beside this file are taken as they are; see LICENSES.md for where they come from.
+The photographs beside this file are used unchanged. LICENSES.md names their sources.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WORLD = [
     ("try-on-dots", "try_on", 4),
 ]
 WORLD_SEED, WORLD_SIDE_PX = 2026, 64
-# Drawn by hand over the photograph, in fractions of it.
+# Ellipses drawn by hand over a photograph: left, top, right, bottom, in fractions of it.
 MASKS: dict[str, tuple[str, tuple[float, float, float, float]]] = {
     "espresso": ("coffee", (0.335, 0.22, 0.645, 0.49)),
 }
@@ -55,7 +55,7 @@ def mask(name: str) -> str:
 
 
 def world_row(row_id: str, task: str, number: int) -> tuple[dict[str, Any], Example]:
-    """A row of the catalog over the pictures of an example, and the example."""
+    """Return a catalog row over the pictures of an example, and the example."""
     example = draw_example(WORLD_SEED, number, WORLD_SIDE_PX, split="test", tasks=[task])
     row: dict[str, Any] = {"id": row_id, "task": example.spec, "prompt": example.prompt}
     for column, pixels in pictures(example).items():
@@ -69,7 +69,7 @@ def pictures(example: Example) -> dict[str, np.ndarray | None]:
     return {"image": example.image, "mask": example.mask, "reference": reference}
 
 
-# Real photographs, cut out by u2netp and laid on another ground at full size: no model of ACE++.
+# Photographs, cut out by u2netp and laid on another ground at full size, without a model of ACE++.
 BACKGROUND_ROWS: list[dict[str, Any]] = [
     {
         "id": "background-coffee",
@@ -90,7 +90,7 @@ BACKGROUND_ROWS: list[dict[str, Any]] = [
         "background": "transparent",
     },
 ]
-# What `mini` never learnt: photographs. They show the window, the paste-back and the mask kinds.
+# Photographs, which `mini` never learnt. They show the window, the paste-back and kinds of masks.
 PHOTO_ROWS: list[dict[str, Any]] = [
     {
         "id": "photo-espresso",
@@ -143,7 +143,7 @@ def draw_masks(folder: Path) -> None:
 
 
 def write_catalogs(folder: Path) -> None:
-    """The same rows thrice; shapes and lists are JSON text in the two tables."""
+    """Write the same rows in three formats. In the two tables, shapes and lists are JSON text."""
     lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
     (folder / "catalog.jsonl").write_text("\n".join(lines) + "\n")
     columns = list(dict.fromkeys(column for row in ROWS for column in row))

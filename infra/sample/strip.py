@@ -1,4 +1,4 @@
-"""Draw the README's picture: rows of the demo, each as it was and as it came back.
+"""Draw the README's picture: rows of the demo, each before and after its edit.
 
 make demo && python -m infra.sample.strip
 """
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 OUT = HERE / "edits.png"
 RESULTS = HERE.parents[1] / "ace_tasks" / "training" / "RESULTS.md"
 
-# Photographs, cut out at full size; then one row of the drawn world for each task.
+# Photographs, cut out at full size, and then one row of the drawn world for each task.
 PHOTOS = ("background-coffee", "background-flower", "background-astronaut")
 WORLD = {
     "remove": "fill-without-lamp",
@@ -35,13 +35,13 @@ WORLD = {
 _COLUMNS = 2
 _SIDE_PX, _GAP_PX, _TEXT_PX, _ARROW_PX, _CAPTION_PX = 128, 10, 186, 30, 18
 _PHOTO_H, _HEAD_PX = 120, 26
-_COLUMN_PX = _TEXT_PX + 2 * (_SIDE_PX + _GAP_PX) + _ARROW_PX  # a garment takes one tile more
+_COLUMN_PX = _TEXT_PX + 2 * (_SIDE_PX + _GAP_PX) + _ARROW_PX  # a garment needs one more tile
 _WIDTH_PX = _COLUMNS * _COLUMN_PX + _SIDE_PX + _GAP_PX
 _INK, _SOFT, _TINT = (32, 32, 32), (110, 110, 110), (226, 60, 60)
 
 
 class _Page:
-    """A white page, and what is drawn on it."""
+    """A white page to draw on."""
 
     def __init__(self, height_px: int):
         self.image = Image.new("RGB", (_WIDTH_PX, height_px), "white")
@@ -63,7 +63,7 @@ class _Page:
 def main() -> None:
     found = (Record.model_validate_json(p.read_bytes()) for p in MIRROR.glob("records/*/*.json"))
     ordered = sorted(found, key=lambda record: record.created_at)
-    records = {record.row_id: record for record in ordered}  # the newest of each row
+    records = {record.row_id: record for record in ordered}  # the newest record of each row
     rows = -(-len(WORLD) // _COLUMNS)
     row_px = _CAPTION_PX + _SIDE_PX + _GAP_PX
     top = _HEAD_PX + _PHOTO_H + 2 * _GAP_PX
@@ -114,7 +114,7 @@ def _world_row(page: _Page, record: Record, x: int, y: int) -> None:
 
 
 def _photo(page: _Page, record: Record, x: int, y: int) -> int:
-    """Draw a photograph and its result; return where the next may begin."""
+    """Draw a photograph and its result. Return the x where the next may begin."""
     assert record.sources.image is not None
     for path in (_source(record.sources.image), _result(record)):
         with Image.open(path) as opened:
@@ -129,7 +129,7 @@ def _photo(page: _Page, record: Record, x: int, y: int) -> int:
 
 
 def _on_grid(picture: Image.Image) -> Image.Image:
-    """Lay a picture on grey squares, which show through where it is transparent."""
+    """Lay a picture on grey squares, which show where it is transparent."""
     side = max(1, picture.height // 16)
     rows, columns = np.indices((picture.height, picture.width)) // side
     grid = np.where(((rows + columns) % 2 == 0)[..., None], 255, 222).astype(np.uint8)
@@ -138,7 +138,7 @@ def _on_grid(picture: Image.Image) -> Image.Image:
 
 
 def _tinted(picture: Image.Image, mask: SourceRecord) -> Image.Image:
-    """Return the picture with what its mask selects in red."""
+    """Return the picture with the area that its mask selects in red."""
     with Image.open(_source(mask)) as opened:
         selected = opened.convert("L").resize(picture.size, Image.Resampling.NEAREST)
     return Image.composite(Image.blend(picture, Image.new("RGB", picture.size, _TINT), 0.45),

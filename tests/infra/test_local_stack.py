@@ -149,6 +149,6 @@ def test_up_prints_the_address_and_stops_on_ctrl_c(
         _, alive = psutil.wait_procs(children, timeout=limit_s())
         assert alive == []
         assert not (tmp_path / ".local" / "env").exists()
-        assert "start it by `make up`" in transfer(pictures, "s3://mine/x", accept=1)
+        assert "start it with `make up`" in transfer(pictures, "s3://mine/x", accept=1)
     finally:
         up.kill()
