@@ -253,7 +253,7 @@ def plan_catalog(
 def goes_on(run: Run) -> bool:
     """Return whether this flow run has a plan and no summary: it was cut short or suspended.
 
-    A run that ended and is retried is planned anew, since its catalog or sources may be corrected.
+    A run that ended and is retried is planned again, since its catalog or sources may be corrected.
     """
     return _is_there(run, plan_key(run.run_id)) and not _is_there(run, summary_key(run.run_id))
 
@@ -296,7 +296,7 @@ def _build_plan(run: Run, files: PlanFiles, basis: Basis, file: Path | None) -> 
 def refusals_noted(run: Run) -> Iterator[None]:
     """Delete the plan of a run that the body refuses for its catalog, settings or price.
 
-    So a Retry plans anew once they are corrected. The list of rejects stays, to correct them by.
+    So a Retry plans again once they are corrected. The list of rejects stays and says what to correct.
     """
     try:
         yield
