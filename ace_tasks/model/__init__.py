@@ -1,24 +1,24 @@
-"""The model: which files it is made of, and how a canvas becomes a picture.
+"""The model: the files it is made of, and how it turns a canvas into a picture.
 
-Without torch:
+Modules without torch:
 variants   named variants, as data
 sources    which files a variant is made of, fingerprints, licences
-places     a folder, an S3 prefix, the model hub; hashes
+places     local folders, S3 prefixes and the model hub; hashes
 dnn        networks that OpenCV runs
-onnx       what an ONNX file says of its inputs and outputs
-saliency   what stands out in a picture: U-2-Net, and others of its form
+onnx       inputs and outputs of an ONNX file
+saliency   salient-object networks: U-2-Net and others of its form
 people     MediaPipe's networks for people
 shipped/   weights that come with this package
 
-With torch:
+Modules with torch:
 weights    files on a node: fetched, checked by SHA-256, loaded strictly
-keymap     other projects' checkpoint layouts
+keymap     checkpoint layouts of other projects
 toy        random weights in the real classes
 text       prompts → embeddings
 adapters   LoRA adapters of one transformer
 sampling   flow matching on packed latents; pure
-ace        VAE, the denoise loop, and back to pixels
-residence  where parts of a model lie while they do not work
-faults     what a sick device says
+ace        VAE, denoise loop, and decoding to pixels
+residence  moves idle parts of a model to host memory
+faults     recognises device errors
 vision     small models that look at pictures
 """

@@ -1,8 +1,8 @@
-"""ACE++ on diffusers' classes: VAE, the denoise loop, and back to pixels (ACE_SPEC 3-5).
+"""ACE++ on diffusers' classes: VAE, denoise loop, and decoding to pixels (ACE_SPEC 3-5).
 
-The loop is our own: FluxFillPipeline cannot be given masked latents, encodes twice and shifts
-the generator. One CPU generator an item, drawn from in a fixed order, so that a picture depends
-on its item alone.
+The denoise loop is written here because FluxFillPipeline takes no masked latents, encodes twice
+and shifts the generator. Each item has a CPU generator of its own, which is drawn from in a fixed
+order, so that a picture depends on its item alone.
 
 Legend: B batch, C channels, H W latent height and width, N image tokens, D features.
 """
@@ -56,7 +56,7 @@ class Noise:
 
     @classmethod
     def draw(cls, lcu: LCU, seed: int) -> Noise:
-        """VAE samples first, then the start: the order of upstream's LoRA route."""
+        """Draw the VAE samples, then the start: the order of upstream's LoRA route."""
         generator = torch.Generator("cpu").manual_seed(seed)
         height, width = lcu.mask_1HW.shape[1:]
         shape = (1, 16, height // sampling.VAE_FACTOR, width // sampling.VAE_FACTOR)
@@ -96,8 +96,8 @@ class AceModel:
     ) -> AceModel:
         """Fetch or find the variant's files on this node and load them.
 
-        `planned`: fingerprint of the model that a plan was made for; another one is an error, for
-        its pictures would be filed under the wrong identity. Raises WeightsError.
+        `planned` is the fingerprint of the model that a plan was made for. Raises WeightsError,
+        also for another fingerprint, whose pictures would be filed under the wrong identity.
         """
         folder = weights.ensure(variant, settings)
         identity = sources.identify_folder(variant, folder)
@@ -106,7 +106,7 @@ class AceModel:
         try:
             parts = weights.load(variant, folder, device)
         except WeightsError as error:
-            hint = f"; a node's copy: delete {folder} to have it again"
+            hint = f"; this is the node's copy: delete {folder} to get it again"
             raise WeightsError(
                 f"{error}{hint if folder.parent == settings.folder else ''}"
             ) from None
@@ -129,11 +129,11 @@ class AceModel:
         between_steps: Callable[[], None] = lambda: None,
         memory: MemoryMode = "resident",
     ) -> list[np.ndarray]:
-        """The whole canvas of each job, (H, W, 3) uint8. All jobs have one shape.
+        """Return the whole canvas of each job as (H, W, 3) uint8. All jobs have one shape.
 
-        Only the transformer sees them together; the rest is done for each alone. `between_steps`
-        may raise to stop early. `memory` changes no bit. Raises ValueError for jobs of several shapes, and BadOutput when
-        the model's numbers are none.
+        Only the transformer runs the jobs together; the rest runs for each job alone.
+        `between_steps` may raise to stop early. `memory` changes no bit of the result. Raises
+        ValueError for jobs of several shapes, and BadOutput for NaN or infinite pixels.
         """
         if len({job.shape for job in jobs}) != 1:
             raise ValueError("accepted: jobs of one shape (canvas, steps, adapter)")
@@ -161,7 +161,7 @@ class AceModel:
         return [self.to_uint8(self.decode(each[None])) for each in x]
 
     def encode_image(self, x_CHW: torch.Tensor, eps_BCHW: torch.Tensor) -> torch.Tensor:
-        """A sample of the VAE's posterior (not its mode), (1, 16, H, W), scaled."""
+        """Return a sample of the VAE's posterior (not its mode), scaled, (1, 16, H, W)."""
         vae = self.parts.vae
         posterior = vae.encode(x_CHW[None].to(self.device, vae.dtype)).latent_dist
         sample: torch.Tensor = posterior.mean + posterior.std * eps_BCHW.to(self.device, vae.dtype)
@@ -169,7 +169,10 @@ class AceModel:
         return (sample - shift) * scale
 
     def condition(self, lcu: LCU, noise: Noise) -> torch.Tensor:
-        """(1, N, D): packed edit, change on the 448-channel route, mask. The noise goes before."""
+        """Return what follows the noise in each token, packed as (1, N, D).
+
+        It is the edit, on the 448-channel route the change, and the mask.
+        """
         latents = [self.encode_image(lcu.edit_CHW, noise.eps_edit)]
         if lcu.change_CHW is not None:
             assert noise.eps_change is not None
@@ -185,10 +188,10 @@ class AceModel:
         sigma: float,
         guidance: float | torch.Tensor,
     ) -> torch.Tensor:
-        """The transformer's v = noise - x0 at one noise level, (B, 16, H, W).
+        """Return the transformer's v = noise - x0 at one noise level, (B, 16, H, W).
 
-        Guidance: one number, or (B,). Time reaches the embedder as bf16(1000 · bf16(sigma)) in
-        bf16, as upstream's FFT route has it, since the model scales it after the cast.
+        `guidance` is one number, or (B,). Time reaches the embedder as bf16(1000 · bf16(sigma)) in
+        bf16, as on upstream's FFT route, because the model scales it after the cast.
         """
         b, _, h, w = x_BCHW.shape
         dtype = self.parts.transformer.dtype
@@ -216,7 +219,10 @@ class AceModel:
         guidance: float | torch.Tensor,
         between_steps: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
-        """Euler from noise to latents, (B, 16, H, W). Calls `between_steps` before each step."""
+        """Go from noise to latents by Euler steps, (B, 16, H, W).
+
+        `between_steps` is called before each step.
+        """
         x = start_BCHW.to(self.device, self.parts.transformer.dtype)
         levels = sigmas.tolist()
         for sigma, next_sigma in pairwise(levels):
@@ -226,12 +232,12 @@ class AceModel:
         return x
 
     def decode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Latents → (H, W, 3) float32 in [0, 1]."""
+        """Decode latents to (H, W, 3) float32 in [0, 1]. Raises BadOutput."""
         vae = self.parts.vae
         z = (x_BCHW / vae.config.scaling_factor + vae.config.shift_factor).to(vae.dtype)
         pixels: torch.Tensor = vae.decode(z, return_dict=False)[0][0].float()
         if not torch.isfinite(pixels).all():  # it would be published as black
-            raise BadOutput("the model made numbers that are no picture (NaN or infinite)")
+            raise BadOutput("the model made NaN or infinite pixels")
         return ((pixels + 1) / 2).clamp(0, 1).permute(1, 2, 0)
 
     def to_uint8(self, pixels_HWC: torch.Tensor) -> np.ndarray:
@@ -243,8 +249,10 @@ class AceModel:
 
 @contextmanager
 def _exact_guidance(transformer: torch.nn.Module, guidance_B: torch.Tensor) -> Iterator[None]:
-    """Feed the embedder 1000 · guidance in float32. diffusers casts before it scales, and in bf16
-    a guidance of 50 would arrive as 49.92 (ACE_SPEC 4).
+    """Feed the embedder 1000 · guidance in float32.
+
+    diffusers casts before it scales, and in bf16 a guidance of 50 would arrive as 49.92
+    (ACE_SPEC 4).
     """
 
     def put_in(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -1,12 +1,12 @@
 """LoRA adapters of one transformer: all held at once, one in use.
 
-Two ways, one picture but for rounding:
+Both modes make the same picture but for rounding:
 
-- `resident`: PEFT computes the adapter beside each linear. A switch costs nothing, a step about
-  1.2 times as much (some 990 small products).
+- `resident`: PEFT computes the adapter beside each linear. A switch costs nothing. A step costs
+  about 1.2 times as much (some 990 small products).
 - `fused`: the adapter is added into the weights, always from a pristine copy in host memory. A
-  step costs nothing more, a switch moves 23 GB. Adding to and taking from the weights in place
-  drifts instead: 20 cycles in bf16 changed 5 % of a layer's weights.
+  step costs nothing more. A switch moves 23 GB. Adding to and subtracting from the weights in
+  place would drift: 20 cycles in bf16 changed 5 % of a layer's weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _NOTHING_SURE = object()  # while weights are being changed
 
 
 class Adapters:
-    """Chooses among the adapters of a transformer. `states`: name → PEFT's keys, scale 1."""
+    """The adapters of a transformer, of which at most one is in use.
+
+    `states` maps each adapter's name to its weights under PEFT's keys, at scale 1.
+    """
 
     def __init__(
         self,
@@ -39,7 +42,7 @@ class Adapters:
         self._chooser = (_Resident if mode == "resident" else _Fused)(transformer, states)
 
     def select(self, name: str | None) -> None:
-        """Use this adapter from now on; None: the plain weights. Raises KeyError."""
+        """Use this adapter from now on, or the plain weights for None. Raises KeyError."""
         if name is not None and name not in self.names:
             raise KeyError(f"no adapter {name!r}; there are {sorted(self.names)}")
         if name == self._selected:
@@ -94,7 +97,7 @@ class _Fused:
 
 
 def _pairs(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """PEFT's keys → weight's name → (down, up)."""
+    """Return (down, up) by the name of the weight that they adapt."""
     suffix = ".lora_A.weight"
     return {
         key.replace(suffix, ".weight"): (state[key], state[key.replace(suffix, ".lora_B.weight")])

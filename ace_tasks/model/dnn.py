@@ -1,8 +1,8 @@
 """Small networks that OpenCV runs: ONNX and TFLite files, without torch.
 
-A file is read once and checked against its hash; OpenCV gets those very bytes. A network works on
-the CPU in float32, and the same input gives the same output, to the bit, with one thread or with
-many (`tests/model/test_dnn.py`).
+A file is read once and checked against its hash, and OpenCV gets exactly those bytes. A network
+runs on the CPU in float32. The same input gives the same output, to the bit, with one thread or
+with many (`tests/model/test_dnn.py`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ U2NET = "u2netp/u2netp.onnx"
 
 
 def _read_tflite(data: np.ndarray) -> Any:
-    """With OpenCV's older engine: of several outputs the newer one gives the last alone. OpenCV
-    listens to the choice for a file by name only, and may be given no other bytes than `data`.
+    """Read a TFLite network with OpenCV's older engine.
+
+    The newer engine returns only the last of several outputs. OpenCV lets the engine be chosen only
+    for a file on disk, so the checked bytes are written to one.
     """
     with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
         file.write(data.tobytes())
@@ -42,8 +44,9 @@ _READERS: dict[str, Callable[[np.ndarray], Any]] = {
 
 
 def shipped_sha256(name: str) -> str:
-    """SHA-256 (hex) of a file that comes with this package, such as `u2netp/u2netp.onnx`, as its
-    folder's list states it. Raises WeightsError.
+    """Return the SHA-256 (hex) of a file that comes with this package, as its folder lists it.
+
+    `name` is a path such as `u2netp/u2netp.onnx`. Raises WeightsError.
     """
     folder, _, file = name.partition("/")
     hashes = Folder(SHIPPED / folder).manifest()
@@ -53,7 +56,7 @@ def shipped_sha256(name: str) -> str:
 
 
 class Network:
-    """One loaded network. Thread-safe: it runs once at a time."""
+    """One loaded network. Thread-safe: calls run one at a time."""
 
     def __init__(self, name: str, net: Any):
         self.name = name  # for messages
@@ -62,8 +65,10 @@ class Network:
 
     @classmethod
     def load(cls, path: Path, sha256: str, data: bytes | None = None) -> Self:
-        """`data`: the file's content, where the caller has read it. Raises WeightsError for other
-        bytes than `sha256` states, and for a network that OpenCV does not run.
+        """Load a network from a file.
+
+        `data` is the file's content, if the caller has read it already. Raises WeightsError if the
+        content does not have the hash `sha256`, and for a network that OpenCV cannot load.
         """
         if data is None:
             data = read_file(path)
@@ -81,31 +86,33 @@ class Network:
 
     @classmethod
     def shipped(cls, name: str) -> Self:
-        """A network that comes with this package, such as `u2netp/u2netp.onnx`. Raises
-        WeightsError.
+        """Load a network that comes with this package. Raises WeightsError.
+
+        `name` is a path such as `u2netp/u2netp.onnx`.
         """
         return cls.load(SHIPPED / name, shipped_sha256(name))
 
     def run(self, blob: np.ndarray) -> dict[str, np.ndarray]:
-        """Output name → float32 array, of every output.
+        """Run the network and return every output by its name, as float32.
 
-        `blob`: float32, shaped as the network's only input, which OpenCV does not always check.
-        Raises WeightsError where OpenCV cannot run it, and BadOutput for numbers that are none.
+        `blob` is float32 in the shape of the network's only input, which OpenCV does not always
+        check. Raises WeightsError if OpenCV cannot run the network, and BadOutput for NaN or
+        infinite outputs.
         """
         with self._lock:
             try:
                 self._net.setInput(np.ascontiguousarray(blob, np.float32))
                 names = list(self._net.getUnconnectedOutLayersNames())
-                # Copies: OpenCV may reuse the memory of its answers.
+                # Copies, because OpenCV may reuse the memory of its outputs.
                 found = [np.array(each, np.float32) for each in self._net.forward(names)]
             except cv2.error as error:
                 raise WeightsError(f"{self.name}: OpenCV cannot run it: {_line(error)}") from None
         for name, values in zip(names, found, strict=True):
             if not np.isfinite(values).all():
-                raise BadOutput(f"{self.name}: output {name} holds numbers that are none")
+                raise BadOutput(f"{self.name}: output {name} has NaN or infinite numbers")
         return dict(zip(names, found, strict=True))
 
 
 def _line(error: Exception) -> str:
-    """OpenCV's message on one line, short enough to read."""
+    """Return OpenCV's message on one line, short enough to read."""
     return " ".join(str(error).split())[:300]

@@ -1,5 +1,7 @@
-"""What a device says when it fails. Torch has classes for some of it, and messages for the rest:
-its CUDA libraries (cuBLAS, cuDNN …) raise plain RuntimeErrors.
+"""Recognition of device errors: out of memory, or a device that is lost.
+
+Torch has classes for some of these errors. The others are recognised by their messages, because
+torch's CUDA libraries (cuBLAS, cuDNN …) raise plain RuntimeErrors.
 """
 
 from __future__ import annotations
@@ -14,19 +16,19 @@ _LIBRARY_ERROR = re.compile(
     r"|\bCU(BLAS|DNN|SOLVER|SPARSE)_STATUS_",
     re.IGNORECASE,
 )
-# It was asked for what it does not do; nothing is broken.
+# The library refused the call; nothing is broken.
 _REFUSED = re.compile(r"_STATUS_(NOT_SUPPORTED|BAD_PARAM|INVALID_VALUE)")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less work at once may succeed: of the device, or of the host."""
+    """Return whether the device or the host ran out of memory: less work at once may succeed."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(each in str(error) for each in _NO_MEMORY)
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether every further call in this process may fail the same way, whatever it computes."""
+    """Return whether every further call in this process may fail, whatever it computes."""
     if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
     if isinstance(error, torch.AcceleratorError):
@@ -35,6 +37,6 @@ def is_device_lost(error: BaseException) -> bool:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What it says first; torch goes on with advice for developers."""
+    """Return the error's type and first line. Torch's further lines advise its developers."""
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first}"[:300]

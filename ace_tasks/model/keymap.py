@@ -1,19 +1,19 @@
-"""FLUX weights in BFL's layout → diffusers' FluxTransformer2DModel, at any width (ACE_SPEC 7).
+"""Conversion of FLUX weights from BFL's layout to diffusers', at any width (ACE_SPEC 7).
 
-BFL fuses what diffusers keeps apart, so each of its linears is a stack of rows:
+BFL fuses linears that diffusers keeps apart, so each of its linears is a stack of rows:
 
-    BFL                                diffusers
-    double_blocks.N.img_attn.qkv       transformer_blocks.N.attn.to_q | to_k | to_v
-    double_blocks.N.txt_attn.qkv       … .attn.add_q_proj | add_k_proj | add_v_proj
-    single_blocks.N.linear1            single_transformer_blocks.N.attn.to_q | to_k | to_v | proj_mlp
-    final_layer.adaLN_modulation.1     norm_out.linear, with shift and scale exchanged
+    BFL                               diffusers
+    double_blocks.N.img_attn.qkv      transformer_blocks.N.attn.to_q | to_k | to_v
+    double_blocks.N.txt_attn.qkv      … .attn.add_q_proj | add_k_proj | add_v_proj
+    single_blocks.N.linear1           single_transformer_blocks.N.attn.to_q | to_k | to_v | proj_mlp
+    final_layer.adaLN_modulation.1    norm_out.linear, with shift and scale exchanged
 
-diffusers' own converter knows width 3072 only, takes 448 channels for flux-dev, and drops keys it
-does not expect. Here a key that is missing, surplus or misshapen is a WeightsError naming it: a
-model that loads in part still makes pictures, wrong ones.
+diffusers' own converter knows only width 3072, mistakes 448 channels for flux-dev, and drops keys
+it does not expect. Here a missing, surplus or misshapen key raises a WeightsError that names it: a
+partly loaded model still makes pictures, but wrong ones.
 
-Pure functions on dicts of tensors. `config` is that of FluxTransformer2DModel. Results may be
-views of what was given.
+The functions are pure and work on dicts of tensors. `config` is that of FluxTransformer2DModel.
+Results may be views of the arguments.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FILL_CHANNELS, _CHANGE_AT, _CHANGE_CHANNELS = 384, 128, 64
 
 @dataclass(frozen=True)
 class _Module:
-    """A module of BFL's, and those of diffusers' that its rows go to, from top to bottom."""
+    """A module of BFL's model, and the modules of diffusers that get its rows, top to bottom."""
 
     bfl: str
     parts: Mapping[str, int]  # diffusers' name → rows
@@ -50,7 +50,7 @@ class _Module:
         return sum(self.parts.values())
 
     def parameters(self) -> Iterator[tuple[str, tuple[str, ...], tuple[int, ...]]]:
-        """(BFL's key, diffusers' keys, BFL's shape)."""
+        """Yield (BFL's key, diffusers' keys, BFL's shape) of each parameter."""
         if self.columns is None:
             yield f"{self.bfl}.scale", tuple(f"{name}.weight" for name in self.parts), (self.rows,)
             return
@@ -62,7 +62,7 @@ class _Module:
 
 
 def from_bfl(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A BFL checkpoint → diffusers' state dict. Raises WeightsError naming the key at fault."""
+    """Convert a BFL checkpoint to diffusers' keys. Raises WeightsError naming the key at fault."""
     prefix = _PREFIX if state and all(key.startswith(_PREFIX) for key in state) else ""
     known = list(modules(config))
     expected = {prefix + key: shape for m in known for key, _, shape in m.parameters()}
@@ -76,12 +76,12 @@ def from_bfl(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str
 
 
 def lora_from_comfy(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A LoRA in Kohya's and Comfy's layout → PEFT's, for `load_lora_adapter(…, prefix=None)`.
+    """Convert a LoRA from Kohya's and Comfy's layout to PEFT's.
 
-    A fused linear's LoRA goes to its parts exactly: they share its `down`, and each has its rows
-    of `up`. alpha / rank is folded into lora_B, so the adapter's scale is 1. Every linear of every
-    block must be there (304 at full size), as in the released files. Raises WeightsError naming
-    the key at fault.
+    The result is for `load_lora_adapter(…, prefix=None)`. The LoRA of a fused linear is split
+    without loss: its parts share `down`, and each gets its rows of `up`. alpha / rank is folded
+    into lora_B, so the adapter's scale is 1. Every linear of every block must be there (304 at full
+    size), as in the released files. Raises WeightsError naming the key at fault.
     """
     linears = _lora_modules(config)
     expected: dict[str, tuple[int, ...]] = {}
@@ -104,14 +104,14 @@ def lora_from_comfy(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> d
 
 
 def lora_linears(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """What a LoRA of this layout adapts: Comfy's name → (rows, columns) of the linear."""
+    """Return (rows, columns) of each linear that a LoRA adapts, by its name in Comfy's layout."""
     return {name: (m.rows, m.columns or 0) for name, m in _lora_modules(config).items()}
 
 
 def widen_to_448(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers' 384-channel weights → 448 channels that answer alike, whatever the change is.
+    """Widen diffusers' weights from 384 to 448 channels, so that the change has no effect.
 
-    64 zero columns go in before the mask's. Upstream copies columns 0-383 as they stand, which
+    64 zero columns are inserted before the mask's. Upstream copies columns 0-383 unmoved, which
     puts the mask's weights on the change (ACE_SPEC 9.8). Raises WeightsError.
     """
     key = "x_embedder.weight"
@@ -134,7 +134,7 @@ def _lora_modules(config: Mapping[str, Any]) -> dict[str, _Module]:
 
 
 def check(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises WeightsError, `KEY: …`, for the first key that is missing, misshapen or surplus."""
+    """Raise WeightsError, `KEY: …`, for the first key that is missing, misshapen or surplus."""
     for key, shape in expected.items():
         if key not in state:
             raise WeightsError(f"{key}: missing")
@@ -153,7 +153,7 @@ def _swap(value: Tensor) -> Tensor:
 
 
 def modules(config: Mapping[str, Any]) -> Iterator[_Module]:
-    """Every module with weights, in the order of BFL's model."""
+    """Yield every module with weights, in the order of BFL's model."""
     width = config["attention_head_dim"] * config["num_attention_heads"]
     in_channels = config["in_channels"]
     out_channels = config.get("out_channels") or in_channels

@@ -1,7 +1,7 @@
-"""What an ONNX file says of its inputs and outputs, read from its protocol buffer.
+"""Inputs and outputs of an ONNX file, read from its protocol buffer.
 
-OpenCV tells neither the shapes of a graph's inputs nor which of its results are its outputs.
-Numbers of fields are those of onnx.proto (github.com/onnx/onnx).
+OpenCV reports neither the shapes of a graph's inputs nor which of its results are its outputs.
+Field numbers are those of onnx.proto (github.com/onnx/onnx).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 _MOST_NESTED = 16  # graphs within graphs, as `If` and `Loop` have them
 
-# Message → field → message in it. What is not listed is skipped.
+# Kind of message → field number → kind of the message in it. Other fields are skipped.
 _PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 11: "value", 12: "value", 15: "sparse"},
@@ -26,20 +26,23 @@ _EXTERNAL = 1  # TensorProto.DataLocation
 
 @dataclass
 class Graph:
-    """The inputs and outputs of a graph: name → shape, None where a length is not fixed."""
+    """The shapes of a graph's inputs and outputs by name. None is a length that is not fixed."""
 
     inputs: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     outputs: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
 
 
 def read_graph(data: bytes) -> Graph:
-    """Raises ValueError for what is no ONNX model, and for one that keeps numbers in other files."""
+    """Read the inputs and outputs of an ONNX model.
+
+    Raises ValueError if `data` is not one, or if it keeps numbers in other files.
+    """
     graph = Graph()
     whole = memoryview(data)
     _refuse_external(whole, "model", 0)
     graphs = [value for number, value in _fields(whole) if number == 7]
     if len(graphs) != 1 or not isinstance(graphs[0], memoryview):
-        raise ValueError("no ONNX model")
+        raise ValueError("not an ONNX model")
     constants = set()
     for number, value in _fields(graphs[0]):
         if not isinstance(value, memoryview):
@@ -55,8 +58,9 @@ def read_graph(data: bytes) -> Graph:
 
 
 def _refuse_external(message: memoryview, kind: str, nested: int) -> None:
-    """Raises ValueError for a tensor in a file of its own: no list of hashes names that, and its
-    path may lead anywhere.
+    """Raise ValueError for a tensor that is stored in a file of its own.
+
+    No list of hashes names such a file, and its path may lead anywhere.
     """
     if nested > _MOST_NESTED:
         raise ValueError("graphs are nested too deep")
@@ -70,7 +74,7 @@ def _refuse_external(message: memoryview, kind: str, nested: int) -> None:
 
 
 def _shape(value: memoryview) -> tuple[int | None, ...]:
-    """Of a ValueInfoProto: its type (2), tensor (1), shape (2), dimensions (1), number (1)."""
+    """Return the shape in a ValueInfoProto: type (2), tensor (1), shape (2), dimensions (1)."""
     messages = [value]
     for number in (2, 1, 2, 1):
         messages = [
@@ -95,8 +99,9 @@ def _text(message: memoryview, number: int) -> str:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of each field: an integer, or the bytes of what it holds. Raises ValueError
-    for what is no protocol buffer.
+    """Yield (number, value) of each field. A value is an integer, or the bytes of the content.
+
+    Raises ValueError if the message is not a protocol buffer.
     """
     at = 0
     while at < len(message):
@@ -111,7 +116,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
-            raise ValueError("no ONNX model")
+            raise ValueError("not an ONNX model")
         if length > len(message) - at:
             raise ValueError("the file ends too early")
         yield key >> 3, message[at : at + length]
@@ -119,7 +124,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """An integer of 7 bits a byte, and where the next field begins."""
+    """Return an integer stored as 7 bits a byte, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):
@@ -129,4 +134,4 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise ValueError("no ONNX model")
+    raise ValueError("not an ONNX model")

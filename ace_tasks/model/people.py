@@ -1,4 +1,4 @@
-"""MediaPipe's networks for people, which come with this package. Loads no torch.
+"""MediaPipe's networks for people, which come with this package. No torch is loaded.
 
 A picture is a square (h, w, 3) uint8 in sRGB, of the size that the network takes.
 """
@@ -20,28 +20,27 @@ _FACE = "people/face_detection_short_range.tflite"
 
 
 def fingerprint() -> str:
-    """SHA-256 (hex) over the hashes of all three, as their list states them. Raises
-    WeightsError.
-    """
+    """Return the SHA-256 (hex) over the listed hashes of all three. Raises WeightsError."""
     hashes = {name: shipped_sha256(name) for name in (_SELFIE, _POSE, _FACE)}
     return hashlib.sha256(canonical_json(hashes)).hexdigest()
 
 
 class Networks:
-    """All three, loaded. Thread-safe."""
+    """The three networks, loaded. Thread-safe."""
 
     def __init__(self) -> None:
-        """Raises WeightsError."""
+        """Load the networks. Raises WeightsError."""
         self._selfie, self._pose, self._face = map(Network.shipped, (_SELFIE, _POSE, _FACE))
 
     def outline(self, picture: np.ndarray) -> np.ndarray:
-        """(h, w) float32 in [0, 1]: how likely each pixel is a person's."""
+        """Return how likely each pixel belongs to a person, (h, w) float32 in [0, 1]."""
         return self._selfie.run(_blob(picture))["activation_10"].reshape(SELFIE_PX, SELFIE_PX)
 
     def pose(self, picture: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-        """Of one person, whom the picture shows whole: (39, 5) float32, landmarks as x, y, z in
-        pixels, visibility and presence as logits; how sure it is, in [0, 1]; (h, w) float32, the
-        person's outline as logits.
+        """Return landmarks, confidence and outline of one person, whom the picture shows whole.
+
+        Landmarks are (39, 5) float32: x, y, z in pixels, visibility and presence as logits. The
+        confidence is in [0, 1]. The outline is (h, w) float32, as logits.
         """
         found = self._pose.run(_blob(picture))
         score = float(found["Identity_1"].item())
@@ -49,8 +48,10 @@ class Networks:
         return found["Identity"].reshape(39, 5), score, outline
 
     def faces(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of 896 anchors, (896, 16) float32: a box and six points, in pixels from each; and
-        (896,) float32: how sure it is that a face is there, as logits.
+        """Return a possible face for each of 896 anchors.
+
+        The first array, (896, 16) float32, holds a box and six points in pixels from the anchor.
+        The second, (896,) float32, holds the logit that a face is there.
         """
         found = self._face.run(2 * _blob(picture) - 1)
         return found["regressors"].reshape(896, 16), found["classificators"].ravel()
@@ -58,10 +59,10 @@ class Networks:
 
 @functools.cache
 def load() -> Networks:
-    """The networks of this process. Raises WeightsError."""
+    """Return the networks of this process, loaded once. Raises WeightsError."""
     return Networks()
 
 
 def _blob(picture: np.ndarray) -> np.ndarray:
-    """(1, 3, h, w) float32 in [0, 1]."""
+    """Return a picture as (1, 3, h, w) float32 in [0, 1]."""
     return np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32) / 255

@@ -1,8 +1,8 @@
-"""Places with model files: a local folder, an S3 prefix, the model hub. Loads no torch.
+"""Places with model files: local folders, S3 prefixes and the model hub. No torch is loaded.
 
-A place that is not the hub lists its files in `sha256.json` (file → SHA-256), which `python -m
-ace_tasks.model.weights pin FOLDER` writes; so planning knows a model without its gigabytes. For
-the hub, the hub's own list says it.
+A place that is not on the hub lists its files in `sha256.json` (file → SHA-256), which `python -m
+ace_tasks.model.weights pin FOLDER` writes. So planning identifies a model without downloading its
+gigabytes. For the hub, the hub's own list is used.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _Manifest = TypeAdapter(dict[str, str])
-# The names of a repository's files → those that are wanted.
+# Takes the names of a repository's files and returns the wanted ones.
 Wanted = Callable[[Sequence[str]], Sequence[str]]
 
 
 def open_place(where: str, settings: WeightsSettings, wanted: Wanted) -> ModelSource:
-    """A folder, `s3://…` or `hf://owner/name[@revision]`.
+    """Open a folder, `s3://…` or `hf://owner/name[@revision]`.
 
-    `wanted`: those of a hub repository's files that are the model's, for repositories hold
-    pictures, licences, and the weights a second time. Raises SettingsError and WeightsError.
+    `wanted` picks the model's files from those of a hub repository, which may also hold pictures,
+    licences and a second copy of the weights. Raises SettingsError and WeightsError.
     """
     if is_s3(where):
         return Bucket(where, Store(settings.store))
@@ -67,11 +67,11 @@ class Folder:
 
     @property
     def key(self) -> str:
-        """Return what tells these files from others; it names their folder on a node."""
+        """Return a string that identifies these files; it names their folder on a node."""
         return str(self.path)
 
     def manifest(self) -> dict[str, str]:
-        """Return file → SHA-256 (hex). Raises WeightsError."""
+        """Return the SHA-256 (hex) of each file. Raises WeightsError."""
         return read_manifest(self._read(MANIFEST), str(self.path / MANIFEST))
 
     def fetch(self, path: str, to: Path) -> None:
@@ -119,15 +119,16 @@ def _store_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files in repositories of the model hub. The token, if one is needed, is the hub client's own
-    affair (HF_TOKEN); it never passes through here.
+    """Files in repositories of the model hub.
+
+    If a token is needed (HF_TOKEN), the hub client reads it; it never passes through here.
     """
 
     files: tuple[HubFile, ...]
 
     @property
     def key(self) -> str:
-        """Of commits, not of branches: files of another commit are other files."""
+        """Return a hash over the files and their commits: another commit means other files."""
         places = sorted({(each.repo, each.revision) for each in self.files})
         commits = {place: _commit(*place) for place in places}
         listed = [
@@ -151,8 +152,9 @@ class HubFiles:
         _download(file, to)
 
     def _stated(self, repo: str, revision: str) -> dict[str, str]:
-        """Hashes as pinned here, else as the hub states them; small files, which it lists under
-        git's hash only, are fetched and hashed.
+        """Return hashes as pinned here, else as the hub states them.
+
+        Small files are fetched and hashed, because the hub lists them only under git's hash.
         """
         from huggingface_hub import HfApi, RepoFile
 
@@ -170,15 +172,16 @@ ModelSource = Folder | Bucket | HubFiles
 
 
 def at_commit(where: str) -> str:
-    """A place on the hub as it is now: a run's replicas may start hours apart, and shall mean the
-    same files. Raises WeightsError.
+    """Return a place on the hub with its revision replaced by the present commit.
+
+    A run's replicas may start hours apart and must use the same files. Raises WeightsError.
     """
     repo, _, revision = where.removeprefix(HUB).partition("@")
     return f"{HUB}{repo}@{_commit(repo, revision or 'main')}"
 
 
 def _commit(repo: str, revision: str) -> str:
-    """What a branch or tag stands for now; a commit stands for itself, and asks nobody."""
+    """Return the present commit of a branch or tag. A commit is returned without asking the hub."""
     from huggingface_hub import HfApi
 
     if _COMMIT.fullmatch(revision):
@@ -217,7 +220,7 @@ def _download(file: HubFile, to: Path) -> None:
 
 @contextlib.contextmanager
 def _hub_errors(what: str) -> Iterator[None]:
-    """The hub client's errors → ours, without the addresses and headers they quote."""
+    """Translate the hub client's errors to ours, without the addresses and headers they quote."""
     from huggingface_hub import errors
 
     try:
@@ -232,12 +235,12 @@ def _hub_errors(what: str) -> Iterator[None]:
         raise WeightsError(f"{what}: no such revision") from None
     except errors.RemoteEntryNotFoundError:
         raise WeightsError(f"{what}: no such file") from None
-    except Exception as error:  # httpx's, JSON's, the disk's, whatever stands in for the hub
+    except Exception as error:  # from httpx, JSON, the disk, or a proxy in the hub's place
         raise WeightsUnavailable(f"{what}: {_describe_hub_error(error)}") from None
 
 
 def _describe_hub_error(error: BaseException) -> str:
-    """In words of ours: theirs quote addresses and request ids."""
+    """Describe an error in our own words: the client's quote addresses and request ids."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status:
         hint = "; is HF_TOKEN right?" if status in {401, 403} else ""
@@ -251,7 +254,7 @@ def _describe_hub_error(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """A full, closed or missing disk → WeightsUnavailable."""
+    """Translate errors of a full, closed or missing disk to WeightsUnavailable."""
     try:
         yield
     except OSError as error:
@@ -260,21 +263,22 @@ def disk_errors(where: Path) -> Iterator[None]:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 (hex). Raises WeightsUnavailable."""
+    """Return the SHA-256 (hex) of a file. Raises WeightsUnavailable."""
     with disk_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_folder(folder: Path) -> dict[str, str]:
-    """File → SHA-256 of everything in a folder but its list and hidden files.
+    """Return the SHA-256 of each file in a folder, except its list and hidden files.
 
-    Links to folders are followed: what loads must be listed. Raises WeightsUnavailable.
+    Links to folders are followed: whatever can be loaded must be listed. Raises
+    WeightsUnavailable.
     """
     return {name: hash_file(path) for name, path in list_folder(folder).items()}
 
 
 def list_folder(folder: Path) -> dict[str, Path]:
-    """What `hash_folder` hashes, in order of name."""
+    """Return the files that `hash_folder` hashes, in order of name."""
 
     def stop(error: OSError) -> None:
         raise error
@@ -292,7 +296,7 @@ def list_folder(folder: Path) -> dict[str, Path]:
 
 
 def unlisted(expected: Mapping[str, str], found: Mapping[str, str]) -> str | None:
-    """The first file that is missing, surplus or altered, in words; None if there is none."""
+    """Describe the first file that is missing, surplus or altered; None if there is none."""
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f"{name}: missing"
@@ -312,19 +316,20 @@ def read_file(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a file of JSON holds. Raises WeightsError unless there is one."""
+    """Return the object in a JSON file. Raises WeightsError unless there is one."""
     try:
         content = json.loads(read_file(path))
     except (ValueError, RecursionError):
-        raise WeightsError(f"{path}: no JSON") from None
+        raise WeightsError(f"{path}: not valid JSON") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: accepted: a JSON object")
     return content
 
 
 def pin(folder: Path) -> dict[str, str]:
-    """Write a folder's sha256.json: file → hash. Raises WeightsError for a pickle, or nothing to
-    list.
+    """Write a folder's sha256.json and return the hash of each file.
+
+    Raises WeightsError for a pickle, or if there is nothing to list.
     """
     hashes = hash_folder(folder)
     check_manifest(hashes, str(folder))
@@ -338,7 +343,7 @@ def pin_hint(folder: Path) -> str:
 
 
 def read_manifest(data: bytes, where: str) -> dict[str, str]:
-    """Raises WeightsError unless it is an object of file → hash; and see `check_manifest`."""
+    """Parse a list of files and hashes, and check it by `check_manifest`. Raises WeightsError."""
     try:
         manifest = _Manifest.validate_json(data, strict=True)
     except ValidationError:
@@ -348,8 +353,10 @@ def read_manifest(data: bytes, where: str) -> dict[str, str]:
 
 
 def check_manifest(manifest: Mapping[str, str], where: str) -> None:
-    """Raises WeightsError for no files at all, a path that leads out, a hidden file, a pickle, and
-    what is no SHA-256; so they are refused before gigabytes of them are fetched.
+    """Raise WeightsError for a list whose files must not be fetched, before gigabytes of them are.
+
+    Refused are an empty list, a path that leads out of the folder, a hidden file, a pickle, and a
+    hash that is not a SHA-256.
     """
     if not manifest:
         raise WeightsError(f"{where}: lists no files")

@@ -1,11 +1,11 @@
-"""Where the parts of a model lie while they do not work: on its device, or in host memory.
+"""The place of a model's idle parts: its device, or host memory.
 
-Moving copies bits, and what works is always on the device: a picture is the same, to the bit, in
-every mode. That is why these ways to save memory were chosen and not diffusers' own: its VAE in
-tiles normalises each tile by itself (37 levels off on the VAE of `mini`), its slicing divides
-batches of which there are none here, and FLUX's attention knows no slices.
+Moving copies bits, and a part that works is always on the device, so a picture is the same to the
+bit in every mode. diffusers' own ways to save memory are not used: its tiled VAE normalises each
+tile by itself (37 levels off on the VAE of `mini`), its slicing divides batches, which the VAE
+never gets here, and FLUX's attention has no slices.
 
-`text_offload` frees 10 GB of a full-size model and costs a second for each new prompt; `offload`
+`text_offload` frees 10 GB of a full-size model and costs a second for each new prompt. `offload`
 frees 24 GB more while the VAE works and costs some ten seconds an item.
 """
 

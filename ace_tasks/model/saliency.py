@@ -1,6 +1,6 @@
-"""What stands out in a picture: U-2-Net, and other ONNX networks of its form. Loads no torch.
+"""Salient-object networks: U-2-Net, and other ONNX networks of its form. No torch is loaded.
 
-Such a network takes one picture (1, 3, h, w) of a fixed size; its first output is one map
+Such a network takes one picture (1, 3, h, w) of a fixed size. Its first output is one map
 (1, 1, h, w) of how much each part stands out. u2netp comes with this package.
 
 Legend: h and w the network's own resolution, H and W the picture's.
@@ -25,13 +25,16 @@ from ace_tasks.model.places import Folder, read_file, read_json
 
 _CONFIG = "preprocessor_config.json"
 _MOST_PX = 4096 * 4096  # of a network's input
-# Below this nothing stands out. A map is stretched to 0-1, and that of a blank wall would be noise.
+# If no value reaches this, nothing stands out: stretched to 0-1, a blank wall's map would be noise.
 _LEAST = 0.5
 
 
 @dataclass(frozen=True)
 class _Preparation:
-    """How a picture becomes a network's input. Without `scale` it is divided by its maximum."""
+    """The preparation of a picture as a network's input.
+
+    Without `scale` the picture is divided by its maximum.
+    """
 
     size_px: tuple[int, int]  # (width, height)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of ImageNet, as U-2-Net was trained
@@ -39,7 +42,7 @@ class _Preparation:
     scale: float | None = None
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 → (1, 3, h, w) float32."""
+        """Convert (H, W, 3) uint8 to (1, 3, h, w) float32."""
         small = Image.fromarray(picture).resize(self.size_px, Image.Resampling.LANCZOS)
         values: Any = np.asarray(small, np.float32)
         values = values / max(float(values.max()), 1) if self.scale is None else values * self.scale
@@ -49,13 +52,13 @@ class _Preparation:
 
 
 def is_network(hashes: Mapping[str, str]) -> bool:
-    """Whether a folder with these files holds an ONNX network, and no weights for torch."""
+    """Return whether a folder with these files holds an ONNX network and no weights for torch."""
     endings = {Path(name).suffix for name in hashes}
     return ".onnx" in endings and ".safetensors" not in endings
 
 
 class Saliency:
-    """A network that tells what stands out. Thread-safe."""
+    """A network that finds what stands out in a picture. Thread-safe."""
 
     def __init__(self, network: Network, output: str, prepare: _Preparation):
         self._network = network
@@ -64,8 +67,9 @@ class Saliency:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The only `.onnx` file of a pinned folder, prepared for as its preprocessor_config.json
-        says, or as U-2-Net's authors do. Raises WeightsError.
+        """Load the only `.onnx` file of a pinned folder. Raises WeightsError.
+
+        Pictures are prepared as its preprocessor_config.json says, or else as U-2-Net's authors do.
         """
         hashes = Folder(folder).manifest()
         names = [name for name in hashes if name.endswith(".onnx")]
@@ -81,8 +85,10 @@ class Saliency:
         return cls(network, _first_output(graph, path), prepare)
 
     def map(self, picture: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 sRGB → (h, w) float32 in 0..1, stretched to all of it. Where nothing
-        stands out no value is above one half. Raises WeightsError and BadOutput.
+        """Map how much each part of a picture stands out, as (h, w) float32 in 0..1.
+
+        The picture is (H, W, 3) uint8 sRGB. The values are stretched to the whole range; if nothing
+        stands out, none is above one half. Raises WeightsError and BadOutput.
         """
         outputs = self._network.run(self._prepare(picture))
         found = outputs.get(self._output, next(iter(outputs.values())))
@@ -99,13 +105,16 @@ class Saliency:
         return np.asarray((values - lowest) / (highest - lowest), np.float32)
 
     def mask(self, picture: np.ndarray, label: str | None = None) -> np.ndarray:
-        """(H, W) uint8, 255 where the product is. Raises BadMask for a label: it knows none."""
+        """Return the product's mask, (H, W) uint8, 255 inside it.
+
+        Raises BadMask if a label is given, because such a network knows none.
+        """
         if label is not None:
             raise BadMask(f"the segmentation model knows no labels; given {label!r}")
         return np.where(matting.outline(picture, self.map(picture)), 255, 0).astype(np.uint8)
 
 
-# ---------------------------------------------------------------- the one that is shipped
+# ---------------------------------------------------------------- the shipped network
 
 
 _u2net: dict[str, Saliency] = {}
@@ -113,10 +122,10 @@ _u2net_lock = threading.Lock()
 
 
 def u2net(sha256: str | None) -> Saliency:
-    """The network that comes with this package, loaded once in a process.
+    """Return the network that comes with this package, loaded once in a process.
 
-    `sha256`: of the file that a plan was made with; raises WeightsError where this package has
-    another.
+    `sha256` is the hash of the file that a plan was made with. Raises WeightsError if this package
+    has another file.
     """
     here = shipped_sha256(U2NET)
     if sha256 != here:
@@ -127,7 +136,7 @@ def u2net(sha256: str | None) -> Saliency:
         return _u2net[here]
 
 
-# ---------------------------------------------------------------- what a graph and its config say
+# ---------------------------------------------------------------- graph and config
 
 
 def _graph(data: bytes, path: Path) -> Graph:
@@ -139,7 +148,7 @@ def _graph(data: bytes, path: Path) -> Graph:
 
 def _first_output(graph: Graph, path: Path) -> str:
     if not graph.outputs:
-        raise WeightsError(f"{path}: it has no output")
+        raise WeightsError(f"{path}: the network has no output")
     name, shape = next(iter(graph.outputs.items()))
     lengths = shape[:-2]
     if shape and (len(shape) < 2 or any(each not in (None, 1) for each in lengths)):
@@ -162,14 +171,14 @@ def _preparation(size: tuple[int, int], config: dict[str, Any], where: Path) -> 
     scale = config.get("rescale_factor", 1 / 255)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1:
         raise WeightsError(f"{where}: rescale_factor: accepted: a number above 0, at most 1")
-    for name in ("do_center_crop", "do_pad"):  # the map would be of another part of the picture
+    for name in ("do_center_crop", "do_pad"):  # the map would show another part of the picture
         if config.get(name):
             raise WeightsError(f"{where}: {name}: accepted: false")
     return _Preparation(size, mean, deviation, scale)
 
 
 def _input_size(graph: Graph, config: dict[str, Any], path: Path) -> tuple[int, int]:
-    """(width, height), as the graph says, or its config where the graph takes any."""
+    """Return (width, height) as the graph states it, or its config if the graph takes any size."""
     shapes = list(graph.inputs.values())
     given = ", ".join("×".join("?" if n is None else str(n) for n in each) for each in shapes)
     accepted = f"{path}: input: accepted: one picture, 1×3×h×w; given {given or 'none'}"

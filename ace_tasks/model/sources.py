@@ -1,7 +1,7 @@
-"""Which files a model is made of, where they come from, and its fingerprints. Loads no torch.
+"""The files that a model is made of, their sources, and its fingerprints. No torch is loaded.
 
-A folder that has a `variant.json` (see `Variant`) beside its `sha256.json` is a variant of its
-own, named by its place. A vision model is a folder as `save_pretrained` writes it.
+A folder with a `variant.json` (see `Variant`) beside its `sha256.json` is a variant of its own,
+named by its place. A vision model is a folder as `save_pretrained` writes it.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ _VISION_FILES = re.compile(
     r"(config|preprocessor_config|model\.safetensors\.index|tokenizer|tokenizer_config"
     r"|special_tokens_map|vocab)\.json|merges\.txt|model[0-9a-z-]*\.safetensors"
 )
-# A repository may hold a network several times, in halves and bytes: under onnx/ the plain one.
+# A repository may hold a network in several precisions. Under onnx/ only the plain one is taken.
 _NETWORK = re.compile(r"[A-Za-z0-9_.-]+\.onnx|onnx/model\.onnx")
 _NETWORK_FILES = {"preprocessor_config.json"}
 
 
-# ---------------------------------------------------------------- which variant, from where
+# ---------------------------------------------------------------- variants and their sources
 
 
 def open_variant(name: str, settings: WeightsSettings) -> Variant:
-    """A variant by name, or by the place of its `variant.json`: a folder, `s3://…` or `hf://…`.
+    """Return a variant by name, or by the place of its `variant.json`.
 
-    Raises SettingsError and WeightsError.
+    The place is a folder, `s3://…` or `hf://…`. Raises SettingsError and WeightsError.
     """
     if "/" not in name:
         return find_variant(name)
@@ -74,13 +74,16 @@ def open_variant(name: str, settings: WeightsSettings) -> Variant:
     if not found.transformer:
         raise WeightsError(f"{home}/{DEFINITION}: a variant with files needs `transformer`")
     if surplus := sorted({"recipe", "hub", "home", "shipped"} & found.model_fields_set):
-        raise WeightsError(f"{home}/{DEFINITION}: {surplus[0]}: the files are where this one is")
+        raise WeightsError(
+            f"{home}/{DEFINITION}: {surplus[0]}: not accepted, since the files are beside this one"
+        )
     return found.model_copy(update={"home": home})
 
 
 def _pinned(where: str) -> str:
-    """A place as a replica shall know it, which may work in another folder than the one that a
-    relative path was meant from, and later.
+    """Return a place in a form that means the same files to every replica.
+
+    A replica may run later, and in another folder than the one that a relative path starts from.
     """
     if where.startswith(HUB):
         return at_commit(where)
@@ -88,7 +91,7 @@ def _pinned(where: str) -> str:
 
 
 def _of_variant(names: Sequence[str]) -> list[str]:
-    """Its parts and its definition, and nothing that lies beside them."""
+    """Return a variant's parts and its definition, without other files beside them."""
     return [
         name
         for name in names
@@ -97,7 +100,10 @@ def _of_variant(names: Sequence[str]) -> list[str]:
 
 
 def find_source(variant: Variant, settings: WeightsSettings) -> ModelSource:
-    """Where its files are: its own folder or this package, else the mirror, else the hub."""
+    """Return where the variant's files are: in this package, its own folder, the mirror or the hub.
+
+    The first of these that exists is taken.
+    """
     if variant.shipped_folder:
         return Folder(variant.shipped_folder)
     if variant.home:
@@ -108,12 +114,12 @@ def find_source(variant: Variant, settings: WeightsSettings) -> ModelSource:
 
 
 def identify(variant: Variant, settings: WeightsSettings) -> ModelIdentity:
-    """The variant's fingerprints as planning needs them; loads no weights. Raises WeightsError."""
+    """Return the variant's fingerprints for planning, loading no weights. Raises WeightsError."""
     return _identity(variant, {} if variant.recipe else node_manifest(variant, settings))
 
 
 def identify_folder(variant: Variant, folder: Path) -> ModelIdentity:
-    """The fingerprints of what lies in a node's folder. Raises WeightsError."""
+    """Return the fingerprints of the files in a node's folder. Raises WeightsError."""
     return _identity(variant, Folder(folder).manifest())
 
 
@@ -131,7 +137,7 @@ def _needed(variant: Variant) -> list[str]:
 
 
 def node_folder(variant: Variant, settings: WeightsSettings) -> Path:
-    """Where a node keeps the variant's files; a local folder stays where it is."""
+    """Return where a node keeps the variant's files; a local folder stays where it is."""
     if variant.recipe:
         key = variant.identity().base
     elif local := _local_folder(variant, settings):
@@ -142,8 +148,10 @@ def node_folder(variant: Variant, settings: WeightsSettings) -> Path:
 
 
 def for_replicas(variant: Variant, settings: WeightsSettings) -> WeightsSettings:
-    """What a run's replicas get once its licence is accepted: no node asks for that again, and
-    one that has the files asks nobody for them. Raises WeightsError.
+    """Return the settings of a run's replicas, once the licence is accepted.
+
+    No node asks for the licence again, and a node that has the files asks no source about them.
+    Raises WeightsError.
     """
     remote = not variant.recipe and not _local_folder(variant, settings)
     key = find_source(variant, settings).key if remote else None
@@ -158,7 +166,7 @@ def _local_folder(variant: Variant, settings: WeightsSettings) -> Path | None:
 
 
 def node_manifest(variant: Variant, settings: WeightsSettings) -> dict[str, str]:
-    """What this node has of it, else what its source states."""
+    """Return the hash of each file as this node lists it, else as the source states it."""
     local = node_folder(variant, settings) / MANIFEST
     if local.exists():
         return Folder(local.parent).manifest()
@@ -169,8 +177,9 @@ def node_manifest(variant: Variant, settings: WeightsSettings) -> dict[str, str]
 
 
 def identify_vision(place: str, settings: WeightsSettings) -> VisionModel:
-    """A small model's place, as a replica shall know it, and the SHA-256 (hex) over the list of its
-    files; loads no weights. Raises SettingsError and WeightsError.
+    """Return a small model's place, as replicas will use it, and its fingerprint.
+
+    No weights are loaded. Raises SettingsError and WeightsError.
     """
     where = _pinned(place.rstrip("/"))
     hashes = vision_source(where, settings).manifest()
@@ -178,23 +187,26 @@ def identify_vision(place: str, settings: WeightsSettings) -> VisionModel:
 
 
 def fingerprint(hashes: Mapping[str, str]) -> str:
-    """SHA-256 (hex) over file → SHA-256."""
+    """Return the SHA-256 (hex) over a list of files and their hashes."""
     return hashlib.sha256(canonical_json(dict(hashes))).hexdigest()
 
 
 def check_planned(model: VisionModel, hashes: Mapping[str, str]) -> None:
-    """Raises WeightsError unless these are the files that a run was planned with."""
+    """Raise WeightsError unless these are the files that a run was planned with."""
     if fingerprint(hashes) != model.fingerprint:
         raise WeightsError(f"{model.place}: other files than those the run was planned with")
 
 
 def vision_source(place: str, settings: WeightsSettings) -> ModelSource:
-    """Where its files are: those of a hub's repository that are loaded."""
+    """Return where a small model's files are; of a hub's repository only those that are loaded."""
     return open_place(place, settings, _of_vision)
 
 
 def _of_vision(names: Sequence[str]) -> list[str]:
-    """At the top, what classes of transformers load; or, where that has no weights, a network."""
+    """Return the files that transformers' classes load, else an ONNX network and its config.
+
+    The former lie at the top of the repository. The network is taken if there are no weights there.
+    """
     top = [name for name in names if _VISION_FILES.fullmatch(name)]
     if any(name.endswith(".safetensors") for name in top):
         return top
@@ -203,21 +215,23 @@ def _of_vision(names: Sequence[str]) -> list[str]:
 
 
 def vision_folder(model: VisionModel, settings: WeightsSettings) -> Path:
-    """Where a node keeps its files; a local folder stays where it is."""
+    """Return where a node keeps a small model's files; a local folder stays where it is."""
     if "://" not in model.place:
         return Path(model.place)
     return settings.folder / f"vision-{model.fingerprint[:12]}"
 
 
 def open_vision(environment: Environment, settings: WeightsSettings) -> VisionSettings:
-    """The small models that the environment names. Raises SettingsError and WeightsError."""
+    """Return the small models that the environment names. Raises SettingsError and WeightsError."""
     places = environment.vision_places
     return VisionSettings(**{use: identify_vision(at, settings) for use, at in places.items()})
 
 
 def with_vision(pixels: PixelSettings, vision: VisionSettings) -> PixelSettings:
-    """The models that draw a run's controls and masks are a part of its pixels. Raises
-    SettingsError for masks by a model that nobody named.
+    """Return the settings with the fingerprints of the small models.
+
+    The models that draw a run's controls and masks are a part of its pixels. Raises SettingsError
+    if a model is to make masks and none is named.
     """
     drawn_by: dict[Control, VisionModel | None] = {"depth": vision.depth, "contour": vision.contour}
     models = {control: model.fingerprint for control, model in drawn_by.items() if model}
@@ -228,7 +242,7 @@ def with_vision(pixels: PixelSettings, vision: VisionSettings) -> PixelSettings:
         auto = AutoMask(method="u2net", model=shipped_sha256(U2NET))
     if auto and auto.method == "model":
         if vision.segmenter is None:
-            raise SettingsError("masks by a model need one: ACE_SEGMENTER")
+            raise SettingsError("masks by a model need a segmentation model: set ACE_SEGMENTER")
         auto = AutoMask(method="model", model=vision.segmenter.fingerprint)
     elif auto and auto.garment:
         from ace_tasks.model import people  # OpenCV: only when it is needed
@@ -244,9 +258,9 @@ def with_vision(pixels: PixelSettings, vision: VisionSettings) -> PixelSettings:
 
 
 def check_license(variant: Variant, settings: WeightsSettings) -> None:
-    """Some weights may be used under terms that a person must accept, once on a machine.
+    """Raise SettingsError naming the terms of the weights, unless a person has accepted them.
 
-    Raises SettingsError that names them.
+    They are accepted once on a machine: `settings.accept_license` writes that down.
     """
     terms = variant.license
     if terms is None:
@@ -261,6 +275,6 @@ def check_license(variant: Variant, settings: WeightsSettings) -> None:
     elif not accepted.exists():
         raise SettingsError(
             f"variant {variant.name!r} is under the {terms.name} ({terms.where}); read it, then "
-            "say accept_license once (parameter accept_license, --accept-license, or "
+            "accept it once (parameter accept_license, --accept-license, or "
             "ACE_ACCEPT_LICENSE=true)"
         )

@@ -1,7 +1,7 @@
-"""Prompts → embeddings, as each of upstream's routes encodes them (ACE_SPEC 6).
+"""Encoding of prompts, as each of upstream's routes does it (ACE_SPEC 6).
 
-T5 and CLIP see fixed lengths; padding is attended. The FFT route cleans prompts; both add special
-tokens to T5's vocabulary, whose rows were never trained but are there.
+T5 and CLIP get sequences of fixed length, and padding is attended. The FFT route cleans prompts.
+Both routes add special tokens to T5's vocabulary; their embeddings exist but were never trained.
 
 Legend: B batch, T text tokens, D features.
 """
@@ -55,13 +55,13 @@ class Text:
 
 
 def clean_prompt(prompt: str) -> str:
-    """Mend broken Unicode, resolve HTML entities twice, and make each run of spaces one."""
+    """Mend broken Unicode, resolve HTML entities twice, and collapse white space."""
     mended = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return " ".join(mended.split())
 
 
 def add_special_tokens(tokenizer: Any, encoder: Any, route: str) -> None:
-    """Teach T5's tokenizer the route's tokens. Raises WeightsError if the encoder lacks rows."""
+    """Add the route's tokens to T5's tokenizer. Raises WeightsError if the encoder lacks rows."""
     added = list(SPECIAL_TOKENS[route])
     tokenizer.add_tokens(added, special_tokens=True)
     rows = encoder.get_input_embeddings().num_embeddings
@@ -70,9 +70,10 @@ def add_special_tokens(tokenizer: Any, encoder: Any, route: str) -> None:
 
 
 class TextEncoder:
-    """Both encoders of one model, and what they said of the last prompts: one instruction over a
-    whole catalog is encoded once a replica. The cache lives with the encoders, so it can never
-    answer for others.
+    """Both encoders of one model, with a cache of the last prompts.
+
+    So one instruction over a whole catalog is encoded once per replica. The cache lives with the
+    encoders, so it never returns embeddings of another model.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class TextEncoder:
         device: str,
         before_work: Callable[[], None] = lambda: None,
     ):
-        """`before_work` brings the encoders to the device, if they are not there."""
+        """Take the encoders. `before_work` brings them to the device if they are not there."""
         self._before_work = before_work
         self._route = variant.route
         self._tokens = variant.text_tokens
@@ -91,7 +92,7 @@ class TextEncoder:
         self._texts: OrderedDict[str, Text] = OrderedDict()
 
     def encode(self, prompt: str) -> Text:
-        """One prompt, hidden (1, T, D) and pooled (1, D)."""
+        """Encode one prompt as hidden (1, T, D) and pooled (1, D)."""
         text = clean_prompt(prompt) if self._route == "fft" else prompt
         if text in self._texts:
             self._texts.move_to_end(text)

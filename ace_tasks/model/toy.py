@@ -1,6 +1,6 @@
-"""Random, seeded weights in the real classes: the toy variants, built in seconds.
+"""The toy variants: random, seeded weights in the real classes, built in seconds.
 
-They prove the whole path, from the files of a node to the record of a picture, and edit nothing.
+They prove the whole path, from the files of a node to the record of a picture, but edit nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ace_tasks.model.variants import ToyRecipe, Variant, adapter_file
 
 CHARACTERS = [c for c in string.printable if not c.isspace()]
 _EXTRA_IDS = 8
-_SPARE_ROWS = 28  # T5's embedding has more rows than tokens, as the real one: room for added ones
+_SPARE_ROWS = 28  # like the real one, T5's embedding has rows to spare for added tokens
 
 
 def build(variant: Variant, folder: Path) -> None:
@@ -64,7 +64,7 @@ def build(variant: Variant, folder: Path) -> None:
         "text_encoder": small_clip(recipe.pooled_dim, len(clip_tokenizer)),
         "text_encoder_2": T5EncoderModel(_toy_t5_config(recipe, len(t5_tokenizer) + _SPARE_ROWS)),
     }
-    transformers_logging.disable_progress_bar()  # of kilobytes, on whatever terminal this is
+    transformers_logging.disable_progress_bar()  # the files have only kilobytes
     generator = torch.Generator().manual_seed(recipe.seed)
     for name, part in parts.items():
         _randomise(part, generator)
@@ -80,7 +80,7 @@ def build(variant: Variant, folder: Path) -> None:
 def _lora(
     transformer: torch.nn.Module, rank: int, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """A LoRA on every linear of every block, in Comfy's layout, strong enough to be seen."""
+    """Return a LoRA on every linear of every block, in Comfy's layout, strong enough to be seen."""
     lora = {}
     for name, (rows, columns) in keymap.lora_linears(transformer.config).items():  # type: ignore[arg-type]
         down = torch.randn(rank, columns, generator=generator) * columns**-0.5
@@ -91,7 +91,7 @@ def _lora(
 
 
 def _randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Gaussian weights of variance 1 / fan-in: signals keep their size, whatever the class."""
+    """Fill a model with Gaussian weights of variance 1 / fan-in, so signals keep their size."""
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.ndim >= 2:

@@ -1,7 +1,7 @@
-"""Named model variants, as data: parameters, files, fingerprints. Loads no torch.
+"""Named model variants, as data: parameters, files, fingerprints. No torch is loaded.
 
-Planning needs a model's identity and nothing else; so this file stays light, and `weights`
-does the heavy half.
+Planning needs only a model's identity, so this module stays light, and `weights` does the heavy
+half.
 
 A variant is made of exactly one of: a `recipe` (random weights, built in seconds), files on the
 `hub`, or a `home` (a folder that holds its `variant.json`; see `sources.open_variant`).
@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt, model_validator
 from ace_tasks.errors import SettingsError
 from ace_tasks.specs import Adapter, Frozen, ModelIdentity, canonical_json
 
-# Folders of a variant, as FLUX.1-Fill-dev has them; CLIP's come first, T5's are the second ones.
+# Folders of a variant, as in FLUX.1-Fill-dev. Those that end in _2 are T5's, the others CLIP's.
 BASE_FOLDERS = ("transformer", "vae")
 ENCODER_FOLDERS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 ADAPTER_FOLDER = "adapters"
@@ -30,7 +30,7 @@ def adapter_file(name: str) -> str:
 
 
 class ToyRecipe(Frozen):
-    """Random, seeded weights in the real classes: what `toy` builds, and what is hashed.
+    """The numbers from which `toy` builds random weights, and which are hashed.
 
     Raise `version` when the builder changes what it builds from the same numbers.
     """
@@ -49,29 +49,29 @@ class ToyRecipe(Frozen):
 
 
 class Transformer(Frozen):
-    """How the transformer's files are to be read, and what they must hold."""
+    """The layout of the transformer's files, and what they must hold."""
 
     layout: Literal["diffusers", "bfl"] = Field(
         "diffusers", description="bfl: one checkpoint in Black Forest Labs' key layout."
     )
     channels: Literal[384, 448] = Field(
-        description="Of the files. 384 on the fft route: zero columns are put in for the change."
+        description="Channels of the files. On route fft, 384 are widened to 448 by zero columns."
     )
     config: dict[str, Any] | None = Field(
-        None, description="FluxTransformer2DModel's arguments; empty: transformer/config.json."
+        None, description="Arguments of FluxTransformer2DModel. Empty: transformer/config.json."
     )
-    parameters: int | None = Field(None, description="How many, as loaded; checked if given.")
+    parameters: int | None = Field(None, description="Number of parameters; checked if given.")
 
 
 class HubFile(Frozen):
     """One file of a variant, and where it is published."""
 
-    path: str = Field(description="In the variant's folder.")
+    path: str = Field(description="Path in the variant's folder.")
     repo: str = Field(description="owner/name on the model hub.")
     revision: str = Field(description="Commit, branch or tag.")
     remote: str = Field(description="Path in the repository.")
     sha256: str | None = Field(
-        None, description="Empty: what the hub states for that revision is taken down at the fetch."
+        None, description="SHA-256 (hex). Empty: the hash that the hub states for the revision."
     )
 
 
@@ -94,7 +94,7 @@ class Variant(Frozen):
     recipe: ToyRecipe | None = None
     transformer: Transformer | None = None
     hub: tuple[HubFile, ...] = ()
-    home: str | None = Field(None, description="Where its variant.json was found.")
+    home: str | None = Field(None, description="The place of its variant.json.")
     shipped: bool = Field(False, description="Its files come with this package.")
     license: License | None = None
     adapters: dict[Adapter, PositiveInt] = Field(default={}, description="Adapter name → rank.")
@@ -103,7 +103,7 @@ class Variant(Frozen):
     max_seq_len: PositiveInt = Field(description="Token budget of a canvas, references included.")
     text_tokens: PositiveInt = Field(description="Length of the T5 sequence, padding included.")
     keep_pixels_rate: float | None = Field(
-        None, gt=0, le=1, description="How high references may be beside the target; see lcu."
+        None, gt=0, le=1, description="References are at most this share of the target's height."
     )
     width_px: int = Field(ge=16, description="Default size of pictures made without a source.")
     height_px: int = Field(ge=16)
@@ -117,8 +117,10 @@ class Variant(Frozen):
 
     @property
     def _is_widened(self) -> bool:
-        """Whether files of 384 channels are read on the fft route. It makes other pictures of the
-        same files than the lora route does; files of 448 channels have no other route.
+        """Return whether files of 384 channels are read on the fft route.
+
+        The fft route makes other pictures of these files than the lora route does. Files of 448
+        channels have no other route.
         """
         return self.route == "fft" and bool(self.transformer and self.transformer.channels == 384)
 
@@ -134,12 +136,14 @@ class Variant(Frozen):
 
     @property
     def shipped_folder(self) -> Path | None:
-        """Where its files lie, if they come with this package."""
+        """The folder of its files, if they come with this package."""
         return _SHIPPED / self.name if self.shipped else None
 
     def identity(self, hashes: Mapping[str, str] | None = None) -> ModelIdentity:
-        """What planning needs. `hashes`: file → SHA-256 of a variant with files; a recipe needs
-        none, so nothing is built to plan with it.
+        """Return the identity that planning needs.
+
+        `hashes` holds the SHA-256 of each file of a variant with files. A recipe needs none, so
+        nothing is built to plan with it.
         """
 
         def fingerprint(part: str, *folders: str) -> str:
@@ -323,7 +327,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def find_variant(name: str) -> Variant:
-    """A variant that ships with this project. Raises SettingsError listing the names."""
+    """Return a variant that ships with this project. Raises SettingsError listing the names."""
     if name not in VARIANTS:
         raise SettingsError(
             f"variant: accepted: {', '.join(VARIANTS)}, or a folder, s3:// prefix or "

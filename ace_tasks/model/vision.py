@@ -1,9 +1,9 @@
 """Small models that look at pictures: what to mask, how far things are, what fits a prompt.
 
-Any model of `transformers`' classes, in a folder as `save_pretrained` writes it, with its
-`preprocessor_config.json`; loaded as strictly as a variant is. Masks also come from an ONNX network
-(`saliency.py`). A picture is uint8 (H, W, 3) in
-sRGB. They work in float32, and the same picture gives the same answer.
+Any model of `transformers`' classes can be used, in a folder as `save_pretrained` writes it, with
+its `preprocessor_config.json`. It is loaded as strictly as a variant is. Masks also come from an
+ONNX network (`saliency.py`). A picture is uint8 (H, W, 3) in sRGB. The models work in float32, and
+the same picture gives the same answer.
 
 Legend: L labels, h and w the model's own resolution, H and W the picture's.
 """
@@ -40,14 +40,14 @@ _LINES = ("contour", "line", "edge")
 
 @dataclass(frozen=True, eq=False)
 class _Network:
-    """A model, what prepares pictures for it, and where its files are."""
+    """A model, the processor that prepares pictures for it, and the folder of both."""
 
     model: Any
     processor: Any
     folder: Path
 
     def prepare(self, picture: np.ndarray) -> torch.Tensor:
-        """(1, 3, h, w) float32 on the model's device."""
+        """Return a picture as (1, 3, h, w) float32 on the model's device."""
         made = self.processor(
             images=picture, input_data_format="channels_last", return_tensors="pt"
         )
@@ -59,7 +59,7 @@ class _Network:
 
 
 class Segmenter:
-    """Any AutoModelForSemanticSegmentation, such as SegFormer."""
+    """A model of AutoModelForSemanticSegmentation, such as SegFormer."""
 
     kind: Any = AutoModelForSemanticSegmentation
 
@@ -71,12 +71,14 @@ class Segmenter:
 
     @classmethod
     def load(cls, folder: Path, device: str) -> Self:
-        """Raises WeightsError."""
+        """Load a model from its folder. Raises WeightsError."""
         return cls(_load(cls.kind, folder, device))
 
     def mask(self, picture: np.ndarray, label: str | None) -> np.ndarray:
-        """(H, W) uint8, 255 where `label` is likelier than every other; None: all that is not
-        background. Raises BadMask for a label that the model does not know.
+        """Return the mask of a label, (H, W) uint8, 255 where it is likelier than every other.
+
+        None selects everything but the background. Raises BadMask for a label that the model does
+        not know.
         """
         wanted = self._which(_BACKGROUND if label is None else label)
         logits = self._logits(picture)
@@ -84,7 +86,7 @@ class Segmenter:
         return np.where((found != (label is None)).cpu().numpy(), 255, 0).astype(np.uint8)
 
     def probability(self, picture: np.ndarray, label: str) -> np.ndarray:
-        """(H, W) float32 in 0..1. Raises BadMask."""
+        """Return the probability of a label, (H, W) float32 in 0..1. Raises BadMask."""
         wanted = self._which(label)
         logits = self._logits(picture)
         odds_hw = _sum(logits[wanted]) - _sum(logits[~wanted])
@@ -98,15 +100,17 @@ class Segmenter:
         return wanted
 
     def _logits(self, picture: np.ndarray) -> torch.Tensor:
-        """(L, h, w) float32, where the model is."""
+        """Return the logits, (L, h, w) float32, on the model's device."""
         logits: torch.Tensor = self._network(picture).logits[0]
         _check_finite(logits, self._network)
         return logits
 
 
 class Contour:
-    """A segmentation model with a label `contour`, `line` or `edge`, its probability drawn dark on
-    white, as upstream's line drawings are. `transformers` has no class that draws lines.
+    """A segmentation model with a label `contour`, `line` or `edge`, which draws lines.
+
+    The label's probability is drawn dark on white, like upstream's line drawings. `transformers`
+    has no class that draws lines.
     """
 
     def __init__(self, segmenter: Segmenter, label: str):
@@ -115,7 +119,7 @@ class Contour:
 
     @classmethod
     def load(cls, folder: Path, device: str) -> Self:
-        """Raises WeightsError."""
+        """Load a model from its folder. Raises WeightsError."""
         segmenter = Segmenter.load(folder, device)
         label = next((each for each in _LINES if each in segmenter.labels), None)
         if label is None:
@@ -126,12 +130,12 @@ class Contour:
         return cls(segmenter, label)
 
     def draw(self, picture: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8."""
+        """Draw the lines of a picture, (H, W, 3) uint8."""
         return _in_three_channels(1 - self._segmenter.probability(picture, self._label))
 
 
 class DepthEstimator:
-    """An AutoModelForDepthEstimation of which it is known what near is: DPT or Depth Anything."""
+    """A model of AutoModelForDepthEstimation whose idea of near is known: DPT, Depth Anything."""
 
     def __init__(self, network: _Network):
         _check_whole_picture(network)
@@ -142,16 +146,19 @@ class DepthEstimator:
                 f"{network.folder / 'config.json'}: model_type: accepted: dpt, depth_anything; "
                 f"given {config.model_type}"
             )
-        # Relative depth is inverse: what is near has the large numbers. Metres are not.
+        # Relative depth is inverse: near things have large numbers. Depth in metres is not.
         self._in_metres = getattr(config, "depth_estimation_type", "relative") == "metric"
 
     @classmethod
     def load(cls, folder: Path, device: str) -> Self:
-        """Raises WeightsError."""
+        """Load a model from its folder. Raises WeightsError."""
         return cls(_load(AutoModelForDepthEstimation, folder, device))
 
     def draw(self, picture: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8: the nearest white, the farthest black; all black if all is as far."""
+        """Draw the depth of a picture, (H, W, 3) uint8: the nearest white, the farthest black.
+
+        If everything is equally far, all of it is black.
+        """
         depth_hw: torch.Tensor = self._network(picture).predicted_depth[0]
         _check_finite(depth_hw, self._network)
         nearness = _enlarged(-depth_hw if self._in_metres else depth_hw, picture).cpu().numpy()
@@ -160,7 +167,7 @@ class DepthEstimator:
 
 
 class ClipScorer:
-    """How well a picture fits a prompt, as CLIP sees both."""
+    """A CLIP model that scores how well a picture fits a prompt."""
 
     def __init__(self, network: _Network, tokenizer: Any):
         self._network = network
@@ -173,13 +180,13 @@ class ClipScorer:
 
     @classmethod
     def load(cls, folder: Path, device: str) -> Self:
-        """Raises WeightsError."""
+        """Load a model from its folder. Raises WeightsError."""
         network = _load(CLIPModel, folder, device)
         return cls(network, weights.load_tokenizer(CLIPTokenizer, folder))
 
     @torch.inference_mode()
     def score(self, picture: np.ndarray, prompt: str) -> float:
-        """Cosine of the angle between both, -1..1. Of a long prompt its beginning counts."""
+        """Return the cosine of the angle between both, -1..1. A long prompt is cut off."""
         network = self._network
         text = self._tokenizer(
             prompt, truncation=True, max_length=self._tokens, return_tensors="pt"
@@ -194,15 +201,16 @@ class ClipScorer:
         return float(cosine)
 
 
-# ---------------------------------------------------------------- a replica's
+# ---------------------------------------------------------------- the models of a replica
 
 
 _Kind = TypeVar("_Kind", Segmenter, Contour, DepthEstimator, ClipScorer)
 
 
 class Vision:
-    """The small models of one replica, each loaded when an item first needs it. Thread-safe: they
-    work one at a time, since they share a device.
+    """The small models of one replica, each loaded when an item first needs it.
+
+    Thread-safe: they work one at a time, since they share a device.
     """
 
     def __init__(self, settings: VisionSettings, weights_settings: WeightsSettings, device: str):
@@ -213,25 +221,25 @@ class Vision:
         self._lock = threading.Lock()
 
     def draw(self, control: Control, picture: np.ndarray) -> np.ndarray:
-        """The control `depth` or `contour` of a picture. Raises FatalError."""
+        """Draw the control `depth` or `contour` of a picture. Raises FatalError."""
         with self._lock:
             if control == "depth":
                 return self._ready(DepthEstimator, self._settings.depth).draw(picture)
             return self._ready(Contour, self._settings.contour).draw(picture)
 
     def segment(self, picture: np.ndarray, label: str | None) -> np.ndarray:
-        """See `Segmenter.mask` and `Saliency.mask`. Raises FatalError and BadMask."""
+        """Return a mask as `Segmenter.mask` or `Saliency.mask`. Raises FatalError and BadMask."""
         with self._lock:
             return self._ready(Segmenter, self._settings.segmenter).mask(picture, label)
 
     def score(self, picture: np.ndarray, prompt: str) -> float:
-        """See `ClipScorer.score`. Raises FatalError."""
+        """Return the score of `ClipScorer.score`. Raises FatalError."""
         with self._lock:
             return self._ready(ClipScorer, self._settings.clip).score(picture, prompt)
 
     @property
     def scorer(self) -> ClipScore | None:
-        """`score`, where the run names a model for it."""
+        """The method `score`, if the run names a model for it."""
         return self.score if self._settings.clip else None
 
     def _ready(self, kind: type[_Kind], model: VisionModel | None) -> _Kind:
@@ -261,15 +269,17 @@ def _load(kind: Any, folder: Path, device: str) -> _Network:
     try:
         # Pillow's resize: torchvision would be one more package to fit torch's version.
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except Exception as error:  # its readers raise whatever they meet
+    except Exception as error:  # its readers raise errors of any kind
         message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise WeightsError(f"{folder / 'preprocessor_config.json'}: {message}") from None
     return _Network(model, processor, folder)
 
 
 def _check_whole_picture(network: _Network) -> None:
-    """What was cropped or padded would come back as a map of another part of the picture, and one
-    that is not resized may be of any size.
+    """Raise WeightsError unless the model sees the whole picture, in one size.
+
+    The map of a cropped or padded picture would show another part of it, and a picture that is not
+    resized may have any size.
     """
     processor = network.processor
     for name, wanted in (("do_resize", True), ("do_center_crop", False), ("do_pad", False)):
@@ -280,16 +290,17 @@ def _check_whole_picture(network: _Network) -> None:
 
 def _check_finite(values: torch.Tensor, network: _Network) -> None:
     if not torch.isfinite(values).all():
-        raise BadOutput(f"{network.folder}: the model's answer holds numbers that are none")
+        raise BadOutput(f"{network.folder}: the model's output has NaN or infinite numbers")
 
 
-# ---------------------------------------------------------------- numbers
+# ---------------------------------------------------------------- arrays
 
 
 def _highest(logits: torch.Tensor, picture: np.ndarray) -> torch.Tensor:
-    """(L, h, w) → (H, W). One by one: 150 labels of a large photograph are 24 GB.
+    """Return the highest logit of each pixel, (L, h, w) → (H, W).
 
-    No label at all is zero, which a lone one is measured against, as a sigmoid does.
+    Labels are enlarged one by one, because 150 labels of a large photograph take 24 GB. Without
+    any label the result is zero, so that a lone label is compared with zero, as in a sigmoid.
     """
     highest: torch.Tensor | None = None
     for each in logits:
@@ -299,12 +310,12 @@ def _highest(logits: torch.Tensor, picture: np.ndarray) -> torch.Tensor:
 
 
 def _sum(logits: torch.Tensor) -> torch.Tensor:
-    """(L, h, w) → (h, w): the logarithm of the sum of probabilities."""
+    """Return the logarithm of the sum of probabilities, (L, h, w) → (h, w)."""
     return logits.logsumexp(0) if len(logits) else logits.new_zeros(logits.shape[1:])
 
 
 def _enlarged(values_hw: torch.Tensor, picture: np.ndarray) -> torch.Tensor:
-    """(h, w) → (H, W) float32 at the picture's size."""
+    """Enlarge (h, w) to the picture's size, (H, W) float32."""
     scaled = F.interpolate(
         values_hw[None, None], size=picture.shape[:2], mode="bilinear", align_corners=False
     )
@@ -312,6 +323,6 @@ def _enlarged(values_hw: torch.Tensor, picture: np.ndarray) -> torch.Tensor:
 
 
 def _in_three_channels(values: np.ndarray) -> np.ndarray:
-    """(H, W) float in 0..1 → (H, W, 3) uint8."""
+    """Convert (H, W) float in 0..1 to (H, W, 3) uint8."""
     levels = np.round(255 * values.clip(0, 1)).astype(np.uint8)
     return np.repeat(levels[:, :, None], 3, axis=2)

@@ -4,10 +4,10 @@ A variant's folder has diffusers' layout, as FLUX.1-Fill-dev has:
 
     transformer/ vae/ text_encoder/ (CLIP) text_encoder_2/ (T5) tokenizer/ tokenizer_2/
     adapters/NAME.safetensors   LoRAs in Comfy's layout
-    sha256.json   file → hash, written last; a folder without it is not there
+    sha256.json   file → hash, written last; a folder without it does not count
 
 `transformer/` may hold a checkpoint in Black Forest Labs' layout instead (`Variant.transformer`).
-Safetensors only: a pickle is never opened.
+Only safetensors are read: a pickle is never opened.
 
     python -m ace_tasks.model.weights verify VARIANT     prove that a set of weights works
     python -m ace_tasks.model.weights pin FOLDER         write its sha256.json
@@ -75,11 +75,11 @@ class Parts:
 
 
 def ensure(variant: Variant, settings: WeightsSettings) -> Path:
-    """The variant's folder on this node, fetched or made if it is not there; one at a time.
+    """Return the variant's folder on this node, fetched or made if it is not there.
 
     However many replicas ask, one works while the others wait. A half-written folder is never
-    seen, because it gets its name last; what a cut fetch has is kept for the next try. Raises
-    WeightsError, and SettingsError for a licence that nobody accepted.
+    seen, because it gets its name last. The files of an interrupted fetch are kept for the next
+    try. Raises WeightsError, and SettingsError for a licence that nobody accepted.
     """
     sources.check_license(variant, settings)
 
@@ -93,7 +93,10 @@ def ensure(variant: Variant, settings: WeightsSettings) -> Path:
 
 
 def ensure_vision(model: VisionModel, settings: WeightsSettings) -> Path:
-    """The same for a vision model, whose files must be those that were planned with."""
+    """Return a vision model's folder on this node, fetched if it is not there.
+
+    Raises WeightsError, also if its files are not those that the run was planned with.
+    """
 
     def make(part: Path) -> dict[str, str]:
         source = sources.vision_source(model.place, settings)
@@ -152,8 +155,9 @@ def _fetch(source: ModelSource, hashes: dict[str, str], part: Path) -> dict[str,
 
 
 def verify(folder: Path) -> dict[str, str]:
-    """File → hash, as listed. Raises WeightsError naming the first file that is missing, surplus,
-    altered or a pickle.
+    """Check every file of a folder, and return the listed hashes.
+
+    Raises WeightsError naming the first file that is missing, surplus, altered or a pickle.
     """
     expected = Folder(folder).manifest()
     if problem := unlisted(expected, hash_folder(folder)):
@@ -195,7 +199,10 @@ def load(variant: Variant, folder: Path, device: str) -> Parts:
 
 
 def _check_fit(parts: Parts, folder: Path) -> None:
-    """Each part may be whole, and yet another model's: then no item would come out right."""
+    """Raise WeightsError unless the parts belong together.
+
+    Each part may be whole and yet belong to another model; then no item would come out right.
+    """
     transformer, vae = parts.transformer.config, parts.vae.config
     clip, t5 = parts.clip.config, parts.t5.config
     wanted = (
@@ -223,7 +230,7 @@ def _check_fit(parts: Parts, folder: Path) -> None:
 def load_transformer(
     variant: Variant, folder: Path, dtype: torch.dtype, device: str
 ) -> FluxTransformer2DModel:
-    """From either layout, at any width. Raises WeightsError naming file and key."""
+    """Load a transformer of either layout, any width. Raises WeightsError naming file and key."""
     channels, how = variant.channels, variant.files
     config = {**(how.config or read_json(folder / "config.json")), "in_channels": how.channels}
     model = _empty_transformer(config | {"in_channels": channels}, folder)
@@ -243,24 +250,25 @@ def load_transformer(
 
 
 def _aligned(value: Tensor) -> Tensor:
-    """At an address where an allocation of its own would begin. A tensor of a file begins where
-    the header happens to end, and CPU kernels round otherwise there: the last bit of a picture
-    would depend on the layout that its weights came in.
+    """Return the tensor at an aligned address, like that of an allocation of its own.
+
+    A tensor in a file begins wherever the header ends, and CPU kernels round differently there, so
+    the last bit of a picture would depend on the layout that its weights came in.
     """
     return value if value.data_ptr() % _ALIGNMENT_BYTES == 0 else value.clone()
 
 
 def _empty_transformer(config: Mapping[str, Any], folder: Path) -> FluxTransformer2DModel:
-    """On the meta device: shapes without numbers. Raises WeightsError for what is no config."""
+    """Return a transformer on the meta device: shapes without numbers. Raises WeightsError."""
     try:
         with torch.device("meta"):
             return FluxTransformer2DModel.from_config(dict(config))
     except Exception as error:  # whatever a wrong number meets on its way
-        raise WeightsError(f"{folder}: its config is no transformer's: {_line(error)}") from None
+        raise WeightsError(f"{folder}: not a transformer's config: {_line(error)}") from None
 
 
 def _read_folder(folder: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Path]]:
-    """Every tensor of a folder's safetensors files, and the file each is in."""
+    """Return every tensor of a folder's safetensors files, and the file that holds each."""
     state: dict[str, Tensor] = {}
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -277,12 +285,12 @@ def _read_file(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     try:
         return load_file(path, device=device)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: no whole safetensors file: {error}") from None
+        raise WeightsError(f"{path}: not a complete safetensors file: {error}") from None
 
 
 @contextlib.contextmanager
 def _naming(files: Mapping[str, Path], otherwise: Path) -> Iterator[None]:
-    """Puts the file before an error that names a key."""
+    """Put the file before an error that names a key."""
     try:
         yield
     except WeightsError as error:
@@ -291,7 +299,7 @@ def _naming(files: Mapping[str, Path], otherwise: Path) -> Iterator[None]:
 
 
 def _where(folder: Path) -> Path:
-    """The folder's only safetensors file, or the folder."""
+    """Return the folder's only safetensors file, or the folder."""
     found = list(folder.glob("*.safetensors"))
     return found[0] if len(found) == 1 else folder
 
@@ -307,8 +315,9 @@ def _adapter(path: Path, rank: int, config: Mapping[str, Any]) -> dict[str, Tens
 
 
 def load_strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
-    """from_pretrained in eval mode; but a missing, surplus or misshapen key is a WeightsError that
-    names it.
+    """Load a part by from_pretrained, in eval mode.
+
+    Raises WeightsError naming a key that is missing, surplus or misshapen.
     """
     where = _where(folder)
     read_json(folder / "config.json")  # from_pretrained takes one that is missing for defaults
@@ -317,10 +326,10 @@ def load_strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any
             with safe_open(path, framework="pt") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path}: no whole safetensors file: {error}") from None
+            raise WeightsError(f"{path}: not a complete safetensors file: {error}") from None
     for path in folder.glob("*.index.json"):
         if outside := [each for each in _shards(path) if not (folder / each).is_file()]:
-            raise WeightsError(f"{path}: {outside[0]}: no file of this folder")
+            raise WeightsError(f"{path}: {outside[0]}: not a file of this folder")
     try:
         model, info = kind.from_pretrained(
             folder,
@@ -340,7 +349,10 @@ def load_strict(kind: Any, folder: Path, dtype: torch.dtype, device: str) -> Any
 
 
 def _shards(index: Path) -> set[str]:
-    """The files that an index names: plain names, or it could bring in what no hash was seen of."""
+    """Return the files that an index names.
+
+    Only plain names are accepted, or it could bring in a file whose hash was not checked.
+    """
     shards = read_json(index).get("weight_map")
     names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
     if not names or any(name != Path(name).name for name in names):
@@ -349,7 +361,7 @@ def _shards(index: Path) -> set[str]:
 
 
 def load_tokenizer(kind: Any, folder: Path) -> Any:
-    """Raises WeightsError."""
+    """Load a tokenizer from its folder. Raises WeightsError."""
     for path in sorted({*folder.glob("*.json"), folder / "tokenizer_config.json"}):
         read_json(path)  # from_pretrained does not say which is bad or not there
     if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
@@ -362,7 +374,7 @@ def load_tokenizer(kind: Any, folder: Path) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """Another library's error, on one line of a person's length."""
+    """Return another library's error on one line, short enough to read."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 

@@ -52,7 +52,9 @@ def test_no_variant_from_elsewhere_may_claim_that_it_ships(
     tmp_path: Path, settings: WeightsSettings
 ) -> None:
     (tmp_path / "variant.json").write_text(MINI.model_dump_json(exclude_defaults=True))
-    with pytest.raises(WeightsError, match="shipped: the files are where this one is"):
+    with pytest.raises(
+        WeightsError, match="shipped: not accepted, since the files are beside this one"
+    ):
         sources.open_variant(str(tmp_path), settings)
 
 

@@ -233,7 +233,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], bool, str]] = {
     "a pickle beside it": (_pickle, False, "pytorch_model.bin: not in sha256.json"),
     "a pickle in the list": (_pickle, True, "pytorch_model.bin: a pickle"),
     "a key that is missing": (_drop_a_key, True, "decode_head.classifier.bias: missing"),
-    "half a file": (_cut, True, "no whole safetensors file"),
+    "half a file": (_cut, True, "not a complete safetensors file"),
     "code of its own": (
         lambda f: rewrite(f / "config.json", auto_map={"AutoModel": "evil.Evil"}),
         True,
@@ -298,7 +298,7 @@ def test_numbers_that_are_none_are_no_mask(copy: Callable[[str], Path]) -> None:
     state["decode_head.classifier.bias"][0] = torch.nan
     save_file(state, path, metadata={"format": "pt"})
     pin(folder)
-    with pytest.raises(BadOutput, match="holds numbers that are none"):
+    with pytest.raises(BadOutput, match="has NaN or infinite numbers"):
         planned(folder).segment(PICTURE, None)
 
 

@@ -418,7 +418,7 @@ def test_no_file_can_be_spoilt_without_being_named(
         refusal = refused(folder)
         assert refusal.startswith(f"{path}: "), refusal
         if path.endswith(".safetensors"):
-            assert "no whole safetensors file" in refusal
+            assert "not a complete safetensors file" in refusal
         (folder / path).write_bytes(data)
     pin(folder)
     load(folder)
