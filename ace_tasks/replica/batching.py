@@ -1,11 +1,12 @@
-"""The one thread that owns a replica's model, and takes along what waits and fits.
+"""The one thread that owns a replica's model and runs jobs in batches.
 
-Item threads submit a job and wait. Nothing waits for a batch to fill up: while one batch is on
-the GPU others queue, and the next takes the oldest job with those of its shape behind it.
+Item threads submit a job and wait. No batch waits to fill up: while one is on the GPU, other jobs
+queue, and the next batch takes the oldest job with those of its shape behind it.
 
-A batch that fails runs again one by one; one that runs out of memory, with less on the GPU
-(`model/ladder.py`). Whatever else fails in the thread, such as the cleaning up after a pass, is no
-item's failure: the thread ends, and everybody who waits for it gets DeviceLost.
+The jobs of a batch that fails run again one by one. After running out of memory they run again
+with less on the GPU (`replica/ladder.py`). Whatever else fails in the thread, such as the cleaning
+up after a pass, is no item's failure: the thread ends, and everybody who waits for it gets
+DeviceLost.
 """
 
 from __future__ import annotations
@@ -47,12 +48,15 @@ class Ticket:
         self._error: BaseException | None = None
 
     def wait_for_turn(self) -> None:
-        """Until it is on the GPU, or done."""
+        """Wait until the job is on the GPU, or done."""
         with self._news:
             self._news.wait_for(lambda: self._state != "waiting")
 
     def wait_for_pass(self) -> bool:
-        """Until it is off the GPU; False: its batch failed, and it waits for another turn."""
+        """Wait until the job is off the GPU, and return whether it is done.
+
+        If it is not, its batch failed, and the job waits for another turn.
+        """
         with self._news:
             self._news.wait_for(lambda: self._state != "running")
             return self._state == "done"
@@ -78,7 +82,7 @@ class Ticket:
         self._become("done")
 
     def give_up(self, error: BaseException) -> None:
-        """Finish it with an error, unless it is done."""
+        """Finish the job with an error, unless it is done."""
         if self._state != "done":
             self.finish(error=error)
 
@@ -101,7 +105,7 @@ class Batcher:
         threading.Thread(target=self._work, name="gpu", daemon=True).start()
 
     def submit(self, job: ModelJob) -> Ticket:
-        """Raises Cancelled after `close`, and DeviceLost once the thread has failed."""
+        """Queue a job. Raises Cancelled after `close`, DeviceLost once the thread has failed."""
         ticket = Ticket(job)
         with self._news:
             if self._lost:
@@ -113,14 +117,14 @@ class Batcher:
         return ticket
 
     def withdraw(self, tickets: Sequence[Ticket]) -> None:
-        """Take back those that are not on the GPU yet; nobody may be waiting for them."""
+        """Take back the tickets that are not on the GPU yet. Nobody may be waiting for them."""
         with self._news:
             for ticket in tickets:
                 with contextlib.suppress(ValueError):
                     self._queue.remove(ticket)
 
     def close(self) -> None:
-        """End the thread after the pass in progress; whoever waits gets Cancelled."""
+        """End the thread after the pass in progress. Whoever waits gets Cancelled."""
         with self._news:
             self._closed = True
             while self._queue:
@@ -147,7 +151,7 @@ class Batcher:
         log.error("the model's thread failed", exc_info=error)
 
     def _make(self, batch: list[Ticket]) -> None:
-        """Until each of the batch has its picture or its error."""
+        """Run passes until each ticket of the batch has its picture or its error."""
         parts = deque([batch])
         while parts:
             part = parts.popleft()
@@ -164,7 +168,7 @@ class Batcher:
                 ticket.wait_again()  # waiting is not work
 
     def _after(self, error: BaseException, part: list[Ticket], rung: Rung) -> list[list[Ticket]]:
-        """How a part that failed is tried again; not at all if it is empty."""
+        """Return the parts in which a failed part is tried again; none if it is not."""
         if isinstance(error, OutOfMemory):
             if self._ladder.descend(part[0].job, len(part)):
                 log.warning(
@@ -182,7 +186,7 @@ class Batcher:
         return [[ticket] for ticket in part]
 
     def _next(self) -> list[Ticket]:
-        """The oldest ticket and the next ones of its shape that fit; nothing when closed."""
+        """Return the oldest ticket and the next ones of its shape that fit; none when closed."""
         with self._news:
             self._news.wait_for(lambda: self._queue or self._closed)
             if not self._queue:
@@ -195,7 +199,7 @@ class Batcher:
             return batch
 
     def _pass(self, batch: list[Ticket], memory: MemoryMode) -> BaseException | None:
-        """One pass; what it raised, without the frames that hold the GPU's memory."""
+        """Run one pass. Return what it raised, without the frames that hold the GPU's memory."""
         for ticket in batch:
             ticket.start(len(batch), memory)
         started = time.monotonic()
@@ -215,7 +219,7 @@ def _split(part: list[Ticket], rung: Rung) -> list[list[Ticket]]:
 
 
 def _without_frames(error: BaseException) -> BaseException:
-    """What an error's frames hold, tensors among it, would live as long as the error."""
+    """Return the translated error without its frames, whose tensors would live as long as it."""
     translated_error = translated(error)
     if translated_error is error and not isinstance(error, AceError):
         log.error("a pass failed", exc_info=error)
@@ -226,7 +230,7 @@ def _without_frames(error: BaseException) -> BaseException:
 
 
 def translated(error: BaseException) -> BaseException:
-    """Torch's errors that say something of the device → ours."""
+    """Translate torch's errors about the device to ours. Other errors are returned unchanged."""
     if is_out_of_memory(error):
         return OutOfMemory(in_one_line(error))
     if is_device_lost(error):

@@ -26,7 +26,7 @@ class Candidate:
 
 @dataclass(eq=False)
 class BestOf:
-    """Takes candidates in the order of their numbers; `best` is the first of the highest total."""
+    """Candidates in the order of their numbers; `best` is the first of the highest total."""
 
     seeds: Sequence[int]
     best: Candidate | None = None
@@ -40,19 +40,22 @@ class BestOf:
             self.best = Candidate(number, pixels, measured)
 
     def refuse(self, error: BadOutput) -> None:
-        """A candidate that is no picture is out, and its neighbours stay in."""
+        """Leave out a candidate that is not a picture. The others stay in."""
         self.records.append(CandidateRecord(seed=self.seeds[len(self.records)], error=str(error)))
         self._refused = error
 
     def winner(self) -> Candidate:
-        """Raises BadOutput when none of them is a picture."""
+        """Return the best candidate. Raises BadOutput if none of them is a picture."""
         if self.best is None:
             assert self._refused is not None
             raise self._refused
         return self.best
 
     def record(self, uris: dict[int, str]) -> CandidatesRecord | None:
-        """None where there was no choice. `uris`: where candidates are stored, by number."""
+        """Return the record of all candidates, or None if there was only one.
+
+        `uris` maps the number of each stored candidate to its URI.
+        """
         if len(self.seeds) == 1:
             return None
         records = [
@@ -64,12 +67,13 @@ class BestOf:
 
 
 def judge(edit: PictureEdit, made: EditedPixels, clip: ClipScore | None = None) -> Scores:
-    """The scores of a picture before any preset; of another size than its source, those it has alone.
+    """Return the scores of a picture before any preset.
 
-    Of a product on another ground there is nothing to judge: its pixels are the source's.
+    A picture of another size than its source gets only those scores that need no source. A product
+    on another background is not judged, because its pixels are the source's.
     """
-    asked = edit.resolved
-    if asked.background is not None:
+    resolved = edit.resolved
+    if resolved.background is not None:
         return Scores(total=1.0)
     rgb = made.rgb if made.alpha is None else codec.on_white(made.rgb, made.alpha)
     original, mask = edit.pictures.image, edit.mask
@@ -81,7 +85,7 @@ def judge(edit: PictureEdit, made: EditedPixels, clip: ClipScore | None = None) 
         mask=mask,
         references=[each.rgb for each in edit.pictures.references],
         feather_px=edit.feather_px,
-        erased=asked.repainting_scale >= 1,
+        erased=resolved.repainting_scale >= 1,
     )
     outside = made.difference.model_outside_mean if made.difference else None
-    return scores.score(inputs, outside, asked.prompt, clip)
+    return scores.score(inputs, outside, resolved.prompt, clip)

@@ -1,7 +1,7 @@
 """The pixels of one item, before the model and after it: pictures → canvas → finished picture.
 
-Pure: no store, no Ray, no loaded model. Replicas, `reproduce`, trainings, evaluations and
-`Editor` all edit by it:
+This module is pure: no store, no Ray, no loaded model. Replicas, `reproduce`, trainings,
+evaluations and `Editor` all edit with it:
 
     edit = PictureEdit.prepare(resolved, pictures, route=…)     jobs = edit.jobs()
     … the model makes a canvas of each job …                    pixels = edit.finish(canvas)
@@ -28,7 +28,7 @@ from ace_tasks.masks import masks
 from ace_tasks.model.ace import ModelJob
 from ace_tasks.specs import Resolved, candidate_seeds
 
-NO_SHADOW = "shadow left out: its ground is too dark, too small or too uneven to tell it"
+NO_SHADOW = "shadow left out: the ground is too dark, too small or too uneven to make it out"
 _OPAQUE = 255
 _NEARLY_OPAQUE = 243  # 95 %
 
@@ -37,22 +37,22 @@ Route = Literal["lora", "fft"]  # 384 channels, or 448: masked content has chann
 
 @dataclass(frozen=True, eq=False)
 class EditedPixels:
-    """An item's picture, in the colour space of its source; in sRGB, where a preset framed it."""
+    """An item's picture, in the colour space of its source, or in sRGB if a preset framed it."""
 
     rgb: np.ndarray  # (H, W, 3) uint8
     alpha: np.ndarray | None = None  # (H, W) uint8
     icc_profile: bytes | None = None
-    difference: Difference | None = None  # of a picture that was repainted in a part
-    placed: Window | None = None  # where a preset's frame holds it; None: there is no frame
-    left_out: tuple[str, ...] = ()  # what was wanted and could not be had
+    difference: Difference | None = None  # None, unless only a part was repainted
+    placed: Window | None = None  # its place in the preset's frame; None: there is no frame
+    left_out: tuple[str, ...] = ()  # sentences about what was asked for and could not be made
 
 
 @dataclass(frozen=True, eq=False)
 class PictureEdit:
-    """One edit: what the model sees of it, and how its answer goes back into the picture.
+    """One edit: the model's input, and how its output goes back into the picture.
 
     `prepare` makes one. Without a `unit` there is nothing for a model to do: the mask selects
-    nothing, which a run may allow, or the row only asks for another ground.
+    nothing, which a run may allow, or the row asks only for another background.
     """
 
     resolved: Resolved
@@ -75,10 +75,11 @@ class PictureEdit:
         segment: masks.Segment | None = None,
         estimate: controls.Estimate | None = None,
     ) -> PictureEdit:
-        """Lay an item out for the model.
+        """Prepare an item for the model.
 
-        `segment` makes the masks "auto" of a run that names a model, `estimate` draws the controls
-        that need one. Raises BadImage and BadMask, also for what could not be written in the end.
+        `segment` makes the masks "auto" of a run that names a model, and `estimate` draws the
+        controls that need one. Raises BadImage and BadMask, also for a picture that could not be
+        written in the end.
         """
         image = pictures.image
         if image is None:
@@ -99,43 +100,50 @@ class PictureEdit:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of its candidates; the row's own where there is nothing for a model to do."""
+        """The seeds of its candidates, or the row's own if there is nothing for a model to do."""
         if self.unit is None:
             return (self.resolved.seed,)
         return candidate_seeds(self.resolved.seed, self.resolved.candidates)
 
     @property
     def token_steps(self) -> int:
-        """Tokens × steps of all its candidates; 0 where there is nothing for a model to do."""
+        """Tokens × steps of all its candidates, or 0 if there is nothing for a model to do."""
         if self.geometry is None:
             return 0
         return self.geometry.tokens * self.resolved.steps * self.resolved.candidates
 
     def jobs(self, seeds: Sequence[int] | None = None) -> list[ModelJob]:
-        """What a model is asked: one job a seed, none where there is nothing for it to do.
+        """Return the jobs for the model, one a seed; none if there is nothing for it to do.
 
-        `seeds`: in place of its candidates' own.
+        `seeds` replaces the seeds of the candidates.
         """
         if self.unit is None:
             return []
-        asked = self.resolved
+        resolved = self.resolved
         return [
-            ModelJob(self.unit, asked.prompt, seed, asked.steps, asked.guidance, asked.adapter)
+            ModelJob(
+                self.unit,
+                resolved.prompt,
+                seed,
+                resolved.steps,
+                resolved.guidance,
+                resolved.adapter,
+            )
             for seed in (self.seeds if seeds is None else seeds)
         ]
 
     def _with_cut_out(self) -> PictureEdit:
-        """The product's opacity in place of its mask, and its shadow if it is wanted and seen."""
+        """Replace the mask by the product's opacity, and add the shadow if wanted and seen."""
         image, mask = self._image, self._mask
         seen = colour.to_srgb(image.rgb, image.icc_profile)
         opacity = matting.soften(seen, mask > paste.THRESHOLD)
-        if image.alpha is not None:  # what is transparent stays so
+        if image.alpha is not None:  # transparent parts stay so
             opacity = np.minimum(opacity, image.alpha)
         shade = ground.shadow(seen, opacity) if self.resolved.shadow else None
         return replace(self, mask=opacity, shade=shade)
 
     def _with_window(self) -> PictureEdit:
-        """The part of the picture that the model sees, and how wide its answer is blended in."""
+        """Add the part of the picture that the model sees, and the width of the blending."""
         settings = self.resolved.paste
         if self.mask is None or settings is None:
             return self
@@ -144,20 +152,20 @@ class PictureEdit:
         return replace(self, window=window, feather_px=paste.feather_px(settings, window))
 
     def _with_canvas(self, route: Route, estimate: controls.Estimate | None) -> PictureEdit:
-        asked = self.resolved
+        resolved = self.resolved
         image, mask = self._shown(estimate)
         beside = self.pictures.references
         inputs = Inputs(
             image=image,
             mask=mask,
             references=tuple(colour.to_srgb(each.rgb, each.icc_profile) for each in beside),
-            width=asked.width or 0,
-            height=asked.height or 0,
-            max_seq_len=asked.max_seq_len,
-            repainting_scale=asked.repainting_scale,
-            keep_pixels_rate=asked.keep_pixels_rate,
+            width=resolved.width or 0,
+            height=resolved.height or 0,
+            max_seq_len=resolved.max_seq_len,
+            repainting_scale=resolved.repainting_scale,
+            keep_pixels_rate=resolved.keep_pixels_rate,
             use_change=route == "fft",
-            policy=asked.geometry,
+            policy=resolved.geometry,
         )
         unit, geometry = build_canvas(inputs)
         return replace(self, unit=unit, geometry=geometry)
@@ -165,38 +173,39 @@ class PictureEdit:
     def _shown(
         self, estimate: controls.Estimate | None
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """What the model is shown of the picture, in sRGB, and of its mask: of the window."""
+        """Return the picture's window, in sRGB, and the mask's, as the model is shown them."""
         if self.window is None:
             return None, None
         image, mask = self._image, self._shown_mask
         if mask is not None:
             mask = self.window.cut(mask)
         rgb = colour.to_srgb(self.window.cut(image.rgb), image.icc_profile)
-        # Shown only: what the model makes is pasted into the picture itself.
+        # The control is only shown: the model's output is pasted into the picture itself.
         return controls.draw(self.resolved.control, rgb, mask, estimate), mask
 
     # ------------------------------------------------------------ after the model
 
     def finish(self, canvas: np.ndarray | None) -> EditedPixels:
-        """The model's canvas (H, W, 3) uint8 → the picture to publish. Raises BadImage.
+        """Turn the model's canvas, (H, W, 3) uint8, into the picture to publish. Raises BadImage.
 
-        None where there was nothing for a model to do.
+        `canvas` is None if there was nothing for a model to do.
         """
         return self.framed(self.repaint(canvas))
 
     def framed(self, made: EditedPixels) -> EditedPixels:
-        """A repainted picture as its preset wants it, or as it is. Raises BadImage."""
+        """Fit a repainted picture into the frame of its preset, if it has one. Raises BadImage."""
         if self.resolved.preset is None:
             return made
-        # Marketplaces ask for sRGB, and show a picture in another space as if it were.
+        # Marketplaces ask for sRGB, and show a picture in another space as if it were sRGB.
         srgb = colour.to_srgb(made.rgb, made.icc_profile)
         rgb, placed = preset.fit(srgb, made.alpha, self.resolved.preset)
         return replace(made, rgb=rgb, alpha=None, icc_profile=None, placed=placed)
 
     def repaint(self, canvas: np.ndarray | None) -> EditedPixels:
-        """The model's canvas (H, W, 3) uint8 → the picture in its source's size, without a preset.
+        """Turn the model's canvas, (H, W, 3) uint8, into a picture of the source's size.
 
-        Without a canvas, where the mask selects nothing, it is the source's. Raises BadImage.
+        No preset is applied. Without a canvas, because the mask selects nothing, the picture is the
+        source's. Raises BadImage.
         """
         if self.resolved.background is not None:
             return self._laid()
@@ -220,7 +229,7 @@ class PictureEdit:
         return EditedPixels(rgb, image.alpha, image.icc_profile)
 
     def _taken_whole(self, made: np.ndarray) -> EditedPixels:
-        """The model's answer, with the picture's own transparency."""
+        """Return the model's output with the picture's own transparency."""
         image = self._image
         alpha, rgb = image.alpha, made
         if alpha is not None and self._is_ground:
@@ -230,7 +239,7 @@ class PictureEdit:
         return EditedPixels(rgb, alpha, image.icc_profile)
 
     def _laid(self) -> EditedPixels:
-        """The product on its new ground."""
+        """Return the product on its new background."""
         image, opacity, background = self._image, self._mask, self.resolved.background
         rgb = image.rgb if image.straight is None else image.straight
         product = ground.own_colours(rgb, opacity)
@@ -243,11 +252,11 @@ class PictureEdit:
         return EditedPixels(flat, None, image.icc_profile, left_out=left_out)
 
     def _pasted(self, made: np.ndarray) -> EditedPixels:
-        """The original, and in the window's mask and feather the model's answer."""
+        """Return the original with the model's output in the window's mask and feather."""
         image, window = self._image, self._window
         touched = paste.touched(window.cut(self._mask), self.feather_px)
 
-        def part(pixels: np.ndarray) -> np.ndarray:  # what may change, of a whole picture
+        def part(pixels: np.ndarray) -> np.ndarray:  # cuts the part that may change
             return touched.cut(window.cut(pixels))
 
         weights = paste.feathered(part(self._mask), self.feather_px)
@@ -256,7 +265,7 @@ class PictureEdit:
         difference = self._difference(seen, made)
         if image.alpha is None:
             return EditedPixels(seen, None, image.icc_profile, difference)
-        # What is transparent stays so, unless it was the very thing to be painted.
+        # Transparent parts stay so, unless they were what had to be painted.
         assert image.straight is not None
         alpha, rgb = image.alpha, image.straight.copy()
         changed = weights > 0
@@ -264,10 +273,10 @@ class PictureEdit:
         return EditedPixels(rgb, alpha, image.icc_profile, difference)
 
     def _on_new_ground(self, made: np.ndarray) -> EditedPixels:
-        """The picture laid on what the model made of its transparent part; it is opaque.
+        """Return the picture laid on the ground that the model painted; the result is opaque.
 
-        A soft edge, a shadow and glass let the new ground through as far as they are transparent,
-        in and outside the mask.
+        The picture's transparent part was painted. A soft edge, a shadow and glass let the new
+        ground through as far as they are transparent, inside and outside the mask.
         """
         image, window = self._image, self._window
         assert image.alpha is not None
@@ -286,13 +295,13 @@ class PictureEdit:
         return EditedPixels(seen, _opaque(image.alpha), image.icc_profile, difference)
 
     def _difference(self, seen: np.ndarray, made: np.ndarray) -> Difference:
-        """Between the picture and what became of it, outside what was to change."""
+        """Return the difference of the picture and its result, outside what was to change."""
         window, mask = self._window, self._changes
         outside = mask.size - int((mask > paste.THRESHOLD).sum())
         rgb, kept = window.cut(self._image.rgb), window.cut(seen)
         return paste.difference(rgb, kept, made, window.cut(mask), outside)
 
-    # ------------------------------------------------------------ parts that are there
+    # ------------------------------------------------------------ parts that must be there
 
     @property
     def _image(self) -> Picture:
@@ -311,33 +320,36 @@ class PictureEdit:
 
     @property
     def _is_ground(self) -> bool:
-        """Whether what is transparent is what is painted, so that nothing of it is left."""
+        """Return whether the transparent part is painted, so that none of it is left."""
         steps = self.resolved.mask_steps
         inverted = steps is not None and steps.invert
         return self.resolved.mask == "alpha" and not inverted and self._image.alpha is not None
 
     @property
     def _changes(self) -> np.ndarray:
-        """What may change of the whole picture, its feather aside: (H, W) uint8."""
+        """The part of the whole picture that may change, without the feather: (H, W) uint8."""
         return self._with_transparent(_OPAQUE) if self._is_ground else self._mask
 
     @property
     def _shown_mask(self) -> np.ndarray | None:
-        """What the model is to paint, of the whole picture: (H, W) uint8."""
+        """The part of the whole picture that the model is to paint: (H, W) uint8."""
         if self.mask is None or self.resolved.paste is None or not self._is_ground:
             return self.mask
-        # Where much of the white shows through that is laid under it, it tells nothing.
+        # Where much of the white laid under the picture shows through, the picture says nothing.
         return self._with_transparent(_NEARLY_OPAQUE)
 
     def _with_transparent(self, opaque: int) -> np.ndarray:
-        """What the mask selects, and all whose alpha is below `opaque`: (H, W) uint8."""
+        """Return the mask with every pixel added whose alpha is below `opaque`: (H, W) uint8."""
         alpha = self._image.alpha
         assert alpha is not None
         return np.where(alpha < opaque, 255, self._mask).astype(np.uint8)
 
 
 def _check_output(resolved: Resolved, image: Picture) -> None:
-    """Now, not when a GPU has worked for it. Other sizes are chosen, within every format's."""
+    """Check that the format can hold the picture, before a GPU works for it.
+
+    Sizes that we choose ourselves fit every format.
+    """
     if resolved.preset is None and resolved.format != "source":
         codec.check_side(*image.size_px, resolved.format)
 
@@ -347,7 +359,7 @@ def _opaque(alpha: np.ndarray) -> np.ndarray:
 
 
 def _unflattened(flat: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colours as seen on white → those that, at this alpha, are seen so on white."""
+    """Return the colours that, at this alpha, look on white like `flat`."""
     opacity = np.maximum(alpha, 1)[..., None].astype(np.float32) / 255
     straight = 255 - (255 - flat.astype(np.float32)) / opacity
     return np.where(alpha[..., None] > 0, np.clip(np.round(straight), 0, 255), flat).astype(

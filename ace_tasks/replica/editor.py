@@ -1,7 +1,7 @@
 """Edit pictures in Python, one after another: no catalog, no Prefect, no Ray, no S3.
 
-A picture comes out as a run over a catalog with that row makes it. What the environment says
-(`ACE_…`) counts as it does for a run.
+A picture comes out as in a run over a catalog with that row. The environment's settings (`ACE_…`)
+apply as they do to a run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _LIMITS = ImageLimits()
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """A picture that was edited, and what it came from."""
+    """An edited picture, and what it was made from."""
 
     item: WorkItem  # `item.resolved` has every setting, defaults filled in
     pixels: EditedPixels
@@ -66,7 +66,7 @@ class Edited:
 
     @property
     def picture(self) -> Image.Image:
-        """The picture for Pillow: RGB, or RGBA where it has transparency, with its colour profile."""
+        """The picture for Pillow: RGB, or RGBA if it has transparency, with its colour profile."""
         rgb, alpha, profile = self.pixels.rgb, self.pixels.alpha, self.pixels.icc_profile
         made = Image.fromarray(rgb)
         if alpha is not None:
@@ -76,7 +76,7 @@ class Edited:
         return made
 
     def save(self, path: str | Path) -> None:
-        """Write the file. Raises SettingsError for a name that says another format."""
+        """Write the file. Raises SettingsError if the name ends like that of another format."""
         accepted = {f".{self.file.extension}", f".{self.file.format}"}
         if Path(path).suffix.lower() not in accepted:
             raise SettingsError(
@@ -94,7 +94,7 @@ class Editor:
         edited.save("red.png")
 
     On a CPU it sets torch's number of threads for the whole process, as a run does: that number
-    decides a picture's last bits (`ACE_TORCH_THREADS`; all cores where it is empty).
+    decides a picture's last bits (`ACE_TORCH_THREADS`; all cores if it is empty).
     """
 
     def __init__(
@@ -105,9 +105,10 @@ class Editor:
         pixels: PixelSettings = _AS_A_RUN,
         accept_license: bool = False,
     ):
-        """`variant`: a name, or the place of a `variant.json`. `device` None: a GPU, if there is one.
+        """Load a variant, named by its name or by the place of its `variant.json`.
 
-        `pixels`: what a run decides for all its rows. Raises SettingsError and WeightsError.
+        If `device` is None, it is `ACE_DEVICE`, else a GPU if there is one. `pixels` is what a run
+        decides for all its rows. Raises SettingsError and WeightsError.
         """
         environment = read_environment()
         device = device or environment.device or runtime_info.best_device()
@@ -122,12 +123,12 @@ class Editor:
         self._files = FileMaker(model.identity, environment.marks, _LIMITS)
 
     def edit(self, **columns: Any) -> Edited:
-        """Edit one picture. `columns`: those of a catalog's row; an `id` may be left out.
+        """Edit one picture. `columns` are those of a catalog's row; the `id` may be left out.
 
         `image`, `mask` and `reference` (one, or a list) take a path on this machine, the bytes of a
-        file, or a picture of Pillow's, which counts as a PNG; a mask may also be a shape, "alpha"
-        or "auto", as in a catalog. Raises BadRow naming the column, what is accepted and what was
-        given; SourceMissing, BadImage, BadMask, BadOutput and OutOfMemory.
+        file, or a Pillow image, which counts as a PNG. A mask may also be a shape, "alpha" or
+        "auto", as in a catalog. Raises BadRow naming the column, what is accepted and what was
+        given. Raises SourceMissing, BadImage, BadMask, BadOutput and OutOfMemory.
         """
         item, pictures = self._read(columns)
         edit = self._painter.prepare(item.resolved, pictures)
@@ -137,7 +138,7 @@ class Editor:
         return Edited(item, pixels, file, painted.seed, painted.best.scores, edit.hints)
 
     def close(self) -> None:
-        """End the model's thread. What is asked of this editor from now on raises Cancelled."""
+        """End the model's thread. Further edits raise Cancelled."""
         self._gpu.close()
 
     def __enter__(self) -> Self:
@@ -147,7 +148,7 @@ class Editor:
         self.close()
 
     def _read(self, columns: Mapping[str, Any]) -> tuple[WorkItem, Pictures]:
-        """A row and its decoded pictures."""
+        """Return a row and its decoded pictures."""
         files = _GivenFiles()
         spec = parse_spec({"id": "picture", **files.named(columns)})
         sources = Sources.of(spec, files.source)
@@ -170,13 +171,13 @@ def _load(
 
 
 class _GivenFiles:
-    """The pictures that one edit was given, by the names that its row has for them."""
+    """The pictures given to one edit, by the names that its row has for them."""
 
     def __init__(self) -> None:
         self._files: dict[str, bytes] = {}
 
     def named(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns with a name for each picture, as a catalog's row has it. Raises BadRow."""
+        """Return the columns with a name for each picture, as in a catalog's row. Raises BadRow."""
         row = dict(columns)
         for column in ("image", "mask", "reference"):
             value = row.get(column)
@@ -189,7 +190,7 @@ class _GivenFiles:
         return row
 
     def _name(self, name: str, value: Any) -> Any:
-        """A path's name is the path; a mask's shape is no picture, and stays."""
+        """Return the name of a picture. A path is its own name; a mask's shape stays as it is."""
         if isinstance(value, str) and "://" not in value:
             return value
         if isinstance(value, Path):
@@ -200,7 +201,7 @@ class _GivenFiles:
         return f"<{name}>"
 
     def source(self, uri: str) -> Source:
-        """A picture's identity: its content. Raises SourceMissing."""
+        """Return a picture's identity, made from its content. Raises SourceMissing."""
         if uri not in self._files:
             self._files[uri] = _read_file(uri)
         data = self._files[uri]
@@ -219,12 +220,12 @@ def _file_of(column: str, value: Any) -> bytes:
     if isinstance(value, Image.Image):
         return _as_png(column, value)
     accepted = f"{_ACCEPTED}, {_SHAPES}" if column == "mask" else _ACCEPTED
-    given = " ".join(quote(value).split())  # an array's has lines
+    given = " ".join(quote(value).split())  # that of an array has line breaks
     raise BadRow(column.partition(" ")[0], f"{column}: accepted: {accepted}; given {given}")
 
 
 def _as_png(column: str, picture: Image.Image) -> bytes:
-    """With its colour profile and its orientation."""
+    """Return a PNG of the picture, with its colour profile and its orientation. Raises BadRow."""
     out = io.BytesIO()
     profile = picture.info.get("icc_profile")
     try:

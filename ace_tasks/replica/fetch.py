@@ -1,4 +1,4 @@
-"""An item's sources: from the store to pictures, and what the record tells of them.
+"""An item's sources: read from the store, decoded, and described for the record.
 
 Whatever goes wrong with a source is an error about its item.
 """
@@ -27,7 +27,7 @@ from ace_tasks.specs import Source, Sources
 from ace_tasks.store import Store, is_s3
 
 CheckContent = Callable[[Source, str, int], None]
-"""Raises an ItemError for a source that may not be used, by its SHA-256 and size in bytes."""
+"""Checks a source, its SHA-256 and its size in bytes. Raises ItemError if it may not be used."""
 
 
 def _take_all(_source: Source, _sha256: str, _size_bytes: int) -> None:
@@ -39,15 +39,15 @@ def fetch(
 ) -> tuple[Pictures, SourcesRecord]:
     """Read, check and decode every source.
 
-    Raises SourceMissing, SourceChanged (since it was planned), SourceUnavailable and BadImage; and
-    what `check` raises, before it is decoded.
+    Raises SourceMissing, SourceChanged (since it was planned), SourceUnavailable and BadImage, and
+    what `check` raises. `check` is called before a source is decoded.
     """
 
-    def one(source: Source | None) -> tuple[Picture, SourceRecord] | tuple[None, None]:
+    def fetch_if_given(source: Source | None) -> tuple[Picture, SourceRecord] | tuple[None, None]:
         return fetch_one(store, source, limits, check) if source else (None, None)
 
-    image, image_record = one(sources.image)
-    mask, mask_record = one(sources.mask)
+    image, image_record = fetch_if_given(sources.image)
+    mask, mask_record = fetch_if_given(sources.mask)
     references = [fetch_one(store, each, limits, check) for each in sources.reference]
     pictures = Pictures(image, mask, tuple(picture for picture, _ in references))
     return pictures, SourcesRecord(

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import psutil
 
-_M_MMAP_THRESHOLD = -3  # of malloc.h
-_UNLIMITED_BYTES = 2**60  # cgroup v1 says a number near 2^63
+_M_MMAP_THRESHOLD = -3  # from malloc.h
+_UNLIMITED_BYTES = 2**60  # without a limit cgroup v1 gives a number near 2^63
 
 
 def limit_bytes(root: Path = Path("/")) -> int:
-    """The memory that this process may use at most: its node's, or its container's limit."""
+    """Return the memory that this process may use: its node's, or its container's limit."""
     return int(min([psutil.virtual_memory().total, *_cgroup_limits(root)]))
 
 
 def return_large_blocks() -> None:
-    """Have memory that is freed go back to the system, as far as blocks of a megabyte are meant.
+    """Make freed blocks of a megabyte or more go back to the system.
 
     glibc learns to keep larger and larger blocks, for each thread: after pictures of 45 megapixels
     sixteen threads kept 1.3 GB that nobody used.
@@ -29,12 +29,13 @@ def return_large_blocks() -> None:
 
 
 def _cgroup_limits(root: Path) -> Iterator[int]:
-    """Version 2, or the memory controller of version 1; in a container the path that the kernel
-    tells may not be there, but its root is.
+    """Yield the limits of cgroup version 2, or of version 1's memory controller.
+
+    In a container the path that the kernel states may not exist, but its root does.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # no such thing on this system
+    except OSError:  # no cgroups on this system
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)

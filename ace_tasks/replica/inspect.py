@@ -1,4 +1,4 @@
-"""A look at pictures and masks before any GPU: what would fail, and what looks like a mistake.
+"""A look at pictures and masks before any GPU works: failures to come, and likely mistakes.
 
 `judge` is pure; `look_over` reads the sources of many items at once and keeps none of them.
 """
@@ -30,8 +30,8 @@ from ace_tasks.specs import Resolved, Source, WorkItem
 from ace_tasks.store import Store, is_s3
 
 _FEWEST_THREADS, _MOST_THREADS = 4, 16
-# A decoded picture and what is made of it. Measured: 27.5 with a mask by grabcut, 19.5 by border or
-# of alpha that is grown and smoothed, 10.9 of alpha as it is.
+# For a decoded picture and what is made from it. Measured: 27.5 with a mask by grabcut, 19.5 by
+# border or by alpha that is grown and smoothed, 10.9 by alpha as it is.
 _BYTES_PER_PX = 28
 # The worker's other runs and the interpreter want memory as well.
 _MEMORY_SHARE = 0.25
@@ -39,19 +39,19 @@ _MEMORY_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class RowInspection:
-    """What is to be known of one row before it is paid for. Shares are in [0, 1]."""
+    """The findings about one row, before anything is paid for it. Shares are in [0, 1]."""
 
     line: int
     row_id: str
     task: str
     image_px: tuple[int, int] | None = None  # (width, height), upright
     mask_px: tuple[int, int] | None = None  # of a mask file
-    coverage: float | None = None  # what of the picture the mask selects; None: no mask, or unmade
-    grey: float | None = None  # what of a mask file is neither black nor white
+    coverage: float | None = None  # share of the picture in the mask; None: no mask, or not made
+    grey: float | None = None  # share of a mask file that is neither black nor white
     tokens: int | None = None  # of the canvas; 0: nothing is to be painted; None: not known
     problem: str | None = None  # why the row would fail
-    hints: tuple[str, ...] = ()  # what looks like a mistake, and may be none
-    hint_codes: tuple[str, ...] = ()  # of those about its mask, see `mask_hints.CODES`
+    hints: tuple[str, ...] = ()  # likely mistakes, which may be none
+    hint_codes: tuple[str, ...] = ()  # of the hints about its mask, see `mask_hints.CODES`
 
 
 def look_over(
@@ -60,9 +60,10 @@ def look_over(
     limits: ImageLimits,
     segment: Segment | None = None,
 ) -> Iterator[RowInspection]:
-    """One finding an item, in order. Without `segment`, masks that a model makes are left unmade.
+    """Inspect items and yield one result for each, in order.
 
-    Raises CatalogError when the store is away.
+    Without `segment`, masks that a model makes are left out. Raises CatalogError if the store is
+    away.
     """
     host_memory.return_large_blocks()
     memory_bytes = int(host_memory.limit_bytes() * _MEMORY_SHARE)
@@ -95,7 +96,7 @@ class Ration:
 
     @contextmanager
     def take(self, px: int) -> Iterator[None]:
-        """Wait until so many are free, and hold them. More than there are at all go alone."""
+        """Wait until so many pixels are free, and hold them. Requests above the limit run alone."""
         px = min(px, self._limit_px)
         with self._changed:
             self._changed.wait_for(lambda: px <= self._free_px)
@@ -109,7 +110,7 @@ class Ration:
 
 
 class _ReadOnce:
-    """A store that keeps the files it has read, so that their headers are read before pixels."""
+    """A store that keeps the files it has read, so that headers can be read before pixels."""
 
     def __init__(self, store: Store, limits: ImageLimits):
         self._store, self._limits = store, limits
@@ -127,7 +128,7 @@ class _ReadOnce:
         return found
 
     def pixels(self, source: Source | None) -> int:
-        """How many pixels a source has by its header; 0 where nothing will be decoded."""
+        """Return how many pixels a source has by its header, or 0 if nothing will be decoded."""
         if source is None or source.problem:
             return 0
         if_match = source.etag if is_s3(source.uri) else None
@@ -183,8 +184,10 @@ def judge(
     problems: Iterable[str] = (),
     segment: Segment | None = None,
 ) -> RowInspection:
-    """`beside`: (width, height) of its references. `problems`: why pictures of the item could not
-    be read, which are then None.
+    """Inspect one row by its decoded pictures.
+
+    `beside` is (width, height) of each reference. `problems` says why pictures of the item could
+    not be read; those pictures are None.
     """
     resolved, problems = item.resolved, list(problems)
     grey = None if mask_file is None else mask_hints.grey_share(masks.greyscale(mask_file))
@@ -194,7 +197,7 @@ def judge(
     unread = resolved.mask == "file" and mask_file is None
     auto = resolved.auto_mask
     if auto and auto.method == "model" and segment is None:
-        hints = ("its mask is made by the model only when it is edited",)
+        hints = ("the model makes its mask only when the row is edited",)
     elif image is not None and not unread:
         try:
             mask = masks.build(resolved, image, mask_file, segment, found)
@@ -228,7 +231,7 @@ def _tokens(
     mask: np.ndarray | None,
     beside: Sequence[tuple[int, int]],
 ) -> int:
-    """Of policy `reference`, at most."""
+    """Return the tokens of the canvas; for policy `reference`, the most that it may have."""
     if resolved.background is not None:
         return 0
     if mask is not None and not masks.coverage(mask):

@@ -1,5 +1,7 @@
-"""What is tried when memory runs out: half the batch, half again, an item alone, then modes that
-keep less of the model on the device. What a canvas needed is remembered for it.
+"""The steps taken when memory runs out, remembered for each canvas.
+
+The batch is halved again and again down to an item alone. Then come modes that keep less of the
+model on the device.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ Canvas = tuple[int, int]  # (height, width) in pixels
 
 @dataclass
 class Rung:
-    """How jobs of one canvas are run: at most so many together, in that mode."""
+    """The way to run jobs of one canvas: the largest batch, and the memory mode."""
 
     batch_size: int
     mode: MemoryMode = "resident"
-    failed: list[str] = field(default_factory=list)  # what was tried above
+    failed: list[str] = field(default_factory=list)  # attempts that ran out of memory
 
 
 class Ladder:
-    """The rung of every canvas that this replica has met."""
+    """The rungs of all canvases that this replica has met."""
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
@@ -33,7 +35,10 @@ class Ladder:
         return self._rungs.setdefault(_canvas(job), Rung(self._batch_size))
 
     def descend(self, job: ModelJob, shared_by: int) -> bool:
-        """After `shared_by` jobs of this canvas ran out of memory. False: it was the last rung."""
+        """Step down after `shared_by` jobs of this canvas ran out of memory.
+
+        Returns False if there is no lower rung.
+        """
         rung = self.rung(job)
         attempt = f"{shared_by} together" if shared_by > 1 else f"alone, {rung.mode}"
         if attempt not in rung.failed:
@@ -48,7 +53,7 @@ class Ladder:
         return True
 
     def story(self, job: ModelJob) -> str:
-        """For a person: what did not fit, and what was tried."""
+        """Describe for a person what did not fit, and what was tried."""
         height, width = _canvas(job)
         tokens = height // TOKEN_PX * (width // TOKEN_PX)
         tried = "; ".join(self.rung(job).failed)

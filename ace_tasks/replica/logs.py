@@ -1,7 +1,7 @@
-"""A replica's log: one JSON object a line, which says what it is about.
+"""A replica's log: one JSON object a line, with the ids of the work it is about.
 
-Ray keeps it in the node's `worker-*.err`. The flow's own log is Prefect's; whatever a catalog says
-is made harmless on its way there.
+Ray keeps it in the node's `worker-*.err`. The flow's own log is Prefect's; text from catalogs is
+made harmless on its way there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from ace_tasks.harmless import harmless
 
-# Whose records quote catalogs: ours, and those of runs.
+# Loggers whose records quote catalogs: ours, and those of runs.
 _QUOTING = ("ace_tasks", "flows", "prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 _about: ContextVar[dict[str, str | int]] = ContextVar("about")  # of this thread's work
@@ -24,7 +24,7 @@ _about: ContextVar[dict[str, str | int]] = ContextVar("about")  # of this thread
 
 @contextmanager
 def about(**ids: str | int) -> Iterator[None]:
-    """Have what this thread logs meanwhile carry these ids, beside those it has."""
+    """Add these ids to what this thread logs meanwhile, beside those it has."""
     token = _about.set({**_about.get({}), **ids})
     try:
         yield
@@ -33,7 +33,7 @@ def about(**ids: str | int) -> Iterator[None]:
 
 
 def to_stderr(**ids: str | int) -> None:
-    """Log to stderr from now on; every line carries `ids`. Ours from INFO, others from WARNING."""
+    """Log to stderr from now on, with `ids` on every line: ours from INFO, others from WARNING."""
 
     def with_ids(record: logging.LogRecord) -> bool:
         record.__dict__.update(_about.get({}))
@@ -54,9 +54,9 @@ def to_stderr(**ids: str | int) -> None:
 
 
 def make_harmless() -> None:
-    """Have no record of a run hold a character that a terminal obeys, whichever handler shows it.
+    """Make log records of runs harmless to terminals, whichever handler shows them.
 
-    For this process; called again it does nothing more.
+    This holds for the whole process. Calling it again does nothing.
     """
     make = logging.getLogRecordFactory()
     if getattr(make, "is_harmless", False):
@@ -65,7 +65,7 @@ def make_harmless() -> None:
     def record_of(*args: Any, **more: Any) -> logging.LogRecord:
         record = make(*args, **more)
         if record.name.startswith(_QUOTING):
-            with suppress(TypeError, ValueError):  # a wrong format is told by the handler
+            with suppress(TypeError, ValueError):  # the handler reports a wrong format
                 record.msg, record.args = harmless(record.getMessage()), None
             if record.exc_info:
                 text = logging.Formatter().formatException(record.exc_info)

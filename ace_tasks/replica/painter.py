@@ -1,6 +1,6 @@
-"""From a row's settings and pictures to its best picture, by the models of one process.
+"""The best picture of an item, made by the models of one process.
 
-A replica and `Editor` paint by it. It knows no store.
+A replica and `Editor` both paint with it. It uses no store.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ace_tasks.replica.progress import WAITING, Progress
 from ace_tasks.specs import Resolved
 
 Keep = Callable[[int, EditedPixels], None]
-"""Told of every candidate: its number and its pixels, before any preset."""
+"""A function that gets the number and the pixels of every candidate, before any preset."""
 
 
 @dataclass(frozen=True, eq=False)
 class Painted:
-    """An item's candidates, and the ticket of the best; None: no model ran."""
+    """An item's candidates, and the ticket of the best one, or None if no model ran."""
 
     candidates: BestOf
     ticket: Ticket | None
@@ -36,12 +36,12 @@ class Painted:
 
     @property
     def seed(self) -> int:
-        """The best one's."""
+        """The seed of the best candidate."""
         return self.candidates.seeds[self.best.number]
 
     @property
     def ran(self) -> bool:
-        """Whether a model did."""
+        """Return whether a model ran."""
         return self.ticket is not None
 
 
@@ -52,7 +52,7 @@ class Painter:
         self._route, self._gpu, self._vision = route, gpu, vision
 
     def prepare(self, resolved: Resolved, pictures: Pictures) -> PictureEdit:
-        """Lay an item out for the model. Raises BadImage, BadMask and FatalError."""
+        """Prepare an item for the model. Raises BadImage, BadMask and FatalError."""
         return PictureEdit.prepare(
             resolved,
             pictures,
@@ -62,9 +62,10 @@ class Painter:
         )
 
     def paint(self, edit: PictureEdit, progress: Progress, keep: Keep | None = None) -> Painted:
-        """Every candidate of an item; while one is finished and scored, the next is on the GPU.
+        """Paint every candidate of an item.
 
-        Raises BadOutput where none of them is a picture, and what the model raised.
+        While one is finished and scored, the next is on the GPU. Raises BadOutput if none of them
+        is a picture, and what the model raised.
         """
         best_of = BestOf(edit.seeds)
         tickets = [self._gpu.submit(job) for job in edit.jobs()]
@@ -89,14 +90,14 @@ class Painter:
         return Painted(best_of, tickets[best_of.winner().number])
 
     def _enter(self, best_of: BestOf, edit: PictureEdit, canvas: np.ndarray | None) -> EditedPixels:
-        """Finish a candidate, preset aside, and have it judged."""
+        """Finish a candidate, except for its preset, and score it."""
         pixels = edit.repaint(canvas)
         best_of.enter(pixels, judge(edit, pixels, self._vision.scorer))
         return pixels
 
 
 def _wait(ticket: Ticket, progress: Progress) -> np.ndarray:
-    """A ticket's canvas, (H, W, 3) uint8. Raises what the model raised."""
+    """Wait for a ticket's canvas, (H, W, 3) uint8. Raises what the model raised."""
     made = False
     while not made:
         with progress.in_phase(WAITING):

@@ -1,4 +1,4 @@
-"""From an item's finished picture to its file: encoded, with marks and its source's own metadata."""
+"""The file of a finished picture: encoded, with marks and its source's own metadata."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class File:
 
     format: ImageFormat
     data: bytes
-    lossless: bool = False  # whether it holds the very pixels that it was made of
+    lossless: bool = False  # whether it holds exactly the pixels that it was made from
     source_type: str | None = None  # IPTC's URI, in its XMP
-    converted: tuple[str, ...] = ()  # what of its source could not be kept as it was
+    converted: tuple[str, ...] = ()  # sentences about what of its source could not be kept
 
     @property
     def sha256(self) -> str:
@@ -60,9 +60,9 @@ class FileMaker:
     signs: bool = False  # whether files are signed afterwards
 
     def encode(self, edit: PictureEdit, pixels: EditedPixels, item_id: str, *, ran: bool) -> File:
-        """A finished picture as a file, with its marks and what its source says of itself.
+        """Encode a finished picture, with its marks and its source's metadata.
 
-        `ran`: whether a model did. Raises BadImage.
+        `ran` says whether a model ran. Raises BadImage.
         """
         image = edit.pictures.image
         source = _metadata(image) if image else SourceMetadata()
@@ -82,14 +82,14 @@ class FileMaker:
         return replace(file, source_type=source_type, converted=tuple(dict.fromkeys(converted)))
 
     def _source_type(self, task: str, source: SourceMetadata, *, ran: bool) -> str | None:
-        """What the XMP says. Without our marks, only what the source says and is still true."""
+        """Return the source type for the XMP; without our marks, the source's if still true."""
         if self.marks.xmp:
             return after_edit(task, source.source_type, ran=ran)
         kept = not ran or by_a_model(source.source_type)
         return source.source_type if kept else None
 
     def _kept(self, left_out: str) -> bool:
-        """A source's manifest is an ingredient of the signed one."""
+        """Return whether signing keeps it: a source's manifest is an ingredient of the new one."""
         return left_out == source_metadata.MANIFEST and self.signs
 
     def _ours(self, prompt: str, item_id: str, *, ran: bool) -> dict[str, str]:
@@ -105,7 +105,7 @@ class FileMaker:
 
 
 def _metadata(image: Picture) -> SourceMetadata:
-    """What a source says of itself. Some models mark their pictures by C2PA only."""
+    """Return the metadata of a source. Some models mark their pictures only by C2PA."""
     found = source_metadata.read(image.raw, image.file)
     if source_metadata.MANIFEST in found.left_out and not by_a_model(found.source_type):
         by_manifest = c2pa_marks.source_type(image.file, image.format)
@@ -117,16 +117,16 @@ def _metadata(image: Picture) -> SourceMetadata:
 def _encoded(
     edit: PictureEdit, pixels: EditedPixels, xmp: bytes | None, source: SourceMetadata, *, ran: bool
 ) -> File:
-    """As the row asks, or as its source is. `source`: what it says of itself. Raises BadImage."""
-    asked, image, format_ = edit.resolved, edit.pictures.image, _format(edit)
+    """Encode a picture as the row asks, or in its source's format. Raises BadImage."""
+    resolved, image, format_ = edit.resolved, edit.pictures.image, _format(edit)
     rgb, alpha = pixels.rgb, pixels.alpha
     if alpha is not None and not codec.has_alpha(format_):
         rgb, alpha = codec.on_white(rgb, alpha), None
     metadata = FileMetadata(pixels.icc_profile, xmp, source.exif(), source.dpi)
-    data = codec.encode(rgb, format_, asked.quality, alpha, metadata)
-    lossless = codec.is_lossless(format_, asked.quality)
+    data = codec.encode(rgb, format_, resolved.quality, alpha, metadata)
+    lossless = codec.is_lossless(format_, resolved.quality)
     converted = image.converted if image else ()
-    untouched = not (ran or asked.preset or asked.background)
+    untouched = not (ran or resolved.preset or resolved.background)
     if untouched and not lossless and image is not None and image.format == format_:
         converted += (source_metadata.ENCODED_ANEW,)
     return File(format_, data, lossless, converted=converted)
@@ -135,19 +135,19 @@ def _encoded(
 def _rewrapped(
     edit: PictureEdit, xmp: bytes | None, source: SourceMetadata, limits: ImageLimits
 ) -> File | None:
-    """The source's own coded pixels with other metadata, where a row changes nothing of it.
+    """Return the source's own coded pixels with other metadata, if the row does not change them.
 
-    None: it changes something, or the source's container is an odd one.
+    None means that the row changes them, or that the source's container is an unusual one.
     """
-    asked, image, format_ = edit.resolved, edit.pictures.image, _format(edit)
+    resolved, image, format_ = edit.resolved, edit.pictures.image, _format(edit)
     if image is None or image.raw is None or format_ != image.format:
         return None
-    if asked.preset or asked.background is not None:
+    if resolved.preset or resolved.background is not None:
         return None
     raw = image.raw
     profile = _profile_beside(image, raw)
     if image.space.by == "exif" and profile and not colour.fits(profile, raw.mode):
-        # Its EXIF does not go on, and grey pixels cannot have the profile it stands for.
+        # Its EXIF colour space is not kept, and grey pixels cannot have the profile it stands for.
         return None
     beside = Beside(
         size_px=raw.size_px,
@@ -165,7 +165,10 @@ def _rewrapped(
 
 
 def _profile_beside(image: Picture, raw: Raw) -> bytes | None:
-    """The profile of a file of the same coded pixels. What their own parts say goes on with them."""
+    """Return the profile for a file with the same coded pixels.
+
+    Colour information in parts of their own, such as PNG's chunks, is kept with the pixels.
+    """
     stated = raw.info.get("icc_profile")
     if image.space.by == "exif":
         return image.icc_profile
@@ -180,7 +183,7 @@ def _format(edit: PictureEdit) -> ImageFormat:
 
 
 def _looks_the_same(data: bytes, image: Picture, limits: ImageLimits) -> bool:
-    """Whether a file decodes to the very pixels of a picture, by the same profile."""
+    """Return whether a file decodes to exactly the pixels of a picture, with the same profile."""
     try:
         found = codec.decode(data, limits)
     except BadImage:

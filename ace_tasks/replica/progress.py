@@ -1,4 +1,4 @@
-"""Where one item stands: its phase, and the seconds of each."""
+"""The progress of one item: its phase, and the seconds of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WAITING = "wait_gpu"  # the one phase in which an item is not itself at work
 
 @dataclass
 class Progress:
-    """Where one item stands: its phase, the seconds of every phase so far, what was noticed."""
+    """The progress of one item: its phase, the seconds of every phase so far, and its hints."""
 
     phase: str = "queued"
     running: bool = False
@@ -31,7 +31,7 @@ class Progress:
             self.timings_s[phase] = round(self.timings_s.get(phase, 0) + spent, 4)
 
     def busy_s(self) -> float:
-        """Seconds this item has been at work itself, not waiting for the GPU."""
+        """Return how many seconds the item has been at work itself, not waiting for the GPU."""
         timings = self.timings_s.copy()  # its own thread goes on writing
         past = sum(seconds for phase, seconds in timings.items() if phase != WAITING)
         at_work = self.running and self.phase != WAITING

@@ -1,7 +1,8 @@
-"""From an item's finished picture to objects in the store: published, or held for a person.
+"""The writer of finished pictures to the store: published, or held for a person.
 
-Published: picture first, then the record as the marker. Held: picture first, then the record that
-it would have had, both under `review/`; see `ace_tasks.runs.review` for what becomes of them.
+Publishing writes the picture first, then the record as the marker. Holding writes the picture
+first, then the record that it would have had, both under `review/`. `ace_tasks.runs.review`
+publishes or discards them later.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ NO_CANDIDATES: Mapping[str, File] = MappingProxyType({})
 
 
 def reasons_to_hold(scores: Scores, review: ReviewSettings) -> list[str]:
-    """Why a picture is not simply published; empty: it is."""
+    """Return why a picture is held for review; if there is no reason, it is published."""
     reasons = [review.hold] if review.hold else []
     if (scores.blankness or 0) > review.max_blankness:
         reasons.append(
@@ -68,7 +69,7 @@ class Publisher:
         )
 
     def store_candidate(self, item: WorkItem, number: int, file: File) -> str:
-        """Keep a candidate; returns its URI."""
+        """Store a candidate and return its URI."""
         key = candidate_key(item.row_id, item.item_id, number, file.sha256, file.extension)
         with self._outputs():
             self.store.put(self._uri(key), file.data, file.media_type)
@@ -77,13 +78,13 @@ class Publisher:
     def publish(
         self, record: Record, file: File, candidates: Mapping[str, File] = NO_CANDIDATES
     ) -> Record:
-        """Picture first, then the record as the marker; returns the record that stands.
+        """Write the picture, then the record as the marker, and return the record that stands.
 
-        When another attempt was first, its record stands and our picture goes, unless both made
-        the same bytes and so share the key. Raises BadRecord where what stands is no record of the
-        item: then our picture stays, since nobody knows what is meant by it. A sweep may take a
-        picture in the moment before its record is there: so we look again after it, and write the
-        picture once more. `candidates`: URI → file of those that `store_candidate` has kept.
+        If another attempt was first, its record stands and our picture is deleted, unless both made
+        the same bytes and so share the key. Raises BadRecord if what stands is not a record of the
+        item; then our picture stays, since nobody knows what was meant. A sweep may delete a
+        picture just before its record is written, so we look again afterwards and write a missing
+        picture once more. `candidates` maps URIs to the files that `store_candidate` has stored.
         """
         marker = self._uri(record_key(record.item_id))
         with self._outputs():
@@ -116,7 +117,7 @@ class Publisher:
     def hold(
         self, record: Record, file: File, candidates: Mapping[str, File] = NO_CANDIDATES
     ) -> None:
-        """Put a picture under `review/`, and then the record it would have had."""
+        """Write a picture under `review/`, and then the record it would have had."""
         with self._outputs():
             picture = self._uri(review_picture_key(record))
             self.store.put(picture, file.data, file.media_type)

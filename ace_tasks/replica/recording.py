@@ -1,4 +1,4 @@
-"""From a finished picture and its file to the record that proves it: sealed, signed."""
+"""The record that proves where a finished picture came from: sealed, and signed with a key."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from ace_tasks.store import join_uri
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """How the picture that is published came about."""
+    """The generation of the picture that is published: seed, scores, candidates, ticket."""
 
     seed: int
     scores: Scores
@@ -50,7 +50,7 @@ class Generation:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """One item on its way: what it was made of, and by which try."""
+    """One item in progress: its edit, its sources, and the number of the attempt."""
 
     item: WorkItem
     shard: int
@@ -60,7 +60,7 @@ class Work:
 
 
 class Recorder:
-    """What all records of one replica share."""
+    """The maker of one replica's records, with what they all share."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Recorder:
         file: File,
         timings_s: Mapping[str, float],
     ) -> tuple[Record, File]:
-        """The record of a picture, and its file, signed if there is a key. Raises BadImage."""
+        """Return a picture's record and its file, signed if there is a key. Raises BadImage."""
         item, resolved, edit = work.item, work.item.resolved, work.edit
         reasons = reasons_to_hold(generation.scores, self._settings.review)
         marks = self._marks(resolved, file, ran=generation.ticket is not None)
@@ -120,7 +120,7 @@ class Recorder:
     def _marks(self, resolved: Resolved, file: File, *, ran: bool) -> MarksRecord:
         marks, source_type = self._settings.marks, file.source_type
         changed = ran or resolved.background is not None
-        if changed and self._signer is not None:  # C2PA says it, even where XMP must not
+        if changed and self._signer is not None:  # C2PA states it, even if XMP must not
             source_type = after_edit(resolved.task, source_type, ran=ran)
         return MarksRecord(
             xmp=marks.xmp,
@@ -163,7 +163,7 @@ class Recorder:
 
 
 def _sources(sources: SourcesRecord, file: File) -> SourcesRecord:
-    """With what could not be kept of the edited picture, which only its result decides."""
+    """Add what could not be kept of the edited picture, which is known only from its file."""
     if sources.image is None:
         return sources
     image = sources.image.model_copy(update={"converted": file.converted})
@@ -196,7 +196,7 @@ def _mask_record(edit: PictureEdit) -> MaskRecord | None:
 
 
 def _paste_record(edit: PictureEdit, pixels: EditedPixels) -> PasteRecord | None:
-    """What of the original is in a picture, if it was pasted back into it."""
+    """Return how a picture was pasted back into its original, or None if it was not."""
     window, difference = edit.window, pixels.difference
     if window is None or difference is None:
         return None

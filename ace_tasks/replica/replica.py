@@ -1,10 +1,10 @@
 """The life of one item on one replica: fetch → build → generate → finish → publish, or hold.
 
 Several items are inside a replica at once, each on its own thread: they fetch and decode, or
-encode and upload, while one (or a batch of one shape) is on the GPU. Knows nothing of Ray; a test, a notebook
-or another engine can drive it.
+encode and upload, while one (or a batch of one shape) is on the GPU. Nothing here uses Ray: a
+test, a notebook or another engine can drive it.
 
-The life of a replica: `start` once, `run` per item, `cancel` on the way out.
+Call `start` once, `run` for each item, and `cancel` on the way out.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ log = logging.getLogger(__name__)
 
 
 class Replica:
-    """One model on one device. `run` is thread-safe, and returns failures as values."""
+    """One model on one device. `run` is thread-safe and returns failures as values."""
 
     def __init__(
         self, settings: ReplicaSettings, run_id: str, name: str, signer: Signer | None = None
     ):
-        """`signer`: in place of the files that the settings name."""
+        """Take the settings. `signer` is used in place of the key files that they name."""
         self.settings = settings
         self._signer = signer
         self.run_id = run_id
@@ -125,30 +125,30 @@ class Replica:
         except StoreUnavailable as error:
             return self._fail(item, attempt, OutputUnavailable(str(error)), progress)
         except Exception as error:  # one bad item must not end its neighbours
-            translated_error = translated(error)  # of the small models; the large one's comes so
+            translated_error = translated(error)  # the batcher translates those of the large model
             if isinstance(translated_error, DeviceLost):
                 raise translated_error from None
             if isinstance(translated_error, ItemError):
                 return self._fail(item, attempt, translated_error, progress)
-            log.exception("item %s (row %s)", item.item_id, item.row_id)
+            log.exception("unforeseen error: item %s (row %s)", item.item_id, item.row_id)
             unforeseen = InternalError(f"{type(error).__name__}: {error}")
             return self._fail(item, attempt, unforeseen, progress)
         finally:
             del self._in_flight[item.item_id]
 
     def cancel(self) -> None:
-        """Stop every item between two denoise steps, or before its next phase; for good."""
+        """Stop every item, for good, between two denoise steps or before its next phase."""
         self._cancelled.set()
         self._gpu.close()
 
     def store_trouble(self) -> Counter[tuple[str, bool]]:
-        """(kind of error, tried again) → how often its stores met it so far."""
+        """Count the errors of its stores so far, by (kind of error, tried again)."""
         both = self._source.trouble.copy()
-        # Of copies, which no other thread changes while they are added up.
+        # Copies are added up, because other threads change the counters.
         return both if self._output is self._source else both + self._output.trouble.copy()
 
     def busy_s(self) -> dict[str, float]:
-        """item_id → seconds of own work, for every item inside."""
+        """Return the seconds of own work of every item inside, by item id."""
         return {key: progress.busy_s() for key, progress in self._in_flight.copy().items()}
 
     # ------------------------------------------------------------ phases
@@ -204,12 +204,12 @@ class Replica:
         return self._painter.prepare(resolved, pictures)
 
     def _check_hints(self, hints: dict[str, str]) -> None:
-        """Raises SuspectMask where the run takes no mask that looks like a mistake."""
+        """Raise SuspectMask for any hint, if the run accepts no mask that looks like a mistake."""
         if hints and self.settings.review.strict_masks:
             raise SuspectMask(f"{'; '.join(hints.values())} (strict_masks is set)")
 
     def _keeper(self, edit: PictureEdit, item_id: str, files: dict[int, File]) -> Keep | None:
-        """What makes files of an item's candidates, if the run keeps those that are not chosen."""
+        """Return a function that encodes candidates, if the run keeps those that are not chosen."""
         if not self.settings.review.keep_candidates or len(edit.seeds) == 1:
             return None
 
@@ -221,7 +221,10 @@ class Replica:
     # ------------------------------------------------------------ publishing
 
     def _publish(self, record: Record, file: File, candidates: Mapping[str, File]) -> Record:
-        """The record that stands. Raises NeedsReview for a picture that waits for a person."""
+        """Publish or hold a picture, and return the record that stands.
+
+        Raises NeedsReview for a picture that is held for a person.
+        """
         if record.review:
             self._publisher.hold(record, file, candidates)
             raise NeedsReview("; ".join(record.review.reasons))

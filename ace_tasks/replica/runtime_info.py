@@ -1,4 +1,4 @@
-"""What a replica computes with: the code, the packages, the device. Told by every record."""
+"""The code, the packages and the device that a replica computes with, for every record."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def code() -> CodeRecord | None:
-    """The commit that this package is a checkout of; None where it is none, or git is missing."""
+    """Return the commit of this checkout; None if it is not a checkout, or git is missing."""
     if not (_ROOT / ".git").exists():
         return None
     try:
@@ -58,7 +58,7 @@ def _git(*arguments: str) -> str:
 
 
 def hardware(device: str) -> DeviceRecord:
-    """Of `cpu` or `cuda`."""
+    """Return the hardware behind the device `cpu` or `cuda`."""
     threads = torch.get_num_threads()
     if device == "cpu":
         return DeviceRecord(name=_processor(), threads=threads)
@@ -71,12 +71,12 @@ def hardware(device: str) -> DeviceRecord:
 
 
 def best_device() -> Literal["cpu", "cuda"]:
-    """`cuda` where torch finds a GPU, else `cpu`."""
+    """Return `cuda` if torch finds a GPU, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def use_threads(count: int) -> None:
-    """Of torch on the CPU."""
+    """Set the number of torch's threads on the CPU."""
     torch.set_num_threads(count)
 
 

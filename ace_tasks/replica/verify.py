@@ -1,5 +1,7 @@
-"""Prove that a set of weights works, without a catalog: what `python -m ace_tasks.model.weights`
-runs. Exit code 0: it works; 2: one line says what does not.
+"""The command `python -m ace_tasks.model.weights`: prove that a set of weights works.
+
+It needs no catalog. Exit code 0 means that the weights work; 2 means that one line says what is
+wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from ace_tasks.settings import WeightsSettings, read_environment
 from ace_tasks.specs import ModelIdentity, Sources, parse_spec, resolve
 
 _EXIT_FATAL = 2
-# It names a reference, as its task must; none is shown.
+# The task requires a reference by name; no picture is given for it.
 _ROW = {
     "id": "step",
     "task": "reference",
@@ -50,14 +52,15 @@ def main() -> None:
 
 
 def verify(name: str, settings: WeightsSettings, device: str) -> None:
-    """Files, hashes, keys, parameters, and one step with every adapter. Raises WeightsError and
-    SettingsError.
+    """Check files, hashes, keys and parameters, and run one step with every adapter.
+
+    Raises WeightsError and SettingsError.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device: accepted: cpu; given cuda, but torch finds no GPU")
     for chatter in (diffusers_logging, transformers_logging):
         chatter.disable_progress_bar()
-        chatter.set_verbosity_error()  # a table of keys, where one line of ours names the first
+        chatter.set_verbosity_error()  # else a table of keys, while our error names the first
     variant = sources.open_variant(name, settings)
     folder = weights.ensure(variant, settings)
     print(f"files       {len(weights.verify(folder))} in {folder}, hashes as listed")
@@ -77,9 +80,14 @@ def verify(name: str, settings: WeightsSettings, device: str) -> None:
 
 
 def _one_step(model: AceModel, identity: ModelIdentity, adapter: str | None) -> float:
-    """Make a picture from nothing in one step; seconds. Raises WeightsError unless it is finite."""
-    asked = resolve(parse_spec(_ROW), Sources(), identity).model_copy(update={"adapter": adapter})
-    edit = PictureEdit.prepare(asked, Pictures(), route=identity.route)
+    """Make a picture from nothing in one step, and return the seconds it took.
+
+    Raises WeightsError if it has NaN or infinite pixels.
+    """
+    resolved = resolve(parse_spec(_ROW), Sources(), identity).model_copy(
+        update={"adapter": adapter}
+    )
+    edit = PictureEdit.prepare(resolved, Pictures(), route=identity.route)
     started = time.monotonic()
     try:
         model.generate(edit.jobs())
@@ -89,13 +97,13 @@ def _one_step(model: AceModel, identity: ModelIdentity, adapter: str | None) -> 
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line, read."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m ace_tasks.model.weights", description="Model files on this machine."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("verify", help="fetch if need be, check, load, and run one step")
-    check.add_argument("variant", help="a name, or the place of a variant.json")
+    check = commands.add_parser("verify", help="fetch if needed, check, load, and run one step")
+    check.add_argument("variant", help="a variant's name, or the place of its variant.json")
     check.add_argument("--device", choices=("cpu", "cuda"), default=runtime_info.best_device())
     check.add_argument("--accept-license", action="store_true")
     listing = commands.add_parser("pin", help="write a folder's sha256.json")
