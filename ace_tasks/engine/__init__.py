@@ -2,14 +2,14 @@
 
     shard threads ──submit──▶ Dispatcher (one thread) ──run.remote──▶ workers (one actor each)
 
-The dispatcher owns order and failure; Ray retries nothing. Only work items and outcomes cross
-Ray, never pixels.
+The dispatcher decides about order and failures; Ray retries nothing. Only work items and outcomes
+cross Ray, never pixels.
 
 session      Ray itself: join a cluster or start one
-actor        what runs in a replica's process
+actor        the code that runs in a replica's process
 pool         workers: started, replaced, given back
 queue        items on their way, and the queue they wait in
 crash_guard  whose fault a death or a timeout is
-prometheus   what Prometheus is told
+prometheus   metrics for Prometheus
 dispatcher   the loop
 """

@@ -1,4 +1,4 @@
-"""What runs in a replica's own process, and what crosses Ray between it and the dispatcher."""
+"""The actor in a replica's own process, and the values that it sends to the dispatcher."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ EXIT_DEVICE_LOST = 70
 
 @dataclass(frozen=True)
 class Abort:
-    """Why an actor gave no answer, as a value that crosses Ray whole.
+    """The reason why an actor gave no outcome, as a plain value that can cross Ray.
 
-    fatal: the run cannot go on; cancelled: it was told to stop; start: this actor cannot start,
-    another may.
+    `kind` is `fatal` if the run cannot go on, `cancelled` if the actor was asked to stop, and
+    `start` if this actor cannot start but another may.
     """
 
     message: str
@@ -47,7 +47,7 @@ def make_replica(settings: ReplicaSettings, run_id: str, name: str) -> Replica:
 
 
 class ReplicaActor:
-    """Methods return values; an exception here means a bug of ours."""
+    """The actor of one replica. Its methods return values; an exception means a bug of ours."""
 
     def __init__(self, make: MakeReplica, settings: ReplicaSettings, run_id: str, name: str):
         logs.to_stderr(run_id=run_id, replica=name)
@@ -56,11 +56,11 @@ class ReplicaActor:
         self._replica: Replica | None = None
 
     def where(self) -> str:
-        """The node's id, as soon as the process is there."""
+        """Return the node's id, as soon as the process is there."""
         return str(ray.get_runtime_context().get_node_id())
 
     def start(self) -> Abort | None:
-        """Load the model."""
+        """Load the model. Returns an Abort if it cannot be loaded."""
         try:
             self._replica = self._make()
             self._replica.start()
@@ -86,7 +86,7 @@ class ReplicaActor:
             self._report_metrics()
 
     def _report_metrics(self) -> None:
-        """Whatever is wrong with metrics, the item has its outcome."""
+        """Report the metrics. A failure to do so does not touch the item's outcome."""
         assert self._replica is not None
         try:
             self._metrics.report(self._replica.store_trouble())

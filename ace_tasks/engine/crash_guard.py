@@ -1,8 +1,8 @@
-"""Whose fault is a dead or a late actor? Nobody's by itself.
+"""Verdicts on the items of a dead or late actor. A death by itself blames nobody.
 
-The items it held are run again *alone*, and only a death while running alone, on a living node,
-with no cancel, drain, preemption or memory kill about, counts against the item; enough of them and
-it is quarantined. A timeout blames its culprit only.
+The items that the actor held run again *alone*. Only a death while running alone, on a living node,
+without a cancel, drain, preemption or memory kill, counts against the item; after enough of them
+it is quarantined. A timeout blames only its culprit.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from ace_tasks.engine.queue import Job
 from ace_tasks.errors import ItemError, Quarantined, ReplicaLost, TimedOut
 
 _MAX_LOSSES = 10  # unblamed losses of one item, before it is given up as transient
-# Ray's memory monitor names itself in the message only; a crash's message speaks of memory, too.
+# Only the message names Ray's memory monitor, and a crash's message may also speak of memory.
 _MEMORY_MONITOR = ("running low on memory", "killed due to memory pressure", "NODE_OUT_OF_MEMORY")
 
 
 class Retry(Enum):
-    """How an item goes on that lost its replica."""
+    """The way in which an item that lost its replica is retried."""
 
-    FIRST = "before those that wait"
-    ALONE = "with no other in its replica"
+    FIRST = "before the items that wait"
+    ALONE = "with no other item in its replica"
 
 
 Verdict = Retry | ItemError
 
 
 class Death:
-    """The end of an actor that was not ours to end."""
+    """The death of an actor that we did not end."""
 
     def __init__(self, error: RayError, node_id: str | None):
-        """`node_id`: where it was, if it ever was anywhere."""
+        """Classify the death. `node_id` is the actor's node, or None if it never had one."""
         self.by_memory_monitor = any(phrase in str(error) for phrase in _MEMORY_MONITOR)
         self.reason = (
             "killed by Ray's memory monitor: its node was running low on memory"
             if self.by_memory_monitor
             else last_line(error)
         )
-        # Its machine's or the network's: lost, drained, preempted.
+        # The machine or the network is at fault: lost, drained, preempted.
         self.by_infrastructure = (
             isinstance(error, NodeDiedError | ActorUnavailableError)
             or bool(getattr(error, "preempted", False))
@@ -51,9 +51,9 @@ class Death:
         )
 
     def verdict(self, job: Job, *, alone: bool, quarantine_after: int) -> Verdict:
-        """Of an item that it held; `alone`: it held no other."""
+        """Return the verdict on an item that the actor held. `alone` says that it held no other."""
         if self.by_infrastructure:
-            # Alone, an item has the memory its neighbours took.
+            # Alone, an item has the memory that its neighbours took.
             return lost(job, Retry.ALONE if self.by_memory_monitor else Retry.FIRST)
         if alone:
             job.deaths_alone += 1
@@ -65,7 +65,10 @@ class Death:
 
 
 def lost(job: Job, retry: Retry) -> Verdict:
-    """Blames nobody; but an item that keeps being lost goes to the next run."""
+    """Return the verdict on an item that was lost through no fault of its own.
+
+    It is retried, but an item that keeps being lost is left to the next run.
+    """
     job.losses += 1
     if job.losses < _MAX_LOSSES:
         return retry
@@ -79,11 +82,13 @@ def after_timeout(
     *,
     alone: bool,
 ) -> dict[Job, Verdict]:
-    """What becomes of the items of an actor that is late. `busy_s`: item id → seconds at work
-    itself; None: its process cannot be asked. Empty: waiting for the GPU is nobody's fault.
+    """Return the verdicts on the items of a late actor.
+
+    `busy_s` maps item ids to the seconds of their own work; it is None if the process cannot be
+    asked. No verdicts means that no item worked too long: waiting for the GPU is nobody's fault.
     """
     late = [job for job in jobs if busy_s is None or busy_s.get(job.item.item_id, 0) > limit_s(job)]
-    # Of several, as in a batch, who it is shows alone.
+    # If several are late, as in a batch, running alone shows which one it is.
     sure = alone or len(jobs) == 1 if busy_s is None else len(late) == 1
     verdicts: dict[Job, Verdict] = {}
     for job in jobs if late else ():
@@ -97,7 +102,7 @@ def after_timeout(
 
 
 def last_line(error: RayError) -> str:
-    """Ray's messages end with the cause."""
+    """Return the last line of an error of Ray's, which states the cause."""
     lines = str(error).strip().splitlines()
     return lines[-1][:300] if lines else type(error).__name__
 

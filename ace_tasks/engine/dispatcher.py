@@ -28,7 +28,7 @@ from ace_tasks.specs import WorkItem
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.2  # how long the loop waits for Ray before it looks at the clock
-_SILENCE_S = 60  # nothing finished for so long: say what the run waits for
+_SILENCE_S = 60  # if nothing finished for so long, log what the run waits for
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Status:
     replicas: int = 0  # that have a place in the cluster, or wait for one
     replicas_by_node: Counter[str] = field(default_factory=Counter)  # those that have a place
     replicas_ready: int = 0
-    replicas_most: int = 0  # that were ready at once
+    replicas_most: int = 0  # the most that were ready at once
     capacity: int = 0  # items inside all replicas, once those that start now are ready
     deaths: int = 0
     busy_s: float = 0  # summed seconds of denoising
@@ -51,7 +51,7 @@ class Status:
     held_s: float = 0  # summed seconds replicas had a place, loading and ending included
     token_steps: int = 0  # of items that are done
     phases_s: Counter[str] = field(default_factory=Counter)  # summed seconds of items, by phase
-    looks: int = 0  # at what the cluster has
+    looks: int = 0  # how often the cluster's resources were read
     taken_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -74,11 +74,12 @@ class Dispatcher:
         make: MakeReplica = make_replica,
         watch: Callable[[Status], None] | None = None,
     ):
-        """`on_failed` writes down what no replica could: timeouts, quarantines. It is called in
-        the thread of the shard's `edit`, since it may wait for a store that is away.
+        """Prepare the pool; entering the context starts it.
 
-        `watch` is called several times a second in the pool's own thread, also while replicas
-        load. A FatalError that it raises ends the pool.
+        `on_failed` records what no replica could record: timeouts, quarantines. It is called in
+        the thread of the shard's `edit`, since it may wait for a store that is away. `watch` is
+        called several times a second in the pool's own thread, also while replicas load. A
+        FatalError that it raises ends the pool.
         """
         self._settings = pool
         self._pool = Pool(replica, pool, run_id, make)
@@ -89,10 +90,10 @@ class Dispatcher:
         self._suspects: deque[Job] = deque()
         self._shards: set[Shard] = set()
         self.error: FatalError | None = None  # why the pool ended by itself, if it did
-        # Items that share a pass take its time together.
+        # Each item of a batch takes the time of the whole pass.
         self._item_timeout_s = pool.item_timeout_s * replica.batch_size
         self._stopping = threading.Event()
-        # What is logged there belongs to the run that made it, which loggers know by the context.
+        # Loggers know the run by the context, so the thread gets a copy of ours.
         self._loop = threading.Thread(
             target=copy_context().run, args=(self._run,), name="dispatcher", daemon=True
         )
@@ -111,9 +112,9 @@ class Dispatcher:
         self._loop.join()
 
     def edit(self, items: Sequence[WorkItem], shard: int) -> list[Outcome]:
-        """Run items; blocks until each has its outcome, in the order they finish.
+        """Run items and return their outcomes, once each has one, in the order they finish.
 
-        Raises FatalError when the run cannot go on, and Cancelled when it was told to stop.
+        Raises FatalError if the run cannot go on, and Cancelled if it was asked to stop.
         """
         if not items:
             return []
@@ -132,15 +133,15 @@ class Dispatcher:
         return mine.outcomes
 
     def cancel(self) -> None:
-        """Stop every replica between two denoise steps. Safe from any thread, and twice."""
+        """Stop every replica between two denoise steps. Any thread may call it, repeatedly."""
         self._stopping.set()
 
     def shards(self) -> list[ShardStatus]:
-        """Those that callers wait for just now. Safe from any thread."""
+        """Return the shards that callers wait for just now. Safe from any thread."""
         return [shard.status() for shard in list(self._shards)]
 
     def waits_for(self) -> str:
-        """One line: what this run is waiting for. Safe from any thread."""
+        """Describe in one line what this run waits for. Safe from any thread."""
         now = time.monotonic()
         workers = list(self._pool.workers)
         held = [
@@ -195,7 +196,7 @@ class Dispatcher:
             self._metrics.retry()
 
     def _collect(self) -> None:
-        """Wait a tick for news from Ray, and act on all there is."""
+        """Wait a tick for answers from Ray, and act on all of them."""
         workers = self._pool.workers
         refs = {ref: worker for worker in workers for ref in worker.in_flight}
         refs |= {worker.placing: worker for worker in workers if worker.node_id is None}
@@ -205,7 +206,7 @@ class Dispatcher:
             time.sleep(_TICK_S / 4)
             return
         ready, _ = ray.wait(list(refs), num_returns=1, timeout=_TICK_S)
-        if ready:  # take all that is ready, not one a round
+        if ready:  # take all that are ready, not one per round
             ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
         deaths: dict[Worker, RayError] = {}
         for ref in ready:
@@ -216,7 +217,7 @@ class Dispatcher:
             except RayError as error:
                 reason = last_line(error)
                 raise PoolFailed(f"{refs[ref].name}: {type(error).__name__}: {reason}") from None
-        for worker, death in deaths.items():  # after the answers, which are paid for
+        for worker, death in deaths.items():  # after the answers, whose work is done
             self._on_death(worker, death)
 
     def _handle(self, worker: Worker, ref: Any, answer: Any) -> None:
@@ -274,15 +275,15 @@ class Dispatcher:
             log.warning("nothing finished for %d s; %s", _SILENCE_S, self.waits_for())
 
     def _waits(self) -> bool:
-        """Items are in flight, or wait for a replica that starts."""
+        """Return whether items are in flight, or wait for a replica that starts."""
         return bool(self._pool.in_flight() or self._waiting or self._suspects)
 
     def _limit_s(self, job: Job) -> float:
-        """Each candidate is a picture's work."""
+        """Return the seconds that an item may take; each candidate counts as a picture."""
         return self._item_timeout_s * job.item.resolved.candidates
 
     def _on_overdue(self, worker: Worker) -> None:
-        """Someone is late: end the actor, blame who worked too long, requeue the others free."""
+        """End a late actor, blame the items that worked too long, and requeue the others."""
         try:
             busy_s = worker.busy_s()
         except (RayActorError, NodeDiedError) as error:
@@ -305,7 +306,7 @@ class Dispatcher:
             self._suspects.append(job)
 
     def _give_up(self, job: Job, error: ItemError) -> None:
-        """An outcome no replica is left to write."""
+        """Deliver a failure that no replica is left to record."""
         failed = Failed(
             item_id=job.item.item_id,
             code=error.code,
@@ -333,7 +334,7 @@ class Dispatcher:
             self._watch(self.status)
 
     def _count_time(self) -> None:
-        """Add what has passed since the last snapshot for the workers that there were then."""
+        """Add the time since the last snapshot, for the workers that there were then."""
         now = time.monotonic()
         passed_s = now - self.status.taken_at
         self.status.ready_s += self.status.replicas_ready * passed_s
@@ -341,13 +342,13 @@ class Dispatcher:
         self.status.taken_at = now
 
     def _end(self) -> None:
-        """End every actor; never raises."""
+        """End every actor. Never raises."""
         try:
             self._metrics.end()
             self._pool.end()
             self._count_time()
         except Exception:
-            log.exception("while ending the pool")
+            log.exception("could not end the pool")
         finally:
             for shard in list(self._shards):
                 shard.finished.set()

@@ -1,8 +1,8 @@
-"""The workers of a run: one actor each, started for work that waits, replaced when lost, given back
-when there is less to do.
+"""The workers of a run, one actor each.
 
-A worker has its place in the cluster first, and is ready once its model is loaded. Work begins with
-the first one that is.
+They are started for work that waits, replaced when lost, and given back when there is less to do.
+A worker first gets its place in the cluster, and is ready once its model is loaded. Work begins as
+soon as one worker is ready.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from ace_tasks.settings import PoolSettings, ReplicaSettings
 log = logging.getLogger(__name__)
 
 _STATUS_TIMEOUT_S = 5
-_LOOK_EVERY_S = 2  # at what the cluster has
+_LOOK_EVERY_S = 2  # how often the cluster's resources are read
 _MAX_BACKOFF_S = 60
 
 
 @dataclass(eq=False)
 class Worker:
-    """One actor."""
+    """One actor, and the items it has."""
 
     name: str
     actor: Any
-    run: Any  # its method, among those of which several are at work at once
+    run: Any  # its method, in the concurrency group of items
     placing: Any  # ObjectRef → its node's id
     starting: Any  # ObjectRef → None, or why not
-    started_at: float  # first when it was asked for, then when it got its place
+    started_at: float  # when it was requested; later, when it got its place
     node_id: str | None = None  # None: it waits for a place
     ready: bool = False
     in_flight: dict[Any, Job] = field(default_factory=dict)  # ObjectRef → job
-    alone: bool = False  # the one job in flight is a suspect
+    alone: bool = False  # whether its only job in flight is a suspect
     group: str | None = None  # of its last job
     idle_since: float = field(default_factory=time.monotonic)
 
@@ -60,25 +60,27 @@ class Worker:
         self.in_flight[self.run.remote(job.item, job.shard.index, job.attempts)] = job
 
     def take_back(self, ref: Any) -> Job:
-        """The job whose answer is there."""
+        """Take out and return the job whose answer has arrived."""
         job = self.in_flight.pop(ref)
         self.alone = False
         self.idle_since = time.monotonic()
         return job
 
     def room(self, items_in_flight: int) -> int:
-        """How many more items it may have."""
+        """Return how many more items it may have."""
         if self.alone or not self.ready:
             return 0
         return items_in_flight - len(self.in_flight)
 
     def busy_s(self) -> dict[str, float] | None:
-        """item id → seconds at work itself; None: it cannot be asked, as when its interpreter
-        hangs. Raises RayActorError or NodeDiedError when it is dead.
+        """Return the seconds of own work of each item, by item id.
+
+        None means that the actor cannot be asked, for example because its interpreter hangs.
+        Raises RayActorError or NodeDiedError if it is dead.
         """
-        asked = self.actor.busy_s.options(concurrency_group="control").remote()
+        reply = self.actor.busy_s.options(concurrency_group="control").remote()
         try:
-            answer: dict[str, float] = ray.get(asked, timeout=_STATUS_TIMEOUT_S)
+            answer: dict[str, float] = ray.get(reply, timeout=_STATUS_TIMEOUT_S)
         except (ActorUnavailableError, GetTimeoutError):
             return None
         except (NodeDiedError, RayActorError):
@@ -89,7 +91,7 @@ class Worker:
 
 
 class Pool:
-    """Starts, counts and ends workers. `workers` is read by other threads: copy it there."""
+    """The workers of a run. Other threads that read `workers` must copy it first."""
 
     def __init__(
         self, replica: ReplicaSettings, settings: PoolSettings, run_id: str, make: MakeReplica
@@ -102,7 +104,7 @@ class Pool:
         self._start_failures = 0
         self._no_start_before = 0.0
         self._next_look = 0.0
-        self.looks = 0  # at what the cluster has
+        self.looks = 0  # how often the cluster's resources were read
         self._free = 0  # places in the cluster at the last look, less those taken since
         self._max = settings.max_replicas or settings.min_replicas
         self.workers: list[Worker] = []
@@ -116,7 +118,10 @@ class Pool:
     # ------------------------------------------------------------ growing and shrinking
 
     def fit(self, jobs: int) -> None:
-        """As many workers as there is work and room for; a lost one is replaced here, too."""
+        """Start or give back workers, so that there are as many as there is work and room for.
+
+        This also replaces lost workers.
+        """
         now = time.monotonic()
         self._look(now)
         wanted = max(min(self._max, jobs), self._settings.min_replicas)
@@ -124,7 +129,7 @@ class Pool:
             self._give_back(len(self.workers) - wanted, now)
         elif jobs and now >= self._no_start_before:
             waiting = sum(worker.node_id is None for worker in self.workers)
-            # One that waits is what an autoscaler goes by; more would only stand there.
+            # An autoscaler adds a node for one worker that waits; more would wait in vain.
             room = max(self._free + 1 - waiting, self._settings.min_replicas - len(self.workers))
             for _ in range(min(wanted - len(self.workers), room)):
                 self.workers.append(self._start())
@@ -138,11 +143,14 @@ class Pool:
             self._free = free_in_cluster("GPU" if self._replica.device == "cuda" else "CPU")
             if self._settings.max_replicas is None:
                 self._max = max(gpus_in_cluster(), self._settings.min_replicas)
-        except RayError as error:  # the head may be starting again
-            log.warning("the cluster does not say what it has: %s", type(error).__name__)
+        except RayError as error:  # the head node may be restarting
+            log.warning("could not read the cluster's resources: %s", type(error).__name__)
 
     def _give_back(self, surplus: int, now: float) -> None:
-        """Those that had nothing to do for a while: first who is not up yet, then the idlest."""
+        """Give back workers that have been idle for a while.
+
+        Those that are not up yet go first, then those that have been idle the longest.
+        """
         idle = [
             worker
             for worker in self.workers
@@ -184,7 +192,10 @@ class Pool:
         self._start_failures = 0
 
     def start_failed(self, worker: Worker, reason: str) -> None:
-        """Raises PoolFailed when it happens again and again and no other works."""
+        """Count a failed start, and let the next one wait.
+
+        Raises PoolFailed if it happens again and again and no other worker is ready.
+        """
         self._start_failures += 1
         works = any(self.ready())
         if not works and self._start_failures >= self._settings.max_start_failures:
@@ -194,11 +205,12 @@ class Pool:
         doubled = self._settings.start_backoff_s * 2 ** min(self._start_failures - 1, 16)
         wait_s = min(doubled, _MAX_BACKOFF_S)
         self._no_start_before = time.monotonic() + wait_s
-        log.warning("%s failed to start, the next may in %g s: %s", worker.name, wait_s, reason)
+        log.warning("%s failed to start; next attempt in %g s: %s", worker.name, wait_s, reason)
 
     def check_starts(self) -> None:
-        """End those that take too long to start. Who waits for a place beside others that have
-        one may do so for ever.
+        """End workers that take too long to start.
+
+        A worker may wait for its place for ever, as long as another one has a place.
         """
         limit_s = self._settings.start_timeout_s
         late = time.monotonic() - limit_s
@@ -214,7 +226,7 @@ class Pool:
     def lose(self, worker: Worker, death: Death) -> None:
         """Take out a worker that died. Raises PoolFailed as `start_failed` does."""
         self.remove(worker)
-        # Where memory is too short to load a model, it will be so the next time.
+        # If memory was too short to load a model, it will be so the next time.
         if not worker.ready and (death.by_memory_monitor or not death.by_infrastructure):
             self.start_failed(worker, death.reason)
 
@@ -223,7 +235,7 @@ class Pool:
         ray.kill(worker.actor)
 
     def end(self) -> None:
-        """Let the step in progress end, then end every actor; bounded."""
+        """Let the steps in progress end, for a limited time, and then end every actor."""
         busy = [ref for worker in self.workers for ref in worker.in_flight]
         if busy:
             for worker in self.workers:

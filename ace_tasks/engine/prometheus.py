@@ -1,7 +1,8 @@
-"""What Prometheus is told, through Ray's exporter on every node (`ray metrics`; the extra `metrics`).
+"""Metrics for Prometheus, by Ray's exporter on every node (`ray metrics`; the extra `metrics`).
 
-Where that exporter is not installed, all of this costs nothing and says nothing. Ray puts `ray_`
-before each name. Shares and rates are the reader's to make: counters survive a restart of either.
+If that exporter is not installed, all of this costs nothing and reports nothing. Ray puts `ray_`
+before each name. Shares and rates are left to the reader, because counters survive a restart of
+either side.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ _SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 2, 3, 4, 5, 7, 10, 20, 60, 180]
 
 
 class RunMetrics:
-    """A run, as its dispatcher sees it. Not thread-safe: for the dispatcher's loop alone."""
+    """The metrics of a run. Not thread-safe: only for the dispatcher's loop."""
 
     def __init__(self, variant: str):
         self._items = Counter(
             "ace_items",
-            "Items that have their outcome; code is empty for those that are done.",
+            "Items that have an outcome. code is empty for those that are done.",
             tag_keys=("variant", "code"),
         )
-        # Of a histogram Ray keeps the buckets only, and guesses the sum from their middles.
+        # Ray keeps only the buckets of a histogram, and guesses its sum from their middles.
         self._phases = Counter(
             "ace_phase_seconds",
-            "Seconds that items which are done spent in a phase: fetch, build, wait_gpu, generate, "
-            "encode, publish.",
+            "Seconds spent in a phase (fetch, build, wait_gpu, generate, encode, publish) by items "
+            "that are done.",
             tag_keys=("variant", "phase"),
         )
         self._seconds = Histogram(
             "ace_item_seconds",
-            "Seconds an item that is done spent inside a replica.",
+            "Seconds spent inside a replica by an item that is done.",
             boundaries=_SECONDS,
             tag_keys=("variant",),
         )
@@ -51,7 +52,7 @@ class RunMetrics:
         self._deaths = Counter("ace_replica_deaths", "Replicas that died.", tag_keys=("variant",))
         self._busy = Counter(
             "ace_replica_busy_seconds",
-            "Seconds of denoising, of items that are done.",
+            "Seconds of denoising for items that are done.",
             ("variant",),
         )
         self._ready = Counter(
@@ -83,14 +84,14 @@ class RunMetrics:
         self._items.inc(1, {"code": ""})
         self._seconds.observe(outcome.seconds)
         for phase, seconds in outcome.timings_s.items():
-            if seconds:  # Ray refuses to count none
+            if seconds:  # Ray refuses to count 0
                 self._phases.inc(seconds, {"phase": phase})
 
     def retry(self) -> None:
         self._retries.inc()
 
     def status(self, status: Status) -> None:
-        """Told once a second at most."""
+        """Report the status of the run, at most once a second."""
         now = time.monotonic()
         if now - self._reported_at < _STATUS_EVERY_S:
             return
@@ -109,25 +110,28 @@ class RunMetrics:
                 self._reported[name] = value
 
     def end(self) -> None:
-        """Gauges keep their last value for as long as this process lives."""
+        """Set the gauges to 0, since they keep their last value as long as this process lives."""
         for gauge in (self._queued, self._in_flight, self._replicas):
             gauge.set(0)
 
 
 class StoreMetrics:
-    """What a replica's stores met: told by the replica's own process."""
+    """Errors that a replica's stores met, reported by the replica's own process."""
 
     def __init__(self) -> None:
         self._errors = Counter(
             "ace_store_errors",
             "Calls to the object store that met an error and were tried again (again: yes) or "
-            "given up (no); a precondition that does not hold is an answer, no error.",
+            "given up (no). A precondition that does not hold is not an error.",
             tag_keys=("error", "again"),
         )
         self._reported: Counts[tuple[str, bool]] = Counts()
 
     def report(self, trouble: Mapping[tuple[str, bool], int]) -> None:
-        """`trouble`: (error, tried again) → how often, since the replica started."""
+        """Report new errors.
+
+        `trouble` counts errors since the replica started, by (error, tried again).
+        """
         for (error, again), count in trouble.items():
             new = count - self._reported[error, again]
             if new > 0:

@@ -1,4 +1,4 @@
-"""Items on their way through the pool, the queue they wait in, and the shards that wait for them."""
+"""Items on their way through the pool, their queue, and the shards that wait for them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ShardStatus:
 
 @dataclass(eq=False)
 class Shard:
-    """What one caller of `Dispatcher.edit` waits for."""
+    """The items that one caller of `Dispatcher.edit` waits for."""
 
     index: int
     items: int
@@ -43,7 +43,7 @@ class Shard:
         return self.items - len(self.outcomes)
 
     def status(self) -> ShardStatus:
-        """Safe from any thread."""
+        """Return a snapshot of the shard. Safe from any thread."""
         outcomes = list(self.outcomes)
         return ShardStatus.of(self.index, self.items, outcomes)
 
@@ -61,7 +61,7 @@ class Job:
     shard: Shard
     attempts: int = 0
     deaths_alone: int = 0
-    losses: int = 0  # with its replica, nobody to blame
+    losses: int = 0  # how often it was lost with its replica, with nobody to blame
     dispatched_at: float = 0
 
     def __post_init__(self) -> None:
@@ -69,9 +69,10 @@ class Job:
 
 
 class Queue:
-    """Jobs that wait, the oldest first; but a worker gets one of its own group before it, so that it
-    need not switch adapters and finds mates for a batch. Nobody starves: the oldest is overtaken
-    `max_overtaken` times at most.
+    """Jobs that wait, the oldest first.
+
+    However, a worker gets a job of its own group before the oldest one, so that it need not switch
+    adapters and can fill a batch. The oldest is overtaken at most `max_overtaken` times.
     """
 
     def __init__(self, max_overtaken: int = _MAX_OVERTAKEN):
@@ -89,7 +90,7 @@ class Queue:
             jobs.move_to_end(job, last=not first)
 
     def take(self, group: str | None) -> Job:
-        """For a worker whose last job was of `group`."""
+        """Take out the next job for a worker whose last job was of `group`."""
         oldest = next(iter(self._jobs))
         own = self._groups.get(group) if group is not None else None
         job = next(iter(own)) if own and self._overtaken < self._max_overtaken else oldest

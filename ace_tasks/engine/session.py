@@ -19,34 +19,34 @@ from ace_tasks.settings import cpu_count
 
 # 78 MB is Ray's smallest store; nothing of ours goes through it.
 _OBJECT_STORE_BYTES = 80 * 2**20
-# Else Ray starts a process for each CPU at once, a second of a core and 46 MB each, and waits for
-# them (ray-project/ray#40131). A replica's starts when it is asked for.
+# Otherwise Ray starts a process for each CPU at once, a second of a core and 46 MB each, and waits
+# for them (ray-project/ray#40131). A replica's process starts when it is asked for.
 _SYSTEM: dict[str, Any] = {"prestart_worker_first_driver": False}
-# Ray gives its workers a niceness of 15. Beside two other busy processes a core, a replica would get
-# a fiftieth of it: measured, five minutes for a start that takes ten seconds. Whoever sets
-# RAY_worker_niceness has it otherwise.
+# Ray gives its workers a niceness of 15. Beside two other busy processes a core, a replica would
+# get a fiftieth of it: measured, five minutes for a start that takes ten seconds. If
+# RAY_worker_niceness is set, its value is kept.
 _NICENESS = "RAY_worker_niceness"  # in the environment
 
 
 @contextmanager
 def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
-    """Join the cluster at `address`; or start Ray on this machine, with as many CPUs to share
-    out among replicas as told, and end it afterwards.
+    """Join the cluster at `address`, or start Ray on this machine and end it afterwards.
 
-    `ray.init` replaces the SIGTERM handler for good, Prefect's included: ours puts it back.
+    `cpus` is how many CPUs a started Ray shares out among replicas. `ray.init` replaces the SIGTERM
+    handler for good, Prefect's included, so it is put back here.
     """
     if ray.is_initialized():
         yield
         return
     on_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of its own good defaults
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns about its own good defaults
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         ray.init(address=address, **common)
     else:
-        # Ray binds to the loopback only where it knows no clusters; else its ports, token-guarded
-        # or not, listen on every network of this machine.
+        # Ray binds to the loopback only if clusters are switched off. Otherwise its ports, with or
+        # without tokens, listen on every network of this machine.
         ray_constants.ENABLE_RAY_CLUSTER = False
         ray.init(
             address="local",
@@ -68,19 +68,19 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 def check_device(device: str | None, address: str | None) -> None:
     """Raise SettingsError for a GPU that will never come, before anything waits for it.
 
-    A cluster's autoscaler may bring one; nobody brings one to this machine.
+    A cluster's autoscaler may add one; nothing adds one to this machine.
     """
     if device != "cuda" or address:
         return
     if not (gpus_in_cluster() if ray.is_initialized() else _gpus_here()):
         raise SettingsError(
-            "ACE_DEVICE: accepted: cpu, or empty for what is there, since Ray finds no GPU on this "
-            "machine (driver, CUDA_VISIBLE_DEVICES) and RAY_ADDRESS names no cluster; given cuda"
+            "ACE_DEVICE: accepted: cpu, or empty; given cuda, but Ray finds no GPU on this machine "
+            "(check the driver and CUDA_VISIBLE_DEVICES) and RAY_ADDRESS names no cluster"
         )
 
 
 def _gpus_here() -> int:
-    """GPUs that Ray will find on this machine; it need not run for that."""
+    """Return how many GPUs Ray will find on this machine. It need not run for that."""
     manager = get_accelerator_manager_for_resource("GPU")
     if manager is None:
         return 0
@@ -90,10 +90,10 @@ def _gpus_here() -> int:
 
 
 def gpus_in_cluster() -> int:
-    """GPUs of the cluster we are connected to."""
+    """Return how many GPUs the cluster has that we are connected to."""
     return int(ray.cluster_resources().get("GPU", 0))
 
 
 def free_in_cluster(resource: Literal["GPU", "CPU"]) -> int:
-    """How many nobody holds just now."""
+    """Return how many of a resource nobody holds just now."""
     return int(ray.available_resources().get(resource, 0))

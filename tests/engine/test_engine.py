@@ -289,7 +289,7 @@ def test_starts_that_fail_beside_a_working_replica_come_ever_more_rarely(
         wait_until(lambda: len(tries_after_more_work()) >= 5, "five starts that fail")
         tries = tries_after_more_work()
     matches = [
-        (each.created, re.search(r"failed to start, the next may in (\S+) s", each.getMessage()))
+        (each.created, re.search(r"failed to start; next attempt in (\S+) s", each.getMessage()))
         for each in caplog.records
     ]
     failed = [(created, float(wait[1])) for created, wait in matches if wait]
