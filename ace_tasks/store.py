@@ -160,6 +160,9 @@ class Store:
         pool = ThreadPoolExecutor(threads)
         try:
             yield pool
+        except GeneratorExit:  # whoever reads the results has enough of them
+            pool.shutdown(cancel_futures=True)
+            raise
         except BaseException:
             self._abandoned.set()
             pool.shutdown(cancel_futures=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -111,6 +112,32 @@ def test_files_stream_up_and_down(store: Store, prefix: str, tmp_path: Path) -> 
     assert target.read_bytes() == source.read_bytes()
     with pytest.raises(NotFound):
         store.download(join_uri(prefix, "other"), target)
+
+
+def test_whoever_has_read_enough_leaves_the_store_its_patience(
+    object_store: ObjectStore, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that ends with its first find was taken for one that failed: from then on a store
+    that was away for a moment ended the run.
+    """
+    proxy = FaultyStore(object_store.endpoint_url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+    store = Store(StoreSettings(max_attempts=1, patience_s=60))
+    uri = join_uri(prefix, "a")
+    store.put(uri, b"a", "text/plain")
+
+    def reads() -> Iterator[bytes]:
+        with store.in_parallel(2) as pool:
+            yield from pool.map(store.get, [uri] * 4)
+
+    found = reads()
+    try:
+        assert next(found) == b"a"
+        found.close()
+        proxy.times(1, "503")
+        assert store.get(uri) == b"a"
+    finally:
+        proxy.stop()
 
 
 def test_no_write_over_tls_has_a_trailer(

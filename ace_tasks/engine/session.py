@@ -40,29 +40,35 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         return
     on_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns about its own good defaults
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        ray.init(address=address, **common)
-    else:
-        # Ray binds to the loopback only if clusters are switched off. Otherwise its ports, with or
-        # without tokens, listen on every network of this machine.
-        ray_constants.ENABLE_RAY_CLUSTER = False
-        ray.init(
-            address="local",
-            num_cpus=cpus or cpu_count(),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            _system_config=_SYSTEM | ({} if _NICENESS in os.environ else {"worker_niceness": 0}),
-            **common,
-        )
-    if on_main_thread and handler is not None:
-        signal.signal(signal.SIGTERM, handler)
     try:
+        try:
+            _connect(address, cpus)
+        finally:
+            if on_main_thread and handler is not None:
+                signal.signal(signal.SIGTERM, handler)
         yield
     finally:
         ray.shutdown()
         ray_constants.ENABLE_RAY_CLUSTER = True
+
+
+def _connect(address: str | None, cpus: int | None) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns about its own good defaults
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        ray.init(address=address, **common)
+        return
+    # Ray binds to the loopback only if clusters are switched off. Otherwise its ports, with or
+    # without tokens, listen on every network of this machine.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray.init(
+        address="local",
+        num_cpus=cpus or cpu_count(),
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        _system_config=_SYSTEM | ({} if _NICENESS in os.environ else {"worker_niceness": 0}),
+        **common,
+    )
 
 
 def check_device(device: str | None, address: str | None) -> None:

@@ -166,6 +166,10 @@ SPELLINGS = {
         f"<ext:DigitalSourceType><rdf:Bag><rdf:li>{PART}</rdf:li><rdf:li>{TRAINED}</rdf:li>"
         "</rdf:Bag></ext:DigitalSourceType>"
     ),
+    "bag-of-strongest-first": source(
+        f"<ext:DigitalSourceType><rdf:Seq><rdf:li>{TRAINED}</rdf:li>"
+        f"<rdf:li>{IPTC}digitalCapture</rdf:li></rdf:Seq></ext:DigitalSourceType>"
+    ),
     "twice": source(
         f"<ext:DigitalSourceType>{TRAINED}</ext:DigitalSourceType>",
         f'ext:DigitalSourceType="{IPTC}digitalCapture"',

@@ -172,8 +172,8 @@ class _XmpReader:
     def _keep(self, name: str, value: Value) -> None:
         kept = self.found.properties
         if name == source_type.SOURCE_TYPE:
-            known = kept.get(name)
             for text in filter(None, map(source_type.normalized, texts_of(value))):
+                known = kept.get(name)
                 kept[name] = source_type.stronger(known if isinstance(known, str) else None, text)
         else:
             kept.setdefault(name, typed(name, value))
