@@ -34,7 +34,7 @@ def build(variant: Variant, folder: Path) -> None:
     """Write a toy variant's folder: diffusers' layout, LoRAs in Comfy's."""
     recipe = variant.recipe
     assert recipe is not None
-    clip_tokenizer, t5_tokenizer = letter_tokenizer(), _toy_t5_tokenizer()
+    clip_tokenizer, t5_tokenizer = letter_tokenizer(), letter_t5_tokenizer()
     parts: dict[str, torch.nn.Module] = {
         "transformer": FluxTransformer2DModel(
             in_channels=recipe.in_channels,
@@ -67,30 +67,30 @@ def build(variant: Variant, folder: Path) -> None:
     transformers_logging.disable_progress_bar()  # the files have only kilobytes
     generator = torch.Generator().manual_seed(recipe.seed)
     for name, part in parts.items():
-        _randomise(part, generator)
+        randomise(part, generator)
         part.save_pretrained(folder / name, safe_serialization=True)  # type: ignore[operator]
     clip_tokenizer.save_pretrained(folder / "tokenizer")
     t5_tokenizer.save_pretrained(folder / "tokenizer_2")
     for name, rank in variant.adapters.items():
         path = folder / adapter_file(name)
         path.parent.mkdir(exist_ok=True)
-        save_file(_lora(parts["transformer"], rank, generator), path)
+        save_file(random_lora(parts["transformer"], rank, generator), path)
 
 
-def _lora(
+def random_lora(
     transformer: torch.nn.Module, rank: int, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
     """Return a LoRA on every linear of every block, in Comfy's layout, strong enough to be seen."""
-    lora = {}
+    lora, where = {}, generator.device
     for name, (rows, columns) in keymap.lora_linears(transformer.config).items():  # type: ignore[arg-type]
-        down = torch.randn(rank, columns, generator=generator) * columns**-0.5
-        lora[f"{name}.lora_down.weight"] = down
-        lora[f"{name}.lora_up.weight"] = torch.randn(rows, rank, generator=generator) * 0.3
+        down = torch.randn(rank, columns, generator=generator, device=where) * columns**-0.5
+        up = torch.randn(rows, rank, generator=generator, device=where) * 0.3
+        lora[f"{name}.lora_down.weight"], lora[f"{name}.lora_up.weight"] = down, up
         lora[f"{name}.alpha"] = torch.tensor(float(rank))
     return lora
 
 
-def _randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Fill a model with Gaussian weights of variance 1 / fan-in, so signals keep their size."""
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -142,7 +142,7 @@ def letter_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=CLIP_TOKENS)
 
 
-def _toy_t5_tokenizer() -> T5Tokenizer:
+def letter_t5_tokenizer() -> T5Tokenizer:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(c, -3.0) for c in CHARACTERS]
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(_EXTRA_IDS))]

@@ -1,0 +1,414 @@
+"""The ways of working that are measured, and how one of them is brought about and timed.
+
+Every rung has a transformer of its own with the same random weights; encoders and VAE are shared.
+An item goes through `AceModel.generate`, from its job to its pixels.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import TaylorSeerCacheConfig
+from torch._dynamo.utils import counters
+
+from ace_tasks.model.ace import AceModel, ModelJob
+from ace_tasks.model.adapters import Mode
+from ace_tasks.model.residence import MemoryMode
+from ace_tasks.model.text import Text
+from ace_tasks.model.variants import find_variant
+from ace_tasks.model.weights import Parts
+from tests.benchmarks.gpu import random_parts
+from tests.benchmarks.gpu.flops import step_flop
+from tests.benchmarks.gpu.random_parts import Geometry
+from tests.benchmarks.gpu.results import RungResult, SizeResult
+
+_ADAPTER = "subject"
+_WARM_UP_STEPS = 3
+_LIMIT_GB = 19.0  # of 20: CUDA's own context takes the rest
+# A step in five is computed, the others are extrapolated from the last two that were.
+_STEP_CACHE = {"cache_interval": 5, "disable_cache_before_step": 3, "max_order": 1}
+
+
+class Skipped(Exception):
+    """This machine has not what the rung takes."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way of working. `needs_s`: what it takes at full size, building and warm-up included."""
+
+    name: str
+    what: str
+    needs_s: float
+    adapter: Literal["none", "loaded", "resident", "fused"] = "none"
+    compiled: bool = False
+    attention: str | None = None  # None: torch's own choice
+    fp8: bool = False
+    step_cache: bool = False
+    offload: bool = False
+    other_sizes: bool = False
+
+    @property
+    def lossy(self) -> bool:
+        return self.fp8 or self.step_cache
+
+    @property
+    def reference(self) -> str:
+        """The eager rung that makes the same picture."""
+        return "eager" if self.adapter == "none" else "upstream"
+
+
+# By importance: what comes last is what a short run leaves out.
+RUNGS = (
+    Rung("eager", "eager, all resident", 35),
+    Rung("compiled", "compiled", 80, compiled=True, other_sizes=True),
+    Rung("compiled-cudnn", "compiled, cuDNN attention", 55, compiled=True, attention="_native_cudnn"),
+    Rung("upstream", "eager as upstream: adapter loaded and prompt encoded for each item", 35, "loaded"),
+    Rung("compiled-fused", "compiled, adapter fused", 65, "fused", compiled=True),
+    Rung("fp8", "compiled, fp8 rows", 75, compiled=True, fp8=True),
+    Rung("step-cache", "compiled, step cache", 45, compiled=True, step_cache=True),
+    Rung("20gb", "eager in 20 GB: blocks come and go", 90, offload=True),
+    Rung("compiled-beside", "compiled, adapter beside the weights", 65, "resident", compiled=True),
+    Rung("beside", "eager, adapter beside the weights", 35, "resident"),
+    Rung("compiled-flash3", "compiled, FlashAttention 3", 55, compiled=True, attention="_flash_3"),
+    Rung("compiled-flash3-hub", "compiled, FlashAttention 3 of the hub", 55, compiled=True,
+         attention="_flash_3_hub"),
+)  # fmt: skip
+
+
+@dataclass
+class Item:
+    """One measured item."""
+
+    seconds: float
+    step_ms: float
+    canvas: np.ndarray
+
+
+@dataclass
+class Reference:
+    """What an eager rung made: its first item, and one step's velocity."""
+
+    canvas: np.ndarray
+    velocity: torch.Tensor
+
+
+@dataclass
+class Workplace:
+    """What all rungs of one run share."""
+
+    geometry: Geometry
+    device: str
+    steps: int
+    items: int
+    parts: Parts
+    references: dict[str, Reference] = field(default_factory=dict)
+
+    @property
+    def job(self) -> ModelJob:
+        return replace(self._job(self.geometry.side_px), steps=self.steps)
+
+    def other_jobs(self) -> Iterator[tuple[str, ModelJob]]:
+        """Half the side; and a reference of full size beside the target."""
+        side = self.geometry.side_px
+        for what, job in (
+            (f"{side // 2}×{side // 2}", self._job(side // 2)),
+            (f"{side}×{side} and a reference of this size", self._job(side, references=1)),
+        ):
+            yield what, replace(job, steps=self.steps)
+
+    def _job(self, side_px: int, references: int = 0) -> ModelJob:
+        return random_parts.make_job(self.geometry, side_px, references)
+
+
+def tokens_of(job: ModelJob) -> int:
+    _, height, width = job.lcu.mask_1HW.shape
+    return (height // 16) * (width // 16)
+
+
+class Bench:
+    """One model brought to one rung. Raises Skipped, and whatever a library raises."""
+
+    def __init__(self, rung: Rung, place: Workplace):
+        self.rung, self.place, self.device = rung, place, place.device
+        self._cuda = place.device == "cuda"
+        _check_machine(rung, self._cuda)
+        transformer = random_parts.make_transformer(place.geometry, place.device)
+        adapter = random_parts.make_adapter(transformer) if rung.adapter != "none" else None
+        # Upstream reads the adapter's file for each item: here it comes from the host's memory.
+        self._file = {key: value.cpu() for key, value in (adapter or {}).items()}
+        kept = {_ADAPTER: adapter} if adapter and rung.adapter != "loaded" else {}
+        mode: Mode = "fused" if rung.adapter == "fused" else "resident"
+        parts = random_parts.with_transformer(place.parts, transformer, kept)
+        self.model = AceModel(find_variant(place.geometry.variant), parts, place.device, mode)
+        self._adapter = _ADAPTER if kept else None
+        self._memory: MemoryMode = "text_offload" if rung.offload else "resident"
+        self._prepare(transformer)
+
+    def _prepare(self, transformer: Any) -> None:
+        rung = self.rung
+        if self._adapter:
+            self.model.adapters.select(self._adapter)
+        # It also sets diffusers' default for the whole process: say it for every rung.
+        transformer.set_attention_backend(rung.attention or "native")
+        if rung.fp8:
+            _to_fp8_rows(transformer)
+        if rung.offload:
+            transformer.enable_group_offload(
+                onload_device=torch.device(self.device),
+                offload_type="block_level",
+                num_blocks_per_group=1,
+                use_stream=self._cuda,
+                record_stream=self._cuda,
+            )
+            if self._cuda:
+                torch.cuda.empty_cache()
+                total = torch.cuda.get_device_properties(0).total_memory
+                torch.cuda.set_per_process_memory_fraction(min(1.0, _LIMIT_GB * 1e9 / total))
+        if rung.compiled:
+            _compile_blocks(transformer)
+        if rung.step_cache:  # its hooks go round what is compiled
+            transformer.enable_cache(TaylorSeerCacheConfig(**_STEP_CACHE, use_lite_mode=True))
+
+    @contextmanager
+    def _item(self) -> Iterator[None]:
+        """What the rung does around each item."""
+        transformer: Any = self.model.parts.transformer
+        if self.rung.adapter == "loaded":
+            transformer.load_lora_adapter(dict(self._file), adapter_name="once", prefix=None)
+        cached = transformer.cache_context("item") if self.rung.step_cache else nullcontext()
+        try:
+            with cached:
+                yield
+        finally:
+            if self.rung.step_cache:  # or the next item would go on from this one's steps
+                transformer._reset_stateful_cache()
+            if self.rung.adapter == "loaded":
+                transformer.delete_adapters("once")
+
+    def item(self, job: ModelJob) -> Item:
+        """Make one picture; its time includes all that the rung does for it."""
+        marks: list[Any] = []
+        started = self._now()
+        with self._item():
+            job = replace(job, adapter=self._adapter)
+            (canvas,) = self.model.generate([job], lambda: marks.append(self._mark()), self._memory)
+        seconds = self._now() - started
+        # The first mark is set ahead of the encoders; then there is one before each step.
+        step_ms = _between_ms(marks[1], marks[-1]) / (len(marks) - 2)
+        return Item(seconds, step_ms, canvas)
+
+    @torch.inference_mode()
+    def velocity(self) -> torch.Tensor:
+        """One step on fixed numbers, float32 on the CPU."""
+        config, (_, height, width) = self.place.geometry.config, self.place.job.lcu.mask_1HW.shape
+        h, w = height // 8, width // 8
+        generator = torch.Generator().manual_seed(2)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator).to(
+                self.device, self.model.parts.transformer.dtype
+            )
+
+        text_tokens = self.model.variant.text_tokens
+        text = Text(
+            draw(1, text_tokens, config["joint_attention_dim"]),
+            draw(1, config["pooled_projection_dim"]),
+        )
+        x, condition = draw(1, 16, h, w), draw(1, h * w // 4, 320)
+        with self._item():
+            return self.model.velocity(x, condition, text, 0.7, 50.0).float().cpu()
+
+    def close(self) -> None:
+        """Let go of the GPU, and bring back what others share."""
+        if self._cuda:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        if self.rung.offload:
+            self.model.residence.bring("text")
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _mark(self) -> Any:
+        """A moment on the device: an event of CUDA, or the clock in ms."""
+        if not self._cuda:
+            return 1000 * time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _between_ms(first: Any, last: Any) -> float:
+    """From one mark to another, once the work is done."""
+    if isinstance(first, float):
+        return float(last - first)
+    return float(first.elapsed_time(last))
+
+
+def _check_machine(rung: Rung, cuda: bool) -> None:
+    if rung.fp8 and (not cuda or torch.cuda.get_device_capability() < (8, 9)):
+        raise Skipped("needs a GPU that multiplies in fp8")
+    if rung.attention and not cuda:
+        raise Skipped("needs a GPU")
+
+
+def _compile_blocks(transformer: Any) -> None:
+    """As `compile_repeated_blocks` does; but each block's forward, so that hooks of a step cache,
+    put round it later, stay outside.
+    """
+    torch.fx.experimental._config.use_duck_shape = False  # two equal sizes are two sizes
+    for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks):
+        for block in blocks:
+            block.forward = torch.compile(block.forward, fullgraph=True, dynamic=True)
+
+
+def _to_fp8_rows(transformer: Any) -> None:
+    """Weights and activations of the blocks' linears as fp8, a scale a row."""
+    try:
+        from torchao.quantization import (
+            Float8DynamicActivationFloat8WeightConfig,
+            PerRow,
+            quantize_,
+        )
+    except ImportError as error:
+        raise Skipped(f"needs torchao: {error}") from None
+
+    def of_a_block(module: torch.nn.Module, name: str) -> bool:
+        return isinstance(module, torch.nn.Linear) and "blocks." in name and ".norm" not in name
+
+    quantize_(
+        transformer, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), of_a_block
+    )
+
+
+# ---------------------------------------------------------------- one rung, measured
+
+
+def measure(rung: Rung, place: Workplace, left_s: Callable[[], float]) -> RungResult:
+    """The rung's figures, or why there are none. `left_s`: what is left of the time."""
+    result = RungResult(name=rung.name, what=rung.what, lossy=rung.lossy)
+    clean()
+    bench = None
+    try:
+        bench = Bench(rung, place)
+        _measure(bench, result, left_s)
+    except Skipped as reason:
+        result.skipped = str(reason)
+    except Exception as error:  # of any library; the other rungs go on
+        result.skipped = _line(error)
+    if bench is not None:
+        bench.close()
+    bench = None
+    clean()
+    return result
+
+
+def _measure(bench: Bench, result: RungResult, left_s: Callable[[], float]) -> None:
+    place, rung, cuda = bench.place, bench.rung, bench.device == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    upstream = rung.adapter == "loaded"
+    first = replace(place.job, steps=_WARM_UP_STEPS)
+    # The prompt of a whole catalog is encoded once; upstream encodes it for each picture.
+    warm_up = bench.item(replace(first, prompt="warm-up") if upstream else first)
+    result.warm_up_s = warm_up.seconds
+    work = step_flop(place.geometry.config, tokens_of(place.job), bench.model.variant.text_tokens)
+    steps_ms: list[float] = []
+    for number in range(place.items):
+        if number and left_s() < 2 * result.seconds[0]:
+            break
+        prompt = f"{place.job.prompt}{' ' * number if upstream else ''}"
+        item = bench.item(replace(place.job, prompt=prompt))
+        result.seconds.append(item.seconds)
+        steps_ms.append(item.step_ms)
+        if not number:
+            canvas = item.canvas
+    result.step_ms = float(np.median(steps_ms))
+    result.tflops = work / result.step_ms / 1e9
+    if cuda:
+        result.peak_gb = torch.cuda.max_memory_allocated() / 1e9
+        result.reserved_gb = torch.cuda.max_memory_reserved() / 1e9
+    _compare(bench, result, canvas)
+    if rung.other_sizes:
+        _other_sizes(bench, result, left_s)
+    if rung.compiled:
+        result.graphs = counters["stats"]["unique_graphs"]
+
+
+def _compare(bench: Bench, result: RungResult, canvas: np.ndarray) -> None:
+    """With what the eager rung made, which is kept if this is it."""
+    rung, references = bench.rung, bench.place.references
+    velocity = bench.velocity()
+    if rung.name == rung.reference:
+        references[rung.name] = Reference(canvas, velocity)
+    if (reference := references.get(rung.reference)) is None:
+        return
+    difference = np.abs(canvas.astype(int) - reference.canvas.astype(int))
+    result.levels_max, result.levels_mean = int(difference.max()), float(difference.mean())
+    off = (velocity - reference.velocity).pow(2).mean() / reference.velocity.pow(2).mean()
+    result.velocity_error = float(off.sqrt())
+
+
+def _other_sizes(bench: Bench, result: RungResult, left_s: Callable[[], float]) -> None:
+    assert result.step_ms is not None
+    config, text_tokens = bench.place.geometry.config, bench.model.variant.text_tokens
+    for what, job in bench.place.other_jobs():
+        tokens = tokens_of(job)
+        work = step_flop(config, tokens, text_tokens)
+        expected_s = (
+            result.seconds[0] * work / step_flop(config, tokens_of(bench.place.job), text_tokens)
+        )
+        if left_s() < 2 * expected_s:
+            continue
+        bench.item(replace(job, steps=_WARM_UP_STEPS))
+        item = bench.item(job)
+        size = SizeResult(
+            what=what, tokens=tokens, seconds=item.seconds, step_ms=item.step_ms,
+            tflops=work / item.step_ms / 1e9,
+        )  # fmt: skip
+        result.sizes.append(size)
+
+
+def clean() -> None:
+    """Forget the last rung: its tensors, and what was compiled for it."""
+    torch._dynamo.reset()
+    counters.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")[:200]
+
+
+def product_tflops(device: str, size: int = 8192, times: int = 10) -> float | None:
+    """TFLOP/s of one plain bf16 product: what this GPU can do at best."""
+    if device != "cuda":
+        return None
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for number in range(times + 3):
+        if number == 3:
+            start.record()
+        a @ b
+    end.record()
+    torch.cuda.synchronize()
+    return 2 * size**3 * times / start.elapsed_time(end) / 1e9
+
+
+def find(names: list[str]) -> Mapping[str, Rung]:
+    """Rungs by name, in their order. Raises KeyError."""
+    known = {each.name: each for each in RUNGS}
+    if unknown := set(names) - known.keys():
+        raise KeyError(f"{', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return {name: rung for name, rung in known.items() if not names or name in names}
