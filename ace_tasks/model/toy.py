@@ -143,6 +143,7 @@ def letter_tokenizer() -> CLIPTokenizer:
 
 
 def letter_t5_tokenizer() -> T5Tokenizer:
+    """Return the same for T5."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(c, -3.0) for c in CHARACTERS]
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(_EXTRA_IDS))]

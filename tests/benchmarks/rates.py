@@ -24,7 +24,7 @@ from infra.object_store import ObjectStore
 from tests.benchmarks.dispatch import REPLICA
 from tests.support.replicas import SleepingReplica, item
 
-_RATE = 125  # items a second: what 512 GPUs ask of one dispatcher at 4.1 s an item
+_RATE = 125  # items a second: what 512 GPUs would ask of one dispatcher at 4.1 s an item
 
 
 def _cpu_s() -> float:

@@ -1,6 +1,9 @@
 """What breaks first: a model of the whole system, from 8 to 512 GPUs and a million to a hundred
 million items, driven by rates that are measured or, where they cannot be here, said to be assumed.
 
+Seconds an item come from the file that `python -m tests.benchmarks.gpu` left of the fastest GPU in
+`gpu/measured/`. While there is none, the rate says that it is not measured.
+
     .venv/bin/python -m tests.benchmarks.scale            # the tables of docs/operations/scale.md
     .venv/bin/python -m tests.benchmarks.scale --measure  # the rates, on this machine
 """
@@ -10,6 +13,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from typing import Literal
+
+from tests.benchmarks.gpu.results import Measurement, read_measured
 
 GPUS = (8, 64, 512)
 ITEMS = (10**6, 10**7, 10**8)
@@ -21,12 +26,25 @@ IN_FLIGHT = 3  # items inside a replica
 class Rate:
     value: float
     unit: str
-    origin: Literal["measured", "counted", "published", "assumed"]
+    origin: Literal["measured", "not measured", "counted", "published", "assumed"]
     of: str
 
 
+def item_rate(measured: list[Measurement]) -> Rate:
+    """Seconds an item, by the best lossless rung of the fastest GPU that was measured."""
+    for each in measured:
+        if rung := each.best_lossless:
+            assert rung.item_s is not None
+            what = f"an item on {each.gpu}, {rung.what}, at {each.tokens} tokens and {each.steps} steps"
+            return Rate(round(rung.item_s, 2), "s", "measured", what)
+    return Rate(
+        4.21, "s", "not measured", "an item on a GPU, at 4096 tokens and 28 steps; in its place, "
+        "what is published for FLUX.1-dev, compiled, on an H100",
+    )  # fmt: skip
+
+
 RATES = {
-    "item_s": Rate(4.1, "s", "assumed", "an item on a GPU, at 4096 tokens and 28 steps"),
+    "item_s": item_rate(read_measured()),
     "dispatch_ms": Rate(1.7, "ms", "measured", "of the dispatcher's CPU for an item"),
     "wait_us_per_call": Rate(0.75, "µs", "measured", "of it more for each call in flight, a round"),
     "s3_put_limit": Rate(3500, "/s", "assumed", "writes that S3 takes under one prefix, at first"),

@@ -9,7 +9,7 @@ from ace_tasks.errors import OverBudget, SettingsError
 from ace_tasks.plan.price import Budget, Estimate, Rate, Rates
 from ace_tasks.store import Store, join_uri
 
-RATE = Rate(seconds_per_million=36.0, items=100, run_id="r")  # 4096 tokens × 28 steps: 4.1 s
+RATE = Rate(seconds_per_million=36.0, items=100, run_id="r")
 
 
 def estimate(items: int = 1000, rate: Rate | None = RATE, price: float | None = None) -> Estimate:

@@ -10,6 +10,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from infra.services import ROOT
+from tests.benchmarks import scale
 from tests.benchmarks.gpu import rungs
 from tests.benchmarks.gpu.flops import step_flop
 from tests.benchmarks.gpu.random_parts import GEOMETRIES
@@ -72,6 +74,7 @@ def test_the_table_says_what_was_measured_and_why_not() -> None:
     assert "| compiled | 4.50 | 150.0 | 496 | 0.60 | – | 3 (0.25) | 4.0e-03 |" in table
     assert "| fp8 rows (lossy) | – | – | – | – | – | – | needs torchao |" in table
     assert "| compiled: 512×512 | 1024 | 1.00 | 31.0 | 694 |" in table
+    assert "ACE_SECONDS_PER_MILLION_TOKEN_STEPS=39.2" in table  # 4.5 s, 4096 tokens, 28 steps
 
 
 def test_what_is_written_is_read_again_and_the_best_lossless_rung_is_found(tmp_path: Path) -> None:
@@ -84,6 +87,24 @@ def test_what_is_written_is_read_again_and_the_best_lossless_rung_is_found(tmp_p
     assert (tmp_path / "nvidia-h200.md").read_text() == found.table() + "\n"
     assert read.best_lossless is not None
     assert read.best_lossless.name == "compiled"
+
+
+def test_the_scale_model_goes_by_the_measured_file(tmp_path: Path) -> None:
+    assert scale.item_rate(read_measured(tmp_path)).origin == "not measured"
+    measurement().write(tmp_path)
+    rate = scale.item_rate(read_measured(tmp_path))
+    assert (rate.value, rate.origin) == (4.5, "measured")
+    assert rate.of == "an item on NVIDIA H200, compiled, at 4096 tokens and 28 steps"
+
+
+def test_the_pages_tell_of_every_gpu_that_was_measured_and_of_no_other() -> None:
+    measured = read_measured()
+    results = (ROOT / "tests" / "benchmarks" / "RESULTS.md").read_text()
+    assert all(each.table() in results for each in measured)
+    assert ("Not measured on a GPU yet" in results) == (not measured)
+    assert ("**there is none yet**" in (ROOT / "docs" / "operations" / "scale.md").read_text()) == (
+        not measured
+    )
 
 
 def command(*arguments: str, out: Path) -> Measurement:

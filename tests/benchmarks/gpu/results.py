@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field
 
 MEASURED = Path(__file__).with_name("measured")
 BEST_LOSSLESS = ("compiled-fused", "compiled-cudnn", "compiled-flash3", "compiled")
-TARGET_TOKENS, TARGET_STEPS = 4096, 28
 
 
 class SizeResult(BaseModel):
@@ -115,6 +114,11 @@ class Measurement(BaseModel):
             "|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         lines += [self._row(each) for each in self.rungs]
+        if self.geometry == "full" and (best := self.best_lossless):
+            assert best.item_s is not None
+            rate = best.item_s / (self.tokens * self.steps) * 1e6
+            lines += ["", "To estimate a first run by the best lossless rung: "
+                      f"`ACE_SECONDS_PER_MILLION_TOKEN_STEPS={rate:.1f}`."]  # fmt: skip
         sizes = [(rung, each) for rung in self.rungs for each in rung.sizes]
         if sizes:
             lines += ["", "| other sizes | tokens | s an item | ms a step | TFLOP/s |",
