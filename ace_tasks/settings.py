@@ -134,12 +134,17 @@ class ReplicaSettings(_Model):
         None, description="Fingerprint of the model of the plan. Checked at the start."
     )
     vision: VisionSettings = VisionSettings()
-    # The two modes differ only by rounding, so the mode is not part of an item's identity.
+    # These modes differ only by rounding, so none is part of an item's identity.
     adapter_mode: Literal["resident", "fused"] = Field(
         "resident",
         description="resident: all adapters stay beside the weights and are switched for each "
         "item. fused: the adapter is added into the weights from a pristine copy, which takes no "
         "extra work per step but is slower to switch.",
+    )
+    speed: Literal["exact", "compiled"] = Field(
+        "exact",
+        description="exact: the same item gives the same bits. compiled: the transformer's blocks "
+        "are compiled when the replica starts; the same picture but for rounding.",
     )
     batch_size: int = Field(
         1, ge=1, le=64, description="Items of one shape that share a pass of the transformer."

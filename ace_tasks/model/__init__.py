@@ -17,6 +17,7 @@ toy        random weights in the real classes
 text       prompts → embeddings
 adapters   LoRA adapters of one transformer
 sampling   flow matching on packed latents; pure
+speed      compiled blocks, and the best attention of a machine
 ace        VAE, denoise loop, and decoding to pixels
 residence  moves idle parts of a model to host memory
 faults     recognises device errors

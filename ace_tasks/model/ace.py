@@ -9,6 +9,8 @@ Legend: B batch, C channels, H W latent height and width, N image tokens, D feat
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +18,26 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from ace_tasks.errors import BadOutput, WeightsError
 from ace_tasks.lcu.canvas import LCU
 from ace_tasks.model import sampling, sources, weights
 from ace_tasks.model.adapters import Adapters, Mode
+from ace_tasks.model.faults import in_one_line, is_device_lost
 from ace_tasks.model.residence import MemoryMode, Residence
+from ace_tasks.model.speed import (
+    Speed,
+    attention_of,
+    compile_blocks,
+    run_eagerly,
+    use_best_attention,
+)
 from ace_tasks.model.text import Text, TextEncoder
 from ace_tasks.model.variants import Variant
 from ace_tasks.settings import WeightsSettings
 from ace_tasks.specs import ModelIdentity
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +86,21 @@ class AceModel:
         device: str,
         identity: ModelIdentity,
         adapter_mode: Mode = "resident",
+        speed: Speed = "exact",
     ):
+        """`speed` compiled: the blocks are compiled here, which takes a minute; where they cannot
+        be, a warning says why, and the model is exact.
+        """
         self.variant = variant
         self.parts = parts
         self.device = device
         self.identity = identity
-        self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode)
+        self.speed: Speed = speed
+        self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode, speed)
         self.residence = Residence((parts.clip, parts.t5), parts.transformer, device)
         self.text = TextEncoder(variant, parts, device, lambda: self.residence.bring("text"))
+        if speed == "compiled":
+            self._compile(adapter_mode)
 
     @classmethod
     def load(
@@ -92,6 +110,7 @@ class AceModel:
         device: str,
         *,
         adapter_mode: Mode = "resident",
+        speed: Speed = "exact",
         planned: str | None = None,
     ) -> AceModel:
         """Fetch or find the variant's files on this node and load them.
@@ -110,17 +129,43 @@ class AceModel:
             raise WeightsError(
                 f"{error}{hint if folder.parent == settings.folder else ''}"
             ) from None
-        return cls(variant, parts, device, identity, adapter_mode)
+        return cls(variant, parts, device, identity, adapter_mode, speed)
 
     @property
     def attention(self) -> str:
         """The backend of the transformer's attention, as diffusers calls it."""
-        chosen = {
-            getattr(processor, "_attention_backend", None)
-            for processor in self.parts.transformer.attn_processors.values()
-        }
-        active, _ = _AttentionBackendRegistry.get_active_backend()
-        return ", ".join(sorted({str((each or active).value) for each in chosen}))
+        return attention_of(self.parts.transformer)
+
+    def _compile(self, adapter_mode: Mode) -> None:
+        transformer = self.parts.transformer
+        try:
+            compile_blocks(transformer)
+            use_best_attention(transformer)
+            self._warm_up()
+        except Exception as error:  # no compiler, another driver: whatever a toolchain may lack
+            if is_device_lost(error):
+                raise
+            log.warning("not compiled, so slower: %s", in_one_line(error))
+            run_eagerly(transformer)
+            self.adapters.remove()
+            self.adapters = Adapters(transformer, self.parts.adapters, adapter_mode)
+            self.speed = "exact"
+
+    @torch.inference_mode()
+    def _warm_up(self) -> None:
+        """Compile what items will need: one step with an adapter, and one without.
+
+        The canvas is about as large as an item's may be, for kernels are laid out by the first.
+        """
+        config, side = self.parts.transformer.config, math.isqrt(self.variant.max_seq_len)
+        rows, columns = side - 1, side + 1
+        like = {"device": self.device, "dtype": self.parts.transformer.dtype}
+        x = torch.zeros(1, 16, 2 * rows, 2 * columns, **like)
+        condition = torch.zeros(1, rows * columns, config.in_channels - 64, **like)
+        text = self.text.encode("")
+        for name in (*sorted(self.adapters.names)[:1], None):
+            self.adapters.select(name)
+            self.velocity(x, condition, text, 1.0, self.variant.guidance)
 
     @torch.inference_mode()
     def generate(

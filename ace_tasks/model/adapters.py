@@ -3,7 +3,8 @@
 Both modes make the same picture but for rounding:
 
 - `resident`: PEFT computes the adapter beside each linear. A switch costs nothing. A step costs
-  about 1.2 times as much (some 990 small products).
+  about 1.2 times as much (some 990 small products). A compiled transformer has one adapter, as wide as
+  the widest: a switch copies numbers into it, since another adapter would be compiled anew.
 - `fused`: the adapter is added into the weights, always from a pristine copy in host memory. A
   step costs nothing more. A switch moves 23 GB. Adding to and subtracting from the weights in
   place would drift: 20 cycles in bf16 changed 5 % of a layer's weights.
@@ -16,11 +17,15 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
+from ace_tasks.model.speed import Speed
+
 Mode = Literal["resident", "fused"]
 _NOTHING_SURE = object()  # while weights are being changed
+_SLOT = "slot"
 
 
 class Adapters:
@@ -34,12 +39,14 @@ class Adapters:
         transformer: FluxTransformer2DModel,
         states: Mapping[str, Mapping[str, Tensor]],
         mode: Mode,
+        speed: Speed = "exact",
     ):
         self.mode = mode
         self.names = frozenset(states)
         self._selected: object = None
-        self._chooser: _Resident | _Fused
-        self._chooser = (_Resident if mode == "resident" else _Fused)(transformer, states)
+        beside = _Slot if speed == "compiled" else _Resident
+        self._chooser: _Resident | _Slot | _Fused
+        self._chooser = (beside if mode == "resident" else _Fused)(transformer, states)
 
     def select(self, name: str | None) -> None:
         """Use this adapter from now on, or the plain weights for None. Raises KeyError."""
@@ -50,6 +57,11 @@ class Adapters:
         self._selected = _NOTHING_SURE  # if what follows fails, the next call does it again
         self._chooser.select(name)
         self._selected = name
+
+    def remove(self) -> None:
+        """Leave the plain weights, and nothing of the adapters beside them. For good."""
+        self.select(None)
+        self._chooser.remove()
 
 
 class _Resident:
@@ -75,6 +87,40 @@ class _Resident:
         self._transformer.set_adapters(name)
         self._transformer.requires_grad_(False)  # PEFT makes the chosen one trainable
 
+    def remove(self) -> None:
+        for name in getattr(self._transformer, "peft_config", {}).copy():
+            self._transformer.delete_adapters(name)
+
+
+class _Slot(_Resident):
+    """One adapter in PEFT, filled with the numbers of the one that is in use."""
+
+    def __init__(
+        self, transformer: FluxTransformer2DModel, states: Mapping[str, Mapping[str, Tensor]]
+    ):
+        self._states = states
+        self._rank = max((_rank(state) for state in states.values()), default=0)
+        first = next(iter(states.values()), None)
+        super().__init__(transformer, {_SLOT: self._widened(first)} if first else {})
+        self._weights = dict(transformer.named_parameters())
+
+    @torch.inference_mode()
+    def select(self, name: str | None) -> None:
+        if name is None:
+            super().select(None)
+            return
+        for key, value in self._widened(self._states[name]).items():
+            self._weights[key.replace(".weight", f".{_SLOT}.weight")].copy_(value)
+        super().select(_SLOT)
+
+    def _widened(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With zeros up to the slot's rank, which change no product."""
+        missing = self._rank - _rank(state)
+        return {
+            key: F.pad(value, (0, 0, 0, missing) if ".lora_A." in key else (0, missing))
+            for key, value in state.items()
+        }
+
 
 class _Fused:
     def __init__(
@@ -94,6 +140,13 @@ class _Fused:
             if key in pairs:
                 down, up = (each.to(weight.device, torch.float32) for each in pairs[key])
                 weight.copy_(weight.float() + up @ down)  # in float32, rounded once
+
+    def remove(self) -> None:
+        """Nothing lies beside the weights."""
+
+
+def _rank(state: Mapping[str, Tensor]) -> int:
+    return max((value.shape[0] for key, value in state.items() if ".lora_A." in key), default=0)
 
 
 def _pairs(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

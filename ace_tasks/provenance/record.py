@@ -133,6 +133,11 @@ class ModelRecord(_Stored):
     adapter_mode: str | None = Field(
         None, description="resident or fused, which round differently. None: no adapter."
     )
+    speed: str = Field(
+        "exact",
+        description="exact or compiled: two roundings of one picture. Records that do not tell it "
+        "are of pictures made exact.",
+    )
     memory_mode: str = Field(
         "resident",
         description="resident, text_offload or offload: what left the device while idle. It "

@@ -72,7 +72,8 @@ class Recorder:
         signer: Signer | None,
     ):
         self._settings, self._run_id, self._name = settings, run_id, name
-        self._identity, self._attention = model.identity, model.attention
+        self._identity, self._speed = model.identity, model.speed
+        self._attention = model.attention
         self._publisher, self._signer = publisher, signer
         self._versions, self._code = runtime_info.versions(), runtime_info.code()
         self._hardware = runtime_info.hardware(settings.device)
@@ -138,6 +139,7 @@ class Recorder:
             encoders=identity.encoders,
             adapter=identity.adapters[resolved.adapter] if resolved.adapter else None,
             adapter_mode=settings.adapter_mode if resolved.adapter else None,
+            speed=self._speed,
             memory_mode=ticket.memory if ticket else "resident",
             dtype=identity.dtype,
             device=settings.device,

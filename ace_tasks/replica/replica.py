@@ -98,13 +98,16 @@ class Replica:
         self._recorder = Recorder(settings, self.run_id, self.name, model, self._publisher, signer)
 
     def _load_model(self) -> AceModel:
-        return AceModel.load(
+        model = AceModel.load(
             self.variant,
             self.settings.weights,
             self.settings.device,
             adapter_mode=self.settings.adapter_mode,
+            speed=self.settings.speed,
             planned=self.settings.planned_model,
         )
+        log.info("model loaded", extra={"speed": model.speed, "attention": model.attention})
+        return model
 
     def run(self, item: WorkItem, shard: int, attempt: int = 1) -> Outcome:
         """Edit one item and publish it.

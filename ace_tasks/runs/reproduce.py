@@ -67,7 +67,7 @@ class Reproducer:
         )
         self._weights = environment.weights(accept_license=asked.accept_license)
         self._environment, self._device, self._asked = environment, device, asked
-        self._loaded: tuple[tuple[str, str], AceModel] | None = None
+        self._loaded: tuple[tuple[str, str, str], AceModel] | None = None
         self._vision: VisionSettings | None = None
 
     def reproduce(self, uri: str) -> Reproduction:
@@ -133,12 +133,19 @@ class Reproducer:
     def _model(self, record: Record) -> AceModel:
         recorded = record.model
         name = self._asked.variant or recorded.place or recorded.variant
-        mode = recorded.adapter_mode or "resident"
-        if self._loaded is None or self._loaded[0] != (name, mode):
+        made_so = name, recorded.adapter_mode or "resident", recorded.speed
+        if self._loaded is None or self._loaded[0] != made_so:
             variant = open_variant(name, self._weights)
             check_license(variant, self._weights)
-            loaded = AceModel.load(variant, self._weights, self._device, adapter_mode=mode)  # type: ignore[arg-type]
-            self._loaded = (name, mode), loaded
+            _, mode, speed = made_so
+            loaded = AceModel.load(
+                variant,
+                self._weights,
+                self._device,
+                adapter_mode=mode,  # type: ignore[arg-type]
+                speed=speed,  # type: ignore[arg-type]
+            )
+            self._loaded = made_so, loaded
         model = self._loaded[1]
         adapters = model.identity.adapters.values()
         if (model.identity.base, model.identity.encoders) != (recorded.base, recorded.encoders) or (
@@ -207,6 +214,7 @@ class Reproducer:
         pairs: dict[str, tuple[object, object]] = {
             "pixels version": (PIXELS_VERSION, record.pixels_version),
             "device": (self._device, recorded.device),
+            "speed": (model.speed, recorded.speed),
             "attention": (model.attention, recorded.attention),
             "batch size": (self._asked.batch_size, batch_size),
         }

@@ -69,6 +69,7 @@ def _replica_settings(run: Run, device: str) -> ReplicaSettings:
         vision=run.vision,
         planned_model=run.model.fingerprint,
         adapter_mode=run.environment.adapter_mode,
+        speed=run.options.speed_on(device),
         batch_size=run.environment.batch_size,
         device=device,
         # Not divided among replicas: the number of threads decides the last bit of a sum, and no

@@ -23,6 +23,7 @@ from flows.options.groups import Options, check_names, groups_of, regrouped
 from flows.options.masking import MaskOptions
 from flows.options.models import MeasureOptions
 from flows.options.pixels import CatalogPixels, PixelOptions, PresetName
+from flows.options.run import RunOptions
 from flows.restyle_catalog import restyle_catalog
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,3 +175,18 @@ def test_a_group_is_frozen_and_knows_its_names() -> None:
             group.model_validate({"typo": 1})
         with pytest.raises(ValueError, match="frozen"):
             group().candidates = 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "speed"),
+    [
+        ("auto", "cpu", "exact"),
+        ("auto", "cuda", "compiled"),
+        ("exact", "cuda", "exact"),
+        ("compiled", "cpu", "compiled"),
+    ],
+)
+def test_a_gpu_is_compiled_for_unless_the_run_says_otherwise(
+    asked: Any, device: Any, speed: str
+) -> None:
+    assert RunOptions(speed=asked).speed_on(device) == speed

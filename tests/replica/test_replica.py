@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from ace_tasks.images import codec, source_metadata
 from ace_tasks.model.ace import AceModel
 from ace_tasks.model.dnn import U2NET, shipped_sha256
 from ace_tasks.model.sources import identify_vision, with_vision
+from ace_tasks.model.speed import compile_blocks
 from ace_tasks.model.variants import find_variant
 from ace_tasks.plan.identify import Identities
 from ace_tasks.provenance.keys import failure_key, record_key
@@ -612,7 +614,21 @@ def test_the_time_of_a_shared_batch_is_shared(
     assert {(each.model.adapter_mode, each.resolved["adapter"]) for each in records} == {
         ("fused", "local_editing")
     }
+    assert {each.model.speed for each in records} == {"exact"}
     assert [each.timings_s["generate"] for each in records] == [4, 1, 1, 1, 1]
+
+
+def test_a_compiled_replica_says_so_and_its_items_are_the_same_ones(
+    planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    blocks = partial(compile_blocks, backend="aot_eager")  # traced only: C++ would take a minute
+    monkeypatch.setattr("ace_tasks.model.ace.compile_blocks", blocks)
+    replica = new_replica(weights_dir, prefix, speed="compiled")
+    item = planned(**FILL)
+    assert isinstance(replica.run(item, 0), Done)
+    record = record_of(store, prefix, item)
+    assert (record.model.speed, record.item_id) == ("compiled", item.item_id)
 
 
 def test_no_credential_is_in_what_a_replica_writes(

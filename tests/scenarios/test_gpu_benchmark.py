@@ -139,3 +139,4 @@ def test_every_rung_that_a_cpu_has_is_rehearsed(tmp_path: Path) -> None:
     assert found["step-cache"].levels_max > 1  # type: ignore[operator]
     assert [each.tokens for each in found["compiled"].sizes] == [4, 32]
     assert {found[name].graphs for name in found if name.startswith("compiled")} <= {None, 2, 3}
+    assert found["product"].attention == "native"

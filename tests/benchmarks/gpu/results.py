@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 MEASURED = Path(__file__).with_name("measured")
-BEST_LOSSLESS = ("compiled-fused", "compiled-cudnn", "compiled-flash3", "compiled")
+BEST_LOSSLESS = ("product", "compiled-fused", "compiled-cudnn", "compiled-flash3", "compiled")
 
 
 class SizeResult(BaseModel):
@@ -34,7 +34,9 @@ class RungResult(BaseModel):
     what: str
     lossy: bool = Field(False, description="The picture changes by more than rounding.")
     skipped: str | None = None
-    warm_up_s: float | None = Field(None, description="A first short item, compiling included.")
+    ready_s: float | None = Field(
+        None, description="For drawing weights, compiling, and a first short item."
+    )
     seconds: list[float] = Field([], description="Of each item, from its job to its pixels.")
     step_ms: float | None = None
     tflops: float | None = Field(None, description="TFLOP/s of a step; see flops.py.")
@@ -43,6 +45,7 @@ class RungResult(BaseModel):
     )
     reserved_gb: float | None = Field(None, description="What the allocator held at most.")
     graphs: int | None = Field(None, description="That were compiled, all sizes included.")
+    attention: str | None = Field(None, description="The backend, as diffusers calls it.")
     levels_max: int | None = Field(None, description="Largest difference to eager, of 255.")
     levels_mean: float | None = None
     velocity_error: float | None = Field(

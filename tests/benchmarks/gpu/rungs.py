@@ -21,6 +21,7 @@ from torch._dynamo.utils import counters
 from ace_tasks.model.ace import AceModel, ModelJob
 from ace_tasks.model.adapters import Mode
 from ace_tasks.model.residence import MemoryMode
+from ace_tasks.model.speed import Speed, compile_blocks
 from ace_tasks.model.text import Text
 from ace_tasks.model.variants import find_variant
 from ace_tasks.model.weights import Parts
@@ -53,6 +54,7 @@ class Rung:
     fp8: bool = False
     step_cache: bool = False
     offload: bool = False
+    product: bool = False  # as `AceModel` does it by itself
     other_sizes: bool = False
 
     @property
@@ -71,11 +73,12 @@ RUNGS = (
     Rung("compiled", "compiled", 80, compiled=True, other_sizes=True),
     Rung("compiled-cudnn", "compiled, cuDNN attention", 55, compiled=True, attention="_native_cudnn"),
     Rung("upstream", "eager as upstream: adapter loaded and prompt encoded for each item", 35, "loaded"),
+    Rung("product", "as a run does it: compiled, best attention, adapter beside the weights", 90,
+         "resident", compiled=True, product=True),
     Rung("compiled-fused", "compiled, adapter fused", 65, "fused", compiled=True),
     Rung("fp8", "compiled, fp8 rows", 75, compiled=True, fp8=True),
     Rung("step-cache", "compiled, step cache", 45, compiled=True, step_cache=True),
     Rung("20gb", "eager in 20 GB: blocks come and go", 90, offload=True),
-    Rung("compiled-beside", "compiled, adapter beside the weights", 65, "resident", compiled=True),
     Rung("beside", "eager, adapter beside the weights", 35, "resident"),
     Rung("compiled-flash3", "compiled, FlashAttention 3", 55, compiled=True, attention="_flash_3"),
     Rung("compiled-flash3-hub", "compiled, FlashAttention 3 of the hub", 55, compiled=True,
@@ -147,7 +150,15 @@ class Bench:
         kept = {_ADAPTER: adapter} if adapter and rung.adapter != "loaded" else {}
         mode: Mode = "fused" if rung.adapter == "fused" else "resident"
         parts = random_parts.with_transformer(place.parts, transformer, kept)
-        self.model = AceModel(find_variant(place.geometry.variant), parts, place.device, mode)
+        # Another rung's attention would be taken for the process's own.
+        transformer.set_attention_backend("native")
+        speed: Speed = "compiled" if rung.product else "exact"
+        variant = find_variant(place.geometry.variant)
+        # No files, so no identity of its own; pictures do not depend on it.
+        identity = find_variant("toy-lora").identity()
+        self.model = AceModel(variant, parts, place.device, identity, mode, speed)
+        if self.model.speed != speed:
+            raise Skipped("the model could not be compiled; its warning says why")
         self._adapter = _ADAPTER if kept else None
         self._memory: MemoryMode = "text_offload" if rung.offload else "resident"
         self._prepare(transformer)
@@ -156,8 +167,10 @@ class Bench:
         rung = self.rung
         if self._adapter:
             self.model.adapters.select(self._adapter)
-        # It also sets diffusers' default for the whole process: say it for every rung.
-        transformer.set_attention_backend(rung.attention or "native")
+        if rung.product:
+            return
+        if rung.attention:
+            transformer.set_attention_backend(rung.attention)
         if rung.fp8:
             _to_fp8_rows(transformer)
         if rung.offload:
@@ -172,10 +185,11 @@ class Bench:
                 torch.cuda.empty_cache()
                 total = torch.cuda.get_device_properties(0).total_memory
                 torch.cuda.set_per_process_memory_fraction(min(1.0, _LIMIT_GB * 1e9 / total))
-        if rung.compiled:
-            _compile_blocks(transformer)
-        if rung.step_cache:  # its hooks go round what is compiled
+        if rung.step_cache:
+            _compile_forwards(transformer)
             transformer.enable_cache(TaylorSeerCacheConfig(**_STEP_CACHE, use_lite_mode=True))
+        elif rung.compiled:
+            compile_blocks(transformer)
 
     @contextmanager
     def _item(self) -> Iterator[None]:
@@ -227,9 +241,7 @@ class Bench:
             return self.model.velocity(x, condition, text, 0.7, 50.0).float().cpu()
 
     def close(self) -> None:
-        """Let go of the GPU, and bring back what others share."""
-        if self._cuda:
-            torch.cuda.set_per_process_memory_fraction(1.0)
+        """Bring back what other rungs share."""
         if self.rung.offload:
             self.model.residence.bring("text")
 
@@ -261,11 +273,11 @@ def _check_machine(rung: Rung, cuda: bool) -> None:
         raise Skipped("needs a GPU")
 
 
-def _compile_blocks(transformer: Any) -> None:
-    """As `compile_repeated_blocks` does; but each block's forward, so that hooks of a step cache,
-    put round it later, stay outside.
+def _compile_forwards(transformer: Any) -> None:
+    """As `compile_blocks` does; but each block's forward, so that the hooks of a step cache, which
+    are put round it later, stay outside.
     """
-    torch.fx.experimental._config.use_duck_shape = False  # two equal sizes are two sizes
+    torch.fx.experimental._config.use_duck_shape = False
     for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks):
         for block in blocks:
             block.forward = torch.compile(block.forward, fullgraph=True, dynamic=True)
@@ -297,30 +309,36 @@ def measure(rung: Rung, place: Workplace, left_s: Callable[[], float]) -> RungRe
     """The rung's figures, or why there are none. `left_s`: what is left of the time."""
     result = RungResult(name=rung.name, what=rung.what, lossy=rung.lossy)
     clean()
-    bench = None
+    bench, started = None, time.perf_counter()
     try:
         bench = Bench(rung, place)
+        _warm_up(bench)
+        result.ready_s = time.perf_counter() - started
         _measure(bench, result, left_s)
     except Skipped as reason:
         result.skipped = str(reason)
     except Exception as error:  # of any library; the other rungs go on
         result.skipped = _line(error)
+    clean()
     if bench is not None:
         bench.close()
-    bench = None
-    clean()
+        bench = None
+        clean()
     return result
+
+
+def _warm_up(bench: Bench) -> None:
+    """Make a short item, so that nothing is done for the first time in those that are timed."""
+    if bench.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    first = replace(bench.place.job, steps=_WARM_UP_STEPS)
+    # The prompt of a whole catalog is encoded once; upstream encodes it for each picture.
+    bench.item(replace(first, prompt="warm-up") if bench.rung.adapter == "loaded" else first)
 
 
 def _measure(bench: Bench, result: RungResult, left_s: Callable[[], float]) -> None:
     place, rung, cuda = bench.place, bench.rung, bench.device == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
     upstream = rung.adapter == "loaded"
-    first = replace(place.job, steps=_WARM_UP_STEPS)
-    # The prompt of a whole catalog is encoded once; upstream encodes it for each picture.
-    warm_up = bench.item(replace(first, prompt="warm-up") if upstream else first)
-    result.warm_up_s = warm_up.seconds
     work = step_flop(place.geometry.config, tokens_of(place.job), bench.model.variant.text_tokens)
     steps_ms: list[float] = []
     for number in range(place.items):
@@ -342,6 +360,7 @@ def _measure(bench: Bench, result: RungResult, left_s: Callable[[], float]) -> N
         _other_sizes(bench, result, left_s)
     if rung.compiled:
         result.graphs = counters["stats"]["unique_graphs"]
+        result.attention = bench.model.attention
 
 
 def _compare(bench: Bench, result: RungResult, canvas: np.ndarray) -> None:
@@ -379,11 +398,12 @@ def _other_sizes(bench: Bench, result: RungResult, left_s: Callable[[], float]) 
 
 
 def clean() -> None:
-    """Forget the last rung: its tensors, and what was compiled for it."""
+    """Forget the last rung: its tensors, its limits, and what was compiled for it."""
     torch._dynamo.reset()
     counters.clear()
     gc.collect()
     if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
 
 

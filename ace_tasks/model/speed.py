@@ -1,0 +1,80 @@
+"""How the transformer computes: as it is written, or compiled.
+
+`exact` runs each operation by itself: on one machine the same item gives the same bits, whatever
+came before. `compiled` has each kind of block compiled once, for canvases of any size, and takes
+the best attention that the machine has. It makes the same picture but for rounding.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    dispatch_attention_fn,
+)
+
+Speed = Literal["exact", "compiled"]
+
+log = logging.getLogger(__name__)
+
+# From the fastest on Hopper, as published; what a machine lacks, or refuses, is passed over.
+_BACKENDS = ("_flash_3", "_native_cudnn")
+_HOPPER = (9, 0)
+# A block has up to eight graphs: with and without an adapter, for one item and for several, and a
+# first block whose input lies otherwise. Torch gives up at eight.
+_MOST_GRAPHS = 32
+
+
+def compile_blocks(transformer: FluxTransformer2DModel, backend: str = "inductor") -> None:
+    """Have each kind of block compiled at its first call, once for canvases of all sizes."""
+    # Or two sizes that are equal in the first canvas, such as tokens of text and of the image,
+    # would be taken for one, and the next canvas would be compiled anew.
+    torch.fx.experimental._config.use_duck_shape = False
+    torch._dynamo.config.recompile_limit = _MOST_GRAPHS
+    transformer.compile_repeated_blocks(fullgraph=True, dynamic=True, backend=backend)
+
+
+def run_eagerly(transformer: FluxTransformer2DModel) -> None:
+    """Undo `compile_blocks` and `use_best_attention`."""
+    for module in transformer.modules():
+        module._compiled_call_impl = None
+    if attention_of(transformer) != "native":
+        transformer.set_attention_backend("native")
+
+
+def use_best_attention(transformer: FluxTransformer2DModel) -> None:
+    """Take the first attention that works here; torch's own is always there."""
+    if transformer.device.type != "cuda" or torch.cuda.get_device_capability() < _HOPPER:
+        return
+    for backend in _BACKENDS:
+        try:
+            transformer.set_attention_backend(backend)
+            _try_out(transformer)
+            return
+        except Exception as error:  # a package that is missing, too old, or built for another chip
+            log.info("attention %s: not here: %s", backend, str(error).partition("\n")[0])
+    transformer.set_attention_backend("native")
+
+
+def attention_of(transformer: FluxTransformer2DModel) -> str:
+    """The backend of the transformer's attention, as diffusers calls it."""
+    chosen = {
+        getattr(processor, "_attention_backend", None)
+        for processor in transformer.attn_processors.values()
+    }
+    active, _ = _AttentionBackendRegistry.get_active_backend()
+    return ", ".join(sorted({str((each or active).value) for each in chosen}))
+
+
+@torch.inference_mode()
+def _try_out(transformer: FluxTransformer2DModel) -> None:
+    """Attend once with the chosen backend. Raises whatever it raises."""
+    shape = (1, 64, 2, transformer.config.attention_head_dim)
+    q = torch.zeros(shape, device=transformer.device, dtype=transformer.dtype)
+    dispatch_attention_fn(q, q, q, backend=AttentionBackendName(attention_of(transformer)))
+    torch.cuda.synchronize()
