@@ -1,4 +1,4 @@
-"""How the transformer computes: as it is written, or compiled.
+"""The two ways a transformer can compute: as it is written, or compiled.
 
 `exact` runs each operation by itself: on one machine the same item gives the same bits, whatever
 came before. `compiled` has each kind of block compiled once, for canvases of any size, and takes
@@ -62,7 +62,7 @@ def use_best_attention(transformer: FluxTransformer2DModel) -> None:
 
 
 def attention_of(transformer: FluxTransformer2DModel) -> str:
-    """The backend of the transformer's attention, as diffusers calls it."""
+    """Return the backend of the transformer's attention, as diffusers calls it."""
     chosen = {
         getattr(processor, "_attention_backend", None)
         for processor in transformer.attn_processors.values()
