@@ -228,7 +228,9 @@ class Environment(BaseSettings):
         False, description="You have read and accept the licence of the variant's weights."
     )
     adapter_mode: Literal["resident", "fused"] = Field(
-        "resident", description="How LoRA adapters are held; see ReplicaSettings."
+        "resident",
+        description="How LoRA adapters are held. resident: beside the weights, switched for each "
+        "item. fused: added into the weights, which takes longer to switch.",
     )
     batch_size: int = Field(
         1, ge=1, le=64, description="Items of one shape that share a pass of the transformer."

@@ -137,8 +137,9 @@ class Budget:
             return
         if estimate.replica_hours is None:
             raise OverBudget(
-                "the limit cannot be checked, because the duration is not known: first run a few "
-                "rows without a limit, or set ACE_SECONDS_PER_MILLION_TOKEN_STEPS"
+                "the limit cannot be checked, because the duration is not known: first run at "
+                f"least {_LEAST_ITEMS} rows without a limit, or set "
+                "ACE_SECONDS_PER_MILLION_TOKEN_STEPS"
             )
         if estimate.replica_hours > self.hours:
             raise OverBudget(

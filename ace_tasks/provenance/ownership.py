@@ -23,7 +23,8 @@ MEDIA_TYPE_BY_EXTENSION = {EXTENSIONS[name]: kind for name, kind in MEDIA_TYPES.
 """The media type of a picture, by the extension of its key."""
 
 _ROW = r"(?P<row_id>[A-Za-z0-9._-]{1,128})"
-_NAME = r"(?P<start>[0-9a-f]{16})\.(?:\d+\.)?(?P<hash>[0-9a-f]{8})\.(?:png|jpg|webp|avif)"
+_EXTENSION = "|".join(EXTENSIONS.values())
+_NAME = rf"(?P<start>[0-9a-f]{{16}})\.(?:\d+\.)?(?P<hash>[0-9a-f]{{8}})\.(?:{_EXTENSION})"
 _PICTURE = re.compile(rf"(?P<kind>images|candidates|review)/{_ROW}/{_NAME}")
 _MARKER = re.compile(
     r"records/[0-9a-f]{2}/[0-9a-f]{64}\.json|runs/[^/]+/plan\.parquet|forgotten/[0-9a-f]{64}\.json"

@@ -6,6 +6,12 @@ none, or it is not done yet; 2 the run could not go on, or the command was misty
 arguments   flags in titled groups
 mistakes    the explanation of a mistyped command
 terminal    what is printed, and flows under a progress bar
+catalog     plan, schema
+look        the look of `plan` at pictures and masks
+editing     edit, restyle, try-on, retry, review
+outputs     status, pictures, sweep
+provenance  audit, reproduce, forget
+training    train, evaluate
 """
 
 from __future__ import annotations

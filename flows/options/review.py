@@ -21,8 +21,8 @@ class ReviewOptions(Options):
         0,
         ge=0,
         le=200,
-        description="Make the first N pictures, show them, and wait for an answer before making "
-        "the others. 0 = make all without asking.",
+        description="Make N pictures first, spread over the tasks and the catalog. Show them, and "
+        "wait for an answer before making the others. 0 = make all without asking.",
     )
     canary_wait_hours: Annotated[float, _FORM_ONLY] = Field(
         72.0,

@@ -4,6 +4,7 @@ open_run   check everything, then plan
 preflight  estimate what the run will do and take
 canary     make a few pictures first, and wait for a person's decision
 trial      the stored state of a canary
+review     show the pictures that a run holds back, and act on the decision
 pool       the replicas of a run
 edit       shards as task runs, fed to one pool
 run_results  one result for every row

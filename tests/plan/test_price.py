@@ -68,7 +68,7 @@ def test_less_than_the_limit_is_not(budget: Budget) -> None:
 def test_a_limit_that_cannot_be_checked_stops_the_run() -> None:
     Budget().check(estimate(rate=None))
     Budget(1).check(estimate(items=0, rate=None))
-    with pytest.raises(OverBudget, match="run a few rows"):
+    with pytest.raises(OverBudget, match="run at least 8 rows"):
         Budget(1).check(estimate(rate=None))
     with pytest.raises(SettingsError, match="ACE_PRICE_PER_HOUR"):
         Budget(max_cost=1)
