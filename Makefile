@@ -18,9 +18,10 @@ help: ## list the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is not on PATH; install it, or set PYTHON=/path/to/python"; exit 1; }
-	@echo "installing into $(VENV) with $(PYTHON) (first time: a minute or two)"
+	@echo "installing into $(VENV) with $(PYTHON) (first time: some minutes)"
 	@$(PYTHON) -m venv $(VENV) || { echo "Python has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
-	@# torch first: later packages accept a range of it, and would bring a CUDA build of several GB.
+	@# torch first, since it is most of the download. Whether pip takes the CPU build or the CUDA
+	@# build, of several GB, depends on its index: README says how to choose.
 	@$(PIP) torch
 	@$(PIP) --editable '.[dev]'
 	@touch $(STAMP)

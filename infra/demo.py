@@ -79,11 +79,11 @@ def main() -> int:
     if report:
         print(f"open       {report}")
     print(
-        "\nOpen that file in a browser: it shows every row before and after. The first three rows\n"
-        "are photographs, cut out at full size. The others are edited by `mini`, a small model\n"
-        "that knows only the drawn world it was trained on.\n"
+        "\nOpen that file in a browser: it shows every row before and after. 3 photographs are\n"
+        "cut out. 13 rows show the drawn world, the only one that the small model `mini` knows.\n"
+        "The last 3 show what `mini` does with photographs: badly.\n"
         "Next: `make up` starts the same system with Prefect's UI, for pictures of your own.\n"
-        "README says how."
+        "docs/tutorial/first-try-on.md says how."
     )
     return code
 

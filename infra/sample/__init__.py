@@ -1,1 +1,1 @@
-"""The sample catalog: free photographs, masks drawn for them, and rows for the tasks."""
+"""The sample catalog: free photographs, masks drawn for them, and rows over all five tasks."""

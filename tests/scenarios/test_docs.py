@@ -56,6 +56,8 @@ def exists(command: str) -> bool:
     if arguments[:2] == ["-m", "ace_tasks.model.weights"]:
         given = verify.parse(arguments[2:])
         return given.command != "verify" or given.variant in VARIANTS
+    if arguments[:2] == ["-m", "pytest"]:
+        return (ROOT / arguments[2]).exists()
     if arguments[:2] == ["-m", "infra.deploy"]:
         deploy.parse(arguments[2:])
         return True
