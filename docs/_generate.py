@@ -86,7 +86,7 @@ def _by_task(texts: Mapping[str, str]) -> str:
 def presets() -> str:
     """Return the sizes that marketplaces want."""
     return table(
-        ["preset", "width × height, px", "free on each side", "ground"],
+        ["preset", "width × height, px", "free on each side", "background"],
         [
             [
                 code(name),

@@ -1,10 +1,12 @@
-"""A Sphinx extension: pages load nothing from elsewhere, and docstrings have code blocks."""
+"""A Sphinx extension: pages load nothing from elsewhere, docstrings have code blocks, and
+flags stay whole."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
@@ -27,7 +29,15 @@ def mark_code(
             lines[n:n] = ["::", ""]
 
 
+def keep_flags_whole(app: Sphinx, tree: nodes.document, docname: str) -> None:
+    """Give each short flag in the text a class, by which the style keeps it on one line."""
+    for code in tree.findall(nodes.literal):
+        if re.fullmatch(r"--\S{1,28}", code.astext()):
+            code["classes"].append("ace-flag")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", mark_code)
+    app.connect("doctree-resolved", keep_flags_whole)
     app.connect("build-finished", refuse_other_servers)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
