@@ -100,7 +100,7 @@ def test_what_a_run_held_back_is_shown_promoted_and_discarded(
     # No retry takes it up, unless its code is named; then by the floors of the run that failed.
     _, anew = edit(catalog, prefix, candidates=2, retry_failures=True)
     assert (anew.done_before, anew.by_error) == (2, {"discarded": 1})
-    assert "only by name" in retry(prefix, summary.run_id).message
+    assert "only by code" in retry(prefix, summary.run_id).message
     retried = Summary.model_validate(
         retry(prefix, summary.run_id, "needs_review").result(raise_on_failure=False)
     )

@@ -152,7 +152,7 @@ def test_a_mask_of_a_model_is_left_to_it_unless_it_is_here() -> None:
     item = _item(PixelSettings(auto_mask=AutoMask(method="model")), mask="auto")
     found = inspect.judge(item, _photo(), None)
     assert (found.problem, found.coverage) == (None, None)
-    assert "made by the model" in found.hints[0]
+    assert "the model makes its mask" in found.hints[0]
     made = inspect.judge(item, _photo(), None, segment=lambda *_: LEFT)
     assert made.coverage == round(40 * 30 / LEFT.size, 6)
 

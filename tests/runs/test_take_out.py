@@ -205,7 +205,9 @@ def test_why_a_row_has_no_file_is_reported(
         "record_missing": 1,
     }
     assert files(tmp_path / "to") == {"a.png": content(0)}
-    assert "2 rows without a file: bad_image; row broken: why" in "\n".join(account.lines())
+    assert "2 rows without a file: bad_image; for example row broken: why" in "\n".join(
+        account.lines()
+    )
 
 
 def test_a_row_that_a_retry_or_a_review_finished_since_has_its_picture(
@@ -354,7 +356,7 @@ def test_make_get_with_a_run_copies_its_pictures(
     assert files(tmp_path / "to") == NAMED
     (tmp_path / "to" / "a.png").write_bytes(b"my own")
     status, printed = transfer(output, str(tmp_path / "to"), "--run", RUN)
-    assert (status, "1 rows without a file: name_taken; row a" in printed) == (1, True)
+    assert (status, "1 rows without a file: name_taken; for example row a" in printed) == (1, True)
     status, printed = transfer(str(tmp_path), output, "--run", RUN)
     assert (status, "RUN: accepted with FROM an output on s3://" in printed) == (1, True)
 

@@ -251,7 +251,7 @@ def test_a_lora_from_a_variant_and_a_catalog_in_the_store(
         ({"start_from": "grand"}, "accepted: .*toy-lora"),
         ({"start_from": "flux-fill-lora"}, "Non-Commercial License"),
         ({"catalog": "s3://tests/no-such.jsonl"}, "no such catalog"),
-        ({"recipe": "flux-lora", "start_from": "toy-lora"}, "say which"),
+        ({"recipe": "flux-lora", "start_from": "toy-lora"}, "name it in"),
         ({"workers": 3}, "workers: accepted: a divisor of the batch of 4; given 3"),
     ],
     ids=["recipe", "output", "bucket", "photos", "start", "license", "catalog", "place", "workers"],
