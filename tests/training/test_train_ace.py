@@ -33,8 +33,8 @@ from tests.support.patience import limit_s, wait_until
 from tests.support.releases import make_release
 from tests.support.tiny_training import go_on_from, tiny_recipe, write_recipe
 
-# Each is written down and uploaded, a tenth of a second: far from done when the first are.
-STEPS = 90
+# Each is written down and uploaded, so they are far from done when the first are.
+STEPS = 300
 
 
 @pytest.fixture
