@@ -27,6 +27,8 @@ from infra.kept_values import moved_overrides
 from infra.prefect_server import PrefectServer
 from tests.support.processes import run_python
 
+pytestmark = pytest.mark.thorough
+
 PLACES = {"catalog": "s3://shop/c.jsonl", "output": "s3://shop/out", "variant": "toy"}
 SOURCE = {"source": "s3://shop/in", "output": "s3://shop/new", "variant": "toy", "prompt": "p"}
 LATER = datetime.now(UTC) + timedelta(days=30)

@@ -22,6 +22,8 @@ from ace_tasks.model.variants import find_variant
 from ace_tasks.settings import WeightsSettings
 from tests.model.test_model import make_unit
 
+pytestmark = pytest.mark.thorough
+
 LORA = find_variant("toy-lora")
 RANKS = {"portrait": 8, "subject": 4, "local_editing": 4, "fourth": 2, "fifth": 16}
 LEVELS = 2  # of 255: how far apart two roundings of one picture may be, in float32
@@ -96,7 +98,6 @@ def test_every_adapter_is_the_same_compiled_but_for_rounding(weights_dir: Path, 
     assert np.abs(edit(exact, "fifth").astype(int) - edit(exact, None)).max() > 10 * LEVELS
 
 
-@pytest.mark.thorough
 def test_a_compiled_picture_is_the_exact_one_but_for_rounding(weights_dir: Path) -> None:
     """With the compiler that runs use, for C++ here."""
     exact, compiled = (load(weights_dir, "fused", each) for each in ("exact", "compiled"))

@@ -618,6 +618,7 @@ def test_the_time_of_a_shared_batch_is_shared(
     assert [each.timings_s["generate"] for each in records] == [4, 1, 1, 1, 1]
 
 
+@pytest.mark.thorough
 def test_a_compiled_replica_says_so_and_its_items_are_the_same_ones(
     planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str,
     monkeypatch: pytest.MonkeyPatch,

@@ -336,6 +336,7 @@ def test_what_was_not_edited_yet_is_kept_from_the_next_run(
     assert (summary.done, summary.done_before, summary.forgotten) == (0, 1, 2)
 
 
+@pytest.mark.thorough
 def test_what_is_nowhere_cannot_be_forgotten_and_is_reported(
     store: Store, prefix: str, picture: Make
 ) -> None:

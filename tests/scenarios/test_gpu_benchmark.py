@@ -116,6 +116,7 @@ def command(*arguments: str, out: Path) -> Measurement:
     return Measurement.model_validate_json(path.read_bytes())
 
 
+@pytest.mark.thorough
 def test_without_ray_and_without_time_each_rung_says_so(tmp_path: Path) -> None:
     found = command("--minutes", "0", out=tmp_path)
     assert [each.name for each in found.rungs] == [each.name for each in rungs.RUNGS]
