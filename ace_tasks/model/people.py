@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 
 import numpy as np
 
@@ -57,9 +58,20 @@ class Networks:
         return found["regressors"].reshape(896, 16), found["classificators"].ravel()
 
 
-@functools.cache
+_loading = threading.Lock()
+
+
 def load() -> Networks:
-    """Return the networks of this process, loaded once. Raises WeightsError."""
+    """Return the networks of this process, loaded once by whoever asks first.
+
+    Raises WeightsError.
+    """
+    with _loading:
+        return _loaded()
+
+
+@functools.cache
+def _loaded() -> Networks:
     return Networks()
 
 

@@ -4,7 +4,10 @@ or a file that nobody pinned is loaded."""
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from ace_tasks.errors import WeightsError
+from ace_tasks.model import dnn
 from ace_tasks.model.dnn import SHIPPED, Network, shipped_sha256
 from ace_tasks.model.onnx import read_graph
 from tests.support import tiny_onnx
@@ -44,6 +48,31 @@ def test_a_network_gives_the_same_bits_with_one_thread_and_with_many(any_threads
     for name, values in answers[0].items():
         assert values.std() > 0
         assert all(np.array_equal(values, each[name]) for each in answers)
+
+
+def test_networks_are_loaded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two replicas' threads that load their first network at once can end the process."""
+    inside: list[int] = []
+    most = []
+    all_ask = threading.Barrier(4)
+
+    def read(data: np.ndarray) -> object:
+        inside.append(1)
+        time.sleep(0.02)  # another thread that could come in would
+        most.append(len(inside))
+        inside.pop()
+        return cv2.dnn.readNetFromONNX(data)
+
+    def ask(n: int) -> Network:
+        all_ask.wait()
+        return load(tmp_path / f"{n}.onnx", tiny_onnx.model())
+
+    monkeypatch.setitem(dnn._READERS, ".onnx", read)
+    with ThreadPoolExecutor(4) as threads:
+        networks = list(threads.map(ask, range(4)))
+    assert most == [1] * 4
+    answers = [network.run(BLOB)["map"] for network in networks]
+    assert all(np.array_equal(each, answers[0]) for each in answers)
 
 
 def test_a_network_computes_what_its_file_says(tmp_path: Path) -> None:
