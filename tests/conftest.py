@@ -81,26 +81,31 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     )
 
 
-# Their tests run flows in the worker's own process: one worker takes them all, so that one Prefect
-# server and one Ray are started for them.
+# Their tests run flows in the worker's own process. Two workers take them all, half each, so that
+# only two Prefect servers and two Rays are started for them.
 _FLOW_TESTS = {
-    "tests/engine/test_pool.py",
-    "tests/evaluation/test_evaluate.py",
-    "tests/flows/test_cli.py",
-    "tests/flows/test_contact_sheet.py",
-    "tests/flows/test_edit_catalog.py",
-    "tests/flows/test_forms.py",
-    "tests/flows/test_restyle_catalog.py",
-    "tests/flows/test_review_run.py",
-    "tests/flows/test_try_on_batch.py",
-    "tests/provenance/test_signing.py",
-    "tests/runs/test_audit.py",
-    "tests/runs/test_retention.py",
-    "tests/scenarios/test_bad_items.py",
-    "tests/scenarios/test_bad_weights.py",
-    "tests/scenarios/test_budget.py",
-    "tests/training/test_train_ace.py",
+    "flows of catalogs": (
+        "tests/flows/test_cli.py",
+        "tests/flows/test_contact_sheet.py",
+        "tests/flows/test_edit_catalog.py",
+        "tests/flows/test_forms.py",
+        "tests/flows/test_restyle_catalog.py",
+        "tests/flows/test_review_run.py",
+        "tests/flows/test_try_on_batch.py",
+    ),
+    "flows of runs": (
+        "tests/engine/test_pool.py",
+        "tests/evaluation/test_evaluate.py",
+        "tests/provenance/test_signing.py",
+        "tests/runs/test_audit.py",
+        "tests/runs/test_retention.py",
+        "tests/scenarios/test_bad_items.py",
+        "tests/scenarios/test_bad_weights.py",
+        "tests/scenarios/test_budget.py",
+        "tests/training/test_train_ace.py",
+    ),
 }
+_FLOW_GROUPS = {file: group for group, files in _FLOW_TESTS.items() for file in files}
 _LONGEST = "tests/engine/test_engine.py"
 
 
@@ -110,20 +115,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def rank(each: pytest.Item) -> tuple[bool, bool, bool]:
         file = _file(each.nodeid)
-        return file not in _FLOW_TESTS, file != _LONGEST, each.path not in thorough
+        return file not in _FLOW_GROUPS, file != _LONGEST, each.path not in thorough
 
     items.sort(key=rank)
 
 
 @pytest.hookimpl(optionalhook=True)  # without xdist there are no workers
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give whole files to workers, and with `--dist=loadgroup` the flow tests to one of them."""
+    """Give whole files to workers, and with `--dist=loadgroup` the flow tests to two of them."""
     from xdist.scheduler import LoadFileScheduling
 
     class LoadFlows(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = _file(nodeid)
-            return "flows" if file in _FLOW_TESTS else file
+            return _FLOW_GROUPS.get(file, file)
 
     return LoadFlows(config, log) if config.getvalue("dist") == "loadgroup" else None
 
