@@ -55,9 +55,9 @@ exiftool: ## install exiftool for the tests that read XMP with it (Debian; as ro
 	$$root apt-get -qq update && \
 	$$root apt-get -qq install --yes --no-install-recommends libimage-exiftool-perl; }
 
-# Each worker takes whole files. Three workers suit two cores, because many tests wait for something
+# Each worker takes whole files. Four workers suit two cores, because many tests wait for something
 # to end or to come back.
-WORKERS ?= 3
+WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --no-loadscope-reorder
 
 test: $(STAMP) ## run the first tier of tests, which needs nothing but this project

@@ -89,9 +89,11 @@ _FLOW_TESTS = {
         "tests/flows/test_contact_sheet.py",
         "tests/flows/test_edit_catalog.py",
         "tests/flows/test_forms.py",
+        "tests/flows/test_live.py",
         "tests/flows/test_restyle_catalog.py",
         "tests/flows/test_review_run.py",
         "tests/flows/test_try_on_batch.py",
+        "tests/infra/test_deploy.py",
     ),
     "flows of runs": (
         "tests/engine/test_pool.py",

@@ -330,6 +330,7 @@ def kill_one_and_run_four(variant: Variant, settings: WeightsSettings, log: Path
             return set(pool.map(partial(weights.ensure, variant), [settings] * 4, chunksize=1))
 
 
+@pytest.mark.thorough
 def test_a_killed_fetch_is_completed_once_by_the_next(
     store: Store, prefix: str, tmp_path: Path, settings: WeightsSettings, node: Node
 ) -> None:

@@ -62,6 +62,7 @@ def spoil(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
     save_file(state, path, metadata={"format": "pt"})
 
 
+@pytest.mark.thorough
 def test_a_folder_as_published_is_pinned_and_proved(here: Command, tmp_path: Path) -> None:
     """A person with an own mirror types two commands."""
     folder = make_release(tmp_path / "tiny", "toy", "bfl")
