@@ -11,6 +11,7 @@ from prefect.states import Completed
 from ace_tasks.runs.sweep import sweep
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
+from ace_tasks.wording import counted
 from flows.options.places import DeleteOrphans, OlderThanHours, Output, SweptRun
 from flows.ui.forms import form_flow
 
@@ -34,7 +35,7 @@ def sweep_output(
         found += 1
         deleted += each.is_deleted
         get_run_logger().info("%s %s", "deleted" if each.is_deleted else "found", each.uri)
-    message = f"{found} pictures without a record, {deleted} deleted"
+    message = f"{counted(found, 'picture')} without a record, {deleted:,} deleted"
     if found and not delete:
         message += "; switch on `delete` to delete them"
     return Completed(message=message, data={"found": found, "deleted": deleted})

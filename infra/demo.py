@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
+from ace_tasks.wording import counted
 from infra.local_stack import LocalStack
 from infra.sample.make import BUCKET, PREFIX
 from infra.services import ROOT, script
@@ -74,7 +75,9 @@ def main() -> int:
         )
         report = mirror(store, OUTPUT, MIRROR)
     images = sum(path.is_file() for path in (MIRROR / "images").rglob("*"))
-    print(f"pictures   {OUTPUT}/images/ ({images} files), mirrored in {MIRROR / 'images'}")
+    print(
+        f"pictures   {OUTPUT}/images/ ({counted(images, 'file')}), mirrored in {MIRROR / 'images'}"
+    )
     print(f"records    {OUTPUT}/records/, mirrored in {MIRROR / 'records'}")
     if report:
         print(f"open       {report}")

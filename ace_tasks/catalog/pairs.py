@@ -11,6 +11,7 @@ from ace_tasks.catalog.files import Reject, Row, Table, read_rows
 from ace_tasks.catalog.sources.album import Album
 from ace_tasks.catalog.sources.source_picture import SourcePicture
 from ace_tasks.errors import BadRow, SettingsError
+from ace_tasks.wording import counted
 
 Pairing = Literal["cross", "order", "column", "table"]
 
@@ -56,8 +57,9 @@ def count_pairs(people: Album, garments: Album, pairing: Pairing, table: PairsFi
     if pairing == "order":
         if people.places != garments.places:
             raise SettingsError(
-                f"pairing: order needs as many people as garments; given {people.places:,} people "
-                f"and {garments.places:,} garments"
+                f"pairing: order needs as many people as garments; given "
+                f"{counted(people.places, 'person', 'people')} and "
+                f"{counted(garments.places, 'garment')}"
             )
         return people.places
     if pairing == "column":

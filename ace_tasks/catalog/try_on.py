@@ -23,6 +23,7 @@ from ace_tasks.catalog.templates import Template
 from ace_tasks.errors import BadRow, SettingsError
 from ace_tasks.specs import quote
 from ace_tasks.store import Store
+from ace_tasks.wording import counted
 
 _COLUMNS_NAMED = 12
 _SAMPLED = 16  # pairs sampled to estimate the price of all
@@ -123,8 +124,9 @@ class Batch:
 
     def _too_many(self, people: Album, garments: Album, count: int, takes: str) -> SettingsError:
         return SettingsError(
-            f"max_pairs: {people.pictures:,} people and {garments.pictures:,} garments, paired "
-            f"by {self.pairing}, are {count:,} pairs{f' ({takes})' if takes else ''}; accepted: at "
+            f"max_pairs: {counted(people.pictures, 'person', 'people')} and "
+            f"{counted(garments.pictures, 'garment')}, paired by {self.pairing}, are "
+            f"{counted(count, 'pair')}{f' ({takes})' if takes else ''}; accepted: at "
             f"most {self.max_pairs:,}. Raise max_pairs to make all of them, set limit for a trial, "
             "or choose who wears what with pairing order, column or table"
         )

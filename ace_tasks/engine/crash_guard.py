@@ -15,6 +15,7 @@ from ray.exceptions import ActorUnavailableError, NodeDiedError, RayError
 
 from ace_tasks.engine.queue import Job
 from ace_tasks.errors import ItemError, Quarantined, ReplicaLost, TimedOut
+from ace_tasks.wording import counted
 
 _MAX_LOSSES = 10  # unblamed losses of one item, before it is given up as transient
 # Only the message names Ray's memory monitor, and a crash's message may also speak of memory.
@@ -60,7 +61,7 @@ class Death:
         if job.deaths_alone < quarantine_after:
             return Retry.ALONE
         return Quarantined(
-            f"its replica died {job.deaths_alone} times while it ran alone: {self.reason}"
+            f"its replica died {counted(job.deaths_alone, 'time')} while it ran alone: {self.reason}"
         )
 
 

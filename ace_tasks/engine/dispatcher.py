@@ -24,6 +24,7 @@ from ace_tasks.errors import Cancelled, FatalError, ItemError, PoolFailed
 from ace_tasks.provenance.outcomes import Failed, Outcome
 from ace_tasks.settings import PoolSettings, ReplicaSettings
 from ace_tasks.specs import WorkItem
+from ace_tasks.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +256,9 @@ class Dispatcher:
             return
         self.status.deaths += 1
         held = len(worker.in_flight)
-        log.warning("%s died with %d items in flight: %s", worker.name, held, death.reason)
+        log.warning(
+            "%s died with %s in flight: %s", worker.name, counted(held, "item"), death.reason
+        )
         limit = self._settings.deaths_alone_to_quarantine
         for job in worker.in_flight.values():
             self._go_on(job, death.verdict(job, alone=worker.alone, quarantine_after=limit))

@@ -16,6 +16,7 @@ from pydantic import Field
 from ace_tasks.evaluation.measure import StoredResult
 from ace_tasks.evaluation.scoring import PARTS, AnswerScores
 from ace_tasks.specs import ModelIdentity
+from ace_tasks.wording import counted
 
 Kind = Literal["model", "baseline"]
 OVERALL = "overall"
@@ -134,7 +135,7 @@ class Report(StoredResult):
         overall = [each for each in self.lines if each.task == OVERALL]
         model, *others = sorted(overall, key=lambda each: (each.kind == "baseline", -each.success))
         text = (
-            f"{self.variant}: {_share(model)} of {model.examples} pictures right, "
+            f"{self.variant}: {_share(model)} of {counted(model.examples, 'picture')} right, "
             f"PSNR {model.psnr:.1f} dB"
         )
         return (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ace_tasks.errors import BadImage
+from ace_tasks.wording import counted
 
 TOKEN_PX = 16  # one token is 2×2 latents of 8×8 pixels
 MAX_ASPECT = 4  # no model was trained on longer pictures
@@ -60,7 +61,7 @@ def lay_out(
     if not low:
         raise BadImage(
             f"accepted: at most {max_seq_len} tokens of {TOKEN_PX}×{TOKEN_PX} px; given "
-            f"{target[0]}×{target[1]} with {len(references)} references"
+            f"{target[0]}×{target[1]} with {counted(len(references), 'reference')}"
         )
     return at(low)
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from ace_tasks.errors import NotFound, OverBudget, SettingsError
 from ace_tasks.provenance.keys import rate_key
 from ace_tasks.store import Store, join_uri
+from ace_tasks.wording import counted
 
 _MILLION = 1e6
 _LEAST_ITEMS = 8  # with fewer, most of what is measured is the first one's warm-up
@@ -143,7 +144,7 @@ class Budget:
             )
         if estimate.replica_hours > self.hours:
             raise OverBudget(
-                f"accepted: {self._format_hours(self.hours)}; the {estimate.items} items to do "
+                f"accepted: {self._format_hours(self.hours)}; {counted(estimate.items, 'item')} to do "
                 f"would take about {self._format_hours(estimate.replica_hours)}"
             )
 

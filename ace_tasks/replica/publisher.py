@@ -30,6 +30,7 @@ from ace_tasks.replica.picture_file import File
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
+from ace_tasks.wording import counted
 
 NO_CANDIDATES: Mapping[str, File] = MappingProxyType({})
 
@@ -105,7 +106,7 @@ class Publisher:
         try:
             standing = Record.model_validate_json(self.store.get(marker))
         except ValidationError as error:
-            raise BadRecord.at(marker, f"{error.error_count()} errors") from None
+            raise BadRecord.at(marker, counted(error.error_count(), "error")) from None
         if standing.item_id != item_id:
             raise BadRecord.at(marker, "it is of another item")
         return standing

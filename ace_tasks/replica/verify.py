@@ -24,6 +24,7 @@ from ace_tasks.replica import runtime_info
 from ace_tasks.replica.edit import PictureEdit
 from ace_tasks.settings import WeightsSettings, read_environment
 from ace_tasks.specs import ModelIdentity, Sources, parse_spec, resolve
+from ace_tasks.wording import counted
 
 _EXIT_FATAL = 2
 # The task requires a reference by name; no picture is given for it.
@@ -42,7 +43,7 @@ def main() -> None:
     try:
         if arguments.command == "pin":
             hashes = places.pin(arguments.folder)
-            print(f"{arguments.folder / places.MANIFEST}: {len(hashes)} files")
+            print(f"{arguments.folder / places.MANIFEST}: {counted(len(hashes), 'file')}")
         else:
             settings = read_environment().weights(accept_license=arguments.accept_license)
             verify(arguments.variant, settings, arguments.device)

@@ -36,6 +36,7 @@ from ace_tasks.runs.results import Result, read_results
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import ModelIdentity, quote
 from ace_tasks.store import Store, is_s3, join_uri
+from ace_tasks.wording import counted
 
 _THREADS = 8
 _AT_ONCE = 1000  # rows handed to the threads together
@@ -77,9 +78,9 @@ class Audit(BaseModel):
     @property
     def line(self) -> str:
         kinds = Counter(each.problem for each in self.findings)
-        problems = ", ".join(f"{count} {problem}" for problem, count in sorted(kinds.items()))
-        looked = f"{self.rows} rows, {self.items} items with a picture, {self.read} of them read"
-        return f"{looked}, {self.signed} signed: {problems or 'nothing is wrong'}"
+        problems = ", ".join(f"{count:,} {problem}" for problem, count in sorted(kinds.items()))
+        looked = f"{counted(self.rows, 'row')}, {counted(self.items, 'item')} with a picture"
+        return f"{looked}, {self.read:,} of them read, {self.signed:,} signed: {problems or 'nothing is wrong'}"
 
 
 @dataclass(eq=False)

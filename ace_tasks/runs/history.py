@@ -17,6 +17,7 @@ from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.provenance.keys import ending_key, summary_key
 from ace_tasks.runs.results import Summary
 from ace_tasks.store import ObjectInfo, Store, join_uri
+from ace_tasks.wording import counted
 
 _READ_AT_ONCE = 16
 _RETRY = "retry-failed"  # the flow's name
@@ -43,9 +44,9 @@ class Ending(BaseModel):
     def line(self) -> str:
         """Return a sentence that says what happened."""
         if self.state == "DryRun":
-            return f"dry run: {self.items} items to do; nothing was edited"
+            return f"dry run: {counted(self.items or 0, 'item')} to do; nothing was edited"
         if self.state == "Rejected":
-            return f"its first {self.pictures} pictures were rejected; nothing else was made"
+            return f"rejected after a look at {counted(self.pictures or 0, 'picture')}; nothing else was made"
         return f"refused before anything was edited ({self.error})"
 
 

@@ -26,6 +26,7 @@ from ace_tasks.provenance.ownership import PictureKey
 from ace_tasks.provenance.record import Record
 from ace_tasks.runs.results import read_sha256
 from ace_tasks.store import ObjectInfo, Store, join_uri
+from ace_tasks.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,9 @@ class FinishedPictures:
         """Read the record of every item whose picture is still unknown."""
         unknown = np.flatnonzero(~(self._has_sha256_N & (self._listed_N == 1)))
         if len(unknown) > _READ_AT_MOST:
-            log.info("reading %s records to find the pictures of finished rows", len(unknown))
+            log.info(
+                "reading %s to find pictures of finished rows", counted(len(unknown), "record")
+            )
         with self._store.in_parallel(_READS_IN_FLIGHT) as pool:
             for start in range(0, len(unknown), _AT_ONCE):
                 batch = unknown[start : start + _AT_ONCE]

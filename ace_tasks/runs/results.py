@@ -20,6 +20,7 @@ from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.outcomes import Done, Failed
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, WorkItem
+from ace_tasks.wording import counted
 
 Status = Literal["done", "done_before", "failed", "failed_before", "rejected", "forgotten"]
 FAILED_STATUSES = frozenset({"failed", "failed_before", "rejected"})
@@ -166,7 +167,7 @@ class ResultsWriter:
         """Raise BrokenRun unless every row of the catalog has one result."""
         if self.tally.total != expected:
             raise BrokenRun(
-                f"{expected} rows were read but {self.tally.total} have a result: "
+                f"read {counted(expected, 'row')}, but found results for {self.tally.total:,}: "
                 f"{dict(self.tally.by_status)}"
             )
 
@@ -314,12 +315,12 @@ class Summary(BaseModel):
     def line(self) -> str:
         """Return a sentence that says what happened."""
         failed = self.failed + self.failed_before
-        parts = [f"{self.done} done", f"{self.done_before} done before"]
-        parts += [f"{failed} failed"] if failed else []
-        parts += [f"{self.rejected} rejected"] if self.rejected else []
-        parts += [f"{self.forgotten} forgotten"] if self.forgotten else []
-        line = f"{', '.join(parts)}, of {self.rows} rows"
-        line += f"; {self.skipped} passed over" if self.skipped else ""
+        parts = [f"{self.done:,} done", f"{self.done_before:,} done before"]
+        parts += [f"{failed:,} failed"] if failed else []
+        parts += [f"{self.rejected:,} rejected"] if self.rejected else []
+        parts += [f"{self.forgotten:,} forgotten"] if self.forgotten else []
+        line = f"{', '.join(parts)}, of {counted(self.rows, 'row')}"
+        line += f"; {self.skipped:,} passed over" if self.skipped else ""
         return f"{line}; masks to check: {self.masks_to_check}" if self.hinted else line
 
     @property
@@ -334,7 +335,7 @@ class Summary(BaseModel):
         if not (self.signed and self.done_before):
             return None
         return (
-            f"this run signed the pictures it made. The pictures of the {self.done_before} rows "
-            "that were done before are unchanged: unsigned, if signing was off then. An audit "
-            "counts the signed ones; to have all signed, run the catalog to another output"
+            f"this run signed the pictures it made. Those that were done before ({self.done_before:,}) "
+            "are unchanged: unsigned, if signing was off then. An audit counts the signed ones; to "
+            "have all signed, run the catalog to another output"
         )

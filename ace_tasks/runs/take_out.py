@@ -28,6 +28,7 @@ from ace_tasks.runs.published import FinishedPicture, FinishedPictures, finished
 from ace_tasks.runs.results import Result, count_results, read_results
 from ace_tasks.specs import quote
 from ace_tasks.store import Store, is_s3, join_uri
+from ace_tasks.wording import counted
 
 NEWEST = "newest"
 
@@ -79,15 +80,16 @@ class Account:
     def lines(self) -> Iterator[str]:
         """Yield a report for a person: a line with the counts, then a line for each reason."""
         yield (
-            f"run {self.run_id}: {self.by_how['written']} pictures written, "
-            f"{self.by_how['there_before']} there before, of {self.by_how.total()} rows; "
+            f"run {self.run_id}: {counted(self.by_how['written'], 'picture')} written, "
+            f"{self.by_how['there_before']:,} there before, of "
+            f"{counted(self.by_how.total(), 'row')}; "
             f"under {self.to}"
         )
         for reason, count in self.without.most_common():
             example = self.examples[reason]
             detail = f": {example.detail}" if example.detail else ""
             yield (
-                f"  {count} rows without a file: {reason}; for example row "
+                f"  {counted(count, 'row')} without a file: {reason}; for example row "
                 f"{example.row_id or '-'}{detail}"
             )
 

@@ -25,6 +25,7 @@ from ace_tasks.provenance.tombstones import NOTHING_FORGOTTEN, Tombstones
 from ace_tasks.settings import Environment, read_environment
 from ace_tasks.specs import PixelSettings, row_schema
 from ace_tasks.store import Store, open_stores
+from ace_tasks.wording import counted
 from flows.cli.arguments import MASKING, PIXELS, JsonCounts
 from flows.cli.terminal import EXIT_FAILURES, err, out, print_rejects
 from flows.options.groups import described
@@ -131,13 +132,15 @@ def _print_tasks(counts: PlanCounts) -> None:
 
 
 def _line(counts: PlanCounts, before: FinishedItems | None) -> str:
-    line = f"{counts.planned} rows planned, {counts.rejected} rejected"
+    line = f"{counted(counts.planned, 'row')} planned, {counts.rejected:,} rejected"
     if counts.shared:
-        line += f", {counts.shared} share the picture of another row"
+        line += f", {counts.shared:,} with the picture of another row"
     if counts.forgotten:
-        line += f", {counts.forgotten} forgotten"
+        line += f", {counts.forgotten:,} forgotten"
     if before:
-        line += f"; {len(before.records)} items done before, {len(before.failures)} failed"
+        line += (
+            f"; {counted(len(before.records), 'item')} done before, {len(before.failures):,} failed"
+        )
     return line
 
 

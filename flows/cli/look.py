@@ -20,6 +20,7 @@ from ace_tasks.replica import inspect
 from ace_tasks.replica.inspect import RowInspection
 from ace_tasks.settings import ImageLimits
 from ace_tasks.store import Store
+from ace_tasks.wording import counted
 from flows.cli.terminal import line, print_json
 
 _SHOWN = 40
@@ -70,7 +71,9 @@ def print_table(findings: Iterable[RowInspection], out: Console) -> int:
     out.print(table)
     if total > len(shown):
         out.print(f"… and {total - len(shown)} more; --json prints all")
-    out.print(f"{total} rows looked at: {counts[0]} with a problem, {counts[1]} with a hint")
+    out.print(
+        f"{counted(total, 'row')} looked at: {counts[0]} with a problem, {counts[1]} with a hint"
+    )
     return counts[0]
 
 

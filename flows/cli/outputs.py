@@ -13,6 +13,7 @@ from ace_tasks.runs import take_out
 from ace_tasks.runs.history import PastRun, past_run, past_runs
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
+from ace_tasks.wording import counted
 from flows.cli.arguments import Json, JsonLines
 from flows.cli.terminal import EXIT_CANCELLED, EXIT_FAILURES, counting, err, line, out, print_json
 from flows.options.groups import described
@@ -103,4 +104,4 @@ def sweep(
         found += 1
         deleted += each.is_deleted
         out.print(f"{'deleted' if each.is_deleted else 'found'} {line(each.uri)}")
-    out.print(f"{found} pictures without a record, {deleted} deleted")
+    out.print(f"{counted(found, 'picture')} without a record, {deleted:,} deleted")

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
+from ace_tasks.wording import counted
 from flows.cli.arguments import Json, JsonLines
 from flows.cli.terminal import EXIT_FAILURES, line, out, print_json, run_flow
 from flows.options.groups import described
@@ -86,8 +87,9 @@ def reproduce(
 def _describe(made: Reproduction) -> str:
     """Return how a picture that was made again compares with the recorded one."""
     how = "identical" if made.identical else "not the same"
-    if not made.identical and made.psnr_db is not None:
-        how += f", PSNR {made.psnr_db:.1f} dB, at most {made.largest_difference} levels"
+    levels = made.largest_difference
+    if not made.identical and made.psnr_db is not None and levels is not None:
+        how += f", PSNR {made.psnr_db:.1f} dB, at most {counted(levels, 'level')}"
     return "; ".join([how, *made.differs])
 
 

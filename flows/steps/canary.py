@@ -22,6 +22,7 @@ from ace_tasks.errors import SettingsError
 from ace_tasks.plan.planned import Planned, Standing
 from ace_tasks.runs.review import Review
 from ace_tasks.specs import MAX_SEED, WorkItem
+from ace_tasks.wording import counted
 from flows.options.review import ReviewOptions
 from flows.steps.open_run import Run, end_without_summary
 from flows.steps.pool import open_pool
@@ -115,10 +116,11 @@ def ask(run: Run, planned: Planned, review: ReviewOptions) -> State[Any] | Overr
         trial.write(*place)
     decision: ReviewDecision = "promote" if trial.decision == "approve" else "discard"
     decide(held, dict.fromkeys(trial.items.values(), decision))
-    get_run_logger().info("the first %d pictures: %s", len(trial.items), trial.decision)
+    get_run_logger().info("%s looked at: %s", counted(len(trial.items), "picture"), trial.decision)
     if trial.decision == "reject":
         end_without_summary(run, "Rejected", pictures=len(trial.items))
-        message = f"the first {len(trial.items)} pictures were rejected; nothing else was made"
+        looked_at = counted(len(trial.items), "picture")
+        message = f"rejected after a look at {looked_at}; nothing else was made"
         return Failed(name="Rejected", message=message, data={"rejected": len(trial.items)})
     return trial.changes
 
@@ -144,9 +146,9 @@ def _decided(run: Run, trial: Trial, held: RunHeld, wait_hours: float) -> Trial:
     trial.model_copy(update={"asked": key}).write(run.outputs, run.output, run.run_id)
     show(held, decide(held, {}))
     description = (
-        f"{problem}{len(trial.items)} pictures wait for a decision: see the contact sheet among "
-        f"this run's artifacts. Without an answer within {wait_hours:g} hours the run fails, and "
-        "its pictures stay held for review."
+        f"{problem}To decide on: {counted(len(trial.items), 'picture')}. See the contact sheet among "
+        f"this run's artifacts. Without an answer within {wait_hours:g} h the run fails, and its "
+        "pictures stay held for review."
     )
     seconds = int(timedelta(hours=wait_hours).total_seconds())
     form = Approval.with_initial_data(description=description)

@@ -25,6 +25,7 @@ from ace_tasks.runs.published import FinishedPictures, finished_pictures
 from ace_tasks.runs.report.pages import PAGE_ITEMS
 from ace_tasks.runs.results import Result
 from ace_tasks.specs import WorkItem
+from ace_tasks.wording import counted
 from flows.steps.open_run import Run
 from flows.steps.pool import open_pool
 from flows.steps.run_results import RunResults, open_results
@@ -67,9 +68,9 @@ def edit_items(run: Run, planned: Planned) -> RunResults:
 def _headline(planned: Planned) -> str:
     counts, to_do = planned.counts, planned.rows_to_do
     return (
-        f"{planned.rows} rows: {counts.planned - to_do} done before, {to_do} to do"
-        + (f", {counts.rejected} rejected" if counts.rejected else "")
-        + (f", {counts.forgotten} forgotten" if counts.forgotten else "")
+        f"{counted(planned.rows, 'row')}: {counts.planned - to_do:,} done before, {to_do:,} to do"
+        + (f", {counts.rejected:,} rejected" if counts.rejected else "")
+        + (f", {counts.forgotten:,} forgotten" if counts.forgotten else "")
     )
 
 

@@ -110,7 +110,7 @@ class Evaluation:
         missing = [part for part in parts if not self._find(*part)]
         total = len(self.contenders) * len(self.tasks) * self.examples
         store, uri = self.place.store, self.place.uri
-        view = StageView(self.flow_name, "measure", "pictures", total, store, uri)
+        view = StageView(self.flow_name, "measure", "picture", total, store, uri)
         view.show(self._done, [])
         for part in missing:
             yield part

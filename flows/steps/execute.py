@@ -14,6 +14,7 @@ from ace_tasks.engine.session import check_device
 from ace_tasks.plan.planned import Planned
 from ace_tasks.plan.price import Estimate
 from ace_tasks.runs.review import Review
+from ace_tasks.wording import counted
 from flows.options.review import ReviewOptions
 from flows.steps.canary import ask, check_canary, requested_changes
 from flows.steps.edit import edit_items
@@ -51,7 +52,8 @@ def execute_run(
 
 def _end_dry(run: Run, estimate: Estimate) -> State[Any]:
     end_without_summary(run, "DryRun", items=estimate.items)
-    message = f"dry run: {estimate.items} items to do, {estimate.summary}; nothing was edited"
+    to_do = counted(estimate.items, "item")
+    message = f"dry run: {to_do} to do, {estimate.summary}; nothing was edited"
     return Completed(message=message, data=dataclasses.asdict(estimate))
 
 

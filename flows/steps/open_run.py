@@ -56,6 +56,7 @@ from ace_tasks.settings import (
 )
 from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
+from ace_tasks.wording import counted
 from flows.options.feed import FeedOptions
 from flows.options.run import RunOptions
 from flows.ui.events import EventEmitter
@@ -242,8 +243,8 @@ def plan_catalog(
     publish_rejects(run.flow_name, files.rejects, counts.rejected, lined=file is None)
     if run.options.strict and counts.rejected:
         raise CatalogError(
-            f"{counts.rejected} of {counts.planned + counts.rejected} rows are not valid, and "
-            f"strict is set; see {run.uri(rejects_key(run.run_id))}"
+            f"{counted(counts.rejected, 'invalid row')} of {counts.planned + counts.rejected:,}, "
+            f"and strict is set; see {run.uri(rejects_key(run.run_id))}"
         )
     if not kept or before.renamed:
         run.upload(files.plan, plan_key(run.run_id), "application/vnd.apache.parquet")

@@ -23,6 +23,7 @@ from ace_tasks.runs.review import HeldItem, Review, Standing
 from ace_tasks.settings import ImageLimits, read_environment
 from ace_tasks.specs import WorkItem, quote
 from ace_tasks.store import Store, join_uri, open_stores
+from ace_tasks.wording import counted
 from flows.steps.trial import Trial
 from flows.ui.sheet import publish_sheet
 from flows.ui.tables import publish_review
@@ -152,7 +153,7 @@ def ending(
         for row_id, item_id in run_held.rows.items()
         if item_id in decisions and held[item_id].standing != _OUTCOME[decisions[item_id]]
     ]
-    message = f"{line}, of {len(standings)} rows held back"
+    message = f"{line}, of {counted(len(standings), 'row')} held back"
     message += f"; decided otherwise before: {', '.join(late[:_ROWS_NAMED])}" if late else ""
     get_run_logger().info("%s; %s", message, report)
     table = [_table_row(row_id, held[item_id]) for row_id, item_id in run_held.rows.items()]

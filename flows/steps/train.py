@@ -32,6 +32,7 @@ from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.model.places import hash_file
 from ace_tasks.settings import Environment, cpu_count, read_environment
 from ace_tasks.store import Store, is_s3, join_uri
+from ace_tasks.wording import counted
 from flows.options.models import TrainingInputs, TrainingWork
 from flows.ui.forms import step
 from flows.ui.watch import Metrics, StageView, show_sheet, upload_picture, watching
@@ -132,7 +133,7 @@ class Training:
             metrics = read_metrics(self.kept.metrics(stage))
             return int(metrics[-1]["step"]) if metrics else 0, metrics
 
-        with watching(self.view(stage, "steps", self.steps(stage)), look):
+        with watching(self.view(stage, "step", self.steps(stage)), look):
             return fit(settings)
 
     def view(self, stage: str, unit: str, total: int) -> StageView:
@@ -269,7 +270,7 @@ def encode_latents(training: Training) -> bool:
     done = not latents.missing(folder, recipe.data)
     if not done:
         sources = training.environment.source_store
-        with watching(training.view("encode", "chunks", total), look):
+        with watching(training.view("encode", "chunk", total), look):
             done = encode(recipe, training.work, training.over, sources, gpu=training.gpu)
     if done:
         _report_rejects(training)
@@ -289,8 +290,8 @@ def _report_rejects(training: Training) -> None:
         training.outputs.put(training.rejects_uri, content.encode(), "application/x-ndjson")
         first = found[0]
         get_run_logger().warning(
-            "%s rows of the catalog are left out, the first in line %s (%s: %s); all: %s",
-            len(found), first["line"], first["field"], first["reason"], training.rejects_uri,
+            "left out of the catalog: %s, the first in line %s (%s: %s); all: %s",
+            counted(len(found), "row"), first["line"], first["field"], first["reason"], training.rejects_uri,
         )  # fmt: skip
 
 

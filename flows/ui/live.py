@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from ace_tasks.engine.dispatcher import Status
 from ace_tasks.engine.queue import ShardStatus
+from ace_tasks.wording import counted
 from flows.ui.artifacts import Content, RunArtifact, refreshing
-from flows.ui.tables import TABLE_ROWS, Moment, counted, notify_listener, plain
+from flows.ui.tables import TABLE_ROWS, Moment, notify_listener, plain
 
 _UPDATE_EVERY_S = 2.0
 _RATE_OVER_S = 60.0  # items/s are those of the last minute
@@ -120,18 +121,21 @@ class Live:
             for code, n in errors.most_common(TABLE_ROWS)
         ]
         percent = round(100.0 * accounted / max(self._total, 1), 2)
-        at_work = f"{len(working)} shards at work, {self._shards.ended} ended; failing ones first"
+        at_work = (
+            f"{counted(len(working), 'shard')} at work, {self._shards.ended:,} ended; failing first"
+        )
         self._latest = [
             (self._progress, percent, self._line(accounted, failed, status, now)),
             (self._by_shard, self._shards.table(working), at_work),
-            (self._by_error, codes, f"{total} rows have no picture, by error code"),
+            (self._by_error, codes, f"{counted(total, 'row')} without a picture, by error code"),
         ]
 
     def _line(self, accounted: int, failed: int, status: Status, now: float) -> str:
         rate = self._rate(now, status.done + status.failed)
         waiting = self._total - accounted
         line = (
-            f"{accounted - failed} done, {failed} failed, {waiting} waiting of {self._total} rows; "
+            f"{accounted - failed:,} done, {failed:,} failed, {waiting:,} waiting of "
+            f"{counted(self._total, 'row')}; "
         )
         if waiting:
             line += f"{counted(status.replicas_ready, 'replica')} alive, "

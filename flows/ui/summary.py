@@ -12,9 +12,10 @@ from prefect.settings import PREFECT_UI_URL
 
 from ace_tasks.errors import item_error_codes
 from ace_tasks.runs.results import Summary
+from ace_tasks.wording import counted
 from flows.ui.artifacts import RunArtifact, decoration
 from flows.ui.live import format_duration
-from flows.ui.tables import counted, plain
+from flows.ui.tables import plain
 
 _RETRY = "retry-failed/retry-failed"
 
@@ -54,8 +55,8 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
         parts.append(_retry(summary, form))
     if summary.rejects:
         parts.append(
-            f"{summary.rejected} rows are not valid. `{summary.rejects}` names the problems. "
-            "Correct the rows in the catalog, and run it again: only they are edited."
+            f"{counted(summary.rejected, 'invalid row')}. `{summary.rejects}` names the problems. "
+            "Correct what it names in the catalog, and run it again: nothing else is edited."
         )
     if summary.unsigned_before:
         parts.append(f"{summary.unsigned_before[0].upper()}{summary.unsigned_before[1:]}.")

@@ -20,6 +20,7 @@ from ace_tasks.catalog.generated import GeneratedCatalog
 from ace_tasks.harmless import harmless
 from ace_tasks.plan.price import Estimate, Rate
 from ace_tasks.runs.results import Result, Summary
+from ace_tasks.wording import counted
 from flows.ui.artifacts import RunArtifact
 
 if TYPE_CHECKING:
@@ -89,23 +90,18 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: plain(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun, as in "1 replica" and "2 replicas"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def publish_made(flow_name: str, catalog: Path, made: GeneratedCatalog, uri: str) -> None:
     """Publish a table of the first rows that a flow generated from its source."""
     with catalog.open(encoding="utf-8") as lines:
         rows = [row for row in map(json.loads, islice(lines, TABLE_ROWS)) if "id" in row]
     table = plain_rows({name: str(row.get(name, "")) for name in _MADE_COLUMNS} for row in rows)
-    summary = f"{made.rows:,} rows"
+    summary = counted(made.rows, "row")
     summary += f", {made.rejected:,} rejected" if made.rejected else ""
     summary += f"; {made.skipped_summary}" if made.skipped_summary else ""
     if made.skipped_summary:
         send_note(made.skipped_summary)
     get_run_logger().info("%s: %s", summary, uri)
-    shown = f"{plain(summary, DESCRIPTION_CHARS)}; the first {len(table)}. All rows: {uri}"
+    shown = f"{plain(summary, DESCRIPTION_CHARS)}; {len(table)} shown. All rows: {uri}"
     RunArtifact("table", f"{flow_name}-rows").show(table or [{"id": "none"}], shown)
 
 
@@ -123,15 +119,14 @@ def publish_rejects(flow_name: str, rejects: Path, count: int, *, lined: bool = 
     first = rows[0]
     place = f"line {first['line']}, " if lined else ""
     column = f"column {first['field']}: " if first["field"] else ""
-    get_run_logger().warning(
-        "%d rows are not valid; the first: %s%s%s", count, place, column, first["reason"]
-    )
+    invalid = counted(count, "invalid row")
+    get_run_logger().warning("%s; the first: %s%s%s", invalid, place, column, first["reason"])
     table = plain_rows(
         ({"line": row["line"]} if lined else {})
         | {"column": row["field"] or "", "reason": row["reason"]}
         for row in rows
     )
-    shown = f"{count} rows are not valid; the first {len(rows)}"
+    shown = f"{invalid}; {len(rows)} shown"
     RunArtifact("table", f"{flow_name}-rejects").show(table, shown)
 
 
@@ -161,7 +156,7 @@ def publish_preflight(
     elif rate.run_id is None:
         note = "The model's speed is that of a setting."
     else:
-        note = f"The model's speed was measured by run {rate.run_id} over {rate.items} items."
+        note = f"The model's speed was measured by run {rate.run_id} over {counted(rate.items, 'item')}."
     table = [{"what": what, "value": str(value)} for what, value in facts.items()]
     RunArtifact("table", f"{flow_name}-preflight").show(table, f"What this run will do. {note}")
 
@@ -192,8 +187,8 @@ def publish_review(table: list[dict[str, str]], run_id: str) -> None:
     rows = plain_rows(sorted(table, key=lambda row: row["stands"] != "waiting"))
     waiting = sum(row["stands"] == "waiting" for row in table)
     description = (
-        f"{waiting} of {len(table)} rows that run {run_id} held back wait for a decision; the "
-        f"first {len(rows)}"
+        f"{waiting:,} waiting for a decision, of {counted(len(table), 'row')} that run {run_id} "
+        f"held back; {len(rows)} shown"
     )
     RunArtifact("table", "review-run-rows").show(rows or [{"row": "none"}], description)
 
@@ -201,5 +196,5 @@ def publish_review(table: list[dict[str, str]], run_id: str) -> None:
 def publish_findings(table: list[dict[str, str]], line: str, run_id: str) -> None:
     """Publish a table of what an audit found wrong."""
     rows = plain_rows(table)
-    description = f"run {run_id}: {line}; the first {len(rows)} of {len(table)} findings"
+    description = f"run {run_id}: {line}; {len(rows)} of {counted(len(table), 'finding')} shown"
     RunArtifact("table", "audit-run-findings").show(rows or [{"problem": "none"}], description)

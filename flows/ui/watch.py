@@ -13,6 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ace_tasks.store import Store, join_uri
+from ace_tasks.wording import counted
 from flows.ui.artifacts import RunArtifact, decoration, refreshing
 from flows.ui.tables import Moment, notify_listener
 
@@ -31,7 +32,7 @@ class StageView:
 
     flow_name: str
     stage: str
-    unit: str  # the noun of what is counted, in the plural
+    unit: str  # the noun of what is counted
     total: int
     store: Store
     uri: str  # where the curve's picture goes
@@ -44,8 +45,9 @@ class StageView:
 
     def show(self, done: int, metrics: Metrics) -> None:
         """Update every artifact."""
-        line = f"{self.stage}: {done} of {self.total} {self.unit}"
-        notify_listener(Moment(self.total, done, 0, 1, f"{self.stage}: {self.total} {self.unit}"))
+        total = counted(self.total, self.unit)
+        line = f"{self.stage}: {done:,} of {total}"
+        notify_listener(Moment(self.total, done, 0, 1, f"{self.stage}: {total}"))
         self._progress.show(100.0 * done / self.total, line)
         if metrics:
             self._steps.show(_table(metrics), line)

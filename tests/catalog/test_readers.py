@@ -384,9 +384,9 @@ def test_lines_that_do_not_add_up_are_an_error_of_ours() -> None:
     ledger = Ledger("feed.csv", lines)
     assert [line.number for line in lines] == [1, 2, 3]
     ledger.enter(1, 2)
-    with pytest.raises(BrokenRun, match="1 lines from line 2 were read after line 2"):
+    with pytest.raises(BrokenRun, match="1 line from line 2 came after line 2"):
         ledger.enter(2, 1)
-    with pytest.raises(BrokenRun, match="3 lines were read but 2 are accounted for"):
+    with pytest.raises(BrokenRun, match="read 3 lines, but accounted for 2"):
         ledger.close()
     ledger.enter(3, 1)
     ledger.close()
@@ -453,8 +453,8 @@ REFUSED = {  # case: (name, content, table, message)
         "pairs.csv: no pairs after the header",
     ),
     "only a catalog's header": ("c.csv", HEAD, Table(), "c.csv: no rows after the header.*'task'"),
-    "only blank lines": ("c.csv", "\n\n", FEED, "c.csv: no rows; all of its 2 lines are blank"),
-    "only blank JSON lines": ("c.jsonl", "\n \n", FEED, "c.jsonl: no rows; all of its 2 lines"),
+    "only blank lines": ("c.csv", "\n\n", FEED, "c.csv: no rows, only 2 blank lines"),
+    "only blank JSON lines": ("c.jsonl", "\n \n", FEED, "c.jsonl: no rows, only 2 blank lines"),
     "broken header": (
         "c.csv",
         'id,"a" b\nx,y\n',

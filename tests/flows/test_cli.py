@@ -55,7 +55,7 @@ def test_plan_says_what_is_wrong_and_writes_nothing(
     before = [each.uri for each in store.list(prefix)]
     ended = ace_here("plan", catalog, "--variant", "toy", "--output", f"{prefix}/out")
     assert ended.returncode == 1, ended.stderr
-    assert "1 rows planned, 1 rejected; 0 items done before, 0 failed" in ended.stdout
+    assert "1 row planned, 1 rejected; 0 items done before, 0 failed" in ended.stdout
     assert "steps" in ended.stdout
     assert "'many'" in ended.stdout
     assert [each.uri for each in store.list(prefix)] == before
@@ -71,7 +71,7 @@ def test_a_control_that_needs_a_model_waits_for_the_environment_to_name_one(
     without = ace_here("plan", catalog, "--variant", "toy")
     assert (without.returncode, "'depth' needs a model" in without.stdout) == (1, True)
     named = ace_here("plan", catalog, "--variant", "toy", ACE_DEPTH_MODEL=str(tmp_path))
-    assert (named.returncode, "1 rows planned, 0 rejected" in named.stdout) == (0, True)
+    assert (named.returncode, "1 row planned, 0 rejected" in named.stdout) == (0, True)
 
 
 def test_plan_counts_what_an_edit_with_the_same_options_has_done(
@@ -82,7 +82,7 @@ def test_plan_counts_what_an_edit_with_the_same_options_has_done(
     ended = ace_here("edit", catalog, output, "--variant", "toy", "--max-failed", "1", *options)
     assert ended.returncode == 0, ended.stderr
     ended = ace_here("plan", catalog, "--variant", "toy", "--output", output, *options)
-    assert "1 items done before" in ended.stdout
+    assert "1 item done before" in ended.stdout
     other = ace_here("plan", catalog, "--variant", "toy", "--output", output)
     assert "0 items done before" in other.stdout
 
@@ -229,7 +229,7 @@ def test_a_restyle_gives_a_machine_its_summary_and_status_gives_it_again(
     ended = ace_here("status", output)
     assert ended.returncode == 0, ended.stderr
     ended, cut = sorted(ended.stdout.splitlines(), key=lambda line: "cut-short" in line)
-    assert "restyle-catalog Completed             1 done, 0 done before, of 1 rows" in ended
+    assert "restyle-catalog Completed             1 done, 0 done before, of 1 row" in ended
     assert "not ended, or cut short" in cut
     lines = [json.loads(line) for line in ace_here("status", output, "--json").stdout.splitlines()]
     assert {each["run_id"]: each["state"] for each in lines} == {
@@ -248,7 +248,7 @@ def test_status_knows_what_edited_nothing(catalog: str, prefix: str, replicas_he
     assert ace_here("edit", catalog, output, *variant, "--strict").returncode == 2
     dry, strict = ace_here("status", output).stdout.splitlines()
     assert "DryRun" in dry
-    assert "dry run: 1 items to do; nothing was edited" in dry
+    assert "dry run: 1 item to do; nothing was edited" in dry
     assert "Refused" in strict
     assert "refused before anything was edited (CatalogError)" in strict
     runs = [json.loads(each) for each in ace_here("status", output, "--json").stdout.splitlines()]
@@ -258,7 +258,7 @@ def test_status_knows_what_edited_nothing(catalog: str, prefix: str, replicas_he
     assert json.loads(one.stdout) == runs[0]
     audit = ace_here("audit", output, runs[0]["run_id"])
     assert audit.returncode == 2
-    assert "dry run: 1 items to do" in audit.stderr
+    assert "dry run: 1 item to do" in audit.stderr
 
 
 def test_a_try_on_says_how_many_pairs_it_would_be_and_stops(
@@ -338,7 +338,7 @@ def test_a_file_of_a_hostile_name_is_passed_over_harmlessly(
         "5 passed over: written by the system: '._a.png'; no picture: 'b.tiff', 'e.svg', "
         "'notes.txt' and 1 more\n"
     ) in ended.stdout
-    assert "Completed: 1 done, 0 done before, of 1 rows; 5 passed over" in ended.stdout
+    assert "Completed: 1 done, 0 done before, of 1 row; 5 passed over" in ended.stdout
 
 
 def test_whatever_is_printed_on_a_terminal_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def test_a_feed_of_the_local_disk_is_reported_by_its_own_name(
         assert "catalog.jsonl" not in ended.stderr
         return ended.stderr.strip()
 
-    assert "feed.csv: no row has a picture (1 rows without)" in stopped(b"Handle,Image Src\nmug,\n")
+    assert "feed.csv: no row has a picture (1 row without)" in stopped(b"Handle,Image Src\nmug,\n")
     assert "feed.csv: an empty file" in stopped(b"")
     assert "feed.csv: the header is not UTF-8 text; --encoding" in stopped("id,杯\n".encode("gbk"))
     options += ["--encoding", "klingon"]

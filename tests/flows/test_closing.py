@@ -76,7 +76,7 @@ def test_each_code_says_whether_the_same_command_tries_it_again() -> None:
     page = text(summary(), None, None)
     assert "| source\\_unavailable | 2 | tries it |" in page
     assert "| timeout | 1 | leaves it |" in page
-    assert "1 rows are not valid" in page
+    assert "1 invalid row." in page
     assert "Contact sheet" not in page
 
 

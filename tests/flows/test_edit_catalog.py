@@ -389,7 +389,7 @@ def test_strict_stops_before_any_work(
 ) -> None:
     state = run(catalog([good(prefix, 0), WRONG["no task"]]), prefix, strict=True)
     assert state.is_failed()
-    assert "1 of 2 rows are not valid" in state.message
+    assert "1 invalid row of 2" in state.message
     assert not list(store.list(f"{prefix}/out/images/"))
 
 
@@ -441,9 +441,9 @@ def test_retry_after_the_catalog_was_mended_goes_by_the_mended_catalog(
     state = run(uri, prefix, strict=strict)
     assert state.is_failed()
     if strict:
-        assert "1 of 3 rows are not valid" in state.message
+        assert "1 invalid row of 3" in state.message
         again = retried(state)
-        assert "1 of 3 rows are not valid" in again.message  # as it still is so
+        assert "1 invalid row of 3" in again.message  # as it still is so
         past = past_run(store, f"{prefix}/out", str(state.state_details.flow_run_id))
         assert past.ending is not None
         assert (past.ending.state, past.ending.error) == ("Refused", "CatalogError")
@@ -475,7 +475,7 @@ def test_retry_after_a_price_was_too_high_plans_the_shorter_catalog(
     monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "1e-9")
     catalog([good(prefix, 0)])
     again = retried(state)
-    assert (again.name, again.message) == ("Completed", "1 done, 0 done before, of 1 rows")
+    assert (again.name, again.message) == ("Completed", "1 done, 0 done before, of 1 row")
 
 
 @here
@@ -501,7 +501,7 @@ def test_a_rejected_canary_is_no_run_that_was_cut_short(
     (past,) = past_runs(store, f"{prefix}/out")
     assert past.run_id == run_id
     assert past.ending is not None
-    assert past.ending.line == "its first 1 pictures were rejected; nothing else was made"
+    assert past.ending.line == "rejected after a look at 1 picture; nothing else was made"
 
 
 @here

@@ -287,8 +287,8 @@ def test_a_sweep_lists_what_no_record_names_and_deletes_it_only_when_asked(
     orphan = leave(store, output, b"left over")
     for parameters, message in (
         ({}, "0 pictures without a record, 0 deleted"),  # too young
-        ({"older_than_hours": 0}, "1 pictures without a record, 0 deleted; switch on `delete`"),
-        ({"older_than_hours": 0, "delete": True}, "1 pictures without a record, 1 deleted"),
+        ({"older_than_hours": 0}, "1 picture without a record, 0 deleted; switch on `delete`"),
+        ({"older_than_hours": 0, "delete": True}, "1 picture without a record, 1 deleted"),
     ):
         assert store.get(orphan) == b"left over"
         state = sweep_output(output=output, return_state=True, **parameters)

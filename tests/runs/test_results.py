@@ -145,7 +145,9 @@ def test_a_row_lost_or_reported_twice_breaks_the_run(tmp_path: Path, expected: i
     with ResultsWriter(tmp_path / "r.parquet", tmp_path / "r.csv") as writer:
         for result in RESULTS.values():
             writer.write(result)
-        with pytest.raises(BrokenRun, match=f"{expected} rows were read but 6 .*'rejected': 1"):
+        with pytest.raises(
+            BrokenRun, match=f"read {expected} rows, but found results for 6: .*'rejected': 1"
+        ):
             writer.check_complete(expected)
         writer.check_complete(6)
 

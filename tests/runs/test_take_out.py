@@ -356,7 +356,7 @@ def test_make_get_with_a_run_copies_its_pictures(
     assert files(tmp_path / "to") == NAMED
     (tmp_path / "to" / "a.png").write_bytes(b"my own")
     status, printed = transfer(output, str(tmp_path / "to"), "--run", RUN)
-    assert (status, "1 rows without a file: name_taken; for example row a" in printed) == (1, True)
+    assert (status, "1 row without a file: name_taken; for example row a" in printed) == (1, True)
     status, printed = transfer(str(tmp_path), output, "--run", RUN)
     assert (status, "RUN: accepted with FROM an output on s3://" in printed) == (1, True)
 

@@ -21,6 +21,7 @@ from ace_tasks.catalog.readers.jsonl import not_text
 from ace_tasks.catalog.readers.lines import Ledger, Lines, TextLine
 from ace_tasks.catalog.readers.row import MAX_ROW_BYTES, Reject, Row, too_long
 from ace_tasks.errors import CatalogError
+from ace_tasks.wording import counted
 
 _NAMES = {",": "CSV", "\t": "TSV"}
 _SEPARATORS = {",": "commas", "\t": "tabs"}
@@ -102,7 +103,7 @@ class _DelimitedReader:
             self._refuse(
                 f"no {self._table.noun}s after the header; the header is {self._header}"
                 if self._header
-                else f"no {self._table.noun}s; all of its {self._lines.count:,} lines are blank"
+                else f"no {self._table.noun}s, only {counted(self._lines.count, 'blank line')}"
             )
 
     def _refuse(self, message: str) -> NoReturn:
@@ -150,7 +151,7 @@ class _DelimitedReader:
             readable = {name: _readable(cell) for name, cell in row.items()}
             return not_text(first, readable, self._table, lines)
         if not self._fits(cells) and not self._may_be_short(cells, lines):
-            reason = f"accepted: {len(self._header)} cells, like the header; given {len(cells)}"
+            reason = f"accepted: {counted(len(self._header), 'cell')}, like the header; given {len(cells)}"
             reason += _where(first, lines)
             return Reject(first, None, reason, row, lines=lines)
         if self._may_be_short(cells, lines):

@@ -11,6 +11,7 @@ from ace_tasks.catalog.readers.lines import Ledger, Lines, TextLine
 from ace_tasks.catalog.readers.row import Reject, Row, too_long
 from ace_tasks.errors import CatalogError
 from ace_tasks.specs import unique_keys
+from ace_tasks.wording import counted
 
 
 def read_jsonl(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
@@ -32,7 +33,7 @@ def read_jsonl(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Rejec
         yield each
     ledger.close()
     if not found:
-        raise CatalogError(f"{name}: no {table.noun}s; all of its {lines.count:,} lines are blank")
+        raise CatalogError(f"{name}: no {table.noun}s, only {counted(lines.count, 'blank line')}")
 
 
 def _row(line: TextLine, table: Table) -> Row | Reject | None:

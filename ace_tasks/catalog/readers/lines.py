@@ -9,6 +9,7 @@ from typing import IO
 from ace_tasks.catalog.readers.encodings import BOM, UTF16
 from ace_tasks.catalog.readers.row import MAX_ROW_BYTES
 from ace_tasks.errors import BrokenRun, CatalogError
+from ace_tasks.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +101,13 @@ class Ledger:
     def enter(self, first: int, count: int) -> None:
         if first != self._last + 1 or count < 1:
             raise BrokenRun(
-                f"{self._name}: {count} lines from line {first} were read after line {self._last}"
+                f"{self._name}: {counted(count, 'line')} from line {first} came after line {self._last}"
             )
         self._last += count
 
     def close(self) -> None:
         if self._last != self._lines.count:
             raise BrokenRun(
-                f"{self._name}: {self._lines.count} lines were read but {self._last} are "
-                "accounted for"
+                f"{self._name}: read {counted(self._lines.count, 'line')}, but accounted for "
+                f"{self._last}"
             )

@@ -22,6 +22,7 @@ from ace_tasks.catalog.readers.header import Table, check_columns, check_unique
 from ace_tasks.catalog.readers.parquet_pages import Pages, read_pages
 from ace_tasks.catalog.readers.row import MAX_ROW_BYTES, Reject, Row, too_long
 from ace_tasks.errors import CatalogError
+from ace_tasks.wording import counted
 
 MAX_UNPACKED_BYTES = 2**30
 """The largest size that a .parquet.gz may unpack to, on disk."""
@@ -96,7 +97,9 @@ def _rows(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
                 yield from _rows_of_batch(batch, number)
                 number += batch.num_rows
     if number != metadata.num_rows:
-        raise CatalogError(f"{name}: {number} rows, but its footer announces {metadata.num_rows}")
+        raise CatalogError(
+            f"{name}: {counted(number, 'row')}, but its footer announces {metadata.num_rows:,}"
+        )
 
 
 def _batch_rows(name: str, pages: list[Pages]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ace_tasks.specs import MAX_URI_CHARS
+from ace_tasks.wording import counted
 
 MAX_ROW_BYTES = 2**20
 # A reject should help to find and fix its row. A small file can hold a thousand rows of a megabyte
@@ -76,7 +77,7 @@ def _shown(row: dict[str, Any] | str) -> dict[str, Any] | str:
     for name, cell in row.items():
         text = cell if isinstance(cell, str) else str(cell)
         if left <= 0:
-            cells["…"] = f"{len(row) - len(cells)} more cells"
+            cells["…"] = counted(len(row) - len(cells), "more cell")
             break
         if len(name) + len(text) <= left:
             cells[name] = cell

@@ -22,6 +22,7 @@ from ace_tasks.catalog.readers.encodings import BOM, UTF16, as_utf8, codec_of, d
 from ace_tasks.catalog.readers.packed import open_file, readable
 from ace_tasks.errors import BrokenRun, CatalogError
 from ace_tasks.specs import quote
+from ace_tasks.wording import counted
 
 _GOOGLE = "http://base.google.com/ns/1.0"
 _ITEMS = frozenset({"item", "entry"})  # RSS, Atom
@@ -82,7 +83,7 @@ def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
         raise CatalogError(f"{path.name}: not a product feed: no <item> and no <entry>")
     if reader.items != reader.answered:
         raise BrokenRun(
-            f"{path.name}: {reader.items} items were read but {reader.answered} are accounted for"
+            f"{path.name}: read {counted(reader.items, 'item')}, but accounted for {reader.answered}"
         )
 
 

@@ -25,6 +25,7 @@ from ace_tasks.catalog.sources.source_picture import (
 from ace_tasks.catalog.sources.tables import TableReader
 from ace_tasks.errors import CatalogError, StoreError
 from ace_tasks.store import Store, split_uri
+from ace_tasks.wording import counted
 
 
 @dataclass(frozen=True)
@@ -81,5 +82,5 @@ def _of_prefix(place: SourcePlace, store: Store) -> Iterator[SourcePicture | Ski
     if not found:
         raise CatalogError(
             f"{place.parameter}: no picture under {place.uri} (accepted: "
-            f"{', '.join(sorted(SUFFIXES))}); {others} other files"
+            f"{', '.join(sorted(SUFFIXES))}); {counted(others, 'other file')}"
         )

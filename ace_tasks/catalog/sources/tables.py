@@ -28,6 +28,7 @@ from ace_tasks.catalog.sources.source_picture import (
 )
 from ace_tasks.errors import BadRow, CatalogError
 from ace_tasks.specs import MAX_URI_CHARS, check_uri, quote
+from ace_tasks.wording import counted
 
 _COLUMNS_NAMED = 12
 _COLUMNS_KNOWN = 1000  # every row of JSON may have different columns
@@ -102,8 +103,8 @@ class TableReader:
                 yield each
         if not found:
             raise CatalogError(
-                f"{self._name}: no row has a picture ({without:,} rows without); accepted: links "
-                f"in the column {self._called(*_IMAGES)}"
+                f"{self._name}: no row has a picture ({counted(without, 'row')} without); accepted: "
+                f"links in the column {self._called(*_IMAGES)}"
             )
 
     def _read(self, rows: Iterable[Row | Reject]) -> Read:

@@ -22,7 +22,7 @@
         (status && dataset.status !== status) || (task && dataset.task !== task) || !dataset.row.includes(part);
       count += !row.hidden;
     }
-    const all = `${rows.length} rows`;
+    const all = `${rows.length} ${rows.length === 1 ? "row" : "rows"}`;
     form.querySelector("output").textContent = status || task || part ? `${count} of ${all} of this page` : all;
     // Links carry the chosen filters behind their #, so that the next page applies them too.
     const chosen = filters.filter((field) => field.value).map((field) => [field.name, field.value]);
