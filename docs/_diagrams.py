@@ -148,7 +148,7 @@ _LAYERS = (
     ("catalog", "where rows come from"),
     ("provenance", "records, keys, XMP, C2PA"),
     ("specs", "what a row may ask; item identity"),
-    ("store, settings, errors", "the ground, with harmless"),
+    ("store, settings, errors", "what all others use"),
 )
 _HEIGHT = 38
 

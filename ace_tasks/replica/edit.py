@@ -28,7 +28,7 @@ from ace_tasks.masks import masks
 from ace_tasks.model.ace import ModelJob
 from ace_tasks.specs import Resolved, candidate_seeds
 
-NO_SHADOW = "shadow left out: the ground is too dark, too small or too uneven to make it out"
+NO_SHADOW = "shadow left out: the background is too dark, too small or too uneven to make it out"
 _OPAQUE = 255
 _NEARLY_OPAQUE = 243  # 95 %
 
@@ -273,10 +273,10 @@ class PictureEdit:
         return EditedPixels(rgb, alpha, image.icc_profile, difference)
 
     def _on_new_ground(self, made: np.ndarray) -> EditedPixels:
-        """Return the picture laid on the ground that the model painted; the result is opaque.
+        """Return the picture laid on the background that the model painted, opaque.
 
         The picture's transparent part was painted. A soft edge, a shadow and glass let the new
-        ground through as far as they are transparent, inside and outside the mask.
+        background through as far as they are transparent, inside and outside the mask.
         """
         image, window = self._image, self._window
         assert image.alpha is not None

@@ -16,8 +16,8 @@ AutoMaskName = Annotated[
     Field(
         description='How to make the mask "auto". u2net: the product, found by a small network '
         "that comes with this project. grabcut: the object in the middle, found by its colours. "
-        "border: everything but the plain ground that touches the picture's edges. model: what "
-        "the worker's segmentation model finds for the row's label. person-top, person-bottom, "
+        "border: everything but the plain background that touches the edges. model: what the "
+        "worker's segmentation model finds for the row's label. person-top, person-bottom, "
         "person-dress: where a person wears such a garment. none: such rows are rejected."
     ),
 ]

@@ -33,8 +33,8 @@ class TaskOptions(Options):
         "edit",
         description="What to do with each picture. edit: change it, or its masked part. fill: "
         "repaint its masked part from nothing. With a reference, both put what it shows into the "
-        "masked part. background: cut the product out and lay it on another ground, without a "
-        "prompt.",
+        "masked part. background: cut the product out and lay it on another background, "
+        "without a prompt.",
     )
     reference: str = Field(
         "",
@@ -43,8 +43,8 @@ class TaskOptions(Options):
     )
     shadow: bool = Field(
         False,
-        description="With the task background: keep the product's shadow if the ground it falls "
-        "on is plain.",
+        description="With the task background: keep the product's shadow if the background it "
+        "falls on is plain.",
     )
 
 
@@ -127,7 +127,7 @@ class CatalogPixels(PixelOptions):
 
     background: Annotated[str, Field(pattern=BACKGROUND)] = Field(
         _WHITE,
-        description="With the task background: the ground that the product is laid on. white, "
+        description="With the task background: the new background: white, "
         "transparent, or a colour as #rrggbb.",
     )
 

@@ -69,7 +69,7 @@ def pictures(example: Example) -> dict[str, np.ndarray | None]:
     return {"image": example.image, "mask": example.mask, "reference": reference}
 
 
-# Photographs, cut out by u2netp and laid on another ground at full size, without a model of ACE++.
+# Photographs, cut out by u2netp and laid on another background at full size, without a model of ACE++.
 BACKGROUND_ROWS: list[dict[str, Any]] = [
     {
         "id": "background-coffee",

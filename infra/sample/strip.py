@@ -68,7 +68,7 @@ def main() -> None:
     row_px = _CAPTION_PX + _SIDE_PX + _GAP_PX
     top = _HEAD_PX + _PHOTO_H + 2 * _GAP_PX
     page = _Page(top + _HEAD_PX + rows * row_px)
-    page.text(0, 0, "Photographs, cut out and laid on another ground, at full size")
+    page.text(0, 0, "Photographs, cut out and laid on another background, at full size")
     x = 0
     for name in PHOTOS:
         x = _photo(page, records[name], x, _HEAD_PX) + 2 * _GAP_PX

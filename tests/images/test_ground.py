@@ -1,4 +1,4 @@
-"""A product laid on another ground. If these break, it has a halo, a colour of its old ground, or a
+"""A product laid on another background. If these break, it has a halo, a colour of the old one, or a
 shadow that nobody cast."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WHITE = np.array((255, 255, 255), np.uint8)
 def sphere(
     side: int = 300, ground_level: float = 230.0, shadow: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A red disc on a lit, greenish ground: the picture, its opacity, and the shadow, 1: none."""
+    """A red disc on a lit, greenish background: the picture, its opacity, and the shadow, 1: none."""
     y, x = np.mgrid[:side, :side] + 0.5
     opacity = np.clip(0.5 + (0.22 * side - np.hypot(x - side / 2, y - side / 2)) / 3, 0, 1)
     fallen = np.exp(
@@ -67,7 +67,7 @@ def test_a_shadow_on_lit_ground_is_seen_and_lies_on_the_new_one() -> None:
     seen = cv2.erode((opacity == 0).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     assert np.abs(shade / 255 - wanted)[seen].mean() < 0.03
     assert shade[seen].min() < 160
-    assert (shade[:60] > 250).all()  # lit ground is no shadow
+    assert (shade[:60] > 250).all()  # a lit background is no shadow
     found = ground.laid(ground.own_colours(rgb, opacity), opacity, WHITE, shade)
     assert np.abs(found[seen] / 255 - wanted[seen][..., None]).mean() < 0.03
 

@@ -14,7 +14,7 @@ def refined(rgb: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 
 def disc(side: int, ground: int = 235) -> tuple[np.ndarray, np.ndarray]:
-    """A dark disc on pale ground, its edge two pixels soft; and its opacity, float."""
+    """A dark disc on a pale background, its edge two pixels soft; and its opacity, float."""
     y, x = np.mgrid[:side, :side] + 0.5
     away = np.hypot(x - 0.55 * side, y - 0.45 * side)
     opacity = np.clip(0.5 + (0.3 * side - away) / 2, 0, 1)

@@ -67,7 +67,7 @@ def drawn(size: tuple[int, int] = (160, 120), shape: str = "ellipse") -> Image.I
 
 
 def classes(*colours: Any, mode: str = "RGB", size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """A map of classes: a ground, and boxes of the other colours, the last one the smallest."""
+    """A map of classes: a background, and boxes of the other colours, the last one the smallest."""
     canvas = Image.new(mode, size, colours[0])
     draw, step = ImageDraw.Draw(canvas), size[0] // (2 * len(colours))
     for number, each in enumerate(colours[1:]):
@@ -76,7 +76,7 @@ def classes(*colours: Any, mode: str = "RGB", size: tuple[int, int] = (160, 120)
 
 
 GREYS = [0, 85, 170, 255]
-VOC = [(0, 0, 0), (192, 128, 128), (224, 224, 192)]  # ground, person, void
+VOC = [(0, 0, 0), (192, 128, 128), (224, 224, 192)]  # background, person, void
 
 
 def palette(indices: Image.Image, colours: list[tuple[int, int, int]]) -> Image.Image:

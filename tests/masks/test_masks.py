@@ -364,7 +364,7 @@ def test_auto_selects_the_product_and_inverted_its_background(method: str) -> No
 
 
 def test_a_white_label_on_white_ground_is_the_products() -> None:
-    """Selecting only what differs from the ground would leave a hole where the brand stands."""
+    """Selecting only what differs from the background would leave a hole where the brand stands."""
     photo, where = _product(label=True)
     built = masks.build(_resolved("auto", auto="border"), photo, None)
     assert built is not None
@@ -403,7 +403,7 @@ def test_border_wants_plain_ground_and_says_so() -> None:
 
 
 def test_u2net_finds_who_wears_the_suit_where_colours_do_not() -> None:
-    """Before a flag and a shuttle: GrabCut takes half of the ground along (IoU 0.57)."""
+    """Before a flag and a shuttle: GrabCut takes half of the background along (IoU 0.57)."""
     photo = photograph("astronaut")
     width, height = photo.size_px
     suit = _drawn(

@@ -101,7 +101,7 @@ ROWS = {
     "best of three in a frame": FILL | {"candidates": 3, "format": "jpeg", "preset": "white-1000"},
     "small mask": PAINTED | {"task": "edit", "image": "turned", "mask": BOX, "mask_grow": 4},
     "wide gamut": PAINTED | {"task": "fill", "image": "p3", "mask": BOX},
-    "transparent ground": PAINTED | {"task": "fill", "image": "cutout", "mask": "alpha"},
+    "transparent background": PAINTED | {"task": "fill", "image": "cutout", "mask": "alpha"},
     "background": {"task": "background", "image": "p3", "background": "#fbeedd"},
 }
 

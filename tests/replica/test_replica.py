@@ -259,7 +259,7 @@ def test_on_a_transparent_ground_the_alpha_is_the_cut_out(
     assert ((made.alpha > 0) & (made.alpha < 255)).mean() < 0.05
     record = record_of(store, prefix, item)
     assert record.sources.image is not None
-    assert NO_SHADOW in record.sources.image.converted  # leaves are no plain ground
+    assert NO_SHADOW in record.sources.image.converted  # leaves are no plain background
 
 
 def test_a_preset_makes_srgb_of_a_wide_gamut_photograph_and_the_ground_keeps_its_colour(
@@ -272,7 +272,7 @@ def test_a_preset_makes_srgb_of_a_wide_gamut_photograph_and_the_ground_keeps_its
     assert (made.size_px, made.icc_profile) == ((2000, 2000), None)
     seen = made.rgb
     assert np.abs(seen[:100].astype(int) - (0, 160, 255)).max() <= 3  # the padding
-    assert np.abs(seen[500:520, 160:200].astype(int) - (0, 160, 255)).max() <= 3  # the ground
+    assert np.abs(seen[500:520, 160:200].astype(int) - (0, 160, 255)).max() <= 3  # the background
 
 
 def bad_pictures(picture: Make) -> dict[str, bytes]:
