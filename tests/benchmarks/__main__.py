@@ -1,4 +1,4 @@
-"""All benchmarks of the engine, one after another: what `make bench` runs, in some fifteen minutes.
+"""Every benchmark of the engine, one after another. `make bench` runs it, in some fifteen minutes.
 
     python -m tests.benchmarks              tables for RESULTS.md
     python -m tests.benchmarks --scale 0.2  a look

@@ -1,4 +1,4 @@
-"""Where contenders meet: the services they share, and one process for each run of one."""
+"""An arena for contenders: the services they share, and one process for each run of one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Contender:
 
 @dataclass
 class Run:
-    """What one process of a contender did."""
+    """The work of one process of a contender."""
 
     workload: Workload
     started_at: float

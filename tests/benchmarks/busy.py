@@ -1,4 +1,4 @@
-"""How much of a GPU the plumbing wastes: the busy share of a replica whose denoise only sleeps.
+"""The share of a GPU that the plumbing wastes, for a replica whose denoise only sleeps.
 
     python -m tests.benchmarks.busy
 
@@ -40,7 +40,7 @@ SCALING = 1.95
 
 @dataclass(frozen=True)
 class Steady:
-    """What replicas did between starting up and the tail."""
+    """The work of replicas between starting up and the tail."""
 
     busy: float  # share of the time, 0-1, the mean over replicas
     items_s: float  # passes a second, of all replicas together

@@ -1,4 +1,4 @@
-"""What several candidates of an item are worth: how often the one with the best score is right.
+"""The worth of several candidates of an item: how often the one with the best score is right.
 
     python -m tests.benchmarks.candidates
     python -m tests.benchmarks.candidates --examples 4 --candidates 4    a look

@@ -1,4 +1,4 @@
-"""How well the ways to make the mask "auto" find the product in photographs of a shop.
+"""A comparison of the ways to make the mask "auto", on product photographs.
 
     npm pack @vendure/create@3.7.3 && tar xzf vendure-create-3.7.3.tgz
     python -m tests.benchmarks.cutouts package/assets/images
@@ -35,7 +35,7 @@ CELL_PX, LABEL_PX, PHOTOGRAPHS_A_ROW = 170, 12, 3
 
 
 def select(method: str, rgb: np.ndarray) -> np.ndarray:
-    """(H, W) bool. Raises BadMask where a run would."""
+    """Return the product, (H, W) bool. Raises BadMask where a run would."""
     if method == "u2net":
         selected = saliency.u2net(shipped_sha256(U2NET)).mask(rgb) > 0
     else:
@@ -46,7 +46,7 @@ def select(method: str, rgb: np.ndarray) -> np.ndarray:
 
 
 def draw(shapes: dict[str, list[dict[str, Any]]], size_px: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the outline that a person drew."""
+    """Return the outline that a person drew, (H, W) bool."""
     width, height = size_px
     canvas = Image.new("1", size_px)
     pencil = ImageDraw.Draw(canvas)

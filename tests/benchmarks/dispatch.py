@@ -1,4 +1,4 @@
-"""How many items a second the dispatcher can hand out: replicas that do nothing at all.
+"""The most items a second that the dispatcher can hand out, to replicas that do nothing.
 
     .venv/bin/python -m tests.benchmarks.dispatch --replicas 3 --items 3000
 

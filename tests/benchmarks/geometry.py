@@ -1,4 +1,4 @@
-"""How much of a picture comes back: upstream's geometry (policy `reference`) beside ours.
+"""The share of a picture that comes back: upstream's geometry (policy `reference`) beside ours.
 
     python -m tests.benchmarks.geometry
 
@@ -32,7 +32,7 @@ Policy = Literal["reference", "catalog"]
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of one case; None: the policy refuses it."""
+    """The rest of one case. None: the policy refuses it."""
 
     width: float  # share of its columns, 0-1
     size: bool  # whether it comes back in its own

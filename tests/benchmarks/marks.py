@@ -1,4 +1,4 @@
-"""What it costs to mark, record and sign a picture, beside encoding it.
+"""The cost of marking, recording and signing a picture, beside that of encoding it.
 
     python -m tests.benchmarks.marks
 

@@ -145,7 +145,7 @@ def race_table(results: Results) -> Iterator[str]:
 
 @dataclass
 class AfterKill:
-    """What became of a catalog whose model's process was killed once."""
+    """The state of a catalog whose model's process was killed once."""
 
     code: int
     missing: int  # rows without a picture when the killed run had ended

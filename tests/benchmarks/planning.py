@@ -1,4 +1,4 @@
-"""What it costs to plan a catalog, beside the least that it could: reading and validating its rows.
+"""The cost of planning a catalog, beside the least possible: reading and validating its rows.
 
     .venv/bin/python -m tests.benchmarks.planning --rows 10000 100000
 

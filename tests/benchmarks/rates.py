@@ -33,7 +33,7 @@ def _cpu_s() -> float:
 
 
 def dispatcher(replicas: int, seconds: float = 20) -> None:
-    """As many sleeping replicas, made so quick that all of them together do 125 items a second."""
+    """Run sleeping replicas, so quick that all of them together do 125 items a second."""
     sleep_s = replicas / _RATE
     pool = PoolSettings(max_replicas=replicas, items_in_flight=3)
     items = [item(number, f"sleep {sleep_s}") for number in range(int(seconds * _RATE))]
@@ -65,7 +65,7 @@ class Asleep:
 
 
 def calls_in_flight() -> None:
-    """What Ray takes to look over so many calls that are not done."""
+    """Measure how long Ray takes to look over many calls that are not done."""
     with ray_session(cpus=1):
         actor: Any = ray.remote(num_cpus=0, max_concurrency=1)(Asleep).remote()
         refs: list[Any] = []

@@ -1,4 +1,4 @@
-"""How long a run that goes on takes to see what is done: many records under one output, all planned.
+"""The time in which a resumed run sees what is done: many records under one output, all planned.
 
     .venv/bin/python -m tests.benchmarks.resume --records 3000 30000
 

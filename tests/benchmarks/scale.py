@@ -1,4 +1,4 @@
-"""What breaks first: a model of the whole system, from 8 to 512 GPUs and a million to a hundred
+"""The part that breaks first: a model of the system, from 8 to 512 GPUs and a million to a hundred
 million items, driven by rates that are measured or, where they cannot be here, said to be assumed.
 
 Seconds an item come from the file that `python -m tests.benchmarks.gpu` left of the fastest GPU in
@@ -89,7 +89,7 @@ def dispatcher_ms(gpus: int) -> float:
 
 
 def while_it_runs(gpus: int) -> list[Load]:
-    """What grows with the number of GPUs."""
+    """Return the loads that grow with the number of GPUs."""
     rate = rate_of_items(gpus)
     ms = dispatcher_ms(gpus)
     loads = [
@@ -114,7 +114,7 @@ def largest_fleet(busy: float = 0.97) -> int:
 
 
 def around_it(items: int) -> dict[str, str]:
-    """What grows with the number of items."""
+    """Return the costs that grow with the number of items."""
     heads_h = items * 1.5 / of("head_s") / 3600
     plan_h = items * of("plan_us") / 1e6 / 3600
     pages_h = items / 1000 * of("list_page_ms") / 1000 / 3600

@@ -1,4 +1,4 @@
-"""Whether memory stays flat over a long run: the main flow over many items whose denoise is nothing.
+"""The memory of a long run: the main flow over many items whose denoise is nothing.
 
     python -m tests.benchmarks.steady                50,000 items
     python -m tests.benchmarks.steady --items 5000   a look

@@ -1,4 +1,4 @@
-"""What a Prefect server bears of one long run: ten thousand shards, a task run each.
+"""The load of one long run on a Prefect server: ten thousand shards, a task run each.
 
     python -m tests.benchmarks.task_runs
     python -m tests.benchmarks.task_runs --runs 1000

@@ -70,7 +70,7 @@ Event = tuple[int, str, Strike]
 
 @dataclass
 class Plan:
-    """What to break, and how often."""
+    """A plan of what to break, and how often."""
 
     seed: int = 1
     items: int = 500
@@ -92,13 +92,13 @@ class Plan:
 
     @property
     def bound(self) -> int:
-        """How many items may be computed again: all in flight, at every kill."""
+        """Return how many items may be computed again: all in flight, at every kill."""
         return REPLICAS * (self.batch_size + 2) * self.kills
 
 
 @dataclass
 class Outcome:
-    """What was left when the run was done."""
+    """The state of all things when the run was done."""
 
     records: int = 0
     pictures: int = 0

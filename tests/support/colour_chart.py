@@ -57,7 +57,7 @@ def power(exponent: float) -> Curve:
 
 
 def seen(rgb: np.ndarray, to_xyz_d50: np.ndarray, light: Curve) -> np.ndarray:
-    """(H, W, 3) uint8 → what is seen of it, as levels of sRGB from 0 to 255, float."""
+    """Return what is seen of (H, W, 3) uint8, as levels of sRGB, float, 0 to 255."""
     xyz = light(rgb / 255) @ to_xyz_d50.T
     linear = np.clip(xyz @ np.linalg.inv(SRGB_D50).T, 0, 1)
     level = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -66,7 +66,7 @@ def seen(rgb: np.ndarray, to_xyz_d50: np.ndarray, light: Curve) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Encoding:
-    """`gamut` and `light` of its levels. `converted`: what a record must say, if anything."""
+    """A file, with gamut and light of its levels. `converted` is what a record must say."""
 
     file: bytes
     gamut: str = "sRGB"
@@ -78,14 +78,14 @@ class Encoding:
 
 
 def levels(file: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 as they are stored."""
+    """Return the levels as they are stored, (H, W, 3) uint8."""
     with Image.open(io.BytesIO(file)) as image:
         assert image.mode in ("L", "RGB")
         return np.asarray(image.convert("RGB"))
 
 
 def seen_in(file: bytes) -> np.ndarray:
-    """What a reader that manages colours sees of an RGB file with an ICC profile, or of sRGB."""
+    """Return what a colour-managed reader sees of an RGB file with an ICC profile, or of sRGB."""
     with Image.open(io.BytesIO(file)) as image:
         profile = image.info.get("icc_profile")
     if not profile:
@@ -227,7 +227,7 @@ def cmyk_file() -> bytes:
 
 
 def cmyk_seen(file: bytes) -> np.ndarray:
-    """(H, W, 3) float, by LittleCMS."""
+    """Return what LittleCMS sees, (H, W, 3) float."""
     with Image.open(io.BytesIO(file)) as image:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
         shown = ImageCms.profileToProfile(

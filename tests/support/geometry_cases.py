@@ -112,6 +112,6 @@ def answer(unit: LCU) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """dB; infinite for equal pictures."""
+    """Return the PSNR in dB, infinite for equal pictures."""
     error = np.mean((a.astype(np.float32) - b) ** 2, dtype=np.float64)
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))

@@ -117,7 +117,7 @@ def lossless_frame() -> tuple[bytes, bytes]:
 
 
 def profile(length: int = 0, tags: int | None = None) -> bytes:
-    """sRGB's, made long, or with another number of tags in its table."""
+    """Return sRGB's profile, made long, or with another number of tags in its table."""
     made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     if tags is not None:
         made[128:132] = struct.pack(">I", tags)

@@ -28,7 +28,7 @@ def is_large(path: str) -> bool:
 
 @dataclass
 class Hub:
-    """`repositories`: owner/name → file → bytes. `gated`: those that `token` opens."""
+    """A hub with `repositories`, owner/name → file → bytes. `token` opens the gated ones."""
 
     repositories: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)

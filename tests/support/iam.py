@@ -62,7 +62,7 @@ class Policy:
         return allowed
 
     def answer(self, params: dict[str, Any], model: Any, context: Any, **_: Any) -> Any:
-        """botocore's event `before-call`: None sends the request."""
+        """Answer botocore's event `before-call`. None sends the request."""
         given = context["given"]
         action = _ACTIONS.get(model.name, f"s3:{model.name}")
         if given.get("VersionId") and action in _OF_A_VERSION:

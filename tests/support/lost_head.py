@@ -99,7 +99,7 @@ class Place:
 
     @property
     def node_folder(self) -> str:
-        """By it a driver says which of two nodes on one machine it belongs to."""
+        """Return the folder by which a driver names its node, of two on one machine."""
         return str(self.folder / "n")
 
     def _answers(self) -> bool:

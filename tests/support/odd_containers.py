@@ -31,7 +31,7 @@ JUMBF = (
 
 @dataclass(frozen=True)
 class Part:
-    """`kind`: its type, or a JPEG marker's one byte; `after`: what a JPEG has behind a segment."""
+    """A part. `kind` is its type, or a JPEG marker's one byte. `after` follows a JPEG's segment."""
 
     kind: bytes
     body: bytes
@@ -457,7 +457,7 @@ def change_bytes(draw: Any, whole: Parts, data: bytes) -> bytes:
 
 
 def change_inner_box(draw: Any, whole: Parts, data: bytes) -> bytes:
-    """Of an AVIF: the same changes, of a box within a box."""
+    """Make the same changes to a box within a box of an AVIF."""
     if whole.format != "avif":
         return change_bytes(draw, whole, data)
     at = next((n for n, each in enumerate(whole.parts) if each.kind == b"meta"), None)
@@ -511,7 +511,7 @@ def odd_orientation(draw: Any, whole: Parts, data: bytes) -> bytes:
 
 
 def odd_profile_pieces(draw: Any, whole: Parts, data: bytes) -> bytes:
-    """Of a JPEG's profile in several segments: some missing, or other numbers and counts."""
+    """Spoil a JPEG's profile in several segments: some missing, or other numbers and counts."""
     pieces = [n for n, each in enumerate(whole.parts) if each.body.startswith(b"ICC_PROFILE\0")]
     if whole.format != "jpeg" or not pieces:
         return move(draw, whole, data)

@@ -42,7 +42,7 @@ def public_docstrings(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
 
 def main() -> int:
     count = fragments = 0
-    for folder in ("ace_tasks", "flows", "infra"):
+    for folder in ("ace_tasks", "flows", "infra", "tests/benchmarks", "tests/support"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for line, name, text in public_docstrings(ast.parse(path.read_text(encoding="utf-8"))):
                 count += 1

@@ -142,7 +142,7 @@ def sheet(
 
 
 def links(sheet: Sheet, signature: str = "X-Amz-Signature=s") -> list[PageLink]:
-    """As `flows.ui.sheet` makes them."""
+    """Return links as `flows.ui.sheet` makes them."""
     names = [f"report{'' if n == 1 else f'-{n}'}.html" for n in range(1, sheet.pages + 1)]
     return [PageLink(name, f"https://store.example/b/{name}?{signature}") for name in names]
 

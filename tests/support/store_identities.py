@@ -15,8 +15,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StoreIdentities:
-    """`config`: for `weed -s3.config`. `profiles`: for AWS_SHARED_CREDENTIALS_FILE, a profile of
-    each one's name."""
+    """Two files: `config` for `weed -s3.config`, and `profiles` for AWS_SHARED_CREDENTIALS_FILE,
+    with a profile of each one's name."""
 
     config: Path
     profiles: Path

@@ -31,7 +31,7 @@ def _varint(value: int) -> bytes:
 
 
 def tensor(name: str, shape: Sequence[int], values: Sequence[float], external: str = "") -> bytes:
-    """`external`: the file that holds its numbers, in place of this one."""
+    """Return a tensor. `external` names the file that holds its numbers in place of this one."""
     dims = b"".join(number(1, each) for each in shape)
     where = message(9, struct.pack(f"<{len(values)}f", *values))
     if external:

@@ -76,7 +76,7 @@ def encode_all(recipe: Recipe, work: Path) -> None:
 
 
 def train_from_nothing(recipe: Recipe, work: Path) -> Path:
-    """All stages; the variant's folder."""
+    """Train all stages. Return the variant's folder."""
     assert train_vae(recipe, work, [], quiet)
     encode_all(recipe, work)
     assert train_denoiser(recipe, work, quiet)
@@ -85,7 +85,7 @@ def train_from_nothing(recipe: Recipe, work: Path) -> Path:
 
 
 def begin(recipe: Recipe, work: Path) -> Start:
-    """What the flow does first with a recipe that starts from a variant."""
+    """Do what the flow does first with a recipe that starts from a variant."""
     settings = WeightsSettings(folder=work / "weights")
     start = open_start(recipe, settings)
     assert start
@@ -93,7 +93,7 @@ def begin(recipe: Recipe, work: Path) -> Start:
 
 
 def go_on(recipe: Recipe, work: Path) -> Path:
-    """All stages of a training from a variant; the new variant's folder."""
+    """Train all stages, starting from a variant. Return the new variant's folder."""
     begin(recipe, work)
     encode_all(recipe, work)
     assert train_denoiser(recipe, work, quiet)

@@ -101,7 +101,7 @@ def make_depth_anything(folder: Path, estimates: str = "relative", seed: int = 3
 
 
 def make_clip(folder: Path, seed: int = 4) -> Path:
-    """With the toy's tokenizer."""
+    """Make a CLIP with the toy's tokenizer."""
     torch.manual_seed(seed)
     tokenizer = toy.letter_tokenizer()
     text = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}

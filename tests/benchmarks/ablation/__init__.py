@@ -1,3 +1,3 @@
-"""What the paper's choices are worth, on the procedural world: the same small model trained several
+"""The worth of the paper's choices, on the procedural world: the same small model trained several
 ways, several times each. `python -m tests.benchmarks.ablation` makes all of it again.
 """

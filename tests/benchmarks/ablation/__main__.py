@@ -1,4 +1,4 @@
-"""All arms, each with every seed; what is done is not done again.
+"""Every arm with every seed. What is done is not done again.
 
 python -m tests.benchmarks.ablation --work out/ablation
 """
@@ -54,7 +54,7 @@ def _order(arms: Sequence[Arm], seeds: int) -> list[tuple[Arm, int]]:
 
 
 def steps_of(arm: Arm, steps: int, results: Sequence[Result]) -> int:
-    """Of one training; where it shall take as long as the paper's, by what these cost so far."""
+    """Return the steps of a training. One as long as the paper's has fewer, by the cost of these."""
     if not arm.same_seconds:
         return steps
     paper, other = (
@@ -120,7 +120,7 @@ def _tokens(arm: Arm, shapes: Sequence[Latents]) -> tuple[int, int]:
 
 
 def write(results: Sequence[Result], recipe: Recipe, work: Path) -> None:
-    """ablation.md, ablation.png and samples.png, of the first seed."""
+    """Write ablation.md, and ablation.png and samples.png of the first seed."""
     (work / "ablation.md").write_text(report.tables(results))
     runs = {(each.arm, each.seed): work / f"{each.arm}-{each.seed}" for each in results}
     curves = report.curves({k: read_metrics(v / "metrics.jsonl") for k, v in runs.items()})

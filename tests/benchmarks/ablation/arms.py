@@ -1,4 +1,4 @@
-"""What is compared: a recipe, and one thing changed in it at a time."""
+"""The arms of the comparison: a recipe, and one thing changed in it at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Arm:
     same_seconds: bool = False  # fewer steps, that take as long as the paper's way
 
     def recipe(self, base: Recipe, seed: int, steps: int) -> Recipe:
-        """`seed`: of the first weights, the batches and their noise; the data are the same."""
+        """Return the arm's recipe. `seed` draws the first weights, the batches and their noise."""
         seeds = {"seed": _BATCH_SEED + seed}
         return base.model_copy(
             update={
@@ -38,7 +38,7 @@ class Arm:
         )
 
     def model(self, recipe: Recipe) -> Trained:
-        """From nothing; of one seed the same numbers in every arm."""
+        """Make a new model. With one seed, every arm has the same numbers."""
         model = Trained.make(recipe.small, Tokenizers.make(recipe.small, VOCABULARY))
         if self.sequence:
             with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""What a trained arm makes of held-back examples: by the model's own loop, as an edit is made."""
+"""Pictures that a trained arm makes of held-back examples, by the same loop as an edit."""
 
 from __future__ import annotations
 

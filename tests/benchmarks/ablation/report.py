@@ -1,4 +1,4 @@
-"""From trainings to what a person reads: tables over seeds, curves, a sheet of samples."""
+"""A report on trainings: tables over seeds, curves, a sheet of samples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Value = Callable[[Result], float]
 
 
 def by_arm(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """In the arms' order, each with its seeds in order."""
+    """Return the results of each arm, in the arms' order, with seeds in order."""
     return {
         arm.name: sorted((r for r in results if r.arm == arm.name), key=lambda r: r.seed)
         for arm in ARMS

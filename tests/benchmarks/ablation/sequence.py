@@ -26,10 +26,10 @@ _MASK = 256  # of the mask, which stand last
 
 
 class SequenceTransformer(FluxTransformer2DModel):  # type: ignore[misc]
-    """Takes and gives what its parent does, and sees twice the tokens in between."""
+    """A transformer that takes and gives what its parent does, and sees twice the tokens."""
 
     def forward(self, hidden_states: Tensor, img_ids: Tensor, **others: Any) -> tuple[Tensor]:
-        """(B, N, 448) of noise, edit, change, mask → the velocity (B, N, 64)."""
+        """Return the velocity (B, N, 64) of (B, N, 448): noise, edit, change and mask."""
         tokens = hidden_states.shape[1]
         (velocity,) = super().forward(
             hidden_states=in_sequence(hidden_states),

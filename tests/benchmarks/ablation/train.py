@@ -30,14 +30,14 @@ _HELD_BACK_SEED = 40
 
 
 def tasks_of(recipe: Recipe) -> tuple[str, ...]:
-    """Those that it learns."""
+    """Return the tasks that a recipe learns."""
     assert isinstance(recipe.data, DataSettings)
     weights = recipe.data.task_weights or {}
     return tuple(name for name, task in TASKS.items() if weights.get(name, task.weight))
 
 
 def size_px(recipe: Recipe) -> int:
-    """Of its pictures."""
+    """Return the longest side of its pictures."""
     assert isinstance(recipe.data, DataSettings)
     return max(recipe.data.sizes_px)
 
@@ -78,8 +78,8 @@ def train(
     held_back: Mapping[str, Latents],
     folder: Path,
 ) -> Loop:
-    """To its last step. `recipe`: the arm's own. Its metrics tell the loss of the averaged model on
-    what is held back, and CPU seconds, which other processes lengthen less than the clock's.
+    """Train to the last step of the arm's own recipe. The metrics have the loss of the averaged model
+    on held-back examples, and CPU seconds, which other processes lengthen less than the clock's.
     """
     model = arm.model(recipe)
     loop = Loop(model, recipe.loop, folder / "checkpoint.pt")

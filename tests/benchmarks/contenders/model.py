@@ -63,11 +63,11 @@ class Editor:
         self._model = watched(workload).load(self._variant, settings, "cpu")
 
     def forget_embeddings(self) -> None:
-        """As upstream and diffusers' pipelines, which encode the prompt of every call."""
+        """Forget them, as upstream and diffusers' pipelines encode the prompt of every call."""
         self._model.text = TextEncoder(self._variant, self._model.parts, "cpu")
 
     def edit(self, picture: np.ndarray, prompt: str, seed: int) -> np.ndarray:
-        """(H, W, 3) uint8 → the same size."""
+        """Edit a picture, (H, W, 3) uint8. The result has the same size."""
         row = {"id": "a", "task": "edit", "image": "a", "prompt": prompt, "seed": seed}
         asked = resolve(parse_spec(row), Sources(image=Source(uri="a")), self._model.identity)
         plain = asked.model_copy(update={"adapter": None})

@@ -51,7 +51,7 @@ def edit(row: dict[str, Any], workload: Workload) -> str:
 
 @flow
 def edit_all(workload: Workload) -> int:
-    """How many rows have no picture."""
+    """Edit all rows. Return how many have no picture."""
     bucket, key = split_uri(workload.catalog)
     catalog = _s3().get_object(Bucket=bucket, Key=key)["Body"].read()
     futures = edit.map([json.loads(line) for line in catalog.splitlines()], unmapped(workload))

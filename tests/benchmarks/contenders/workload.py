@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """What one contender is to do; crosses processes as JSON."""
+    """The work of one contender. It crosses processes as JSON."""
 
     name: str
     catalog: str  # s3:// of a JSONL

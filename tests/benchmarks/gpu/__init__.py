@@ -1,4 +1,4 @@
-"""What one edit costs on one GPU, in one command.
+"""A measurement of one edit on one GPU, in one command.
 
     python -m tests.benchmarks.gpu --minutes 6 --out out/gpu                       on a GPU
     python -m tests.benchmarks.gpu --geometry tiny --device cpu --out out/gpu      a rehearsal

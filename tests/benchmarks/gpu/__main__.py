@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def describe(given: argparse.Namespace) -> Measurement:
-    """The machine and the work, no rung yet."""
+    """Return the measurement of this machine and this work, before any rung."""
     geometry = random_parts.GEOMETRIES[given.geometry]
     hardware, code = runtime_info.hardware(given.device), runtime_info.code()
     cuda = given.device == "cuda"

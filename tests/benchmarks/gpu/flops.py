@@ -1,4 +1,4 @@
-"""How many floating-point operations a step takes: FLUX's matrix products, counted by geometry.
+"""The floating-point operations of a step: FLUX's matrix products, counted by geometry.
 
 A product of (m, k) and (k, n) is 2·m·k·n operations. Norms, activations and additions are not
 counted: they are under a thousandth, and no matrix unit does them. T5, CLIP and the VAE together
@@ -16,7 +16,7 @@ _SINUSOID = 256  # width of the embedded time and guidance, before their linears
 
 
 def step_flop(config: Mapping[str, Any], image_tokens: int, text_tokens: int) -> float:
-    """Floating-point operations of one pass of the transformer for one picture."""
+    """Return the floating-point operations of one pass of the transformer for one picture."""
     width = config["attention_head_dim"] * config["num_attention_heads"]
     tokens = image_tokens + text_tokens
     # In either kind of block each token meets 12·W² weights: queries, keys, values and the

@@ -48,7 +48,7 @@ class Geometry:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Arguments of FluxTransformer2DModel."""
+        """Return the arguments of FluxTransformer2DModel."""
         return {**self.transformer, "in_channels": 384}
 
 
@@ -97,7 +97,7 @@ GEOMETRIES = {
 
 @contextmanager
 def _drawn_on(device: str, dtype: torch.dtype) -> Iterator[None]:
-    """New parameters lie on the device, in this type, from the first moment."""
+    """Make new parameters on the device and in this type from the first moment."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -127,7 +127,7 @@ def make_transformer(geometry: Geometry, device: str) -> FluxTransformer2DModel:
 
 
 def make_adapter(transformer: FluxTransformer2DModel) -> dict[str, torch.Tensor]:
-    """A LoRA on every linear of every block, PEFT's keys."""
+    """Return a LoRA for every linear of every block, by PEFT's keys."""
     generator = _generator(transformer.device.type)
     lora = toy.random_lora(transformer, ADAPTER_RANK, generator)
     adapter = keymap.lora_from_comfy(lora, transformer.config)
@@ -135,7 +135,7 @@ def make_adapter(transformer: FluxTransformer2DModel) -> dict[str, torch.Tensor]
 
 
 def make_parts(geometry: Geometry, device: str) -> Parts:
-    """All parts of a model, without adapters."""
+    """Make all parts of a model, without adapters."""
     with _drawn_on(device, dtype_on(device)):
         vae = AutoencoderKL(
             **geometry.vae,
@@ -176,12 +176,12 @@ def make_parts(geometry: Geometry, device: str) -> Parts:
 def with_transformer(
     parts: Parts, transformer: FluxTransformer2DModel, adapters: Mapping[str, Any]
 ) -> Parts:
-    """The same encoders and VAE around another transformer."""
+    """Return the same encoders and VAE around another transformer."""
     return replace(parts, transformer=transformer, adapters=adapters)
 
 
 def make_job(geometry: Geometry, side_px: int, references: int = 0) -> ModelJob:
-    """A square picture of noise, its left half to be repainted, references of its size beside it.
+    """Make a square picture of noise whose left half is repainted, and references of its size.
 
     The canvas may have as many tokens as that takes, however few the variant's budget allows.
     """

@@ -1,4 +1,4 @@
-"""What a run of the command leaves: a JSON file by the GPU's name, and its table.
+"""The results of a run: a JSON file by the GPU's name, and its table.
 
 Files worth keeping lie in `measured/`, and documents read their figures there.
 """
@@ -28,7 +28,7 @@ class SizeResult(BaseModel):
 
 
 class RungResult(BaseModel):
-    """What one way of working costs; `skipped` says why there are no figures."""
+    """The cost of one way of working. `skipped` says why there are no figures."""
 
     name: str
     what: str
@@ -84,17 +84,17 @@ class Measurement(BaseModel):
         return re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
 
     def rung(self, name: str) -> RungResult | None:
-        """The rung of this name, if it was measured."""
+        """Return the rung of this name, if it was measured."""
         return next((each for each in self.rungs if each.name == name and each.seconds), None)
 
     @property
     def best_lossless(self) -> RungResult | None:
-        """The fastest way that changes pictures by rounding only."""
+        """Return the fastest way that changes pictures by rounding only."""
         found = [each for each in map(self.rung, BEST_LOSSLESS) if each]
         return min(found, key=lambda each: each.item_s or 0, default=None)
 
     def write(self, folder: Path) -> None:
-        """JSON and Markdown; whole files at any moment, for a run may be cut."""
+        """Write JSON and Markdown. The files are whole at any moment, because a run may be cut."""
         folder.mkdir(parents=True, exist_ok=True)
         for ending, text in ((".json", self.model_dump_json(indent=1)), (".md", self.table())):
             part = folder / f"{self.slug}{ending}.part"
@@ -102,7 +102,7 @@ class Measurement(BaseModel):
             os.replace(part, folder / f"{self.slug}{ending}")
 
     def table(self) -> str:
-        """Markdown."""
+        """Return the table as Markdown."""
         head = (
             f"{self.gpu}, {self.geometry} geometry in {self.dtype}: {self.tokens} image tokens, "
             f"{self.text_tokens} of text, {self.steps} steps; "
@@ -153,7 +153,7 @@ def _rate(tflops: float) -> str:
 
 
 def read_measured(folder: Path = MEASURED) -> list[Measurement]:
-    """All that are kept, of the full geometry, the fastest GPU first."""
+    """Read all kept measurements of the full geometry, the fastest GPU first."""
     found = [
         Measurement.model_validate_json(path.read_bytes()) for path in sorted(folder.glob("*.json"))
     ]

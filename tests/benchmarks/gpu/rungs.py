@@ -1,4 +1,4 @@
-"""The ways of working that are measured, and how one of them is brought about and timed.
+"""Ways of working: how one is set up, and how it is timed.
 
 Every rung has a transformer of its own with the same random weights; encoders and VAE are shared.
 An item goes through `AceModel.generate`, from its job to its pixels.
@@ -38,12 +38,12 @@ _STEP_CACHE = {"cache_interval": 5, "disable_cache_before_step": 3, "max_order":
 
 
 class Skipped(Exception):
-    """This machine has not what the rung takes."""
+    """An error: this machine lacks something that the rung needs."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One way of working. `needs_s`: what it takes at full size, building and warm-up included."""
+    """One way of working. `needs_s` is its time at full size, with building and warm-up."""
 
     name: str
     what: str
@@ -63,7 +63,7 @@ class Rung:
 
     @property
     def reference(self) -> str:
-        """The eager rung that makes the same picture."""
+        """Return the name of the eager rung that makes the same picture."""
         return "eager" if self.adapter == "none" else "upstream"
 
 
@@ -97,7 +97,7 @@ class Item:
 
 @dataclass
 class Reference:
-    """What an eager rung made: its first item, and one step's velocity."""
+    """The results of an eager rung: its first item, and one step's velocity."""
 
     canvas: np.ndarray
     velocity: torch.Tensor
@@ -105,7 +105,7 @@ class Reference:
 
 @dataclass
 class Workplace:
-    """What all rungs of one run share."""
+    """The parts that all rungs of one run share."""
 
     geometry: Geometry
     device: str
@@ -119,7 +119,7 @@ class Workplace:
         return replace(self._job(self.geometry.side_px), steps=self.steps)
 
     def other_jobs(self) -> Iterator[tuple[str, ModelJob]]:
-        """Half the side; and a reference of full size beside the target."""
+        """Return two more sizes: half the side, and the full side with a reference beside it."""
         side = self.geometry.side_px
         for what, job in (
             (f"{side // 2}×{side // 2}", self._job(side // 2)),
@@ -137,7 +137,7 @@ def tokens_of(job: ModelJob) -> int:
 
 
 class Bench:
-    """One model brought to one rung. Raises Skipped, and whatever a library raises."""
+    """One model, set up for one rung. Raises Skipped, and whatever a library raises."""
 
     def __init__(self, rung: Rung, place: Workplace):
         self.rung, self.place, self.device = rung, place, place.device
@@ -193,7 +193,7 @@ class Bench:
 
     @contextmanager
     def _item(self) -> Iterator[None]:
-        """What the rung does around each item."""
+        """Do what the rung does around each item."""
         transformer: Any = self.model.parts.transformer
         if self.rung.adapter == "loaded":
             transformer.load_lora_adapter(dict(self._file), adapter_name="once", prefix=None)
@@ -208,7 +208,7 @@ class Bench:
                 transformer.delete_adapters("once")
 
     def item(self, job: ModelJob) -> Item:
-        """Make one picture; its time includes all that the rung does for it."""
+        """Make one picture. Its time includes all that the rung does for it."""
         marks: list[Any] = []
         started = self._now()
         with self._item():
@@ -221,7 +221,7 @@ class Bench:
 
     @torch.inference_mode()
     def velocity(self) -> torch.Tensor:
-        """One step on fixed numbers, float32 on the CPU."""
+        """Return one step on fixed numbers, as float32 on the CPU."""
         config, (_, height, width) = self.place.geometry.config, self.place.job.lcu.mask_1HW.shape
         h, w = height // 8, width // 8
         generator = torch.Generator().manual_seed(2)
@@ -251,7 +251,7 @@ class Bench:
         return time.perf_counter()
 
     def _mark(self) -> Any:
-        """A moment on the device: an event of CUDA, or the clock in ms."""
+        """Return a moment on the device: an event of CUDA, or the clock in ms."""
         if not self._cuda:
             return 1000 * time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -260,7 +260,7 @@ class Bench:
 
 
 def _between_ms(first: Any, last: Any) -> float:
-    """From one mark to another, once the work is done."""
+    """Return the time from one mark to another, once the work is done."""
     if isinstance(first, float):
         return float(last - first)
     return float(first.elapsed_time(last))
@@ -274,7 +274,7 @@ def _check_machine(rung: Rung, cuda: bool) -> None:
 
 
 def _compile_forwards(transformer: Any) -> None:
-    """As `compile_blocks` does; but each block's forward, so that the hooks of a step cache, which
+    """Compile each block's forward, unlike `compile_blocks`, so that the hooks of a step cache, which
     are put round it later, stay outside.
     """
     torch.fx.experimental._config.use_duck_shape = False
@@ -284,7 +284,7 @@ def _compile_forwards(transformer: Any) -> None:
 
 
 def _to_fp8_rows(transformer: Any) -> None:
-    """Weights and activations of the blocks' linears as fp8, a scale a row."""
+    """Turn weights and activations of the blocks' linears into fp8, with a scale for each row."""
     try:
         from torchao.quantization import (
             Float8DynamicActivationFloat8WeightConfig,
@@ -306,7 +306,7 @@ def _to_fp8_rows(transformer: Any) -> None:
 
 
 def measure(rung: Rung, place: Workplace, left_s: Callable[[], float]) -> RungResult:
-    """The rung's figures, or why there are none. `left_s`: what is left of the time."""
+    """Return the rung's figures, or why there are none. `left_s` is the time that is left."""
     result = RungResult(name=rung.name, what=rung.what, lossy=rung.lossy)
     clean()
     bench, started = None, time.perf_counter()
@@ -364,7 +364,7 @@ def _measure(bench: Bench, result: RungResult, left_s: Callable[[], float]) -> N
 
 
 def _compare(bench: Bench, result: RungResult, canvas: np.ndarray) -> None:
-    """With what the eager rung made, which is kept if this is it."""
+    """Compare with the results of the eager rung, which are kept if this is it."""
     rung, references = bench.rung, bench.place.references
     velocity = bench.velocity()
     if rung.name == rung.reference:
@@ -412,7 +412,7 @@ def _line(error: Exception) -> str:
 
 
 def product_tflops(device: str, size: int = 8192, times: int = 10) -> float | None:
-    """TFLOP/s of one plain bf16 product: what this GPU can do at best."""
+    """Return the TFLOP/s of one plain bf16 product, the best that this GPU can do."""
     if device != "cuda":
         return None
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -427,7 +427,7 @@ def product_tflops(device: str, size: int = 8192, times: int = 10) -> float | No
 
 
 def find(names: list[str]) -> Mapping[str, Rung]:
-    """Rungs by name, in their order. Raises KeyError."""
+    """Return rungs by name, in their order. Raises KeyError."""
     known = {each.name: each for each in RUNGS}
     if unknown := set(names) - known.keys():
         raise KeyError(f"{', '.join(sorted(unknown))}; there are {', '.join(known)}")
