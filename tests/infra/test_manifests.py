@@ -430,7 +430,7 @@ def test_alerts_ask_for_metrics_that_there_are() -> None:
     names = {f"ray_{name}" for name in re.findall(r'"(ace_\w+)"', code)}
     (rules,) = of_kind("aws-spot", "PrometheusRule")
     alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
-    runbook = (ROOT / "docs" / "operations" / "operations.md").read_text()
+    runbook = (ROOT / "docs" / "operations" / "runbook.md").read_text()
     headings = {
         title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", runbook, re.M)
     }
