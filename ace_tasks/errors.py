@@ -7,7 +7,7 @@
     │   ├── WeightsError           model files are missing, wrong or altered
     │   ├── CredentialsError       credentials are missing, or the store refuses them
     │   ├── OutputRefused          the output is missing, not writable or not fit for the request
-    │   ├── NoConditionalWrites    the store ignores If-None-Match
+    │   ├── NoConditionalWrites    the store does not honour If-None-Match
     │   ├── OverBudget             the run would exceed, or has exceeded, its budget
     │   ├── BrokenRun              a row is counted twice or not at all: a bug in this project
     │   ├── PoolFailed             replicas fail to start again and again

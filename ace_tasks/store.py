@@ -1,6 +1,7 @@
 """Access to objects on S3, and to local files for local catalogs.
 
-Only this module and `store_errors` use boto3. A `Store` is one client with one identity. Make one
+Only this module, its checks in `store_check` and what it is made of (`store_errors`,
+`store_checksums`) use boto3. A `Store` is one client with one identity. Make one
 per process and role and share it: boto3 clients are thread-safe and reuse their connections. Every
 foreign exception is translated: into a StoreError if it concerns one object, into a FatalError if
 it concerns all of them.
@@ -10,13 +11,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import itertools
 import logging
 import random
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,25 +28,13 @@ from typing import Any, TypeVar
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
-from ace_tasks.errors import (
-    AceError,
-    BucketMissing,
-    Forbidden,
-    NoConditionalWrites,
-    NotFound,
-    OutputRefused,
-    PreconditionFailed,
-    SettingsError,
-    StoreUnavailable,
-)
+from ace_tasks.errors import AceError, NotFound, PreconditionFailed, SettingsError, StoreUnavailable
 from ace_tasks.local_files import check_size, measure_file, read_file
 from ace_tasks.settings import StoreSettings
-from ace_tasks.store_errors import translate
+from ace_tasks.store_checksums import ChecksumHeaders, sha256_header
+from ace_tasks.store_errors import status_of, translate
 
 T = TypeVar("T")
 
@@ -55,7 +42,9 @@ log = logging.getLogger(__name__)
 
 MAX_PRESIGN_S = 7 * 24 * 3600  # the limit of SigV4
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-_START_PATIENCE_S = 5.0
+# In the place of 412: S3 for a race of two writers, others for every key that exists.
+_MAY_MEAN_TAKEN = {409, 500}
+_NO_VERSIONS = {405, 501}
 _PART_BYTES = 64 * 2**20  # of an upload; at most 10,000 of them
 
 
@@ -84,19 +73,11 @@ def join_uri(prefix: str, key: str) -> str:
     return f"{prefix.rstrip('/')}/{key}"
 
 
-def _checksum(data: bytes) -> str:
-    """Return the SHA-256 of some bytes as S3 expects it in a header.
-
-    boto3 also computes it if it gets the algorithm. Over TLS it then sends the bytes in chunks
-    and the checksum after them, as a trailer, which Cloudflare's R2 and others refuse.
-    """
-    return base64.b64encode(hashlib.sha256(data).digest()).decode()
-
-
 class Store:
     """An S3 client with one identity. It also reads local paths, so that local catalogs work."""
 
     def __init__(self, settings: StoreSettings):
+        self.settings = settings
         self._patience_s = settings.patience_s
         self._abandoned = threading.Event()
         # (kind of error, whether it was retried) → count. An answer that the caller asked for,
@@ -113,7 +94,7 @@ class Store:
                     max_pool_connections=settings.max_connections,
                     tcp_keepalive=True,
                     # Without this every other write gets a CRC32, over TLS as a trailer; see
-                    # `_checksum`.
+                    # `sha256_header`.
                     request_checksum_calculation="when_required",
                     # For links, botocore still signs with SigV2 in a region that knows both, such
                     # as us-east-1. Buckets made since June 2020 refuse it, and so does SSE-KMS.
@@ -124,6 +105,7 @@ class Store:
             raise translate(error, "s3") from None
         except ValueError as error:  # an endpoint that is no URL
             raise SettingsError(f"object store: {error}") from None
+        self._checksums = ChecksumHeaders(self._client)
 
     def _call(self, uri: str, operation: Callable[[], T], patience_s: float | None = None) -> T:
         """Run an S3 operation, and retry it with jittered backoff while the store is unavailable.
@@ -135,7 +117,7 @@ class Store:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                return operation()
+                return self._checksums.attempt(operation)
             except (BotoCoreError, Boto3Error, ClientError) as error:
                 translated = translate(error, uri)
                 waits = isinstance(translated, StoreUnavailable)
@@ -276,19 +258,38 @@ class Store:
         False can also mean that an earlier attempt of ours succeeded and its answer was lost. Read
         the object to find out.
         """
+
+        def write() -> None:
+            try:
+                self._send_put(uri, data, content_type, IfNoneMatch="*")
+            except ClientError as error:
+                if status_of(error) in _MAY_MEAN_TAKEN and self._exists(uri):
+                    raise PreconditionFailed(uri, "the object exists") from None
+                raise
+
         try:
-            self._put(uri, data, content_type, IfNoneMatch="*")
+            self._call(uri, write)
         except PreconditionFailed:
             return False
         return True
 
-    def _put(self, uri: str, data: bytes, content_type: str, **condition: str) -> dict[str, Any]:
+    def _exists(self, uri: str) -> bool:
         bucket, key = split_uri(uri)
-        request = {"Body": data, "ContentType": content_type, "ChecksumSHA256": _checksum(data)}
-        return self._call(
-            uri,
-            lambda: dict(self._client.put_object(Bucket=bucket, Key=key, **request, **condition)),
-        )
+        try:
+            self._client.head_object(Bucket=bucket, Key=key)
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+    def _put(self, uri: str, data: bytes, content_type: str) -> dict[str, Any]:
+        return self._call(uri, lambda: self._send_put(uri, data, content_type))
+
+    def _send_put(self, uri: str, data: bytes, content_type: str, **more: str) -> dict[str, Any]:
+        bucket, key = split_uri(uri)
+        request = {"Body": data, "ContentType": content_type} | more
+        checksum = sha256_header(data)
+        answer = self._client.put_object(Bucket=bucket, Key=key, ChecksumSHA256=checksum, **request)
+        return dict(answer)
 
     def upload(self, path: Path, uri: str, content_type: str) -> None:
         """Copy a file into an object, a large one part by part."""
@@ -317,42 +318,17 @@ class Store:
                 data = file.read(_PART_BYTES)
                 if not data:
                     return
-                part: dict[str, Any] = {"PartNumber": number, "ChecksumSHA256": _checksum(data)}
+                part: dict[str, Any] = {"PartNumber": number, "ChecksumSHA256": sha256_header(data)}
                 send = partial(self._client.upload_part, Body=data, **where, **part)
-                yield part | {"ETag": self._call(uri, send)["ETag"]}
+                etag = self._call(uri, send)["ETag"]
+                if self._checksums.left_out:
+                    del part["ChecksumSHA256"]
+                yield part | {"ETag": etag}
 
     def delete(self, uri: str) -> None:
         """Delete an object. It is no error if there is none."""
         bucket, key = split_uri(uri)
         self._call(uri, lambda: self._client.delete_object(Bucket=bucket, Key=key))
-
-    def check_purge(self, prefix_uri: str) -> None:
-        """Prove that we may write here and delete for good, older versions included.
-
-        It writes an object twice and deletes it with every call that `purge` makes. Raises
-        OutputRefused, which names the missing right, and StoreUnavailable.
-        """
-        probe = join_uri(prefix_uri, f".probe-{uuid.uuid4().hex}")
-
-        def put() -> object:
-            return self.put(probe, b"probe", "text/plain")
-
-        steps: tuple[tuple[str, Callable[[], object]], ...] = (
-            ("s3:ListBucketVersions", lambda: tuple(self._versions(probe))),
-            ("s3:PutObject", put),
-            ("s3:PutObject", put),
-            ("s3:GetObject", lambda: self.get(probe)),
-            ("s3:DeleteObject", lambda: self.delete(probe)),
-            ("s3:DeleteObjectVersion", lambda: self._delete_versions(probe, all_of_them=True)),
-        )
-        for right, step in steps:
-            try:
-                step()
-            except (BucketMissing, NotFound, Forbidden) as error:
-                raise OutputRefused(
-                    f"cannot delete for good under {prefix_uri}: {right} is refused ({error}); "
-                    "nothing was deleted"
-                ) from None
 
     def purge(self, uri: str) -> None:
         """Delete an object, and all its older versions if the bucket keeps them."""
@@ -364,33 +340,41 @@ class Store:
         self._delete_versions(uri, all_of_them=False)
 
     def _delete_versions(self, uri: str, *, all_of_them: bool) -> None:
-        bucket, key = split_uri(uri)
-        for version_id, is_latest in tuple(self._versions(uri)):
+        for version_id, is_latest in self.versions(uri):
             if all_of_them or not is_latest:
-                wanted = {"Bucket": bucket, "Key": key, "VersionId": version_id}
-                self._call(uri, partial(self._client.delete_object, **wanted))
+                self._delete_version(uri, version_id)
 
-    def _versions(self, uri: str) -> Iterator[tuple[str, bool]]:
-        """Yield (version id, whether it is the newest) of an object, delete markers included.
-
-        A store that does not support versions (HTTP 501) yields nothing.
-        """
+    def _delete_version(self, uri: str, version_id: str) -> None:
         bucket, key = split_uri(uri)
-        request = {"Bucket": bucket, "Prefix": key}
+        wanted = {"Bucket": bucket, "Key": key, "VersionId": version_id}
+        self._call(uri, lambda: self._client.delete_object(**wanted))
+
+    def versions(self, uri: str) -> tuple[tuple[str, bool], ...]:
+        """Return (version id, whether it is the newest) of an object, delete markers included.
+
+        A store that knows no versions (HTTP 405 or 501) has none.
+        """
+        return tuple((id_, latest) for each, id_, latest in self._versions(uri) if each == uri)
+
+    def _versions(self, prefix_uri: str) -> Iterator[tuple[str, str, bool]]:
+        """Yield (URI, version id, whether it is the newest) of all that is under a prefix."""
+        bucket, prefix = split_uri(prefix_uri)
+        request = {"Bucket": bucket, "Prefix": prefix}
 
         def list_page() -> dict[str, Any]:
             try:
                 return dict(self._client.list_object_versions(**request))
             except ClientError as error:
-                if error.response["ResponseMetadata"].get("HTTPStatusCode") != 501:
+                if status_of(error) not in _NO_VERSIONS:
                     raise
                 return {}
 
         while True:
-            page = self._call(uri, list_page)
+            page = self._call(prefix_uri, list_page)
             for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
-                if each["Key"] == key and each.get("VersionId", "null") != "null":
-                    yield each["VersionId"], bool(each["IsLatest"])
+                if each.get("VersionId", "null") != "null":
+                    uri = f"s3://{bucket}/{each['Key']}"
+                    yield uri, each["VersionId"], bool(each["IsLatest"])
             if not page.get("IsTruncated"):
                 return
             request["KeyMarker"] = page["NextKeyMarker"]
@@ -407,30 +391,6 @@ class Store:
                 self._client.create_bucket(Bucket=bucket)
 
         self._call(f"s3://{bucket}", create)
-
-    def check_output(self, prefix_uri: str, *, unguarded: bool = False) -> None:
-        """Prove before any work that we can write here and that If-None-Match is honoured.
-
-        Raises OutputRefused, CredentialsError and StoreUnavailable. Also raises
-        NoConditionalWrites unless `unguarded`, which accepts that two runs of one catalog may
-        publish an item twice.
-        """
-        probe = join_uri(prefix_uri, f".probe-{uuid.uuid4().hex}")
-        bucket, key = split_uri(prefix_uri)
-        look = {"Bucket": bucket, "Prefix": key, "MaxKeys": 1}
-        try:
-            # No answer at the start more likely means a wrong address than an outage.
-            self._call(prefix_uri, lambda: self._client.list_objects_v2(**look), _START_PATIENCE_S)
-            self.put_if_absent(probe, b"first", "text/plain")
-            guarded = not self.put_if_absent(probe, b"second", "text/plain")
-            self.delete(probe)
-        except (BucketMissing, NotFound, Forbidden) as error:
-            raise OutputRefused(f"cannot write under {prefix_uri}: {error}") from None
-        if not guarded and not unguarded:
-            raise NoConditionalWrites(
-                f"the store of {prefix_uri} ignores If-None-Match, so two runs could overwrite "
-                f"each other's records; use a store that honours it, or allow unguarded writes"
-            )
 
 
 def open_stores(source: StoreSettings, output: StoreSettings) -> tuple[Store, Store]:

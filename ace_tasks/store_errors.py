@@ -22,7 +22,7 @@ from ace_tasks.errors import (
     StoreUnavailable,
 )
 
-_CREDENTIAL_CODES = {
+CREDENTIAL_CODES = {
     "AuthorizationHeaderMalformed",
     "ExpiredToken",
     "ExpiredTokenException",
@@ -51,8 +51,8 @@ def translate(error: Exception, uri: str) -> AceError:
     if not isinstance(error, ClientError):
         return StoreUnavailable(uri, f"{type(error).__name__} after retries")
     code = str(error.response.get("Error", {}).get("Code", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _CREDENTIAL_CODES:
+    status = status_of(error)
+    if code in CREDENTIAL_CODES:
         return CredentialsError(f"{uri}: the store refuses our credentials ({code})")
     if code == "NoSuchBucket":
         return BucketMissing(uri, f"bucket {uri.split('/')[2]!r} does not exist")
@@ -65,4 +65,11 @@ def translate(error: Exception, uri: str) -> AceError:
     if 400 <= status < 500 and status not in _PASSING:
         # The answer to a HEAD with an expired token is a bare 400.
         return Forbidden(uri, f"refused (HTTP {status} {code}): a bad name or stale credentials?")
+    if status == 501:  # it will not know the request in three minutes either
+        return Forbidden(uri, f"the store does not know this request (HTTP 501 {code})")
     return StoreUnavailable(uri, f"HTTP {status} {code}".rstrip())
+
+
+def status_of(error: ClientError) -> int:
+    """Return the HTTP status of an answer; 0 if it had none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -17,9 +17,7 @@ from ace_tasks.errors import (
     BucketMissing,
     CredentialsError,
     Forbidden,
-    NoConditionalWrites,
     NotFound,
-    OutputRefused,
     PreconditionFailed,
     SettingsError,
     StoreUnavailable,
@@ -27,6 +25,7 @@ from ace_tasks.errors import (
 )
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri, open_stores, split_uri
+from ace_tasks.store_check import check_output, check_purge
 from ace_tasks.store_errors import translate
 from infra.object_store import ObjectStore
 from infra.store_keys import ensure_keys
@@ -77,8 +76,6 @@ def test_what_is_missing_says_so(store: Store, prefix: str) -> None:
         store.head(join_uri(prefix, "nothing"))
     with pytest.raises(BucketMissing, match="'no-such-bucket'"):
         store.get("s3://no-such-bucket/key")
-    with pytest.raises(OutputRefused):
-        store.check_output("s3://no-such-bucket/out")
 
 
 def test_a_large_object_is_refused_before_it_is_read(store: Store, prefix: str) -> None:
@@ -154,14 +151,14 @@ def test_no_write_over_tls_has_a_trailer(
     file = tmp_path / "file"
     store = Store(StoreSettings())
     try:
-        store.check_output(prefix)
+        check_output(store, prefix)
         store.put(join_uri(prefix, "small"), b"small", "text/plain")
         assert store.put_if_absent(join_uri(prefix, "once"), b"once", "text/plain")
         for size, name in ((1000, "one-part"), (12_000_000, "three-parts")):
             file.write_bytes(b"x" * size)
             store.upload(file, join_uri(prefix, name), "application/octet-stream")
             assert store.get(join_uri(prefix, name)) == file.read_bytes()
-        store.check_purge(prefix)
+        check_purge(store, prefix)
         store.delete(join_uri(prefix, "small"))
     finally:
         proxy.stop()
@@ -197,23 +194,6 @@ def test_an_upload_that_fails_leaves_no_parts(
     bucket, key = split_uri(uri)
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket, Prefix=key)
     assert list(store.list(uri)) == []
-
-
-def test_the_probe_leaves_nothing_behind(store: Store, prefix: str) -> None:
-    store.check_output(prefix)
-    assert list(store.list(prefix)) == []
-
-
-def test_a_store_without_conditional_writes_is_refused(
-    store: Store, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No such store is at hand, so one request header is dropped on its way to the real one."""
-    monkeypatch.setattr(
-        store, "put_if_absent", lambda uri, data, kind: bool(store.put(uri, data, kind))
-    )
-    with pytest.raises(NoConditionalWrites, match="If-None-Match"):
-        store.check_output(prefix)
-    store.check_output(prefix, unguarded=True)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +291,7 @@ FOREIGN: dict[str, tuple[Exception, type[AceError]]] = {
     "too many requests": (_client_error("TooManyRequests", 429), StoreUnavailable),
     "slow down": (_client_error("SlowDown", 503), StoreUnavailable),
     "internal error": (_client_error("InternalError", 500), StoreUnavailable),
+    "not implemented": (_client_error("NotImplemented", 501), Forbidden),
     "no credentials": (NoCredentialsError(), CredentialsError),
     "no connection": (EndpointConnectionError(endpoint_url="http://x"), StoreUnavailable),
 }

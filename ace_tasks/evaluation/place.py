@@ -10,6 +10,7 @@ from pathlib import Path
 from ace_tasks.errors import NotFound, OutputRefused, SettingsError
 from ace_tasks.specs import check_uri
 from ace_tasks.store import Store, is_s3, join_uri
+from ace_tasks.store_check import check_output
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class EvaluationPlace:
             check_uri(self.join("key"))
         except ValueError as error:
             raise SettingsError(f"output: {error}") from None
-        self.store.check_output(self.uri, unguarded=True)  # two runs would write the same bytes
+        check_output(self.store, self.uri, unguarded=True)  # two runs would write the same bytes
 
     def join(self, key: str) -> str:
         return join_uri(self.uri, key)

@@ -28,6 +28,7 @@ from ace_tasks.runs.traces import (
     trace_of_record,
 )
 from ace_tasks.store import Store, join_uri
+from ace_tasks.store_check import check_purge
 
 _THREADS = 16
 # Pages embed pictures, and cannot be made again, so a page that mentions a forgotten item goes.
@@ -112,7 +113,7 @@ class Forget:
 
         Raises OutputRefused, with nothing changed, if we may not delete old versions.
         """
-        self.store.check_purge(self.output_uri)
+        check_purge(self.store, self.output_uri)
         write_tombstones(self.store, self.output_uri, sorted(deletion.closure.digests), by)
 
     def delete(self, deletion: Deletion) -> None:

@@ -56,6 +56,7 @@ from ace_tasks.settings import (
 )
 from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, ModelIdentity, PixelSettings, check_uri
 from ace_tasks.store import Store, is_s3, join_uri, open_stores
+from ace_tasks.store_check import check_output
 from ace_tasks.wording import counted
 from flows.options.feed import FeedOptions
 from flows.options.run import RunOptions
@@ -165,7 +166,7 @@ def open_run(request: RunRequest) -> Iterator[Run]:
     check_license(found, weights)
     weights = for_replicas(found, weights)
     vision = open_vision(environment, weights)
-    outputs.check_output(request.output, unguarded=request.options.allow_unguarded_writes)
+    check_output(outputs, request.output, unguarded=request.options.allow_unguarded_writes)
     with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
         yield Run(
             run_id=str(flow_run.id),

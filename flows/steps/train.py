@@ -32,6 +32,7 @@ from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.model.places import hash_file
 from ace_tasks.settings import Environment, cpu_count, read_environment
 from ace_tasks.store import Store, is_s3, join_uri
+from ace_tasks.store_check import check_output
 from ace_tasks.wording import counted
 from flows.options.models import TrainingInputs, TrainingWork
 from flows.ui.forms import step
@@ -166,7 +167,7 @@ def open_training(
     environment = read_environment()
     weights = environment.weights(accept_license=inputs.accept_license)
     outputs = Store(environment.output_store)
-    outputs.check_output(output.rstrip("/"), unguarded=True)  # no two runs write one key
+    check_output(outputs, output.rstrip("/"), unguarded=True)  # no two runs write one key
     start = open_start(found, weights)
     with ExitStack() as held:
         with _catalog_of(found, environment) as catalog_file:

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,23 @@ SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The token has expired.</Message></Error>"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as the proxy hears it. `headers` by their names in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: list[tuple[str, str]]
+    content: bytes
 
 
 class FaultyStore:
@@ -62,6 +80,24 @@ class FaultyStore:
 
         self.fault = fault
 
+    def respond(self, request: Request) -> Reply:
+        """Answer a request with which nothing goes wrong. A kind of store has its own answers."""
+        return self.forward(request)
+
+    def forward(self, request: Request) -> Reply:
+        """Have the real store answer."""
+        connection = http.client.HTTPConnection(self._target)
+        connection.putrequest(
+            request.method, request.path, skip_host=True, skip_accept_encoding=True
+        )
+        for name, value in request.headers.items():
+            connection.putheader(name, value)
+        connection.endheaders(request.body)
+        answer = connection.getresponse()
+        reply = Reply(answer.status, answer.getheaders(), answer.read())
+        connection.close()
+        return reply
+
     def _handler(proxy) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -72,6 +108,7 @@ class FaultyStore:
                 proxy.requests.append((self.command, self.path, kind))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 proxy.heard.append((self.command, headers))
+                request = Request(self.command, self.path, headers, body)
                 if kind == "reset":
                     self._reset()
                 elif kind in {"503", "500", "expired"}:
@@ -80,24 +117,13 @@ class FaultyStore:
                 else:
                     if kind == "slow":
                         time.sleep(2)
-                    status, headers, content = self._forward(body)
+                    reply = proxy.respond(request)
                     if kind == "lost":
                         self._reset()
                     else:
-                        self._answer(status, headers, content, cut=kind == "cut")
+                        self._answer(reply.status, reply.headers, reply.content, cut=kind == "cut")
 
             do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
-
-            def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-                connection = http.client.HTTPConnection(proxy._target)
-                connection.putrequest(
-                    self.command, self.path, skip_host=True, skip_accept_encoding=True
-                )
-                for name, value in self.headers.items():
-                    connection.putheader(name, value)
-                connection.endheaders(body)
-                answer = connection.getresponse()
-                return answer.status, answer.getheaders(), answer.read()
 
             def _answer(
                 self, status: int, headers: list[tuple[str, str]], content: bytes, cut: bool = False
