@@ -10,6 +10,7 @@ catalog     plan, schema
 look        the look of `plan` at pictures and masks
 editing     edit, restyle, try-on, retry, review
 outputs     status, pictures, sweep
+stores      check-store
 provenance  audit, reproduce, forget
 training    train, evaluate
 """
@@ -26,6 +27,7 @@ from flows.cli.editing import edit, restyle, retry, review, try_on
 from flows.cli.mistakes import explain
 from flows.cli.outputs import pictures, status, sweep
 from flows.cli.provenance import audit, forget, reproduce
+from flows.cli.stores import check_store
 from flows.cli.terminal import EXIT_FATAL, err, line
 from flows.cli.training import evaluate, train
 
@@ -52,6 +54,7 @@ for command in (
     audit,
     reproduce,
     forget,
+    check_store,
 ):
     app.command(command)
 
