@@ -246,6 +246,47 @@ def test_an_edit_of_our_own_picture_names_its_parent(
         assert name != "again" or "active_manifest" in parent
 
 
+def test_a_source_that_a_reader_does_not_trust_does_not_make_ours_invalid(
+    planned: Callable[..., WorkItem],
+    weights_dir: Path,
+    store: Store,
+    prefix: str,
+    tmp_path: Path,
+) -> None:
+    """A reader says whom it trusts; here it is our authority alone. The history stays in."""
+    authority = ec.generate_private_key(ec.SECP256R1())
+    anchor = signing_keys.anchor_of(authority)
+
+    def made(name: str, authority: Any = None, **row: Any) -> bytes:
+        keys = signing_keys.make(tmp_path / name, name, authority)
+        marks = MarkSettings(key=str(keys.key), certificates=str(keys.chain))
+        place = join_uri(prefix, name)
+        replica = new_replica(weights_dir, place, marks=marks)
+        return made_by(replica, planned(**row), store, place)[0]
+
+    theirs = made("Others", **FILL)
+    store.put(f"{prefix}/in/theirs.png", theirs, "image/png")
+    edited = made("Ours", authority, task="edit", image="in/theirs.png")
+    untrusted = ["signingCredential.untrusted"]
+    assert seen_by_a_reader_who_trusts(anchor, theirs) == ("Valid", untrusted)
+    assert seen_by_a_reader_who_trusts(anchor, edited) == ("Valid", [])
+    assert seen_by_a_reader_who_trusts(anchor, made("Own", authority, **FILL)) == ("Trusted", [])
+    (parent,) = manifest(edited, "png")["ingredients"]
+    assert "active_manifest" in parent
+
+
+def seen_by_a_reader_who_trusts(anchor: str, data: bytes) -> tuple[str, list[str]]:
+    """Return the state of a PNG's manifest, and what is wrong with it."""
+    import c2pa
+
+    settings = {"trust": {"trust_anchors": anchor}, "verify": {"verify_trust": True}}
+    context = c2pa.Context(c2pa.Settings.from_dict(settings))
+    with c2pa.Reader("image/png", io.BytesIO(data), context=context) as reader:
+        content = json.loads(reader.json())
+    wrong = content["validation_results"]["activeManifest"].get("failure", [])
+    return content["validation_state"], [each["code"] for each in wrong]
+
+
 def test_without_a_key_nothing_is_signed_and_without_xmp_nothing_is_marked(
     planned: Callable[..., WorkItem], weights_dir: Path, prefix: str, store: Store
 ) -> None:
