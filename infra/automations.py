@@ -1,4 +1,4 @@
-"""Automations on a Prefect server, for runs that die, fail or are cancelled.
+"""Automations on a Prefect server, for runs that never start, die, fail or are cancelled.
 
 They cover runs tagged `ace-catalog`: those of our deployments and of the terminal.
 """
@@ -26,11 +26,14 @@ from flows.ui.events import FAILURES_ABOVE_LIMIT, POOL_STARTED
 
 TAG = "ace-catalog"
 ZOMBIE = "ace-catalog: a run without a heartbeat is crashed"
+STRANDED = "ace-catalog: a run that stays pending is crashed"
 FAILING = "ace-catalog: tell that too much of a run fails"
 CANCELLED = "ace-catalog: sweep what a cancelled run left"
 
 # After a server was away for a minute, it must not mark every run as crashed.
 SILENCE = timedelta(minutes=5)
+# A worker waits 15 minutes for a pod to start (infra/pools.py) and then says so itself.
+PENDING = timedelta(minutes=30)
 _SWEEP_AFTER = timedelta(hours=2)
 _OLDER_THAN_HOURS = 1  # another run may write there, and its record comes seconds after its picture
 _CANCEL_WITHIN = timedelta(days=30)  # after the pool has started
@@ -72,6 +75,32 @@ def zombie(silence: timedelta = SILENCE) -> AutomationCore:
                 state=StateType.CRASHED,
                 message="No heartbeat: its process or its machine is gone. Start the same run "
                 "again to continue it.",
+            )
+        ],
+    )
+
+
+def stranded(patience: timedelta = PENDING) -> AutomationCore:
+    """Return the automation that crashes runs whose worker died before it started them.
+
+    Such a run has sent no heartbeat. It would keep its place in the queue, and that of its
+    deployment, for ever.
+    """
+    expected = {f"prefect.flow-run.{state}" for state in (*_OVER, *_WAITING, "Running")}
+    return AutomationCore(
+        name=STRANDED,
+        description=f"Marks a run as crashed that is still pending after {patience}.",
+        trigger=_trigger(
+            Posture.Proactive,
+            after={"prefect.flow-run.Pending"},
+            expect=expected,
+            within=patience,
+            match_related=_tagged(),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message="It stayed pending: its worker is gone. Start the same run again.",
             )
         ],
     )

@@ -40,7 +40,7 @@ async def deploy(pool: str, kind: pools.Kind, gpu_runs: int, notify: str, direct
 async def _automate(client: PrefectClient, alarm: AutomationCore | None) -> None:
     """Set up the automations. Without an alarm, remove an earlier one."""
     sweep = await client.read_deployment_by_name("sweep-output/sweep-output")
-    wanted = [automations.zombie(), automations.cancelled(sweep.id)]
+    wanted = [automations.zombie(), automations.stranded(), automations.cancelled(sweep.id)]
     for each in [*wanted, alarm] if alarm else wanted:
         await automations.put(client, each)
         print(f"automation     {each.name}")

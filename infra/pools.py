@@ -40,6 +40,8 @@ async def template(client: PrefectClient, kind: Kind) -> dict[str, Any]:
     properties = made["variables"]["properties"]
     properties["env"]["default"] = dict(ENV)
     if kind == "kubernetes":
+        # A pod that is moved schedules its run again. A process does so itself (flows/ui/forms.py).
+        properties["env"]["default"]["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] = "reschedule"
         for name, value in _DEFAULTS.items():
             properties[name]["default"] = value
         pod = made["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]

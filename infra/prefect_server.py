@@ -19,6 +19,13 @@ RECORDER = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
 
+# By default a server keeps every run, its logs and its artifacts for ever. What counts of a run is
+# on S3. Runs that have not ended stay, whatever their age.
+RETENTION = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 24 * 3600),  # seconds
+}
+
 
 class PrefectServer:
     """A Prefect server with its UI.
@@ -63,7 +70,7 @@ class PrefectServer:
         self.service = Service.start(
             "Prefect server",
             command,
-            os.environ | self.env | RECORDER,
+            RETENTION | os.environ | self.env | RECORDER,
             self.data_dir / "server.log",
         )
 

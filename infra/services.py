@@ -56,7 +56,7 @@ def preferred_port(port: int) -> int:
     return port
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     # Linux sends it when the *thread* that started the process ends, so start from a lasting one.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -82,7 +82,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 # In its own session, so that Ctrl-C reaches only us, and we stop children in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         return cls(name, process, log)
 

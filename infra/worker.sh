@@ -23,11 +23,10 @@ until ray health-check --address="$RAY_HEAD" > /dev/null 2>&1; do
     sleep 1
 done
 
-RAY_ADDRESS="$RAY_HEAD" prefect worker start \
-    --pool "${ACE_WORK_POOL:-local}" --type process &
+RAY_ADDRESS="$RAY_HEAD" python -m infra.worker --pool "${ACE_WORK_POOL:-local}" &
 worker=$!
 
-# On SIGTERM, which ends the container, the worker lets its runs end, and then the node leaves.
+# On SIGTERM, which ends the container, the worker hands its runs on, and then the node leaves.
 stop() { kill -TERM "$worker" 2> /dev/null || true; }
 stopping=
 trap 'stopping=yes; stop' TERM INT

@@ -13,12 +13,14 @@ from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Failed
+from prefect.states import AwaitingRetry, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from ace_tasks.errors import SettingsError
 from flows.options.groups import check_names, described
+
+_TERMINATED = "Execution was aborted by a termination signal."  # prefect.states has it so
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,7 +62,7 @@ def form_flow(
             task_runner=ThreadPoolTaskRunner(max_workers=threads),  # type: ignore[arg-type]
             validate_parameters=True,
             persist_result=False,
-            on_crashed=[_explain_crash],
+            on_crashed=[_explain_crash, _hand_on],
             log_prints=False,  # printed text may quote rows that must be forgotten
         )
 
@@ -79,6 +81,23 @@ def _explain_crash(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
         failed: State[Any] = Failed(message=f"SettingsError: {error}")
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(flow_run.id, failed, force=True)
+
+
+def _hand_on(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Have a worker take up a run whose process was asked to end, and not by a cancel.
+
+    That is how a run ends whose worker is stopped: its pod is moved, its machine restarts. The run
+    goes on where it was. A cancel that reaches the process as a bare signal is seen by the state
+    that the run had before.
+    """
+    if not flow_run.deployment_id or state.message != _TERMINATED:
+        return
+    with get_client(sync_client=True) as client:
+        states = client.read_flow_run_states(flow_run.id)
+        before = [each for each in states if not each.is_crashed()]
+        if before and max(before, key=lambda each: each.timestamp).is_running():
+            message = "Its process was asked to end; another worker takes it up."
+            client.set_flow_run_state(flow_run.id, AwaitingRetry(message=message))
 
 
 class StepTask(Task[P, R]):

@@ -10,13 +10,16 @@ import json
 import os
 import queue
 import re
+import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -57,7 +60,10 @@ class Ear(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """Start one whose automations and limits concern no runs of other tests."""
-    service = PrefectServer(tmp_path_factory.mktemp("ops")).start()
+    service = PrefectServer(tmp_path_factory.mktemp("ops"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS", "2")  # an hour by default
+        service.start()
     atexit.register(service.stop)  # Prefect sends its last logs at exit
     with temporary_settings({PREFECT_API_URL: service.env["PREFECT_API_URL"]}):
         yield service
@@ -111,6 +117,7 @@ def test_a_second_time_changes_only_what_is_asked_for(server: PrefectServer, dep
     first = setup_of(server)
     assert first["automations"] == {
         automations.ZOMBIE,
+        automations.STRANDED,
         automations.FAILING,
         automations.CANCELLED,
     }
@@ -153,6 +160,8 @@ def test_a_job_is_made_of_the_template(prefect_server: PrefectServer, kind: pool
     # 2 + 4 + … + 128 s; with Prefect's default of 5, a server that is away for longer than a
     # minute ends the run.
     assert configuration.env["PREFECT_CLIENT_MAX_RETRIES"] == "7"
+    moved = configuration.env.get("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR")
+    assert moved == ("reschedule" if kind == "kubernetes" else None)
     if kind == "kubernetes":
         pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
         assert pod["terminationGracePeriodSeconds"] == 60
@@ -227,6 +236,136 @@ def test_a_killed_run_is_crashed_and_one_that_ended_is_left_alone(
     assert "No heartbeat" in state_of(server, killed)["message"]
     # Its turn would have come before the other's, whose heartbeat was later.
     assert state_of(server, ended)["name"] == "FinishedWithFailures"
+
+
+@pytest.mark.thorough
+def test_a_run_that_stays_pending_frees_its_place_and_a_late_heartbeat_harms_none(
+    server: PrefectServer, deployed: str
+) -> None:
+    """Both are told by the same automations, at the shortest silence that Prefect takes."""
+
+    async def hurry() -> None:  # the real ones wait for minutes
+        async with get_client() as client:
+            for make in (automations.zombie, automations.stranded):
+                await automations.put(client, make(timedelta(seconds=10)))
+
+    def start(name: str, **parameters: str) -> str:
+        found = httpx.get(f"{server.ui_url}/api/deployments/name/{name}/{name}").json()
+        path = f"deployments/{found['id']}/create_flow_run"
+        run = ask(server, path, parameters=parameters, tags=[automations.TAG])
+        return str(run["id"])
+
+    def propose(run_id: str, kind: str) -> str:
+        """Ask for a state as a worker does; return the name of that which the run has then."""
+        answer = ask(server, f"flow_runs/{run_id}/set_state", state={"type": kind})
+        return str(answer["state"]["name"] if answer["state"] else answer["status"])
+
+    asyncio.run(hurry())
+    edit = {"catalog": "c.jsonl", "output": "s3://bucket/out", "variant": "toy"}
+    stranded, waiting = start("edit-catalog", **edit), start("edit-catalog", **edit)
+    done = start("sweep-output", output="s3://bucket/out")
+    assert propose(stranded, "PENDING") == "Pending"  # and its worker dies
+    assert propose(waiting, "PENDING") == "AwaitingConcurrencySlot"
+    for kind in ("PENDING", "RUNNING", "COMPLETED"):
+        propose(done, kind)
+    tell_heartbeat(server, done)
+    wait_until(lambda: state_of(server, stranded)["type"] == "CRASHED", "the stranded run's end")
+    assert "its worker is gone" in state_of(server, stranded)["message"]
+    assert propose(waiting, "PENDING") == "Pending"
+    refused = {"filter": {"event": {"name": ["prefect.automation.action.failed"]}}}
+    wait_until(
+        lambda: done in json.dumps(ask(server, "events/filter", **refused)),
+        "the automation's try on the completed run",
+    )
+    assert state_of(server, done)["name"] == "Completed"
+
+
+def tell_heartbeat(server: PrefectServer, run_id: str) -> None:
+    """Send a run's heartbeat, as one that was late on its way."""
+    event = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+        "related": [
+            {
+                "prefect.resource.id": f"prefect.tag.{automations.TAG}",
+                "prefect.resource.role": "tag",
+            }
+        ],
+    }
+    answer = httpx.post(f"{server.ui_url}/api/events", json=[event], timeout=limit_s())
+    assert answer.status_code == 204, answer.text
+
+
+@pytest.mark.thorough
+def test_old_runs_are_forgotten_and_younger_ones_are_kept(
+    server: PrefectServer, deployed: str
+) -> None:
+    """The server's own database is told that one of them ended long ago."""
+
+    @flow(name="ends")
+    def ends() -> None:
+        pass
+
+    with temporary_settings({PREFECT_API_URL: server.env["PREFECT_API_URL"]}):
+        ids = [str(ends(return_state=True).state_details.flow_run_id) for _ in range(2)]
+    with closing(sqlite3.connect(server.data_dir / "prefect.db", timeout=limit_s())) as database:
+        ended = "2026-01-01 00:00:00.000000"
+        changed = database.execute(
+            "UPDATE flow_run SET end_time = ? WHERE id = ?", (ended, str(UUID(ids[0])))
+        )
+        assert changed.rowcount == 1
+        database.commit()
+
+    def is_there(run_id: str) -> bool:
+        return httpx.get(f"{server.ui_url}/api/flow_runs/{run_id}").status_code == 200
+
+    wait_until(lambda: not is_there(ids[0]), "the old run to be forgotten")
+    assert is_there(ids[1])
+
+
+@pytest.mark.thorough
+def test_a_run_whose_worker_is_stopped_is_taken_up_by_the_next(
+    server: PrefectServer, deployed: str, tmp_path: Path
+) -> None:
+    """It waits in its first process for a file that is not there, and ends in its second."""
+    entrypoint = "tests/support/waiting_flow.py:waits"
+    code = (
+        "import sys\n"
+        "from prefect import flow\n"
+        "made = flow.from_source(sys.argv[1], sys.argv[2])\n"
+        "made.deploy('waits', work_pool_name='local', print_next_steps=False)\n"
+    )
+    run_python("-c", code, str(ROOT), entrypoint, env=server.env)
+    found = httpx.get(f"{server.ui_url}/api/deployments/name/waits/waits").json()
+    started = tmp_path / "started"
+    run = ask(
+        server, f"deployments/{found['id']}/create_flow_run", parameters={"folder": str(tmp_path)}
+    )
+
+    def worker(name: str) -> Service:
+        command = [sys.executable, "-m", "infra.worker", "--pool", "local"]
+        env = os.environ | server.env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+        return Service.start(name, command, env, tmp_path / f"{name}.log")
+
+    first = worker("first")
+    wait_until(started.exists, "the run's start", output=first.log_tail)
+    first.process.terminate()
+    first.process.wait(limit_s())
+    handed = state_of(server, run["id"])
+    assert (handed["type"], handed["name"]) == ("SCHEDULED", "AwaitingRetry")
+    (tmp_path / "go").touch()
+    second = worker("second")
+    try:
+        wait_until(
+            lambda: state_of(server, run["id"])["type"] == "COMPLETED",
+            "the run's end",
+            output=second.log_tail,
+        )
+    finally:
+        second.stop(limit_s())
+    assert started.read_text() == "started\nstarted\n"
 
 
 @pytest.mark.thorough

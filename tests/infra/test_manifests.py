@@ -17,10 +17,13 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
-from prefect.settings.models.server.services import ServerServicesTaskRunRecorderSettings
+from prefect.settings.models.server.services import (
+    ServerServicesDBVacuumSettings,
+    ServerServicesTaskRunRecorderSettings,
+)
 
 from ace_tasks.settings import Environment
-from infra.prefect_server import RECORDER
+from infra.prefect_server import RECORDER, RETENTION
 from infra.services import ROOT, script
 from tests.support import processes
 from tests.support.kuberay import SCHEMAS, pod_templates
@@ -443,6 +446,19 @@ def test_alerts_ask_for_metrics_that_there_are() -> None:
         page, _, anchor = alert["annotations"]["runbook"].partition("#")
         assert (ROOT / page).exists()
         assert anchor in headings
+
+
+def test_prefect_s_server_forgets_what_is_old(
+    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its database would grow without end; that it does forget is seen in test_deploy.py."""
+    env = compose["services"]["prefect"]["environment"]
+    assert {name: str(env[name]) for name in RETENTION} == RETENTION
+    for name, value in RETENTION.items():
+        monkeypatch.setenv(name, value)
+    settings = ServerServicesDBVacuumSettings()
+    assert settings.enabled_vacuum_types == {"events", "flow_runs", "orphans"}
+    assert settings.retention_period.days == 90
 
 
 def test_prefect_s_server_writes_task_runs_by_the_hundred(

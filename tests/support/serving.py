@@ -27,10 +27,12 @@ def serving(server: PrefectServer, log: Path) -> Iterator[Service]:
 def _end_runs(server: PrefectServer) -> None:
     """Say of every run whose process ended with the worker that it has ended.
 
+    Also of those that it has handed on, or the next file's worker would take them up.
+
     The queue `gpu` lets one run at a time. One that is thought to run keeps the next file's runs
     out for five minutes, until its heartbeat is missed.
     """
-    unended = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+    unended = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "SCHEDULED"]}}}
     here = {"name": {"any_": [WORK_POOL]}}
     state = {"state": {"type": "CRASHED", "message": "Its worker was stopped."}, "force": True}
     with httpx.Client(base_url=f"{server.ui_url}/api", timeout=limit_s()) as api:
