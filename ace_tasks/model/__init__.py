@@ -18,6 +18,7 @@ text       prompts → embeddings
 adapters   LoRA adapters of one transformer
 sampling   flow matching on packed latents; pure
 speed      compiled blocks, and the best attention of a machine
+one_pass   what all steps of a picture share, made once
 ace        VAE, denoise loop, and decoding to pixels
 residence  moves idle parts of a model to host memory
 faults     recognises device errors

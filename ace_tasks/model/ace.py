@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,6 +24,7 @@ from ace_tasks.lcu.canvas import LCU
 from ace_tasks.model import sampling, sources, weights
 from ace_tasks.model.adapters import Adapters, Mode
 from ace_tasks.model.faults import in_one_line, is_device_lost
+from ace_tasks.model.one_pass import Velocity, one_pass
 from ace_tasks.model.residence import MemoryMode, Residence
 from ace_tasks.model.speed import (
     Speed,
@@ -205,11 +206,18 @@ class AceModel:
             self.residence.take_away("transformer")
         return [self.to_uint8(self.decode(each[None])) for each in x]
 
+    def _send(self, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return the tensor on the device; a GPU takes it while this thread goes on."""
+        value = value.to(dtype)
+        if self.device == "cuda" and value.device.type == "cpu":
+            value = value.pin_memory()
+        return value.to(self.device, non_blocking=True)
+
     def encode_image(self, x_CHW: torch.Tensor, eps_BCHW: torch.Tensor) -> torch.Tensor:
         """Return a sample of the VAE's posterior (not its mode), scaled, (1, 16, H, W)."""
         vae = self.parts.vae
-        posterior = vae.encode(x_CHW[None].to(self.device, vae.dtype)).latent_dist
-        sample: torch.Tensor = posterior.mean + posterior.std * eps_BCHW.to(self.device, vae.dtype)
+        posterior = vae.encode(self._send(x_CHW[None], vae.dtype)).latent_dist
+        sample: torch.Tensor = posterior.mean + posterior.std * self._send(eps_BCHW, vae.dtype)
         shift, scale = float(vae.config.shift_factor), float(vae.config.scaling_factor)
         return (sample - shift) * scale
 
@@ -222,7 +230,7 @@ class AceModel:
         if lcu.change_CHW is not None:
             assert noise.eps_change is not None
             latents.append(self.encode_image(lcu.change_CHW, noise.eps_change))
-        mask = sampling.mask_latents(lcu.mask_1HW[None]).to(self.device, latents[0].dtype)
+        mask = self._send(sampling.mask_latents(lcu.mask_1HW[None]), latents[0].dtype)
         return torch.cat([sampling.pack(each) for each in (*latents, mask)], dim=-1)
 
     def velocity(
@@ -235,25 +243,21 @@ class AceModel:
     ) -> torch.Tensor:
         """Return the transformer's v = noise - x0 at one noise level, (B, 16, H, W).
 
-        `guidance` is one number, or (B,). Time reaches the embedder as bf16(1000 · bf16(sigma)) in
-        bf16, as on upstream's FFT route, because the model scales it after the cast.
+        `guidance` is one number, or (B,).
         """
+        with self._pass(x_BCHW, condition_BND, text, guidance) as velocity:
+            return velocity(x_BCHW, sigma)
+
+    def _pass(
+        self,
+        x_BCHW: torch.Tensor,
+        condition_BND: torch.Tensor,
+        text: Text,
+        guidance: float | torch.Tensor,
+    ) -> AbstractContextManager[Velocity]:
         b, _, h, w = x_BCHW.shape
-        dtype = self.parts.transformer.dtype
-        exact = torch.as_tensor(guidance, dtype=torch.float32).expand(b).to(self.device)
-        with _exact_guidance(self.parts.transformer, exact):
-            (v_BND,) = self.parts.transformer(
-                hidden_states=torch.cat([sampling.pack(x_BCHW), condition_BND], dim=-1),
-                encoder_hidden_states=text.hidden_BTD.to(dtype),
-                pooled_projections=text.pooled_BD.to(dtype),
-                timestep=torch.full((b,), sigma, device=self.device, dtype=dtype),
-                # Not in bf16, which upstream can afford: several references pass column 256.
-                img_ids=sampling.position_ids(h, w).to(self.device),
-                txt_ids=torch.zeros(text.hidden_BTD.shape[1], 3, device=self.device),
-                guidance=exact,
-                return_dict=False,
-            )
-        return sampling.unpack(v_BND, h, w)
+        exact_B = torch.as_tensor(guidance, dtype=torch.float32).expand(b).to(self.device)
+        return one_pass(self.parts.transformer, condition_BND, text, exact_B, (h, w))
 
     def denoise(
         self,
@@ -268,12 +272,11 @@ class AceModel:
 
         `between_steps` is called before each step.
         """
-        x = start_BCHW.to(self.device, self.parts.transformer.dtype)
-        levels = sigmas.tolist()
-        for sigma, next_sigma in pairwise(levels):
-            between_steps()
-            v = self.velocity(x, condition_BND, text, sigma, guidance)
-            x = sampling.euler_step(x, v, sigma, next_sigma)
+        x = self._send(start_BCHW, self.parts.transformer.dtype)
+        with self._pass(x, condition_BND, text, guidance) as velocity:
+            for sigma, next_sigma in pairwise(sigmas.tolist()):
+                between_steps()
+                x = sampling.euler_step(x, velocity(x, sigma), sigma, next_sigma)
         return x
 
     def decode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -290,22 +293,3 @@ class AceModel:
         levels: torch.Tensor = pixels_HWC * 255
         levels = levels if self.variant.route == "fft" else levels.round()
         return levels.to(torch.uint8).cpu().numpy()
-
-
-@contextmanager
-def _exact_guidance(transformer: torch.nn.Module, guidance_B: torch.Tensor) -> Iterator[None]:
-    """Feed the embedder 1000 · guidance in float32.
-
-    diffusers casts before it scales, and in bf16 a guidance of 50 would arrive as 49.92
-    (ACE_SPEC 4).
-    """
-
-    def put_in(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        timestep, _rounded, pooled = args
-        return timestep, guidance_B * 1000, pooled
-
-    hook = transformer.get_submodule("time_text_embed").register_forward_pre_hook(put_in)
-    try:
-        yield
-    finally:
-        hook.remove()
