@@ -44,7 +44,7 @@ class ImageLimits(_Model):
 
 
 class WeightsSettings(_Model):
-    """The source of model files, and the folder where a node keeps them."""
+    """The source of model files, the folder where a node keeps them, and what a GPU holds."""
 
     folder: Path = Field(description="The folder where a node keeps model files.")
     mirror: str | None = Field(
@@ -56,6 +56,9 @@ class WeightsSettings(_Model):
     accept_license: bool = False
     key: str | None = Field(
         None, description="Identifies the planned files, so that a node that has them asks no one."
+    )
+    memory: Literal["auto", "resident", "text_offload", "blocks", "offload"] = Field(
+        "auto", description="What stays on a GPU. auto: the fastest way that fits it."
     )
 
 

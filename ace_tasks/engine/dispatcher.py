@@ -52,6 +52,7 @@ class Status:
     held_s: float = 0  # summed seconds replicas had a place, loading and ending included
     token_steps: int = 0  # of items that are done
     phases_s: Counter[str] = field(default_factory=Counter)  # summed seconds of items, by phase
+    memory: Counter[str] = field(default_factory=Counter)  # items by memory mode
     looks: int = 0  # how often the cluster's resources were read
     taken_at: float = field(default_factory=time.monotonic)
 
@@ -244,6 +245,7 @@ class Dispatcher:
             self.status.busy_s += outcome.timings_s.get("generate", 0)
             self.status.phases_s.update(outcome.timings_s)
             self.status.token_steps += outcome.token_steps
+            self.status.memory.update([outcome.memory_mode] if outcome.memory_mode else ())
         self._metrics.outcome(outcome)
         job.shard.deliver(outcome)
 

@@ -19,8 +19,10 @@ adapters   LoRA adapters of one transformer
 sampling   flow matching on packed latents; pure
 speed      compiled blocks, and the best attention of a machine
 one_pass   what all steps of a picture share, made once
+compile_cache  compiled code, kept on a node
 ace        VAE, denoise loop, and decoding to pixels
-residence  moves idle parts of a model to host memory
+fit        chooses what of a model stays on its device
+residence  brings the other parts when they work
 faults     recognises device errors
 vision     small models that look at pictures
 """

@@ -24,8 +24,9 @@ from ace_tasks.lcu.canvas import LCU
 from ace_tasks.model import sampling, sources, weights
 from ace_tasks.model.adapters import Adapters, Mode
 from ace_tasks.model.faults import in_one_line, is_device_lost
+from ace_tasks.model.fit import MemoryMode
 from ace_tasks.model.one_pass import Velocity, one_pass
-from ace_tasks.model.residence import MemoryMode, Residence
+from ace_tasks.model.residence import Residence
 from ace_tasks.model.speed import (
     Speed,
     attention_of,
@@ -96,12 +97,14 @@ class AceModel:
         self.parts = parts
         self.device = device
         self.identity = identity
+        self.memory: MemoryMode = parts.fit.mode
         self.speed: Speed = speed
         self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode, speed)
-        self.residence = Residence((parts.clip, parts.t5), parts.transformer, device)
-        self.text = TextEncoder(variant, parts, device, lambda: self.residence.bring("text"))
+        self.residence = Residence((parts.clip, parts.t5), parts.transformer, device, parts.fit)
+        self.text = TextEncoder(variant, parts, device)
         if speed == "compiled":
             self._compile(adapter_mode)
+        self.residence.settle(self.memory)
 
     @classmethod
     def load(
@@ -124,7 +127,7 @@ class AceModel:
         if planned not in (None, identity.fingerprint):
             raise WeightsError(f"{folder}: other weights than the run was planned for")
         try:
-            parts = weights.load(variant, folder, device)
+            parts = weights.load(variant, folder, device, settings.memory)
         except WeightsError as error:
             hint = f"; this is the node's copy: delete {folder} to get it again"
             raise WeightsError(
@@ -141,13 +144,17 @@ class AceModel:
         transformer = self.parts.transformer
         try:
             compile_blocks(transformer)
+            self.residence.settle(self.memory)  # what makes blocks come and go stays outside
             use_best_attention(transformer)
+            self.parts.vae.to(memory_format=torch.channels_last)
             self._warm_up()
         except Exception as error:  # no compiler, another driver: whatever a toolchain may lack
             if is_device_lost(error):
                 raise
             log.warning("not compiled, so slower: %s", in_one_line(error))
+            self.residence.let_go()
             run_eagerly(transformer)
+            self.parts.vae.to(memory_format=torch.contiguous_format)
             self.adapters.remove()
             self.adapters = Adapters(transformer, self.parts.adapters, adapter_mode)
             self.speed = "exact"
@@ -173,28 +180,32 @@ class AceModel:
         self,
         jobs: Sequence[ModelJob],
         between_steps: Callable[[], None] = lambda: None,
-        memory: MemoryMode = "resident",
+        memory: MemoryMode | None = None,
     ) -> list[np.ndarray]:
         """Return the whole canvas of each job as (H, W, 3) uint8. All jobs have one shape.
 
         Only the transformer runs the jobs together; the rest runs for each job alone.
-        `between_steps` may raise to stop early. `memory` changes no bit of the result. Raises
+        `between_steps` may raise to stop early. `memory` is that of the start unless given. Raises
         ValueError for jobs of several shapes, and BadOutput for NaN or infinite pixels.
         """
         if len({job.shape for job in jobs}) != 1:
             raise ValueError("accepted: jobs of one shape (canvas, steps, adapter)")
         between_steps()
-        if memory == "offload":
-            self.residence.take_away("transformer")
+        self.residence.settle(memory or self.memory)
+        with self.residence.working():
+            x = self._make_latents(jobs, between_steps)
+        return [self.to_uint8(self.decode(each[None])) for each in x]
+
+    def _make_latents(
+        self, jobs: Sequence[ModelJob], between_steps: Callable[[], None]
+    ) -> torch.Tensor:
+        """Return the latents of each job's picture, (B, 16, H, W)."""
         text = Text.join([self.text.encode(job.prompt) for job in jobs])
-        if memory != "resident":
-            self.residence.take_away("text")
         noises = [Noise.draw(job.lcu, job.seed) for job in jobs]
         conditions = [self.condition(job.lcu, n) for job, n in zip(jobs, noises, strict=True)]
         condition = torch.cat(conditions)
-        self.residence.bring("transformer")
         self.adapters.select(jobs[0].adapter)
-        x = self.denoise(
+        return self.denoise(
             torch.cat([noise.start for noise in noises]),
             condition,
             text,
@@ -202,9 +213,6 @@ class AceModel:
             torch.tensor([job.guidance for job in jobs], dtype=torch.float32),
             between_steps,
         )
-        if memory == "offload":
-            self.residence.take_away("transformer")
-        return [self.to_uint8(self.decode(each[None])) for each in x]
 
     def _send(self, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return the tensor on the device; a GPU takes it while this thread goes on."""

@@ -126,6 +126,7 @@ class _Fused:
     def __init__(
         self, transformer: FluxTransformer2DModel, states: Mapping[str, Mapping[str, Tensor]]
     ):
+        self._transformer = transformer
         self._weights: dict[str, Tensor] = dict(transformer.named_parameters())
         self._pairs = {name: _pairs(state) for name, state in states.items()}
         adapted = {key for pairs in self._pairs.values() for key in pairs}
@@ -134,12 +135,14 @@ class _Fused:
     @torch.inference_mode()
     def select(self, name: str | None) -> None:
         pairs = self._pairs[name] if name else {}
+        device = self._transformer.device  # where it works, wherever a weight lies just now
         for key, pristine in self._pristine.items():
             weight = self._weights[key]
             weight.copy_(pristine)
             if key in pairs:
-                down, up = (each.to(weight.device, torch.float32) for each in pairs[key])
-                weight.copy_(weight.float() + up @ down)  # in float32, rounded once
+                down, up = (each.to(device, torch.float32) for each in pairs[key])
+                # In float32, rounded once.
+                weight.copy_(pristine.to(device, torch.float32) + up @ down)
 
     def remove(self) -> None:
         """Nothing lies beside the weights."""

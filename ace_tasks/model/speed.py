@@ -8,6 +8,7 @@ the best attention that the machine has. It makes the same picture but for round
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -36,13 +37,16 @@ def compile_blocks(transformer: FluxTransformer2DModel, backend: str = "inductor
     # would be taken for one, and the next canvas would be compiled anew.
     torch.fx.experimental._config.use_duck_shape = False
     torch._dynamo.config.recompile_limit = _MOST_GRAPHS
-    transformer.compile_repeated_blocks(fullgraph=True, dynamic=True, backend=backend)
+    for block in _blocks(transformer):
+        # Its forward, as in `compile_repeated_blocks` its call: so hooks, such as those of a step
+        # cache, stay outside.
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=True, backend=backend)
 
 
 def run_eagerly(transformer: FluxTransformer2DModel) -> None:
     """Undo `compile_blocks` and `use_best_attention`."""
-    for module in transformer.modules():
-        module._compiled_call_impl = None
+    for block in _blocks(transformer):
+        block.__dict__.pop("forward", None)
     if attention_of(transformer) != "native":
         transformer.set_attention_backend("native")
 
@@ -69,6 +73,11 @@ def attention_of(transformer: FluxTransformer2DModel) -> str:
     }
     active, _ = _AttentionBackendRegistry.get_active_backend()
     return ", ".join(sorted({str((each or active).value) for each in chosen}))
+
+
+def _blocks(transformer: FluxTransformer2DModel) -> Iterator[torch.nn.Module]:
+    yield from transformer.transformer_blocks
+    yield from transformer.single_transformer_blocks
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import html
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,15 +76,7 @@ class TextEncoder:
     encoders, so it never returns embeddings of another model.
     """
 
-    def __init__(
-        self,
-        variant: Variant,
-        parts: Parts,
-        device: str,
-        before_work: Callable[[], None] = lambda: None,
-    ):
-        """Take the encoders. `before_work` brings them to the device if they are not there."""
-        self._before_work = before_work
+    def __init__(self, variant: Variant, parts: Parts, device: str):
         self._route = variant.route
         self._tokens = variant.text_tokens
         self._parts = parts
@@ -97,7 +89,6 @@ class TextEncoder:
         if text in self._texts:
             self._texts.move_to_end(text)
             return self._texts[text]
-        self._before_work()
         parts = self._parts
         t5_ids = self._ids(parts.t5_tokenizer, text, self._tokens)
         clip_ids = self._ids(parts.clip_tokenizer, text, CLIP_TOKENS)

@@ -34,6 +34,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 from ace_tasks.errors import WeightsError
 from ace_tasks.model import keymap, sources, toy
+from ace_tasks.model.fit import RESIDENT, STREAMED, Fit, Memory, find_fit
 from ace_tasks.model.places import (
     MANIFEST,
     Folder,
@@ -59,7 +60,7 @@ _LATENT_CHANNELS = 16  # FLUX's VAE; packed 2 × 2 they are the 64 of a token
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The loaded pieces of a model, in eval mode, on one device."""
+    """The loaded pieces of a model, in eval mode: on one device, or where `fit` has them."""
 
     transformer: FluxTransformer2DModel
     vae: AutoencoderKL
@@ -69,6 +70,7 @@ class Parts:
     t5_tokenizer: T5Tokenizer
     # Adapter name → PEFT's keys for the transformer.
     adapters: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    fit: Fit = RESIDENT
 
 
 # ---------------------------------------------------------------- files
@@ -175,22 +177,30 @@ def _locked(path: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- loading
 
 
-def load(variant: Variant, folder: Path, device: str) -> Parts:
-    """Check every file's hash, then load every part strictly. Raises WeightsError."""
+def load(variant: Variant, folder: Path, device: str, memory: Memory = "auto") -> Parts:
+    """Check every file's hash, then load every part strictly. Raises WeightsError.
+
+    What comes to the device only when it works is loaded to host memory.
+    """
     verify(folder)
+    fit = find_fit(memory, variant, folder, device)
+    text_place = device if fit.mode == "resident" else "cpu"
     dtype = getattr(torch, variant.dtype)
-    transformer = load_transformer(variant, folder / "transformer", dtype, device)
+    transformer = load_transformer(
+        variant, folder / "transformer", dtype, "cpu" if fit.mode in STREAMED else device
+    )
     parts = Parts(
         transformer=transformer,
         vae=load_strict(AutoencoderKL, folder / "vae", dtype, device),
-        clip=load_strict(CLIPTextModel, folder / "text_encoder", dtype, device),
-        t5=load_strict(T5EncoderModel, folder / "text_encoder_2", dtype, device),
+        clip=load_strict(CLIPTextModel, folder / "text_encoder", dtype, text_place),
+        t5=load_strict(T5EncoderModel, folder / "text_encoder_2", dtype, text_place),
         clip_tokenizer=load_tokenizer(CLIPTokenizer, folder / "tokenizer"),
         t5_tokenizer=load_tokenizer(T5Tokenizer, folder / "tokenizer_2"),
         adapters={
             name: _adapter(folder / adapter_file(name), rank, transformer.config)
             for name, rank in variant.adapters.items()
         },
+        fit=fit,
     )
     with _naming({}, _where(folder / "text_encoder_2")):
         add_special_tokens(parts.t5_tokenizer, parts.t5, variant.route)

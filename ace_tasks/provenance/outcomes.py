@@ -29,6 +29,7 @@ class Done(BaseModel):
     )
     score: float | None = None
     published_by_us: bool = True
+    memory_mode: str | None = Field(None, description="What was on the device. None: no model ran.")
     hints: dict[str, str] = Field({}, description="Hints about its mask: a sentence for each code.")
 
 

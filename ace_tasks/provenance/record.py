@@ -140,8 +140,8 @@ class ModelRecord(_Stored):
     )
     memory_mode: str = Field(
         "resident",
-        description="resident, text_offload or offload: what left the device while idle. It "
-        "changes no bit.",
+        description="resident, text_offload, blocks or offload: what came to the device only to "
+        "work. It changes no bit.",
     )
     dtype: str
     device: str = Field(description="cpu or cuda.")

@@ -26,7 +26,7 @@ import torch
 from ace_tasks.errors import AceError, Cancelled, DeviceLost, FatalError, OutOfMemory
 from ace_tasks.model.ace import ModelJob
 from ace_tasks.model.faults import in_one_line, is_device_lost, is_out_of_memory
-from ace_tasks.model.residence import MemoryMode
+from ace_tasks.model.fit import MemoryMode
 from ace_tasks.replica.ladder import Ladder, Rung
 
 log = logging.getLogger(__name__)
@@ -95,9 +95,10 @@ class Ticket:
 class Batcher:
     """`generate` gets at most `batch_size` jobs of one shape at a time, always on one thread."""
 
-    def __init__(self, generate: Generate, batch_size: int):
+    def __init__(self, generate: Generate, batch_size: int, memory: MemoryMode = "resident"):
+        """Take the model's function. `memory` is the mode in which it has started."""
         self._generate = generate
-        self._ladder = Ladder(batch_size)
+        self._ladder = Ladder(batch_size, memory)
         self._queue: deque[Ticket] = deque()
         self._news = threading.Condition()
         self._closed = False

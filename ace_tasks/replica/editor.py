@@ -117,7 +117,9 @@ class Editor:
         vision = open_vision(environment, weights)
         self._identity, self._pixels = model.identity, with_vision(pixels, vision)
         self._gpu = Batcher(
-            lambda jobs, memory: model.generate(jobs, memory=memory), environment.batch_size
+            lambda jobs, memory: model.generate(jobs, memory=memory),
+            environment.batch_size,
+            model.memory,
         )
         self._painter = Painter(model.variant.route, self._gpu, Vision(vision, weights, device))
         self._files = FileMaker(model.identity, environment.marks, _LIMITS)

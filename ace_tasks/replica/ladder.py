@@ -1,7 +1,7 @@
 """The steps taken when memory runs out, remembered for each canvas.
 
 The batch is halved again and again down to an item alone. Then come modes that keep less of the
-model on the device.
+model on the device than the replica does by itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ace_tasks.images.canvas_size import TOKEN_PX
 from ace_tasks.model.ace import ModelJob
-from ace_tasks.model.residence import MEMORY_MODES, MemoryMode
+from ace_tasks.model.fit import MEMORY_MODES, MemoryMode
 
 Canvas = tuple[int, int]  # (height, width) in pixels
 
@@ -20,19 +20,20 @@ class Rung:
     """The way to run jobs of one canvas: the largest batch, and the memory mode."""
 
     batch_size: int
-    mode: MemoryMode = "resident"
+    mode: MemoryMode
     failed: list[str] = field(default_factory=list)  # attempts that ran out of memory
 
 
 class Ladder:
     """The rungs of all canvases that this replica has met."""
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int, mode: MemoryMode = "resident"):
+        """Take the largest batch, and the mode in which the replica has started."""
+        self._batch_size, self._mode = batch_size, mode
         self._rungs: dict[Canvas, Rung] = {}
 
     def rung(self, job: ModelJob) -> Rung:
-        return self._rungs.setdefault(_canvas(job), Rung(self._batch_size))
+        return self._rungs.setdefault(_canvas(job), Rung(self._batch_size, self._mode))
 
     def descend(self, job: ModelJob, shared_by: int) -> bool:
         """Step down after `shared_by` jobs of this canvas ran out of memory.

@@ -85,6 +85,7 @@ class Replica:
         self._gpu = Batcher(
             lambda jobs, memory: model.generate(jobs, self._check_cancelled, memory),
             settings.batch_size,
+            model.memory,
         )
         vision = Vision(settings.vision, settings.weights, settings.device)
         self._painter = Painter(self.variant.route, self._gpu, vision)
@@ -106,7 +107,13 @@ class Replica:
             speed=self.settings.speed,
             planned=self.settings.planned_model,
         )
-        log.info("model loaded", extra={"speed": model.speed, "attention": model.attention})
+        found = {
+            "speed": model.speed,
+            "attention": model.attention,
+            "memory": model.memory,
+            "reason": model.parts.fit.reason,
+        }
+        log.info("model loaded", extra=found)
         return model
 
     def run(self, item: WorkItem, shard: int, attempt: int = 1) -> Outcome:
@@ -201,6 +208,7 @@ class Replica:
             score=published.scores.total if published.scores else None,
             published_by_us=ours,
             hints=progress.hints,
+            memory_mode=painted.ticket.memory if painted.ticket else None,
         )
 
     def _prepare(self, resolved: Resolved, pictures: Pictures) -> PictureEdit:

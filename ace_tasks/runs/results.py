@@ -300,7 +300,11 @@ class Summary(BaseModel):
         {}, description="Seconds by phase, summed over this run's items, parallel ones included."
     )
     busy_share: float | None = Field(
-        description="Share of the replicas' time spent in the denoise loop. None: none ran."
+        description="Share of the replicas' time that the model worked, on a GPU if they had one. "
+        "None: none ran."
+    )
+    memory: dict[str, int] = Field(
+        {}, description="This run's pictures by what stayed on the device: resident, blocks …"
     )
     signed: bool = Field(
         False,

@@ -78,6 +78,12 @@ class WorkOptions(Options):
         "on a GPU, after a minute of compiling; it differs by rounding. auto: compiled on a GPU, "
         "exact on a CPU.",
     )
+    memory: Literal["auto", "resident", "text_offload", "blocks", "offload"] = Field(
+        "auto",
+        description="What stays on a GPU. resident: everything, 39 GB for FLUX.1. text_offload: "
+        "not the text encoders. blocks: and of the transformer only as many blocks as fit. "
+        "offload: and none of them. auto: the first of these that fits. No bit changes.",
+    )
     shard_size: int = Field(32, ge=1, le=10_000, description="Rows in each task run of the UI.")
     accept_license: AcceptLicense = False
     allow_unguarded_writes: bool = Field(

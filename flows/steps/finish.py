@@ -98,6 +98,7 @@ def _summary(run: Run, planned: Planned, edited: RunResults) -> Summary:
         token_steps=status.token_steps,
         phases_s={phase: round(seconds, 3) for phase, seconds in sorted(status.phases_s.items())},
         busy_share=round(status.busy_s / status.ready_s, 4) if status.ready_s else None,
+        memory=dict(status.memory),
         signed=run.environment.marks.signs,
         results=run.uri(results_key(run.run_id, "csv")),
         failures=run.uri(failures_key(run.run_id)) if failed else None,

@@ -65,7 +65,7 @@ def _replica_settings(run: Run, device: str) -> ReplicaSettings:
     return ReplicaSettings(
         variant=run.variant_name,
         variant_json=run.variant.model_dump_json(),
-        weights=run.weights,
+        weights=run.weights.model_copy(update={"memory": run.options.memory}),
         vision=run.vision,
         planned_model=run.model.fingerprint,
         adapter_mode=run.environment.adapter_mode,

@@ -39,6 +39,9 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
         f"{format_duration(summary.seconds)}, {summary.items_per_second:.2f} items/s; at most "
         f"{counted(summary.replicas, 'replica')}{asked}{hours}{busy}; {summary.deaths} died."
     )
+    if summary.memory.keys() - {"resident"}:
+        modes = ", ".join(f"{mode} {count}" for mode, count in sorted(summary.memory.items()))
+        parts.append(f"The model did not fit its device whole. Pictures by `memory`: {modes}.")
     if summary.by_error:
         transient = item_error_codes()
         parts.append("| error | rows | the same command again |\n|---|---|---|")

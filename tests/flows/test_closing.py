@@ -88,3 +88,10 @@ def test_a_clean_run_has_no_hint() -> None:
     )
     assert "retry" not in page
     assert "at most 2 replicas, busy 91% of their time; 1 died" in page
+    assert "`memory`" not in page
+
+
+def test_a_model_that_did_not_fit_its_device_is_told() -> None:
+    page = text(summary(memory={"resident": 2, "blocks": 3}), None, None)
+    assert "Pictures by `memory`: blocks 3, resident 2." in page
+    assert "`memory`" not in text(summary(memory={"resident": 5}), None, None)

@@ -15,7 +15,7 @@ import torch
 from ace_tasks.errors import Cancelled, DeviceLost, OutOfMemory
 from ace_tasks.lcu.canvas import LCU
 from ace_tasks.model.ace import ModelJob
-from ace_tasks.model.residence import MemoryMode
+from ace_tasks.model.fit import MemoryMode
 from ace_tasks.replica.batching import Batcher, Ticket
 from tests.support.patience import limit_s, wait_until
 
@@ -146,7 +146,7 @@ def test_a_failed_pass_lets_go_of_its_memory_before_the_next() -> None:
         assert ticket.result().shape == (1, 1, 3)
     with pytest.raises(OutOfMemory):
         tickets[2].result()
-    assert len(alive) == 9  # of three two, then each alone, and the bad one in every mode
+    assert len(alive) == 10  # of three two, then each alone, and the bad one in every mode
     assert not any(alive)
 
 

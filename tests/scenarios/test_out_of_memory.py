@@ -3,6 +3,7 @@ every pass of a catalog fails before it works."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,9 @@ import torch
 from ace_tasks.engine.dispatcher import Dispatcher
 from ace_tasks.engine.session import ray_session
 from ace_tasks.errors import DeviceLost
+from ace_tasks.model.fit import measure
+from ace_tasks.model.variants import find_variant
+from ace_tasks.model.weights import ensure
 from ace_tasks.provenance.keys import failure_key, record_key
 from ace_tasks.provenance.outcomes import Done, Failed, Outcome
 from ace_tasks.provenance.record import Failure, Record
@@ -98,7 +102,8 @@ def test_a_batch_is_halved_and_halved_again_and_never_so_large_again(
 
 
 @pytest.mark.parametrize(
-    ("capacity", "mode"), [(0.8 * TOKENS, "text_offload"), (0.5 * TOKENS, "offload")]
+    ("capacity", "mode"),
+    [(0.8 * TOKENS, "text_offload"), (0.6 * TOKENS, "blocks"), (0.5 * TOKENS, "offload")],
 )
 def test_an_item_that_does_not_fit_alone_fits_where_less_is_kept(
     device: Open, edits: Any, store: Store, prefix: str, capacity: float, mode: str
@@ -114,6 +119,29 @@ def test_an_item_that_does_not_fit_alone_fits_where_less_is_kept(
     assert len(small.passes) == len(failed) + 2  # the second item knew it
 
 
+def test_a_replica_starts_in_the_fastest_way_that_fits_its_device_and_says_which(
+    weights_dir: Path, prefix: str, edits: Any, store: Store, device: Open,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    weights = WeightsSettings(folder=weights_dir)
+    sizes = measure(find_variant("toy"), ensure(find_variant("toy"), weights))
+    free = sizes.vae + sizes.work + sizes.transformer // 2
+    (item,) = edits(range(1))
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr("ace_tasks.model.fit.free_bytes", lambda _: free)
+        small = device(100)
+    (loaded,) = [each for each in caplog.records if each.message == "model loaded"]
+    assert (loaded.memory, loaded.reason) == (  # type: ignore[attr-defined]
+        "blocks", "1.2 GB are free; everything takes 1.2 GB"
+    )  # fmt: skip
+    done = small.run(item, 0)
+    assert [mode for *_, mode, _ in small.passes] == ["blocks"]
+    assert made([done]) == made([device(100, place="large").run(item, 0)])
+    assert record_of(store, prefix, item).model.memory_mode == "blocks"
+    assert isinstance(done, Done)
+    assert done.memory_mode == "blocks"
+
+
 def test_what_fits_nowhere_fails_with_its_shape_and_the_next_item_is_fine(
     device: Open, edits: Any, store: Store, prefix: str
 ) -> None:
@@ -124,7 +152,7 @@ def test_what_fits_nowhere_fails_with_its_shape_and_the_next_item_is_fine(
     assert (outcome.code, outcome.transient) == ("out_of_memory", False)
     assert outcome.message == (
         "a canvas of 96×64 px, 24 tokens; tried: alone, resident; alone, text_offload; "
-        "alone, offload; OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 "
+        "alone, blocks; alone, offload; OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 "
         "has a total capacity of 79.11 GiB."
     )
     key = failure_key(item.item_id)

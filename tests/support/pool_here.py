@@ -83,6 +83,7 @@ class PoolHere:
         self.status.ready_s += sum(outcome.timings_s.values())
         self.status.phases_s.update(outcome.timings_s)
         self.status.token_steps += outcome.token_steps
+        self.status.memory.update([outcome.memory_mode] if outcome.memory_mode else ())
 
     def cancel(self) -> None:
         if self._replica:

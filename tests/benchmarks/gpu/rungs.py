@@ -20,7 +20,7 @@ from torch._dynamo.utils import counters
 
 from ace_tasks.model.ace import AceModel, ModelJob
 from ace_tasks.model.adapters import Mode
-from ace_tasks.model.residence import MemoryMode
+from ace_tasks.model.fit import Fit, Sizes, choose, work_bytes
 from ace_tasks.model.speed import Speed, compile_blocks
 from ace_tasks.model.text import Text
 from ace_tasks.model.variants import find_variant
@@ -78,7 +78,9 @@ RUNGS = (
     Rung("compiled-fused", "compiled, adapter fused", 65, "fused", compiled=True),
     Rung("fp8", "compiled, fp8 rows", 75, compiled=True, fp8=True),
     Rung("step-cache", "compiled, step cache", 45, compiled=True, step_cache=True),
-    Rung("20gb", "eager in 20 GB: blocks come and go", 90, offload=True),
+    Rung("20gb", "eager in 20 GB, as a run does it: blocks come and go", 90, offload=True),
+    Rung("20gb-compiled", "compiled in 20 GB, as a run does it", 110, compiled=True, offload=True,
+         product=True),
     Rung("beside", "eager, adapter beside the weights", 35, "resident"),
     Rung("compiled-flash3", "compiled, FlashAttention 3", 55, compiled=True, attention="_flash_3"),
     Rung("compiled-flash3-hub", "compiled, FlashAttention 3 of the hub", 55, compiled=True,
@@ -150,6 +152,8 @@ class Bench:
         kept = {_ADAPTER: adapter} if adapter and rung.adapter != "loaded" else {}
         mode: Mode = "fused" if rung.adapter == "fused" else "resident"
         parts = random_parts.with_transformer(place.parts, transformer, kept)
+        if rung.offload:
+            parts = replace(parts, fit=_fit(parts, place))
         # Another rung's attention would be taken for the process's own.
         transformer.set_attention_backend("native")
         speed: Speed = "compiled" if rung.product else "exact"
@@ -160,31 +164,22 @@ class Bench:
         if self.model.speed != speed:
             raise Skipped("the model could not be compiled; its warning says why")
         self._adapter = _ADAPTER if kept else None
-        self._memory: MemoryMode = "text_offload" if rung.offload else "resident"
         self._prepare(transformer)
 
     def _prepare(self, transformer: Any) -> None:
         rung = self.rung
         if self._adapter:
             self.model.adapters.select(self._adapter)
+        if rung.offload and self._cuda:
+            torch.cuda.empty_cache()
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, _LIMIT_GB * 1e9 / total))
         if rung.product:
             return
         if rung.attention:
             transformer.set_attention_backend(rung.attention)
         if rung.fp8:
             _to_fp8_rows(transformer)
-        if rung.offload:
-            transformer.enable_group_offload(
-                onload_device=torch.device(self.device),
-                offload_type="block_level",
-                num_blocks_per_group=1,
-                use_stream=self._cuda,
-                record_stream=self._cuda,
-            )
-            if self._cuda:
-                torch.cuda.empty_cache()
-                total = torch.cuda.get_device_properties(0).total_memory
-                torch.cuda.set_per_process_memory_fraction(min(1.0, _LIMIT_GB * 1e9 / total))
         if rung.step_cache:
             _compile_forwards(transformer)
             transformer.enable_cache(TaylorSeerCacheConfig(**_STEP_CACHE, use_lite_mode=True))
@@ -213,7 +208,7 @@ class Bench:
         started = self._now()
         with self._item():
             job = replace(job, adapter=self._adapter)
-            (canvas,) = self.model.generate([job], lambda: marks.append(self._mark()), self._memory)
+            (canvas,) = self.model.generate([job], lambda: marks.append(self._mark()))
         seconds = self._now() - started
         # The first mark is set ahead of the encoders; then there is one before each step.
         step_ms = _between_ms(marks[1], marks[-1]) / (len(marks) - 2)
@@ -243,7 +238,7 @@ class Bench:
     def close(self) -> None:
         """Bring back what other rungs share."""
         if self.rung.offload:
-            self.model.residence.bring("text")
+            self.model.residence.settle("resident")
 
     def _now(self) -> float:
         if self._cuda:
@@ -264,6 +259,22 @@ def _between_ms(first: Any, last: Any) -> float:
     if isinstance(first, float):
         return float(last - first)
     return float(first.elapsed_time(last))
+
+
+def _fit(parts: Parts, place: Workplace) -> Fit:
+    """Blocks that come and go, on a device of 20 GB; on a CPU, of half the transformer."""
+    variant = find_variant(place.geometry.variant)
+
+    def size(*modules: torch.nn.Module) -> int:
+        return sum(value.nbytes for each in modules for value in each.parameters())
+
+    transformer = size(parts.transformer)
+    work = work_bytes(
+        variant, place.geometry.config, place.geometry.vae, parts.transformer.dtype.itemsize
+    )
+    sizes = Sizes(size(parts.clip, parts.t5), transformer, size(parts.vae), work)
+    half = sizes.vae + sizes.work + transformer // 2
+    return choose("blocks", sizes, int(_LIMIT_GB * 1e9) if place.device == "cuda" else half)
 
 
 def _check_machine(rung: Rung, cuda: bool) -> None:
