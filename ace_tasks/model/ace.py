@@ -23,6 +23,7 @@ from ace_tasks.errors import BadOutput, WeightsError
 from ace_tasks.lcu.canvas import LCU
 from ace_tasks.model import sampling, sources, weights
 from ace_tasks.model.adapters import Adapters, Mode
+from ace_tasks.model.compile_cache import keep_compiled
 from ace_tasks.model.faults import in_one_line, is_device_lost
 from ace_tasks.model.fit import MemoryMode
 from ace_tasks.model.one_pass import Velocity, one_pass
@@ -133,6 +134,8 @@ class AceModel:
             raise WeightsError(
                 f"{error}{hint if folder.parent == settings.folder else ''}"
             ) from None
+        if speed != "exact":
+            keep_compiled(settings.folder, device)
         return cls(variant, parts, device, identity, adapter_mode, speed)
 
     @property
