@@ -57,44 +57,34 @@ class FatalError(AceError):
     """An error that stops the run at once: every further item would fail the same way."""
 
 
-class SettingsError(FatalError):
-    pass
+class SettingsError(FatalError): ...
 
 
-class CatalogError(FatalError):
-    pass
+class CatalogError(FatalError): ...
 
 
-class WeightsError(FatalError):
-    pass
+class WeightsError(FatalError): ...
 
 
-class CredentialsError(FatalError):
-    pass
+class CredentialsError(FatalError): ...
 
 
-class OutputRefused(FatalError):
-    pass
+class OutputRefused(FatalError): ...
 
 
-class NoConditionalWrites(FatalError):
-    pass
+class NoConditionalWrites(FatalError): ...
 
 
-class OverBudget(FatalError):
-    pass
+class OverBudget(FatalError): ...
 
 
-class BrokenRun(FatalError):
-    pass
+class BrokenRun(FatalError): ...
 
 
-class PoolFailed(FatalError):
-    pass
+class PoolFailed(FatalError): ...
 
 
-class TrainingFailed(FatalError):
-    pass
+class TrainingFailed(FatalError): ...
 
 
 class StoreError(AceError):
@@ -108,28 +98,22 @@ class StoreError(AceError):
         return f"{self.uri}: {self.args[1]}"
 
 
-class NotFound(StoreError):
-    pass
+class NotFound(StoreError): ...
 
 
-class BucketMissing(StoreError):
-    pass
+class BucketMissing(StoreError): ...
 
 
-class Forbidden(StoreError):
-    pass
+class Forbidden(StoreError): ...
 
 
-class TooLarge(StoreError):
-    pass
+class TooLarge(StoreError): ...
 
 
-class PreconditionFailed(StoreError):
-    pass
+class PreconditionFailed(StoreError): ...
 
 
-class StoreUnavailable(StoreError):
-    pass
+class StoreUnavailable(StoreError): ...
 
 
 class ItemError(AceError):

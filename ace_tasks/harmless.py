@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 # Controls, formats such as direction and joiners, line and paragraph separators, surrogates,
 # private use, unassigned.
@@ -19,24 +20,22 @@ _SUSPECT = re.compile(r"[^\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff]")
 
 def harmless(text: str, keep: str = "") -> str:
     """Return the text with invisible characters escaped, except those in `keep`."""
-
-    def shown(match: re.Match[str]) -> str:
-        character = match[0]
-        if character in keep or unicodedata.category(character) not in _KINDS:
-            return character
-        return character.encode("unicode_escape").decode()
-
-    return _SUSPECT.sub(shown, text)
+    return _escaped(text, keep, lambda character: character.encode("unicode_escape").decode())
 
 
 def harmless_json(text: str) -> str:
     """Return the same JSON with such characters escaped. Line breaks between values stay."""
 
-    def escaped(match: re.Match[str]) -> str:
-        character = match[0]
-        if character == "\n" or unicodedata.category(character) not in _KINDS:
-            return character
-        units = character.encode("utf-16-be", "surrogatepass")
-        return "".join(f"\\u{units[n]:02x}{units[n + 1]:02x}" for n in range(0, len(units), 2))
+    def escape(character: str) -> str:
+        units = character.encode("utf-16-be", "surrogatepass").hex()
+        return "".join(f"\\u{units[n : n + 4]}" for n in range(0, len(units), 4))
 
-    return _SUSPECT.sub(escaped, text)
+    return _escaped(text, "\n", escape)
+
+
+def _escaped(text: str, keep: str, escape: Callable[[str], str]) -> str:
+    def shown(match: re.Match[str]) -> str:
+        harms = match[0] not in keep and unicodedata.category(match[0]) in _KINDS
+        return escape(match[0]) if harms else match[0]
+
+    return _SUSPECT.sub(shown, text)

@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import State
 from ace_tasks.errors import A_PERSON_DECIDES, SettingsError, SuspectMask
 from ace_tasks.provenance.keys import failures_key, results_key
 from ace_tasks.runs.history import read_summary
-from ace_tasks.runs.results import Summary, failed_rows, items_to_review
-from ace_tasks.settings import ReviewSettings, read_environment
+from ace_tasks.runs.results import failed_rows, items_to_review
+from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
 from flows.options.places import Codes, Output, RunId
 from flows.options.review import ReviewOptions
@@ -39,24 +39,19 @@ def retry_failed(
     """
     summary = read_summary(Store(read_environment().output_store), output, failed_run)
     wanted = frozenset(code.strip() for code in codes.split(",") if code.strip())
+    is_strict = summary.review.strict_masks and SuspectMask.code not in wanted
     request = RunRequest(
         summary.catalog,
         output,
         summary.variant,
         summary.pixels,
-        _review(summary, wanted),
+        summary.review.model_copy(update={"strict_masks": is_strict}),
         again(run),
         summary.buckets,
     )
     with open_run(request) as opened:
         file = select_failed(opened, failed_run, wanted)
         return execute_run(opened, ReviewOptions(), file, wanted)
-
-
-def _review(summary: Summary, codes: Collection[str]) -> ReviewSettings:
-    """Return the review settings of the failed run, less strict if its suspect masks are named."""
-    is_strict = summary.review.strict_masks and SuspectMask.code not in codes
-    return summary.review.model_copy(update={"strict_masks": is_strict})
 
 
 def select_failed(run: Run, failed_run: str, codes: Collection[str]) -> Path:

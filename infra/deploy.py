@@ -78,14 +78,11 @@ async def _register(client: PrefectClient, project: dict[str, Any]) -> None:
         file.write_text(yaml.safe_dump(project, sort_keys=False))
         command = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
         run(command, {"PREFECT_API_URL": os.environ["PREFECT_API_URL"]})
-    print(f"deployments    {len(project['deployments'])} in work pool {_pool_of(project)}")
+    pool = project["deployments"][0]["work_pool"]["name"]
+    print(f"deployments    {len(project['deployments'])} in work pool {pool}")
     await kept_values.move(client, project, before)
     for each in kept_values.complaints(before):
         print(f"warning: {each}", file=sys.stderr)
-
-
-def _pool_of(project: dict[str, Any]) -> str:
-    return str(project["deployments"][0]["work_pool"]["name"])
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -57,7 +57,9 @@ class LocalStack:
         except BaseException:
             self._stop.close()
             raise
-        addresses.write_text(json.dumps({"env": self._addresses(), "ui_url": self.ui_url}))
+        secret = local_credentials(self._store_dir)
+        env = {name: value for name, value in self.env.items() if name not in secret}
+        addresses.write_text(json.dumps({"env": env, "ui_url": self.ui_url}))
         self._stop.callback(addresses.unlink, missing_ok=True)
         # A file for shells. It holds the store's keys, so only its owner may read it.
         self.env_file.touch(mode=0o600)
@@ -80,9 +82,6 @@ class LocalStack:
         self.ui_url = server.ui_url
         weights = {"ACE_WEIGHTS_DIR": str((self.data_dir / "weights").resolve())}
         self.env = store.env | server.env | weights
-
-    def _addresses(self) -> dict[str, str]:
-        return {k: v for k, v in self.env.items() if k not in local_credentials(self._store_dir)}
 
     def _attach(self, addresses: Path) -> None:
         try:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 
-from ace_tasks.lcu.canvas import Inputs
+from ace_tasks.lcu.canvas import LCU, Inputs
 from ace_tasks.lcu.policies import build_canvas, restore_target
 from ace_tasks.model import keymap, sampling
 from ace_tasks.model.ace import AceModel, Noise
@@ -74,7 +74,9 @@ def run_train(case: dict[str, Any]) -> dict[str, Any]:
     sigma = case["random"]["sigma"].item()
     x0 = model.encode_image(sample.target_CHW, torch.tensor(case["random"]["eps_target"]))
     x_t = training.noisy(x0, noise.start, sigma)
-    condition = model.condition(sample.condition(use_change=case["channels"] == 448), noise)
+    mask = sample.mask_1HW.to(torch.bfloat16).float()  # rounded, as upstream's is
+    change = sample.change_CHW if case["channels"] == 448 else None
+    condition = model.condition(LCU(sample.edit_CHW, mask, change), noise)
     v = model.velocity(x_t, condition, _text(case), sigma, training.GUIDANCE)
     return {
         "src": sample.edit_CHW,

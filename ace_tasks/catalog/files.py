@@ -19,25 +19,10 @@ from ace_tasks.catalog.readers.header import CATALOG, Table
 from ace_tasks.catalog.readers.jsonl import read_jsonl
 from ace_tasks.catalog.readers.packed import is_packed, open_file, readable
 from ace_tasks.catalog.readers.parquet import read_parquet
-from ace_tasks.catalog.readers.row import MAX_ROW_BYTES, Reject, Row
+from ace_tasks.catalog.readers.row import Reject, Row
 from ace_tasks.errors import BadRow, CatalogError, NotFound, StoreError
 from ace_tasks.specs import MAX_URI_CHARS, Spec, check_uri, parse_spec, quote
 from ace_tasks.store import Store, is_s3, split_uri
-
-__all__ = [
-    "CATALOG",
-    "MAX_ROW_BYTES",
-    "Checked",
-    "Reject",
-    "Row",
-    "Spec",
-    "Table",
-    "absolute_uri",
-    "open_catalog",
-    "read_rows",
-    "to_examples",
-    "to_specs",
-]
 
 _ACCEPTED = "accepted: .jsonl, .ndjson, .csv or .parquet, each also with .gz"
 # Suffix → the character between two cells of a row.
@@ -149,9 +134,6 @@ def to_examples(
             yield row.line, spec, target, row.cells
         except BadRow as error:
             yield Reject(row.line, error.field, str(error), row.cells)
-
-
-# ---------------------------------------------------------------- sources
 
 
 def _target(cell: Any) -> str:

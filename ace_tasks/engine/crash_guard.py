@@ -48,7 +48,10 @@ class Death:
             isinstance(error, NodeDiedError | ActorUnavailableError)
             or bool(getattr(error, "preempted", False))
             or self.by_memory_monitor
-            or not (node_id is None or _is_alive(node_id))
+            or (
+                node_id is not None
+                and not any(each["Alive"] and each["NodeID"] == node_id for each in ray.nodes())
+            )
         )
 
     def verdict(self, job: Job, *, alone: bool, quarantine_after: int) -> Verdict:
@@ -106,7 +109,3 @@ def last_line(error: RayError) -> str:
     """Return the last line of an error of Ray's, which states the cause."""
     lines = str(error).strip().splitlines()
     return lines[-1][:300] if lines else type(error).__name__
-
-
-def _is_alive(node_id: str) -> bool:
-    return any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())

@@ -56,10 +56,6 @@ class Status:
     looks: int = 0  # how often the cluster's resources were read
     taken_at: float = field(default_factory=time.monotonic)
 
-    @property
-    def replicas_waiting(self) -> int:
-        return self.replicas - self.replicas_by_node.total()
-
 
 class Dispatcher:
     """A pool of actors and the one loop that feeds them.
@@ -158,12 +154,11 @@ class Dispatcher:
         ]
         return f"waiting for {', '.join(held) or 'work'}"
 
-    # ------------------------------------------------------------ the loop
-
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._take_inbox()
+                while not self._inbox.empty():
+                    self._waiting.put(self._inbox.get())
                 queued = len(self._waiting) + len(self._suspects)
                 self._pool.fit(queued + self._pool.in_flight())
                 self._fill_workers()
@@ -178,10 +173,6 @@ class Dispatcher:
             self.error = PoolFailed(f"dispatcher: {type(error).__name__}: {error}")
         finally:
             self._end()
-
-    def _take_inbox(self) -> None:
-        while not self._inbox.empty():
-            self._waiting.put(self._inbox.get())
 
     def _fill_workers(self) -> None:
         for worker in self._pool.ready():
@@ -273,15 +264,11 @@ class Dispatcher:
                 now - job.dispatched_at > self._limit_s(job) for job in worker.in_flight.values()
             ):
                 self._on_overdue(worker)
-        if not self._waits():  # idle, between two runs or shards
-            self._last_news = now
+        if not (self._pool.in_flight() or self._waiting or self._suspects):
+            self._last_news = now  # idle, between two runs or shards
         elif now - self._last_news > _SILENCE_S:
             self._last_news = now
             log.warning("nothing finished for %d s; %s", _SILENCE_S, self.waits_for())
-
-    def _waits(self) -> bool:
-        """Return whether items are in flight, or wait for a replica that starts."""
-        return bool(self._pool.in_flight() or self._waiting or self._suspects)
 
     def _limit_s(self, job: Job) -> float:
         """Return the seconds that an item may take; each candidate counts as a picture."""

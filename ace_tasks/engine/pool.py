@@ -115,8 +115,6 @@ class Pool:
     def in_flight(self) -> int:
         return sum(len(worker.in_flight) for worker in self.workers)
 
-    # ------------------------------------------------------------ growing and shrinking
-
     def fit(self, jobs: int) -> None:
         """Start or give back workers, so that there are as many as there is work and room for.
 
@@ -160,8 +158,6 @@ class Pool:
         for worker in idle[:surplus]:
             log.info("%s is not needed any more", worker.name)
             self.remove(worker)
-
-    # ------------------------------------------------------------ starting
 
     def _start(self) -> Worker:
         name = f"replica-{self._made}"
@@ -220,8 +216,6 @@ class Pool:
             if not worker.ready and not waits and worker.started_at < late:
                 self.remove(worker)
                 self.start_failed(worker, f"not started after {limit_s:g} s")
-
-    # ------------------------------------------------------------ ending
 
     def lose(self, worker: Worker, death: Death) -> None:
         """Take out a worker that died. Raises PoolFailed as `start_failed` does."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Counts
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
@@ -28,52 +28,30 @@ class RunMetrics:
     """The metrics of a run. Not thread-safe: only for the dispatcher's loop."""
 
     def __init__(self, variant: str):
-        self._items = Counter(
-            "ace_items",
-            "Items that have an outcome. code is empty for those that are done.",
-            tag_keys=("variant", "code"),
-        )
-        # Ray keeps only the buckets of a histogram, and guesses its sum from their middles.
-        self._phases = Counter(
-            "ace_phase_seconds",
-            "Seconds spent in a phase (fetch, build, wait_gpu, generate, encode, publish) by items "
-            "that are done.",
-            tag_keys=("variant", "phase"),
-        )
-        self._seconds = Histogram(
-            "ace_item_seconds",
-            "Seconds spent inside a replica by an item that is done.",
-            boundaries=_SECONDS,
-            tag_keys=("variant",),
-        )
-        self._retries = Counter(
-            "ace_item_retries", "Items given to a replica again.", tag_keys=("variant",)
-        )
-        self._deaths = Counter("ace_replica_deaths", "Replicas that died.", tag_keys=("variant",))
-        self._busy = Counter(
-            "ace_replica_busy_seconds",
-            "Seconds of denoising for items that are done.",
-            ("variant",),
-        )
-        self._ready = Counter(
-            "ace_replica_ready_seconds", "Seconds in which replicas were ready.", ("variant",)
-        )
-        self._queued = Gauge("ace_items_queued", "Items that wait for a replica.", ("variant",))
-        self._in_flight = Gauge("ace_items_in_flight", "Items inside replicas.", ("variant",))
-        self._replicas = Gauge("ace_replicas_ready", "Replicas that take items.", ("variant",))
-        for metric in (
-            self._retries,
-            self._deaths,
-            self._busy,
-            self._ready,
-            self._queued,
-            self._in_flight,
-            self._replicas,
-            self._items,
-            self._phases,
-            self._seconds,
-        ):
+        def made(kind: Any, name: str, text: str, *tags: str, **more: Any) -> Any:
+            metric = kind(name, text, tag_keys=("variant", *tags), **more)
             metric.set_default_tags({"variant": variant})
+            return metric
+
+        items = "Items that have an outcome. code is empty for those that are done."
+        self._items = made(Counter, "ace_items", items, "code")
+        # Ray keeps only the buckets of a histogram, and guesses its sum from their middles.
+        phases = (
+            "Seconds spent in a phase (fetch, build, wait_gpu, generate, encode, publish) by items "
+            "that are done."
+        )
+        self._phases = made(Counter, "ace_phase_seconds", phases, "phase")
+        seconds = "Seconds spent inside a replica by an item that is done."
+        self._seconds = made(Histogram, "ace_item_seconds", seconds, boundaries=_SECONDS)
+        self._retries = made(Counter, "ace_item_retries", "Items given to a replica again.")
+        self._deaths = made(Counter, "ace_replica_deaths", "Replicas that died.")
+        busy = "Seconds of denoising for items that are done."
+        self._busy = made(Counter, "ace_replica_busy_seconds", busy)
+        ready = "Seconds in which replicas were ready."
+        self._ready = made(Counter, "ace_replica_ready_seconds", ready)
+        self._queued = made(Gauge, "ace_items_queued", "Items that wait for a replica.")
+        self._in_flight = made(Gauge, "ace_items_in_flight", "Items inside replicas.")
+        self._replicas = made(Gauge, "ace_replicas_ready", "Replicas that take items.")
         self._reported: Counts[str] = Counts()
         self._reported_at = 0.0
 

@@ -36,9 +36,6 @@ def evaluate_model(answer: Answer, examples: Mapping[int, Example]) -> list[Answ
     ]
 
 
-# ---------------------------------------------------------------- chunks
-
-
 @dataclass(frozen=True)
 class Chunk:
     """The examples `first` up to `first + count` of one task."""

@@ -7,8 +7,8 @@ evaluation.md     its table, for people
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,9 +20,6 @@ from ace_tasks.wording import counted
 
 Kind = Literal["model", "baseline"]
 OVERALL = "overall"
-
-
-# ---------------------------------------------------------------- lines
 
 
 class ReportLine(StoredResult):
@@ -68,11 +65,8 @@ def _line(contender: str, kind: Kind, task: str, scores: Sequence[AnswerScores])
         examples=n,
         success=right / n,
         success_se=math.sqrt(share * (1 - share) / (n + 4)),
-        psnr=float(np.mean([each.psnr for each in scores])),
-        psnr_in_mask=_mean(each.psnr_in_mask for each in scores),
-        ssim=float(np.mean([each.ssim for each in scores])),
-        outside_error=_mean(each.outside_error for each in scores),
         parts={part: float(np.mean([s.parts[part] for s in scores])) for part in PARTS[task]},
+        **_means(scores),
     )
 
 
@@ -85,21 +79,18 @@ def _overall(tasks: Sequence[ReportLine]) -> ReportLine:
         examples=sum(each.examples for each in tasks),
         success=float(np.mean([each.success for each in tasks])),
         success_se=math.hypot(*(each.success_se for each in tasks)) / len(tasks),
-        psnr=float(np.mean([each.psnr for each in tasks])),
-        psnr_in_mask=_mean(each.psnr_in_mask for each in tasks),
-        ssim=float(np.mean([each.ssim for each in tasks])),
-        outside_error=_mean(each.outside_error for each in tasks),
         parts={},
+        **_means(tasks),
     )
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the values that are not None, or None if there are none."""
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None
-
-
-# ---------------------------------------------------------------- the report
+def _means(each: Sequence[AnswerScores | ReportLine]) -> dict[str, Any]:
+    """Return the mean of each measure's values that are not None; None if there are none."""
+    means = {}
+    for name in ("psnr", "psnr_in_mask", "ssim", "outside_error"):
+        there = [value for score in each if (value := getattr(score, name)) is not None]
+        means[name] = float(np.mean(there)) if there else None
+    return means
 
 
 class ContenderReport(StoredResult):

@@ -179,9 +179,6 @@ def _candidate_marks(
     return list(np.repeat(names, len(du))), np.concatenate(fields)
 
 
-# ---------------------------------------------------------------- the parts
-
-
 @lru_cache(maxsize=32)
 def _rendered(scene: Scene, size_px: int) -> Rendered:
     return render(scene, size_px)

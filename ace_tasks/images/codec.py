@@ -200,12 +200,16 @@ def xmp_of(data: bytes) -> bytes | None:
     return _read_header(data, lambda image: source_metadata.Raw.of(image).xmp)
 
 
-def size_of(data: bytes) -> tuple[int, int] | None:
-    """Read (width, height) from a file's header, without its pixels.
+def header_of(data: bytes) -> tuple[str, tuple[int, int]] | None:
+    """Read (format, (width, height)) from a file's header, before any rotation.
 
     Return None if the file is no picture.
     """
-    return _read_header(data, lambda image: image.size)
+    return _read_header(data, lambda image: (_format_of(image), image.size))
+
+
+def _format_of(image: Image.Image) -> str:
+    return "jpeg" if image.format == "MPO" else str(image.format).lower()
 
 
 def _read_header(data: bytes, read: Callable[[Image.Image], T]) -> T | None:
@@ -270,18 +274,6 @@ def _keyed_alpha(image: Image.Image, data: bytes) -> Image.Image | None:
         for channel, value in enumerate(key):
             is_key &= bytes_HW3[..., channel] == (value >> shift) & 0xFF
     return Image.fromarray(np.where(is_key, 0, 255).astype(np.uint8))
-
-
-def header_of(data: bytes) -> tuple[str, tuple[int, int]] | None:
-    """Read (format, (width, height)) from a file's header, before any rotation.
-
-    Return None if the file is no picture.
-    """
-    return _read_header(data, lambda image: (_format_of(image), image.size))
-
-
-def _format_of(image: Image.Image) -> str:
-    return "jpeg" if image.format == "MPO" else str(image.format).lower()
 
 
 def _picture(
@@ -404,10 +396,6 @@ def check_side(width: int, height: int, format_: ImageFormat) -> None:
             f"a picture of {width}×{height} cannot be written as {format_}: accepted: sides of at "
             f"most {most} px"
         )
-
-
-def has_alpha(format_: ImageFormat) -> bool:
-    return format_ != "jpeg"
 
 
 def is_lossless(format_: ImageFormat, quality: int | None) -> bool:

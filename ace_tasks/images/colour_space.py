@@ -44,7 +44,6 @@ _EXPONENTS = (0.1, 10.0)  # accepted range of gAMA; PNG's own test pictures have
 _COLOUR_SPACE, _INTEROPERABILITY_INDEX = 0xA001, 1
 _EXIF_SRGB, _EXIF_ADOBE, _EXIF_UNCALIBRATED = 1, 2, 0xFFFF
 
-_PROFILE_PART = b"ICC_PROFILE\0"
 
 Convert = Callable[[np.ndarray], np.ndarray]
 
@@ -116,18 +115,15 @@ def _converted(to_srgb: Convert, note: str) -> ColourSpace:
 
 def _has_profile(file: bytes) -> bool:
     """Return whether a JPEG holds a part of a profile, even if its other parts are missing."""
-    if _PROFILE_PART not in file:
+    if jpeg.PROFILE not in file:
         return False
     try:
         return any(
-            marker == 0xE2 and body.startswith(_PROFILE_PART)
+            marker == 0xE2 and body.startswith(jpeg.PROFILE)
             for marker, body, _ in jpeg.segments(file)
         )
     except CannotRewrap:
         return False
-
-
-# ------------------------------------------------------------ by codes of H.273
 
 
 def _by_codes(primaries: int, transfer: int, notes: list[str], of: str) -> ColourSpace | None:
@@ -178,9 +174,6 @@ def _of_avif(raw: Raw, file: bytes, notes: list[str]) -> ColourSpace | None:
     elif stated.cicp:
         return _by_codes(*stated.cicp[:2], notes, "nclx")
     return None
-
-
-# ------------------------------------------------------------ PNG
 
 
 def _of_png(raw: Raw, file: bytes, notes: list[str]) -> ColourSpace | None:
@@ -242,9 +235,6 @@ def _by_gamma(gamma: bytes | None, points: bytes | None, notes: list[str]) -> Co
     if found is None:
         notes.append(GAMMA_PASSED_OVER)
     return found
-
-
-# ------------------------------------------------------------ EXIF
 
 
 def _of_exif(raw: Raw, notes: list[str]) -> ColourSpace | None:

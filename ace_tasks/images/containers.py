@@ -13,14 +13,15 @@ import zlib
 from PIL.JpegImagePlugin import MARKER
 
 from ace_tasks.errors import BadImage
+from ace_tasks.images.rewrap.jpeg import AFTER_DATA
+from ace_tasks.images.rewrap.png import SIGNATURE as _PNG
 
 _MAX_PARTS = 20_000  # libpng cuts data into 8 KB: 8192 chunks in the largest accepted file
 _MAX_SCANS = 50  # encoders write about ten; each takes 60 ms for 100 megapixels
 _MAX_JUNK_BYTES = 65_536  # between the segments of a JPEG
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_JPEG = b"\xff\xd8"
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _SEGMENT = re.compile(rb"\xff[\x01-\xfe]")
-_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # restarts are part of the data
 # The markers that Pillow reads with a length. This walk must skip exactly what Pillow skips.
 _LONG = frozenset(code & 0xFF for code, (_, _, handler) in MARKER.items() if handler)
 
@@ -52,7 +53,7 @@ def _check_png(data: bytes) -> None:
 
 def _check_jpeg(data: bytes) -> None:
     at, parts, scans, junk = len(_JPEG), 0, 0, 0
-    while found := (_AFTER_DATA if scans else _SEGMENT).search(data, at):
+    while found := (AFTER_DATA if scans else _SEGMENT).search(data, at):
         junk += 0 if scans else found.start() - at
         at, marker = found.end(), data[found.end() - 1]
         if scans and marker == _END:

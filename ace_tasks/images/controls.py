@@ -1,9 +1,7 @@
 """Control maps: what the model is shown in place of an edit's picture (ACE_SPEC 2, Annotators).
 
 They match upstream's annotators level by level, quirks included, since the model learnt from these
-very maps. `training.controls` has others for the procedural world: at its 64 px, mosaics of 64 px
-cells would be one colour, and a photograph's thresholds find other edges than those of its flat
-shapes.
+very maps. The procedural world, whose pictures have 64 px, has others (`control_pictures`).
 
 Pictures are uint8 (H, W, 3) in sRGB.
 """

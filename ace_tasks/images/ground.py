@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ace_tasks.images.matting import shrunk
+
 _SPILL_SHARE, _LEAST_SPILL_PX = 0.004, 4  # share of the longer side in which an edge mixes colours
 _SURE, _OWN = 6, 1e-4
 _ROWS = 512  # processed at once
@@ -100,10 +102,8 @@ def shadow(seen: np.ndarray, opacity: np.ndarray) -> np.ndarray | None:
     in sRGB.
     """
     height, width = opacity.shape
-    scale = min(1.0, (_SHADOW_PX / (height * width)) ** 0.5)
-    size = max(8, round(width * scale)), max(8, round(height * scale))
-    light = cv2.cvtColor(cv2.resize(seen, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    product = cv2.resize(opacity, size, interpolation=cv2.INTER_AREA)
+    light = cv2.cvtColor(shrunk(seen, _SHADOW_PX), cv2.COLOR_RGB2GRAY)
+    product = cv2.resize(opacity, light.shape[::-1], interpolation=cv2.INTER_AREA)
     ground = cv2.dilate(product, np.ones((3, 3), np.uint8)) < 8
     if ground.mean() < _LEAST_GROUND:
         return None

@@ -138,19 +138,13 @@ def rgb_to_xyz(primaries: Primaries) -> np.ndarray:
 
     Raises ValueError for primaries that span no colour space.
     """
-    columns = [_column(each) for each in primaries[:3]]
-    matrix = np.array(columns, np.float64).T
+    matrix = np.array([(x, y, 1 - x - y) for x, y in primaries[:3]]).T
     if abs(np.linalg.det(matrix)) < 1e-4:
         raise ValueError("accepted: three primaries that differ")
     scale = np.linalg.solve(matrix, _xyz(primaries.white))
     if (scale <= 0).any():
         raise ValueError("accepted: a white point inside the triangle of its primaries")
     return np.asarray(matrix * scale)
-
-
-def _column(point: Point) -> tuple[float, float, float]:
-    x, y = point
-    return x, y, 1 - x - y
 
 
 def _xyz(point: Point) -> np.ndarray:
@@ -166,9 +160,6 @@ def _adaptation(white: np.ndarray) -> np.ndarray:
     if (theirs <= 0).any():
         raise ValueError("accepted: a white point with a positive response of all three cones")
     return np.asarray(np.linalg.inv(_BRADFORD) @ np.diag(ours / theirs) @ _BRADFORD)
-
-
-# ------------------------------------------------------------ bytes
 
 
 def _xyz_tag(xyz: np.ndarray | tuple[float, ...]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ _EXPLAINED = 0.9  # share of a drawing that its flat colours cover; the rest is 
 
 def describe(rgb: np.ndarray) -> str:
     """Describe all colours of a picture, as in "its levels are 0 and 1"."""
-    return f"its {name_colours(_colours(np.unique(_packed(sampled(rgb)))))}"
+    return f"its {name_colours(_colours(_points(np.unique(_packed(sampled(rgb))))))}"
 
 
 def name_colours(colours: Sequence[Colour]) -> str:
@@ -76,7 +76,7 @@ def flat_colours(rgb: np.ndarray) -> list[Colour]:
             explained |= np.abs(all_points - found[-1]).max(axis=1) <= _NOISE
     if how_often[explained].sum() < _EXPLAINED * flat.size:
         return []
-    return sorted(((int(r), int(g), int(b)) for r, g, b in found), key=sum)
+    return sorted(_colours(found), key=sum)
 
 
 def _groups(points: np.ndarray, noise: int) -> np.ndarray:
@@ -116,5 +116,5 @@ def _points(packed: np.ndarray) -> np.ndarray:
     return np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1).astype(np.int16)
 
 
-def _colours(packed: np.ndarray) -> list[Colour]:
-    return [(int(r), int(g), int(b)) for r, g, b in _points(packed)]
+def _colours(points: Iterable[np.ndarray]) -> list[Colour]:
+    return [(int(r), int(g), int(b)) for r, g, b in points]

@@ -101,10 +101,7 @@ def touched(mask_HW: np.ndarray, feather_px: int) -> Window:
 
 def feathered(mask_HW: np.ndarray, width_px: int) -> np.ndarray:
     """Return weights (H, W) float32 of the model's result: 1 in the mask, 0 beyond `width_px`."""
-    outside = np.where(mask_HW > THRESHOLD, 0, 255).astype(np.uint8)
-    if not outside.any():
-        return np.ones(mask_HW.shape, np.float32)
-    distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = distance_inside(mask_HW <= THRESHOLD)
     near = np.clip(1 - distance / (width_px + 1), 0, 1)
     weights = near * near * (3 - 2 * near)  # smoothstep: no visible edge where it starts or ends
     weights[distance > width_px] = 0
@@ -177,6 +174,12 @@ def _box_of(mask_HW: np.ndarray) -> Window:
     if not rows.size:
         return Window(0, 0, 0, 0)
     return Window(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def distance_inside(selected: np.ndarray) -> np.ndarray:
+    """Return each selected pixel's distance to the others, (H, W) float32; 0 for the others."""
+    pixels = selected.astype(np.uint8)
+    return np.asarray(cv2.distanceTransform(pixels, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
 
 
 def _grown(box: Window, margin: int, limits: Window) -> Window:

@@ -21,7 +21,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from ace_tasks.images.paste import THRESHOLD, Window
+from ace_tasks.images.paste import THRESHOLD, distance_inside, touched
 from ace_tasks.provenance.record import Scores
 
 ClipScore = Callable[[np.ndarray, str], float]
@@ -81,9 +81,6 @@ def score(
     }
     rounded = {name: None if v is None else round(v, 4) for name, v in values.items()}
     return Scores(total=total(rounded), **rounded)
-
-
-# ---------------------------------------------------------------- each score
 
 
 def sharpness(close: CloseUp) -> float | None:
@@ -187,8 +184,6 @@ def likeness(close: CloseUp) -> float | None:
     return sum(shares) / len(shares)
 
 
-# ---------------------------------------------------------------- the total
-
 # Maps a score to its weight and to a function from its value to a quality in [0, 1]. Values within
 # tolerance have full quality: small differences in finish do not show whether the picture is what
 # was wanted, and among candidates of `mini` they outvoted likeness, which does show it.
@@ -243,12 +238,14 @@ class CloseUp:
     @cached_property
     def depth(self) -> np.ndarray:
         """Return the distance of each repainted pixel to the nearest other one; 0 outside."""
-        return _distance(self.part)
+        if self.part.all():  # there is no outside to measure to
+            return np.full(self.part.shape, np.inf, np.float32)
+        return distance_inside(self.part)
 
     @cached_property
     def height(self) -> np.ndarray:
         """Return the distance of each pixel outside to the nearest repainted one; 0 inside."""
-        return _distance(~self.part)
+        return distance_inside(~self.part)
 
     @cached_property
     def inside(self) -> np.ndarray:
@@ -277,7 +274,7 @@ def close_up(inputs: ScoreInputs) -> CloseUp:
     """Cut out the mask with its surroundings, scaled to at most `_MAX_PX` pixels."""
     made, original, mask, feather_px = inputs.made, inputs.original, inputs.mask, inputs.feather_px
     if mask is not None:
-        window = _window(mask, feather_px + 3 * _MAX_BAND_PX + 2)
+        window = touched(mask, feather_px + 3 * _MAX_BAND_PX + 2)
         made, mask = window.cut(made), window.cut(mask)
         original = None if original is None else window.cut(original)
     height, width = made.shape[:2]
@@ -299,17 +296,6 @@ def close_up(inputs: ScoreInputs) -> CloseUp:
     )
 
 
-def _window(mask: np.ndarray, reach_px: int) -> Window:
-    rows = np.flatnonzero((mask > THRESHOLD).any(axis=1))
-    columns = np.flatnonzero((mask > THRESHOLD).any(axis=0))
-    return Window(
-        max(0, int(columns[0]) - reach_px),
-        max(0, int(rows[0]) - reach_px),
-        min(mask.shape[1], int(columns[-1]) + 1 + reach_px),
-        min(mask.shape[0], int(rows[-1]) + 1 + reach_px),
-    )
-
-
 def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if picture.shape[1::-1] == size:
         return picture
@@ -323,21 +309,9 @@ def _as_large(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return _fitted(picture, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def _distance(inside: np.ndarray) -> np.ndarray:
-    if inside.all():  # there is no outside to measure to
-        return np.full(inside.shape, np.inf, np.float32)
-    if not inside.any():
-        return np.zeros(inside.shape, np.float32)
-    return np.asarray(
-        cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    )
-
-
-# ---------------------------------------------------------------- measures
-
-
 def _laplacian(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(cv2.Laplacian(_grey(picture), cv2.CV_32F, borderType=cv2.BORDER_REPLICATE))
+    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)
+    return np.asarray(cv2.Laplacian(grey, cv2.CV_32F, borderType=cv2.BORDER_REPLICATE))
 
 
 def _steepness(picture: np.ndarray) -> np.ndarray:
@@ -368,10 +342,6 @@ def _rim_shift(close: CloseUp, picture: np.ndarray) -> float:
         for each in (close.rim, close.ring)
     )
     return float(np.linalg.norm(rim - ring))
-
-
-def _grey(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)
 
 
 def _lab(picture: np.ndarray) -> np.ndarray:

@@ -14,14 +14,15 @@ from collections.abc import Iterator
 
 from PIL import PngImagePlugin
 
-from ace_tasks.images.rewrap import avif, avif_stated, exif
+from ace_tasks.images.rewrap import avif, avif_stated, exif, webp
+from ace_tasks.images.rewrap.jpeg import AFTER_DATA, PROFILE, XMP
 from ace_tasks.images.rewrap.parts import Beside, CannotRewrap
+from ace_tasks.images.rewrap.png import SIGNATURE as _PNG
 
 LEFT_OUT = "unreadable parts beside the pixels left out"
 CHUNK_LEFT_OUT = "unreadable PNG chunk {} left out"
 TEXT_LEFT_OUT = "a PNG text left out: too long"
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _LENGTHS = {b"cICP": 4, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"acTL": 8}
 _AS_THEY_ARE = frozenset({b"fcTL", b"fdAT", b"caBX"})
@@ -39,13 +40,10 @@ _PILLOWS_NAMES = frozenset(
 _KEYWORD = re.compile(rb"[\x20-\x7e\xa1-\xff]{1,79}")
 
 _SEGMENT = re.compile(rb"\xff+([\x01-\xfe])")
-_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # restarts are part of the data
-_EXIF, _XMP, _PROFILE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
-_LEAST_BYTES = ((0xE0, b"JFIF\0", 12), (0xEE, b"Adobe", 12), (0xE2, _PROFILE, 15), (0xE1, _XMP, 29))
+_EXIF = b"Exif\0\0"
+_LEAST_BYTES = ((0xE0, b"JFIF\0", 12), (0xEE, b"Adobe", 12), (0xE2, PROFILE, 15), (0xE1, XMP, 29))
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _SOS, _EOI, _COMMENT = 0xDA, 0xD9, 0xFE
-_PROFILE_FLAG, _ALPHA_FLAG, _EXIF_FLAG, _XMP_FLAG = 0x20, 0x10, 0x08, 0x04  # in WebP's VP8X
-
 Readable = tuple[bytes, tuple[str, ...]]  # a file, and notes on what it lacks
 
 
@@ -177,9 +175,6 @@ def _unpacked_bytes(packed: bytes) -> int | None:
         return None
 
 
-# ------------------------------------------------------------ JPEG
-
-
 def _jpeg(file: bytes) -> Readable:
     """Copy a JPEG's readable parts. Like libjpeg, pass over bytes between two segments."""
     kept, notes, at = [b"\xff\xd8"], [], 2
@@ -209,7 +204,7 @@ def _jpeg(file: bytes) -> Readable:
         segment = struct.pack(">BBH", 0xFF, marker, length) + body
         if marker == _SOS:
             scans += 1
-            end = _AFTER_DATA.search(file, at)
+            end = AFTER_DATA.search(file, at)
             until = end.start() if end else len(file)
             segment, at = segment + file[at:until], until
         kept.append(segment)
@@ -217,9 +212,6 @@ def _jpeg(file: bytes) -> Readable:
         raise CannotRewrap
     notes = notes or [LEFT_OUT]  # bytes outside segments
     return b"".join([*kept, b"\xff\xd9"]), tuple(dict.fromkeys(notes))
-
-
-# ------------------------------------------------------------ WebP and AVIF
 
 
 def _webp(file: bytes) -> Readable | None:
@@ -233,11 +225,11 @@ def _webp(file: bytes) -> Readable | None:
     order: tuple[bytes, ...] = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")
     parts = [(kind, chunks[kind]) for kind in order if kind in chunks]
     if header is None:  # the simple format holds pixels only
-        return _riff([each for each in parts if each[0] in (b"VP8 ", b"VP8L")]), (note,)
-    flags = header[0] & _ALPHA_FLAG
-    for kind, flag in ((b"ICCP", _PROFILE_FLAG), (b"EXIF", _EXIF_FLAG), (b"XMP ", _XMP_FLAG)):
+        return webp.riff(each for each in parts if each[0] in (b"VP8 ", b"VP8L")), (note,)
+    flags = header[0] & webp.ALPHA
+    for kind, flag in ((b"ICCP", webp.PROFILE), (b"EXIF", webp.EXIF), (b"XMP ", webp.XMP)):
         flags |= flag if kind in chunks else 0
-    return _riff([(b"VP8X", bytes([flags]) + header[1:10]), *parts]), (note,)
+    return webp.riff([(b"VP8X", bytes([flags]) + header[1:10]), *parts]), (note,)
 
 
 def _riff_chunks(file: bytes) -> dict[bytes, bytes]:
@@ -254,13 +246,6 @@ def _riff_chunks(file: bytes) -> dict[bytes, bytes]:
         found.setdefault(kind, file[at + 8 : at + 8 + size])
         at += 8 + size + size % 2
     return found
-
-
-def _riff(parts: list[tuple[bytes, bytes]]) -> bytes:
-    whole = b"WEBP" + b"".join(
-        kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2) for kind, body in parts
-    )
-    return b"RIFF" + struct.pack("<I", len(whole)) + whole
 
 
 def _avif(file: bytes) -> Readable:

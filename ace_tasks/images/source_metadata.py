@@ -126,9 +126,8 @@ class Raw:
 def readable_exif(image: Image.Image) -> Image.Exif | None:
     """Return a picture's EXIF, or None if it cannot be read. Its pixels may still be sound."""
     block = image.info.get("exif")
-    if isinstance(block, bytes) and not exif_block.is_readable(
-        block
-    ):  # Pillow would return a JPEG's as empty, without an error
+    # Pillow would return a JPEG's as empty, without an error.
+    if isinstance(block, bytes) and not exif_block.is_readable(block):
         return None
     try:
         return image.getexif()
@@ -320,12 +319,9 @@ def _exif(exif: Image.Exif, left_out: list[str]) -> tuple[dict[str, str], _Resol
 
 
 def _exif_text(value: Any) -> str:
-    """Decode an EXIF text.
-
-    A photographer's and an editor's copyright are separated by a zero byte.
-    """
     if isinstance(value, str):  # Pillow decoded it as Latin-1
         value = value.encode("latin-1", "replace")
+    # A photographer's and an editor's copyright are separated by a zero byte.
     parts = _decoded(value).split("\0") if isinstance(value, bytes) else []
     return "; ".join(each.strip() for each in parts if each.strip())
 
@@ -361,9 +357,6 @@ def _pair(across: Any, down: Any, factor: float) -> _Resolution | None:
         return None
     # A JPEG holds it in two bytes.
     return pair if all(math.isfinite(each) and 1 <= each <= 65_535 for each in pair) else None
-
-
-# ------------------------------------------------------------ IPTC's IIM
 
 
 def _iptc(data: Any, left_out: list[str]) -> dict[str, Value]:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from ace_tasks.errors import BadMask, WeightsError
+from ace_tasks.images.matting import shrunk
 from ace_tasks.masks import person as finding
 from ace_tasks.masks.person import (
     ANKLES,
@@ -82,15 +83,11 @@ def draw(rgb: np.ndarray, part: Part, planned: str | None) -> Drawn:
             f"person-{part}: the plan was made with networks {planned}; this package has {here}"
         )
     height, width = rgb.shape[:2]
-    scale = min(1.0, (_MOST_PX / (height * width)) ** 0.5)
-    small = rgb
-    if scale < 1:
-        size = max(8, round(scale * width)), max(8, round(scale * height))
-        small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    small = shrunk(rgb, _MOST_PX)
     person = finding.find(small)
     _check(person, part)
     mask = of_person(person, small, part)
-    if mask.shape != (height, width):
+    if small is not rgb:
         mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
     return Drawn(np.where(mask > 127, 255, 0).astype(np.uint8), _hints(person, part))
 
@@ -164,9 +161,6 @@ def _is_upright(person: Person) -> bool:
     return bool(-y > abs(x))
 
 
-# ---------------------------------------------------------------- shapes
-
-
 class _Body:
     """A person's shapes, drawn at the size of a small picture.
 
@@ -234,12 +228,10 @@ class _Body:
     def _feet(self) -> np.ndarray:
         """Return everything beyond an ankle, seen from its knee, within a foot's length."""
         kept = np.zeros(self.shape, bool)
-        y, x = np.mgrid[: self.shape[0], : self.shape[1]]
         for knee, ankle, toe in self._limbs(KNEES, ANKLES, TOES):
             shin = ankle - knee
             shin = shin / max(1.0, float(np.hypot(*shin)))
-            end = ankle - 0.05 * self.unit * shin
-            beyond = (x - end[0]) * shin[0] + (y - end[1]) * shin[1] > 0
+            beyond = self._beyond(ankle - 0.05 * self.unit * shin, shin)
             canvas = self._canvas()
             self._capsule(canvas, ankle, toe, 0.32, 0.32)
             kept |= beyond & (canvas > 0)
@@ -271,11 +263,9 @@ class _Body:
         low, high = (self.hips + share * self.spine for share in (0.35, 0.8))
         self._hull(garment, [*low, *high], 0.0)
         head.draw_face(cheeks, 0.55)
-        y, x = np.mgrid[: self.shape[0], : self.shape[1]]
         chest = self.shoulders.mean(axis=0) - 0.9 * self.unit * self.up
-        above = (x - chest[0]) * self.up[0] + (y - chest[1]) * self.up[1] > 0
         others = [(garment > 0) & sure, (cheeks > 0) & sure]
-        where = where & above & self.outline
+        where = where & self._beyond(chest, self.up) & self.outline
         return continued(self.rgb, hair & sure, others, where, 0.015 * self.unit, _HAIR)
 
     def _hands(self) -> np.ndarray:
@@ -319,6 +309,10 @@ class _Body:
     def _limbs(self, *joints: tuple[int, int]) -> list[list[np.ndarray]]:
         """Return the points of these joints, first the left side's, then the right side's."""
         return [[self.person.points[each[side]] for each in joints] for side in (0, 1)]
+
+    def _beyond(self, point: np.ndarray, way: np.ndarray) -> np.ndarray:
+        y, x = np.mgrid[: self.shape[0], : self.shape[1]]
+        return np.asarray((x - point[0]) * way[0] + (y - point[1]) * way[1] > 0)
 
     def _across(self, middle: np.ndarray, reach: float) -> list[np.ndarray]:
         return [middle + sign * reach * self.unit * self.side for sign in (1, -1)]

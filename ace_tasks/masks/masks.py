@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageDraw
 from ace_tasks.errors import BadMask
 from ace_tasks.images import colour, levels
 from ace_tasks.images.codec import Picture
-from ace_tasks.images.paste import THRESHOLD
+from ace_tasks.images.paste import THRESHOLD, distance_inside
 from ace_tasks.masks import cutout, garment
 from ace_tasks.model import saliency
 from ace_tasks.specs import AutoMask, Box, Ellipse, MaskSteps, Polygon, Resolved, Shape
@@ -135,9 +135,9 @@ def _grown(selected: np.ndarray, by_px: int) -> np.ndarray:
     """Grow a selection by `by_px` in every direction; a negative one shrinks it."""
     if by_px == 0:
         return selected
-    near = (~selected if by_px > 0 else selected).astype(np.uint8)
-    distance = cv2.distanceTransform(near, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(distance <= by_px if by_px > 0 else distance > -by_px)
+    if by_px > 0:
+        return distance_inside(~selected) <= by_px
+    return distance_inside(selected) > -by_px
 
 
 def _blurred(selected: np.ndarray, sigma_px: float) -> np.ndarray:
@@ -168,7 +168,9 @@ def _draw(
         assert mask_file is not None
         return _from_file(mask_file, image)
     if mask == "alpha":
-        return _from_alpha(image)
+        if image.alpha is None:
+            raise BadMask('"alpha" needs a picture with an alpha channel, and this one has none')
+        return 255 - image.alpha
     if mask == "auto":
         assert resolved.auto_mask is not None  # `resolve` refuses a row without
         assert resolved.mask_steps is not None
@@ -228,12 +230,6 @@ def _turned_otherwise(file: Picture, image: Picture) -> str:
 def greyscale(file: Picture) -> np.ndarray:
     """Return the levels of a mask file, (H, W) uint8."""
     return np.asarray(Image.fromarray(file.rgb).convert("L"))
-
-
-def _from_alpha(image: Picture) -> np.ndarray:
-    if image.alpha is None:
-        raise BadMask('"alpha" needs a picture with an alpha channel, and this one has none')
-    return 255 - image.alpha
 
 
 def _from_shape(shape: Shape, image: Picture) -> np.ndarray:

@@ -161,8 +161,11 @@ def find(rgb: np.ndarray) -> Person:
     others = _others(rgb, mask, found.own, nets)
     if not others and found.overlap < _FITTING:
         raise BadMask(f"no pose fits the visible person; {_ACCEPTED}")
+    mask = np.maximum(mask, found.own)
+    if others:
+        mask = np.where(_near(found.own), mask, 0).astype(np.float32)
     return Person(
-        mask=np.maximum(mask, found.own) if not others else _without_others(mask, found.own),
+        mask=mask,
         points=pose.points[:LANDMARKS],
         visibility=pose.visibility,
         score=pose.score if others else min(pose.score, found.overlap),
@@ -206,11 +209,6 @@ def _parts(selected: np.ndarray) -> list[tuple[int, int, int, int]]:
     found = sorted(stats[1:].tolist(), key=lambda each: -each[cv2.CC_STAT_AREA])
     least = _SMALLEST * selected.size
     return [tuple(each[:4]) for each in found if each[cv2.CC_STAT_AREA] >= least]
-
-
-def _without_others(mask: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Return the person mask near the person whose own mask is `own`."""
-    return np.where(_near(own), np.maximum(mask, own), 0).astype(np.float32)
 
 
 def _near(own: np.ndarray) -> np.ndarray:
@@ -336,9 +334,6 @@ def _look(rgb: np.ndarray, square: _Square, nets: Networks) -> _Pose:
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-values.clip(-60, 60).astype(np.float64))), np.float32)
-
-
-# ---------------------------------------------------------------- face
 
 
 def _face(rgb: np.ndarray, pose: _Pose, nets: Networks) -> Face | None:

@@ -58,7 +58,9 @@ class _Module:
             yield f"{self.bfl}.{kind}", tuple(f"{name}.{kind}" for name in self.parts), shape
 
     def split(self, value: Tensor) -> tuple[Tensor, ...]:
-        return (_swap(value),) if self.swapped else torch.split(value, [*self.parts.values()])
+        if self.swapped:
+            return (torch.cat(value.chunk(2)[::-1]),)
+        return torch.split(value, [*self.parts.values()])
 
 
 def from_bfl(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -143,13 +145,6 @@ def check(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) 
     for key in state:
         if key not in expected:
             raise WeightsError(f"{key}: not a key of this layout")
-
-
-def _swap(value: Tensor) -> Tensor:
-    return torch.cat(value.chunk(2)[::-1])
-
-
-# ---------------------------------------------------------------- the table
 
 
 def modules(config: Mapping[str, Any]) -> Iterator[_Module]:

@@ -114,9 +114,6 @@ class Saliency:
         return np.where(matting.outline(picture, self.map(picture)), 255, 0).astype(np.uint8)
 
 
-# ---------------------------------------------------------------- the shipped network
-
-
 _u2net: dict[str, Saliency] = {}
 _u2net_lock = threading.Lock()
 
@@ -134,9 +131,6 @@ def u2net(sha256: str | None) -> Saliency:
         if here not in _u2net:
             _u2net[here] = Saliency.load((SHIPPED / U2NET).parent)
         return _u2net[here]
-
-
-# ---------------------------------------------------------------- graph and config
 
 
 def _graph(data: bytes, path: Path) -> Graph:

@@ -126,14 +126,10 @@ def identify_folder(variant: Variant, folder: Path) -> ModelIdentity:
 def _identity(variant: Variant, hashes: Mapping[str, str]) -> ModelIdentity:
     if variant.recipe:
         return variant.identity()
-    missing = [path for path in _needed(variant) if path not in hashes]
-    if missing:
-        raise WeightsError(f"variant {variant.name!r}: no file {missing[0]} in its {MANIFEST}")
+    for path in (*(file.path for file in variant.hub), *map(adapter_file, variant.adapters)):
+        if path not in hashes:
+            raise WeightsError(f"variant {variant.name!r}: no file {path} in its {MANIFEST}")
     return variant.identity(hashes)
-
-
-def _needed(variant: Variant) -> list[str]:
-    return [file.path for file in variant.hub] + [adapter_file(name) for name in variant.adapters]
 
 
 def node_folder(variant: Variant, settings: WeightsSettings) -> Path:
@@ -252,9 +248,6 @@ def with_vision(pixels: PixelSettings, vision: VisionSettings) -> PixelSettings:
     return pixels.model_copy(
         update={"control_models": models, "auto_mask": auto, "clip_model": clip}
     )
-
-
-# ---------------------------------------------------------------- licences
 
 
 def check_license(variant: Variant, settings: WeightsSettings) -> None:

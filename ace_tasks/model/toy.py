@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
@@ -23,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from ace_tasks.model import keymap
 from ace_tasks.model.text import CLIP_TOKENS
-from ace_tasks.model.variants import ToyRecipe, Variant, adapter_file
+from ace_tasks.model.variants import Variant, adapter_file
 
 CHARACTERS = [c for c in string.printable if not c.isspace()]
 _EXTRA_IDS = 8
@@ -36,33 +37,10 @@ def build(variant: Variant, folder: Path) -> None:
     assert recipe is not None
     clip_tokenizer, t5_tokenizer = letter_tokenizer(), letter_t5_tokenizer()
     parts: dict[str, torch.nn.Module] = {
-        "transformer": FluxTransformer2DModel(
-            in_channels=recipe.in_channels,
-            out_channels=64,
-            num_layers=recipe.blocks,
-            num_single_layers=recipe.single_blocks,
-            attention_head_dim=recipe.head_dim,
-            num_attention_heads=recipe.heads,
-            joint_attention_dim=recipe.text_dim,
-            pooled_projection_dim=recipe.pooled_dim,
-            guidance_embeds=True,
-            axes_dims_rope=recipe.rope_axes,
-        ),
-        "vae": AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=recipe.vae_widths,
-            layers_per_block=1,
-            latent_channels=16,
-            norm_num_groups=4,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            mid_block_add_attention=False,
-            scaling_factor=0.3611,
-            shift_factor=0.1159,
-        ),
+        "transformer": small_flux(recipe, recipe.in_channels),
+        "vae": small_vae(recipe.vae_widths, groups=4, scaling_factor=0.3611, shift_factor=0.1159),
         "text_encoder": small_clip(recipe.pooled_dim, len(clip_tokenizer)),
-        "text_encoder_2": T5EncoderModel(_toy_t5_config(recipe, len(t5_tokenizer) + _SPARE_ROWS)),
+        "text_encoder_2": small_t5(recipe.text_dim, len(t5_tokenizer) + _SPARE_ROWS),
     }
     transformers_logging.disable_progress_bar()  # the files have only kilobytes
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -103,6 +81,40 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                 value.fill_(1)  # scales of norms
 
 
+def small_flux(sizes: Any, channels: int) -> FluxTransformer2DModel:
+    """Return a transformer of a `ToyRecipe`'s sizes, or of a training's `SmallSettings`."""
+    return FluxTransformer2DModel(
+        in_channels=channels,
+        out_channels=64,
+        num_layers=sizes.blocks,
+        num_single_layers=sizes.single_blocks,
+        attention_head_dim=sizes.head_dim,
+        num_attention_heads=sizes.heads,
+        joint_attention_dim=sizes.text_dim,
+        pooled_projection_dim=sizes.pooled_dim,
+        guidance_embeds=True,
+        axes_dims_rope=sizes.rope_axes,
+    )
+
+
+def small_vae(
+    widths: tuple[int, ...], *, groups: int, layers: int = 1, **config: Any
+) -> AutoencoderKL:
+    """Return a VAE of FLUX's kind: factor 8, 16 channels."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        latent_channels=16,
+        norm_num_groups=groups,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+        **config,
+    )
+
+
 def small_clip(width: int, vocab: int) -> CLIPTextModel:
     """Return a CLIP text encoder of one layer."""
     return CLIPTextModel(
@@ -120,17 +132,23 @@ def small_clip(width: int, vocab: int) -> CLIPTextModel:
     )
 
 
-def _toy_t5_config(recipe: ToyRecipe, vocab: int) -> T5Config:
-    return T5Config(
-        vocab_size=vocab,
-        d_model=recipe.text_dim,
-        d_kv=16,
-        d_ff=2 * recipe.text_dim,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-        use_cache=False,
+def small_t5(
+    width: int, rows: int, *, layers: int = 1, heads: int = 2, head_dim: int = 16, **more: Any
+) -> T5EncoderModel:
+    """Return a T5 encoder with `rows` embeddings."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=rows,
+            d_model=width,
+            d_kv=head_dim,
+            d_ff=2 * width,
+            num_layers=layers,
+            num_heads=heads,
+            feed_forward_proj="gated-gelu",
+            is_encoder_decoder=False,
+            use_cache=False,
+            **more,
+        )
     )
 
 

@@ -183,8 +183,6 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
-# ---------------------------------------------------------------- the published weights
-
 _FLUX_LICENSE = License(
     id="flux-1-dev-non-commercial",
     name="FLUX.1 [dev] Non-Commercial License",
@@ -195,28 +193,20 @@ _ACE = ("ali-vilab/ACE_Plus", "main")
 
 _FILL_TRANSFORMER = (
     "transformer/config.json",
-    "transformer/diffusion_pytorch_model-00001-of-00003.safetensors",
-    "transformer/diffusion_pytorch_model-00002-of-00003.safetensors",
-    "transformer/diffusion_pytorch_model-00003-of-00003.safetensors",
+    *(f"transformer/diffusion_pytorch_model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)),
     "transformer/diffusion_pytorch_model.safetensors.index.json",
 )
-_FILL_REST = (
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "text_encoder_2/config.json",
-    "text_encoder_2/model-00001-of-00002.safetensors",
-    "text_encoder_2/model-00002-of-00002.safetensors",
-    "text_encoder_2/model.safetensors.index.json",
-    "tokenizer/merges.txt",
-    "tokenizer/special_tokens_map.json",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/vocab.json",
-    "tokenizer_2/special_tokens_map.json",
-    "tokenizer_2/spiece.model",
-    "tokenizer_2/tokenizer.json",
-    "tokenizer_2/tokenizer_config.json",
+_FILL_REST = tuple(
+    f"{folder}/{name}"
+    for folder, names in {
+        "vae": "config.json diffusion_pytorch_model.safetensors",
+        "text_encoder": "config.json model.safetensors",
+        "text_encoder_2": "config.json model-00001-of-00002.safetensors "
+        "model-00002-of-00002.safetensors model.safetensors.index.json",
+        "tokenizer": "merges.txt special_tokens_map.json tokenizer_config.json vocab.json",
+        "tokenizer_2": "special_tokens_map.json spiece.model tokenizer.json tokenizer_config.json",
+    }.items()
+    for name in names.split()
 )
 _ADAPTERS = {
     "portrait": (64, "portrait/comfyui_portrait_lora64.safetensors"),

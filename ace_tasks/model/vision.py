@@ -119,7 +119,6 @@ class Contour:
 
     @classmethod
     def load(cls, folder: Path, device: str) -> Self:
-        """Load a model from its folder. Raises WeightsError."""
         segmenter = Segmenter.load(folder, device)
         label = next((each for each in _LINES if each in segmenter.labels), None)
         if label is None:
@@ -151,7 +150,6 @@ class DepthEstimator:
 
     @classmethod
     def load(cls, folder: Path, device: str) -> Self:
-        """Load a model from its folder. Raises WeightsError."""
         return cls(_load(AutoModelForDepthEstimation, folder, device))
 
     def draw(self, picture: np.ndarray) -> np.ndarray:
@@ -180,7 +178,6 @@ class ClipScorer:
 
     @classmethod
     def load(cls, folder: Path, device: str) -> Self:
-        """Load a model from its folder. Raises WeightsError."""
         network = _load(CLIPModel, folder, device)
         return cls(network, weights.load_tokenizer(CLIPTokenizer, folder))
 
@@ -199,9 +196,6 @@ class ClipScorer:
         cosine = (seen.image_embeds * seen.text_embeds).sum()
         _check_finite(cosine, network)
         return float(cosine)
-
-
-# ---------------------------------------------------------------- the models of a replica
 
 
 _Kind = TypeVar("_Kind", Segmenter, Contour, DepthEstimator, ClipScorer)
@@ -256,9 +250,6 @@ class Vision:
         return self._loaded[kind.__name__]  # type: ignore[no-any-return]
 
 
-# ---------------------------------------------------------------- loading
-
-
 def _load(kind: Any, folder: Path, device: str) -> _Network:
     for name in ("config.json", "preprocessor_config.json"):
         if "auto_map" in read_json(folder / name):
@@ -291,9 +282,6 @@ def _check_whole_picture(network: _Network) -> None:
 def _check_finite(values: torch.Tensor, network: _Network) -> None:
     if not torch.isfinite(values).all():
         raise BadOutput(f"{network.folder}: the model's output has NaN or infinite numbers")
-
-
-# ---------------------------------------------------------------- arrays
 
 
 def _highest(logits: torch.Tensor, picture: np.ndarray) -> torch.Tensor:

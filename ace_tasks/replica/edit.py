@@ -301,8 +301,6 @@ class PictureEdit:
         rgb, kept = window.cut(self._image.rgb), window.cut(seen)
         return paste.difference(rgb, kept, made, window.cut(mask), outside)
 
-    # ------------------------------------------------------------ parts that must be there
-
     @property
     def _image(self) -> Picture:
         assert self.pictures.image is not None

@@ -150,7 +150,6 @@ class Editor:
         self.close()
 
     def _read(self, columns: Mapping[str, Any]) -> tuple[WorkItem, Pictures]:
-        """Return a row and its decoded pictures."""
         files = _GivenFiles()
         spec = parse_spec({"id": "picture", **files.named(columns)})
         sources = Sources.of(spec, files.source)

@@ -69,7 +69,8 @@ def look_over(
     memory_bytes = int(host_memory.limit_bytes() * _MEMORY_SHARE)
     ration = Ration(memory_bytes // _BYTES_PER_PX)
     # A thread holds the files of a picture and its mask while it waits for its ration.
-    threads = min(_threads(), max(1, memory_bytes // (2 * limits.max_bytes)))
+    threads = min(_MOST_THREADS, max(_FEWEST_THREADS, cpu_count()))
+    threads = min(threads, max(1, memory_bytes // (2 * limits.max_bytes)))
     window: deque[Future[RowInspection]] = deque()
     try:
         with store.in_parallel(threads) as pool:
@@ -81,10 +82,6 @@ def look_over(
                 yield window.popleft().result()
     except SourceUnavailable as error:
         raise CatalogError(f"sources cannot be read: {error}") from None
-
-
-def _threads() -> int:
-    return min(_MOST_THREADS, max(_FEWEST_THREADS, cpu_count()))
 
 
 class Ration:
@@ -138,7 +135,7 @@ class _ReadOnce:
             )
         except StoreError:  # `fetch_one` meets it again and says what is wrong
             return 0
-        width, height = codec.size_of(data) or (0, 0)
+        _, (width, height) = codec.header_of(data) or ("", (0, 0))
         return width * height if width * height <= self._limits.max_px else 0
 
 

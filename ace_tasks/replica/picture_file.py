@@ -120,7 +120,7 @@ def _encoded(
     """Encode a picture as the row asks, or in its source's format. Raises BadImage."""
     resolved, image, format_ = edit.resolved, edit.pictures.image, _format(edit)
     rgb, alpha = pixels.rgb, pixels.alpha
-    if alpha is not None and not codec.has_alpha(format_):
+    if alpha is not None and format_ == "jpeg":
         rgb, alpha = codec.on_white(rgb, alpha), None
     metadata = FileMetadata(pixels.icc_profile, xmp, source.exif(), source.dpi)
     data = codec.encode(rgb, format_, resolved.quality, alpha, metadata)

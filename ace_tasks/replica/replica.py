@@ -161,8 +161,6 @@ class Replica:
         """Return the seconds of own work of every item inside, by item id."""
         return {key: progress.busy_s() for key, progress in self._in_flight.copy().items()}
 
-    # ------------------------------------------------------------ phases
-
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled(f"{self.name} was cancelled")
@@ -228,8 +226,6 @@ class Replica:
             files[number] = self._files.encode(edit, edit.framed(pixels), item_id, ran=True)
 
         return keep
-
-    # ------------------------------------------------------------ publishing
 
     def _publish(self, record: Record, file: File, candidates: Mapping[str, File]) -> Record:
         """Publish or hold a picture, and return the record that stands.

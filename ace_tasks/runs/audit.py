@@ -129,8 +129,6 @@ class Auditor:
             findings=self.findings,
         )
 
-    # ------------------------------------------------------------ all rows
-
     def _account(self) -> Iterator[Result | None]:
         """Yield the result of every planned or rejected row, or None for a row without one."""
         lines: dict[int, str | None] = {
@@ -140,22 +138,20 @@ class Auditor:
             lines |= {json.loads(each)["line"]: None for each in rejects}
         for result in read_results(self.folder / "results.parquet"):
             if result.line not in lines:
-                self._found("not_accounted", result, f"line {result.line} was not planned")
+                self._found("not_accounted", f"line {result.line} was not planned", result)
                 continue
             del lines[result.line]
             yield result
         for line, row_id in lines.items():
             detail = f"line {line} was planned and has no result"
-            self.findings.append(
-                AuditFinding(problem="not_accounted", row_id=row_id, detail=detail)
-            )
+            self._found("not_accounted", detail, row_id=row_id)
             yield None
 
     def _recorded(self, finished: dict[str, Result]) -> set[str]:
         """Return the finished items that have a record."""
         recorded = set(listed_item_ids(self.store, self.output_uri, "records"))
         for item_id in sorted(finished.keys() - recorded):
-            self._found("record_missing", finished[item_id], record_key(item_id))
+            self._found("record_missing", record_key(item_id), finished[item_id])
         return recorded & finished.keys()
 
     def _look_for_strays(self, results: dict[str, Result]) -> None:
@@ -178,14 +174,7 @@ class Auditor:
                 if not is_named:
                     item_id = starts[picture.start]
                     result = results.get(item_id)
-                    self.findings.append(
-                        AuditFinding(
-                            problem="picture_without_record",
-                            row_id=result.row_id if result else None,
-                            item_id=item_id,
-                            detail=picture.key,
-                        )
-                    )
+                    self._found("picture_without_record", picture.key, result, item_id=item_id)
 
     # ------------------------------------------------------------ a sample
 
@@ -233,12 +222,12 @@ class Auditor:
                 left.remove(row.item_id)
                 record = Record.model_validate_json(others.body(run_id, row.item_id))
                 for contradiction in proof.by_plan(record, item, run):
-                    self._found("record_edited", finished[row.item_id], contradiction)
+                    self._found("record_edited", contradiction, finished[row.item_id])
         for item_id in sorted(left):
             # The plan of an earlier run may have been deleted, but this run's own plan is here.
             if finished[item_id].status == "done":
                 detail = f"run.run_id: {quote(run_id)}, which did not plan it; this run made it"
-                self._found("record_edited", finished[item_id], detail)
+                self._found("record_edited", detail, finished[item_id])
 
     def _rows_of(self, run_id: str) -> Iterator[tuple[PlannedRow, RunPlan]]:
         """Yield the rows of another run's plan, or nothing if it has none that can be read."""
@@ -266,12 +255,12 @@ class Auditor:
             flow=summary.flow if summary else None,
         )
 
-    def _found(self, problem: Problem, result: Result, detail: str) -> None:
-        self.findings.append(
-            AuditFinding(
-                problem=problem, row_id=result.row_id, item_id=result.item_id, detail=detail
-            )
-        )
+    def _found(
+        self, problem: Problem, detail: str, result: Result | None = None, **known: str | None
+    ) -> None:
+        if result is not None:
+            known = {"row_id": result.row_id, "item_id": result.item_id}
+        self.findings.append(AuditFinding(problem=problem, detail=detail, **known))
 
 
 @dataclass(eq=False)
@@ -368,11 +357,9 @@ class _Look:
         return None
 
     def _report(self, problem: Problem, detail: str) -> None:
-        self.findings.append(
-            AuditFinding(
-                problem=problem, row_id=self.result.row_id, item_id=self.row.item_id, detail=detail
-            )
-        )
+        row_id, item_id = self.result.row_id, self.row.item_id
+        found = AuditFinding(problem=problem, row_id=row_id, item_id=item_id, detail=detail)
+        self.findings.append(found)
 
 
 class _OtherRuns:

@@ -122,7 +122,11 @@ def _generations(traces: Sequence[Trace], known: _Known, run: str) -> dict[str, 
         for source in (each for trace in traces for each in trace.sources):
             if known.has(source):
                 known.add_content(source)
-        found = {each.item_id for each in traces if _belongs(each, known, run)}
+        found = {
+            each.item_id
+            for each in traces
+            if (run and each.run_id == run) or any(map(known.has, each.sources))
+        }
         step = max(generation.values(), default=-1) + 1
         generation |= dict.fromkeys(found - generation.keys(), step)
         for trace in traces:
@@ -131,10 +135,6 @@ def _generations(traces: Sequence[Trace], known: _Known, run: str) -> dict[str, 
                 known.add_content(picture)
         grows = known.size + len(generation) > before
     return generation
-
-
-def _belongs(trace: Trace, known: _Known, run: str) -> bool:
-    return bool(run and trace.run_id == run) or any(map(known.has, trace.sources))
 
 
 def _going_on(terms: Set[str], uris: Iterable[str]) -> Iterator[str]:

@@ -66,8 +66,6 @@ class Mentions:
                 return True
         return len(shown) >= cut_at and self._is_cut(_folded(shown))
 
-    # ------------------------------------------------------------ steps
-
     def _found(self, pattern: re.Pattern[str], terms: frozenset[str], text: str) -> bool:
         """Return whether `pattern` finds a term. At each place only the longest name counts."""
         return bool(terms) and any(each[0] in terms for each in pattern.finditer(text))

@@ -60,9 +60,6 @@ class RunPlan:
     flow: str | None
 
 
-# ---------------------------------------------------------------- the record itself
-
-
 def by_itself(record: Record, content: dict[str, Any]) -> Iterator[str]:
     """Yield the contradictions inside a record.
 

@@ -101,8 +101,6 @@ class FinishedPictures:
         """Return what is wrong with an item's record, if it was read and is bad."""
         return self._bad.get(item_id)
 
-    # ------------------------------------------------------------ steps
-
     def read_results(self) -> None:
         """Take SHA-256s from the results of earlier runs, newest first.
 

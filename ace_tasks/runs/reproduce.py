@@ -102,8 +102,6 @@ class Reproducer:
         except ValidationError:
             raise SettingsError(f"{uri}: accepted: the record of a picture") from None
 
-    # ------------------------------------------------------------ sources
-
     def _pictures(self, record: Record) -> Pictures:
         recorded = record.sources
         return Pictures(
@@ -127,8 +125,6 @@ class Reproducer:
         if sha256 != source.sha256:
             raise SourceChanged(f"{uri}: sha256 {sha256}, recorded {source.sha256}")
         return codec.decode(data, ImageLimits())
-
-    # ------------------------------------------------------------ the picture
 
     def _model(self, record: Record) -> AceModel:
         recorded = record.model
@@ -187,8 +183,6 @@ class Reproducer:
                     f"the environment names no vision model with the recorded fingerprint {wanted}"
                 )
         return settings
-
-    # ------------------------------------------------------------ the comparison
 
     def _distance(self, record: Record, made: EditedPixels) -> tuple[float | None, int | None]:
         """Return PSNR and largest difference to the published file, its compression included."""

@@ -110,8 +110,6 @@ class Review:
         if self._record(item_id):
             self._clear(item_id)
 
-    # ------------------------------------------------------------ steps
-
     def _publish(self, record: Record) -> None:
         """Write the picture, then the record if there is none, as a replica does.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 from PIL import Image, ImageDraw
 
@@ -44,15 +45,8 @@ def _panel(name: str, points: Sequence[tuple[float, float]], total: int) -> Imag
         height = (value - low) / ((high - low) or 1)
         return left + (right - left) * step / total, bottom - (bottom - top) * height
 
-    smooth = _running_mean(values)
+    smooth = accumulate(values, lambda mean, value: mean + _SMOOTHED * (value - mean))
     for line, colour in ((values, _FAINT), (smooth, _LINE)):
         xy = [place(step, value) for (step, _), value in zip(points, line, strict=True)]
         draw.line(xy if len(xy) > 1 else [*xy, (xy[0][0] + 1, xy[0][1])], fill=colour, width=2)
     return panel
-
-
-def _running_mean(values: Sequence[float]) -> list[float]:
-    means = [values[0]]
-    for value in values[1:]:
-        means.append(means[-1] + _SMOOTHED * (value - means[-1]))
-    return means

@@ -22,12 +22,13 @@ from typing import Any, Self
 import ray
 import ray.train
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from ace_tasks.errors import AceError, TrainingFailed
 from ace_tasks.settings import StoreSettings
+from ace_tasks.specs import Frozen
 from ace_tasks.training import latents, vae
 from ace_tasks.training.keeping import Stage, TrainingFiles
 from ace_tasks.training.loop import OnLog
@@ -45,10 +46,8 @@ from ace_tasks.training.start import Start
 _TICK_S = 1
 
 
-class FitSettings(BaseModel):
+class FitSettings(Frozen):
     """One stage of a training, and the workers and folders for it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
     stage: Stage
@@ -140,9 +139,6 @@ def encode(
         ended, running = ray.wait(running, timeout=_TICK_S)
         ray.get(ended)
     return not latents.missing(work / LATENTS, recipe.data)
-
-
-# ---------------------------------------------------------------- inside a worker
 
 
 def _work(config: dict[str, Any]) -> bool:

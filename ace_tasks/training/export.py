@@ -78,7 +78,9 @@ def export(recipe: Recipe, work: Path, folder: Path) -> Variant:
     variant = describe(recipe, start, model.transformer)
     definition = variant.model_dump_json(indent=1, exclude_none=True, exclude_defaults=True)
     (coming / sources.DEFINITION).write_text(definition)
-    story = _story(recipe, work, start, step) | _fingerprints(variant, coming)
+    identity = variant.identity(places.hash_folder(coming))
+    story = _story(recipe, work, start, step)
+    story |= {"base": identity.base, "encoders": identity.encoders}
     (coming / STORY).write_text(json.dumps(story, indent=1))
     (coming / places.MANIFEST).write_text(json.dumps(places.hash_folder(coming), indent=1))
     shutil.rmtree(folder, ignore_errors=True)
@@ -115,9 +117,6 @@ def _save_lora(lora: Lora, start: Start, folder: Path) -> None:
     save_file(lora.to_comfy(getattr(torch, start.variant.dtype)), path)
 
 
-# ---------------------------------------------------------------- training.json
-
-
 def _story(recipe: Recipe, work: Path, start: Start | None, step: int) -> dict[str, Any]:
     photos = work / VAE / PHOTOS
     story = {
@@ -152,8 +151,3 @@ def _without_places(recipe: Recipe) -> dict[str, Any]:
     if isinstance(recipe.data, CatalogData):
         content["data"]["catalog"] = public(recipe.data.catalog)
     return content
-
-
-def _fingerprints(variant: Variant, folder: Path) -> dict[str, str]:
-    identity = variant.identity(places.hash_folder(folder))
-    return {"base": identity.base, "encoders": identity.encoders}

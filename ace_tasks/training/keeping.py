@@ -49,8 +49,6 @@ class TrainingFiles:
     def metrics(self, stage: Stage) -> Path:
         return self.work / f"metrics-{stage}.jsonl"
 
-    # ------------------------------------------------------------ checkpoints
-
     def steps_done(self, stage: Stage) -> int:
         """Return the steps done in a stage, here or on S3."""
         return max(saved_step(self.checkpoint(stage)), self._step_there(stage))
@@ -84,8 +82,6 @@ class TrainingFiles:
             return int(self.store.get(self._uri(f"{_CHECKPOINTS[stage]}.step")))
         except NotFound:
             return 0
-
-    # ------------------------------------------------------------ the finished VAE
 
     def has_vae(self) -> bool:
         """Return whether the VAE is finished. If so, it is then here and on S3."""

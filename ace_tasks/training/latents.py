@@ -19,9 +19,10 @@ from typing import Annotated, Protocol
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from ace_tasks.model import sampling
+from ace_tasks.specs import Frozen
 from ace_tasks.training import sample
 from ace_tasks.training.small import Tokenizers
 from ace_tasks.training.world.world_tasks import (
@@ -39,13 +40,11 @@ _TOKEN_PX = 16
 SizePx = Annotated[int, Field(ge=32, multiple_of=_TOKEN_PX)]
 
 
-class DataSettings(BaseModel):
+class DataSettings(Frozen):
     """The examples to draw.
 
     `full_references` is the share of references that are shown at the target's full height.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Used in turn. The smaller size teaches as much for a quarter of the cost.
     sizes_px: tuple[SizePx, ...] = Field((64, 128), min_length=1)

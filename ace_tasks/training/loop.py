@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ace_tasks.specs import Frozen
 
 # Takes a step's number; returns the loss to descend, and numbers to log.
 Loss = Callable[[int], tuple[Tensor, Mapping[str, float | Tensor]]]
@@ -26,10 +28,8 @@ OnLog = Callable[[int, dict[str, float]], None]
 Share = Callable[[dict[str, Any] | None], dict[str, Any] | None]
 
 
-class LoopSettings(BaseModel):
+class LoopSettings(Frozen):
     """The settings of the loop. Defaults are from the paper's code if it has any (ACE_SPEC 8)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(ge=1)
     lr: float = Field(gt=0)

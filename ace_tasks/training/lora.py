@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from ace_tasks.model import keymap
-from ace_tasks.specs import Adapter
+from ace_tasks.specs import Adapter, Frozen
 
 Target = Literal["attention", "mlp", "modulation"]
 # Parts of BFL's names. linear1 and linear2 of the single blocks belong to attention and MLP both.
@@ -29,13 +29,11 @@ _NAMES: dict[Target, tuple[str, ...]] = {
 _PEFT_NAME = "trained"
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(Frozen):
     """The size and the targets of a LoRA.
 
     Upstream trains every linear of every block, with rank 64 or 16, alpha = rank, no dropout.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Adapter = Field("trained", description="The adapter's name in a catalog's rows.")
     rank: int = Field(16, ge=1)

@@ -17,22 +17,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.model import sampling
+from ace_tasks.specs import Frozen
 from ace_tasks.training.latents import Latents
 from ace_tasks.training.sample import GUIDANCE, noisy
 from ace_tasks.training.texts import Texts
 
 
-class ObjectiveSettings(BaseModel):
+class ObjectiveSettings(Frozen):
     """The weights of the loss, and the size of its batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     form: Literal["context", "area"] = "context"
     reference_weight: float = Field(1.0, ge=0)

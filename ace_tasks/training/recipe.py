@@ -11,22 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from torch import nn
 
 from ace_tasks.errors import AceError, SettingsError
 from ace_tasks.images.canvas_size import TOKEN_PX
 from ace_tasks.model.variants import Transformer, Variant
 from ace_tasks.settings import WeightsSettings
-from ace_tasks.specs import canonical_json
+from ace_tasks.specs import Frozen, canonical_json
 from ace_tasks.training import latents, objective, vae
 from ace_tasks.training.latents import DataSettings
 from ace_tasks.training.loop import LoopSettings
@@ -61,14 +53,12 @@ Data = Annotated[
 ]
 
 
-class Recipe(BaseModel):
+class Recipe(Frozen):
     """The settings of a training.
 
     Together with the variant it starts from, the catalog, the photographs and the library versions,
     they decide the trained model.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     summary: str

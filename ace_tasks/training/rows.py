@@ -41,7 +41,7 @@ from ace_tasks.lcu.canvas import MASK_THRESHOLD
 from ace_tasks.masks import masks
 from ace_tasks.model.places import hash_file
 from ace_tasks.settings import ImageLimits
-from ace_tasks.specs import ModelIdentity, Source, Sources, TaskSpec, resolve
+from ace_tasks.specs import Frozen, ModelIdentity, Source, Sources, TaskSpec, resolve
 from ace_tasks.store import Store
 from ace_tasks.training import latents, sample
 from ace_tasks.training.latents import Encoder, Latents
@@ -51,10 +51,8 @@ _WHITE = 255
 _spec: TypeAdapter[Spec] = TypeAdapter(TaskSpec)
 
 
-class CatalogData(BaseModel):
+class CatalogData(Frozen):
     """A catalog to learn from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     catalog: str | None = Field(None, description="The catalog's URI. Empty: given to the flow.")
     max_seq_len: int = Field(  # upstream's value (ACE_SPEC 8)
@@ -100,9 +98,6 @@ class TrainingRow:
 
     def reject(self, field: str | None, reason: str) -> Reject:
         return Reject(self.line, field, reason, self.cells)
-
-
-# ---------------------------------------------------------------- rows
 
 
 def plan(

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from ace_tasks.errors import BadMask
-from ace_tasks.lcu.canvas import LCU, fit_budget, normalise, resize
+from ace_tasks.lcu.canvas import fit_budget, normalise, resize
 from ace_tasks.lcu.upstream import place
 
 GUIDANCE = 1.0  # training always uses this value
@@ -36,14 +36,6 @@ class TrainingExample:
     mask: np.ndarray | None = None  # of the image's size; None: everything is masked
     reference: np.ndarray | None = None
 
-    @property
-    def repainting_scale(self) -> float:
-        """Return how much masked content is erased: all beside a reference, else half of it.
-
-        This is upstream's rule.
-        """
-        return 0.5 if self.reference is None else 1.0
-
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -54,11 +46,6 @@ class Sample:
     change_CHW: torch.Tensor
     mask_1HW: torch.Tensor
     reference_px: int = 0  # width of the reference left of the target; 0 without one
-
-    def condition(self, *, use_change: bool) -> LCU:
-        """Return the condition for the model. Its mask is rounded to bfloat16, as upstream's is."""
-        mask = self.mask_1HW.to(torch.bfloat16).float()
-        return LCU(self.edit_CHW, mask, self.change_CHW if use_change else None)
 
 
 def draw_reference_h(target_h: int, rng: random.Random) -> int:

@@ -14,26 +14,18 @@ from typing import Any, Self
 
 import torch
 from diffusers import FluxTransformer2DModel
-from pydantic import BaseModel, ConfigDict
 from torch import nn
-from transformers import (
-    CLIPTextModel,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from ace_tasks.model.text import CLIP_TOKENS, SPECIAL_TOKENS, clean_prompt
-from ace_tasks.model.toy import CHARACTERS, letter_tokenizer, small_clip
+from ace_tasks.model.toy import CHARACTERS, letter_tokenizer, small_clip, small_flux, small_t5
+from ace_tasks.specs import Frozen
 
 _WORD, _LETTER = -2.0, -10.0  # log-probabilities, so that a whole word always beats its letters
 
 
-class SmallSettings(BaseModel):
+class SmallSettings(Frozen):
     """The sizes of the trained parts except the VAE."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: int = 448
     blocks: int = 2
@@ -48,56 +40,25 @@ class SmallSettings(BaseModel):
     seed: int = 2
 
 
-def make_transformer(settings: SmallSettings) -> FluxTransformer2DModel:
-    return FluxTransformer2DModel(
-        in_channels=settings.channels,
-        out_channels=64,
-        num_layers=settings.blocks,
-        num_single_layers=settings.single_blocks,
-        attention_head_dim=settings.head_dim,
-        num_attention_heads=settings.heads,
-        joint_attention_dim=settings.text_dim,
-        pooled_projection_dim=settings.pooled_dim,
-        guidance_embeds=True,
-        axes_dims_rope=settings.rope_axes,
-    )
-
-
 def make_tokenizers(vocabulary: Sequence[str]) -> tuple[CLIPTokenizer, T5Tokenizer]:
     """Return both tokenizers.
 
     T5 has a token for each word of the vocabulary, and letters for others. CLIP has a token for
     each letter.
     """
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", _LETTER)]
-    known = {"▁", *(piece for piece, _ in pieces)}
-    for piece, score in [
-        *((f"▁{token}", _WORD) for token in vocabulary),
-        *((c, _LETTER) for c in CHARACTERS),
-    ]:
-        if piece not in known:
-            known.add(piece)
-            pieces.append((piece, score))
-    return letter_tokenizer(), T5Tokenizer(vocab=pieces, extra_ids=0)
+    pieces = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, "▁": _LETTER}
+    for token in vocabulary:
+        pieces.setdefault(f"▁{token}", _WORD)
+    for character in CHARACTERS:
+        pieces.setdefault(character, _LETTER)
+    return letter_tokenizer(), T5Tokenizer(vocab=list(pieces.items()), extra_ids=0)
 
 
 def make_t5(settings: SmallSettings, tokenizer: T5Tokenizer) -> T5EncoderModel:
     """Return a T5 with embedding rows for the special tokens that our loaders add."""
     rows = len(tokenizer) + max(map(len, SPECIAL_TOKENS.values()))
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=rows,
-            d_model=settings.text_dim,
-            d_kv=settings.text_dim // 4,
-            d_ff=2 * settings.text_dim,
-            num_layers=settings.text_layers,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            is_encoder_decoder=False,
-            use_cache=False,
-            dropout_rate=0.0,
-        )
-    )
+    width, layers = settings.text_dim, settings.text_layers
+    return small_t5(width, rows, layers=layers, heads=4, head_dim=width // 4, dropout_rate=0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +102,7 @@ class Trained(nn.Module):
     def make(cls, settings: SmallSettings, tokenizers: Tokenizers) -> Self:
         """Return a model with random weights, all of which are trained."""
         torch.manual_seed(settings.seed)
-        transformer = make_transformer(settings)
+        transformer = small_flux(settings, settings.channels)
         clip = small_clip(settings.pooled_dim, len(tokenizers.clip))
         return cls(transformer, clip, make_t5(settings, tokenizers.t5))
 

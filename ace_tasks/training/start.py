@@ -70,8 +70,6 @@ class Start(BaseModel):
         assert self.folder is not None, "not begun"
         return self.folder
 
-    # ------------------------------------------------------------ the work folder
-
     def begin(self, work: Path, settings: WeightsSettings) -> Self:
         """Fetch the files if they are not here, and write `start.json`. Raises WeightsError."""
         folder = weights.ensure(self.variant, settings)
@@ -90,8 +88,6 @@ class Start(BaseModel):
             return cls.model_validate_json((work / _FILE).read_bytes())
         except OSError as error:
             raise SettingsError(f"{work / _FILE}: {error.strerror}; not begun yet") from None
-
-    # ------------------------------------------------------------ loading
 
     def load(self, device: str, *, exact: bool = False) -> weights.Parts:
         """Load all parts but adapters, strictly; with `exact` in float32. Raises WeightsError."""

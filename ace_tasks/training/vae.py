@@ -17,19 +17,17 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from ace_tasks.model.toy import small_vae
+from ace_tasks.specs import Frozen
 from ace_tasks.training.loop import LoopSettings
 from ace_tasks.training.world.world_tasks import draw_example
 
-LATENT_CHANNELS = 16
 
-
-class VaeSettings(BaseModel):
+class VaeSettings(Frozen):
     """The sizes, data and losses of the VAE and its training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     widths: tuple[int, int, int, int] = (16, 32, 64, 64)
     layers: int = 1
@@ -55,16 +53,10 @@ class VaeSettings(BaseModel):
 
 def make(settings: VaeSettings) -> AutoencoderKL:
     torch.manual_seed(settings.seed)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=settings.widths,
-        layers_per_block=settings.layers,
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=settings.groups,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        mid_block_add_attention=False,
+    return small_vae(
+        settings.widths,
+        groups=settings.groups,
+        layers=settings.layers,
         sample_size=max(settings.sizes_px),
         scaling_factor=1.0,  # `settle` measures it after the training
         shift_factor=0.0,
@@ -153,14 +145,10 @@ def loss(
         y = vae.decode(posterior.mean + posterior.std * eps).sample
     y, mean, logvar = y.float(), posterior.mean.float(), posterior.logvar.float()
     pixels = F.l1_loss(y, x)
-    edges = sum(F.l1_loss(_differences(y, axis), _differences(x, axis)) for axis in (2, 3))
+    edges = sum(F.l1_loss(y.diff(dim=axis), x.diff(dim=axis)) for axis in (2, 3))
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
     total = pixels + settings.edge_weight * edges + settings.kl_weight * kl
     return total, {"psnr": psnr(y.detach(), x), "kl": kl.item()}
-
-
-def _differences(x: Tensor, axis: int) -> Tensor:
-    return x.diff(dim=axis)
 
 
 def psnr(y: Tensor, x: Tensor) -> float:

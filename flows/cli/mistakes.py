@@ -14,16 +14,13 @@ def explain(error: CycloptsError) -> str:
     cause = error.__cause__
     problems = [str(error)]
     if isinstance(cause, ValidationError):
-        name = error.argument.name if error.argument and not _is_group(cause) else ""
+        # Errors in members of a group each have their own location.
+        is_group = any(each["loc"] for each in cause.errors())
+        name = error.argument.name if error.argument and not is_group else ""
         problems = [_problem(each, name) for each in cause.errors()]
     command = " ".join(["ace-catalog", *(error.command_chain or ())])
     lines = [f"[red]error[/red]: {line(each)}" for each in problems]
     return "\n".join([*lines, f"see: {line(command)} --help"])
-
-
-def _is_group(cause: ValidationError) -> bool:
-    """Return whether the errors are in members of a group, each with its own location."""
-    return any(each["loc"] for each in cause.errors())
 
 
 def _problem(wrong: ErrorDetails, name: str) -> str:

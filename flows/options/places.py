@@ -9,8 +9,6 @@ from pydantic import Field
 _RUN = r"^[A-Za-z0-9-]{1,64}$"
 _RUN_OR_NONE = r"^[A-Za-z0-9-]{0,64}$"
 
-# ---------------------------------------------------------------- places
-
 Catalog = Annotated[
     str, Field(description="The catalog file: JSONL, CSV or Parquet, at s3:// or a local path.")
 ]
@@ -55,8 +53,6 @@ TrainingOutput = Annotated[
 EvaluationOutput = Annotated[
     str, Field(description="Where tables and scores are written: s3://bucket/prefix, or a folder.")
 ]
-
-# ---------------------------------------------------------------- variant, prompt and masks
 
 Variant = Annotated[
     str,
@@ -103,8 +99,6 @@ AcceptLicense = Annotated[
         "each variant."
     ),
 ]
-
-# ---------------------------------------------------------------- earlier runs
 
 Codes = Annotated[
     str,

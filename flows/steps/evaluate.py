@@ -126,8 +126,6 @@ class Evaluation:
             self.results[contender, chunk] = Measured.model_validate_json(data)
         return data is not None
 
-    # ------------------------------------------------------------ where things are
-
     def folder(self, contender: Contender) -> str:
         """Return the folder of a contender's chunks, named after all that decides scores."""
         decides = [contender.fingerprint, self.seed, self.size_px, SCORES_VERSION, PIXELS_VERSION]
@@ -139,8 +137,6 @@ class Evaluation:
 
     def picture_key(self, contender: Contender, task_name: str, number: int) -> str:
         return f"{self.folder(contender)}/{task_name}-{number:05}.png"
-
-    # ------------------------------------------------------------ answers
 
     def answer(self, contender: Contender) -> Answer:
         """Return the function by which a contender answers an example. Load its model, if any."""
@@ -234,9 +230,6 @@ def _baselines(model: Contender, weights: WeightsSettings) -> list[Contender]:
     return [*random, *(Contender(name, "baseline", name) for name in baselines.BASELINES)]
 
 
-# ---------------------------------------------------------------- the step
-
-
 @step("measure", "{contender.name} {chunk.name}")
 def measure(evaluation: Evaluation, contender: Contender, chunk: Chunk) -> None:
     """Make and measure one contender's pictures of one chunk."""
@@ -255,9 +248,6 @@ def measure(evaluation: Evaluation, contender: Contender, chunk: Chunk) -> None:
     key = evaluation.scores_key(contender, chunk)
     evaluation.place.write(key, measured.model_dump_json().encode(), "application/json")
     evaluation.results[contender, chunk] = measured
-
-
-# ---------------------------------------------------------------- how it ends
 
 
 def finished(evaluation: Evaluation) -> State[Any]:
@@ -350,7 +340,6 @@ def _markdown(found: Report, rows: list[dict[str, str]]) -> str:
 
 
 def _show(evaluation: Evaluation, found: Report, rows: list[dict[str, str]], text: str) -> None:
-    """Show the table, report and sheet in the UI."""
     line, place = plain(found.verdict), evaluation.place
     RunArtifact("table", f"{evaluation.flow_name}-scores").show(
         [plain_row(row) for row in rows], line

@@ -238,9 +238,6 @@ def _locked(work: Path) -> Iterator[None]:
         yield
 
 
-# ---------------------------------------------------------------- the steps
-
-
 @step("vae")
 def fit_vae(training: Training) -> bool:
     """Get the small VAE, or all files of the variant to start from. Return whether it is done."""
@@ -329,11 +326,12 @@ def show_samples(training: Training, variant: Variant) -> str:
 
     Nothing of a catalog is held back, so a training on one has no sheet, and the URI is empty.
     """
+    from ace_tasks.evaluation.answer_sheet import sheet
+    from ace_tasks.evaluation.measure import evaluate_model
     from ace_tasks.model.ace import AceModel
     from ace_tasks.model.sources import open_variant
     from ace_tasks.training.preview import preview
     from ace_tasks.training.rows import CatalogData
-    from ace_tasks.training.world.sheet import sheet
     from ace_tasks.training.world.world_tasks import ALL_TASKS, draw_example
 
     if isinstance(training.recipe.data, CatalogData):
@@ -346,14 +344,14 @@ def show_samples(training: Training, variant: Variant) -> str:
         for name in ALL_TASKS
         for number in range(_SAMPLES_A_TASK)
     ]
-    outputs = [preview(model, each, adapter=lora.name if lora else None) for each in examples]
+    adapter = lora.name if lora else None
+    rows = evaluate_model(
+        lambda example, _: preview(model, example, adapter=adapter), dict(enumerate(examples))
+    )
     uri = join_uri(training.uri, "samples.png")
-    link = upload_picture(training.outputs, uri, sheet(examples, outputs))
+    link = upload_picture(training.outputs, uri, sheet(rows))
     show_sheet(training.flow_name, link, uri)
     return uri
-
-
-# ---------------------------------------------------------------- how it ends
 
 
 def stopped(training: Training) -> State[Any]:

@@ -70,9 +70,7 @@ def watching(
 
 def show_sheet(flow_name: str, link: str, uri: str) -> None:
     """Show the sheet of samples."""
-    description = (
-        "Held-back examples: picture under its mask, reference, answer, and what the model made"
-    )
+    description = "Held-back examples: input, mask, reference, what the model made, and the truth"
     content = f"{linked_picture('samples', link)}, kept at {uri}\n"
     RunArtifact("markdown", f"{flow_name}-samples").show(content, description)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ace_tasks.catalog.files import MAX_ROW_BYTES, Reject, Row
+from ace_tasks.catalog.files import Reject, Row
 from ace_tasks.catalog.generated import GeneratedCatalog, Places, read_made, write_made
+from ace_tasks.catalog.readers.row import MAX_ROW_BYTES
 from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped
 
 GOOD = {"id": "a", "task": "edit", "image": "s3://b/ä.png", "prompt": "p"}

@@ -16,8 +16,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ace_tasks.catalog.files import MAX_ROW_BYTES, Reject, Row, Table, read_rows
+from ace_tasks.catalog.files import Reject, Row, Table, read_rows
 from ace_tasks.catalog.readers import parquet
+from ace_tasks.catalog.readers.row import MAX_ROW_BYTES
 from ace_tasks.errors import CatalogError
 from tests.support.processes import run_python
 

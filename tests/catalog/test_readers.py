@@ -18,9 +18,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ace_tasks.catalog.files import MAX_ROW_BYTES, Reject, Row, Table, read_rows
+from ace_tasks.catalog.files import Reject, Row, Table, read_rows
 from ace_tasks.catalog.readers.lines import Ledger, Lines
-from ace_tasks.catalog.readers.row import SHOWN_ROW_CHARS
+from ace_tasks.catalog.readers.row import MAX_ROW_BYTES, SHOWN_ROW_CHARS
 from ace_tasks.catalog.sources.source_picture import SourcePicture
 from ace_tasks.catalog.sources.tables import TableReader
 from ace_tasks.errors import BrokenRun, CatalogError

@@ -243,7 +243,7 @@ def test_time_counts_from_a_replicas_place_to_its_end(ray_here: None, tmp_path: 
 
     def watch(status: Status) -> None:
         placed = status.replicas_by_node.total()
-        looks.append((status.replicas_waiting, placed, status.replicas_ready, status.held_s))
+        looks.append((status.replicas - placed, placed, status.replicas_ready, status.held_s))
         if placed == 2 and status.held_s > 0:
             go.touch()
 
@@ -345,7 +345,7 @@ def test_what_does_not_fit_into_the_cluster_waits_one_at_a_time(pool: Open, tmp_
         wait_until(lambda: status.replicas == 5, "one that waits")
         last_look = dispatcher.status.taken_at
         wait_until(lambda: dispatcher.status.taken_at > last_look + 1, "more rounds of the loop")
-        assert (status.replicas, status.replicas_waiting) == (5, 1)
+        assert (status.replicas, status.replicas_by_node.total()) == (5, 4)
         looked.touch()
         outcomes = editing.result()
     assert (len(outcomes), failures(outcomes)) == (100, {})

@@ -113,7 +113,7 @@ def test_a_replicas_log_says_which_item_of_which_run_it_is_about(reports: Report
 
 def test_the_dashboard_shows_every_metric_and_none_that_is_not_reported() -> None:
     code = (ROOT / "ace_tasks" / "engine" / "prometheus.py").read_text()
-    metrics = re.findall(r'(Counter|Gauge|Histogram)\(\s*"(\w+)"', code)
+    metrics = re.findall(r'(Counter|Gauge|Histogram)(?:\(\s*|, )"(\w+)"', code)
     series = {f"ray_{name}{SERIES[kind]}" for kind, name in metrics}
     board = json.loads(DASHBOARD.read_text())
     queries = " ".join(each["expr"] for panel in board["panels"] for each in panel["targets"])

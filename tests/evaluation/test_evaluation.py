@@ -18,7 +18,8 @@ from ace_tasks.evaluation.metrics import mean_error, psnr, ssim
 from ace_tasks.evaluation.scoring import PARTS, score
 from ace_tasks.training.world import scene as world
 from ace_tasks.training.world.scene import PALETTE, PATTERNS, Paint, Scene, render
-from ace_tasks.training.world.world_tasks import ALL_TASKS, Example, examples
+from ace_tasks.training.world.world_tasks import ALL_TASKS, Example
+from tests.support.drawn import examples
 
 Spoil = Callable[[Example], np.ndarray]
 

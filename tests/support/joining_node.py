@@ -40,8 +40,9 @@ class WatchedStatus:
     def now(self) -> tuple[int, int, int]:
         """Return how many are ready, how many wait for a node, and on how many nodes they are."""
         status = self._status
-        self.waiting_most = max(self.waiting_most, status.replicas_waiting)
-        return status.replicas_ready, status.replicas_waiting, len(status.replicas_by_node)
+        waiting = status.replicas - status.replicas_by_node.total()
+        self.waiting_most = max(self.waiting_most, waiting)
+        return status.replicas_ready, waiting, len(status.replicas_by_node)
 
     def after_looks(self) -> tuple[int, int, int]:
         """Return them once the pool has looked at the cluster again, and once more."""

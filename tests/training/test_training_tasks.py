@@ -26,14 +26,13 @@ from ace_tasks.training.world.scene import (
     Scene,
     render,
 )
-from ace_tasks.training.world.sheet import sheet
 from ace_tasks.training.world.world_tasks import (
     ALL_TASKS,
     STAGE_1_TASKS,
     Example,
     draw_example,
-    examples,
 )
+from tests.support.drawn import examples
 
 
 @pytest.fixture
@@ -224,19 +223,3 @@ def test_control_pictures_leave_out_what_the_model_must_make() -> None:
     step = np.zeros((9, 9, 3), np.uint8)
     step[:, 5:] = 255
     assert np.flatnonzero(control_pictures.edges(step)[4, :, 0]).tolist() == [4, 5]
-
-
-def test_a_sheet_shows_every_picture_of_its_examples_and_outputs() -> None:
-    drawn = [draw_example(1, n, 64, tasks=(task,)) for n, task in enumerate(ALL_TASKS)]
-    outputs = [np.full_like(example.target, 7 * n) for n, example in enumerate(drawn)]
-    page = np.asarray(sheet(drawn, outputs, columns=3))
-    for example, output in zip(drawn, outputs, strict=True):
-        for picture in (example.target, output, *example.references):
-            assert shows(page, picture)
-    assert not shows(np.asarray(sheet(drawn[:3], outputs[:3])), outputs[3])
-
-
-def shows(page: np.ndarray, picture: np.ndarray) -> bool:
-    height, width = picture.shape[:2]
-    starts = np.argwhere((page[: -height + 1, : -width + 1] == picture[0, 0]).all(axis=2))
-    return any(np.array_equal(page[y : y + height, x : x + width], picture) for y, x in starts)

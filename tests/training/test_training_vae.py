@@ -15,7 +15,8 @@ from ace_tasks.training import vae
 from ace_tasks.training.recipe import Recipe
 from ace_tasks.training.stages import load_vae, take_vae, train_vae
 from ace_tasks.training.vae import PictureBatches, VaeSettings
-from ace_tasks.training.world.world_tasks import draw_example, examples
+from ace_tasks.training.world.world_tasks import draw_example
+from tests.support.drawn import examples
 from tests.support.tiny_training import tiny_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

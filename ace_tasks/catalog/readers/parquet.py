@@ -192,11 +192,16 @@ def _bytes_of(array: pyarrow.Array) -> np.ndarray:
         sizes = _bytes_of(array.cast(pyarrow.large_binary()))
     elif types.is_fixed_size_list(kind):
         sizes = _bytes_of(array.cast(pyarrow.large_list(kind.value_type)))
-    elif _is_text(kind):
+    elif kind in (
+        pyarrow.string(),
+        pyarrow.binary(),
+        pyarrow.large_string(),
+        pyarrow.large_binary(),
+    ):
         sizes = _numbers(pyarrow.compute.binary_length(array))
     elif types.is_struct(kind):
         sizes = sum(map(_bytes_of, array.flatten()), np.zeros(len(array), np.int64))
-    elif _is_list(kind):
+    elif types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
         ends = np.cumsum(_bytes_of(array.values) + _VALUE_BYTES)
         starts = np.concatenate([[0], ends])
         offsets = _numbers(array.offsets)
@@ -208,19 +213,6 @@ def _bytes_of(array: pyarrow.Array) -> np.ndarray:
     else:
         raise ValueError(f"accepted: texts, numbers, times, lists and structs; given {kind}")
     return sizes
-
-
-def _is_text(kind: pyarrow.DataType) -> bool:
-    types = pyarrow.types
-    return any(
-        of(kind)
-        for of in (types.is_string, types.is_binary, types.is_large_string, types.is_large_binary)
-    )
-
-
-def _is_list(kind: pyarrow.DataType) -> bool:
-    types = pyarrow.types
-    return any(of(kind) for of in (types.is_list, types.is_large_list, types.is_map))
 
 
 def _numbers(array: pyarrow.Array) -> np.ndarray:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 from xml.parsers import expat
 
-from ace_tasks.catalog.files import MAX_ROW_BYTES, Reject, Row
+from ace_tasks.catalog.files import Reject, Row
 from ace_tasks.catalog.readers.encodings import BOM, UTF16, as_utf8, codec_of, declared
 from ace_tasks.catalog.readers.packed import open_file, readable
+from ace_tasks.catalog.readers.row import MAX_ROW_BYTES
 from ace_tasks.errors import BrokenRun, CatalogError
 from ace_tasks.specs import quote
 from ace_tasks.wording import counted

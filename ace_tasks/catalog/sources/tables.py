@@ -233,8 +233,6 @@ class TableReader:
         # no check.
         return uri if is_web(link) else absolute_uri(column, uri, self._uri, self._allowed)
 
-    # ------------------------------------------------------------ kinds
-
     def _own(self, line: int, cells: dict[str, Any]) -> Iterator[_Named]:
         row_id = _text(cells.get("id"))
         yield _Named(row_id, row_id, _link(cells.get("image"), "image"), "image", cells.get("mask"))

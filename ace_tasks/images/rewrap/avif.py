@@ -73,9 +73,6 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
     return head + _written(made, start) + _box(b"mdat", _data(made, in_idat=False))
 
 
-# ------------------------------------------------------------ read
-
-
 def _top_boxes(file: bytes) -> dict[bytes, bytes]:
     """Return the boxes of a file by kind. Trailing bytes that are no box are left behind."""
     found: dict[bytes, bytes] = {}
@@ -286,9 +283,6 @@ def _check_profile(items: dict[int, _Item], profile: bytes | None) -> None:
         for _, box in item.properties:
             if box[4:12] in (b"colrprof", b"colrrICC") and box[12:] != profile:
                 raise CannotRewrap
-
-
-# ------------------------------------------------------------ written
 
 
 def _box(kind: bytes, *bodies: bytes) -> bytes:

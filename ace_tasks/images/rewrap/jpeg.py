@@ -19,11 +19,11 @@ _SOI, _EOI, _SOS, _APP0, _COM = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xE0, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and restart markers have no length
 _MARKER = re.compile(rb"\xff+[\x01-\xfe]")
-_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # restarts are part of the data
-_XMP, _PROFILE = b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # restarts are part of the data
+XMP, PROFILE = b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 _MAX_BODY = 65_533
-_PROFILE_PART = _MAX_BODY - len(_PROFILE) - 2
+_PROFILE_PART = _MAX_BODY - len(PROFILE) - 2
 _MAX_MORE_XMP = 4 * 2**20
 
 
@@ -50,7 +50,7 @@ def segments(file: bytes) -> Iterator[Segment]:
         body, at = file[at + 2 : at + length], at + length
         data = b""
         if marker == _SOS:
-            end = _AFTER_DATA.search(file, at)
+            end = AFTER_DATA.search(file, at)
             data = file[at : end.start() if end else len(file)]
             at += len(data)
         yield Segment(marker, body, data)
@@ -75,7 +75,7 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
     if beside.exif:
         ours.append(_segment(0xE1, beside.exif))
     if beside.xmp:
-        ours.append(_segment(0xE1, _XMP + beside.xmp))
+        ours.append(_segment(0xE1, XMP + beside.xmp))
     ours += _profile(beside.profile)
     return _SOI + b"".join([*ours, *coded]) + _EOI
 
@@ -127,6 +127,6 @@ def _profile(profile: bytes | None) -> list[bytes]:
     if len(parts) > 255:
         raise CannotRewrap
     return [
-        _segment(0xE2, _PROFILE + bytes([number, len(parts)]) + part)
+        _segment(0xE2, PROFILE + bytes([number, len(parts)]) + part)
         for number, part in enumerate(parts, 1)
     ]

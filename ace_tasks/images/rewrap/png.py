@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from ace_tasks.images.rewrap.parts import Beside, CannotRewrap
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BEFORE = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"sBIT")  # chunks before the palette
 _BEHIND = (b"tRNS", b"bKGD")
 _MAX_BYTES = {  # limit of a chunk's body; a palette has 256 colours
@@ -57,7 +57,7 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
         raise CannotRewrap
     if beside.profile:  # a picture has either a profile or sRGB
         kept.pop(b"sRGB", None)
-    out = [_SIGNATURE, _chunk(b"IHDR", header)]
+    out = [SIGNATURE, _chunk(b"IHDR", header)]
     out += [_chunk(kind, kept[kind]) for kind in _BEFORE if kind in kept]
     if beside.profile:
         out.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(beside.profile)))
@@ -71,7 +71,7 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
 
 def chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield (kind, content) of each chunk before the end. Raises CannotRewrap and struct.error."""
-    at = len(_SIGNATURE)
+    at = len(SIGNATURE)
     while at < len(file):
         length, kind = struct.unpack_from(">I4s", file, at)
         if kind == b"IEND":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ace_tasks.images.rewrap.parts import Beside, CannotRewrap
 
-_PROFILE, _ALPHA, _EXIF, _XMP = 0x20, 0x10, 0x08, 0x04  # flags of VP8X
+PROFILE, ALPHA, EXIF, XMP = 0x20, 0x10, 0x08, 0x04  # flags of VP8X
 _LOSSLESS_ALPHA = 0x10  # in the fifth byte of VP8L, after its 28 bits of size
 
 
@@ -21,14 +21,14 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
     coded = [each for each in (b"ALPH", b"VP8 ", b"VP8L") if each in chunks]
     if len({b"VP8 ", b"VP8L"} & chunks.keys()) != 1 or b"ANIM" in chunks:
         raise CannotRewrap
-    flags = chunks[b"VP8X"][0] & _ALPHA if b"VP8X" in chunks else 0
+    flags = chunks[b"VP8X"][0] & ALPHA if b"VP8X" in chunks else 0
     if b"VP8X" not in chunks and b"VP8L" in chunks:
-        flags = _ALPHA if chunks[b"VP8L"][4] & _LOSSLESS_ALPHA else 0
+        flags = ALPHA if chunks[b"VP8L"][4] & _LOSSLESS_ALPHA else 0
     beside_chunks = []
     for flag, kind, given in (
-        (_PROFILE, b"ICCP", beside.profile),
-        (_EXIF, b"EXIF", beside.tiff),
-        (_XMP, b"XMP ", beside.xmp),
+        (PROFILE, b"ICCP", beside.profile),
+        (EXIF, b"EXIF", beside.tiff),
+        (XMP, b"XMP ", beside.xmp),
     ):
         if given:
             flags |= flag
@@ -38,8 +38,7 @@ def rewrap(file: bytes, beside: Beside) -> bytes:
     parts += [each for each in beside_chunks if each[0] == b"ICCP"]
     parts += [(kind, chunks[kind]) for kind in coded]
     parts += [each for each in beside_chunks if each[0] != b"ICCP"]
-    whole = b"WEBP" + b"".join(_chunk(*each) for each in parts)
-    return b"RIFF" + struct.pack("<I", len(whole)) + whole
+    return riff(parts)
 
 
 def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -55,5 +54,9 @@ def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 8 + size + size % 2
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+def riff(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return a WebP file of these chunks, each a kind and a content."""
+    whole = b"WEBP" + b"".join(
+        kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2) for kind, body in parts
+    )
+    return b"RIFF" + struct.pack("<I", len(whole)) + whole

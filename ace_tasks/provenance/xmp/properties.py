@@ -34,74 +34,36 @@ _OTHER_SPELLINGS = {
 _IPTC_CORE = "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"
 _PREFIXES = {uri: prefix for prefix, uri in NAMESPACES.items()} | _OTHER_SPELLINGS
 
+
+def _names(*groups: str) -> tuple[str, ...]:
+    """Return the names of groups such as `dc: rights creator`."""
+    split = (each.partition(": ") for each in groups)
+    return tuple(f"{prefix}:{name}" for prefix, _, names in split for name in names.split())
+
+
 # In the order in which they are kept if there is not room for all.
-CARRIED = (
-    "Iptc4xmpExt:DigitalSourceType",
-    "Iptc4xmpExt:AISystemUsed",
-    "Iptc4xmpExt:AISystemVersionUsed",
-    "TC260:AIGC",  # the label of AI-made content in China's GB 45438-2025
-    "dc:rights",
-    "dc:creator",
-    "tiff:Copyright",
-    "tiff:Artist",  # older programs write EXIF's fields under this name
-    "photoshop:Credit",
-    "photoshop:Source",
-    "xmpRights:WebStatement",
-    "xmpRights:Marked",
-    "xmpRights:UsageTerms",
-    "xmpRights:Owner",
-    "xmpRights:Certificate",
-    "cc:license",
-    "cc:attributionName",
-    "cc:attributionURL",
-    "cc:morePermissions",
-    "plus:Licensor",
-    "plus:LicensorName",
-    "plus:LicensorURL",
-    "plus:CopyrightOwner",
-    "plus:ImageCreator",
-    "plus:ImageSupplier",
-    "plus:CreditLineRequired",
-    "plus:DataMining",
-    "plus:OtherConstraints",
-    "plus:ImageAlterationConstraints",
-    "plus:TermsAndConditionsText",
-    "plus:TermsAndConditionsURL",
-    "dc:source",
-    "Iptc4xmpExt:AIPromptInformation",
-    "Iptc4xmpExt:AIPromptWriterName",
-    "Iptc4xmpExt:DigImageGUID",
-    "Iptc4xmpExt:RegistryId",
-    "xmpMM:OriginalDocumentID",
-    "xmpMM:DocumentID",
-    "xmpMM:DerivedFrom",
-    "xmpMM:History",
+CARRIED = _names(
+    "Iptc4xmpExt: DigitalSourceType AISystemUsed AISystemVersionUsed",
+    "TC260: AIGC",  # the label of AI-made content in China's GB 45438-2025
+    "dc: rights creator",
+    "tiff: Copyright Artist",  # older programs write EXIF's fields under this name
+    "photoshop: Credit Source",
+    "xmpRights: WebStatement Marked UsageTerms Owner Certificate",
+    "cc: license attributionName attributionURL morePermissions",
+    "plus: Licensor LicensorName LicensorURL CopyrightOwner ImageCreator ImageSupplier "
+    "CreditLineRequired DataMining OtherConstraints ImageAlterationConstraints "
+    "TermsAndConditionsText TermsAndConditionsURL",
+    "dc: source",
+    "Iptc4xmpExt: AIPromptInformation AIPromptWriterName DigImageGUID RegistryId",
+    "xmpMM: OriginalDocumentID DocumentID DerivedFrom History",
 )
 # Fields of structures. A licensor's address and a file's path on someone's disk are left out.
-FIELDS = frozenset(
-    {
-        "plus:LicensorName",
-        "plus:LicensorURL",
-        "plus:LicensorID",
-        "plus:CopyrightOwnerName",
-        "plus:CopyrightOwnerID",
-        "plus:ImageCreatorName",
-        "plus:ImageCreatorID",
-        "plus:ImageSupplierName",
-        "plus:ImageSupplierID",
-        "Iptc4xmpExt:RegItemId",
-        "Iptc4xmpExt:RegOrgId",
-        "Iptc4xmpExt:RegEntryRole",
-        "stEvt:action",
-        "stEvt:when",
-        "stEvt:softwareAgent",
-        "stEvt:instanceID",
-        "stEvt:changed",
-        "stEvt:parameters",
-        "stRef:documentID",
-        "stRef:instanceID",
-        "stRef:originalDocumentID",
-    }
+FIELDS = _names(
+    "plus: LicensorName LicensorURL LicensorID CopyrightOwnerName CopyrightOwnerID",
+    "plus: ImageCreatorName ImageCreatorID ImageSupplierName ImageSupplierID",
+    "Iptc4xmpExt: RegItemId RegOrgId RegEntryRole",
+    "stEvt: action when softwareAgent instanceID changed parameters",
+    "stRef: documentID instanceID originalDocumentID",
 )
 _SOURCE_TYPE_SPELLINGS = frozenset({"digitalsourcetype", "digitalsourcefiletype"})
 _ARRAYS: dict[str, Literal["Alt", "Bag", "Seq"]] = {

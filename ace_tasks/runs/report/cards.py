@@ -53,7 +53,9 @@ def make_card(entry: Entry, album: Thumbnails, output_uri: str) -> dict[str, Any
         "error": result.error,
         "hints": _hints(result, record),
         "scores": _scores(record.scores) if record and record.scores else None,
-        "compared": _lie_on_each_other(before, after),
+        "compared": isinstance(before, Thumbnail)
+        and isinstance(after, Thumbnail)
+        and before.is_shaped_like(after),
         "pictures": pictures,
         "more": [*mask, *_references(references), *_kept_candidates(record, album)],
         "note": note,
@@ -76,11 +78,6 @@ def _hints(result: Result, record: Record | None) -> str | None:
         return None
     kept = record.mask.hints.values() if record and record.mask else ()
     return result.hints or "; ".join(kept) or None
-
-
-def _lie_on_each_other(before: Thumbnail | Blank, after: Thumbnail | Blank) -> bool:
-    shown = isinstance(before, Thumbnail) and isinstance(after, Thumbnail)
-    return shown and before.is_shaped_like(after)  # type: ignore[union-attr,arg-type]
 
 
 def _mask(entry: Entry, album: Thumbnails) -> tuple[list[Figure], str | None, str | None]:
@@ -125,9 +122,6 @@ def _explained(scores: Scores) -> Facts:
         name.replace("_", " "): f"{value:g}: {fields[name].description}"
         for name, value in scores.model_dump(exclude_none=True).items()
     }
-
-
-# ---------------------------------------------------------------- provenance
 
 
 def _asked(resolved: Resolved) -> Facts:

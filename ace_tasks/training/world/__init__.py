@@ -8,5 +8,4 @@ world_tasks       tasks over scenes
 grammar           prompts
 selections        masks as users make them
 control_pictures  control pictures
-sheet             a sheet of examples
 """

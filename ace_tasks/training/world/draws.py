@@ -89,18 +89,16 @@ def draw_scene(rng: np.random.Generator, kind: str, split: Split | None) -> Scen
         scale=float(rng.uniform(_MIN_SCALE, 1.0 if person else _MAX_SCALE)),
         flip=bool(rng.integers(2)),
         light=float(rng.uniform(-1, 1)),
-        wearer=draw_wearer(rng) if person else None,
-    )
-
-
-def draw_wearer(rng: np.random.Generator) -> Wearer:
-    return Wearer(
-        skin=pick(rng, _SKINS),
-        hair=pick(rng, _HAIRS),
-        cloth=pick(rng, _CLOTHS),
-        long_hair=bool(rng.integers(2)),
-        skirt=bool(rng.integers(2)),
-        arms=float(rng.uniform()),
+        wearer=Wearer(
+            skin=pick(rng, _SKINS),
+            hair=pick(rng, _HAIRS),
+            cloth=pick(rng, _CLOTHS),
+            long_hair=bool(rng.integers(2)),
+            skirt=bool(rng.integers(2)),
+            arms=float(rng.uniform()),
+        )
+        if person
+        else None,
     )
 
 

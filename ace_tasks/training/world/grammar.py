@@ -98,13 +98,9 @@ def _painted(paint: Paint, kind: str, rng: np.random.Generator) -> str:
 
 def _words() -> set[str]:
     templates = (*_PLAIN, *_MARKED, *_PERSON, *sum(TEMPLATES.values(), ()))
-    fixed = (text for template in templates for _, text in _literals(template))
+    fixed = (text for each in templates for text, *_ in string.Formatter().parse(each))
     slots = (*PALETTE, *TONES, *KINDS, *_MARKS, *_MARKS.values(), *CONTROLS.values(), "a", "an")
     return {w for text in (*fixed, *slots, *sum(PLACES.values(), ())) for w in text.split()}
-
-
-def _literals(template: str) -> list[tuple[str | None, str]]:
-    return [(field, text) for text, field, _, _ in string.Formatter().parse(template)]
 
 
 VOCABULARY: tuple[str, ...] = tuple(sorted(_words()))

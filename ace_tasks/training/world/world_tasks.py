@@ -17,7 +17,7 @@ middle of its mask or picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -210,9 +210,6 @@ def _try_on(draw: _Draw) -> Example:
     return replace(edit, references=(draw.render(shown).picture,))
 
 
-# ---------------------------------------------------------------- the tasks
-
-
 @dataclass(frozen=True)
 class Task:
     """A task: its function, the catalog's task for it, and its weight among the others."""
@@ -257,10 +254,3 @@ def draw_example(
     share = np.array([(weights or {}).get(name, TASKS[name].weight) for name in tasks])
     name = tasks[int(rng.choice(len(tasks), p=share / share.sum()))]
     return TASKS[name].make(_Draw(rng, size_px, split))
-
-
-def examples(
-    seed: int, count: int, size_px: int, *, split: Split = "train", tasks: Sequence[str] = ALL_TASKS
-) -> Iterator[Example]:
-    """Yield the first `count` examples of `draw_example`."""
-    return (draw_example(seed, n, size_px, split=split, tasks=tasks) for n in range(count))

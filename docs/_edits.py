@@ -1,6 +1,6 @@
 """Draw the README's picture: rows of the demo, each before and after its edit.
 
-make demo && python -m infra.sample.strip
+make demo && python -m docs._edits
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from ace_tasks.provenance.record import Record, SourceRecord
 from infra.demo import MIRROR
 from infra.sample.make import PREFIX
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
+HERE = ROOT / "infra" / "sample"
 OUT = HERE / "edits.png"
-RESULTS = HERE.parents[1] / "ace_tasks" / "training" / "RESULTS.md"
+RESULTS = ROOT / "ace_tasks" / "training" / "RESULTS.md"
 
 # Photographs, cut out at full size, and then one row of the drawn world for each task.
 PHOTOS = ("background-coffee", "background-flower", "background-astronaut")
