@@ -68,7 +68,7 @@ def test_a_form_is_a_few_fields_and_a_few_boxes(entrypoint: str) -> None:
     assert not set(names) & groups.keys()
     for name, group in groups.items():
         assert signature(flow.fn).parameters[name].default == group()
-        assert len(group.model_fields) <= 12
+        assert len(group.model_fields) <= 13
         assert len(group.__doc__ or "") > 10
 
 
