@@ -148,7 +148,7 @@ _LAYERS = (
     ("catalog", "where rows come from"),
     ("provenance", "records, keys, XMP, C2PA"),
     ("specs", "what a row may ask; item identity"),
-    ("store, settings, errors", "what all others use"),
+    ("store, settings", "errors, harmless, wording: for all others"),
 )
 _HEIGHT = 38
 
