@@ -137,17 +137,23 @@ class ReplicaSettings(_Model):
         None, description="Fingerprint of the model of the plan. Checked at the start."
     )
     vision: VisionSettings = VisionSettings()
-    # These modes differ only by rounding, so none is part of an item's identity.
+    # Modes and speeds are no part of an item's identity: they differ only by rounding, and what
+    # `fast` leaves out is in the settings of each item.
     adapter_mode: Literal["resident", "fused"] = Field(
         "resident",
         description="resident: all adapters stay beside the weights and are switched for each "
         "item. fused: the adapter is added into the weights from a pristine copy, which takes no "
         "extra work per step but is slower to switch.",
     )
-    speed: Literal["exact", "compiled"] = Field(
+    speed: Literal["exact", "compiled", "fast"] = Field(
         "exact",
         description="exact: the same item gives the same bits. compiled: the transformer's blocks "
-        "are compiled when the replica starts; the same picture but for rounding.",
+        "are compiled when the replica starts; the same picture but for rounding. fast: prepared "
+        "for items with shortcuts.",
+    )
+    made_twice: frozenset[str] = Field(
+        frozenset(),
+        description="Ids of items that are also made without their shortcuts, to measure the loss.",
     )
     batch_size: int = Field(
         1, ge=1, le=64, description="Items of one shape that share a pass of the transformer."

@@ -37,8 +37,8 @@ class RunMetrics:
         self._items = made(Counter, "ace_items", items, "code")
         # Ray keeps only the buckets of a histogram, and guesses its sum from their middles.
         phases = (
-            "Seconds spent in a phase (fetch, build, wait_gpu, generate, encode, publish) by items "
-            "that are done."
+            "Seconds spent in a phase (fetch, build, wait_gpu, generate, compare, encode, publish) "
+            "by items that are done."
         )
         self._phases = made(Counter, "ace_phase_seconds", phases, "phase")
         seconds = "Seconds spent inside a replica by an item that is done."

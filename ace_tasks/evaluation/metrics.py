@@ -15,22 +15,11 @@ def edge_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(first @ second / norms) if norms else 0.0
 
 
-def rms(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the root mean square error, in grey levels."""
-    return float(np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)))
-
-
 def mean_error(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
     """Return the mean absolute error inside a mask (bool), in grey levels; 0 if it is empty."""
     if not mask.any():
         return 0.0
     return float(np.abs(a[mask].astype(np.float32) - b[mask]).mean())
-
-
-def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Return the peak signal-to-noise ratio in dB, of all pixels or of those in a mask (bool)."""
-    error = rms(a, b) if mask is None else rms(a[mask], b[mask])
-    return float(20 * np.log10(255 / error)) if error else float("inf")
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:

@@ -23,7 +23,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ace_tasks.evaluation.metrics import edge_correlation, mean_error, psnr, rms, ssim
+from ace_tasks.evaluation.metrics import edge_correlation, mean_error, ssim
+from ace_tasks.images.closeness import psnr, rms
 from ace_tasks.training.world.draws import empty
 from ace_tasks.training.world.scene import (
     BACKGROUNDS,

@@ -15,6 +15,7 @@ paste            the window that the model sees, and pasting its result back
 controls         control maps shown to the model: edges, grey, mosaic
 matting          a product's own outline from a small saliency map
 ground           a product on another background: its edge's colours, its shadow
+closeness        the distance of two pictures
 preset           a finished picture fitted into a marketplace's frame
 scores           automatic scores of a finished picture
 """

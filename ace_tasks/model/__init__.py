@@ -20,6 +20,7 @@ sampling   flow matching on packed latents; pure
 speed      compiled blocks, and the best attention of a machine
 one_pass   what all steps of a picture share, made once
 compile_cache  compiled code, kept on a node
+fast_path  shortcuts that change pictures: extrapolated steps, matrices in fp8
 ace        VAE, denoise loop, and decoding to pixels
 fit        chooses what of a model stays on its device
 residence  brings the other parts when they work

@@ -24,8 +24,9 @@ from ace_tasks.lcu.canvas import LCU
 from ace_tasks.model import sampling, sources, weights
 from ace_tasks.model.adapters import Adapters, Mode
 from ace_tasks.model.compile_cache import keep_compiled
+from ace_tasks.model.fast_path import FastPath, can_use_fp8
 from ace_tasks.model.faults import in_one_line, is_device_lost
-from ace_tasks.model.fit import MemoryMode
+from ace_tasks.model.fit import STREAMED, MemoryMode
 from ace_tasks.model.one_pass import Velocity, one_pass
 from ace_tasks.model.residence import Residence
 from ace_tasks.model.speed import (
@@ -38,7 +39,7 @@ from ace_tasks.model.speed import (
 from ace_tasks.model.text import Text, TextEncoder
 from ace_tasks.model.variants import Variant
 from ace_tasks.settings import WeightsSettings
-from ace_tasks.specs import ModelIdentity
+from ace_tasks.specs import ModelIdentity, Shortcuts
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,12 @@ class ModelJob:
     steps: int
     guidance: float
     adapter: str | None = None
+    shortcuts: Shortcuts | None = None
 
     @property
     def shape(self) -> tuple[object, ...]:
         """Jobs of one shape may share a batch."""
-        return (*self.lcu.mask_1HW.shape, self.steps, self.adapter)
+        return (*self.lcu.mask_1HW.shape, self.steps, self.adapter, self.shortcuts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +93,8 @@ class AceModel:
         adapter_mode: Mode = "resident",
         speed: Speed = "exact",
     ):
-        """`speed` compiled: the blocks are compiled here, which takes a minute; where they cannot
-        be, a warning says why, and the model is exact.
+        """`speed` compiled, and fast on a GPU: the blocks are compiled here, which takes a minute;
+        where they cannot be, a warning says why, and operations run one by one.
         """
         self.variant = variant
         self.parts = parts
@@ -100,10 +102,24 @@ class AceModel:
         self.identity = identity
         self.memory: MemoryMode = parts.fit.mode
         self.speed: Speed = speed
-        self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode, speed)
+        self.fast_path = FastPath(parts.transformer)
+        fp8 = (
+            speed == "fast"
+            and parts.fit.mode not in STREAMED
+            and can_use_fp8(parts.transformer, device)
+        )
+        if fp8:
+            adapter_mode = "resident"  # nothing can be added into weights in fp8
+        compiled = speed == "compiled" or (speed == "fast" and device == "cuda")
+        adapters_speed: Speed = "compiled" if compiled else "exact"
+        self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode, adapters_speed)
         self.residence = Residence((parts.clip, parts.t5), parts.transformer, device, parts.fit)
         self.text = TextEncoder(variant, parts, device)
-        if speed == "compiled":
+        if fp8:
+            self.residence.settle(self.memory)
+        if compiled:
+            if speed == "fast":
+                self.fast_path.prepare(fp8=fp8)
             self._compile(adapter_mode)
         self.residence.settle(self.memory)
 
@@ -154,13 +170,18 @@ class AceModel:
         except Exception as error:  # no compiler, another driver: whatever a toolchain may lack
             if is_device_lost(error):
                 raise
-            log.warning("not compiled, so slower: %s", in_one_line(error))
             self.residence.let_go()
             run_eagerly(transformer)
             self.parts.vae.to(memory_format=torch.contiguous_format)
+            if self.fast_path.precision:  # without a compiler it is slower than bf16
+                log.warning("no fp8, so slower: %s", in_one_line(error))
+                self.fast_path.restore()
+                self._compile(adapter_mode)
+                return
+            log.warning("not compiled, so slower: %s", in_one_line(error))
             self.adapters.remove()
             self.adapters = Adapters(transformer, self.parts.adapters, adapter_mode)
-            self.speed = "exact"
+            self.speed = "exact" if self.speed == "compiled" else self.speed
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
@@ -192,7 +213,7 @@ class AceModel:
         ValueError for jobs of several shapes, and BadOutput for NaN or infinite pixels.
         """
         if len({job.shape for job in jobs}) != 1:
-            raise ValueError("accepted: jobs of one shape (canvas, steps, adapter)")
+            raise ValueError("accepted: jobs of one shape (canvas, steps, adapter, shortcuts)")
         between_steps()
         self.residence.settle(memory or self.memory)
         with self.residence.working():
@@ -208,14 +229,15 @@ class AceModel:
         conditions = [self.condition(job.lcu, n) for job, n in zip(jobs, noises, strict=True)]
         condition = torch.cat(conditions)
         self.adapters.select(jobs[0].adapter)
-        return self.denoise(
-            torch.cat([noise.start for noise in noises]),
-            condition,
-            text,
-            sampling.sigmas(jobs[0].steps, condition.shape[1]),
-            torch.tensor([job.guidance for job in jobs], dtype=torch.float32),
-            between_steps,
-        )
+        with self.fast_path.taken(jobs[0].shortcuts, jobs[0].steps):
+            return self.denoise(
+                torch.cat([noise.start for noise in noises]),
+                condition,
+                text,
+                sampling.sigmas(jobs[0].steps, condition.shape[1]),
+                torch.tensor([job.guidance for job in jobs], dtype=torch.float32),
+                between_steps,
+            )
 
     def _send(self, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return the tensor on the device; a GPU takes it while this thread goes on."""

@@ -102,7 +102,9 @@ class _Slot(_Resident):
         self._rank = max((_rank(state) for state in states.values()), default=0)
         first = next(iter(states.values()), None)
         super().__init__(transformer, {_SLOT: self._widened(first)} if first else {})
-        self._weights = dict(transformer.named_parameters())
+        self._weights = {
+            name: value for name, value in transformer.named_parameters() if _SLOT in name
+        }
 
     @torch.inference_mode()
     def select(self, name: str | None) -> None:

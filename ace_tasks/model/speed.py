@@ -1,14 +1,16 @@
-"""The two ways a transformer can compute: as it is written, or compiled.
+"""The ways a transformer can compute: as it is written, compiled, or with shortcuts.
 
 `exact` runs each operation by itself: on one machine the same item gives the same bits, whatever
 came before. `compiled` has each kind of block compiled once, for canvases of any size, and takes
-the best attention that the machine has. It makes the same picture but for rounding.
+the best attention that the machine has. It makes the same picture but for rounding. `fast` leaves
+out work (`fast_path`): on a GPU it is compiled as well.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -19,7 +21,7 @@ from diffusers.models.attention_dispatch import (
     dispatch_attention_fn,
 )
 
-Speed = Literal["exact", "compiled"]
+Speed = Literal["exact", "compiled", "fast"]
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,18 @@ def run_eagerly(transformer: FluxTransformer2DModel) -> None:
     """Undo `compile_blocks` and `use_best_attention`."""
     for block in _blocks(transformer):
         block.__dict__.pop("forward", None)
-    if attention_of(transformer) != "native":
-        transformer.set_attention_backend("native")
+    _use_attention(transformer, "native")
+
+
+@contextmanager
+def native_attention(transformer: FluxTransformer2DModel) -> Iterator[None]:
+    """Attend as `exact` does, and afterwards as before."""
+    before = attention_of(transformer)
+    _use_attention(transformer, "native")
+    try:
+        yield
+    finally:
+        _use_attention(transformer, before)
 
 
 def use_best_attention(transformer: FluxTransformer2DModel) -> None:
@@ -73,6 +85,11 @@ def attention_of(transformer: FluxTransformer2DModel) -> str:
     }
     active, _ = _AttentionBackendRegistry.get_active_backend()
     return ", ".join(sorted({str((each or active).value) for each in chosen}))
+
+
+def _use_attention(transformer: FluxTransformer2DModel, backend: str) -> None:
+    if attention_of(transformer) != backend:
+        transformer.set_attention_backend(backend)
 
 
 def _blocks(transformer: FluxTransformer2DModel) -> Iterator[torch.nn.Module]:

@@ -2,6 +2,7 @@
 
 record      Record, Failure: versioned, sealed, with a published schema
 keys        the key of every object
+public_row  a row as its record shows it
 outcomes    the outcome of an item as it crosses Ray, and its failure record
 ownership   proof that one of our runs wrote an object
 listing     the items with a record or a failure, and the pictures

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ace_tasks.errors import StoreError
 from ace_tasks.provenance.keys import failure_key
-from ace_tasks.provenance.record import Failure
+from ace_tasks.provenance.record import Failure, LossRecord
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 
@@ -30,6 +30,7 @@ class Done(BaseModel):
     score: float | None = None
     published_by_us: bool = True
     memory_mode: str | None = Field(None, description="What was on the device. None: no model ran.")
+    loss: LossRecord | None = None
     hints: dict[str, str] = Field({}, description="Hints about its mask: a sentence for each code.")
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ace_tasks.specs import WorkItem, canonical_json
+from ace_tasks.specs import canonical_json
 
 # 1: lacks the fields marked below; every record of this version can be read.
 # 2: versions of sources, code, device, flow, marks in the picture, parents.
@@ -27,24 +26,6 @@ class _Stored(BaseModel):
 
     def to_json(self) -> bytes:
         return self.model_dump_json(indent=1).encode()
-
-
-def public_uri(uri: str) -> str:
-    """Return a URI as a record names it: a local file by name only, because its path is private."""
-    return uri if uri.startswith("s3://") else PurePath(uri).name
-
-
-def public_spec(item: WorkItem) -> dict[str, Any]:
-    """Return the row as a record shows it: as given, without the folders of local files."""
-    spec = item.spec.model_dump(mode="json", exclude_none=True)
-    sources = {each.uri for each in item.sources.each()}
-
-    def public(value: object) -> object:
-        if isinstance(value, list):
-            return [public(each) for each in value]
-        return public_uri(value) if isinstance(value, str) and value in sources else value
-
-    return {name: public(value) for name, value in spec.items()}
 
 
 class ParentRecord(_Stored):
@@ -135,8 +116,13 @@ class ModelRecord(_Stored):
     )
     speed: str = Field(
         "exact",
-        description="exact or compiled: two roundings of one picture. Records that do not tell it "
-        "are of pictures made exact.",
+        description="exact or compiled: two roundings of one picture. fast: with the shortcuts in "
+        "`resolved`, which change it. Records that do not tell it are of pictures made exact.",
+    )
+    precision: str | None = Field(
+        None,
+        description="fp8: the number format in which the blocks multiplied, of a fast picture. "
+        "None: they multiplied in `dtype`.",
     )
     memory_mode: str = Field(
         "resident",
@@ -158,6 +144,9 @@ class SamplingRecord(_Stored):
     canvas_px: tuple[int, int] = Field(description="(width, height), references included.")
     tokens: int
     batch_size: int = Field(1, description="Items that shared each pass of the transformer.")
+    computed_steps: int | None = Field(
+        None, description="Steps that were computed; the others were extrapolated. None: all."
+    )
 
 
 class MaskRecord(_Stored):
@@ -223,6 +212,17 @@ class Scores(_Stored):
     clip: float | None = Field(
         None, description="Cosine similarity of picture and prompt, -1 to 1."
     )
+
+
+class LossRecord(_Stored):
+    """A fast picture beside the same item made exact, with the same seed, before any preset."""
+
+    psnr_db: float | None = Field(
+        description="Peak signal-to-noise ratio in the repainted part. None: there it is equal."
+    )
+    largest_difference: int = Field(description="Largest difference there, in levels of 0-255.")
+    fast: Scores
+    exact: Scores
 
 
 class CandidateRecord(_Stored):
@@ -295,6 +295,9 @@ class Record(_Stored):
     paste: PasteRecord | None = None
     scores: Scores | None = None
     candidates: CandidatesRecord | None = Field(None, description="None: there was only one.")
+    loss: LossRecord | None = Field(
+        None, description="What `fast` lost, measured on a few items of each run. None: not here."
+    )
     review: ReviewRecord | None = Field(None, description="None: it was never held back.")
     run: RunRecord
     timings_s: dict[str, float] = Field(description="Seconds by phase.")

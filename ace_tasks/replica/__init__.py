@@ -7,6 +7,7 @@ painter       the best picture of an item, by the models of one process
 batching      the one thread that owns the model, and its batches
 ladder        smaller steps after memory has run out
 candidates    the best of several pictures of an item
+comparison    what a fast picture lost, beside the exact one
 picture_file  the file of a finished picture
 recording     the record of a finished picture
 publisher     writes to the store: published, or held for a person

@@ -128,6 +128,7 @@ class PictureEdit:
                 resolved.steps,
                 resolved.guidance,
                 resolved.adapter,
+                resolved.shortcuts,
             )
             for seed in (self.seeds if seeds is None else seeds)
         ]

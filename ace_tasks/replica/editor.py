@@ -20,6 +20,7 @@ from ace_tasks.images import codec
 from ace_tasks.images.codec import Picture, Pictures
 from ace_tasks.model.ace import AceModel
 from ace_tasks.model.sources import check_license, open_variant, open_vision, with_vision
+from ace_tasks.model.speed import Speed
 from ace_tasks.model.vision import Vision
 from ace_tasks.provenance.record import Scores
 from ace_tasks.replica import runtime_info
@@ -113,7 +114,8 @@ class Editor:
         environment = read_environment()
         device = device or environment.device or runtime_info.best_device()
         weights = environment.weights(accept_license=accept_license)
-        model = _load(variant, environment, weights, device)
+        speed: Speed = "fast" if pixels.shortcuts else "exact"
+        model = _load(variant, environment, weights, device, speed)
         vision = open_vision(environment, weights)
         self._identity, self._pixels = model.identity, with_vision(pixels, vision)
         self._gpu = Batcher(
@@ -162,13 +164,17 @@ class Editor:
 
 
 def _load(
-    variant: str, environment: Environment, weights: WeightsSettings, device: Literal["cpu", "cuda"]
+    variant: str,
+    environment: Environment,
+    weights: WeightsSettings,
+    device: Literal["cpu", "cuda"],
+    speed: Speed,
 ) -> AceModel:
     if device == "cpu":
         runtime_info.use_threads(environment.torch_threads or cpu_count())
     found = open_variant(variant, weights)
     check_license(found, weights)
-    return AceModel.load(found, weights, device, adapter_mode=environment.adapter_mode)
+    return AceModel.load(found, weights, device, adapter_mode=environment.adapter_mode, speed=speed)
 
 
 class _GivenFiles:

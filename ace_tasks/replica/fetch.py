@@ -20,7 +20,8 @@ from ace_tasks.errors import (
 )
 from ace_tasks.images import codec
 from ace_tasks.images.codec import Picture, Pictures
-from ace_tasks.provenance.record import ParentRecord, SourceRecord, SourcesRecord, public_uri
+from ace_tasks.provenance.public_row import public_uri
+from ace_tasks.provenance.record import ParentRecord, SourceRecord, SourcesRecord
 from ace_tasks.provenance.xmp.packet import read_marks
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import Source, Sources

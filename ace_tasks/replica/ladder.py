@@ -30,10 +30,12 @@ class Ladder:
     def __init__(self, batch_size: int, mode: MemoryMode = "resident"):
         """Take the largest batch, and the mode in which the replica has started."""
         self._batch_size, self._mode = batch_size, mode
-        self._rungs: dict[Canvas, Rung] = {}
+        self._rungs: dict[object, Rung] = {}
 
     def rung(self, job: ModelJob) -> Rung:
-        return self._rungs.setdefault(_canvas(job), Rung(self._batch_size, self._mode))
+        # An exact pass between fast ones may need more memory, and must not slow them down.
+        key = _canvas(job), job.shortcuts
+        return self._rungs.setdefault(key, Rung(self._batch_size, self._mode))
 
     def descend(self, job: ModelJob, shared_by: int) -> bool:
         """Step down after `shared_by` jobs of this canvas ran out of memory.

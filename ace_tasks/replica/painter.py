@@ -6,15 +6,17 @@ A replica and `Editor` both paint with it. It uses no store.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ace_tasks.errors import BadOutput
 from ace_tasks.images.codec import Pictures
 from ace_tasks.model.vision import Vision
+from ace_tasks.provenance.record import LossRecord
 from ace_tasks.replica.batching import Batcher, Ticket
 from ace_tasks.replica.candidates import BestOf, Candidate, judge
+from ace_tasks.replica.comparison import measure_loss
 from ace_tasks.replica.edit import EditedPixels, PictureEdit, Route
 from ace_tasks.replica.progress import WAITING, Progress
 from ace_tasks.specs import Resolved
@@ -89,6 +91,18 @@ class Painter:
         progress.timings_s["generate"] = round(sum(ticket.gpu_s for ticket in tickets), 4)
         return Painted(best_of, tickets[best_of.winner().number])
 
+    def paint_exactly(self, edit: PictureEdit, painted: Painted, progress: Progress) -> LossRecord:
+        """Make the best candidate again without shortcuts, and return what they lost.
+
+        Raises what the model raised.
+        """
+        (job,) = edit.jobs([painted.seed])
+        canvas = _wait(self._gpu.submit(replace(job, shortcuts=None)), progress, "compare")
+        with progress.in_phase("compare"):
+            exact = edit.repaint(canvas)
+            scores = judge(edit, exact, self._vision.scorer)
+            return measure_loss(edit, painted.best, Candidate(painted.best.number, exact, scores))
+
     def _enter(self, best_of: BestOf, edit: PictureEdit, canvas: np.ndarray | None) -> EditedPixels:
         """Finish a candidate, except for its preset, and score it."""
         pixels = edit.repaint(canvas)
@@ -96,12 +110,12 @@ class Painter:
         return pixels
 
 
-def _wait(ticket: Ticket, progress: Progress) -> np.ndarray:
+def _wait(ticket: Ticket, progress: Progress, phase: str = "generate") -> np.ndarray:
     """Wait for a ticket's canvas, (H, W, 3) uint8. Raises what the model raised."""
     made = False
     while not made:
         with progress.in_phase(WAITING):
             ticket.wait_for_turn()
-        with progress.in_phase("generate"):
+        with progress.in_phase(phase):
             made = ticket.wait_for_pass()
     return ticket.result()

@@ -20,7 +20,7 @@ from ace_tasks.provenance.xmp.packet import marks_of, write_packet
 from ace_tasks.provenance.xmp.source_type import SOURCE_TYPE, after_edit, by_a_model
 from ace_tasks.replica.edit import EditedPixels, PictureEdit
 from ace_tasks.settings import ImageLimits, MarkSettings
-from ace_tasks.specs import EXTENSIONS, MEDIA_TYPES, ImageFormat, ModelIdentity
+from ace_tasks.specs import EXTENSIONS, MEDIA_TYPES, ImageFormat, ModelIdentity, Resolved
 from ace_tasks.store import join_uri
 
 _TO_SRGB = "colour profile to sRGB, as the preset asks"
@@ -67,7 +67,7 @@ class FileMaker:
         image = edit.pictures.image
         source = _metadata(image) if image else SourceMetadata()
         source_type = self._source_type(edit.resolved.task, source, ran=ran)
-        ours = self._ours(edit.resolved.prompt, item_id, ran=ran) if self.marks.xmp else {}
+        ours = self._ours(edit.resolved, item_id, ran=ran) if self.marks.xmp else {}
         packet, too_long = write_packet(ours, source_type, source.properties)
         file = None if ran else _rewrapped(edit, packet, source, self.limits)
         file = file or _encoded(edit, pixels, packet, source, ran=ran)
@@ -92,15 +92,16 @@ class FileMaker:
         """Return whether signing keeps it: a source's manifest is an ingredient of the new one."""
         return left_out == source_metadata.MANIFEST and self.signs
 
-    def _ours(self, prompt: str, item_id: str, *, ran: bool) -> dict[str, str]:
+    def _ours(self, resolved: Resolved, item_id: str, *, ran: bool) -> dict[str, str]:
         output_uri = self.output_uri
+        speed = ", speed fast (lossy)" if resolved.shortcuts else ""
         return marks_of(
             tool=f"ace-catalog {__version__}",
             item_id=item_id,
             record_uri=join_uri(output_uri, record_key(item_id)) if output_uri else None,
-            system=f"ACE++, variant {self.identity.variant}" if ran else None,
+            system=f"ACE++, variant {self.identity.variant}{speed}" if ran else None,
             system_version=self.identity.fingerprint,
-            prompt=prompt if self.marks.prompt else None,
+            prompt=resolved.prompt if self.marks.prompt else None,
         )
 
 

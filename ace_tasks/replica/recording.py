@@ -13,8 +13,10 @@ from ace_tasks.masks import masks
 from ace_tasks.model.ace import AceModel
 from ace_tasks.provenance.c2pa_marks import Signer
 from ace_tasks.provenance.keys import record_key
+from ace_tasks.provenance.public_row import public_spec
 from ace_tasks.provenance.record import (
     CandidatesRecord,
+    LossRecord,
     MarksRecord,
     MaskRecord,
     ModelRecord,
@@ -25,7 +27,6 @@ from ace_tasks.provenance.record import (
     SamplingRecord,
     Scores,
     SourcesRecord,
-    public_spec,
 )
 from ace_tasks.provenance.xmp.source_type import after_edit
 from ace_tasks.replica import runtime_info
@@ -46,6 +47,7 @@ class Generation:
     scores: Scores
     candidates: CandidatesRecord | None  # None: there was one only
     ticket: Ticket | None  # None: no model ran
+    loss: LossRecord | None = None  # None: it was not measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,8 @@ class Recorder:
     ):
         self._settings, self._run_id, self._name = settings, run_id, name
         self._identity, self._speed = model.identity, model.speed
+        self._adapter_mode = model.adapters.mode
+        self._precision = model.fast_path.precision
         self._attention = model.attention
         self._publisher, self._signer = publisher, signer
         self._versions, self._code = runtime_info.versions(), runtime_info.code()
@@ -105,6 +109,7 @@ class Recorder:
             paste=_paste_record(edit, pixels),
             scores=generation.scores,
             candidates=generation.candidates,
+            loss=generation.loss,
             review=ReviewRecord(reasons=tuple(reasons)) if reasons else None,
             run=self._run(work),
             timings_s=dict(timings_s),
@@ -131,6 +136,7 @@ class Recorder:
 
     def _model(self, resolved: Resolved, ticket: Ticket | None) -> ModelRecord:
         identity, settings = self._identity, self._settings
+        is_fast = resolved.shortcuts is not None
         return ModelRecord(
             variant=identity.variant,
             place=settings.variant if "://" in settings.variant else None,
@@ -138,8 +144,9 @@ class Recorder:
             base=identity.base,
             encoders=identity.encoders,
             adapter=identity.adapters[resolved.adapter] if resolved.adapter else None,
-            adapter_mode=settings.adapter_mode if resolved.adapter else None,
-            speed=self._speed,
+            adapter_mode=self._adapter_mode if resolved.adapter else None,
+            speed="fast" if is_fast else "exact" if self._speed == "fast" else self._speed,
+            precision=self._precision if is_fast else None,
             memory_mode=ticket.memory if ticket else "resident",
             dtype=identity.dtype,
             device=settings.device,
@@ -185,6 +192,7 @@ def _sampling_record(edit: PictureEdit, generation: Generation) -> SamplingRecor
         canvas_px=(geometry.canvas_w, geometry.canvas_h),
         tokens=geometry.tokens,
         batch_size=ticket.shared_by,
+        computed_steps=resolved.computed_steps,
     )
 
 

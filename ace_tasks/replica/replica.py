@@ -36,12 +36,12 @@ from ace_tasks.model.variants import Variant
 from ace_tasks.model.vision import Vision
 from ace_tasks.provenance.c2pa_marks import Signer, read_signer
 from ace_tasks.provenance.outcomes import Done, Failed, Outcome, write_failure
-from ace_tasks.provenance.record import Record
+from ace_tasks.provenance.record import LossRecord, Record
 from ace_tasks.provenance.tombstones import Guard
 from ace_tasks.replica.batching import Batcher, translated
 from ace_tasks.replica.edit import EditedPixels, PictureEdit
 from ace_tasks.replica.fetch import fetch
-from ace_tasks.replica.painter import Keep, Painter
+from ace_tasks.replica.painter import Keep, Painted, Painter
 from ace_tasks.replica.picture_file import File, FileMaker
 from ace_tasks.replica.progress import Progress
 from ace_tasks.replica.publisher import Publisher
@@ -179,6 +179,7 @@ class Replica:
             self._check_hints(progress.hints)
         files: dict[int, File] = {}
         painted = self._painter.paint(edit, progress, self._keeper(edit, item.item_id, files))
+        loss = self._measure_loss(item, edit, painted, progress)
         best = painted.best
         with progress.in_phase("encode"):
             pixels = edit.framed(best.pixels)
@@ -191,7 +192,7 @@ class Replica:
                 for number, each in files.items()
             }
             generation = Generation(
-                painted.seed, best.scores, painted.candidates.record(uris), painted.ticket
+                painted.seed, best.scores, painted.candidates.record(uris), painted.ticket, loss
             )
             record, file = self._recorder.record(work, generation, pixels, file, progress.timings_s)
             published = self._publish(record, file, {uri: files[n] for n, uri in uris.items()})
@@ -205,6 +206,7 @@ class Replica:
             token_steps=edit.token_steps,
             score=published.scores.total if published.scores else None,
             published_by_us=ours,
+            loss=loss,
             hints=progress.hints,
             memory_mode=painted.ticket.memory if painted.ticket else None,
         )
@@ -216,6 +218,20 @@ class Replica:
         """Raise SuspectMask for any hint, if the run accepts no mask that looks like a mistake."""
         if hints and self.settings.review.strict_masks:
             raise SuspectMask(f"{'; '.join(hints.values())} (strict_masks is set)")
+
+    def _measure_loss(
+        self, item: WorkItem, edit: PictureEdit, painted: Painted, progress: Progress
+    ) -> LossRecord | None:
+        """Return what `fast` lost, if this item is to tell it. A failure to do so is only logged."""
+        if item.item_id not in self.settings.made_twice or not painted.ran:
+            return None
+        try:
+            return self._painter.paint_exactly(edit, painted, progress)
+        except (Cancelled, DeviceLost, FatalError):
+            raise
+        except Exception as error:  # the fast picture is whole without it
+            log.warning("the loss of item %s is not measured: %s", item.item_id, error)
+            return None
 
     def _keeper(self, edit: PictureEdit, item_id: str, files: dict[int, File]) -> Keep | None:
         """Return a function that encodes candidates, if the run keeps those that are not chosen."""

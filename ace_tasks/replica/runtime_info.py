@@ -14,6 +14,7 @@ from ace_tasks.provenance.record import CodeRecord, DeviceRecord
 
 _PACKAGES = (
     "torch",
+    "torchao",
     "diffusers",
     "transformers",
     "ray",

@@ -1,6 +1,7 @@
 """The results of a run, and the operations on a finished run.
 
 results     one result for every row, the summary and the counts
+loss        what a fast run lost, measured on some of its pictures
 report/     the contact sheet
 history     the runs under an output, and how each ended
 review      pictures that wait for a person: promote or discard them

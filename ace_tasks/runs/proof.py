@@ -18,13 +18,12 @@ from ace_tasks.images import codec
 from ace_tasks.provenance.c2pa_marks import Proof
 from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.ownership import PictureKey
+from ace_tasks.provenance.public_row import public_spec, public_uri
 from ace_tasks.provenance.record import (
     CandidatesRecord,
     MarksRecord,
     Record,
     SourceRecord,
-    public_spec,
-    public_uri,
     record_sha256_of,
     seal_of,
 )
@@ -242,6 +241,7 @@ def _by_settings(record: Record, resolved: Resolved) -> Iterator[str]:
             "sampling.guidance": (sampling.guidance, resolved.guidance),
             "sampling.geometry": (sampling.geometry, resolved.geometry),
             "sampling.seed": (sampling.seed, seed),
+            "sampling.computed_steps": (sampling.computed_steps, resolved.computed_steps),
         }
     )
 

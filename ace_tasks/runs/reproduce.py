@@ -8,7 +8,6 @@ differ on the same stack.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 
 from ace_tasks.errors import NotFound, SettingsError, SourceChanged, SourceMissing, WeightsError
 from ace_tasks.images import codec
+from ace_tasks.images.closeness import psnr
 from ace_tasks.images.codec import Picture, Pictures
 from ace_tasks.model.ace import AceModel
 from ace_tasks.model.sources import check_license, open_variant, open_vision
@@ -193,9 +193,8 @@ class Reproducer:
         rgb = published.rgb if published.straight is None else published.straight
         if rgb.shape != made.rgb.shape:
             return None, None
-        difference = np.abs(rgb.astype(np.int16) - made.rgb)
-        error = float(np.square(difference, dtype=np.float64).mean())
-        return (10 * math.log10(255**2 / error) if error else None), int(difference.max())
+        psnr_db, largest = psnr(rgb, made.rgb), int(np.abs(rgb.astype(np.int16) - made.rgb).max())
+        return (psnr_db if largest else None), largest
 
     def _differences(self, record: Record, model: AceModel) -> Iterator[str]:
         run, recorded = record.run, record.model
@@ -210,6 +209,10 @@ class Reproducer:
             "device": (self._device, recorded.device),
             "speed": (model.speed, recorded.speed),
             "attention": (model.attention, recorded.attention),
+            "precision": (
+                model.fast_path.precision or model.identity.dtype,
+                recorded.precision or recorded.dtype,
+            ),
             "batch size": (self._asked.batch_size, batch_size),
         }
         if recorded.hardware:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from ace_tasks.errors import A_PERSON_DECIDES, BrokenRun, SettingsError
 from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.outcomes import Done, Failed
+from ace_tasks.runs.loss import Loss
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, WorkItem
 from ace_tasks.wording import counted
@@ -305,6 +306,9 @@ class Summary(BaseModel):
     )
     memory: dict[str, int] = Field(
         {}, description="This run's pictures by what stayed on the device: resident, blocks …"
+    )
+    loss: Loss | None = Field(
+        None, description="What a fast run lost. None: it was not fast, or made no picture."
     )
     signed: bool = Field(
         False,

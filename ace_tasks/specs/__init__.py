@@ -52,6 +52,7 @@ from ace_tasks.specs.run_settings import (
     PasteSettings,
     PixelSettings,
     Preset,
+    Shortcuts,
 )
 from ace_tasks.specs.tasks import (
     TASKS,

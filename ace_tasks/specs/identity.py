@@ -41,8 +41,9 @@ def _identities(sources: Sources) -> dict[str, Any]:
     return dict(without_none(identities))
 
 
-# These do not change the seed, so asking for more candidates keeps the first one.
-_NO_PART_OF_A_SEED = frozenset({"seed", "candidates", "scores_version", "clip_model"})
+# These do not change the seed, so asking for more candidates keeps the first one, and a fast edit
+# starts from the noise of the exact one.
+_NO_PART_OF_A_SEED = frozenset({"seed", "candidates", "scores_version", "clip_model", "shortcuts"})
 
 
 def derived_seed(resolved: Resolved, sources: Sources) -> int:

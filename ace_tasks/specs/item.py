@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ace_tasks.specs.columns import Adapter, Control, Frozen, Shape
-from ace_tasks.specs.run_settings import AutoMask, PasteSettings, Preset
+from ace_tasks.specs.run_settings import AutoMask, PasteSettings, Preset, Shortcuts
 from ace_tasks.specs.tasks import Spec, TaskSpec
 
 
@@ -151,6 +151,14 @@ class Resolved(Frozen):
         None, description="For task background: sRGB, 0-255. None: another task."
     )
     shadow: bool | None = Field(None, description="For task background. None: no.")
+    shortcuts: Shortcuts | None = Field(
+        None, description="The work that a fast edit leaves out. None: none, also of a fast run."
+    )
+
+    @property
+    def computed_steps(self) -> int | None:
+        """Return how many steps its shortcuts leave to be computed; None without shortcuts."""
+        return self.shortcuts.computed(self.steps) if self.shortcuts else None
 
     @property
     def group(self) -> str:

@@ -195,6 +195,7 @@ def resolve(
         "format": spec.format or ("png" if new_picture else "source"),
         "quality": spec.quality or pixels.quality,
         "preset": _preset(spec.preset or pixels.preset),
+        "shortcuts": pixels.shortcuts,
     }
     count = spec.candidates or pixels.candidates
     settings["candidates"] = count

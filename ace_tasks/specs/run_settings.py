@@ -112,6 +112,36 @@ PRESETS = {
 }
 
 
+class Shortcuts(Frozen):
+    """The work that a fast edit leaves out. It changes a picture by more than rounding.
+
+    Which steps are computed depends on their numbers alone, so an item's picture does not depend on
+    the items that share its passes.
+    """
+
+    first_steps: int = Field(3, ge=2, description="Steps at the start that are all computed.")
+    interval: int = Field(
+        3, ge=1, description="After them one step in so many is computed. 1: all are."
+    )
+    last_steps: int = Field(1, ge=0, description="Steps at the end that are all computed.")
+    order: int = Field(
+        1, ge=0, le=2, description="Order of the Taylor series that the other steps come from."
+    )
+    precision: Literal["fp8"] = Field(
+        "fp8",
+        description="Number format in which the blocks multiply, on devices that multiply in it.",
+    )
+
+    def computed(self, steps: int) -> int:
+        """Return how many of so many steps are computed."""
+        return sum(self._is_computed(number, steps) for number in range(steps))
+
+    def _is_computed(self, number: int, steps: int) -> bool:
+        """Return whether diffusers' TaylorSeer computes a step; the first is number 0."""
+        after = number - self.first_steps
+        return after < 0 or (after - 1) % self.interval == 0 or number >= steps - self.last_steps
+
+
 class PixelSettings(Frozen):
     """The settings of a run for all its rows."""
 
@@ -134,6 +164,9 @@ class PixelSettings(Frozen):
     candidates: int = Field(1, ge=1, le=16, description="For rows that name none.")
     background: Background | None = Field(
         None, description="For rows of task background that name none. None: white."
+    )
+    shortcuts: Shortcuts | None = Field(
+        None, description="For rows that a model edits. None: no work is left out."
     )
 
 

@@ -7,6 +7,7 @@ trial      the stored state of a canary
 review     show the pictures that a run holds back, and act on the decision
 pool       the replicas of a run
 edit       shards as task runs, fed to one pool
+loss_sample  the items of a fast run that are also made exact
 run_results  one result for every row
 finish     results, contact sheet, summary
 execute    the steps from a plan to a finished run

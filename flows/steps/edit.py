@@ -26,6 +26,7 @@ from ace_tasks.runs.report.pages import PAGE_ITEMS
 from ace_tasks.runs.results import Result
 from ace_tasks.specs import WorkItem
 from ace_tasks.wording import counted
+from flows.steps.loss_sample import sample_to_compare
 from flows.steps.open_run import Run
 from flows.steps.pool import open_pool
 from flows.steps.run_results import RunResults, open_results
@@ -55,7 +56,8 @@ def edit_items(run: Run, planned: Planned) -> RunResults:
         with planned.rejects_path.open(encoding="utf-8") as rejects:
             for reject in map(json.loads, rejects):
                 edited.enter_reject(reject)
-        _edit_shards(run, _to_do(planned, edited, pictures), edited, live)
+        made_twice = sample_to_compare(run, planned)
+        _edit_shards(run, _to_do(planned, edited, pictures), edited, live, made_twice)
         for row, standing in planned.read() if shared_ids else ():
             if standing is Standing.SHARED:
                 edited.enter_shared(row)
@@ -123,14 +125,20 @@ def edit_shard(shard: _Shard, pool: Dispatcher) -> State[Any] | None:
     return None
 
 
-def _edit_shards(run: Run, items: Iterator[WorkItem], edited: RunResults, live: Live) -> None:
+def _edit_shards(
+    run: Run,
+    items: Iterator[WorkItem],
+    edited: RunResults,
+    live: Live,
+    made_twice: frozenset[str],
+) -> None:
     """Edit the items. Start nothing if there are none."""
     first = next(items, None)
     if first is None:
         return
     alarm = FailureAlarm(run.events, run.environment.alert_failure_share)
     tally = edited.written.tally
-    with open_pool(run) as pool:
+    with open_pool(run, made_twice) as pool:
         edited.status = pool.status
         shards = plan_file.shards(chain([first], items), run.options.shard_size)
         for ended, at_work in _ended_shards(shards, pool, run.options.shard_size):

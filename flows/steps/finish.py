@@ -21,6 +21,7 @@ from ace_tasks.provenance.keys import (
     results_key,
     summary_key,
 )
+from ace_tasks.runs.loss import Loss
 from ace_tasks.runs.report.cards import Entry
 from ace_tasks.runs.report.pages import Sheet
 from ace_tasks.runs.results import Summary
@@ -99,6 +100,7 @@ def _summary(run: Run, planned: Planned, edited: RunResults) -> Summary:
         phases_s={phase: round(seconds, 3) for phase, seconds in sorted(status.phases_s.items())},
         busy_share=round(status.busy_s / status.ready_s, 4) if status.ready_s else None,
         memory=dict(status.memory),
+        loss=Loss.of(edited.losses),
         signed=run.environment.marks.signs,
         results=run.uri(results_key(run.run_id, "csv")),
         failures=run.uri(failures_key(run.run_id)) if failed else None,
@@ -136,6 +138,7 @@ def _sheet(run: Run, planned: Planned, edited: RunResults, summary: Summary) -> 
             "run": summary.run_id,
             "ended": summary.ended_at.strftime("%Y-%m-%d %H:%M UTC"),
         }
+        | ({"lost by speed fast": summary.loss.line} if summary.loss else {})
         | ({"masks to check": summary.masks_to_check} if summary.hinted else {}),
         results=edited.sample(),
         entry_of=lambda result: _with_record(run, outputs, Entry(edited.item_of(result), result)),

@@ -176,7 +176,7 @@ def open_run(request: RunRequest) -> Iterator[Run]:
             variant_name=found.home or found.name,
             variant=found,
             model=identify(found, weights),
-            pixels=with_vision(request.pixels, vision),
+            pixels=with_vision(request.options.settle(request.pixels), vision),
             vision=vision,
             review=request.review,
             weights=weights,

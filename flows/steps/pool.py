@@ -26,8 +26,8 @@ _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @contextmanager
-def open_pool(run: Run) -> Iterator[Dispatcher]:
-    """Start Ray, and the dispatcher on it.
+def open_pool(run: Run, made_twice: frozenset[str] = frozenset()) -> Iterator[Dispatcher]:
+    """Start Ray, and the dispatcher on it. For `made_twice` see `ReplicaSettings`.
 
     The pool ends with OverBudget once its replicas, and those of the run's earlier pools, have held
     their places longer than the run's budget allows. `run.spent_s` is the sum.
@@ -38,7 +38,7 @@ def open_pool(run: Run) -> Iterator[Dispatcher]:
             max_replicas=_at_most(run, device) or (None if device == "cuda" else 1),
             items_in_flight=run.environment.batch_size + _ITEMS_AROUND,
         )
-        replica = _replica_settings(run, device)
+        replica = _replica_settings(run, device, made_twice)
         # Each replica itself reads a key that is in a Prefect block.
         make = make_signing_replica if replica.marks.block else make_replica
 
@@ -59,7 +59,7 @@ def open_pool(run: Run) -> Iterator[Dispatcher]:
         run.spent_s = before_s + pool.status.held_s
 
 
-def _replica_settings(run: Run, device: str) -> ReplicaSettings:
+def _replica_settings(run: Run, device: str, made_twice: frozenset[str]) -> ReplicaSettings:
     url = without_user(flow_run.ui_url)
     threads = run.environment.torch_threads or cpu_count()
     return ReplicaSettings(
@@ -69,7 +69,8 @@ def _replica_settings(run: Run, device: str) -> ReplicaSettings:
         vision=run.vision,
         planned_model=run.model.fingerprint,
         adapter_mode=run.environment.adapter_mode,
-        speed=run.options.speed_on(device),
+        speed="fast" if run.pixels.shortcuts else run.options.speed_on(device),
+        made_twice=made_twice,
         batch_size=run.environment.batch_size,
         device=device,
         # Not divided among replicas: the number of threads decides the last bit of a sum, and no

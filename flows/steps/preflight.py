@@ -76,5 +76,7 @@ def known_rate(run: Run) -> Rate | None:
 
 
 def rates(run: Run) -> Rates:
-    device = run.environment.device or "auto"
+    # A fast run has a speed of its own, which says nothing of other runs.
+    kind = "-fast" if run.pixels.shortcuts else ""
+    device = f"{run.environment.device or 'auto'}{kind}"
     return Rates(run.outputs, run.output, run.model.fingerprint, device)

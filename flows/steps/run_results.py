@@ -12,7 +12,8 @@ from typing import Any, TextIO
 from ace_tasks.engine.dispatcher import Status
 from ace_tasks.errors import Forgotten
 from ace_tasks.plan.plan_file import PlannedRow
-from ace_tasks.provenance.outcomes import Outcome
+from ace_tasks.provenance.outcomes import Done, Outcome
+from ace_tasks.provenance.record import LossRecord
 from ace_tasks.runs.report.pages import PAGE_ITEMS
 from ace_tasks.runs.results import FAILED_STATUSES, Result, ResultsWriter
 from ace_tasks.specs import WorkItem
@@ -29,6 +30,7 @@ class RunResults:
     max_shown: int
     rejected_sample: list[Result] = field(default_factory=list)
     status: Status = field(default_factory=Status)
+    losses: list[LossRecord] = field(default_factory=list)  # of items that were made twice
     # Item whose picture several rows share → the result of the row that it was made for.
     _shared: dict[str, Result | None] = field(default_factory=dict)
     # Failures, then rows whose mask looks like a mistake, then others.
@@ -53,6 +55,8 @@ class RunResults:
         by_id = {item.item_id: item for item in items}
         for outcome in outcomes:
             item = by_id.pop(outcome.item_id)  # a KeyError here is an outcome reported twice
+            if isinstance(outcome, Done) and outcome.loss:
+                self.losses.append(outcome.loss)
             self.enter(Result.of(item, outcome), item)
 
     def enter_shared(self, row: PlannedRow) -> None:

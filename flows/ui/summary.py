@@ -11,6 +11,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_UI_URL
 
 from ace_tasks.errors import item_error_codes
+from ace_tasks.runs.loss import Loss
 from ace_tasks.runs.results import Summary
 from ace_tasks.wording import counted
 from flows.ui.artifacts import RunArtifact, decoration
@@ -54,6 +55,8 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
             f"**Masks to check:** {plain(summary.masks_to_check)}. The contact sheet shows them, "
             "and the column `hints` of the results names the problem."
         )
+    if summary.loss:
+        parts.append(_lost(summary.loss))
     if summary.failures:
         parts.append(_retry(summary, form))
     if summary.rejects:
@@ -65,6 +68,17 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
         parts.append(f"{summary.unsigned_before[0].upper()}{summary.unsigned_before[1:]}.")
     parts.append(f"All rows: `{summary.results}`")
     return "\n\n".join(parts) + "\n"
+
+
+def _lost(loss: Loss) -> str:
+    rows = "".join(
+        f"\n| {name.replace('_', ' ')} | {each.fast:g} | {each.exact:g} |"
+        for name, each in loss.scores.items()
+    )
+    return (
+        f"### Lost by speed fast\n\n{loss.line}.\n\n"
+        f"| mean score | fast | exact |\n|---|---|---|{rows}"
+    )
 
 
 def retry_parameters(summary: Summary) -> dict[str, str]:

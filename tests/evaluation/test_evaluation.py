@@ -14,8 +14,9 @@ import pytest
 
 from ace_tasks.evaluation import scoring
 from ace_tasks.evaluation.baselines import copy_input, inpaint, mean_fill
-from ace_tasks.evaluation.metrics import mean_error, psnr, ssim
+from ace_tasks.evaluation.metrics import mean_error, ssim
 from ace_tasks.evaluation.scoring import PARTS, score
+from ace_tasks.images.closeness import psnr
 from ace_tasks.training.world import scene as world
 from ace_tasks.training.world.scene import PALETTE, PATTERNS, Paint, Scene, render
 from ace_tasks.training.world.world_tasks import ALL_TASKS, Example

@@ -16,7 +16,7 @@ from prefect.utilities.callables import parameter_schema
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.evaluation.measure import MAX_EXAMPLES
-from ace_tasks.specs import PRESETS, PixelSettings
+from ace_tasks.specs import DEFAULT_PIXELS, PRESETS, PixelSettings, Shortcuts
 from flows.cli import editing, training
 from flows.edit_catalog import edit_catalog
 from flows.options.groups import Options, check_names, groups_of, regrouped
@@ -184,9 +184,19 @@ def test_a_group_is_frozen_and_knows_its_names() -> None:
         ("auto", "cuda", "compiled"),
         ("exact", "cuda", "exact"),
         ("compiled", "cpu", "compiled"),
+        ("fast", "cpu", "fast"),
     ],
 )
 def test_a_gpu_is_compiled_for_unless_the_run_says_otherwise(
     asked: Any, device: Any, speed: str
 ) -> None:
     assert RunOptions(speed=asked).speed_on(device) == speed
+
+
+def test_a_retry_that_names_no_speed_keeps_the_shortcuts_of_its_run() -> None:
+    """Or the rows that failed in a fast run would come back as other items."""
+    fast = RunOptions(speed="fast").settle(DEFAULT_PIXELS)
+    assert fast.shortcuts == Shortcuts()
+    assert RunOptions().settle(fast) == fast
+    assert RunOptions().settle(DEFAULT_PIXELS) == DEFAULT_PIXELS
+    assert RunOptions(speed="exact").settle(fast) == DEFAULT_PIXELS

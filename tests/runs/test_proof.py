@@ -31,7 +31,15 @@ from ace_tasks.runs import proof
 from ace_tasks.runs.proof import RunPlan
 from ace_tasks.runs.review import Review
 from ace_tasks.settings import ImageLimits, MarkSettings, ReviewSettings
-from ace_tasks.specs import EXTENSIONS, PIXELS_VERSION, AutoMask, PixelSettings, WorkItem, quote
+from ace_tasks.specs import (
+    EXTENSIONS,
+    PIXELS_VERSION,
+    AutoMask,
+    PixelSettings,
+    Shortcuts,
+    WorkItem,
+    quote,
+)
 from ace_tasks.store import Store, join_uri
 from tests.replica.test_replica import FILL, TASKS, new_replica
 from tests.support import signing_keys
@@ -110,6 +118,8 @@ def make(
             steps = item.resolved.mask_steps.model_copy(update={"allow_empty": True})
             resolved = item.resolved.model_copy(update={"mask_steps": steps})
             item = item.model_copy(update={"resolved": resolved})
+        if settings.get("speed") == "fast":
+            settings["made_twice"] = frozenset({item.item_id})
         new_replica(weights_dir, prefix, variant, **settings).run(item, 0)
         Review(store, prefix, by="flow-run-9").promote(item.item_id)
         content = json.loads(store.get(join_uri(prefix, record_key(item.item_id))))
@@ -126,6 +136,7 @@ def marks(tmp_path: Path) -> MarkSettings:
     return MarkSettings(key=str(made.key), certificates=str(made.chain), prompt=True)
 
 
+FAST = PixelSettings(shortcuts=Shortcuts())
 RICH: dict[str, Any] = {"review": ReviewSettings(below=1, keep_candidates=True)}
 
 
@@ -197,6 +208,7 @@ def test_every_field_of_a_record_is_proved_or_named_as_unproved(
         make(TRY_ON, "toy-lora"),
         make(TRY_ON | {"id": "rich", "candidates": 2}, **RICH),
         make(FILL | {"id": "lossy", "format": "jpeg", "preset": "white-1000"}),
+        make(FILL | {"id": "fast", "steps": 8, "pixels": FAST}, "toy-lora", speed="fast"),
     ):
         assert [*made.contradictions(made.content)] == []
         for path, forged in edited(made.content, sealed=True):

@@ -64,6 +64,9 @@ def measurement() -> Measurement:
                 levels_max=3, levels_mean=0.25, velocity_error=0.004, sizes=[size],
             ),
             RungResult(name="fp8", what="fp8 rows", lossy=True, skipped="needs torchao"),
+            RungResult(
+                name="fast", what="fast", lossy=True, seconds=[1.5], step_ms=50.0, tflops=585.0,
+            ),
         ],
     )  # fmt: skip
 
@@ -75,6 +78,7 @@ def test_the_table_says_what_was_measured_and_why_not() -> None:
     assert "| fp8 rows (lossy) | – | – | – | – | – | – | needs torchao |" in table
     assert "| compiled: 512×512 | 1024 | 1.00 | 31.0 | 694 |" in table
     assert "ACE_SECONDS_PER_MILLION_TOKEN_STEPS=39.2" in table  # 4.5 s, 4096 tokens, 28 steps
+    assert "`--speed fast`: `ACE_SECONDS_PER_MILLION_TOKEN_STEPS=13.1`" in table  # 1.5 s
 
 
 def test_what_is_written_is_read_again_and_the_best_lossless_rung_is_found(tmp_path: Path) -> None:
@@ -134,10 +138,11 @@ def test_every_rung_that_a_cpu_has_is_rehearsed(tmp_path: Path) -> None:
     assert skipped == {
         "compiled-cudnn", "fp8", "compiled-flash3", "compiled-flash3-hub",
     }, [each.skipped for each in found.values()]  # fmt: skip
-    for name in found.keys() - skipped - {"step-cache"}:
+    extrapolated = {"fast", "step-cache"}
+    for name in found.keys() - skipped - extrapolated:
         assert found[name].levels_max <= 1, name  # type: ignore[operator]
         assert found[name].velocity_error < 1e-5, name  # type: ignore[operator]
-    assert found["step-cache"].levels_max > 1  # type: ignore[operator]
+    assert all(found[name].levels_max > 1 for name in extrapolated)  # type: ignore[operator]
     assert [each.tokens for each in found["compiled"].sizes] == [4, 32]
     assert {found[name].graphs for name in found if name.startswith("compiled")} <= {None, 2, 3}
     assert found["product"].attention == "native"

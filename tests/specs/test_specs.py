@@ -25,6 +25,7 @@ from ace_tasks.specs import (
     PasteSettings,
     PixelSettings,
     Resolved,
+    Shortcuts,
     Source,
     Sources,
     WorkItem,
@@ -476,6 +477,23 @@ def test_the_id_of_one_request_is_pinned() -> None:
     assert under_4 == "d8d850a4bf7fd9fe4fd3bb1c9d65ea00474e9c18340528bdb30aa9f6730ef0aa"
 
 
+def test_a_fast_item_is_another_one_from_the_same_noise() -> None:
+    """Or a fast picture would be taken for the exact one, and could not be compared with it."""
+    exact = item(FILL)
+    fast, other = (
+        work_item(1, exact.spec, exact.sources, LORA, PixelSettings(shortcuts=each))
+        for each in (Shortcuts(), Shortcuts(interval=2))
+    )
+    assert len({exact.item_id, fast.item_id, other.item_id}) == 3
+    assert exact.resolved.seed == fast.resolved.seed == other.resolved.seed
+    assert (exact.resolved.computed_steps, fast.resolved.computed_steps) == (None, 12)
+
+
+def test_a_background_has_nothing_to_leave_out() -> None:
+    run = CUT_OUT.model_copy(update={"shortcuts": Shortcuts()})
+    assert on_background(run).item_id == on_background().item_id
+
+
 OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for it
     "task": "edit",
     "prompt": "another",
@@ -505,6 +523,7 @@ OTHER: dict[str, Any] = {  # every setting of `Resolved`, and another value for 
     "preset": PRESETS["white-1000"],
     "background": "transparent",
     "shadow": True,
+    "shortcuts": Shortcuts(),
 }
 
 

@@ -9,7 +9,14 @@ from typing import Any
 
 from ace_tasks.errors import NeedsReview, SuspectMask
 from ace_tasks.provenance.keys import record_key, review_record_key
-from ace_tasks.provenance.record import CandidatesRecord, PasteRecord, Record, Scores, SourceRecord
+from ace_tasks.provenance.record import (
+    CandidatesRecord,
+    LossRecord,
+    PasteRecord,
+    Record,
+    Scores,
+    SourceRecord,
+)
 from ace_tasks.runs.report.thumbnails import Blank, Thumbnail, Thumbnails, drawn
 from ace_tasks.runs.results import Result
 from ace_tasks.specs import Resolved, WorkItem
@@ -163,6 +170,8 @@ def _made(result: Result, record: Record) -> Facts:
         "held back": "; ".join(record.review.reasons) if record.review else None,
         "promoted by": record.review.promoted_by if record.review else None,
         "model": f"{model.variant}, {model.route}, {model.dtype} on {model.device}",
+        "speed": _fast(record) if model.speed == "fast" else None,
+        "beside exact": _lost(record.loss) if record.loss else None,
         "weights": f"base {model.base}, encoders {model.encoders}"
         + (f", adapter {model.adapter}" if model.adapter else ""),
         "canvas": (
@@ -186,6 +195,20 @@ def _repainted(paste: PasteRecord) -> Facts:
         if paste.outside_max
         else "nowhere, before the file's compression",
     }
+
+
+def _fast(record: Record) -> str:
+    steps, precision = record.sampling, record.model.precision
+    computed = f", {steps.computed_steps} of {steps.steps} steps computed" if steps else ""
+    return f"fast (lossy){computed}{f', in {precision}' if precision else ''}"
+
+
+def _lost(loss: LossRecord) -> str:
+    psnr = "equal" if loss.psnr_db is None else f"PSNR {loss.psnr_db:g} dB"
+    return (
+        f"{psnr} in the repainted part, at most {loss.largest_difference} of 255; score "
+        f"{loss.fast.total:g}, exact {loss.exact.total:g}"
+    )
 
 
 def _chosen(candidates: CandidatesRecord) -> Facts:

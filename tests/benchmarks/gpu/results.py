@@ -46,6 +46,7 @@ class RungResult(BaseModel):
     reserved_gb: float | None = Field(None, description="What the allocator held at most.")
     graphs: int | None = Field(None, description="That were compiled, all sizes included.")
     attention: str | None = Field(None, description="The backend, as diffusers calls it.")
+    precision: str | None = Field(None, description="Of the blocks' products, if not the model's.")
     levels_max: int | None = Field(None, description="Largest difference to eager, of 255.")
     levels_mean: float | None = None
     velocity_error: float | None = Field(
@@ -118,10 +119,12 @@ class Measurement(BaseModel):
         ]  # fmt: skip
         lines += [self._row(each) for each in self.rungs]
         if self.geometry == "full" and (best := self.best_lossless):
-            assert best.item_s is not None
-            rate = best.item_s / (self.tokens * self.steps) * 1e6
-            lines += ["", "To estimate a first run by the best lossless rung: "
-                      f"`ACE_SECONDS_PER_MILLION_TOKEN_STEPS={rate:.1f}`."]  # fmt: skip
+            lines += [
+                "",
+                f"To estimate a first run by the best lossless rung: {self._setting(best)}.",
+            ]
+            if fast := self.rung("fast"):
+                lines[-1] += f" With `--speed fast`: {self._setting(fast)}."
         sizes = [(rung, each) for rung in self.rungs for each in rung.sizes]
         if sizes:
             lines += ["", "| other sizes | tokens | s an item | ms a step | TFLOP/s |",
@@ -132,6 +135,12 @@ class Measurement(BaseModel):
                 for rung, each in sizes
             ]
         return "\n".join(lines)
+
+    def _setting(self, rung: RungResult) -> str:
+        """The variable that has a run's estimate go by this rung."""
+        assert rung.item_s is not None
+        rate = rung.item_s / (self.tokens * self.steps) * 1e6
+        return f"`ACE_SECONDS_PER_MILLION_TOKEN_STEPS={rate:.1f}`"
 
     def _row(self, rung: RungResult) -> str:
         name = f"{rung.what}{' (lossy)' if rung.lossy else ''}"

@@ -9,13 +9,12 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import TaylorSeerCacheConfig
 from torch._dynamo.utils import counters
 
 from ace_tasks.model.ace import AceModel, ModelJob
@@ -25,6 +24,7 @@ from ace_tasks.model.speed import Speed, compile_blocks
 from ace_tasks.model.text import Text
 from ace_tasks.model.variants import find_variant
 from ace_tasks.model.weights import Parts
+from ace_tasks.specs import Shortcuts
 from tests.benchmarks.gpu import random_parts
 from tests.benchmarks.gpu.flops import step_flop
 from tests.benchmarks.gpu.random_parts import Geometry
@@ -33,8 +33,7 @@ from tests.benchmarks.gpu.results import RungResult, SizeResult
 _ADAPTER = "subject"
 _WARM_UP_STEPS = 3
 _LIMIT_GB = 19.0  # of 20: CUDA's own context takes the rest
-# A step in five is computed, the others are extrapolated from the last two that were.
-_STEP_CACHE = {"cache_interval": 5, "disable_cache_before_step": 3, "max_order": 1}
+_SHORTCUTS = Shortcuts()
 
 
 class Skipped(Exception):
@@ -51,15 +50,19 @@ class Rung:
     adapter: Literal["none", "loaded", "resident", "fused"] = "none"
     compiled: bool = False
     attention: str | None = None  # None: torch's own choice
-    fp8: bool = False
-    step_cache: bool = False
+    speed: Speed | None = None  # as `AceModel` brings it about by itself
+    shortcuts: Shortcuts | None = None
+    needs_fp8: bool = False
     offload: bool = False
-    product: bool = False  # as `AceModel` does it by itself
     other_sizes: bool = False
 
     @property
     def lossy(self) -> bool:
-        return self.fp8 or self.step_cache
+        return self.shortcuts is not None
+
+    def computed_share(self, steps: int) -> float:
+        """The share of an item's steps that the transformer computes."""
+        return self.shortcuts.computed(steps) / steps if self.shortcuts else 1.0
 
     @property
     def reference(self) -> str:
@@ -74,13 +77,16 @@ RUNGS = (
     Rung("compiled-cudnn", "compiled, cuDNN attention", 55, compiled=True, attention="_native_cudnn"),
     Rung("upstream", "eager as upstream: adapter loaded and prompt encoded for each item", 35, "loaded"),
     Rung("product", "as a run does it: compiled, best attention, adapter beside the weights", 90,
-         "resident", compiled=True, product=True),
+         "resident", compiled=True, speed="compiled"),
+    Rung("fast", "as a run with speed fast does it: fp8 rows, extrapolated steps", 90, "resident",
+         compiled=True, speed="fast", shortcuts=_SHORTCUTS),
     Rung("compiled-fused", "compiled, adapter fused", 65, "fused", compiled=True),
-    Rung("fp8", "compiled, fp8 rows", 75, compiled=True, fp8=True),
-    Rung("step-cache", "compiled, step cache", 45, compiled=True, step_cache=True),
+    Rung("fp8", "compiled, fp8 rows, every step computed", 75, compiled=True, speed="fast",
+         shortcuts=_SHORTCUTS.model_copy(update={"interval": 1}), needs_fp8=True),
+    Rung("step-cache", "compiled, extrapolated steps", 45, compiled=True, shortcuts=_SHORTCUTS),
     Rung("20gb", "eager in 20 GB, as a run does it: blocks come and go", 90, offload=True),
     Rung("20gb-compiled", "compiled in 20 GB, as a run does it", 110, compiled=True, offload=True,
-         product=True),
+         speed="compiled"),
     Rung("beside", "eager, adapter beside the weights", 35, "resident"),
     Rung("compiled-flash3", "compiled, FlashAttention 3", 55, compiled=True, attention="_flash_3"),
     Rung("compiled-flash3-hub", "compiled, FlashAttention 3 of the hub", 55, compiled=True,
@@ -156,13 +162,15 @@ class Bench:
             parts = replace(parts, fit=_fit(parts, place))
         # Another rung's attention would be taken for the process's own.
         transformer.set_attention_backend("native")
-        speed: Speed = "compiled" if rung.product else "exact"
+        speed = rung.speed or "exact"
         variant = find_variant(place.geometry.variant)
         # No files, so no identity of its own; pictures do not depend on it.
         identity = find_variant("toy-lora").identity()
         self.model = AceModel(variant, parts, place.device, identity, mode, speed)
         if self.model.speed != speed:
             raise Skipped("the model could not be compiled; its warning says why")
+        if rung.needs_fp8 and not self.model.fast_path.precision:
+            raise Skipped("blocks do not multiply in fp8 here")
         self._adapter = _ADAPTER if kept else None
         self._prepare(transformer)
 
@@ -174,16 +182,11 @@ class Bench:
             torch.cuda.empty_cache()
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, _LIMIT_GB * 1e9 / total))
-        if rung.product:
+        if rung.speed:
             return
         if rung.attention:
             transformer.set_attention_backend(rung.attention)
-        if rung.fp8:
-            _to_fp8_rows(transformer)
-        if rung.step_cache:
-            _compile_forwards(transformer)
-            transformer.enable_cache(TaylorSeerCacheConfig(**_STEP_CACHE, use_lite_mode=True))
-        elif rung.compiled:
+        if rung.compiled:
             compile_blocks(transformer)
 
     @contextmanager
@@ -192,13 +195,9 @@ class Bench:
         transformer: Any = self.model.parts.transformer
         if self.rung.adapter == "loaded":
             transformer.load_lora_adapter(dict(self._file), adapter_name="once", prefix=None)
-        cached = transformer.cache_context("item") if self.rung.step_cache else nullcontext()
         try:
-            with cached:
-                yield
+            yield
         finally:
-            if self.rung.step_cache:  # or the next item would go on from this one's steps
-                transformer._reset_stateful_cache()
             if self.rung.adapter == "loaded":
                 transformer.delete_adapters("once")
 
@@ -207,7 +206,7 @@ class Bench:
         marks: list[Any] = []
         started = self._now()
         with self._item():
-            job = replace(job, adapter=self._adapter)
+            job = replace(job, adapter=self._adapter, shortcuts=self.rung.shortcuts)
             (canvas,) = self.model.generate([job], lambda: marks.append(self._mark()))
         seconds = self._now() - started
         # The first mark is set ahead of the encoders; then there is one before each step.
@@ -278,39 +277,8 @@ def _fit(parts: Parts, place: Workplace) -> Fit:
 
 
 def _check_machine(rung: Rung, cuda: bool) -> None:
-    if rung.fp8 and (not cuda or torch.cuda.get_device_capability() < (8, 9)):
-        raise Skipped("needs a GPU that multiplies in fp8")
     if rung.attention and not cuda:
         raise Skipped("needs a GPU")
-
-
-def _compile_forwards(transformer: Any) -> None:
-    """Compile each block's forward, unlike `compile_blocks`, so that the hooks of a step cache, which
-    are put round it later, stay outside.
-    """
-    torch.fx.experimental._config.use_duck_shape = False
-    for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks):
-        for block in blocks:
-            block.forward = torch.compile(block.forward, fullgraph=True, dynamic=True)
-
-
-def _to_fp8_rows(transformer: Any) -> None:
-    """Turn weights and activations of the blocks' linears into fp8, with a scale for each row."""
-    try:
-        from torchao.quantization import (
-            Float8DynamicActivationFloat8WeightConfig,
-            PerRow,
-            quantize_,
-        )
-    except ImportError as error:
-        raise Skipped(f"needs torchao: {error}") from None
-
-    def of_a_block(module: torch.nn.Module, name: str) -> bool:
-        return isinstance(module, torch.nn.Linear) and "blocks." in name and ".norm" not in name
-
-    quantize_(
-        transformer, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), of_a_block
-    )
 
 
 # ---------------------------------------------------------------- one rung, measured
@@ -351,6 +319,7 @@ def _measure(bench: Bench, result: RungResult, left_s: Callable[[], float]) -> N
     place, rung, cuda = bench.place, bench.rung, bench.device == "cuda"
     upstream = rung.adapter == "loaded"
     work = step_flop(place.geometry.config, tokens_of(place.job), bench.model.variant.text_tokens)
+    work *= rung.computed_share(place.steps)
     steps_ms: list[float] = []
     for number in range(place.items):
         if number and left_s() < 2 * result.seconds[0]:
@@ -372,6 +341,7 @@ def _measure(bench: Bench, result: RungResult, left_s: Callable[[], float]) -> N
     if rung.compiled:
         result.graphs = counters["stats"]["unique_graphs"]
         result.attention = bench.model.attention
+        result.precision = bench.model.fast_path.precision
 
 
 def _compare(bench: Bench, result: RungResult, canvas: np.ndarray) -> None:
