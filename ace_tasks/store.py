@@ -1,7 +1,7 @@
 """Access to objects on S3, and to local files for local catalogs.
 
-Only this module, its checks in `store_check` and what it is made of (`store_errors`,
-`store_checksums`) use boto3. A `Store` is one client with one identity. Make one
+Only this module, its checks in `store_check` and what it is made of (`store_answers`,
+`store_errors`, `store_checksums`) use boto3. A `Store` is one client with one identity. Make one
 per process and role and share it: boto3 clients are thread-safe and reuse their connections. Every
 foreign exception is translated: into a StoreError if it concerns one object, into a FatalError if
 it concerns all of them.
@@ -19,13 +19,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -33,6 +30,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ace_tasks.errors import AceError, NotFound, PreconditionFailed, SettingsError, StoreUnavailable
 from ace_tasks.local_files import check_size, measure_file, read_file
 from ace_tasks.settings import StoreSettings
+from ace_tasks.store_answers import ObjectInfo as ObjectInfo
+from ace_tasks.store_answers import open_session
 from ace_tasks.store_checksums import ChecksumHeaders, sha256_header
 from ace_tasks.store_errors import status_of, translate
 
@@ -46,17 +45,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _MAY_MEAN_TAKEN = {409, 500}
 _NO_VERSIONS = {405, 501}
 _PART_BYTES = 64 * 2**20  # of an upload; at most 10,000 of them
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """One object as the store lists it. `sha256` is hex; None if the store keeps none."""
-
-    uri: str
-    size_bytes: int
-    etag: str
-    sha256: str | None = None
-    modified: datetime | None = None
 
 
 def is_s3(uri: str) -> bool:
@@ -84,7 +72,7 @@ class Store:
         # such as that an object does not exist, is not trouble.
         self.trouble: Counter[tuple[str, bool]] = Counter()
         try:
-            self._client: Any = boto3.session.Session(profile_name=settings.profile).client(
+            self._client: Any = open_session(settings.profile).client(
                 "s3",
                 endpoint_url=settings.endpoint_url,
                 config=Config(
@@ -217,10 +205,12 @@ class Store:
         bucket, key = split_uri(uri)
         self._call(uri, lambda: self._client.download_file(bucket, key, str(path)))
 
-    def list(self, prefix_uri: str) -> Iterator[ObjectInfo]:
-        """Yield every object under a prefix, in key order."""
+    def list(self, prefix_uri: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """Yield every object under a prefix, in key order, those `after` a URI if it is given."""
         bucket, prefix = split_uri(prefix_uri)
         request = {"Bucket": bucket, "Prefix": prefix}
+        if after:
+            request["StartAfter"] = split_uri(after)[1]
         while True:  # page by page, so that a retry repeats no key
             page = self._call(prefix_uri, lambda: self._client.list_objects_v2(**request))
             for each in page.get("Contents", ()):
@@ -229,6 +219,8 @@ class Store:
                     size_bytes=each["Size"],
                     etag=each["ETag"].strip('"'),
                     modified=each["LastModified"],
+                    checksums=tuple(each.get("ChecksumAlgorithm", ())),
+                    composite=each.get("ChecksumType") == "COMPOSITE",
                 )
             if not page.get("IsTruncated"):
                 return

@@ -92,6 +92,19 @@ def test_listing_is_whole_and_in_key_order(store: Store, prefix: str) -> None:
     assert listed == ["a/1", "a/2", "b"]
 
 
+def test_a_listing_goes_on_after_a_key_and_tells_times_as_heads_do(
+    store: Store, prefix: str
+) -> None:
+    uris = [join_uri(prefix, name) for name in ("a", "b+c", "d e", "é")]
+    for uri in uris:
+        store.put(uri, b"x", "text/plain")
+    listed = list(store.list(f"{prefix}/", after=uris[0]))
+    assert [each.uri for each in listed] == uris[1:]
+    for each in listed:
+        assert each.modified
+        assert each.modified.replace(microsecond=0) == store.head(each.uri).modified
+
+
 def test_a_listing_of_many_pages_is_whole(store: Store, prefix: str) -> None:
     names = [f"{n}" for n in range(5)]
     for name in names:

@@ -154,17 +154,18 @@ def _with_absolute_uris(
 ) -> Spec:
     changes: dict[str, Any] = {}
     for column in ("image", "mask", "reference"):
-        value = getattr(spec, column, None)
-        if column == "mask" and value in {"alpha", "auto"}:
-            continue
+        value = spec.__dict__.get(column)
         if isinstance(value, str):
-            changes[column] = absolute_uri(column, value, catalog_uri, allowed_buckets)
+            if column == "mask" and value in {"alpha", "auto"}:
+                continue
+            uri: Any = absolute_uri(column, value, catalog_uri, allowed_buckets)
         elif column == "reference" and value:
-            changes[column] = tuple(
-                absolute_uri(column, each, catalog_uri, allowed_buckets) for each in value
-            )
-    given = {column: getattr(spec, column) for column in changes}
-    return spec if given == changes else spec.model_copy(update=changes)
+            uri = tuple(absolute_uri(column, each, catalog_uri, allowed_buckets) for each in value)
+        else:
+            continue
+        if uri != value:
+            changes[column] = uri
+    return spec.model_copy(update=changes) if changes else spec
 
 
 def absolute_uri(

@@ -6,20 +6,22 @@ import unicodedata
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import closing
 from itertools import chain, islice
 from typing import Any
 
 from ace_tasks.catalog.files import Checked, Reject, Spec
 from ace_tasks.errors import BadRow, CatalogError, OutputRefused, StoreError, StoreUnavailable
+from ace_tasks.plan.source_listings import SourceListings
 from ace_tasks.provenance.ownership import is_named
 from ace_tasks.specs import (
+    Identified,
+    ItemMaker,
     ModelIdentity,
     PixelSettings,
     Source,
     Sources,
-    WorkItem,
     quote,
-    work_item,
 )
 from ace_tasks.store import Store, join_uri
 
@@ -46,7 +48,7 @@ def refuse_unproved(
     for each in specs:
         if not isinstance(each, Reject):
             line, spec, _ = each
-            among = {uri for uri in _uris(spec) if uri.startswith(places)} - proved
+            among = {uri for uri in Sources.uris(spec) if uri.startswith(places)} - proved
             for uri in sorted(among):
                 if not is_named(store, output_uri, uri):
                     place = where(line) if where else f"line {line}"
@@ -61,14 +63,18 @@ def refuse_unproved(
 
 def identified(
     specs: Iterable[Checked | Reject], model: ModelIdentity, store: Store, pixels: PixelSettings
-) -> Iterator[tuple[WorkItem, dict[str, Any]] | Reject]:
-    """Yield work items and rejects in catalog order.
+) -> Iterator[tuple[Identified, dict[str, Any]] | Reject]:
+    """Yield (identified row, its cells) or a reject, in catalog order.
 
     Raises CatalogError if the store is unavailable.
     """
-    identities = Identities(store)
+    maker = ItemMaker(model, pixels)
     try:
-        with store.in_parallel(_IN_FLIGHT) as pool:
+        with (
+            store.in_parallel(_IN_FLIGHT) as pool,
+            closing(SourceListings(store, pool)) as listings,
+        ):
+            identities = Identities(store, listings)
             for window in _asked_ahead(specs, identities, pool):
                 for each in window:
                     if isinstance(each, Reject):
@@ -76,7 +82,7 @@ def identified(
                         continue
                     line, spec, cells = each
                     try:
-                        yield work_item(line, spec, identities.sources(spec), model, pixels), cells
+                        yield maker.identify(line, spec, identities.sources(spec)), cells
                     except BadRow as error:
                         yield Reject(line, error.field, str(error), cells)
     except StoreUnavailable as error:
@@ -100,15 +106,19 @@ def _asked_ahead(
 class Identities:
     """A cache of sources as the store knows them."""
 
-    def __init__(self, store: Store):
-        self._store = store
+    def __init__(self, store: Store, listings: SourceListings | None = None):
+        self._store, self._listings = store, listings
         self._known: OrderedDict[str, Source] = OrderedDict()
         self._asked: set[str] = set()
 
     def ask(self, rows: Iterable[Checked | Reject], pool: Executor) -> Iterator[list[Source]]:
         """Start looking up the unknown sources of some rows. Return an iterator of the answers."""
-        uris = {uri for row in rows if not isinstance(row, Reject) for uri in _uris(row[1])}
+        uris = {uri for row in rows if not isinstance(row, Reject) for uri in Sources.uris(row[1])}
         new = [uri for uri in uris if uri not in self._known and uri not in self._asked]
+        if self._listings:
+            for listed in self._listings.find(new):
+                self._keep(listed)
+            new = [uri for uri in new if uri not in self._known]
         self._asked.update(new)
         # One share per thread: a future per source would cost as much as the row itself.
         shares = [new[start::_IN_FLIGHT] for start in range(min(_IN_FLIGHT, len(new)))]
@@ -118,9 +128,12 @@ class Identities:
         self, rows: list[Checked | Reject], answers: Iterator[list[Source]]
     ) -> list[Checked | Reject]:
         """Wait for the answers and return the rows. Raises StoreUnavailable."""
-        for source in chain.from_iterable(answers):
+        sources = list(chain.from_iterable(answers))
+        for source in sources:
             self._asked.discard(source.uri)
             self._keep(source)
+        if self._listings:
+            self._listings.compare(sources)
         return rows
 
     def sources(self, spec: Spec) -> Sources:
@@ -171,11 +184,3 @@ class Identities:
                 continue
             return f"; one whose name looks the same is there, written in Unicode's form {form}"
         return ""
-
-
-def _uris(spec: Spec) -> Iterator[str]:
-    yield from (source.uri for source in Sources.of(spec, _named).each())
-
-
-def _named(uri: str) -> Source:
-    return Source(uri=uri)

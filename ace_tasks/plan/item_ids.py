@@ -20,7 +20,7 @@ class ItemIds(Set[str]):
 
     def __init__(self, item_ids: Iterable[str] = ()):
         parts = [_digests(each) for each in _batches(item_ids)]
-        self._sorted = np.unique(np.concatenate([np.empty(0, _DIGEST), *parts]))
+        self._sorted = _unique(np.concatenate([np.empty(0, _DIGEST), *parts]))
 
     @classmethod
     def _of(cls, ordered: np.ndarray) -> ItemIds:
@@ -29,24 +29,39 @@ class ItemIds(Set[str]):
         return made
 
     @classmethod
-    def of_digests(cls, digests: np.ndarray) -> ItemIds:
-        """Return the set of an array that `digests_of` made."""
-        return cls._of(np.unique(digests))
+    def of_batches(cls, batches: Iterable[list[str]], expected: int) -> ItemIds:
+        """Return the set of some ids. If no more than `expected` come, nothing is copied."""
+        digests, end = np.empty(expected, _DIGEST), 0
+        for each in batches:
+            found = _digests(each)
+            if end + len(found) > len(digests):
+                digests = np.resize(digests, 2 * end + len(found))
+            digests[end : end + len(found)] = found
+            end += len(found)
+        return cls._of(_unique(digests[:end]))
 
-    def holds(self, digests: np.ndarray) -> np.ndarray:
-        """Return booleans: whether each of these (see `digests_of`) is in the set."""
-        return self._find(digests)[1]
+    def holds(self, others: ItemIds) -> np.ndarray:
+        """Return booleans: whether each id of another set, in its order, is in this one."""
+        return self._find(others._sorted)[1]
 
-    def among(self, item_ids: Iterable[str]) -> ItemIds:
-        """Return the ids of this set that occur in `item_ids`, among any number of others."""
+    def marked(self, item_ids: Iterable[str]) -> np.ndarray:
+        """Return booleans: whether each id of this set occurs in `item_ids`, among any others."""
         found = np.zeros(len(self), bool)
         for each in _batches(item_ids):
             at, known = self._find(_digests(each))
             found[at[known]] = True
-        return self._of(self._sorted[found])
+        return found
+
+    def where(self, marks: np.ndarray) -> ItemIds:
+        """Return the ids that are marked."""
+        return self if marks.all() else self._of(self._sorted[marks])
+
+    def among(self, item_ids: Iterable[str]) -> ItemIds:
+        """Return the ids of this set that occur in `item_ids`, among any number of others."""
+        return self.where(self.marked(item_ids))
 
     def without(self, others: ItemIds) -> ItemIds:
-        return self._of(self._sorted[~others._find(self._sorted)[1]])
+        return self.where(~others.holds(self))
 
     def positions(self, item_ids: list[str]) -> np.ndarray:
         """Return the position of each of these ids in sorted order; -1 if it is not in the set."""
@@ -69,9 +84,13 @@ class ItemIds(Set[str]):
 
     def _find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the position of each digest, or where it would go, and whether it is there."""
-        at = np.searchsorted(self._sorted, digests)
-        there = at < len(self)
-        there[there] = self._sorted[at[there]] == digests[there]
+        at, there = np.empty(len(digests), np.int64), np.zeros(len(digests), bool)
+        for start in range(0, len(digests), _AT_ONCE):
+            part = digests[start : start + _AT_ONCE]
+            places = at[start : start + _AT_ONCE] = np.searchsorted(self._sorted, part)
+            inside = places < len(self)
+            inside[inside] = self._sorted[places[inside]] == part[inside]
+            there[start : start + _AT_ONCE] = inside
         return at, there
 
     def __contains__(self, item_id: object) -> bool:
@@ -91,6 +110,16 @@ def digests_of(item_ids: list[str]) -> np.ndarray:
     if len(digests := _digests(item_ids)) != len(item_ids):
         raise ValueError("accepted: item ids; given something else among them")
     return digests
+
+
+def _unique(digests: np.ndarray) -> np.ndarray:
+    """Return the digests in order, each once. This sorts them in place."""
+    digests.sort()
+    first = np.ones(len(digests), bool)
+    for start in range(1, len(digests), _AT_ONCE):  # comparing all at once would copy them
+        part = digests[start - 1 : start + _AT_ONCE]
+        first[start : start + len(part) - 1] = part[1:] != part[:-1]
+    return digests if first.all() else digests[first]
 
 
 def _batches(item_ids: Iterable[str]) -> Iterator[list[str]]:

@@ -1,24 +1,20 @@
 """A plan on disk: identified items in order, made from specs.
 
-A plan is a Parquet file, sorted so that a replica rarely switches adapter or shape. While it is
-made, its rows and the first user of each id are in scratch files. Memory holds only their order,
-because there may be millions.
+A plan is a Parquet file, sorted so that a replica rarely switches adapter or shape.
 """
 
 from __future__ import annotations
 
+import gc
 import json
-import sqlite3
 import tempfile
-from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 
@@ -26,6 +22,7 @@ from ace_tasks.catalog.files import Checked, Reject
 from ace_tasks.catalog.overrides import NO_OVERRIDES, Overrides
 from ace_tasks.errors import CatalogError
 from ace_tasks.plan.identify import identified
+from ace_tasks.plan.spool import Spool
 from ace_tasks.provenance.tombstones import NOTHING_FORGOTTEN, Tombstones
 from ace_tasks.specs import (
     DEFAULT_PIXELS,
@@ -34,7 +31,6 @@ from ace_tasks.specs import (
     PixelSettings,
     WorkItem,
     canonical_json,
-    earlier_item_ids,
 )
 from ace_tasks.store import Store
 
@@ -126,26 +122,40 @@ def build_plan(
     """
     with (
         tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch,
-        files.rejects.open("w", encoding="utf-8") as out,
-        ExitStack() as held,
+        closing(Spool(Path(scratch))) as spool,
+        _old_objects_kept(),
     ):
-        rows = held.enter_context(closing(_Scratch(Path(scratch))))
         for each in identified(basis.overrides.applied(specs), basis.model, store, basis.pixels):
-            reject = each if isinstance(each, Reject) else None
-            if not isinstance(each, Reject):
-                item, cells = each
-                earlier_ids = earlier_item_ids(item, basis.model)
-                if forgotten.covers(item, earlier_ids):
-                    reject = Reject(item.line, None, _FORGOTTEN, {}, forgotten=True)
-                else:
-                    reject = rows.add(item, cells, earlier_ids, lined=where is None)
-            if reject:
+            if isinstance(each, Reject):
+                spool.add_reject(each)
+                continue
+            row, cells = each
+            if forgotten.covers(row):
+                spool.add_reject(Reject(row.line, None, _FORGOTTEN, {}, forgotten=True))
+            else:
+                spool.add(row, cells)
+        if not spool.end():
+            raise CatalogError("the catalog has no rows")
+        with files.rejects.open("w", encoding="utf-8") as out:
+            for reject in spool.rejects(lined=where is None):
                 if where and (place := where(reject.line)):
                     reject = replace(reject, reason=f"{place}: {reject.reason}")
                 out.write(reject.to_json() + "\n")
-        if not rows.count and not out.tell():
-            raise CatalogError("the catalog has no rows")
-        _write_plan(rows, files.plan, basis.to_bytes())
+        _write_plan(spool.in_order(), files.plan, basis.to_bytes())
+
+
+@contextmanager
+def _old_objects_kept() -> Iterator[None]:
+    """Keep the garbage collector off the objects that are there before the body.
+
+    A plan makes and drops millions of objects. Each full collection would look at all that Prefect
+    and its like hold, which takes a seventh of a plan's time.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def fits(plan_path: Path, basis: Basis) -> bool:
@@ -272,101 +282,10 @@ def shards(items: Iterable[WorkItem], size: int) -> Iterator[list[WorkItem]]:
         yield shard
 
 
-# ---------------------------------------------------------------- scratch and writing
-
-
-class _Scratch:
-    """Rows of a plan on disk until their order is known, at 40 bytes of memory per row.
-
-    The rows are in one file in the order of their arrival. SQLite knows which ids are taken.
-    """
-
-    def __init__(self, folder: Path):
-        self._file = (folder / "rows").open("w+b")
-        self._ids = sqlite3.connect(folder / "ids.sqlite", isolation_level=None)
-        self._ids.executescript(
-            """
-            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -64000;
-            CREATE TABLE rows (row_id TEXT PRIMARY KEY, line INT) WITHOUT ROWID;
-            CREATE TABLE firsts (item_id BLOB PRIMARY KEY, row_id TEXT) WITHOUT ROWID;
-            BEGIN;
-            """
-        )
-        self._keys: dict[str, int] = {}  # group → number, in order of arrival
-        self._of_key, self._lines, self._starts = array("l"), array("q"), array("q", [0])
-
-    @property
-    def count(self) -> int:
-        return len(self._lines)
-
-    def close(self) -> None:
-        self._file.close()
-        self._ids.close()
-
-    def add(
-        self,
-        item: WorkItem,
-        cells: dict[str, Any],
-        earlier_ids: tuple[str, ...] = (),
-        *,
-        lined: bool = True,
-    ) -> Reject | None:
-        """Keep a row. Return a Reject if its id is taken.
-
-        `lined` tells whether the user knows the catalog's lines.
-        """
-        try:
-            self._ids.execute("INSERT INTO rows VALUES (?, ?)", (item.row_id, item.line))
-        except sqlite3.IntegrityError:
-            taken = self._ids.execute("SELECT line FROM rows WHERE row_id = ?", (item.row_id,))
-            (line,) = taken.fetchone()
-            place = f"line {line}" if lined else "an earlier row"
-            reason = f"accepted: an id used once; {item.row_id!r} is also in {place}"
-            return Reject(item.line, "id", reason, cells)
-        row = (
-            item.row_id,
-            item.item_id,
-            self._first(item),
-            item.spec.task,
-            item.model_dump_json(),
-            ",".join(earlier_ids),
-        )
-        written = self._file.write("\t".join(row).encode())
-        self._of_key.append(self._keys.setdefault(item.resolved.group, len(self._keys)))
-        self._lines.append(item.line)
-        self._starts.append(self._starts[-1] + written)
-        return None
-
-    def _first(self, item: WorkItem) -> str:
-        """Return the row whose picture this one shares; "" if it is the first to ask for it."""
-        key = bytes.fromhex(item.item_id)
-        try:
-            self._ids.execute("INSERT INTO firsts VALUES (?, ?)", (key, item.row_id))
-        except sqlite3.IntegrityError:
-            first = self._ids.execute("SELECT row_id FROM firsts WHERE item_id = ?", (key,))
-            return str(first.fetchone()[0])
-        return ""
-
-    def in_order(self) -> Iterator[tuple[Any, ...]]:
-        """Yield rows of `SCHEMA`, ordered by group, then line."""
-        rank = {number: place for place, (_, number) in enumerate(sorted(self._keys.items()))}
-        of_key = np.fromiter((rank[number] for number in self._of_key), np.int64, self.count)
-        lines = np.frombuffer(self._lines, np.int64) if self.count else of_key
-        for position, number in enumerate(np.lexsort((lines, of_key)).tolist()):
-            start = self._starts[number]
-            self._file.seek(start)
-            text = self._file.read(self._starts[number + 1] - start).decode()
-            row_id, item_id, same_as, task, rest = text.split("\t", 4)
-            item, earlier_ids = rest.rsplit("\t", 1)
-            line = self._lines[number]
-            yield position, line, row_id, item_id, same_as or None, task, item, earlier_ids or None
-
-
-def _write_plan(rows: _Scratch, path: Path, made_for: bytes) -> None:
+def _write_plan(rows: Iterator[tuple[Any, ...]], path: Path, made_for: bytes) -> None:
     schema = SCHEMA.with_metadata({_MADE_FOR: made_for})
     with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        ordered = rows.in_order()
-        while chunk := list(islice(ordered, _BATCH_ROWS)):
+        while chunk := list(islice(rows, _BATCH_ROWS)):
             columns = [
                 pyarrow.array(values, field.type)
                 for values, field in zip(zip(*chunk, strict=True), schema, strict=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from ace_tasks.plan import plan_file
-from ace_tasks.plan.item_ids import ItemIds
 from ace_tasks.plan.outline import Outline, PlanCounts
 from ace_tasks.plan.plan_file import PlanFiles, PlannedRow
 from ace_tasks.plan.resume import FinishedItems
@@ -40,10 +39,10 @@ class Planned:
 
     @classmethod
     def of(cls, files: PlanFiles, counts: PlanCounts, before: FinishedItems) -> Planned:
-        standings = _standings(before)
-        open_ids = before.outline.digests[standings == Standing.TO_DO]
-        shared = before.outline.digests[standings == Standing.SHARED]
-        rows_to_do = len(open_ids) + int(np.isin(shared, open_ids).sum())
+        standings, outline = _standings(before), before.outline
+        is_open = np.zeros(len(outline.item_ids), bool)
+        is_open[outline.items[standings == Standing.TO_DO]] = True
+        rows_to_do = int(is_open[outline.items].sum())
         return cls(files, counts, before, standings, rows_to_do)
 
     @property
@@ -75,9 +74,9 @@ class Planned:
 
 def _standings(before: FinishedItems) -> np.ndarray:
     outline = before.outline
-    standings = np.full(len(outline), Standing.TO_DO, np.uint8)
-    failed = ItemIds(before.failures)
-    standings[failed.holds(outline.digests)] = Standing.FAILED_BEFORE
-    standings[before.records.holds(outline.digests)] = Standing.DONE
+    of_items = np.full(len(outline.item_ids), Standing.TO_DO, np.uint8)
+    of_items[outline.item_ids.marked(before.failures)] = Standing.FAILED_BEFORE
+    of_items[before.records.holds(outline.item_ids)] = Standing.DONE
+    standings: np.ndarray = of_items[outline.items]
     standings[outline.shares] = Standing.SHARED
     return standings

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from ace_tasks.errors import A_PERSON_DECIDES, NotFound
@@ -25,6 +26,7 @@ _HEADS_IN_FLIGHT = 32
 # Up to this many planned items are looked up one by one. A listing returns 1000 keys a request, but
 # must pass over everything that was ever written there.
 _HEADS_AT_MOST = 2000
+_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,18 @@ def find_finished(
     rewritten with the id that the picture has.
     """
     outline = Outline.read(plan_path)
-    planned = ItemIds.of_digests(outline.digests)
-    records = recorded(store, output_uri, planned)
-    missing = planned.without(records)
-    failures = _failed(store, output_uri, missing)
-    earlier = _earlier(store, output_uri, plan_path, missing, rules)
+    records = recorded(store, output_uri, outline.item_ids)
+    done = records.holds(outline.item_ids)
+    failures = _failed(store, output_uri, outline.item_ids, done)
+    earlier = _earlier(store, output_uri, plan_path, outline, done, rules)
     renamed = bool(earlier) and rename_items(plan_path, earlier.name_of(records, failures))
     if renamed:
+        del outline  # two of them are too much memory for ten million rows
         outline = Outline.read(plan_path)
-        planned = ItemIds.of_digests(outline.digests)
-        records = ItemIds(chain(planned.among(records), planned.among(earlier.records)))
-        failures = planned.among(chain(failures, earlier.failures)).without(records)
+        done = outline.item_ids.marked(chain(records, earlier.records))
+        records = outline.item_ids.where(done)
+        failures = outline.item_ids.among(chain(failures, earlier.failures)).without(records)
+    del earlier
     kept: dict[str, Failure] = {}
     reopened: list[Failure] = []
     for each in _read_failures(store, output_uri, failures):
@@ -136,34 +139,44 @@ def _earlier(
     store: Store,
     output_uri: str,
     plan_path: Path,
-    missing: ItemIds,
+    outline: Outline,
+    done: np.ndarray,
     rules: RetryRules,
 ) -> _Earlier:
-    """Find what items without a record under their own id, `missing`, have under earlier ids."""
-    if not missing:
+    """Find what items that are not `done` under their own id have under earlier ids."""
+    open_rows = ~done[outline.items]
+    count = int(open_rows.sum())
+    if not count:
         return _Earlier(ItemIds(), ItemIds())
-    earlier = ItemIds(
-        earlier_id
-        for item_id, earlier_ids in read_earlier_ids(plan_path)
-        for earlier_id in earlier_ids
-        if len(missing) > _HEADS_AT_MOST or item_id in missing
-    )
+    earlier = ItemIds.of_batches(_open_earlier_ids(plan_path, open_rows), count)
     records = ItemIds() if rules.redo_older else recorded(store, output_uri, earlier)
     failures = ItemIds(
         each.item_id
         for each in _read_failures(
-            store, output_uri, _failed(store, output_uri, earlier.without(records))
+            store, output_uri, _failed(store, output_uri, earlier, records.holds(earlier))
         )
         if each.code in A_PERSON_DECIDES and each.code not in rules.named
     )
     return _Earlier(records, failures)
 
 
-def _failed(store: Store, output_uri: str, item_ids: ItemIds) -> ItemIds:
-    """Return those of the items that have a failure, looked up as records are."""
-    if len(item_ids) <= _HEADS_AT_MOST:
-        return _existing(store, output_uri, failure_key, item_ids)
-    return item_ids.among(listed_item_ids(store, output_uri, "failures"))
+def _open_earlier_ids(plan_path: Path, is_open: np.ndarray) -> Iterator[list[str]]:
+    """Yield the earlier ids of the rows that are open, by batches."""
+    rows = zip(read_earlier_ids(plan_path), is_open.tolist(), strict=False)
+    found = chain.from_iterable(earlier_ids for (_, earlier_ids), is_open in rows if is_open)
+    while batch := list(islice(found, _AT_ONCE)):
+        yield batch
+
+
+def _failed(store: Store, output_uri: str, item_ids: ItemIds, done: np.ndarray) -> ItemIds:
+    """Return those of the items that have a failure and are not `done`.
+
+    They are looked up as records are.
+    """
+    if len(done) - np.count_nonzero(done) <= _HEADS_AT_MOST:
+        return _existing(store, output_uri, failure_key, item_ids.where(~done))
+    failed = item_ids.marked(listed_item_ids(store, output_uri, "failures"))
+    return item_ids.where(failed & ~done)
 
 
 def recorded(store: Store, output_uri: str, item_ids: ItemIds) -> ItemIds:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import string
+from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from concurrent.futures import Future
+from itertools import islice
 from typing import Literal
 
 from ace_tasks.provenance.ownership import PictureKey
@@ -30,7 +32,13 @@ def listed_item_ids(
 
     places = (join_uri(output_uri, f"{kind}/{number:02x}/") for number in range(256))
     with store.in_parallel(_LISTINGS) as pool:
-        yield from chain.from_iterable(pool.map(under, places))
+        ahead: deque[Future[list[str]]] = deque()
+        for place in places:
+            ahead.append(pool.submit(under, place))
+            if len(ahead) > _LISTINGS:  # all of them could be more than memory holds
+                yield from ahead.popleft().result()
+        for each in ahead:
+            yield from each.result()
 
 
 def listed_pictures(

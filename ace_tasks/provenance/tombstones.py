@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from ace_tasks import errors
 from ace_tasks.errors import NotFound
 from ace_tasks.provenance.keys import tombstone_key
-from ace_tasks.specs import Source, WorkItem, canonical_json
+from ace_tasks.specs import Identified, Source, canonical_json
 from ace_tasks.store import Store, join_uri
 
 
@@ -48,16 +48,16 @@ class Tombstones:
         names = (each.uri.rpartition("/")[2] for each in store.list(place))
         return cls(frozenset(name.removesuffix(".json") for name in names))
 
-    def covers(self, item: WorkItem, earlier_ids: Iterable[str] = ()) -> bool:
-        """Return whether the item or one of its sources must not be made again.
+    def covers(self, row: Identified) -> bool:
+        """Return whether the row's item or one of its sources must not be made again.
 
-        `earlier_ids` are the item's ids under earlier versions of the code.
+        An item is known by its ids under earlier versions of the code as well.
         """
         if not self.digests:
             return False
-        if any(of_item(each) in self.digests for each in (item.item_id, *earlier_ids)):
+        if any(of_item(each) in self.digests for each in (row.item_id, *row.earlier_ids)):
             return True
-        return any(digest in self.digests for each in item.sources.each() for digest in _of(each))
+        return any(digest in self.digests for each in row.sources.each() for digest in _of(each))
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from ace_tasks.specs.item import (
     WorkItem,
     canonical_json,
 )
-from ace_tasks.specs.resolution import resolve, work_item
+from ace_tasks.specs.resolution import Identified, ItemMaker, resolve, work_item
 from ace_tasks.specs.run_settings import (
     DEFAULT_PIXELS,
     PRESETS,

@@ -130,11 +130,11 @@ Shape = Box | Polygon | Ellipse
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the pairs of a JSON object as a dict. Raises ValueError for a repeated key."""
-    cells: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in cells:
-            raise ValueError(f"key {key!r} appears twice")
-        cells[key] = value
+    cells = dict(pairs)
+    if len(cells) < len(pairs):
+        keys = [key for key, _ in pairs]
+        again = next(key for n, key in enumerate(keys) if key in keys[:n])
+        raise ValueError(f"key {again!r} appears twice")
     return cells
 
 

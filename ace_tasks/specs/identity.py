@@ -7,12 +7,16 @@ returns.
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from typing import Any
 
+from ace_tasks.specs.columns import Shape
 from ace_tasks.specs.item import (
     CANONICAL,
     ModelIdentity,
     Resolved,
+    Source,
     Sources,
     WorkItem,
     canonical_json,
@@ -32,54 +36,99 @@ EARLIER_PIXELS_VERSIONS = (4,)
 SCORES_VERSION = 3
 
 
-def _identities(sources: Sources) -> dict[str, Any]:
-    identities = {
-        "image": sources.image.identity() if sources.image else None,
-        "mask": sources.mask.identity() if sources.mask else None,
-        "reference": [each.identity() for each in sources.reference],
-    }
-    return dict(without_none(identities))
-
-
 # These do not change the seed, so asking for more candidates keeps the first one, and a fast edit
 # starts from the noise of the exact one.
 _NO_PART_OF_A_SEED = frozenset({"seed", "candidates", "scores_version", "clip_model", "shortcuts"})
+_HOLE = re.compile(r'"\\u0000(\w+)"')  # as JSON has what `_hole` returns
 
 
-def derived_seed(resolved: Resolved, sources: Sources) -> int:
-    """Return the seed of a row that names none, derived from its content."""
-    content = {k: v for k, v in _settings(resolved).items() if k not in _NO_PART_OF_A_SEED}
-    return int.from_bytes(_digest([content, _identities(sources)])[:4], "big")
+class RequestText:
+    """The JSON of a request, for many rows of the same settings: to be hashed, and to be planned.
 
-
-def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
-    """Return the seeds of an item's candidates.
-
-    The first is the item's own. Each other one is from SHA-256 of that and the candidate's number.
+    Only the mask's shape, the prompt, the seed and the sources differ between such rows. The text
+    between them is written once, and what stands before the first of them is hashed once.
     """
-    digests = [hashlib.sha256(canonical_json([seed, n])).digest() for n in range(1, count)]
-    return (seed, *(int.from_bytes(each[:4], "big") for each in digests))
+
+    def __init__(self, resolved: Resolved, model: ModelIdentity):
+        """Take the settings of any of the rows, and the model that makes them all."""
+        settings = resolved.model_dump(mode="json") | {"prompt": _hole("prompt")}
+        settings["seed"] = _hole("seed")
+        if isinstance(resolved.mask, Shape):
+            settings["mask"] = _hole("mask")
+        self._resolved = _Template(json.dumps(settings, ensure_ascii=False, separators=(",", ":")))
+        hashed = {k: v for k, v in without_none(settings).items() if k not in _NO_PART_OF_A_SEED}
+        self._seed = _Template(CANONICAL.encode([hashed, _hole("sources")]))
+        content = {
+            "model": _model(model, resolved),
+            "settings": without_none(settings),
+            "sources": _hole("sources"),
+        }
+        # Where the versions stand, all that differs comes after them.
+        self._ids = [
+            _Template(CANONICAL.encode(content | {"pixels_version": each}))
+            for each in (PIXELS_VERSION, *EARLIER_PIXELS_VERSIONS)
+        ]
+
+    def identify(
+        self, prompt: str, mask: object, sources: Sources, seed: int | None
+    ) -> tuple[int, list[str], str]:
+        """Return the seed, derived if it is None, the item's ids, and the JSON of its settings.
+
+        The first id is that of PIXELS_VERSION. The others are of EARLIER_PIXELS_VERSIONS.
+        """
+        texts = {"prompt": CANONICAL.encode(prompt), "sources": _identities(sources)}
+        if isinstance(mask, Shape):
+            texts["mask"] = CANONICAL.encode(mask.model_dump(mode="json"))
+        if seed is None:
+            digest = self._seed.hash(self._seed.fill(texts)).digest()
+            seed = int.from_bytes(digest[:4], "big")
+        texts["seed"] = str(seed)
+        rest = self._ids[0].fill(texts)
+        ids = [each.hash(rest).hexdigest() for each in self._ids]
+        return seed, ids, self._resolved.beginning + self._resolved.fill(texts)
 
 
-def item_id(resolved: Resolved, sources: Sources, model: ModelIdentity) -> str:
-    """Return SHA-256 (hex) of everything that decides the picture, not of row id, run or place."""
-    return _item_ids(resolved, sources, model, (PIXELS_VERSION,))[0]
+class _Template:
+    """JSON with holes, whose beginning is hashed."""
+
+    def __init__(self, text: str):
+        self.beginning, *self._rest = _HOLE.split(text)
+        self._names = self._rest[::2]
+        self._begun = hashlib.sha256(self.beginning.encode())
+
+    def fill(self, texts: dict[str, str]) -> str:
+        """Return what stands after the beginning, with these texts in its holes."""
+        rest = self._rest.copy()
+        rest[::2] = [texts[name] for name in self._names]
+        return "".join(rest)
+
+    def hash(self, rest: str) -> Any:
+        """Return the SHA-256 of the beginning and the rest of the text."""
+        sha256 = self._begun.copy()
+        sha256.update(rest.encode())
+        return sha256
 
 
-def earlier_item_ids(item: WorkItem, model: ModelIdentity) -> tuple[str, ...]:
-    """Return the ids of the same request under earlier versions whose pictures still count."""
-    return _item_ids(item.resolved, item.sources, model, EARLIER_PIXELS_VERSIONS)
+def _hole(name: str) -> str:
+    return f"\0{name}"  # no setting may hold this character
 
 
-def _item_ids(
-    resolved: Resolved, sources: Sources, model: ModelIdentity, versions: tuple[int, ...]
-) -> tuple[str, ...]:
-    content = {
-        "sources": _identities(sources),
-        "model": _model(model, resolved),
-        "settings": _settings(resolved),
-    }
-    return tuple(_digest(content | {"pixels_version": each}).hex() for each in versions)
+def _identities(sources: Sources) -> str:
+    """Return the canonical JSON of what distinguishes the sources."""
+    parts = [f'"image":{_identity(sources.image)}'] if sources.image else []
+    if sources.mask:
+        parts.append(f'"mask":{_identity(sources.mask)}')
+    references = ",".join(map(_identity, sources.reference))
+    return "{" + ",".join([*parts, f'"reference":[{references}]']) + "}"
+
+
+def _identity(source: Source) -> str:
+    parts = [
+        f'"{name}":{CANONICAL.encode(value) if isinstance(value, str) else value}'
+        for name, value in sorted(source.identity().items())
+        if value is not None
+    ]
+    return "{" + ",".join(parts) + "}"
 
 
 def _model(model: ModelIdentity, resolved: Resolved) -> dict[str, str]:
@@ -90,10 +139,25 @@ def _model(model: ModelIdentity, resolved: Resolved) -> dict[str, str]:
     return parts | ({"adapter": model.adapters[adapter]} if adapter else {})
 
 
-def _settings(resolved: Resolved) -> dict[str, Any]:
-    return resolved.model_dump(mode="json", exclude_none=True)
+def item_id(resolved: Resolved, sources: Sources, model: ModelIdentity) -> str:
+    """Return SHA-256 (hex) of everything that decides the picture, not of row id, run or place."""
+    return _item_ids(resolved, sources, model)[0]
 
 
-def _digest(content: Any) -> bytes:
-    """Hash content that contains no None: like hashing `canonical_json`, in half the time."""
-    return hashlib.sha256(CANONICAL.encode(content).encode()).digest()
+def earlier_item_ids(item: WorkItem, model: ModelIdentity) -> tuple[str, ...]:
+    """Return the ids of the same request under earlier versions whose pictures still count."""
+    return tuple(_item_ids(item.resolved, item.sources, model)[1:])
+
+
+def _item_ids(resolved: Resolved, sources: Sources, model: ModelIdentity) -> list[str]:
+    text = RequestText(resolved, model)
+    return text.identify(resolved.prompt, resolved.mask, sources, resolved.seed)[1]
+
+
+def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """Return the seeds of an item's candidates.
+
+    The first is the item's own. Each other one is from SHA-256 of that and the candidate's number.
+    """
+    digests = [hashlib.sha256(canonical_json([seed, n])).digest() for n in range(1, count)]
+    return (seed, *(int.from_bytes(each[:4], "big") for each in digests))

@@ -60,18 +60,30 @@ class Sources(Frozen):
     @classmethod
     def of(cls, spec: Spec, find: Callable[[str], Source]) -> Sources:
         """Return a row's sources. `find` returns the source of a URI."""
-        image, mask = getattr(spec, "image", None), getattr(spec, "mask", None)
-        if not isinstance(mask, str) or mask in {"alpha", "auto"}:
-            mask = None
+        image, mask, reference = _uris(spec)
         return cls(
             image=find(image) if image else None,
             mask=find(mask) if mask else None,
-            reference=tuple(map(find, getattr(spec, "reference", ()))),
+            reference=tuple(map(find, reference)),
         )
+
+    @staticmethod
+    def uris(spec: Spec) -> list[str]:
+        """Return the URIs of a row's sources."""
+        image, mask, reference = _uris(spec)
+        return [each for each in (image, mask, *reference) if each]
 
     def each(self) -> Iterator[Source]:
         yield from (source for source in (self.image, self.mask) if source)
         yield from self.reference
+
+
+def _uris(spec: Spec) -> tuple[str | None, str | None, tuple[str, ...]]:
+    columns = spec.__dict__  # asking a model for a field that it lacks is slow
+    mask = columns.get("mask")
+    if not isinstance(mask, str) or mask in {"alpha", "auto"}:
+        mask = None
+    return columns.get("image"), mask, columns.get("reference", ())
 
 
 class ModelIdentity(Frozen):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ace_tasks.errors import BadRow
-from ace_tasks.specs.columns import Adapter, quote
-from ace_tasks.specs.identity import SCORES_VERSION, derived_seed, item_id
+from ace_tasks.specs.columns import Adapter, Shape, quote
+from ace_tasks.specs.identity import SCORES_VERSION, RequestText
 from ace_tasks.specs.item import MaskSteps, ModelIdentity, Resolved, Sources, WorkItem
 from ace_tasks.specs.run_settings import DEFAULT_PIXELS, PRESETS, AutoMask, PixelSettings, Preset
 from ace_tasks.specs.tasks import Edit, Fill, OnBackground, Reference, Spec, TryOn
@@ -19,6 +20,7 @@ _TASK_ADAPTER: dict[str, Adapter] = {
     "try_on": "subject",
 }
 _NEEDS_MODEL = frozenset({"depth", "contour"})
+_ALIKE = 10_000  # combinations of settings that are kept, at some 10 KB each
 
 
 def _repainting_scale(spec: Fill | Edit | Reference | TryOn, route: str) -> float:
@@ -161,13 +163,8 @@ def _resolve_background(spec: OnBackground, pixels: PixelSettings) -> Resolved:
     )
 
 
-def resolve(
-    spec: Spec,
-    sources: Sources,
-    model: ModelIdentity,
-    pixels: PixelSettings = DEFAULT_PIXELS,
-) -> Resolved:
-    """Fill in every default. Raises BadRow if the model lacks what the row asks for."""
+def _settle(spec: Spec, sources: Sources, model: ModelIdentity, pixels: PixelSettings) -> Resolved:
+    """Fill in every default but the seed. Raises BadRow if the model lacks what the row asks for."""
     if isinstance(spec, OnBackground):
         return _resolve_background(spec, pixels)
     mask = getattr(spec, "mask", None)
@@ -201,10 +198,100 @@ def resolve(
     settings["candidates"] = count
     settings["scores_version"] = SCORES_VERSION if count > 1 else None
     settings["clip_model"] = pixels.clip_model if count > 1 else None
-    resolved = Resolved(seed=spec.seed or 0, **settings)
-    if spec.seed is None:
-        return resolved.model_copy(update={"seed": derived_seed(resolved, sources)})
-    return resolved
+    return Resolved(seed=0, **settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """A row as a plan needs it. Most rows never need their `WorkItem`."""
+
+    line: int
+    spec: Spec
+    sources: Sources
+    item_id: str
+    earlier_ids: list[str]  # under EARLIER_PIXELS_VERSIONS
+    group: str  # see `Resolved.group`
+    _resolved_json: str
+
+    def to_json(self) -> str:
+        """Return the JSON of the item."""
+        return (
+            f'{{"item_id":"{self.item_id}","line":{self.line},'
+            f'"spec":{self.spec.model_dump_json()},"resolved":{self._resolved_json},'
+            f'"sources":{self.sources.model_dump_json()}}}'
+        )
+
+    @property
+    def item(self) -> WorkItem:
+        return WorkItem.model_validate_json(self.to_json())
+
+
+class ItemMaker:
+    """Identifies rows for one model and the settings of one run.
+
+    Rows of a catalog mostly differ in their sources, their prompt, their mask's shape and their
+    seed. All else is settled, validated and written down once for each combination.
+    """
+
+    def __init__(self, model: ModelIdentity, pixels: PixelSettings = DEFAULT_PIXELS):
+        self._model, self._pixels = model, pixels
+        self._alike: dict[tuple[Any, ...], tuple[Resolved, RequestText, str]] = {}
+
+    def identify(self, line: int, spec: Spec, sources: Sources) -> Identified:
+        """Resolve a spec and identify it.
+
+        Raises BadRow if the model lacks what the row asks for.
+        """
+        _, group, (_, (item_id, *earlier_ids), resolved_json) = self._resolve(spec, sources)
+        return Identified(line, spec, sources, item_id, earlier_ids, group, resolved_json)
+
+    def make(self, line: int, spec: Spec, sources: Sources) -> WorkItem:
+        """Resolve a spec into an item. Raises BadRow if the model lacks what the row asks for."""
+        settings, _, (seed, (item_id, *_), _) = self._resolve(spec, sources)
+        own: dict[str, Any] = {"prompt": spec.prompt, "seed": seed}
+        if isinstance(settings.mask, Shape) and not isinstance(spec, OnBackground | Reference):
+            own["mask"] = spec.mask
+        resolved = settings.model_copy(update=own)
+        return WorkItem(item_id=item_id, line=line, spec=spec, resolved=resolved, sources=sources)
+
+    def _resolve(
+        self, spec: Spec, sources: Sources
+    ) -> tuple[Resolved, str, tuple[int, list[str], str]]:
+        settings, text, group = self._settings(spec, sources)
+        columns = spec.__dict__
+        # A background needs no seed.
+        seed = settings.seed if isinstance(spec, OnBackground) else columns["seed"]
+        mask = columns.get("mask")
+        return settings, group, text.identify(spec.prompt, mask, sources, seed)
+
+    def _settings(self, spec: Spec, sources: Sources) -> tuple[Resolved, RequestText, str]:
+        """Return what rows like this one have in common: their settings, text and group."""
+        columns = dict(spec.__dict__)
+        for column in ("id", "prompt", "image", "reference", "seed"):
+            columns.pop(column, None)
+        mask = columns.pop("mask", None)
+        kind = mask if isinstance(mask, str) and not sources.mask else type(mask)
+        # 0.0 and -0.0 are equal, but their texts differ.
+        guidance = str(columns.get("guidance"))
+        key = (*columns.values(), kind, guidance, bool(sources.mask), bool(sources.reference))
+        known = self._alike.get(key)
+        if known is None:
+            settled = _settle(spec, sources, self._model, self._pixels)
+            if len(self._alike) >= _ALIKE:
+                self._alike.clear()
+            text = RequestText(settled, self._model)
+            known = self._alike[key] = settled, text, settled.group
+        return known
+
+
+def resolve(
+    spec: Spec,
+    sources: Sources,
+    model: ModelIdentity,
+    pixels: PixelSettings = DEFAULT_PIXELS,
+) -> Resolved:
+    """Fill in every default. Raises BadRow if the model lacks what the row asks for."""
+    return work_item(1, spec, sources, model, pixels).resolved
 
 
 def work_item(
@@ -215,11 +302,4 @@ def work_item(
     pixels: PixelSettings = DEFAULT_PIXELS,
 ) -> WorkItem:
     """Resolve a spec and identify it. Raises BadRow."""
-    resolved = resolve(spec, sources, model, pixels)
-    return WorkItem.model_construct(  # its parts are valid; there may be a million
-        item_id=item_id(resolved, sources, model),
-        line=line,
-        spec=spec,
-        resolved=resolved,
-        sources=sources,
-    )
+    return ItemMaker(model, pixels).make(line, spec, sources)

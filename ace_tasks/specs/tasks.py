@@ -168,6 +168,7 @@ TASKS: dict[str, type[Spec]] = {
     "try_on": TryOn,
     "background": OnBackground,
 }
+_COLUMNS = {task: frozenset(model.model_fields) for task, model in TASKS.items()}
 _spec_adapter: TypeAdapter[Spec] = TypeAdapter(TaskSpec)
 
 
@@ -194,8 +195,8 @@ def parse_spec(row: dict[str, Any]) -> Spec:
     if not isinstance(task, str) or task not in TASKS:
         raise BadRow("task", f"accepted: {', '.join(TASKS)}; given {quote(task)}")
     model = TASKS[task]
-    unknown = sorted(given.keys() - model.model_fields.keys())
-    if unknown:
+    if not given.keys() <= _COLUMNS[task]:
+        unknown = sorted(given.keys() - _COLUMNS[task])
         known = any(unknown[0] in other.model_fields for other in TASKS.values())
         what = f"not a column of task {task!r}" if known else "unknown column"
         raise BadRow(unknown[0], f"{what} (accepted: {', '.join(model.model_fields)})")

@@ -46,7 +46,7 @@ def price_of(run: Run, count: int, sample: list[dict[str, Any]]) -> str:
     rows = [Row(line, cells) for line, cells in enumerate(sample, start=1)]
     specs = to_specs(rows, run.catalog, run.allowed_buckets)
     known = identified(specs, run.model, run.sources, run.pixels)
-    items = [each[0] for each in known if not isinstance(each, Reject)]
+    items = [each[0].item for each in known if not isinstance(each, Reject)]
     return _estimate(run, items, count, known_rate(run)).summary
 
 

@@ -1,16 +1,21 @@
 """The cost of planning a catalog, beside the least possible: reading and validating its rows.
 
     .venv/bin/python -m tests.benchmarks.planning --rows 10000 100000
+    .venv/bin/python -m tests.benchmarks.planning --rows 1000000 --before ../an-earlier-commit
 
-Each size runs in a process of its own, so that the peak memory is its own. Seconds are of the CPU:
-machines are shared. No HEAD is sent: the store knows all. "Identified" is the time in which rows
-become items with an id; the second ratio leaves it out.
+Each size runs in a process of its own, so that the peak memory is its own. Seconds are of the CPU,
+of all threads: machines are shared. With a store that knows all at once, no request is sent.
+"Identified" is the time in which rows become items with an id; the second ratio leaves it out.
+"Listed" is a whole plan whose sources a store on paper tells by listings, as AWS does, through
+boto3 and HTTP; the store's own work is not in it. `--before` runs the same of another tree in turn,
+which must be able to run with this environment.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -23,19 +28,25 @@ from pathlib import Path
 from typing import Any
 
 from ace_tasks.catalog.files import read_rows, to_specs
+from ace_tasks.errors import Forbidden
 from ace_tasks.model.variants import find_variant
 from ace_tasks.plan import plan_file
 from ace_tasks.plan.identify import identified
 from ace_tasks.settings import StoreSettings
 from ace_tasks.specs import DEFAULT_PIXELS, parse_spec
 from ace_tasks.store import ObjectInfo, Store
+from tests.benchmarks.paper_store import key, paper_store
 
 
 class KnowsAll(Store):
-    """Answers at once, as if each object were there."""
+    """Answers HEADs at once, as if each object were there, and may not be listed."""
 
     def head(self, uri: str) -> ObjectInfo:
         return ObjectInfo(uri, size_bytes=len(uri), etag=f'"{hash(uri):x}"')
+
+    def list(self, prefix_uri: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        raise Forbidden(prefix_uri, "may not be listed")
+        yield
 
 
 def write_catalog(path: Path, rows: int) -> None:
@@ -44,7 +55,7 @@ def write_catalog(path: Path, rows: int) -> None:
             row = {
                 "id": f"row-{number}",
                 "task": "fill",
-                "image": f"s3://shop/in/{number}.jpg",
+                "image": f"s3://shop/{key(number)}",
                 "mask": {"box": [0.1, 0.1, 0.5, 0.5]},
                 "prompt": f"a wall in colour {number % 7}",
             }
@@ -73,9 +84,7 @@ def measure(rows: int) -> dict[str, float]:
         times.append(clock())
         deque(identified(specs(), model, store, DEFAULT_PIXELS), maxlen=0)
         times.append(clock())
-        plan_file.build_plan(
-            specs(), plan_file.Basis(model), store, plan_file.PlanFiles.within(Path(folder))
-        )
+        _plan(specs(), store, Path(folder))
         times.append(clock())
         plan_bytes = path.stat().st_size
     validate_s, read_s, identified_s, plan_s = (b - a for a, b in pairwise(times))
@@ -83,29 +92,79 @@ def measure(rows: int) -> dict[str, float]:
         "validate_s": validate_s,
         "identify_s": identified_s - read_s,
         "plan_s": plan_s,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": _peak_mb(),
         "plan_mb": plan_bytes / 2**20,
     }
+
+
+def measure_listed(rows: int) -> dict[str, float]:
+    """CPU and wall seconds of a plan whose sources are listed over HTTP, and peak memory."""
+    with tempfile.TemporaryDirectory() as folder, paper_store(rows) as endpoint_url:
+        catalog = Path(folder) / "catalog.jsonl"
+        write_catalog(catalog, rows)
+        store = Store(StoreSettings(endpoint_url=endpoint_url))
+        started, cpu = time.monotonic(), time.process_time()
+        _plan(to_specs(read_rows(catalog), "s3://shop/c.jsonl", None), store, Path(folder))
+        return {
+            "listed_s": time.process_time() - cpu,
+            "listed_wall_s": time.monotonic() - started,
+            "listed_peak_mb": _peak_mb(),
+        }
+
+
+def _plan(specs: Iterator[Any], store: Store, folder: Path) -> None:
+    basis = plan_file.Basis(find_variant("toy").identity())
+    plan_file.build_plan(specs, basis, store, plan_file.PlanFiles.within(folder))
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _run(option: str, rows: int, tree: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.planning", option, str(rows)]
+    keys = {"AWS_ACCESS_KEY_ID": "paper", "AWS_SECRET_ACCESS_KEY": "paper"}
+    keys |= {"AWS_DEFAULT_REGION": "us-east-1", "PYTHONPATH": str(tree.resolve())}
+    environment = os.environ | keys
+    found = subprocess.check_output(command, cwd=tree, env=environment)
+    return dict(json.loads(found.splitlines()[-1]))
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    arguments.add_argument("--before", type=Path, help="another tree to run in turn")
+    arguments.add_argument("--pairs", type=int, default=1, help="how often each is run")
     arguments.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    arguments.add_argument("--one-listed", type=int, help=argparse.SUPPRESS)
     given = arguments.parse_args()
-    if given.one:
-        print(json.dumps(measure(given.one)))
+    if given.one or given.one_listed:
+        found = measure(given.one) if given.one else measure_listed(given.one_listed)
+        print(json.dumps(found))
         return
-    print("| rows | validated | planned | of it identified | ratio | without | peak MB | plan MB |")
-    print("|---|---|---|---|---|---|---|---|")
+    here = Path(__file__).parents[2]
+    print(
+        "| tree | rows | validated | planned | of it identified | ratio | without | peak MB "
+        "| plan MB | listed | peak MB |"
+    )
+    print("|---" * 11 + "|")
     for rows in given.rows:
-        command = [sys.executable, "-m", "tests.benchmarks.planning", "--one", str(rows)]
-        found = json.loads(subprocess.check_output(command))
-        validate, identify, planned = (found[f"{n}_s"] for n in ("validate", "identify", "plan"))
-        each_us = " | ".join(f"{s / rows * 1e6:.0f} µs" for s in (validate, planned, identify))
-        ratios = f"{planned / validate:.1f} | {(planned - identify) / validate:.1f}"
-        memory = f"{found['peak_mb']:.0f} | {found['plan_mb']:.0f}"
-        print(f"| {rows:,} | {each_us} | {ratios} | {memory} |", flush=True)
+        for tree in [each for each in (given.before, here) if each] * given.pairs:
+            found = _run("--one", rows, tree)
+            if tree == here:
+                found |= _run("--one-listed", rows, tree)
+            _print("now" if tree == here else "before", rows, found)
+
+
+def _print(tree: str, rows: int, found: dict[str, float]) -> None:
+    validate, identify, planned = (found[f"{n}_s"] for n in ("validate", "identify", "plan"))
+    each_us = " | ".join(f"{s / rows * 1e6:.0f} µs" for s in (validate, planned, identify))
+    ratios = f"{planned / validate:.1f} | {(planned - identify) / validate:.1f}"
+    memory = f"{found['peak_mb']:.0f} | {found['plan_mb']:.0f}"
+    listed = "| "
+    if "listed_s" in found:
+        listed = f"{found['listed_s'] / rows * 1e6:.0f} µs | {found['listed_peak_mb']:.0f}"
+    print(f"| {tree} | {rows:,} | {each_us} | {ratios} | {memory} | {listed} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,12 @@ def test_it_is_a_set_of_strings(some_numbers: list[int], other_numbers: list[int
     assert [each in packed for each in others] == [each in some for each in others]
     assert packed.among(iter(others)) == set(some) & set(others)
     assert packed.without(ItemIds(others)) == set(some) - set(others)
+    is_other = [each in others for each in packed]
+    assert packed.marked(iter(others)).tolist() == is_other
+    assert ItemIds(others).holds(packed).tolist() == is_other
+    assert packed.where(packed.marked(others)) == set(some) & set(others)
+    for expected in (0, 1, len(some)):
+        assert ItemIds.of_batches(iter([some[:5], [], some[5:]]), expected) == packed
 
 
 @given(numbers, numbers)

@@ -463,6 +463,7 @@ def test_each_row_has_one_standing(
     assert [planned.outline.task_of(each) for each in positions] == ["edit", "edit"]
     shared = {built.items[name].item_id for name in ("done", "open")}
     assert planned.outline.shared_item_ids() == shared
+    assert planned.outline.item_ids == {row.item_id for row in built.rows}
 
 
 @WAYS

@@ -43,7 +43,7 @@ def upload_in_parts(uri: str, data: bytes) -> None:
     client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload=parts)
 
 
-def store_with_short_pages() -> Store:
+def store_with_short_pages(settings: StoreSettings | None = None) -> Store:
     """Return a store that asks for two objects a page; S3's own pages hold a thousand."""
     make = boto3.session.Session.client
 
@@ -57,4 +57,4 @@ def store_with_short_pages() -> Store:
         return made
 
     with mock.patch.object(boto3.session.Session, "client", client):
-        return Store(StoreSettings())
+        return Store(settings or StoreSettings())

@@ -46,7 +46,7 @@ def _row(line: TextLine, table: Table) -> Row | Reject | None:
     except UnicodeDecodeError:
         return not_text(line.number, line.data.decode(errors="replace").strip(), table)
     try:
-        cells = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
+        cells = _DECODER.decode(text)
         if "\\u" in text:  # half of a surrogate pair is valid JSON but cannot be encoded
             json.dumps(cells, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -78,3 +78,7 @@ def _error_text(error: Exception) -> str:
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is not a JSON value")
+
+
+# `json.loads` would make one for each row.
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_no_constant)
