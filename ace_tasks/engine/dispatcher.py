@@ -109,14 +109,18 @@ class Dispatcher:
         self.cancel()
         self._loop.join()
 
-    def edit(self, items: Sequence[WorkItem], shard: int) -> list[Outcome]:
+    def edit(
+        self, items: Sequence[WorkItem], shard: int, outcomes: list[Outcome] | None = None
+    ) -> list[Outcome]:
         """Run items and return their outcomes, once each has one, in the order they finish.
 
-        Raises FatalError if the run cannot go on, and Cancelled if it was asked to stop.
+        `outcomes` is an empty list that gets each of them as soon as there is one. Raises
+        FatalError if the run cannot go on, and Cancelled if it was asked to stop.
         """
+        outcomes = [] if outcomes is None else outcomes
         if not items:
-            return []
-        mine = Shard(shard, len(items))
+            return outcomes
+        mine = Shard(shard, len(items), outcomes)
         self._shards.add(mine)
         for item in items:
             self._inbox.put(Job(item, mine))

@@ -5,6 +5,7 @@ loss        what a fast run lost, measured on some of its pictures
 report/     the contact sheet
 history     the runs under an output, and how each ended
 review      pictures that wait for a person: promote or discard them
+decisions   a person's decisions on them, as lists of rows or as a file
 audit       check a run again: its results, its records, its pictures
 proof       compare a record with its plan, its picture and itself
 reproduce   make a recorded picture again and compare the two

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ace_tasks.errors import SettingsError
@@ -47,6 +47,7 @@ class Deletion:
     records: list[str] = field(default_factory=list)  # and failures
     rewritten: list[str] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)  # and all files of a run to forget
+    older: list[str] = field(default_factory=list)  # pages that stay without their older versions
     runs: set[str] = field(default_factory=set)  # the runs that mention a forgotten item
     lines: dict[str, set[int]] = field(default_factory=dict)  # run → lines of rejects to redact
 
@@ -122,12 +123,17 @@ class Forget:
         The record of a picture leads to the items made from that picture, so it is deleted after
         their records. After an interruption the next call then finds all that is left.
         """
+        # First, because the files that are rewritten next tell which runs' pages to look at.
+        self._at_once(self.store.purge_older, deletion.older)
         # A list of rejects is rewritten last, because the rejects' rows in tables are found by it.
         for uri in reversed(deletion.rewritten):
             self._rewrite(uri, deletion)
         for uris in ((*deletion.pages, *deletion.pictures), *deletion.record_generations()):
-            with self.store.in_parallel(_THREADS) as pool:
-                list(pool.map(self.store.purge, uris))
+            self._at_once(self.store.purge, uris)
+
+    def _at_once(self, delete: Callable[[str], None], uris: Iterable[str]) -> None:
+        with self.store.in_parallel(_THREADS) as pool:
+            list(pool.map(delete, uris))
 
     # ------------------------------------------------------------ pictures and records
 
@@ -160,11 +166,9 @@ class Forget:
     # ------------------------------------------------------------ files of runs
 
     def _look_at_runs(self, deletion: Deletion) -> None:
-        found = self.store.list(join_uri(self.output_uri, "runs/"))
+        found = [each.uri for each in self.store.list(join_uri(self.output_uri, "runs/"))]
         # Lists come first: tables name no source of a reject, and are searched by lines from lists.
-        for uri in sorted(
-            (each.uri for each in found), key=lambda x: (not x.endswith(".jsonl"), x)
-        ):
+        for uri in sorted(found, key=lambda x: (not x.endswith(".jsonl"), x)):
             run_id, name = self._run_and_name(uri)
             is_page = bool(_PAGE.fullmatch(name))
             if not is_page and name not in {*MEDIA_TYPES, *_TABLES, "summary.json"}:
@@ -176,6 +180,16 @@ class Forget:
             else:
                 continue
             deletion.runs.add(run_id)
+        deletion.older += [uri for uri in found if self._had_other_rows(uri, deletion)]
+
+    def _had_other_rows(self, uri: str, deletion: Deletion) -> bool:
+        """Return whether a page that stays may have shown a forgotten item before.
+
+        While a run works its contact sheet is written over again and again, with the newest rows.
+        """
+        run_id, name = self._run_and_name(uri)
+        is_sheet = name.endswith(".html") and _PAGE.fullmatch(name)
+        return bool(is_sheet) and run_id in deletion.runs and uri not in deletion.pages
 
     def _run_and_name(self, uri: str) -> tuple[str, str]:
         """Return the run of a file and its name there, or two empty texts if it has no run."""

@@ -16,6 +16,7 @@ from flows.options.pixels import CatalogPixels, RestylePixels, TryOnPixels
 from flows.options.places import (
     Catalog,
     Codes,
+    Decisions,
     Discard,
     Garments,
     Mask,
@@ -106,6 +107,14 @@ def retry(
 
 
 @described
-def review(output: Output, run: RunId, /, *, promote: Promote = "", discard: Discard = "") -> None:
+def review(
+    output: Output,
+    run: RunId,
+    /,
+    *,
+    promote: Promote = "",
+    discard: Discard = "",
+    decisions: Decisions = "",
+) -> None:
     """Show the pictures that a run held back, and publish or discard them."""
     run_flow("review_run", "reviewing", **locals())

@@ -117,6 +117,13 @@ Discard = Annotated[
         "= none."
     ),
 ]
+Decisions = Annotated[
+    str,
+    Field(
+        description="The decisions made on a review's page: their text, pasted, or the place of "
+        "the file that the page saved, at s3:// or a local path. Empty = none."
+    ),
+]
 SampleItems = Annotated[
     int,
     Field(

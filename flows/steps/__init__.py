@@ -9,6 +9,7 @@ pool       the replicas of a run
 edit       shards as task runs, fed to one pool
 loss_sample  the items of a fast run that are also made exact
 run_results  one result for every row
+contact_sheet  the contact sheet, while a run works and at its end
 finish     results, contact sheet, summary
 execute    the steps from a plan to a finished run
 signing    the key that signs pictures

@@ -20,16 +20,21 @@ from pydantic import Field, ValidationError
 from ace_tasks.catalog.overrides import NO_OVERRIDES, Overrides
 from ace_tasks.errors import SettingsError
 from ace_tasks.plan.planned import Planned, Standing
+from ace_tasks.runs.decisions import ReviewDecision
 from ace_tasks.runs.review import Review
 from ace_tasks.specs import MAX_SEED, WorkItem
 from ace_tasks.wording import counted
 from flows.options.review import ReviewOptions
 from flows.steps.open_run import Run, end_without_summary
 from flows.steps.pool import open_pool
-from flows.steps.review import ReviewDecision, RunHeld, decide, show
+from flows.steps.review import RunHeld, decide, show
 from flows.steps.trial import Decision, Trial
 from flows.ui.forms import step
 
+_AFTERWARDS = (
+    "The run waits for your answer all the same: open it and press Resume. If you approve, the "
+    "pictures that you rejected here stay rejected, and the others are published."
+)
 _HOLD = "among the first pictures of its run"
 KEEP_SEED = -1
 
@@ -144,7 +149,7 @@ def _decided(run: Run, trial: Trial, held: RunHeld, wait_hours: float) -> Trial:
             get_run_logger().warning("asking again: %s", error)
     key = f"canary-{uuid.uuid4().hex}"
     trial.model_copy(update={"asked": key}).write(run.outputs, run.output, run.run_id)
-    show(held, decide(held, {}))
+    show(held, decide(held, {}), _AFTERWARDS)
     description = (
         f"{problem}To decide on: {counted(len(trial.items), 'picture')}. See the contact sheet among "
         f"this run's artifacts. Without an answer within {wait_hours:g} h the run fails, and its "

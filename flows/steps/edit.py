@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
@@ -26,6 +27,7 @@ from ace_tasks.runs.report.pages import PAGE_ITEMS
 from ace_tasks.runs.results import Result
 from ace_tasks.specs import WorkItem
 from ace_tasks.wording import counted
+from flows.steps.contact_sheet import growing_sheet
 from flows.steps.loss_sample import sample_to_compare
 from flows.steps.open_run import Run
 from flows.steps.pool import open_pool
@@ -57,7 +59,7 @@ def edit_items(run: Run, planned: Planned) -> RunResults:
             for reject in map(json.loads, rejects):
                 edited.enter_reject(reject)
         made_twice = sample_to_compare(run, planned)
-        _edit_shards(run, _to_do(planned, edited, pictures), edited, live, made_twice)
+        _edit_shards(run, planned, _to_do(planned, edited, pictures), edited, live, made_twice)
         for row, standing in planned.read() if shared_ids else ():
             if standing is Standing.SHARED:
                 edited.enter_shared(row)
@@ -106,20 +108,31 @@ def _result(row: PlannedRow, **fields: Any) -> Result:
 class _Shard:
     """The items of one task run, and their outcomes.
 
-    Outcomes go into a list of the task's argument, because a flow run keeps whatever a task
+    Outcomes go into a list of the task's argument as they come. A flow run keeps whatever a task
     returns, and each of its elements, until it ends.
     """
 
     index: int
     items: list[WorkItem]
     outcomes: list[Outcome] = field(default_factory=list)
+    seen: int = 0  # how many of the outcomes `newest` has returned
+
+    def newest(self) -> list[tuple[WorkItem, Outcome]]:
+        """Return the items that got an outcome since the last call."""
+        newest = self.outcomes[self.seen :]
+        self.seen += len(newest)
+        return [(self._by_id[each.item_id], each) for each in newest]
+
+    @cached_property
+    def _by_id(self) -> dict[str, WorkItem]:
+        return {item.item_id: item for item in self.items}
 
 
 @step("shard", "shard-{shard.index}")
 def edit_shard(shard: _Shard, pool: Dispatcher) -> State[Any] | None:
     """Edit one shard by the pool, which outlives it."""
     try:
-        shard.outcomes += pool.edit(shard.items, shard.index)
+        pool.edit(shard.items, shard.index, shard.outcomes)
     except (FatalError, Cancelled) as error:
         return Failed(message=f"stopped: {error}")
     return None
@@ -127,6 +140,7 @@ def edit_shard(shard: _Shard, pool: Dispatcher) -> State[Any] | None:
 
 def _edit_shards(
     run: Run,
+    planned: Planned,
     items: Iterator[WorkItem],
     edited: RunResults,
     live: Live,
@@ -138,10 +152,15 @@ def _edit_shards(
         return
     alarm = FailureAlarm(run.events, run.environment.alert_failure_share)
     tally = edited.written.tally
-    with open_pool(run, made_twice) as pool:
+    with (
+        growing_sheet(run, len(planned.positions_to_do())) as sheet,
+        open_pool(run, made_twice) as pool,
+    ):
         edited.status = pool.status
         shards = plan_file.shards(chain([first], items), run.options.shard_size)
         for ended, at_work in _ended_shards(shards, pool, run.options.shard_size):
+            for shard in (*ended, *at_work.values()):
+                sheet.note(shard.newest())
             for shard in ended:
                 edited.enter_shard(shard.items, shard.outcomes)
                 live.end_shard(ShardStatus.of(shard.index, len(shard.items), shard.outcomes))
@@ -152,10 +171,10 @@ def _edit_shards(
 
 def _ended_shards(
     groups: Iterator[list[WorkItem]], pool: Dispatcher, shard_size: int
-) -> Iterator[tuple[list[_Shard], set[int]]]:
+) -> Iterator[tuple[list[_Shard], dict[int, _Shard]]]:
     """Keep a window of shards at work until none is left. It grows with the pool.
 
-    Yield, at least twice a second, the shards that have ended and the numbers of those at work.
+    Yield, at least twice a second, the shards that have ended, and those at work by number.
     """
     shards = (_Shard(index, items) for index, items in enumerate(groups))
     window: dict[concurrent.futures.Future[Any], _Shard] = {}
@@ -173,4 +192,4 @@ def _ended_shards(
         for state in (each.result() for each in done):
             if not state.is_completed():
                 raise pool.error or Cancelled(state.message or "a shard stopped")
-        yield [window.pop(each) for each in done], {each.index for each in window.values()}
+        yield [window.pop(each) for each in done], {each.index: each for each in window.values()}

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from pydantic import ValidationError
 
-from ace_tasks.errors import AceError, BadRecord, NeedsReview
 from ace_tasks.plan.planned import Planned
 from ace_tasks.provenance.keys import (
     failures_key,
     rejects_key,
-    report_key,
     results_key,
     summary_key,
 )
 from ace_tasks.runs.loss import Loss
-from ace_tasks.runs.report.cards import Entry
-from ace_tasks.runs.report.pages import Sheet
 from ace_tasks.runs.results import Summary
-from ace_tasks.runs.review import Review
-from ace_tasks.settings import ImageLimits
-from ace_tasks.store import Store, open_stores
+from flows.steps.contact_sheet import publish_report
 from flows.steps.open_run import Run
 from flows.steps.preflight import rates
 from flows.steps.run_results import CSV, FAILURES, PARQUET, RunResults
-from flows.ui.sheet import link_to, publish_sheet
 from flows.ui.summary import publish_summary
 from flows.ui.tables import publish_results
 
@@ -46,11 +36,10 @@ def finish_run(run: Run, planned: Planned, edited: RunResults) -> State[Any]:
     ):
         run.upload(run.scratch / file, key, content_type)
     summary = _summary(run, planned, edited)
-    report_uri = _publish_report(run, planned, edited, summary)
+    report_uri = publish_report(run, planned, edited, summary)
     shown = [*edited.rejected_sample, *edited.sample()]
     publish_results(run.flow_name, summary, shown)
-    link = report_uri and link_to(report_uri, run.outputs, run.environment.public_base_url)
-    publish_summary(summary, link)
+    publish_summary(summary, run.report.link if report_uri else None)
     rates(run).measured(
         run.run_id, summary.done, summary.token_steps, summary.phases_s.get("generate", 0)
     )
@@ -106,61 +95,3 @@ def _summary(run: Run, planned: Planned, edited: RunResults) -> Summary:
         failures=run.uri(failures_key(run.run_id)) if failed else None,
         rejects=run.uri(rejects_key(run.run_id)) if planned.counts.rejected else None,
     )
-
-
-def _publish_report(run: Run, planned: Planned, edited: RunResults, summary: Summary) -> str | None:
-    """Write the contact sheet, and return its URI. An error is logged and never fails the run."""
-    try:
-        sheet = _sheet(run, planned, edited, summary)
-        return publish_sheet(
-            sheet,
-            run.flow_name,
-            lambda page: run.uri(report_key(run.run_id, page)),
-            run.outputs,
-            run.environment.public_base_url,
-        )
-    except (AceError, ValidationError) as error:
-        get_run_logger().warning("no contact sheet: %s", error)
-        return None
-
-
-def _sheet(run: Run, planned: Planned, edited: RunResults, summary: Summary) -> Sheet:
-    # Thousands of pictures are read. If the store is away, waiting for each is not worth it.
-    sources, outputs = open_stores(
-        *(each.model_copy(update={"patience_s": 0})
-          for each in (run.environment.source_store, run.environment.output_store))
-    )  # fmt: skip
-    return Sheet(
-        title=flow_run.name or f"Edits of {run.catalog}",
-        facts={
-            "result": summary.line,
-            "variant": summary.variant,
-            "run": summary.run_id,
-            "ended": summary.ended_at.strftime("%Y-%m-%d %H:%M UTC"),
-        }
-        | ({"lost by speed fast": summary.loss.line} if summary.loss else {})
-        | ({"masks to check": summary.masks_to_check} if summary.hinted else {}),
-        results=edited.sample(),
-        entry_of=lambda result: _with_record(run, outputs, Entry(edited.item_of(result), result)),
-        total=planned.counts.planned,
-        output_uri=run.output,
-        sources=sources,
-        outputs=outputs,
-        limits=ImageLimits(),
-    )
-
-
-def _with_record(run: Run, outputs: Store, entry: Entry) -> Entry:
-    """Return the entry with the record that made its picture or holds it back, and its place."""
-    held_back = entry.result.error_code == NeedsReview.code
-    if not held_back and entry.result.status not in {"done", "done_before"}:
-        return entry
-    try:
-        held = Review(outputs, run.output, by=run.run_id).look(entry.item.item_id)
-    except BadRecord:  # somebody has changed it since; keep the sheet of the others
-        return entry
-    if held.record is None or (held_back and held.standing != "waiting"):
-        return entry
-    # Results name the picture's place now; a record keeps the place from before a move.
-    place = entry.result.output_uri or held.picture
-    return Entry(entry.item, replace(entry.result, output_uri=place), held.record)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,13 @@ from ace_tasks.plan.plan_file import Basis, PlanFiles
 from ace_tasks.plan.planned import Planned
 from ace_tasks.plan.price import NO_LIMIT, Budget
 from ace_tasks.plan.resume import find_finished
-from ace_tasks.provenance.keys import catalog_key, plan_key, rejects_key, summary_key
+from ace_tasks.provenance.keys import (
+    catalog_key,
+    plan_key,
+    rejects_key,
+    report_key,
+    summary_key,
+)
 from ace_tasks.provenance.tombstones import Tombstones
 from ace_tasks.runs.history import Ending, write_ending
 from ace_tasks.settings import (
@@ -63,6 +70,7 @@ from flows.options.run import RunOptions
 from flows.ui.events import EventEmitter
 from flows.ui.forms import step
 from flows.ui.log import to_run_log
+from flows.ui.sheet import PublishedSheet
 from flows.ui.tables import publish_made, publish_rejects
 
 _REVIEW = ReviewSettings()
@@ -130,6 +138,16 @@ class Run:
 
     def uri(self, key: str) -> str:
         return join_uri(self.output, key)
+
+    @cached_property
+    def report(self) -> PublishedSheet:
+        """The place of the contact sheet, written while the run works and at its end."""
+        public = self.environment.public_base_url
+
+        def uri_of(page: int) -> str:
+            return self.uri(report_key(self.run_id, page))
+
+        return PublishedSheet(self.flow_name, uri_of, self.outputs, public)
 
     @property
     def events(self) -> EventEmitter:

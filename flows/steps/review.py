@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
@@ -16,24 +16,25 @@ from prefect.states import Completed
 from ace_tasks.errors import NeedsReview, NotFound, SettingsError
 from ace_tasks.plan import plan_file
 from ace_tasks.provenance.keys import plan_key, results_key, review_report_key
+from ace_tasks.runs import decisions
+from ace_tasks.runs.decisions import ReviewDecision
 from ace_tasks.runs.report.cards import Entry
-from ace_tasks.runs.report.pages import PAGE_ITEMS, Sheet
+from ace_tasks.runs.report.pages import PAGE_ITEMS, DecisionPanel, Sheet
 from ace_tasks.runs.results import Result, items_to_review
 from ace_tasks.runs.review import HeldItem, Review, Standing
 from ace_tasks.settings import ImageLimits, read_environment
-from ace_tasks.specs import WorkItem, quote
+from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri, open_stores
 from ace_tasks.wording import counted
 from flows.steps.trial import Trial
-from flows.ui.sheet import publish_sheet
+from flows.ui.run_form import find_form
+from flows.ui.sheet import PublishedSheet
 from flows.ui.tables import publish_review
 
-_ALL = "all"
+_DEPLOYMENT = "review-run/review-run"
 _THREADS = 8
 _ROWS_NAMED = 10
 _OUTCOME: dict[str, Standing] = {"promote": "published", "discard": "discarded"}
-
-ReviewDecision = Literal["promote", "discard"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,50 +74,30 @@ def _held_rows(outputs: Store, output: str, run_id: str) -> dict[str, str]:
     return items_to_review(results)
 
 
-def parse_decisions(rows: dict[str, str], promote: str, discard: str) -> dict[str, ReviewDecision]:
+def read_decisions(
+    run_held: RunHeld, promote: str, discard: str, given: str
+) -> dict[str, ReviewDecision]:
     """Return item id → decision. Raises SettingsError before anything is done."""
-    decisions: dict[str, ReviewDecision] = {}
-    wanted: dict[ReviewDecision, str] = {"promote": promote, "discard": discard}
-    for decision, text in wanted.items():
-        for row_id in _row_ids(decision, text, rows):
-            item_id = rows[row_id]
-            if decisions.setdefault(item_id, decision) != decision:
-                raise SettingsError(f"discard: the picture of row {row_id} is also promoted")
-    return decisions
+    file = decisions.read_decisions(given, run_held.outputs)
+    lists: dict[ReviewDecision, str] = {"promote": promote, "discard": discard}
+    return decisions.resolve(run_held.rows, run_held.run_id, lists, file)
 
 
-def _row_ids(decision: ReviewDecision, text: str, rows: dict[str, str]) -> Iterable[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if text.strip() == _ALL and _ALL in rows and len(rows) > 1:
-        raise SettingsError(
-            f"{decision}: accepted: the rows one by one, since one of them is called 'all'; "
-            f"'all,' with a comma means that row. Given {quote(text)}"
-        )
-    if text.strip() == _ALL:
-        return rows
-    for name in names:
-        if name not in rows:
-            known = ", ".join(sorted(rows)[:_ROWS_NAMED]) or "none"
-            more = ", …" if len(rows) > _ROWS_NAMED else ""
-            raise SettingsError(
-                f"{decision}: accepted: rows that the run held back ({known}{more}), or: all; "
-                f"given {quote(name)}"
-            )
-    return names
-
-
-def decide(run_held: RunHeld, decisions: dict[str, ReviewDecision]) -> dict[str, HeldItem]:
+def decide(run_held: RunHeld, decided: dict[str, ReviewDecision]) -> dict[str, HeldItem]:
     """Carry out the decisions. Return item id → its state afterwards."""
     review = run_held.review
     todo = {None: review.look, "promote": review.promote, "discard": review.discard}
     item_ids = sorted(set(run_held.rows.values()))
     with run_held.outputs.in_parallel(_THREADS) as pool:
-        done = pool.map(lambda i: todo[decisions.get(i)](i), item_ids)
+        done = pool.map(lambda i: todo[decided.get(i)](i), item_ids)
         return dict(zip(item_ids, done, strict=True))
 
 
-def show(run_held: RunHeld, held: dict[str, HeldItem]) -> str:
-    """Publish a table of all, and a contact sheet of what still waits. Return the sheet's URI."""
+def show(run_held: RunHeld, held: dict[str, HeldItem], afterwards: str = "") -> str:
+    """Publish a table of all, and a contact sheet of what still waits. Return the sheet's URI.
+
+    On the sheet a person decides. `afterwards` says what is left to do once that is carried out.
+    """
     table = [_table_row(row_id, held[item_id]) for row_id, item_id in run_held.rows.items()]
     publish_review(table, run_held.run_id)
     waiting = [each for each in held.values() if each.standing == "waiting"]
@@ -132,17 +113,33 @@ def show(run_held: RunHeld, held: dict[str, HeldItem]) -> str:
         sources=run_held.sources,
         outputs=run_held.outputs,
         limits=ImageLimits(),
+        panel=_panel(run_held, afterwards) if by_line else None,
     )
 
     def uri_of(page: int) -> str:
         return join_uri(run_held.output, review_report_key(run_held.run_id, page))
 
     public = read_environment().public_base_url
-    return publish_sheet(sheet, "review-run", uri_of, run_held.outputs, public)
+    return PublishedSheet("review-run", uri_of, run_held.outputs, public).publish(sheet)
+
+
+def _panel(run_held: RunHeld, afterwards: str) -> DecisionPanel:
+    file = f"decisions-{run_held.run_id[:8]}.json"
+    place = [run_held.output, run_held.run_id]
+    form = find_form(_DEPLOYMENT)
+    return DecisionPanel(
+        run_id=run_held.run_id,
+        output_uri=run_held.output,
+        file=file,
+        command=shlex.join(["ace-catalog", "review", *place, "--decisions", file]),
+        classic_form=form.classic if form else None,
+        v2_form=form.v2 if form else None,
+        afterwards=afterwards,
+    )
 
 
 def ending(
-    run_held: RunHeld, decisions: dict[str, ReviewDecision], held: dict[str, HeldItem], report: str
+    run_held: RunHeld, decided: dict[str, ReviewDecision], held: dict[str, HeldItem], report: str
 ) -> State[Any]:
     """Return `Completed`, with the state of every row and the decisions that came too late."""
     standings = [held[item_id].standing for item_id in run_held.rows.values()]
@@ -151,7 +148,7 @@ def ending(
     late = [
         f"{row_id} ({held[item_id].standing})"
         for row_id, item_id in run_held.rows.items()
-        if item_id in decisions and held[item_id].standing != _OUTCOME[decisions[item_id]]
+        if item_id in decided and held[item_id].standing != _OUTCOME[decided[item_id]]
     ]
     message = f"{line}, of {counted(len(standings), 'row')} held back"
     message += f"; decided otherwise before: {', '.join(late[:_ROWS_NAMED])}" if late else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from ace_tasks.runs.report.pages import PageLink, Sheet
@@ -10,32 +11,43 @@ from ace_tasks.store import Store, split_uri
 from flows.ui.artifacts import RunArtifact
 
 
-def publish_sheet(
-    sheet: Sheet,
-    flow_name: str,
-    uri_of: Callable[[int], str],
-    outputs: Store,
-    public_base_url: str | None = None,
-) -> str:
-    """Write and link a contact sheet, and return the URI of its first page.
+@dataclass(eq=False)
+class PublishedSheet:
+    """The place of one contact sheet, which may be written again, and its one artifact.
 
-    `uri_of` returns a page's URI by its number, from 1. Raises StoreUnavailable; pages written
-    before that stay, and nothing links to them.
+    `uri_of` returns a page's URI by its number, from 1.
     """
-    uris = [uri_of(number) for number in range(1, sheet.pages + 1)]
-    links = [PageLink(uri.rpartition("/")[2], outputs.presign(uri)) for uri in uris]
-    for uri, page in zip(uris, sheet.build(links), strict=True):
-        outputs.put(uri, page, "text/html; charset=utf-8")
-    link = link_to(uris[0], outputs, public_base_url)
-    lasts = (
-        f"The file is at {uris[0]}"
-        if public_base_url
-        else "The link works for 7 days, or until its credentials expire, if that is sooner; "
-        f"the file stays at {uris[0]}"
-    )
-    artifact = RunArtifact("markdown", f"{flow_name}-report")
-    artifact.show(f"[contact sheet]({link})", f"Before and after. {lasts}")
-    return uris[0]
+
+    flow_name: str
+    uri_of: Callable[[int], str]
+    outputs: Store
+    public_base_url: str | None = None
+
+    def __post_init__(self) -> None:
+        self._artifact = RunArtifact("markdown", f"{self.flow_name}-report")
+
+    @property
+    def link(self) -> str:
+        """A link to the first page, as `link_to` makes it."""
+        return link_to(self.uri_of(1), self.outputs, self.public_base_url)
+
+    def publish(self, sheet: Sheet) -> str:
+        """Write and link the sheet, and return the URI of its first page.
+
+        Raises StoreUnavailable; pages written before that stay, and nothing links to them.
+        """
+        uris = [self.uri_of(number) for number in range(1, sheet.pages + 1)]
+        links = [PageLink(uri.rpartition("/")[2], self.outputs.presign(uri)) for uri in uris]
+        for uri, page in zip(uris, sheet.build(links), strict=True):
+            self.outputs.put(uri, page, "text/html; charset=utf-8")
+        lasts = (
+            f"The file is at {uris[0]}"
+            if self.public_base_url
+            else "The link works for 7 days, or until its credentials expire, if that is sooner; "
+            f"the file stays at {uris[0]}"
+        )
+        self._artifact.show(f"[contact sheet]({self.link})", f"Before and after. {lasts}")
+        return uris[0]
 
 
 def link_to(uri: str, outputs: Store, public_base_url: str | None) -> str:

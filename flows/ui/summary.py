@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import json
 import shlex
-from urllib.parse import quote
 
-from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_UI_URL
-
-from ace_tasks.errors import item_error_codes
+from ace_tasks.errors import NeedsReview, item_error_codes
 from ace_tasks.runs.loss import Loss
 from ace_tasks.runs.results import Summary
 from ace_tasks.wording import counted
-from flows.ui.artifacts import RunArtifact, decoration
+from flows.ui.artifacts import RunArtifact
 from flows.ui.live import format_duration
+from flows.ui.run_form import find_form
 from flows.ui.tables import plain
 
 _RETRY = "retry-failed/retry-failed"
+_REVIEW = "review-run/review-run"
 
 
 def publish_summary(summary: Summary, report: str | None) -> None:
     """Publish the summary of a run. `report` is a link to the contact sheet, or None."""
-    with decoration("summary"):  # it asks the API for the form
-        content = text(summary, report, _form(summary))
-        RunArtifact("markdown", f"{summary.flow}-summary").show(content, summary.line)
+    content = text(summary, report, *_forms(summary))
+    RunArtifact("markdown", f"{summary.flow}-summary").show(content, summary.line)
 
 
-def text(summary: Summary, report: str | None, form: str | None) -> str:
-    """Return the summary as Markdown. `form` is the URL of the UI's form for a retry, or None."""
+def text(
+    summary: Summary,
+    report: str | None,
+    retry_form: str | None = None,
+    review_form: str | None = None,
+) -> str:
+    """Return the summary as Markdown. The forms are addresses of forms in the UI, filled in."""
     parts = [f"## {plain(summary.state)}", plain(summary.line)]
     if report:
         parts.append(f"[Contact sheet]({report})")
@@ -57,8 +58,10 @@ def text(summary: Summary, report: str | None, form: str | None) -> str:
         )
     if summary.loss:
         parts.append(_lost(summary.loss))
+    if NeedsReview.code in summary.by_error:
+        parts.append(_decide(summary, review_form))
     if summary.failures:
-        parts.append(_retry(summary, form))
+        parts.append(_retry(summary, retry_form))
     if summary.rejects:
         parts.append(
             f"{counted(summary.rejected, 'invalid row')}. `{summary.rejects}` names the problems. "
@@ -86,6 +89,11 @@ def retry_parameters(summary: Summary) -> dict[str, str]:
     return {"output": summary.output, "failed_run": summary.run_id}
 
 
+def review_parameters(summary: Summary) -> dict[str, str]:
+    """Return parameters of the deployment `review-run` for the rows that this run held back."""
+    return {"output": summary.output, "run": summary.run_id}
+
+
 def _retry(summary: Summary, form: str | None) -> str:
     given = retry_parameters(summary)
     filled = f" ([its form, filled in]({form}))" if form else ""
@@ -99,16 +107,23 @@ def _retry(summary: Summary, form: str | None) -> str:
     )
 
 
-def _form(summary: Summary) -> str | None:
-    """Return the URL of the UI's form, filled in; None if the deployment or the UI is missing."""
-    base = PREFECT_UI_URL.value()
-    if not (base and summary.failures):
-        return None
-    with get_client(sync_client=True) as client:
-        try:
-            deployment = client.read_deployment_by_name(_RETRY)
-        except ObjectNotFound:
-            return None
-    # Quoted twice, because the UI decodes what its router has decoded already.
-    parameters = quote(quote(json.dumps(retry_parameters(summary)), safe=""), safe="")
-    return f"{base}/deployments/deployment/{deployment.id}/run?parameters={parameters}"
+def _decide(summary: Summary, form: str | None) -> str:
+    waiting = counted(summary.by_error[NeedsReview.code], "row")
+    given = review_parameters(summary)
+    filled = f" ([its form, filled in]({form}))" if form else ""
+    return (
+        f"### Decide about held pictures\n\nHeld for a person: {waiting}. Deployment "
+        f"`review-run`{filled} shows them on a page where you keep or reject each. From a "
+        f"terminal:\n\n```console\n$ {shlex.join(['ace-catalog', 'review', *given.values()])}"
+        "\n```"
+    )
+
+
+def _forms(summary: Summary) -> tuple[str | None, str | None]:
+    """Return the addresses of the UI's forms for a retry and a review, filled in, where needed."""
+    retry = find_form(_RETRY) if summary.failures else None
+    review = find_form(_REVIEW) if NeedsReview.code in summary.by_error else None
+    return (
+        retry.filled(retry_parameters(summary)) if retry else None,
+        review.filled(review_parameters(summary)) if review else None,
+    )

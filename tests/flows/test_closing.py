@@ -9,11 +9,16 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any
 
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+
 from ace_tasks.runs.results import Summary
 from ace_tasks.settings import ReviewSettings
 from ace_tasks.specs import DEFAULT_PIXELS
 from flows.retry_failed import retry_failed
-from flows.ui.summary import retry_parameters, text
+from flows.review_run import review_run
+from flows.ui.run_form import find_form
+from flows.ui.summary import retry_parameters, review_parameters, text
+from infra.services import HOST, free_ports
 from tests.support.processes import ace_here
 
 
@@ -72,6 +77,15 @@ def test_the_hint_is_what_the_deployment_takes() -> None:
     assert ace_here(command, "--help").returncode == 0
 
 
+def test_held_pictures_have_a_form_of_their_own() -> None:
+    page = text(summary(by_error={"needs_review": 3}), None, "http://ui/retry", "http://ui/review")
+    assert "Held for a person: 3 rows." in page
+    assert "`review-run` ([its form, filled in](http://ui/review))" in page
+    assert set(review_parameters(summary())) == set(review_run.parameters.required)
+    command = re.findall(r"^\$ (ace-catalog review .*)$", page, re.MULTILINE)
+    assert [shlex.split(each)[2:] for each in command] == [["s3://b/out of it", "r-1"]]
+
+
 def test_each_code_says_whether_the_same_command_tries_it_again() -> None:
     page = text(summary(), None, None)
     assert "| source\\_unavailable | 2 | tries it |" in page
@@ -95,3 +109,11 @@ def test_a_model_that_did_not_fit_its_device_is_told() -> None:
     page = text(summary(memory={"resident": 2, "blocks": 3}), None, None)
     assert "Pictures by `memory`: blocks 3, resident 2." in page
     assert "`memory`" not in text(summary(memory={"resident": 5}), None, None)
+
+
+def test_a_form_is_linked_only_where_the_ui_and_its_api_are_known() -> None:
+    (port,) = free_ports(1)  # nobody answers there
+    away = {PREFECT_API_URL: f"http://{HOST}:{port}/api"}
+    for ui_url in ("none", "javascript:alert(1)", "http://ui.example"):
+        with temporary_settings(away | {PREFECT_UI_URL: ui_url}):
+            assert find_form("review-run/review-run") is None

@@ -12,14 +12,13 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-from ace_tasks.errors import SettingsError
 from ace_tasks.provenance.keys import report_key, summary_key
 from ace_tasks.provenance.record import Record
 from ace_tasks.runs.results import Summary
 from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
-from flows.review_run import parse_decisions, review_run
+from flows.review_run import review_run
 from tests.support.grouped import grouped
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
@@ -81,9 +80,14 @@ def test_what_a_run_held_back_is_shown_promoted_and_discarded(
     assert sheet.count('alt="after of') == 2
     assert asyncio.run(_artifacts(shown)) == {"review-run-rows", "review-run-report"}
 
-    for _ in range(2):  # the second time, nothing is left to do
-        decided = review(prefix, summary.run_id, promote="twin", discard="b")
+    command = f"ace-catalog review {prefix}/out {summary.run_id} --decisions decisions-"
+    assert command in sheet
+    pasted = {"run": summary.run_id, "promote": ["a"], "discard": ["b"]}
+    # As the page gives them, and as a person types them. The second time, nothing is left to do.
+    for given in ({"decisions": json.dumps(pasted)}, {"promote": "twin", "discard": "b"}):
+        decided = review(prefix, summary.run_id, **given)
         assert decided.message == "0 waiting, 2 published, 1 discarded, of 3 rows held back"
+    assert 'id="decide"' not in store.get(decided.result()["report"]).decode()
     assert listed(store, prefix, "review") == []
     (record_uri,) = listed(store, prefix, "records")
     record = Record.model_validate_json(store.get(record_uri))
@@ -143,22 +147,22 @@ def test_a_decision_that_cannot_be_meant_is_refused_before_anything_is_done(
 ) -> None:
     _, summary = edit(catalog, prefix, review_below=1.0)
     waiting = listed(store, prefix, "review")
+
+    def save(*kept: str) -> str:
+        text = json.dumps({"run": summary.run_id, "promote": kept})
+        store.put(f"{prefix}/{len(kept)}.json", text.encode(), "application/json")
+        return f"{prefix}/{len(kept)}.json"
+
     for decisions, message in (
         ({"promote": "a,nobody"}, "promote: accepted: rows that the run held back (a, b, twin)"),
         ({"promote": "a", "discard": "twin"}, "the picture of row twin is also promoted"),
         ({"promote": "all", "discard": "b"}, "the picture of row b is also promoted"),
+        ({"decisions": save("a", *(f"row-{n}" for n in range(400)))}, "'row-9' and 390 more"),
     ):
         state = review(prefix, summary.run_id, **decisions)
         assert state.is_failed()
         assert message in state.message
     assert "no such run" in review(prefix, "no-run").message
     assert listed(store, prefix, "review") == waiting
-    assert review(prefix, summary.run_id, discard=" all ").message.startswith("0 waiting, 3 disc")
-
-
-def test_a_row_called_all_is_not_all_rows() -> None:
-    rows = {"all": "1" * 64, "b": "2" * 64}
-    with pytest.raises(SettingsError, match="one of them is called 'all'"):
-        parse_decisions(rows, "all", "")
-    assert parse_decisions(rows, "all,", "b") == {"1" * 64: "promote", "2" * 64: "discard"}
-    assert parse_decisions({"a": "1" * 64}, "all", "") == {"1" * 64: "promote"}
+    decided = review(prefix, summary.run_id, decisions=save("a"), discard="b")
+    assert decided.message.startswith("0 waiting, 2 published, 1 discarded")

@@ -184,6 +184,30 @@ def test_a_run_is_forgotten_and_its_neighbour_stays(
     assert (later.done, later.done_before, later.forgotten) == (0, 1, 1)
 
 
+def test_a_page_that_was_written_over_keeps_no_version_that_tells(
+    store: Store, prefix: str, picture: Make
+) -> None:
+    """While a run works its sheet shows the newest rows only, and a bucket may keep the others."""
+    keep_versions(split_uri(prefix)[0])
+    for number in range(2):
+        store.put(f"{prefix}/in/{number}.png", picture(seed=7040 + number), "image/png")
+    rows = [{"id": f"r{n}", "task": "edit", "image": f"{prefix}/in/{n}.png"} for n in range(2)]
+    run_id = edit(prefix, rows, store).run_id
+    page = f"{prefix}/out/runs/{run_id}/report.html"
+    whole = store.get(page)
+    store.put(page, re.sub(rb"<article.*</article>", b"", whole, flags=re.DOTALL), "text/html")
+    newest = store.get(page)
+    assert count_versions(page) > 1
+    neighbour = edit(prefix, rows[1:], store).run_id
+    kept = f"{prefix}/out/runs/{neighbour}/report.html"
+    store.put(kept, store.get(kept), "text/html")
+    versions = count_versions(kept)
+
+    forgotten(prefix, source=f"{prefix}/in/0.png")
+    assert (store.get(page), count_versions(page)) == (newest, 1)
+    assert count_versions(kept) == versions > 1  # a run that knows nothing of it
+
+
 def test_older_versions_go_too(store: Store, object_store: Any) -> None:
     bucket = "versioned"
     store.create_bucket(bucket)

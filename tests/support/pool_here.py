@@ -48,9 +48,14 @@ class PoolHere:
     def __exit__(self, *_: object) -> None:
         self.cancel()
 
-    def edit(self, items: Sequence[WorkItem], shard: int) -> list[Outcome]:
+    def edit(
+        self, items: Sequence[WorkItem], shard: int, outcomes: list[Outcome] | None = None
+    ) -> list[Outcome]:
         """Run the items one after another. Raises FatalError and Cancelled as the real one does."""
-        return [self._run(item, shard) for item in items]
+        outcomes = [] if outcomes is None else outcomes
+        for item in items:
+            outcomes.append(self._run(item, shard))
+        return outcomes
 
     def _run(self, item: WorkItem, shard: int) -> Outcome:
         with self._lock:

@@ -21,7 +21,7 @@ from ace_tasks.provenance.record import (
     SourcesRecord,
 )
 from ace_tasks.runs.report.cards import Entry
-from ace_tasks.runs.report.pages import PageLink, Sheet
+from ace_tasks.runs.report.pages import DecisionPanel, PageLink, Sheet
 from ace_tasks.runs.results import Result
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, Source, Sources, parse_spec, work_item
@@ -125,6 +125,8 @@ def sheet(
     facts: dict[str, Any] | None = None,
     total: int | None = None,
     limits: ImageLimits | None = None,
+    panel: DecisionPanel | None = None,
+    note: str = "",
 ) -> Sheet:
     """The contact sheet of these entries, in their order."""
     of = {id(each.result): each for each in entries}
@@ -138,7 +140,23 @@ def sheet(
         sources=sources,
         outputs=outputs,
         limits=limits or ImageLimits(),
+        panel=panel,
+        note=note,
     )
+
+
+def panel(ui_url: str = "https://ui.example", **more: Any) -> DecisionPanel:
+    """The panel of a review, as `flows.steps.review` makes it where it knows the UI."""
+    form = "/deployments/deployment/d-1/run?parameters="
+    fields = {
+        "run_id": "run-1",
+        "output_uri": "s3://b/out",
+        "file": "decisions-run-1.json",
+        "command": "ace-catalog review s3://b/out run-1 --decisions decisions-run-1.json",
+        "classic_form": f"{ui_url}{form}",
+        "v2_form": f"{ui_url}/v2{form}",
+    }
+    return DecisionPanel(**fields | more)
 
 
 def links(sheet: Sheet, signature: str = "X-Amz-Signature=s") -> list[PageLink]:

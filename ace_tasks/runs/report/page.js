@@ -1,5 +1,5 @@
 "use strict";
-// The one script of a contact sheet: sliders, filters, and links between signed pages.
+// The script of every contact sheet: sliders, filters, and links between signed pages.
 (() => {
   const form = document.forms[0];
   const rows = [...document.querySelectorAll("main > article")];
@@ -7,26 +7,27 @@
   document.documentElement.classList.add("js");
 
   document.querySelector("main").addEventListener("input", ({ target }) => {
+    if (target.type !== "range") return;
     target.parentElement.style.setProperty("--split", `${target.value}%`);
     target.setAttribute("aria-valuetext", `${target.value} % before`);
   });
 
-  const filters = ["status", "task", "row"].map((name) => form.elements[name]);
+  const filters = [...form.querySelectorAll("select, input")];
+  const found = form.querySelector("output");
 
   const filter = () => {
-    const [status, task, part] = filters.map((field) => field.value.trim().toLowerCase());
-    let count = 0;
-    for (const row of rows) {
-      const { dataset } = row;
-      row.hidden =
-        (status && dataset.status !== status) || (task && dataset.task !== task) || !dataset.row.includes(part);
-      count += !row.hidden;
-    }
+    const chosen = filters.filter((field) => field.value.trim());
+    const fits = ({ dataset }) =>
+      chosen.every(({ name, value, options }) =>
+        options ? dataset[name] === value : dataset[name].includes(value.trim().toLowerCase()));
+    // A row that has the focus stays, or its keys would be gone.
+    for (const row of rows) row.hidden = !fits(row) && !row.contains(document.activeElement);
+    const count = rows.filter((row) => !row.hidden).length;
     const all = `${rows.length} ${rows.length === 1 ? "row" : "rows"}`;
-    form.querySelector("output").textContent = status || task || part ? `${count} of ${all} of this page` : all;
+    const text = chosen.length ? `${count} of ${all} of this page` : all;
+    if (found.textContent !== text) found.textContent = text;
     // Links carry the chosen filters behind their #, so that the next page applies them too.
-    const chosen = filters.filter((field) => field.value).map((field) => [field.name, field.value]);
-    for (const link of links) link.hash = new URLSearchParams(chosen);
+    for (const link of links) link.hash = new URLSearchParams(chosen.map(({ name, value }) => [name, value]));
   };
 
   // A page that was opened by a signed link uses the signed links of its neighbours.

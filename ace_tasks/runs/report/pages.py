@@ -22,6 +22,8 @@ from ace_tasks.store import Store
 PAGE_ITEMS = 200
 _THREADS = 8
 
+Card = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class PageLink:
@@ -35,11 +37,31 @@ class PageLink:
     signed: str
 
 
+@dataclass(frozen=True)
+class DecisionPanel:
+    """The means by which a person decides about the pictures of a sheet.
+
+    `command` carries out the decisions that are in `file`. The forms are addresses of the form that
+    carries them out, up to the parameters; None if the UI is not known. `afterwards` says what is
+    left to do then.
+    """
+
+    run_id: str
+    output_uri: str
+    file: str
+    command: str
+    classic_form: str | None = None
+    v2_form: str | None = None
+    afterwards: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Sheet:
     """A contact sheet of `results`, in their order. `entry_of` finds what is shown of each.
 
-    `total` is the number of rows in the run. The sheet says how many of them it shows.
+    `total` is the number of rows in the run. The sheet says how many of them it shows, or `note`
+    instead. With `panel`, a person decides about every picture. A sheet that is written again and
+    again has one page and `kept`: the cards of the last time, by line, which are not made anew.
     """
 
     title: str
@@ -51,6 +73,9 @@ class Sheet:
     sources: Store
     outputs: Store
     limits: ImageLimits
+    note: str = ""
+    panel: DecisionPanel | None = None
+    kept: dict[int, Card] | None = None
 
     @property
     def pages(self) -> int:
@@ -75,7 +100,9 @@ class Sheet:
             yield (
                 _template()
                 .render(
-                    **_style_and_script(),
+                    **_style_and_script(decides=self.panel is not None),
+                    panel=self.panel,
+                    note=self.note,
                     title=self.title,
                     facts=self.facts,
                     cards=cards,
@@ -90,14 +117,20 @@ class Sheet:
                 .encode()
             )
 
-    def _cards(self, results: Sequence[Result]) -> list[dict[str, Any]]:
+    def _cards(self, results: Sequence[Result]) -> list[Card]:
         album = Thumbnails(self.sources, self.outputs, self.limits)
+        kept = self.kept or {}
+
+        def card(result: Result) -> Card:
+            made = kept.get(result.line)
+            return made or make_card(self.entry_of(result), album, self.output_uri)
+
         with self.outputs.in_parallel(_THREADS) as pool:
-            return list(
-                pool.map(
-                    lambda each: make_card(self.entry_of(each), album, self.output_uri), results
-                )
-            )
+            cards = list(pool.map(card, results))
+        if self.kept is not None:
+            self.kept.clear()
+            self.kept.update((each.line, made) for each, made in zip(results, cards, strict=True))
+        return cards
 
 
 def _summary(results: Sequence[Result]) -> str:
@@ -112,15 +145,20 @@ def _summary(results: Sequence[Result]) -> str:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(_asset("page.html.j2"))
+    return environment.get_template("page.html.j2")
 
 
 @cache
-def _style_and_script() -> dict[str, str]:
+def _style_and_script(*, decides: bool) -> dict[str, str]:
     """Return our style and script, and a policy that lets nothing else run or load."""
     style, script = _asset("page.css"), _asset("page.js")
+    script += _asset("decide.js") if decides else ""
     allowed = {"style-src": _hash(style), "script-src": _hash(script), "img-src": "data:"}
     policy = "; ".join(
         [

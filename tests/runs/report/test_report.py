@@ -26,7 +26,7 @@ from ace_tasks.provenance.record import (
     Scores,
 )
 from ace_tasks.runs.report.cards import Entry
-from ace_tasks.runs.report.pages import PAGE_ITEMS
+from ace_tasks.runs.report.pages import PAGE_ITEMS, DecisionPanel
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import AutoMask, PixelSettings, Source, Sources
 from ace_tasks.store import Store, join_uri
@@ -211,9 +211,12 @@ def test_what_a_catalog_says_is_shown_and_never_run(see: See, text: str) -> None
     assert page.all("img") == []
 
 
-def test_the_page_may_load_nothing_and_run_only_its_own_script(store: Store) -> None:
+@pytest.mark.parametrize("panel", [None, sheets.panel()], ids=["sheet", "review"])
+def test_the_page_may_load_nothing_and_run_only_its_own_script(
+    store: Store, panel: DecisionPanel | None
+) -> None:
     """The second fence, should escaping ever fail."""
-    (html,) = sheets.pages(sheets.sheet([], store, store))
+    (html,) = sheets.pages(sheets.sheet([], store, store, panel=panel))
     (policy,) = (each["content"] for each in _Page(html).all("meta") if "http-equiv" in each)
     directives = dict(each.split(" ", 1) for each in str(policy).split("; "))
     hashes = {}
@@ -450,3 +453,58 @@ def test_what_made_a_picture_is_one_click_away(see: See, photo: Callable[..., st
     held = entry(row, output_uri=image, status="failed", error_code="needs_review")
     page = see([replace(held, record=record(held))])
     assert f"s3://b/out/{review_record_key(record(held))}" in page.text
+
+
+def test_a_review_asks_for_each_picture_and_another_sheet_for_none(store: Store) -> None:
+    row = {"task": "edit", "image": "s3://b/i"}
+    held = {"status": "failed", "error_code": "needs_review", "problem": "gone"}
+    entries = [entry(row | {"id": f"Mug-{n}"}, line=n, **held) for n in range(2)]
+    (html,) = sheets.pages(sheets.sheet(entries, store, store, panel=sheets.panel()))
+    page = _Page(html)
+    choices = [each for each in page.all("input") if each["type"] == "radio"]
+    assert [each["value"] for each in choices] == ["keep", "reject", "undecided"] * 2
+    assert len({each["name"] for each in choices}) == 2
+    assert [each["data-id"] for each in page.all("article")] == ["Mug-0", "Mug-1"]
+    assert "Decision on Mug-1" in page.text
+    (html,) = sheets.pages(sheets.sheet(entries, store, store))
+    assert [each for each in _Page(html).all("input") if each["type"] == "radio"] == []
+    assert "localStorage" not in html
+
+
+def test_what_a_review_is_told_is_text(store: Store) -> None:
+    told = dict.fromkeys(
+        ("run_id", "output_uri", "file", "command", "afterwards"), HOSTILE["an attribute"]
+    )
+    (html,) = sheets.pages(
+        sheets.sheet([], store, store, panel=sheets.panel(HOSTILE["a script"], **told))
+    )
+    page = _Page(html)
+    assert len(page.all("script")) == 1
+    assert {name for _, given in page.tags for name in given if name.startswith("on")} == set()
+
+
+def test_a_sheet_that_is_written_again_makes_each_card_once(
+    store: Store, photo: Callable[..., str]
+) -> None:
+    image = photo("i.png", 64, 48)
+    entries = [
+        entry({"id": f"r{n}", "task": "edit", "image": image}, line=n, output_uri=image)
+        for n in range(3)
+    ]
+    asked: list[int] = []
+
+    def entry_of(result: Any) -> Entry:
+        asked.append(result.line)
+        return entries[result.line]
+
+    base = replace(
+        sheets.sheet(entries, store, store, note="It works."), entry_of=entry_of, kept={}
+    )
+    for lines in ((0,), (1, 0), (2, 1), (2, 1)):
+        sheet = replace(base, results=[entries[n].result for n in lines])
+        page = _Page(sheets.pages(sheet)[0])
+        assert [each["data-row"] for each in page.all("article")] == [f"r{n}" for n in lines]
+        assert "It works." in page.text
+        assert base.kept is not None
+        assert list(base.kept) == list(lines)  # no more than it shows
+    assert asked == [0, 1, 2]

@@ -1,0 +1,54 @@
+"""The form in Prefect's UI that starts a run of a deployment, and its address."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_UI_URL
+
+log = logging.getLogger(__name__)
+
+_V2 = "/v2"
+
+
+@dataclass(frozen=True)
+class RunForm:
+    """The form of one deployment. `classic` and `v2` are its addresses up to the parameters.
+
+    Each of Prefect's two UIs reads the parameters from the query, as quoted JSON. The classic one
+    decodes what its router has decoded already, so there they are quoted twice.
+    """
+
+    classic: str
+    v2: str
+
+    def filled(self, parameters: Mapping[str, str]) -> str:
+        """Return the address of the classic form, filled in."""
+        return self.classic + quote(quote(json.dumps(parameters), safe=""), safe="")
+
+
+def find_form(deployment: str) -> RunForm | None:
+    """Return the form of a deployment, named FLOW/DEPLOYMENT.
+
+    Return None if there is no such deployment, if the UI's address is not known, or if the API is
+    away.
+    """
+    ui_url = (PREFECT_UI_URL.value() or "").rstrip("/").removesuffix(_V2)
+    if not ui_url.startswith(("https://", "http://")):
+        return None
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_deployment_by_name(deployment)
+    except ObjectNotFound:
+        return None
+    except Exception as error:  # the link is an extra, and nothing waits for it
+        log.warning("no link to the form of %s: %s", deployment, type(error).__name__)
+        return None
+    path = f"/deployments/deployment/{found.id}/run?parameters="
+    return RunForm(f"{ui_url}{path}", f"{ui_url}{_V2}{path}")
