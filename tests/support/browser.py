@@ -61,6 +61,17 @@ def screenshot(page: Page, name: str) -> Path:
     return path
 
 
+def violations(page: Page) -> list[str]:
+    """Return what axe-core finds that somebody cannot read, reach or hear: rule, and place."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    return [
+        f"{rule['id']} ({rule['impact']}): {node['target']} {node['html'][:120]}"
+        for rule in Axe().run(page).response["violations"]
+        for node in rule["nodes"]
+    ]
+
+
 class Watched:
     """Things a page did that nobody sees: requests, words on the console, dialogs, refusals."""
 

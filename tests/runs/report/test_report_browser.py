@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from ace_tasks.store import Store, join_uri
 from infra.services import ROOT
 from tests.runs.report.test_report import HOSTILE
 from tests.support import sheets
-from tests.support.browser import Watched, chromium, new_page, screenshot
+from tests.support.browser import Watched, chromium, new_page, screenshot, violations
 from tests.support.sheets import entry, record
 
 if TYPE_CHECKING:
@@ -248,32 +247,6 @@ def test_a_phone_shows_it_without_scrolling_sideways(open_sheet: Open, url: str)
     assert small == 0  # a finger finds it (WCAG 2.2, 2.5.8)
 
 
-# Contrast as WCAG 2 has it, of every text against what is really behind it.
-CONTRAST = """() => {
-  const light = (colour) => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map((c) => c / 255)
-      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (each) => {
-    for (; each; each = each.parentElement) {
-      const { backgroundColor } = getComputedStyle(each);
-      if (!/, 0\\)$/.test(backgroundColor)) return backgroundColor;
-    }
-    return getComputedStyle(document.body).backgroundColor;
-  };
-  const found = [];
-  for (const each of document.querySelectorAll("body *")) {
-    const own = [...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (!own || !each.checkVisibility() || each.closest("script")) continue;
-    const [a, b] = [getComputedStyle(each).color, ground(each)].map(light);
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) found.push(`${each.tagName}.${each.className} ${ratio.toFixed(2)}`);
-  }
-  return [...new Set(found)];
-}"""
-
-
 # Pairs of controls that lie on each other.
 OVERLAPPING = """() => {
   const all = [...document.querySelectorAll("form select, form input, form button, form output")]
@@ -293,13 +266,13 @@ def test_its_controls_stand_apart_at_any_width(open_sheet: Open, width: int) -> 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read_by_day_and_by_night(open_sheet: Open, scheme: str) -> None:
-    page = open_sheet(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    page = open_sheet("report-2.html", color_scheme=scheme, viewport={"width": 1280, "height": 900})
     screenshot(page, f"sheet-{scheme}")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground))) > 3 * 128) == (scheme == "light")
-    for summary in page.locator("article:nth-child(-n+6) summary").all():
+    for summary in page.locator("article summary").all():
         summary.click()
-    assert page.evaluate(CONTRAST) == []
+    assert violations(page) == []
 
 
 def test_a_screen_reader_is_given_all_that_is_seen(open_sheet: Open) -> None:
@@ -309,20 +282,6 @@ def test_a_screen_reader_is_given_all_that_is_seen(open_sheet: Open) -> None:
     names = [each.get_attribute("aria-label") for each in page.get_by_role("navigation").all()]
     assert names == ["Pages", "Neighbouring pages"]
     page.get_by_role("button", name="Masks and references").click()
-    page.locator("article:first-child .facts summary").click()
-    levels = page.locator("h1, h2, h3, h4").evaluate_all(
-        "all => all.filter(each => each.checkVisibility()).map(each => +each.tagName[1])"
-    )
-    assert levels.count(1) == 1 == levels[0]
-    assert all(after - before <= 1 for before, after in pairwise(levels))
-    unnamed = page.locator("input, select, button, a, img").evaluate_all(
-        "all => all.filter(each => !(each.ariaLabel || each.alt || each.innerText?.trim() ||"
-        " each.labels?.length)).map(each => each.outerHTML.slice(0, 99))"
-    )
-    assert unnamed == []
-    ids = page.locator("[id]").evaluate_all("all => all.map(each => each.id)")
-    assert len(ids) == len(set(ids))
-    assert page.locator("html").get_attribute("lang") == "en"
     card = page.get_by_role("article", name="Mug-6", exact=True).aria_snapshot()
     for part in (
         'heading "Mug-6" [level=2]',
