@@ -268,8 +268,10 @@ _KEYS = {
     "ending_key": "How a run ended that edited nothing: a dry run, a rejected canary, a refusal.",
     "summary_key": "The sums of the run. It is written last.",
     "audit_key": "What the last audit of the run found.",
-    "report_key": "The contact sheet, failures first, 200 rows a page; then `report-2.html` …",
-    "review_report_key": "The pictures that wait, with their reasons; then `review-2.html` …",
+    "report_key": "The contact sheet, failures first, 200 rows a page; then `report-2.html` … "
+    "While the run works: its newest 100 pictures.",
+    "review_report_key": "The pictures that wait, with their reasons, to decide about; then "
+    "`review-2.html` …",
     "tombstone_key": "What no later run makes again.",
     "rate_key": "How fast a model was on a device in the last run under this output.",
 }
