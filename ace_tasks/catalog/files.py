@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ace_tasks.catalog.readers.delimited import read_delimited
-from ace_tasks.catalog.readers.encodings import BOM, UTF16, as_utf8, codec_of
+from ace_tasks.catalog.readers.encodings import HEAD_BYTES, as_utf8, table_codec
 from ace_tasks.catalog.readers.header import CATALOG, Table
 from ace_tasks.catalog.readers.jsonl import read_jsonl
 from ace_tasks.catalog.readers.packed import is_packed, open_file, readable
@@ -82,16 +82,14 @@ def read_rows(path: Path, table: Table = CATALOG) -> Iterator[Row | Reject]:
 
 def _open(path: Path, table: Table) -> IO[bytes]:
     """Open a text file as UTF-8. Raises CatalogError for an unknown encoding."""
+    file = open_file(path)
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
     try:
-        codec = codec_of(table.encoding or "UTF-8")
+        codec = table_codec(head, table.encoding, catalog=table.catalog)
     except ValueError as error:
         raise CatalogError(f"{path.name}: {error}") from None
-    file = open_file(path)
-    head = file.read(len(BOM))
-    file.seek(0)
-    if not table.catalog and head.startswith(UTF16):
-        codec = "utf-16"
-    return file if codec == "utf-8" or head == BOM else as_utf8(file, codec, strict=False)
+    return file if codec == "utf-8" else as_utf8(file, codec, strict=False)
 
 
 def to_specs(

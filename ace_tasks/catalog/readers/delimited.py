@@ -12,13 +12,14 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import IO, Any, NoReturn
 
-from ace_tasks.catalog.readers.header import Table, check_columns, check_unique
+from ace_tasks.catalog.readers.cell_text import FEED_LINKS
+from ace_tasks.catalog.readers.header import Table, check_columns, check_unique, plain_name
 from ace_tasks.catalog.readers.jsonl import not_text
 from ace_tasks.catalog.readers.lines import Ledger, Lines, TextLine
+from ace_tasks.catalog.readers.record import Record, readable
 from ace_tasks.catalog.readers.row import MAX_ROW_BYTES, Reject, Row, too_long
 from ace_tasks.errors import CatalogError
 from ace_tasks.wording import counted
@@ -26,8 +27,7 @@ from ace_tasks.wording import counted
 _NAMES = {",": "CSV", "\t": "TSV"}
 _SEPARATORS = {",": "commas", "\t": "tabs"}
 # Columns of catalogs and feeds whose cells are links or file names.
-_LINK_COLUMNS = {"image", "image_link", "image_src", "product_image_url", "reference"}
-_LINK_COLUMNS |= {"variant_image", "variant_image_url"}
+_LINK_COLUMNS = {"image", "reference"} | FEED_LINKS - {"additional_image_link"}
 # Columns whose cells never contain a line break.
 _ONE_LINE = _LINK_COLUMNS - {"reference"}
 _ONE_LINE |= {"id", "handle", "url_handle", "task", "person", "garment"}
@@ -54,18 +54,6 @@ class _TooLong(Exception):
     """The row being read exceeds MAX_ROW_BYTES."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """The cells of a row and the lines it spans. Without `cells`, `reason` says what is wrong."""
-
-    first: int
-    lines: int
-    cells: list[str] | None
-    reason: str = ""
-    text: str = ""
-    too_long: bool = False
-
-
 def read_delimited(
     name: str, file: IO[bytes], delimiter: str, table: Table
 ) -> Iterator[Row | Reject]:
@@ -85,6 +73,7 @@ class _DelimitedReader:
         self._named = 0  # columns up to the last one with a name
         self._links: list[int] = []
         self._one_line: list[int] = []
+        self._texts: dict[int, str] = {}  # number → name of a column whose texts are asked for
 
     def rows(self) -> Iterator[Row | Reject]:
         found = False
@@ -111,7 +100,7 @@ class _DelimitedReader:
 
     # ------------------------------------------------------------ header
 
-    def _begin(self, record: _Record) -> None:
+    def _begin(self, record: Record) -> None:
         if record.cells is None:
             self._refuse(f"the header cannot be read as a row: {record.reason or 'it is too long'}")
         if any("\n" in cell and self._delimiter in cell for cell in record.cells):
@@ -133,13 +122,15 @@ class _DelimitedReader:
         check_columns(self._name, header, self._table)
         self._header = header
         self._named = max(n for n, column in enumerate(header, start=1) if column)
-        known = [column.lower().removeprefix("g:").replace(" ", "_") for column in header]
+        known = list(map(plain_name, header))
         self._links = [n for n, column in enumerate(known) if column in _LINK_COLUMNS]
         self._one_line = [n for n, column in enumerate(known) if column in _ONE_LINE]
+        if self._table.texts:
+            self._texts = {n: each for n, each in enumerate(header) if known[n] in FEED_LINKS}
 
     # ------------------------------------------------------------ rows
 
-    def _row(self, record: _Record) -> Row | Reject:
+    def _row(self, record: Record) -> Row | Reject:
         first, lines, cells = record.first, record.lines, record.cells
         if cells is None:
             if record.too_long:
@@ -148,15 +139,15 @@ class _DelimitedReader:
             return Reject(first, None, record.reason + _where(first, lines), text, lines=lines)
         row = self._named_cells(cells)
         if any(map(_ESCAPED.search, cells)):
-            readable = {name: _readable(cell) for name, cell in row.items()}
-            return not_text(first, readable, self._table, lines)
+            shown = {name: readable(cell) for name, cell in row.items()}
+            return not_text(first, shown, self._table, lines)
         if not self._fits(cells) and not self._may_be_short(cells, lines):
             reason = f"accepted: {counted(len(self._header), 'cell')}, like the header; given {len(cells)}"
             reason += _where(first, lines)
             return Reject(first, None, reason, row, lines=lines)
         if self._may_be_short(cells, lines):
             row |= dict.fromkeys(filter(None, self._header[len(cells) :]), "")
-        return Row(first, row, lines=lines)
+        return Row(first, row, lines, record.texts(self._delimiter, self._texts))
 
     def _named_cells(self, cells: list[str]) -> dict[str, Any]:
         """Return column → cell. Cells without a column name are joined under the key ""."""
@@ -193,11 +184,11 @@ class _DelimitedReader:
             self._bytes += len(line.data)
         return line
 
-    def _record(self, line: TextLine) -> _Record:
+    def _record(self, line: TextLine) -> Record:
         if not line.whole:
             return self._oversized([line])
         if b'"' not in line.data and not _breaks(line):
-            return _Record(line.number, 1, self._plain_cells(line))
+            return Record(line.number, 1, self._plain_cells(line), source=(line,))
         lines = [line]
         try:
             cells = self._parse(lines)
@@ -211,9 +202,10 @@ class _DelimitedReader:
             return self._broken(lines, f"unreadable {self._kind}: {self._quote_error(error)}")
         if len(lines) > 1 and self._holds_rows(cells, lines):
             return self._broken(lines, self._swallows(lines))
-        if len(lines) == 1:
-            cells = self._likelier(cells, self._as_text(line))
-        return _Record(line.number, len(lines), cells)
+        text = self._as_text(line) if len(lines) == 1 else None
+        quoted = self._likelier(cells, text) is cells
+        cells = cells if quoted or text is None else text
+        return Record(line.number, len(lines), cells, source=tuple(lines), quoted=quoted)
 
     def _quote_error(self, error: csv.Error) -> str:
         """Return what is wrong with a quote, in words that help to fix the table."""
@@ -252,7 +244,7 @@ class _DelimitedReader:
 
         return next(csv.reader(following(), delimiter=self._delimiter, strict=True))
 
-    def _oversized(self, lines: list[TextLine]) -> _Record:
+    def _oversized(self, lines: list[TextLine]) -> Record:
         """Return the record of a row over MAX_ROW_BYTES that begins with these lines.
 
         Reads on to the line that closes its quoted cell, or to the next row.
@@ -265,9 +257,9 @@ class _DelimitedReader:
                 break
             count += 1
             is_open = is_open != line.odd_quotes
-        return _Record(first.number, count, None, text=_readable(first.text), too_long=True)
+        return Record(first.number, count, None, text=readable(first.text), too_long=True)
 
-    def _broken(self, lines: list[TextLine], reason: str) -> _Record:
+    def _broken(self, lines: list[TextLine], reason: str) -> Record:
         """Return the record of a broken row: as plain text if it is TSV, else as a reject.
 
         The lines from the next possible beginning of a row are read again.
@@ -284,8 +276,8 @@ class _DelimitedReader:
         else:
             self._bytes_again += size
             self._again.extendleft(reversed(lines[end:]))
-        text = _readable("".join(line.text for line in lines[:end]))
-        return _Record(first.number, end, cells, reason, text)
+        text = readable("".join(line.text for line in lines[:end]))
+        return Record(first.number, end, cells, reason, text, source=tuple(lines[:end]))
 
     def _as_text(self, line: TextLine) -> list[str] | None:
         """Return the cells of a line with quotes read as text, or None if they cannot be."""
@@ -317,7 +309,7 @@ class _DelimitedReader:
         )
         inner = [line for line in lines[1:] if line.whole and self._may_begin_row(line)]
         if inner:
-            first = _readable(self._plain_cells(inner[0])[0])[:80]
+            first = readable(self._plain_cells(inner[0])[0])[:80]
             reason += f"; line {inner[0].number} is read as a row of its own ({first})"
         return reason
 
@@ -404,8 +396,3 @@ def _breaks(line: TextLine) -> bool:
     """Return whether the line contains a line break of another kind."""
     body = line.data.rstrip(b"\r\n")
     return b"\r" in body or b"\n" in body
-
-
-def _readable(text: str) -> str:
-    """Return a text with replacement characters for bytes that are not UTF-8."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")

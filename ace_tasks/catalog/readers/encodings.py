@@ -18,6 +18,9 @@ BOM = b"\xef\xbb\xbf"
 
 ACCEPTED = "UTF-8, Shift_JIS, EUC-JP, GBK, GB18030, Big5, EUC-KR, windows-125x, ISO-8859-x, KOI8-R"
 
+HEAD_BYTES = 400  # a text's beginning, which may tell its encoding
+# UTF-16 XML begins with a byte order mark; without one, with `<` in either byte order.
+_UTF16_STARTS = dict.fromkeys(UTF16, "utf-16") | {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 _CHUNK_BYTES = 2**16
 # Names that Python does not know, in lower case with `-`.
 _ALIASES = {
@@ -80,17 +83,41 @@ def declared(head: bytes) -> str | None:
     return found[1].decode("ascii") if found else None
 
 
+def table_codec(head: bytes, encoding: str, *, catalog: bool = False) -> str:
+    """Return Python's codec of a table by its first bytes, else by the `encoding` that is named.
+
+    A `catalog` is never UTF-16. Raises ValueError for an encoding that is not accepted.
+    """
+    codec = codec_of(encoding or "UTF-8")
+    if not catalog and head.startswith(UTF16):
+        codec = "utf-16"
+    return "utf-8" if head.startswith(BOM) else codec
+
+
+def xml_codec(head: bytes, encoding: str) -> str:
+    """Return Python's codec of XML by its first bytes, its declaration, or `encoding`.
+
+    Raises ValueError for an encoding that is not accepted.
+    """
+    if head.startswith(BOM):
+        return "utf-8"
+    for start, codec in _UTF16_STARTS.items():
+        if head.startswith(start):
+            return codec
+    return codec_of(declared(head) or encoding or "UTF-8")
+
+
 def as_utf8(file: IO[bytes], codec: str, *, strict: bool) -> IO[bytes]:
     """Return a file that reads a text as UTF-8. Closing it closes `file`.
 
     Bytes that are invalid in the encoding raise UnicodeDecodeError. If not `strict`, they become a
     byte that is invalid in UTF-8, so that only the row that contains them is rejected.
     """
-    errors = "strict" if strict else _MARK
+    errors = "strict" if strict else MARK
     return io.BufferedReader(_AsUtf8(file, codec, errors), _CHUNK_BYTES)
 
 
-_MARK = "ace_catalog.mark"
+MARK = "ace_catalog.mark"
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
@@ -98,7 +125,7 @@ def _mark(error: UnicodeError) -> tuple[str, int]:
     return "\udcff", error.end
 
 
-codecs.register_error(_MARK, _mark)
+codecs.register_error(MARK, _mark)
 
 
 class _AsUtf8(io.RawIOBase):

@@ -14,16 +14,23 @@ class Table:
 
     `catalog` is true for an edit catalog, in which every row has a task. The table must have all
     `columns`. Messages call a row a `noun`. `encoding` is the text's encoding as a person names
-    it. Empty means UTF-8, or UTF-16 if the file starts with its mark.
+    it. Empty means UTF-8, or UTF-16 if the file starts with its mark. With `texts`, rows of CSV and
+    TSV also tell where the links of a feed are written.
     """
 
     catalog: bool = True
     columns: tuple[str, ...] = ()
     noun: str = "row"
     encoding: str = ""
+    texts: bool = False
 
 
 CATALOG = Table()
+
+
+def plain_name(column: str) -> str:
+    """Return a column's name as feeds are read: `Image Src` and `g:image_src` are `image_src`."""
+    return column.strip().lower().removeprefix("g:").replace(" ", "_")
 
 
 def check_columns(name: str, columns: Sequence[str], table: Table) -> None:

@@ -17,13 +17,14 @@ class TextLine:
     """A line with its line end.
 
     A line over MAX_ROW_BYTES is not `whole`, and `data` is its beginning. `odd_quotes` tells
-    whether the complete line has an odd number of quotes.
+    whether the complete line has an odd number of quotes. `start` is the offset of its first byte.
     """
 
     number: int
     data: bytes
     whole: bool
     odd_quotes: bool
+    start: int = 0
 
     @property
     def text(self) -> str:
@@ -40,6 +41,7 @@ class Lines:
     def __init__(self, name: str, file: IO[bytes]):
         self._name, self._file, self._end = name, file, b"\n"
         self._read: Callable[[int], bytes] = file.readline
+        self._start = 0
         self.count = 0
 
     def __iter__(self) -> Iterator[TextLine]:
@@ -50,20 +52,24 @@ class Lines:
         if not data:
             raise StopIteration
         self.count += 1
+        start = self._start
+        self._start += len(data)
         whole = len(data) <= MAX_ROW_BYTES
         quotes = data.count(b'"')
         if not whole and not data.endswith(self._end):
             while rest := self._read(MAX_ROW_BYTES):
+                self._start += len(rest)
                 quotes += rest.count(b'"')
                 if rest.endswith(self._end):
                     break
-        return TextLine(self.count, data[:MAX_ROW_BYTES], whole, bool(quotes % 2))
+        return TextLine(self.count, data[:MAX_ROW_BYTES], whole, bool(quotes % 2), start)
 
     def _first(self) -> bytes:
         data = self._file.readline(MAX_ROW_BYTES + 1)
         if data.startswith(UTF16):
             raise CatalogError(f"{self._name}: UTF-16 text (accepted: UTF-8)")
-        data = data.removeprefix(BOM)
+        if data.startswith(BOM):
+            data, self._start = data.removeprefix(BOM), len(BOM)
         # Programs that convert line ends twice leave CR CR LF.
         if b"\r" in data.rstrip(b"\r\n"):
             self._end, self._read = b"\r", _reader_of_returns(self._file, data)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ace_tasks.catalog.readers.cell_text import CellText
 from ace_tasks.specs import MAX_URI_CHARS
 from ace_tasks.wording import counted
 
@@ -21,12 +22,14 @@ class Row:
     """A row as read, before it is checked.
 
     `line` is the row's first line, or its number in a Parquet file, counted from 1. `lines` is the
-    number of lines that it spans.
+    number of lines that it spans. `texts` tells where links of a feed are written, if the caller
+    asked for it.
     """
 
     line: int
     cells: dict[str, Any]
     lines: int = 1
+    texts: tuple[CellText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

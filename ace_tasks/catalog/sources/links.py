@@ -7,6 +7,7 @@ anything that this machine can reach. So a link is only read as a name.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -84,8 +85,20 @@ class Links:
 def links_of(cell: Any) -> list[str]:
     """Return the links in a cell: one, several separated by commas or spaces, or a list."""
     cells = cell if isinstance(cell, list) else [cell]
-    texts = (str(each).strip(_SEPARATORS) for each in cells if isinstance(each, str | int | float))
-    return [link for text in texts for link in _BETWEEN.split(text) if link]
+    texts = [str(each) for each in cells if isinstance(each, str | int | float)]
+    return [text[begin:end] for text in texts for begin, end in link_spans(text)]
+
+
+def link_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each link of a text begins and ends, as `links_of` reads it."""
+    begin = len(text) - len(text.lstrip(_SEPARATORS))
+    last = len(text.rstrip(_SEPARATORS))
+    while begin < last:
+        found = _BETWEEN.search(text, begin, last)
+        end = found.start() if found else last
+        if begin < end:
+            yield begin, end
+        begin = found.end() if found else last
 
 
 def shown(link: str) -> str:

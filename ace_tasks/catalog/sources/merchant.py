@@ -13,12 +13,14 @@ import itertools
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NoReturn
 from xml.parsers import expat
 
 from ace_tasks.catalog.files import Reject, Row
-from ace_tasks.catalog.readers.encodings import BOM, UTF16, as_utf8, codec_of, declared
+from ace_tasks.catalog.readers.cell_text import FEED_LINKS, CellText, Piece
+from ace_tasks.catalog.readers.encodings import HEAD_BYTES, as_utf8, xml_codec
 from ace_tasks.catalog.readers.packed import open_file, readable
 from ace_tasks.catalog.readers.row import MAX_ROW_BYTES
 from ace_tasks.errors import BrokenRun, CatalogError
@@ -30,9 +32,6 @@ _ITEMS = frozenset({"item", "entry"})  # RSS, Atom
 _REPEATED = frozenset({"image_link", "additional_image_link"})  # may occur several times
 # Elements that contain only text. Others, such as <g:shipping>, contain elements.
 _TEXT_ONLY = frozenset({"id", "image", "mask"}) | _REPEATED
-_HEAD_BYTES = 400
-# UTF-16 with a byte order mark; without one, `<` in either byte order.
-_UTF16_STARTS = dict.fromkeys(UTF16, "utf-16") | {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 _CHUNK_BYTES = 65_536
 _MAX_DEPTH = 64
 _ELEMENT_BYTES = 64  # the approximate size of an empty element in memory
@@ -63,16 +62,17 @@ _EXPLANATIONS = {
 }
 
 
-def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
+def read_feed(path: Path, encoding: str = "", *, texts: bool = False) -> Iterator[Row | Reject]:
     """Yield every item of a feed, in order, as cells of local name → text.
 
     `line` is the line where an item begins. `encoding` is used if the feed declares none. Empty
-    means UTF-8. Raises CatalogError if the file cannot be read.
+    means UTF-8. With `texts`, rows tell where their links are written. Raises CatalogError if the
+    file cannot be read.
     """
     with readable(path.name), ExitStack() as held:
         opened = held.enter_context(open_file(path))
         file = _as_utf8(path.name, opened, encoding)
-        reader = _FeedReader(path.name)
+        reader = _TextsReader(path.name) if texts else _FeedReader(path.name)
         try:
             while chunk := file.read(_CHUNK_BYTES):
                 yield from reader.feed(chunk, last=False)
@@ -89,19 +89,11 @@ def read_feed(path: Path, encoding: str = "") -> Iterator[Row | Reject]:
 
 
 def _as_utf8(name: str, file: IO[bytes], encoding: str) -> IO[bytes]:
-    """Return the feed as UTF-8.
-
-    The encoding is taken from its first bytes, else its declaration, else `encoding`.
-    """
-    head = file.read(_HEAD_BYTES)
+    """Return the feed as UTF-8."""
+    head = file.read(HEAD_BYTES)
     file.seek(0)
-    if head.startswith(BOM):
-        return file
-    for start, codec in _UTF16_STARTS.items():
-        if head.startswith(start):
-            return as_utf8(file, codec, strict=True)
     try:
-        codec = codec_of(declared(head) or encoding or "UTF-8")
+        codec = xml_codec(head, encoding)
     except ValueError as error:
         raise CatalogError(f"{name}: unreadable XML: {error}") from None
     return file if codec == "utf-8" else as_utf8(file, codec, strict=True)
@@ -184,7 +176,6 @@ class _FeedReader:
             if self._size <= MAX_ROW_BYTES:
                 self._into, self._cell = [], local
                 self._cells.setdefault((space == _GOOGLE, local), []).append("")
-
         elif self._into is not None and self._cell in _TEXT_ONLY and self._nested is None:
             self._nested = self._cell, local[:80]
 
@@ -267,3 +258,67 @@ class _FeedReader:
             reason = f"accepted: one id in an item; this one has {len(ids)}: {', '.join(ids)}"
             return Reject(self._line, "id", reason[:400], cells)
         return Row(self._line, cells)
+
+
+class _TextsReader(_FeedReader):
+    """A reader whose rows also tell where the texts of their links are written.
+
+    Expat names the first byte of each event, so a piece of text ends where the next event begins.
+    """
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self._parser.buffer_text = False
+        self._parser.StartCdataSectionHandler = self._cdata_begins
+        self._parser.EndCdataSectionHandler = self._cdata_ends
+        self._is_cdata = False
+        self._texts: list[CellText] = []
+        self._pieces: list[Piece] | None = None  # of the link that is being read
+        self._begun: tuple[str, int, bool] | None = None  # a piece whose end is not known yet
+
+    def _end_piece(self) -> None:
+        if self._begun and self._pieces is not None:
+            text, start, escaped = self._begun
+            self._pieces.append(Piece(text, start, self._parser.CurrentByteIndex, escaped))
+        self._begun = None
+
+    def _cdata_begins(self) -> None:
+        self._end_piece()
+        self._is_cdata = True
+
+    def _cdata_ends(self) -> None:
+        self._end_piece()
+        self._is_cdata = False
+
+    def _other(self, text: str) -> None:
+        self._end_piece()
+        super()._other(text)
+
+    def _comment(self, text: str) -> None:
+        self._end_piece()
+        super()._comment(text)
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        self._end_piece()
+        super()._start(name, attributes)
+        if self._item_depth and self._depth == self._item_depth + 1:
+            is_link = self._into is not None and self._cell in FEED_LINKS
+            self._pieces = [] if is_link else None
+
+    def _text(self, text: str) -> None:
+        self._end_piece()
+        super()._text(text)
+        if self._depth == self._item_depth + 1 and self._size <= MAX_ROW_BYTES:
+            self._begun = text, self._parser.CurrentByteIndex, not self._is_cdata
+
+    def _end(self, name: str) -> None:
+        self._end_piece()
+        if self._pieces is not None and self._depth == self._item_depth + 1:
+            self._texts.append(CellText(self._cell, tuple(self._pieces)))
+            self._pieces = None
+        super()._end(name)
+
+    def _row(self) -> Row | Reject:
+        row, texts = super()._row(), tuple(self._texts)
+        self._texts.clear()
+        return replace(row, texts=texts) if isinstance(row, Row) else row

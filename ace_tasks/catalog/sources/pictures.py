@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from ace_tasks.catalog.files import Reject, Table, open_catalog, read_rows
+from ace_tasks.catalog.files import Reject, Row, Table, open_catalog, read_rows
 from ace_tasks.catalog.sources.links import Links
 from ace_tasks.catalog.sources.merchant import read_feed
 from ace_tasks.catalog.sources.prefixes import (
@@ -57,10 +58,17 @@ def pictures(place: SourcePlace, store: Store) -> Iterator[SourcePicture | Skipp
         place.uri, place.links, place.allowed_buckets, main_only=place.main_only, once=place.once
     )
     with open_catalog(place.uri, store) as file:
-        if suffix_of(place.uri) in FEEDS:
-            yield from table.read(read_feed(file, place.encoding))
-        else:
-            yield from table.read(read_rows(file, Table(catalog=False, encoding=place.encoding)))
+        yield from table.read(read_table(place, file))
+
+
+def read_table(place: SourcePlace, path: Path, *, texts: bool = False) -> Iterator[Row | Reject]:
+    """Yield the rows of a place that is a table or feed, from its local copy.
+
+    With `texts`, rows of XML, CSV and TSV tell where their links are written. Raises CatalogError.
+    """
+    if suffix_of(place.uri) in FEEDS:
+        return read_feed(path, place.encoding, texts=texts)
+    return read_rows(path, Table(catalog=False, encoding=place.encoding, texts=texts))
 
 
 def _of_prefix(place: SourcePlace, store: Store) -> Iterator[SourcePicture | Skipped]:

@@ -11,13 +11,21 @@ of kind own every row may count, as in the pairs of a try-on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ace_tasks.catalog.files import Reject, Row, absolute_uri
-from ace_tasks.catalog.sources.links import Links, is_broken_web, is_web, links_of, shown
+from ace_tasks.catalog.readers.header import plain_name
+from ace_tasks.catalog.sources.links import (
+    Links,
+    is_broken_web,
+    is_web,
+    link_spans,
+    links_of,
+    shown,
+)
 from ace_tasks.catalog.sources.named_so_far import NamedSoFar, PendingPicture
 from ace_tasks.catalog.sources.source_picture import (
     Skipped,
@@ -113,7 +121,7 @@ class TableReader:
             if isinstance(row, Reject):
                 yield self._with_place(row.line, row)
                 continue
-            cells = self._trimmed(row.cells)
+            cells = self.trimmed(row.cells)
             self._kind = self._kind or self._kind_of(cells)
             if self._kind is None:
                 strange += 1
@@ -128,6 +136,21 @@ class TableReader:
         if strange and self._kind is None:
             raise self._unknown()
         yield from self._main_pictures() if self._main_only else self._variants()
+
+    @property
+    def is_feed(self) -> bool:
+        """True if the rows read so far are those of a shop's product feed."""
+        return self._kind in (self._google, self._shopify)
+
+    def product(self, cells: Mapping[str, Any]) -> str:
+        """Return the id of a feed's product, from the cells of a row or of its picture."""
+        return _text(cells.get("id") if self._kind == self._google else _first(cells, _HANDLES))
+
+    def links_in(self, text: str) -> list[tuple[int, int]]:
+        """Return where the links of a feed's cell begin and end. Shopify's cells hold one."""
+        begin = len(text) - len(text.lstrip())
+        spans = link_spans(text.strip()) if self._kind == self._google else [(0, len(text.strip()))]
+        return [(begin + first, begin + end) for first, end in spans if first < end]
 
     def _kind_of(self, cells: dict[str, Any]) -> Kind | None:
         columns = cells.keys()
@@ -158,14 +181,14 @@ class TableReader:
     ) -> SourcePicture | Skipped | Reject:
         """Return the picture, its reject, or Skipped if its product has it already."""
         try:
-            uri, mask = self._resolve(named.column, named.link), named.mask
+            uri, mask = self.resolve(named.column, named.link), named.mask
             if (
                 isinstance(mask, str)
                 and mask
                 and mask not in _MASK_KEYWORDS
                 and mask[:1] not in {"{", "["}
             ):
-                mask = self._resolve("mask", mask)
+                mask = self.resolve("mask", mask)
             row_id, first = self._entered(line, named, uri, mask)
         except BadRow as error:
             given = {named.column: named.link} | ({"id": named.row_id} if named.row_id else {})
@@ -207,7 +230,7 @@ class TableReader:
         self._named.count_up(product)
         return row_id, None
 
-    def _resolve(self, column: str, link: str) -> str:
+    def resolve(self, column: str, link: str) -> str:
         """Return the URI of the picture that a link names. Raises BadRow."""
         if self._links and self._links.is_bare(link):
             link = f"//{link}"
@@ -238,7 +261,7 @@ class TableReader:
         yield _Named(row_id, row_id, _link(cells.get("image"), "image"), "image", cells.get("mask"))
 
     def _google(self, line: int, cells: dict[str, Any]) -> Iterator[_Named]:
-        product = _text(cells.get("id"))
+        product = self.product(cells)
         if not product:
             raise BadRow("id", "missing")
         main = links_of(cells.get("image_link"))
@@ -263,7 +286,7 @@ class TableReader:
         filled in the first row only or in all, rows may come in any order, and positions may be
         missing.
         """
-        product = _text(_first(cells, _HANDLES))
+        product = self.product(cells)
         image, variant = (_text(_first(cells, each)) for each in (_IMAGES, _VARIANTS))
         if not image and not variant:
             yield Skipped(f"line {line}", "without a picture")
@@ -314,7 +337,7 @@ class TableReader:
 
     # ------------------------------------------------------------ columns and rejects
 
-    def _trimmed(self, cells: dict[str, Any]) -> dict[str, Any]:
+    def trimmed(self, cells: dict[str, Any]) -> dict[str, Any]:
         """Return the row with normalized column names.
 
         `Image Src` becomes `image_src`, and `g:image_link` becomes `image_link`. If two columns get
@@ -322,7 +345,7 @@ class TableReader:
         """
         trimmed: dict[str, Any] = {}
         for given, cell in cells.items():
-            name = str(given).strip().lower().removeprefix("g:").replace(" ", "_")
+            name = plain_name(str(given))
             if len(self._columns) < _COLUMNS_KNOWN:
                 self._columns.setdefault(name, str(given).strip())
             if name not in trimmed or cell not in (None, ""):
@@ -356,7 +379,7 @@ def _numbered(product: str, number: int) -> str:
     return row_id_of(product, number) if number != 1 else row_id_of(product)
 
 
-def _first(cells: dict[str, Any], names: tuple[str, ...]) -> Any:
+def _first(cells: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((cells[name] for name in names if cells.get(name) not in (None, "")), None)
 
 
