@@ -259,6 +259,7 @@ _KEYS = {
     "review_picture_key": "A picture that waits for a person.",
     "review_record_key": "The record that this picture would have.",
     "catalog_key": "The rows that a restyle or a try-on batch made.",
+    "feed_key": "Which table or feed a restyle read, its SHA-256, and how it was read.",
     "plan_key": "The items of the run, in the order of work.",
     "rejects_key": "Rows that are not a valid request: line, column, reason, and the first 10,000 "
     "characters of the row.",

@@ -8,6 +8,7 @@ try_on_batch     put garments on people
 retry_failed     edit the failed rows of a run again
 review_run       publish or discard the pictures that a run held back
 audit_run        check a run again
+write_feed       write a feed anew, with the links of edited pictures
 sweep_output     find pictures that no record names
 forget           delete what was made from a source, or by a run
 train_ace        train a variant

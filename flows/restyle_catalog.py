@@ -9,12 +9,13 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 
-from ace_tasks.catalog.files import Reject
+from ace_tasks.catalog.files import Reject, open_catalog
 from ace_tasks.catalog.restyle import Instruction, restyle_rows
 from ace_tasks.catalog.sources.mask_files import open_masks
 from ace_tasks.catalog.sources.pictures import pictures
-from ace_tasks.catalog.sources.prefixes import buckets_of, check_apart, uris_of
+from ace_tasks.catalog.sources.prefixes import buckets_of, check_apart, is_file, uris_of
 from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped, SourcePicture
+from ace_tasks.runs.feed_note import FeedNote, sha256_of, write_note
 from flows.options.feed import RestyleFeed
 from flows.options.masking import RowMasks
 from flows.options.pixels import RestylePixels
@@ -72,6 +73,22 @@ def _rows(
     run: Run, feed: RestyleFeed, instruction: Instruction, mask: str
 ) -> Iterator[GeneratedRow | Skipped | Reject]:
     place = run.place("source", run.catalog, feed, main_only=feed.main_only, once=True)
+    if is_file(run.catalog):
+        _note_feed(run, feed)
     masked = (each for each in pictures(place, run.sources) if isinstance(each, SourcePicture))
     with open_masks("mask", mask, run.sources, run.scratch, optional=True, masked=masked) as rule:
         yield from restyle_rows(pictures(place, run.sources), instruction, rule, feed.limit)
+
+
+def _note_feed(run: Run, feed: RestyleFeed) -> None:
+    """Write down which feed the run reads, so that `write_feed` finds it and sees if it changed."""
+    with open_catalog(run.catalog, run.sources) as file:
+        note = FeedNote(
+            uri=run.catalog,
+            sha256=sha256_of(file),
+            links_from=feed.links_from,
+            links_to=feed.links_to,
+            encoding=feed.encoding,
+            main_only=feed.main_only,
+        )
+    write_note(run.outputs, run.output, run.run_id, note)

@@ -93,6 +93,7 @@ _FLOW_TESTS = {
         "tests/flows/test_restyle_catalog.py",
         "tests/flows/test_review_run.py",
         "tests/flows/test_try_on_batch.py",
+        "tests/flows/test_write_feed.py",
         "tests/infra/test_deploy.py",
     ),
     "flows of runs": (

@@ -9,6 +9,7 @@ Layout under an output URI (one function a key, below):
     review/<row id>/<item_id[:16]>.<sha256[:8]>.<ext>    a picture held for a person
     review/<row id>/<item_id[:16]>.<sha256[:8]>.json     the record it would have
     runs/<run id>/catalog.jsonl                rows that the run made itself
+    runs/<run id>/feed.json                    the feed that it made them from
     runs/<run id>/plan.parquet, rejects.jsonl, results.parquet, results.csv, failures.jsonl,
                   canary.json, ending.json, summary.json, audit.json,
                   report.html, report-2.html …, review.html …
@@ -65,6 +66,11 @@ def review_record_key(record: Record) -> str:
 def catalog_key(run_id: str) -> str:
     """Return the key of the rows that a run made itself, as a catalog to run again."""
     return f"runs/{run_id}/catalog.jsonl"
+
+
+def feed_key(run_id: str) -> str:
+    """Return the key of the note of the feed that a run read; see `ace_tasks.runs.feed_note`."""
+    return f"runs/{run_id}/feed.json"
 
 
 def plan_key(run_id: str) -> str:

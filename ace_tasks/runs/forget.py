@@ -32,7 +32,7 @@ from ace_tasks.store_check import check_purge
 
 _THREADS = 16
 # Pages embed pictures, and cannot be made again, so a page that mentions a forgotten item goes.
-_PAGE = re.compile(r"(?:report|review)(?:-\d+)?\.html|(?:canary|ending|audit)\.json")
+_PAGE = re.compile(r"(?:report|review)(?:-\d+)?\.html|(?:canary|ending|audit|feed)\.json")
 _TABLES = {"plan.parquet", "results.parquet"}
 _RUN_FILE = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/(.+)")
 _WAITING_RECORD = re.compile(r"review/[^/]+/[0-9a-f]{16}\.[0-9a-f]{8}\.json")

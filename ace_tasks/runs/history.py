@@ -19,6 +19,8 @@ from ace_tasks.runs.results import Summary
 from ace_tasks.store import ObjectInfo, Store, join_uri
 from ace_tasks.wording import counted
 
+NEWEST = "newest"  # stands for the id of the newest run
+
 _READ_AT_ONCE = 16
 _RETRY = "retry-failed"  # the flow's name
 

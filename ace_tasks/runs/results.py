@@ -147,7 +147,7 @@ class ResultsWriter:
         self.tally.add(result)
         # A valid row id is no formula, although it may begin with a dash. A rejected one may be.
         from_outside = ("row_id", "task", "error") if result.status == "rejected" else ("error",)
-        self._csv.writerow(row | {column: _no_formula(row[column]) for column in from_outside})
+        self._csv.writerow(row | {column: no_formula(row[column]) for column in from_outside})
         self._buffer.append(row)
         if len(self._buffer) >= _BATCH_ROWS:
             self._flush()
@@ -173,7 +173,8 @@ class ResultsWriter:
             )
 
 
-def _no_formula(text: str | None) -> str | None:
+def no_formula(text: str | None) -> str | None:
+    """Return a text that a spreadsheet takes for text."""
     # Messages quote the catalog, and a spreadsheet would run a cell such as "=HYPERLINK(…)".
     return f"'{text}" if text and text.startswith(_FORMULA_STARTS) else text
 

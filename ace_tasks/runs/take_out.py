@@ -19,24 +19,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ace_tasks.errors import NotFound, SettingsError
-from ace_tasks.plan.item_ids import ItemIds
-from ace_tasks.plan.resume import recorded
-from ace_tasks.provenance.keys import results_key
 from ace_tasks.provenance.ownership import MEDIA_TYPE_BY_EXTENSION, PictureKey, read_picture
-from ace_tasks.runs.history import newest_run
-from ace_tasks.runs.published import FinishedPicture, FinishedPictures, finished_pictures
-from ace_tasks.runs.results import Result, count_results, read_results
+from ace_tasks.runs.history import NEWEST, newest_run
+from ace_tasks.runs.new_files import check_outside
+from ace_tasks.runs.published import FinishedPicture
+from ace_tasks.runs.results import count_results
+from ace_tasks.runs.row_pictures import RowPicture, download_results, row_pictures
 from ace_tasks.specs import quote
 from ace_tasks.store import Store, is_s3, join_uri
 from ace_tasks.wording import counted
 
-NEWEST = "newest"
-
 _THREADS = 16
 _AT_ONCE = 256  # rows handed to the threads together
 _ROW_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# The folders of an output's own objects. A copy must not be written into one of them.
-_OWN = ("images", "records", "failures", "candidates", "review", "runs", "forgotten", "rates")
 
 How = Literal["written", "there_before", "none"]
 
@@ -112,7 +107,7 @@ class TakeOut:
         with ExitStack() as held:
             scratch = tempfile.TemporaryDirectory(prefix="ace-take-out-")
             self._scratch = Path(held.enter_context(scratch))
-            self._results = self._download_results()
+            self._results = download_results(store, output_uri, self.run_id, self._scratch)
             self._target = self._open(to, overwrite=overwrite)
             held.callback(self._target.close)
             self._held = held.pop_all()
@@ -121,62 +116,25 @@ class TakeOut:
     def close(self) -> None:
         self._held.close()
 
-    def _download_results(self) -> Path:
-        path = self._scratch / "results.parquet"
-        try:
-            self._store.download(self._uri(results_key(self.run_id, "parquet")), path)
-        except NotFound:
-            raise SettingsError(
-                f"run: accepted: a run with results under {self._output_uri}; "
-                f"given {quote(self.run_id)}"
-            ) from None
-        return path
-
-    def _uri(self, key: str) -> str:
-        return join_uri(self._output_uri, key)
-
     def _open(self, to: str, *, overwrite: bool) -> FolderTarget | PrefixTarget:
         if not is_s3(to):
             return FolderTarget(Path(to), overwrite=overwrite)
-        place = to.rstrip("/")
-        if any(f"{place}/".startswith(self._uri(f"{each}/")) for each in _OWN):
-            raise SettingsError(
-                f"to: accepted: a folder or prefix outside the output's own; given {quote(to)}"
-            )
-        return PrefixTarget(self._store, place, overwrite=overwrite)
+        check_outside(self._output_uri, to)
+        return PrefixTarget(self._store, to.rstrip("/"), overwrite=overwrite)
 
     def take(self) -> Iterator[Taken]:
         """Copy the picture of each row and yield the outcome, in the order of the results."""
-        with (
-            finished_pictures(
-                self._store, self._output_uri, self._recorded_since(), self._scratch
-            ) as since,
-            self._store.in_parallel(_THREADS) as pool,
-        ):
-            rows = (self._look_up(each, since) for each in read_results(self._results))
-            while batch := list(islice(rows, _AT_ONCE)):
+        place = self._store, self._output_uri, self._results, self._scratch
+        with row_pictures(*place) as rows, self._store.in_parallel(_THREADS) as pool:
+            named = map(self._name, rows)
+            while batch := list(islice(named, _AT_ONCE)):
                 yield from pool.map(self._take, batch)
 
-    def _recorded_since(self) -> ItemIds:
-        """Return the items for which the run has no picture, but a retry or review has made one."""
-        none = (each.item_id for each in read_results(self._results) if not each.output_uri)
-        return recorded(self._store, self._output_uri, ItemIds(each for each in none if each))
-
-    def _look_up(
-        self, result: Result, since: FinishedPictures
-    ) -> tuple[str, FinishedPicture] | Taken:
+    def _name(self, row: RowPicture) -> tuple[str, FinishedPicture] | Taken:
         """Return the file name and the picture of a row, or the reason why it has none."""
-        row_id = result.row_id
-        picture = None
-        if result.output_uri and result.sha256:
-            picture = FinishedPicture(result.output_uri, result.sha256)
-        elif result.item_id:
-            picture = since.find(result.item_id)
+        row_id, picture = row.row_id, row.picture
         if picture is None:
-            reason = result.error_code or result.status
-            if result.status in {"done", "done_before"}:
-                reason = "record_missing"  # it was deleted since
-            return Taken(row_id, "none", reason, result.error or "")
+            return Taken(row_id, "none", row.reason, row.detail)
         key = PictureKey.at(picture.uri)
         if key is None or not is_s3(picture.uri) or not _ROW_ID.fullmatch(row_id or ""):
             detail = f"accepted: a picture of ours and a row's id; given {quote(picture.uri)}"

@@ -9,7 +9,7 @@ terminal    what is printed, and flows under a progress bar
 catalog     plan, schema
 look        the look of `plan` at pictures and masks
 editing     edit, restyle, try-on, retry, review
-outputs     status, pictures, sweep
+outputs     status, pictures, feed, sweep
 stores      check-store
 provenance  audit, reproduce, forget
 training    train, evaluate
@@ -25,7 +25,7 @@ from ace_tasks.errors import AceError
 from flows.cli.catalog import plan, schema
 from flows.cli.editing import edit, restyle, retry, review, try_on
 from flows.cli.mistakes import explain
-from flows.cli.outputs import pictures, status, sweep
+from flows.cli.outputs import feed, pictures, status, sweep
 from flows.cli.provenance import audit, forget, reproduce
 from flows.cli.stores import check_store
 from flows.cli.terminal import EXIT_FATAL, err, line
@@ -46,6 +46,7 @@ for command in (
     review,
     status,
     pictures,
+    feed,
     train,
     evaluate,
     sweep,

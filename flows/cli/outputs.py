@@ -1,4 +1,4 @@
-"""The commands `status`, `pictures` and `sweep`, which work on an output URI."""
+"""The commands `status`, `pictures`, `feed` and `sweep`, which work on an output URI."""
 
 from __future__ import annotations
 
@@ -10,14 +10,33 @@ from pydantic import Field
 
 from ace_tasks.runs import sweep as sweeping
 from ace_tasks.runs import take_out
-from ace_tasks.runs.history import PastRun, past_run, past_runs
+from ace_tasks.runs.history import NEWEST, PastRun, past_run, past_runs
 from ace_tasks.settings import read_environment
 from ace_tasks.store import Store
 from ace_tasks.wording import counted
 from flows.cli.arguments import Json, JsonLines
-from flows.cli.terminal import EXIT_CANCELLED, EXIT_FAILURES, counting, err, line, out, print_json
+from flows.cli.terminal import (
+    EXIT_CANCELLED,
+    EXIT_FAILURES,
+    counting,
+    err,
+    line,
+    out,
+    print_json,
+    run_flow,
+)
 from flows.options.groups import described
-from flows.options.places import DeleteOrphans, OlderThanHours, Output, SweptRun
+from flows.options.places import (
+    DeleteOrphans,
+    FeedTo,
+    NewestOrRun,
+    OlderThanHours,
+    OtherFeed,
+    Output,
+    Overwrite,
+    PublicBaseUrl,
+    SweptRun,
+)
 
 
 @described
@@ -59,9 +78,7 @@ def pictures(
     to: Annotated[str, Field(description="Where to copy them: a folder, or s3://bucket/prefix.")],
     /,
     *,
-    run: Annotated[
-        str, Field(description="The run's id. newest: the catalog run that ended last.")
-    ] = take_out.NEWEST,
+    run: NewestOrRun = NEWEST,
     overwrite: Annotated[
         bool,
         Parameter(negative=""),
@@ -86,6 +103,22 @@ def pictures(
     else:
         out.print("\n".join(map(line, account.lines())))
     raise SystemExit(EXIT_FAILURES if account.without else 0)
+
+
+@described
+def feed(
+    output: Output,
+    to: FeedTo,
+    /,
+    *,
+    run: NewestOrRun = NEWEST,
+    public_base_url: PublicBaseUrl = "",
+    source: OtherFeed = "",
+    overwrite: Annotated[Overwrite, Parameter(negative="")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a product feed with the links of edited pictures. Exit code 1: some rows have none."""
+    run_flow("write_feed", "writing", **locals())
 
 
 @described

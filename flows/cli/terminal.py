@@ -34,6 +34,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would cover o
 EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
 _REJECTS_SHOWN = 20
 _PLACES = ("results", "failures", "rejects", "variant", "evaluation", "samples", "report", "audit")
+_FEED_PLACES = ("feed", "ai_pictures", "kept_links")
 
 T = TypeVar("T")
 
@@ -136,7 +137,7 @@ def _report(state: Any, *, as_json: bool) -> None:
             raise SystemExit(code)
         out.print(f"[bold]{line(state.name)}[/bold]: {line(message)}")
         print_table(summary.get("table", []))
-        for name in _PLACES:
+        for name in _PLACES + _FEED_PLACES:
             if summary.get(name):
                 out.print(f"  {name:11}{line(summary[name])}")
         raise SystemExit(code)

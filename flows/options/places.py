@@ -132,6 +132,40 @@ SampleItems = Annotated[
         ge=0,
     ),
 ]
+NewestOrRun = Annotated[
+    str,
+    Field(description="The run's id. newest: the catalog run that ended last.", pattern=_RUN),
+]
+FeedTo = Annotated[
+    str,
+    Field(
+        description="Where to write the feed and its lists: s3://bucket/prefix, or a folder. Not "
+        "the place of the feed itself."
+    ),
+]
+PublicBaseUrl = Annotated[
+    str,
+    Field(
+        description="Where the web finds the pictures: an address in place of s3://BUCKET, such as "
+        "https://cdn.shop.com. {bucket} in it stands for the bucket, {key} for the picture's key "
+        "under the output, and {name} for its file that `ace-catalog pictures` copied. Empty = "
+        "ACE_PUBLIC_BASE_URL."
+    ),
+]
+OtherFeed = Annotated[
+    str,
+    Field(
+        description="A newer or moved feed to write instead, with the pictures that it still "
+        "names. Empty = the feed that the run read, if it has not changed since."
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    Field(
+        description="Replace the files of an earlier feed in that place. Off = refuse if there are "
+        "any."
+    ),
+]
 ForgottenSource = Annotated[
     str,
     Field(

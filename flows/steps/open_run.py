@@ -47,6 +47,7 @@ from ace_tasks.plan.price import NO_LIMIT, Budget
 from ace_tasks.plan.resume import find_finished
 from ace_tasks.provenance.keys import (
     catalog_key,
+    feed_key,
     plan_key,
     rejects_key,
     report_key,
@@ -322,8 +323,8 @@ def refusals_noted(run: Run) -> Iterator[None]:
         yield
     except (CatalogError, OutputRefused, OverBudget, SettingsError) as error:
         with suppress(AceError):  # the first error is the one to report
-            for key in (plan_key(run.run_id), catalog_key(run.run_id)):
-                run.outputs.delete(run.uri(key))
+            for key in (plan_key, catalog_key, feed_key):
+                run.outputs.delete(run.uri(key(run.run_id)))
             if not isinstance(error, OutputRefused):  # write nothing to a place that is refused
                 end_without_summary(run, "Refused", error=type(error).__name__)
         raise

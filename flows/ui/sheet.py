@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import quote
 
+from ace_tasks.runs.public_links import public_link
 from ace_tasks.runs.report.pages import PageLink, Sheet
-from ace_tasks.store import Store, split_uri
+from ace_tasks.store import Store
 from flows.ui.artifacts import RunArtifact
 
 
@@ -59,5 +59,4 @@ def link_to(uri: str, outputs: Store, public_base_url: str | None) -> str:
     """
     if not public_base_url:
         return outputs.presign(uri)
-    bucket, key = split_uri(uri)
-    return f"{public_base_url.replace('{bucket}', bucket).rstrip('/')}/{quote(key)}"
+    return public_link(uri, public_base_url)

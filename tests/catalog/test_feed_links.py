@@ -195,6 +195,13 @@ def test_a_whole_export_of_shopify_keeps_its_positions_and_its_variants(
     assert positions == ["1", "2", "", "1"]
 
 
+def test_a_link_with_a_quote_is_replaced_with_both_of_its_quotes(tmp_path: Path) -> None:
+    text = 'id,image_link,additional_image_link\n1,"{0}","{1}, {0}"\n'
+    old = ('https://c.test/files/""a"".jpg', 'https://c.test/files/é""b.jpg')
+    written, _ = rewritten(tmp_path, "f.csv", text.format(*old))
+    assert written == text.format("https://new.test/1", "https://new.test/2")
+
+
 def test_a_stray_quote_in_tsv_is_kept_as_it_is(tmp_path: Path) -> None:
     text = 'id\ttitle\timage_link\n1\t"12" pan\t{0}\n2\t"tall" mug\t{1}\n3\t"\t{2}\n'
     links = [f"https://c.test/files/{n}.jpg" for n in range(3)]

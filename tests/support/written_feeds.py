@@ -99,6 +99,7 @@ def google_xml(draw: st.DrawFn) -> Feed:
     declared = feed.encoding if not feed.pieces[0][0] else feed.encoding.partition(" ")[0]
     item = draw(st.sampled_from(["item", "entry"]))
     feed.add(f'<?xml version="1.0" encoding="{declared}"?>\n<!-- {OLD}1.jpg -->\n')
+    feed.add(f"<!-- {_padding(draw, feed)} -->")
     feed.add('<rss xmlns:g="http://base.google.com/ns/1.0" xmlns:o="http://o.test"><channel>')
     for number in range(draw(st.integers(1, 4))):
         feed.add(draw(st.sampled_from(["", "\n", "\n  ", "<!-- <item> -->\n"])))
@@ -204,7 +205,10 @@ def google_table(draw: st.DrawFn, delimiter: str) -> Feed:
         product = f"p{number}"
         cells = {
             "id": (product, None),
-            "title": (_title(draw, feed, delimiter), None),
+            "title": (
+                (_padding(draw, feed) if not number else "") + _title(draw, feed, delimiter),
+                None,
+            ),
             "image_link": feed.link(product, draw(_numbers), draw(_schemes)),
             "additional_image_link": _listed(draw, feed, product),
             "link": (draw(st.sampled_from(["", f"{OLD}1.jpg"])), None),
@@ -239,6 +243,14 @@ def shopify(draw: st.DrawFn) -> Feed:
         }
         _add_row(draw, feed, ",", [cells[each] for each in columns])
     return feed
+
+
+def _padding(draw: st.DrawFn, feed: Feed) -> str:
+    """Return nothing, or as much that a link may lie across the end of a chunk that is read."""
+    if draw(st.integers(0, 4)):
+        return ""
+    chunk = 2**15 if feed.codec.startswith("utf-16") else 2**16
+    return "x" * (chunk - draw(st.integers(200, 700)))
 
 
 def _title(draw: st.DrawFn, feed: Feed, delimiter: str) -> str:

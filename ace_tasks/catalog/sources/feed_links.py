@@ -155,8 +155,8 @@ class FeedLinks:
                 "ORDER BY number LIMIT ?",
                 (last, _AT_ONCE),
             ).fetchall()
-            for *cells, rejected in found:
-                yield FeedPicture(*cells, bool(rejected))
+            for number, product, link, uri, line, row_id, rejected in found:
+                yield FeedPicture(number, product, link, uri, line, row_id, bool(rejected))
             if not found:
                 return
             last = found[-1][0]
