@@ -1,4 +1,4 @@
-"""What a store answers: the facts about an object, and the times in them."""
+"""The answers of a store: the facts about an object, and the times in them."""
 
 from __future__ import annotations
 
