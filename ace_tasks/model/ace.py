@@ -33,6 +33,7 @@ from ace_tasks.model.speed import (
     Speed,
     attention_of,
     compile_blocks,
+    is_compiled,
     run_eagerly,
     use_best_attention,
 )
@@ -110,7 +111,7 @@ class AceModel:
         )
         if fp8:
             adapter_mode = "resident"  # nothing can be added into weights in fp8
-        compiled = speed == "compiled" or (speed == "fast" and device == "cuda")
+        compiled = is_compiled(speed, device)
         adapters_speed: Speed = "compiled" if compiled else "exact"
         self.adapters = Adapters(parts.transformer, parts.adapters, adapter_mode, adapters_speed)
         self.residence = Residence((parts.clip, parts.t5), parts.transformer, device, parts.fit)
@@ -150,7 +151,7 @@ class AceModel:
             raise WeightsError(
                 f"{error}{hint if folder.parent == settings.folder else ''}"
             ) from None
-        if speed != "exact":
+        if is_compiled(speed, device):
             keep_compiled(settings.folder, device)
         return cls(variant, parts, device, identity, adapter_mode, speed)
 

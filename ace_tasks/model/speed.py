@@ -33,6 +33,11 @@ _HOPPER = (9, 0)
 _MOST_GRAPHS = 32
 
 
+def is_compiled(speed: Speed, device: str) -> bool:
+    """Return whether a model of this speed has its blocks compiled on this device."""
+    return speed == "compiled" or (speed == "fast" and device == "cuda")
+
+
 def compile_blocks(transformer: FluxTransformer2DModel, backend: str = "inductor") -> None:
     """Have each kind of block compiled at its first call, once for canvases of all sizes."""
     # Or two sizes that are equal in the first canvas, such as tokens of text and of the image,
