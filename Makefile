@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # Prefect again, which takes ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up put get browser exiftool redis test test-thorough test-all properties chaos bench docs check audit format clean
+.PHONY: help install demo up put get browser exiftool redis test test-thorough test-all properties chaos bench docs screenshots check audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -91,6 +91,10 @@ $(VENV)/.docs: $(STAMP)
 docs: $(VENV)/.docs ## build the documents in out/docs/; fail on a broken link or reference
 	@$(BIN)/python docs/_generate.py
 	@$(BIN)/sphinx-build -W --keep-going -n -q -b html -d out/doctrees docs out/docs
+
+screenshots: $(STAMP) browser ## take the screenshots in docs/tutorial/ anew, by the browser tests
+	@$(BIN)/python -m pytest -q tests/scenarios/test_tutorials.py
+	@$(BIN)/python -m tests.support.tutorial_pictures
 
 check: $(STAMP) ## check lint, format, types, imports, published schemas, test ids and documents
 	@$(BIN)/ruff check .

@@ -63,6 +63,7 @@ def mirror(store: Store, prefix: str, folder: Path) -> Path | None:
 
 
 def main() -> int:
+    print("starting an object store and a Prefect server", flush=True)
     with LocalStack(ROOT / ".local") as stack:
         os.environ.update(stack.env)
         store = Store(StoreSettings())
@@ -85,6 +86,7 @@ def main() -> int:
         "\nOpen that file in a browser: it shows every row before and after. 3 photographs are\n"
         "cut out. 13 rows show the drawn world, the only one that the small model `mini` knows.\n"
         "The last 3 show what `mini` does with photographs: badly.\n"
+        "One mask is to be checked, since it selects nearly all of its picture: that is meant.\n"
         "Next: `make up` starts the same system with Prefect's UI, for pictures of your own.\n"
         "docs/tutorial/first-try-on.md says how."
     )

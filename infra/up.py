@@ -18,6 +18,7 @@ def main() -> int:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
+    print("starting an object store, a Prefect server and a worker", flush=True)
     with LocalStack(ROOT / ".local") as stack:
         if not stack.owned:
             print(f"the local stack is already running: {stack.ui_url}")

@@ -12,7 +12,7 @@ _RUN_OR_NONE = r"^[A-Za-z0-9-]{0,64}$"
 Catalog = Annotated[
     str, Field(description="The catalog file: JSONL, CSV or Parquet, at s3:// or a local path.")
 ]
-Output = Annotated[str, Field(description="Where pictures and records are: s3://bucket/prefix.")]
+Output = Annotated[str, Field(description="The place of pictures and records: s3://bucket/prefix.")]
 RunId = Annotated[str, Field(description="The run's id: its folder under runs/.", pattern=_RUN)]
 Source = Annotated[
     str,

@@ -18,6 +18,7 @@ from ace_tasks.settings import Environment
 from ace_tasks.specs import TASKS, parse_spec
 from flows.cli import app
 from infra import deploy
+from tests.support import tutorial_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = {path.parent.name for path in (ROOT / "ace_tasks").glob("*/__init__.py")}
@@ -114,7 +115,7 @@ def names_something(name: str) -> bool:
 
 
 def test_the_code_that_pages_name_is_there() -> None:
-    text = "\n".join(TEXTS[name] for name in PAGES)
+    text = "\n".join(TEXTS[name] for name in ["ARCHITECTURE.md", *PAGES])
     files = set(re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py)`", text))
     assert len(files) > 30
     roots = (ROOT, ROOT / "ace_tasks")
@@ -123,6 +124,16 @@ def test_the_code_that_pages_name_is_there() -> None:
     names = set(re.findall(rf"`((?:{packages})(?:\.[a-z_]+)*\.[A-Z]\w*(?:\.\w+)?)`", text))
     assert len(names) >= 8
     assert {name for name in names if not names_something(name)} == set()
+
+
+def test_the_names_behind_a_file_are_in_it() -> None:
+    """ARCHITECTURE sends a developer to `model/speed.py` (`_BACKENDS`)."""
+    named = re.findall(r"`([\w/]+\.py)` \(((?:`\w+`(?:, )?)+)\)", TEXTS["ARCHITECTURE.md"])
+    assert len(named) >= 6
+    for file, names in named:
+        source = next(path for root in (ROOT, ROOT / "ace_tasks") if (path := root / file).exists())
+        defined = set(re.findall(r"\b\w+\b", source.read_text()))
+        assert set(re.findall(r"\w+", names)) <= defined, file
 
 
 def test_rows_in_the_documents_are_rows() -> None:
@@ -150,6 +161,12 @@ def test_a_page_says_little_under_a_heading() -> None:
         count = sum(line.startswith("#") for line in prose)
         words = len(" ".join(line for line in prose if not line.startswith("#")).split())
         assert words <= 170 * max(count, 1), f"{name}: {words / max(count, 1):.0f}"
+
+
+def test_screenshots_are_small_and_shown() -> None:
+    there = {path.name: path.stat().st_size for path in tutorial_pictures.FOLDER.glob("*.png")}
+    assert set(there) == tutorial_pictures.shown()
+    assert max(there.values()) <= tutorial_pictures.MOST_BYTES
 
 
 def test_the_readme_is_one_screen() -> None:

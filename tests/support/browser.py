@@ -54,10 +54,17 @@ def new_page(browser: Browser, **context: Any) -> Page:
     return made.new_page()
 
 
-def screenshot(page: Page, name: str) -> Path:
-    """Save it for people, as out/screenshots/<name>.png."""
+def screenshot(
+    page: Page, name: str, clip: tuple[float, float, float, float] | None = None
+) -> Path:
+    """Save it for people, as out/screenshots/<name>.png, with whatever fades in at its end.
+
+    `clip` is a part of it: left, top, width, height in px.
+    """
     path = SCREENSHOTS / f"{name}.png"
-    page.screenshot(path=path)
+    part: Any = dict(zip(("x", "y", "width", "height"), clip, strict=True)) if clip else None
+    page.evaluate("document.fonts.ready")
+    page.screenshot(path=path, animations="disabled", caret="hide", clip=part)
     return path
 
 
