@@ -18,7 +18,6 @@ import pyarrow.parquet
 import pytest
 
 from ace_tasks.catalog.files import (
-    MAX_ROW_BYTES,
     Reject,
     Row,
     Spec,
@@ -29,6 +28,7 @@ from ace_tasks.catalog.files import (
 )
 from ace_tasks.catalog.readers.header import Table
 from ace_tasks.catalog.readers.jsonl import unique_keys
+from ace_tasks.catalog.readers.row import MAX_ROW_BYTES
 from ace_tasks.errors import CatalogError
 from ace_tasks.settings import StoreSettings
 from ace_tasks.specs import parse_spec
