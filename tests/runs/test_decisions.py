@@ -64,7 +64,7 @@ def test_a_place_without_a_file_is_named(store: Store, prefix: str, tmp_path: Pa
         (f"{prefix}/none.json", "none.json"),
         (str(tmp_path / "none.json"), "no such file"),
         ("ftp://b/k", "accepted: s3://bucket/key or a local path"),
-        (str(secret), "secret.json'?: its field run is another"),
+        (str(secret), "given .*: its field run is another"),  # a long place is cut
     ):
         with pytest.raises(SettingsError, match=f"decisions: .*{message}") as refused:
             read_decisions(given, store)
