@@ -383,7 +383,7 @@ def test_signing_that_is_switched_on_later_is_reported_and_an_earlier_run_s_plan
     assert (later.signed, later.done, later.done_before) == (True, 0, ROWS + 1)
     note = later.unsigned_before
     assert note is not None
-    assert f"{ROWS + 1} rows that were done before" in note
+    assert f"done before ({ROWS + 1})" in note
     assert note in ace_here("status", f"{prefix}/out").stdout
     assert note[1:] in text(later, None, None)
     state, found = audit(prefix, later)
