@@ -149,7 +149,8 @@ class Training:
             loop.run(
                 loss,
                 lambda step, numbers: logged.append({"step": step, **numbers}),
-                lambda: clock.left_s < until_left_s - 10,  # a slower hour than the trial's
+                # A slower hour than the trial's. One step is always made.
+                lambda: loop.step > 0 and clock.left_s < until_left_s - 10,
             )
         return logged
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -123,31 +121,17 @@ def test_blocks_that_come_and_go_are_compiled_once(weights_dir: Path) -> None:
 def test_a_second_replica_on_a_node_compiles_nothing_and_pictures_change_only_by_rounding(
     tmp_path: Path,
 ) -> None:
-    """With the compiler that runs use, for C++ here. A counting compiler stands before it."""
-    calls, compiler = tmp_path / "calls", tmp_path / "bin" / "g++"
-    compiler.parent.mkdir()
-    compiler.write_text(COMPILER.format(calls=calls, real=shutil.which("g++")))
-    compiler.chmod(0o755)
-    path = f"{compiler.parent}{os.pathsep}{os.environ['PATH']}"
-    made, compilations = [], []
-    for _ in range(2):
-        calls.write_text("")
-        ended = run_python("-c", REPLICA, str(tmp_path / "weights"), env={"PATH": path})
-        made.append(json.loads(ended.stdout.splitlines()[-1]))
-        compilations.append(len(calls.read_text().splitlines()))
-    first, second = made
+    """With the compiler that runs use, for C++ here."""
+    first, second = (
+        json.loads(run_python("-c", REPLICA, str(tmp_path / "weights")).stdout.splitlines()[-1])
+        for _ in range(2)
+    )
     assert first["speed"] == second["speed"] == "compiled"
-    assert first["compiled"] == first["graphs"] == second["graphs"] == second["found"]
+    assert first["compiled"] == first["graphs"] == second["graphs"] == second["found"] > 0
     assert (second["compiled"], first["found"]) == (0, 0)
-    assert (compilations[0] > 10, compilations[1]) == (True, 0)
     assert second["pictures"] == first["pictures"]
     assert max(first["differences"]) <= LEVELS
 
-
-COMPILER = """#!/bin/sh
-case "$*" in *.cpp*|*.h*) echo "$*" >> {calls};; esac
-exec {real} "$@"
-"""
 
 REPLICA = """
 import hashlib, json, sys
