@@ -61,10 +61,11 @@ WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --no-loadscope-reorder
 
 test: $(STAMP) ## run the first tier of tests, which needs nothing but this project
-	@$(PYTEST) --dist=loadgroup -m "not thorough and not gpu and not bench"
+	@$(PYTEST) --dist=loadgroup -m "not thorough and not alone and not gpu and not bench"
 
 test-thorough: $(STAMP) browser exiftool redis ## run the second tier: browser, exiftool, Redis, and long failures
 	@$(PYTEST) --dist=loadfile -m thorough
+	@$(BIN)/python -m pytest -m alone
 
 test-all: test test-thorough ## run both tiers
 

@@ -259,13 +259,13 @@ def test_after_a_sticky_error_a_clean_process_goes_on(
     assert len(processes) >= 1
 
 
-@pytest.mark.thorough
+@pytest.mark.alone
 def test_what_ray_s_memory_monitor_kills_is_edited_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A replica takes more of its node's memory than there is. Else the whole run ended with it."""
     memory = psutil.virtual_memory()
-    # Ray's own processes take a gigabyte of what is free, and other tests take more and give back.
+    # Ray's own processes take a gigabyte of what is free.
     limit = memory.total - memory.available + min(5 * 2**30, memory.available // 2)
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit / memory.total:.4f}")
     settings = ReplicaSettings(
