@@ -9,7 +9,7 @@ out work (`fast_path`): on a GPU it is compiled as well.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -25,7 +25,8 @@ Speed = Literal["exact", "compiled", "fast"]
 
 log = logging.getLogger(__name__)
 
-# From the fastest on Hopper, as published; what a machine lacks, or refuses, is passed over.
+# From the fastest on Hopper, as published; what a machine lacks, refuses or cannot compile is passed
+# over.
 _BACKENDS = ("_flash_3", "_native_cudnn")
 _HOPPER = (9, 0)
 # A block has up to eight graphs: with and without an adapter, for one item and for several, and a
@@ -69,10 +70,17 @@ def native_attention(transformer: FluxTransformer2DModel) -> Iterator[None]:
 
 
 def use_best_attention(transformer: FluxTransformer2DModel) -> None:
-    """Take the first attention that works here; torch's own is always there."""
-    if transformer.device.type != "cuda" or torch.cuda.get_device_capability() < _HOPPER:
-        return
-    for backend in _BACKENDS:
+    """Take the fastest attention that works here; torch's own is always there."""
+    if transformer.device.type == "cuda" and torch.cuda.get_device_capability() >= _HOPPER:
+        use_first_attention(transformer, _BACKENDS)
+
+
+def use_first_attention(transformer: FluxTransformer2DModel, backends: Iterable[str]) -> None:
+    """Take the first of these backends, named as in diffusers, that compiles and works here.
+
+    Where none does, torch's own is taken.
+    """
+    for backend in backends:
         try:
             transformer.set_attention_backend(backend)
             _try_out(transformer)
@@ -104,8 +112,12 @@ def _blocks(transformer: FluxTransformer2DModel) -> Iterator[torch.nn.Module]:
 
 @torch.inference_mode()
 def _try_out(transformer: FluxTransformer2DModel) -> None:
-    """Attend once with the chosen backend. Raises whatever it raises."""
+    """Attend once with the chosen backend, compiled as in a block. Raises whatever it raises.
+
+    A backend that only works eagerly would have the whole model run eagerly.
+    """
     shape = (1, 64, 2, transformer.config.attention_head_dim)
     q = torch.zeros(shape, device=transformer.device, dtype=transformer.dtype)
-    dispatch_attention_fn(q, q, q, backend=AttentionBackendName(attention_of(transformer)))
-    torch.cuda.synchronize()
+    attend = torch.compile(dispatch_attention_fn, fullgraph=True, dynamic=True)
+    attend(q, q, q, backend=AttentionBackendName(attention_of(transformer)))
+    torch.get_device_module(transformer.device).synchronize()

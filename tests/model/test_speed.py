@@ -14,6 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    dispatch_attention_fn,
+)
 from torch._dynamo.utils import counters
 
 from ace_tasks.model import keymap, speed, toy, weights
@@ -137,6 +142,11 @@ REPLICA = """
 import hashlib, json, sys
 from pathlib import Path
 import numpy as np
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    dispatch_attention_fn,
+)
 from torch._dynamo.utils import counters
 from ace_tasks.model.ace import AceModel
 from ace_tasks.settings import WeightsSettings
@@ -170,3 +180,26 @@ def test_without_a_compiler_pictures_are_exact_and_a_warning_says_why(
     exact = load(weights_dir, "resident", "exact")
     for name in (None, "portrait", "fifth", None):
         assert np.array_equal(edit(model, name), edit(exact, name)), name
+
+
+def test_attention_that_only_works_eagerly_is_passed_over(
+    weights_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def eager_only(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    backend = AttentionBackendName.SAGE
+    monkeypatch.setitem(_AttentionBackendRegistry._backends, backend, eager_only)
+    monkeypatch.setitem(
+        _AttentionBackendRegistry._supported_arg_names, backend, {"query", "key", "value"}
+    )
+    monkeypatch.setattr("diffusers.models.attention_dispatch._CAN_USE_SAGE_ATTN", True)
+    transformer = load(weights_dir, "resident", "exact").parts.transformer
+    transformer.set_attention_backend("sage")
+    q = torch.zeros(1, 8, 2, transformer.config.attention_head_dim)
+    dispatch_attention_fn(q, q, q, backend=backend)  # it works
+    with caplog.at_level(logging.INFO):
+        speed.use_first_attention(transformer, ("sage", "native"))
+    assert speed.attention_of(transformer) == "native"
+    assert "attention sage: not here: " in caplog.text
