@@ -1,4 +1,4 @@
-"""Bytes ↔ pixels. The only module that decodes and encodes pictures.
+"""Bytes ↔ pixels. The only module of an edit that decodes and encodes pictures.
 
 Pixels are uint8 arrays: `rgb` is (H, W, 3), a mask or alpha channel is (H, W). They are turned
 upright by EXIF orientation and stay in the colour space of the picture's own profile. Pictures come
@@ -31,6 +31,7 @@ from ace_tasks.specs import ImageFormat
 
 T = TypeVar("T")
 
+# Pillow's names. In lower case each is an `ImageFormat`, since a source's own may be asked for.
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 DEEP_TO_EIGHT = "{} bits a channel to 8"
 _ACCEPTED_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"}
@@ -357,9 +358,8 @@ def encode(
     """Encode (H, W, 3) uint8 as a file.
 
     PNG is lossless, and so is WebP without a `quality` (1-100). `alpha`, (H, W) uint8, is for
-    formats that have it; see `has_alpha`. JPEG and AVIF keep colour at full resolution (4:4:4),
-    since products have sharp red edges. Raises BadImage for a picture that the format cannot hold;
-    see `check_side`.
+    all formats but JPEG. JPEG and AVIF keep colour at full resolution (4:4:4), since products have
+    sharp red edges. Raises BadImage for a picture that the format cannot hold; see `check_side`.
     """
     height, width = rgb.shape[:2]
     check_side(width, height, format_)
