@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # Prefect again, which takes ten seconds of a core.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up put get browser exiftool redis test test-thorough test-all properties chaos bench docs screenshots check audit format clean
+.PHONY: help install demo up put get browser exiftool redis test test-thorough test-all properties chaos bench docs screenshots check lint types documents audit format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -97,17 +97,24 @@ screenshots: $(STAMP) browser ## take the screenshots in docs/tutorial/ anew, by
 	@$(BIN)/python -m pytest -q tests/scenarios/test_tutorials.py
 	@$(BIN)/python -m tests.support.tutorial_pictures
 
-check: $(STAMP) ## check lint, format, types, imports, published schemas, test ids and documents
+check: lint types documents ## check lint, format, types, imports, published schemas, test ids and documents
+
+# They begin when nothing is installed any more, so that `make -j2 check` may do two at a time.
+lint: $(VENV)/.docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
 	@$(BIN)/ace-catalog schema --check ace_tasks/catalog-row.schema.json
 	@$(BIN)/ace-catalog schema --of record --check ace_tasks/record.schema.json
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.support.rooms --check
 	@$(BIN)/python -m tests.support.prose
-	@$(BIN)/python docs/_generate.py --check
 	@$(BIN)/python -m tests.support.collection
+
+types: $(VENV)/.docs
+	@$(BIN)/mypy
+
+documents: $(VENV)/.docs
+	@$(BIN)/python docs/_generate.py --check
 	@$(MAKE) --no-print-directory docs
 
 # These tools have their own virtual environment, or they would list themselves.

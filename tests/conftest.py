@@ -33,6 +33,7 @@ from ace_tasks.store import Store, join_uri
 from infra.object_store import ObjectStore
 from infra.prefect_server import PrefectServer
 from tests.support import kept_logs, patience
+from tests.support.prefect_tables import with_tables
 
 # Before torch is imported, here and in every child process. Such small numbers are added up no
 # faster by two threads, workers get in each other's way, and the number decides the last bits.
@@ -203,7 +204,7 @@ def prefix(store: Store) -> str:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A running Prefect server; its address is in the environment."""
-    service = PrefectServer(tmp_path_factory.mktemp("prefect")).start()
+    service = PrefectServer(with_tables(tmp_path_factory.mktemp("prefect"))).start()
     # Prefect sends its last logs at exit, and waits a minute for a server that is gone.
     atexit.register(service.stop)
     os.environ.update(service.env)  # for child processes; this one has read its settings

@@ -119,5 +119,5 @@ def _try_out(transformer: FluxTransformer2DModel) -> None:
     shape = (1, 64, 2, transformer.config.attention_head_dim)
     q = torch.zeros(shape, device=transformer.device, dtype=transformer.dtype)
     attend = torch.compile(dispatch_attention_fn, fullgraph=True, dynamic=True)
-    attend(q, q, q, backend=AttentionBackendName(attention_of(transformer)))
+    attend(q, q, q, backend=AttentionBackendName(attention_of(transformer)))  # type: ignore[no-untyped-call]
     torch.get_device_module(transformer.device).synchronize()

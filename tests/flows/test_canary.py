@@ -12,7 +12,6 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry
 from pydantic import ValidationError
 
@@ -20,13 +19,13 @@ from ace_tasks.catalog.files import Reject, Row, to_specs
 from ace_tasks.catalog.overrides import Overrides
 from ace_tasks.errors import SettingsError
 from ace_tasks.provenance.record import Record
-from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from flows.review_run import review_run
 from flows.steps.canary import Approval
-from infra.local_stack import LocalStack
-from infra.services import Service, free_ports
+from infra.prefect_server import PrefectServer
+from infra.services import Service
 from tests.support.patience import wait_until
+from tests.support.serving import serving
 
 # ---------------------------------------------------------------- what is changed
 
@@ -85,40 +84,33 @@ def test_an_answer_has_one_of_three_decisions(answer: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """Start a local stack and its worker; the environment names the stack."""
-    # Its usual ones are those of another file's tests, which may run beside this one.
-    monkeypatch.setattr("infra.local_stack.preferred_port", lambda port: free_ports(1)[0])
-    with LocalStack(tmp_path / "stack") as stack:
-        for name, value in stack.env.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", "1")
-        worker = stack.serve_deployments()
-        with temporary_settings({PREFECT_API_URL: stack.env["PREFECT_API_URL"]}):
-            yield worker
+def worker(prefect_server: PrefectServer, weights_dir: Path, tmp_path: Path) -> Iterator[Service]:
+    with serving(prefect_server, tmp_path / "worker.log") as worker:
+        yield worker
 
 
 class Runs:
     """Runs of edit-catalog with a canary, and what a person answers."""
 
-    def __init__(self, store: Store, worker: Service, picture: Callable[..., bytes]):
+    def __init__(self, store: Store, prefix: str, worker: Service, picture: Callable[..., bytes]):
         self.store = store
         self.worker = worker
-        store.create_bucket("tests")
+        self.catalog = f"{prefix}/catalog.jsonl"
         rows = []
         for number in range(6):
-            store.put(f"s3://tests/in/{number}.png", picture(seed=number), "image/png")
-            row = {"id": f"r{number}", "image": f"s3://tests/in/{number}.png", "prompt": "p"}
+            image = f"{prefix}/in/{number}.png"
+            store.put(image, picture(seed=number), "image/png")
+            row = {"id": f"r{number}", "image": image, "prompt": "p"}
             masked = {"task": "fill", "mask": {"box": [0, 0, 0.5, 0.5]}}
             rows.append(row | {"steps": 1} | (masked if number == 4 else {"task": "edit"}))
         text = "\n".join(map(json.dumps, rows))
-        store.put("s3://tests/catalog.jsonl", text.encode(), "text/plain")
+        store.put(self.catalog, text.encode(), "text/plain")
 
     def start(self, output: str) -> UUID:
         with get_client(sync_client=True) as client:
             deployment = client.read_deployment_by_name("edit-catalog/edit-catalog")
             parameters = {
-                "catalog": "s3://tests/catalog.jsonl",
+                "catalog": self.catalog,
                 "output": output,
                 "variant": "toy",
                 "review": {"canary": 3},
@@ -159,10 +151,12 @@ class Runs:
 
 
 @pytest.mark.thorough
-def test_the_run_waits_until_it_is_approved(worker: Service, picture: Callable[..., bytes]) -> None:
+def test_the_run_waits_until_it_is_approved(
+    store: Store, prefix: str, worker: Service, picture: Callable[..., bytes]
+) -> None:
     """`test_ui_approval` gives the other answers."""
-    runs = Runs(Store(StoreSettings()), worker, picture)
-    output = "s3://tests/approved"
+    runs = Runs(store, prefix, worker, picture)
+    output = f"{prefix}/out"
     run = runs.start(output)
     runs.wait(run, "Suspended")
     shown = runs.names(output, "review")

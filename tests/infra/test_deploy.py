@@ -40,6 +40,7 @@ from infra.prefect_server import PrefectServer
 from infra.services import HOST, ROOT, Service
 from tests.runs.test_sweeping import leave
 from tests.support.patience import limit_s, wait_until
+from tests.support.prefect_tables import with_tables
 from tests.support.processes import run_python
 
 RECEIVED: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -60,7 +61,7 @@ class Ear(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """Start one whose automations and limits concern no runs of other tests."""
-    service = PrefectServer(tmp_path_factory.mktemp("ops"))
+    service = PrefectServer(with_tables(tmp_path_factory.mktemp("ops")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS", "2")  # an hour by default
         service.start()

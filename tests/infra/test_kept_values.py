@@ -25,6 +25,7 @@ from flows.options.run import RunOptions
 from flows.restyle_catalog import restyle_catalog
 from infra.kept_values import moved_overrides
 from infra.prefect_server import PrefectServer
+from tests.support.prefect_tables import with_tables
 from tests.support.processes import run_python
 
 pytestmark = pytest.mark.thorough
@@ -37,7 +38,7 @@ LATER = datetime.now(UTC) + timedelta(days=30)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """Start one that has the deployments."""
-    service = PrefectServer(tmp_path_factory.mktemp("kept")).start()
+    service = PrefectServer(with_tables(tmp_path_factory.mktemp("kept"))).start()
     atexit.register(service.stop)  # Prefect sends its last logs at exit
     deploy(service)
     with temporary_settings({PREFECT_API_URL: service.env["PREFECT_API_URL"]}):

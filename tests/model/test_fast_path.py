@@ -181,7 +181,7 @@ def test_compiled_blocks_are_passed_over_as_well_and_compiled_for_nothing_anew(
 ) -> None:
     monkeypatch.setattr(
         "ace_tasks.model.ace.compile_blocks",
-        lambda transformer: speed.compile_blocks(transformer, backend="aot_eager"),
+        lambda transformer: speed.compile_blocks(transformer, backend="eager"),
     )
     counters.clear()
     try:

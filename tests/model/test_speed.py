@@ -49,7 +49,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a compiler is asked is asked; what it answers runs as traced, so that no minute goes
     to C++. Recompiling is decided before that.
     """
-    blocks = partial(speed.compile_blocks, backend="aot_eager")
+    blocks = partial(speed.compile_blocks, backend="eager")
     monkeypatch.setattr("ace_tasks.model.ace.compile_blocks", blocks)
 
 
@@ -142,11 +142,6 @@ REPLICA = """
 import hashlib, json, sys
 from pathlib import Path
 import numpy as np
-from diffusers.models.attention_dispatch import (
-    AttentionBackendName,
-    _AttentionBackendRegistry,
-    dispatch_attention_fn,
-)
 from torch._dynamo.utils import counters
 from ace_tasks.model.ace import AceModel
 from ace_tasks.settings import WeightsSettings

@@ -623,7 +623,7 @@ def test_a_compiled_replica_says_so_and_its_items_are_the_same_ones(
     planned: Callable[..., WorkItem], weights_dir: Path, store: Store, prefix: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    blocks = partial(compile_blocks, backend="aot_eager")  # traced only: C++ would take a minute
+    blocks = partial(compile_blocks, backend="eager")  # traced only: C++ would take a minute
     monkeypatch.setattr("ace_tasks.model.ace.compile_blocks", blocks)
     replica = new_replica(weights_dir, prefix, speed="compiled")
     item = planned(**FILL)

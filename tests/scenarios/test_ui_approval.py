@@ -109,7 +109,6 @@ def published(store: Store, prefix: str) -> set[str]:
 
 def open_answer(page: Page) -> Locator:
     """Open the form in which a suspended run is answered."""
-    wait_for_state(page, "Suspended")
     page.get_by_role("button", name="Resume").first.click()
     dialog = page.get_by_role("dialog")
     decision = field(page, "Decision").locator(".p-select-button")
@@ -117,23 +116,31 @@ def open_answer(page: Page) -> Locator:
     return dialog
 
 
-def answer(page: Page, decision: str, **values: str) -> None:
-    dialog = open_answer(page)
+def answer(page: Page, dialog: Locator, decision: str, **values: str) -> None:
     choose(page, "Decision", decision)
     fill(page, **values)
     screenshot(page, f"approval-2-{decision.replace(' ', '-')}")
-    send_answer(page, dialog)
-
-
-def send_answer(page: Page, dialog: Locator) -> None:
     result = send(page, dialog.get_by_role("button", name="Submit"), "resume")
     assert result["status"] == "ACCEPT", result
 
 
-def test_the_first_pictures_are_looked_at_and_approved(
+def test_pictures_that_are_rejected_are_the_only_ones(
     page: Page, start: Callable[..., None], store: Store, prefix: str
 ) -> None:
     start(5, canary="2")
+    wait_for_state(page, "Suspended")
+    answer(page, open_answer(page), "reject")
+    wait_for_state(page, "Rejected")
+    screenshot(page, "approval-4-rejected")
+    assert published(store, prefix) == set()
+    assert not list(store.list(f"{prefix}/out/review/"))
+
+
+def test_the_first_pictures_are_looked_at_and_approved_with_another_prompt(
+    page: Page, start: Callable[..., None], store: Store, prefix: str
+) -> None:
+    """`test_canary` approves them as they are."""
+    start(3, canary="1")
     wait_for_state(page, "Suspended")
     screenshot(page, "approval-1-suspended")
     assert published(store, prefix) == set()
@@ -141,30 +148,10 @@ def test_the_first_pictures_are_looked_at_and_approved(
     page.get_by_role("link", name="review-run-report").wait_for()
     dialog = open_answer(page)
     assert dialog.locator(CLASSIC.json_editor).count() == 0
-    choose(page, "Decision", "approve")
-    send_answer(page, dialog)
+    answer(page, dialog, "approve with changes", Prompt="{prompt} at dawn", Seed="7")
     wait_for_state(page, "Completed")
     screenshot(page, "approval-3-completed")
-    assert published(store, prefix) == {f"mug-{n}" for n in range(5)}
-
-
-def test_pictures_that_are_rejected_are_the_only_ones(
-    page: Page, start: Callable[..., None], store: Store, prefix: str
-) -> None:
-    start(5, canary="2")
-    answer(page, "reject")
-    wait_for_state(page, "Rejected")
-    screenshot(page, "approval-4-rejected")
-    assert published(store, prefix) == set()
-    assert not list(store.list(f"{prefix}/out/review/"))
-
-
-def test_a_changed_prompt_makes_other_pictures(
-    page: Page, start: Callable[..., None], store: Store, prefix: str
-) -> None:
-    start(3, canary="1")
-    answer(page, "approve with changes", Prompt="{prompt} at dawn", Seed="7")
-    wait_for_state(page, "Completed")
+    assert published(store, prefix) == {f"mug-{n}" for n in range(3)}
     records = [store.get(each.uri) for each in store.list(f"{prefix}/out/records/")]
     specs = [Record.model_validate_json(each).spec for each in records]
     assert {(each["prompt"], each["seed"]) for each in specs} == {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from infra.prefect_server import PrefectServer
 from infra.services import Service
@@ -136,17 +135,25 @@ def send(page: Page, button: Locator, path: str) -> Any:
 
 
 def wait_for_state(page: Page, name: str) -> None:
-    """Wait until the page of a run says its state."""
-    try:
-        page.get_by_text(name, exact=True).first.wait_for()
-    except PlaywrightTimeout:
-        raise AssertionError(f"the run never was {name!r}, but {_states(page)}") from None
+    """Wait until a run has been in a state, and its page says so.
+
+    Meanwhile the page is closed: it asks the server, and draws, several times a second.
+    """
+    place = page.url
+
+    def was() -> bool:
+        return any(each == name for each, _ in _states(place))
+
+    page.goto("about:blank")
+    wait_until(was, f"the state {name!r}", output=lambda: str(_states(place)), every_s=1)
+    page.goto(place)
+    page.get_by_text(name, exact=True).first.wait_for()
 
 
-def _states(page: Page) -> list[tuple[str, str]]:
-    """Return the states that a page's run went through, and what each says."""
-    run = re.search(r"^(.+)/runs/flow-run/([0-9a-f-]+)", page.url)
-    assert run, page.url
+def _states(place: str) -> list[tuple[str, str]]:
+    """Return the states that a run went through, and what each says. `place` is its page's URL."""
+    run = re.search(r"^(.+)/runs/flow-run/([0-9a-f-]+)", place)
+    assert run, place
     answer = httpx.get(f"{run[1]}/api/flow_run_states/?flow_run_id={run[2]}", timeout=limit_s())
     answer.raise_for_status()
     return [(each["name"], each["message"]) for each in answer.json()]
