@@ -110,7 +110,13 @@ _FLOW_TESTS = {
     ),
 }
 _FLOW_GROUPS = {file: group for group, files in _FLOW_TESTS.items() for file in files}
-_LONGEST = "tests/engine/test_engine.py"
+_LONGEST = {
+    "tests/engine/test_engine.py",
+    "tests/scenarios/test_cluster.py",
+    "tests/scenarios/test_survival.py",
+    "tests/scenarios/test_ui_approval.py",
+    "tests/training/test_training_distributed.py",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -119,7 +125,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def rank(each: pytest.Item) -> tuple[bool, bool, bool]:
         file = _file(each.nodeid)
-        return file not in _FLOW_GROUPS, file != _LONGEST, each.path not in thorough
+        return file not in _FLOW_GROUPS, file not in _LONGEST, each.path not in thorough
 
     items.sort(key=rank)
 
