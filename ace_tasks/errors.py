@@ -29,7 +29,7 @@
     │   ├── NeedsReview            the picture is held under review/ for a person
     │   ├── Discarded              a person rejected the picture
     │   ├── Forgotten              a tombstone covers the item or one of its sources
-    │   ├── BadRecord              the object at the key of its record is another (transient)
+    │   ├── BadRecord              another object has the key of its record (transient)
     │   ├── SourceMissing          a source does not exist or may not be read
     │   ├── SourceChanged          a source changed between plan and fetch
     │   ├── SourceUnavailable      the store failed while a source was read (transient)

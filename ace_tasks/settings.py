@@ -256,8 +256,8 @@ class Environment(BaseSettings):
     )
     segmenter: str | None = Field(
         None,
-        description="The place of a segmentation model, or of an ONNX network that finds what "
-        'stands out. It makes the mask "auto" if auto_mask is model.',
+        description="The place of a segmentation model, or of an ONNX network that finds the "
+        'prominent object. It makes the mask "auto" if auto_mask is model.',
     )
     clip_model: str | None = Field(
         None,
@@ -268,7 +268,7 @@ class Environment(BaseSettings):
     output_endpoint_url: str | None = None
     output_profile: str | None = None
     device: Literal["cpu", "cuda"] | None = Field(
-        None, description="Empty: cuda if Ray reports GPUs, else cpu."
+        None, description="Device of the replicas. Empty: cuda if Ray reports GPUs, else cpu."
     )
     torch_threads: int | None = Field(
         None,
@@ -286,14 +286,17 @@ class Environment(BaseSettings):
         "earlier run under the same output measured.",
     )
     report_pages: int = Field(
-        25, ge=1, le=1000, description="The most pages of a contact sheet, with 200 rows each."
+        25,
+        ge=1,
+        le=1000,
+        description="Largest number of pages of a contact sheet, with 200 rows each.",
     )
     alert_failure_share: float = Field(
         0.2,
         gt=0,
         le=1,
-        description="Tell the automation that notifies once more than this share of the items "
-        "that a run has edited, at least 20, has failed.",
+        description="Notify once more than this share of a run's edited items has failed, if at "
+        "least 20 are edited. Needs the automation of infra.deploy.",
     )
     public_base_url: str | None = Field(
         None,

@@ -274,7 +274,7 @@ def race_fault(prober: Prober) -> str | None:
         return f"lets {seen.most_winners} concurrent If-None-Match writes of one key win"
     if seen.undecided > KEYS // 4:
         raise StoreUnavailable(
-            prober.folder, f"nobody won {seen.undecided} of {KEYS} keys that were written at once"
+            prober.folder, f"{seen.undecided} of {KEYS} keys got neither of two writes at once"
         )
     return None
 

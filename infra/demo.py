@@ -84,9 +84,10 @@ def main() -> int:
         print(f"open       {report}")
     print(
         "\nOpen that file in a browser: it shows every row before and after. 3 photographs are\n"
-        "cut out. 13 rows show the drawn world, the only one that the small model `mini` knows.\n"
-        "The last 3 show what `mini` does with photographs: badly.\n"
-        "One mask is to be checked, since it selects nearly all of its picture: that is meant.\n"
+        "cut out. 13 rows show pictures of a drawn world, the only kind that the small model\n"
+        "`mini` can edit. In the last 3 rows it edits photographs, which it does badly.\n"
+        "One row says to check its mask, because the mask selects nearly all of the picture.\n"
+        "That is intended.\n"
         "Next: `make up` starts the same system with Prefect's UI, for pictures of your own.\n"
         "docs/tutorial/first-try-on.md says how."
     )

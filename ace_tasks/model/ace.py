@@ -175,11 +175,13 @@ class AceModel:
             run_eagerly(transformer)
             self.parts.vae.to(memory_format=torch.contiguous_format)
             if self.fast_path.precision:  # without a compiler it is slower than bf16
-                log.warning("no fp8, so slower: %s", in_one_line(error))
+                log.warning("fp8 failed, so pictures take longer: %s", in_one_line(error))
                 self.fast_path.restore()
                 self._compile(adapter_mode)
                 return
-            log.warning("not compiled, so slower: %s", in_one_line(error))
+            log.warning(
+                "the model was not compiled, so pictures take longer: %s", in_one_line(error)
+            )
             self.adapters.remove()
             self.adapters = Adapters(transformer, self.parts.adapters, adapter_mode)
             self.speed = "exact" if self.speed == "compiled" else self.speed

@@ -63,7 +63,7 @@ class FastPath:
         except Exception as error:  # torchao of another version, or built for another torch
             if is_device_lost(error):
                 raise
-            log.warning("no fp8, so slower: %s", in_one_line(error))
+            log.warning("fp8 failed, so pictures take longer: %s", in_one_line(error))
             self.restore()
 
     def restore(self) -> None:
@@ -101,7 +101,7 @@ def can_use_fp8(transformer: FluxTransformer2DModel, device: str) -> bool:
     """Return whether its blocks can multiply in fp8 there; a log line says why if they cannot."""
     why_not = _no_fp8(transformer, device)
     if why_not:
-        log.info("no fp8: %s", why_not)
+        log.info("fp8 is not used: %s", why_not)
     return why_not is None
 
 

@@ -86,7 +86,11 @@ def use_first_attention(transformer: FluxTransformer2DModel, backends: Iterable[
             _try_out(transformer)
             return
         except Exception as error:  # a package that is missing, too old, or built for another chip
-            log.info("attention %s: not here: %s", backend, str(error).partition("\n")[0])
+            log.info(
+                "attention backend %s does not work here: %s",
+                backend,
+                str(error).partition("\n")[0],
+            )
     transformer.set_attention_backend("native")
 
 

@@ -269,7 +269,7 @@ VARIANTS: dict[str, Variant] = {
         _shipped("mini"),
         Variant(
             name="toy",
-            summary="Random seeded weights, 448 channels; proves the path, edits nothing.",
+            summary="Random seeded weights, 448 channels; for tests, edits nothing.",
             route="fft",
             recipe=ToyRecipe(seed=1, in_channels=448),
             keep_pixels_rate=_KEEP_PIXELS_RATE,
@@ -277,7 +277,7 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant(
             name="toy-lora",
-            summary="Random seeded weights, 384 channels, three adapters; proves the other route.",
+            summary="Random seeded weights, 384 channels, three adapters; for tests of the other route.",
             route="lora",
             recipe=ToyRecipe(seed=2, in_channels=384),
             adapters={"portrait": 8, "subject": 4, "local_editing": 4},

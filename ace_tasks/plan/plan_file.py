@@ -35,7 +35,7 @@ from ace_tasks.specs import (
 from ace_tasks.store import Store
 
 _BATCH_ROWS = 1000
-_FORGOTTEN = "its source, or its picture, is to stay forgotten"
+_FORGOTTEN = "its source or its picture was forgotten, so it is not made again"
 
 _MADE_FOR = b"ace_catalog.made_for"
 SCHEMA = pyarrow.schema(

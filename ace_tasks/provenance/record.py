@@ -116,8 +116,8 @@ class ModelRecord(_Stored):
     )
     speed: str = Field(
         "exact",
-        description="exact or compiled: two roundings of one picture. fast: with the shortcuts in "
-        "`resolved`, which change it. Records that do not tell it are of pictures made exact.",
+        description="exact or compiled: pictures that differ by rounding only. fast: made with the "
+        "shortcuts in `resolved`. A record without this field is of an exact picture.",
     )
     precision: str | None = Field(
         None,
@@ -126,8 +126,8 @@ class ModelRecord(_Stored):
     )
     memory_mode: str = Field(
         "resident",
-        description="resident, text_offload, blocks or offload: what came to the device only to "
-        "work. It changes no bit.",
+        description="resident, text_offload, blocks or offload: which parts of the model were on "
+        "the device only while they worked. It changes no bit.",
     )
     dtype: str
     device: str = Field(description="cpu or cuda.")
@@ -218,7 +218,7 @@ class LossRecord(_Stored):
     """A fast picture beside the same item made exact, with the same seed, before any preset."""
 
     psnr_db: float | None = Field(
-        description="Peak signal-to-noise ratio in the repainted part. None: there it is equal."
+        description="Peak signal-to-noise ratio in the repainted part. None: they are equal."
     )
     largest_difference: int = Field(description="Largest difference there, in levels of 0-255.")
     fast: Scores
@@ -296,7 +296,7 @@ class Record(_Stored):
     scores: Scores | None = None
     candidates: CandidatesRecord | None = Field(None, description="None: there was only one.")
     loss: LossRecord | None = Field(
-        None, description="What `fast` lost, measured on a few items of each run. None: not here."
+        None, description="What `fast` lost. None: measured on other items of the run only."
     )
     review: ReviewRecord | None = Field(None, description="None: it was never held back.")
     run: RunRecord

@@ -73,14 +73,14 @@ class Guard:
 
     def check_item(self, item_id: str) -> None:
         if self._has_tombstone(of_item(item_id)):
-            raise errors.Forgotten("is to stay forgotten")
+            raise errors.Forgotten("was forgotten, so it is not made again")
 
     def check_content(self, source: Source, sha256: str, size_bytes: int) -> None:
         """Raise Forgotten for a forgotten source, and write tombstones that the next plan knows."""
         if self._has_tombstone(*of_source(sha256)):
             digests = of_source(sha256, source.etag, size_bytes)
             write_tombstones(self.store, self.output_uri, digests, by=self.run_id)
-            raise errors.Forgotten("its source is to stay forgotten")
+            raise errors.Forgotten("its source was forgotten, so it is not made again")
 
     def _has_tombstone(self, digest: str) -> bool:
         try:

@@ -105,7 +105,7 @@ class Forget:
             given = f"run: {self.run}" if self.run else f"source: {self.source}"
             raise SettingsError(
                 f"{given} does not exist, and nothing under {self.output_uri} mentions it, so "
-                "there is nothing to forget, and nothing to keep later runs from"
+                "there is nothing to forget; check how it is spelt"
             )
         return deletion
 

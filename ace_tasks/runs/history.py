@@ -109,7 +109,7 @@ def newest_run(store: Store, output_uri: str) -> str:
     whole = [each for each in ended if each.flow != _RETRY]
     if not whole:
         raise SettingsError(
-            f"run: accepted: a run that has ended; under {output_uri} no run over a catalog has"
+            f"run: accepted: a run that has ended; no run over a catalog has ended under {output_uri}"
         )
     return max(whole, key=lambda each: each.ended_at).run_id
 

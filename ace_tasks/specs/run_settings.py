@@ -51,8 +51,8 @@ class AutoMask(Frozen):
     """The way the mask "auto" is made."""
 
     method: AutoMethod = Field(
-        description="u2net: what stands out, found by the network in this package. grabcut: what "
-        "stands out in the middle, found by its colours. border: everything that the colour of the "
+        description="u2net: the prominent object, found by a network in this package. grabcut: the "
+        "object in the middle, found by its colours. border: everything that the colour of the "
         "picture's edge does not reach. model: what a segmentation model finds for the row's "
         "label. person-top, person-bottom, person-dress: where a person wears such a garment."
     )

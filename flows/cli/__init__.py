@@ -33,7 +33,7 @@ from flows.cli.training import evaluate, train
 
 app = App(
     name="ace-catalog",
-    help="Edit whole catalogs of pictures with ACE++.",
+    help="Edit catalogs of pictures with ACE++.",
     help_flags=["--help"],
     version_flags=[],
     default_parameter=Parameter(negative_iterable=()),

@@ -130,7 +130,10 @@ def sweep(
     run: SweptRun = "",
     delete: DeleteOrphans = False,
 ) -> None:
-    """List pictures without a record, as a crash between two writes leaves them."""
+    """List pictures that no record names, or with --delete delete them.
+
+    A crash between two writes may leave such pictures.
+    """
     store = Store(read_environment().output_store)
     found = deleted = 0
     for each in sweeping.sweep(store, output.rstrip("/"), older_than_hours, run, delete=delete):

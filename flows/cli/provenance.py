@@ -103,5 +103,8 @@ def forget(
     delete: DeleteForGood = False,
     as_json: Json = False,
 ) -> None:
-    """Delete all that was made of a source, or by a run, and make sure it is not made again."""
+    """List all that was made from a source or by a run, or with --delete delete it.
+
+    What was deleted is not made again.
+    """
     run_flow("forget", "forgetting", **locals())

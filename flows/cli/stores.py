@@ -17,7 +17,7 @@ from flows.options.places import Output
 
 @described
 def check_store(output: Output, /, *, as_json: JsonLines = False) -> None:
-    """Try out the store of an output, and say what follows. Exit code 1: runs refuse it."""
+    """Try out the store of an output, and print what it does. Exit code 1: runs refuse it."""
     findings = examine(Store(read_environment().output_store), output.rstrip("/"))
     table = Table("asked", "seen", "what follows")
     for each in findings:

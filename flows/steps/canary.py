@@ -121,7 +121,11 @@ def ask(run: Run, planned: Planned, review: ReviewOptions) -> State[Any] | Overr
         trial.write(*place)
     decision: ReviewDecision = "promote" if trial.decision == "approve" else "discard"
     decide(held, dict.fromkeys(trial.items.values(), decision))
-    get_run_logger().info("%s looked at: %s", counted(len(trial.items), "picture"), trial.decision)
+    get_run_logger().info(
+        "a person looked at %s and decided: %s",
+        counted(len(trial.items), "picture"),
+        trial.decision,
+    )
     if trial.decision == "reject":
         end_without_summary(run, "Rejected", pictures=len(trial.items))
         looked_at = counted(len(trial.items), "picture")
@@ -145,14 +149,16 @@ def _decided(run: Run, trial: Trial, held: RunHeld, wait_hours: float) -> Trial:
                     update={"decision": answer.decision, "changes": answer.changes()}
                 )
         except (SettingsError, ValidationError) as error:
-            problem = f"The last answer was not followed: {error}. "
-            get_run_logger().warning("asking again: %s", error)
+            problem = f"The last answer was not accepted: {error}. "
+            get_run_logger().warning(
+                "the answer was not accepted, so the run asks again: %s", error
+            )
     key = f"canary-{uuid.uuid4().hex}"
     trial.model_copy(update={"asked": key}).write(run.outputs, run.output, run.run_id)
     show(held, decide(held, {}), _AFTERWARDS)
     description = (
-        f"{problem}To decide on: {counted(len(trial.items), 'picture')}. See the contact sheet among "
-        f"this run's artifacts. Without an answer within {wait_hours:g} h the run fails, and its "
+        f"{problem}Decide about {counted(len(trial.items), 'picture')}: see the contact sheet among this "
+        f"run's artifacts. Without an answer within {wait_hours:g} h the run fails, and its "
         "pictures stay held for review."
     )
     seconds = int(timedelta(hours=wait_hours).total_seconds())

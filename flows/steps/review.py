@@ -161,7 +161,7 @@ def _table_row(row_id: str, held: HeldItem) -> dict[str, str]:
     record = held.record
     return {
         "row": row_id,
-        "stands": held.standing,
+        "state": held.standing,
         "score": f"{record.scores.total:.2f}" if record and record.scores else "",
         "reasons": "; ".join(record.review.reasons) if record and record.review else "",
         "picture": held.picture or "",

@@ -142,7 +142,7 @@ def publish_preflight(
         "failed for good before": len(before.failures),
         "share another row's picture": counts.shared,
         "items to do": estimate.items,
-        **{f"of task {task}": rows for task, rows in sorted(counts.by_task.items())},
+        **{f"items of task {task}": rows for task, rows in sorted(counts.by_task.items())},
         "pictures looked at": estimate.sampled,
         "of these would fail": "; ".join(plain(each) for each in estimate.problems) or "none",
         "masks that look like mistakes": "; ".join(plain(each) for each in estimate.hints)
@@ -184,8 +184,8 @@ def publish_results(flow_name: str, summary: Summary, shown: Iterable[Result]) -
 
 def publish_review(table: list[dict[str, str]], run_id: str) -> None:
     """Publish a table of the rows that a run held back, and their state, those waiting first."""
-    rows = plain_rows(sorted(table, key=lambda row: row["stands"] != "waiting"))
-    waiting = sum(row["stands"] == "waiting" for row in table)
+    rows = plain_rows(sorted(table, key=lambda row: row["state"] != "waiting"))
+    waiting = sum(row["state"] == "waiting" for row in table)
     description = (
         f"{waiting:,} waiting for a decision, of {counted(len(table), 'row')} that run {run_id} "
         f"held back; {len(rows)} shown"

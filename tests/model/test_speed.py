@@ -170,7 +170,7 @@ def test_without_a_compiler_pictures_are_exact_and_a_warning_says_why(
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
     with caplog.at_level(logging.WARNING):
         model = load(weights_dir, "resident", "compiled")
-    assert "not compiled, so slower: " in caplog.text
+    assert "not compiled, so pictures take longer: " in caplog.text
     assert model.speed == "exact"
     exact = load(weights_dir, "resident", "exact")
     for name in (None, "portrait", "fifth", None):

@@ -57,9 +57,7 @@ RESULTS = {
     "rejected": Result(
         line=5, row_id=None, task=None, status="rejected", error_code="bad_row", error="id: missing"
     ),
-    "forgotten": Result(
-        line=6, row_id=None, task=None, status="forgotten", error="is to stay forgotten"
-    ),
+    "forgotten": Result(line=6, row_id=None, task=None, status="forgotten", error="was forgotten"),
 }
 
 

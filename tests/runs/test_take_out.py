@@ -188,7 +188,7 @@ def test_why_a_row_has_no_file_is_reported(
         failed(4, "broken", "05" * 32, "bad_image"),
         failed(5, "again", "06" * 32, "bad_image"),
         Result(6, None, None, "rejected", error_code="bad_row", error="id: missing"),
-        Result(7, None, None, "forgotten", error="is to stay forgotten"),
+        Result(7, None, None, "forgotten", error="was forgotten"),
         Result(8, "before", "edit", "done_before", "07" * 32),
         row(9, "../../escaped", run[0]),
     ]
