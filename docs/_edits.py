@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def success_rates() -> dict[str, str]:
-    """Return how many of 100 held-back examples `mini` gets right, by task, from RESULTS.md."""
+    """Return how many of 100 held-out examples `mini` gets right, by task, from RESULTS.md."""
     line = re.compile(r"^\| ([a-z-]+) \| \d+ % \| (\d+) ± \d+ % \|", re.MULTILINE)
     return dict(line.findall(RESULTS.read_text(encoding="utf-8")))
 

@@ -19,7 +19,7 @@ def evaluate(
     measured: MeasureOptions = MeasureOptions(),
     accept_license: AcceptLicense = False,
 ) -> State[Any]:
-    """Measure a variant and baselines on held-back examples with exact answers.
+    """Measure a variant and baselines on held-out examples with exact answers.
 
     The run ends `Completed`, with a table of scores. If it is cut short, starting it again
     continues it.

@@ -49,7 +49,7 @@ class Chunk:
         return f"{self.task}-{self.first:05}-{self.count}"
 
     def draw(self, seed: int, size_px: int) -> dict[int, Example]:
-        """Return number → example, from the split that is held back from training."""
+        """Return number → example, from the split that is held out of training."""
         # Each task gets its own scenes, so that a few hard scenes do not affect all tasks.
         start = ALL_TASKS.index(self.task) * MAX_EXAMPLES
         return {

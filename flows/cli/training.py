@@ -33,5 +33,5 @@ def evaluate(
     measured: Annotated[MeasureOptions, MEASURED] = MeasureOptions(),
     accept_license: AcceptLicense = False,
 ) -> None:
-    """Measure a variant, next to baselines, on held-back examples with exact answers."""
+    """Measure a variant, next to baselines, on held-out examples with exact answers."""
     run_flow("evaluate", "measuring", **locals())

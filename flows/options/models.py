@@ -54,7 +54,7 @@ class MeasureOptions(Options):
         "", description="Tasks to measure, comma-separated, such as add,recolour. Empty = all."
     )
     examples: int = Field(
-        64, ge=1, le=10_000, description="Number of held-back examples of each task."
+        64, ge=1, le=10_000, description="Number of held-out examples of each task."
     )
     seed: int = Field(1, ge=0, description="Seed of the examples. Another seed draws others.")
     size_px: int = Field(

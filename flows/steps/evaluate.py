@@ -333,7 +333,7 @@ def _markdown(found: Report, rows: list[dict[str, str]]) -> str:
     mark = found.contenders[0].fingerprint[:_MARK_LETTERS]
     return (
         f"# Evaluation of {plain(found.variant)}\n\n{plain(found.verdict)}.\n\n"
-        f"{found.examples} held-back examples of each task at {found.size_px} px, seed "
+        f"{found.examples} held-out examples of each task at {found.size_px} px, seed "
         f"{found.seed}, on {found.device}; model {mark}. ± is a standard error, PSNR is in dB, "
         f"errors are in grey levels; parts: how many of 100 are right.\n\n{table}\n"
     )

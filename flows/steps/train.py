@@ -322,9 +322,9 @@ def export_variant(training: Training) -> Variant:
 
 @step("samples")
 def show_samples(training: Training, variant: Variant) -> str:
-    """Show the variant's answers to held-back examples of the world. Return the sheet's URI.
+    """Show the variant's answers to held-out examples of the world. Return the sheet's URI.
 
-    Nothing of a catalog is held back, so a training on one has no sheet, and the URI is empty.
+    Nothing of a catalog is held out, so a training on one has no sheet, and the URI is empty.
     """
     from ace_tasks.evaluation.answer_sheet import sheet
     from ace_tasks.evaluation.measure import evaluate_model

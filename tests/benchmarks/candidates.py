@@ -3,7 +3,7 @@
     python -m tests.benchmarks.candidates
     python -m tests.benchmarks.candidates --examples 4 --candidates 4    a look
 
-`mini`, on held-back examples of the world it learnt: whether a picture is right is measured there,
+`mini`, on held-out examples of the world it learnt: whether a picture is right is measured there,
 and scores know nothing of that. A picture is judged and scored as it would be published: what the
 mask leaves alone is the original's.
 """

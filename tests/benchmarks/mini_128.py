@@ -58,7 +58,7 @@ MOST_BYTES = 40_000_000  # of the variant's folder, which comes with the package
 _DRAWING = 0.2  # share of the time
 _SCORING_S = 70.0  # kept free for export and scores, of eight minutes
 _TRIAL_STEPS = 12
-_SEED = 11  # of the held-back examples
+_SEED = 11  # of the held-out examples
 
 
 @dataclass
@@ -182,7 +182,7 @@ class Training:
 
 
 def evaluate(folder: Path, device: str, examples: int, clock: Clock) -> dict[str, dict[str, float]]:
-    """Score the variant on held-back examples of 128 px, task by task, as far as time goes."""
+    """Score the variant on held-out examples of 128 px, task by task, as far as time goes."""
     settings = WeightsSettings(folder=folder)
     model = AceModel.load(sources.open_variant(str(folder), settings), settings, device)
     found: dict[str, list[AnswerScores]] = {}

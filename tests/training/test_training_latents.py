@@ -1,5 +1,5 @@
 """The training set as latents. If these break, the model is trained on the answer it shall find, on
-held-back pictures, or on half a file."""
+held-out pictures, or on half a file."""
 
 from __future__ import annotations
 

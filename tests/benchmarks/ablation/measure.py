@@ -1,4 +1,4 @@
-"""Pictures that a trained arm makes of held-back examples, by the same loop as an edit."""
+"""Pictures that a trained arm makes of held-out examples, by the same loop as an edit."""
 
 from __future__ import annotations
 
