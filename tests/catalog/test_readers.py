@@ -269,18 +269,18 @@ COLUMNS = ["id", "title", "description", "image_link"]
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"),
+    ("cell", "reason"),
     [
         pytest.param('"p" x', "a comma or the end of the row after the quote", id="behind-a-quote"),
         pytest.param('"open', "a quoted cell that begins in this row is never closed", id="open"),
     ],
 )
-def test_a_quote_that_makes_no_sense_is_told_plainly(tmp_path: Path, cell: str, told: str) -> None:
+def test_a_quote_that_makes_no_sense_is_explained(tmp_path: Path, cell: str, reason: str) -> None:
     path = tmp_path / "c.csv"
     path.write_text(f"id,task,image,prompt\n1,edit,a.png,{cell}\n")
     (reject,) = read_rows(path)
     assert isinstance(reject, Reject)
-    assert told in reject.reason
+    assert reason in reject.reason
 
 
 @st.composite

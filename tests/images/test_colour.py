@@ -176,15 +176,15 @@ NO_COLOURS: dict[str, tuple[tuple[float, float], ...]] = {  # cHRM: white, red, 
 @pytest.mark.parametrize("name", NO_COLOURS)
 def test_primaries_that_span_no_colours_are_passed_over_and_told(name: str) -> None:
     body = struct.pack(">8I", *(round(xy * 100_000) for point in NO_COLOURS[name] for xy in point))
-    told = ("a gAMA or cHRM that cannot be used, taken for sRGB",)
-    assert decoded(colour_chart.png((b"cHRM", body))) == (None, told)
+    note = ("a gAMA or cHRM that cannot be used, taken for sRGB",)
+    assert decoded(colour_chart.png((b"cHRM", body))) == (None, note)
 
 
 @pytest.mark.parametrize("exponent", [0.05, 20])
 def test_a_gamma_that_no_screen_has_is_passed_over_and_told(exponent: float) -> None:
     body = struct.pack(">I", round(100_000 / exponent))
-    told = ("a gAMA or cHRM that cannot be used, taken for sRGB",)
-    assert decoded(colour_chart.png((b"gAMA", body))) == (None, told)
+    note = ("a gAMA or cHRM that cannot be used, taken for sRGB",)
+    assert decoded(colour_chart.png((b"gAMA", body))) == (None, note)
 
 
 def test_a_grey_profile_that_one_curve_cannot_tell_is_applied_and_told() -> None:
@@ -204,11 +204,11 @@ def test_a_grey_profile_that_one_curve_cannot_tell_is_applied_and_told() -> None
 
 def test_a_grey_profile_cut_anywhere_is_whole_or_told() -> None:
     whole = colour_chart.grey_icc(1.8)
-    told = {
+    note = {
         decoded(colour_chart.encoded(colour_chart.GREY, "JPEG", icc_profile=whole[:end]))[1]
         for end in range(100, len(whole) - 2)
     }
-    assert told == {("a colour profile that cannot be used, to none",)}
+    assert note == {("a colour profile that cannot be used, to none",)}
 
 
 def test_a_comment_that_names_a_profile_is_none() -> None:
@@ -228,8 +228,8 @@ def test_an_avif_without_colours_is_srgb_and_a_header_that_is_not_read_is_told()
     head, data_at = int.from_bytes(file[:4], "big"), file.index(b"mdat") + 4
     far = struct.pack(">I", data_at + len(boxes))
     moved = (file[:head] + boxes + file[head:]).replace(struct.pack(">I", data_at), far)
-    told = ("an AVIF header that states no colours, taken for sRGB",)
-    assert decoded(moved) == (None, told)
+    note = ("an AVIF header that states no colours, taken for sRGB",)
+    assert decoded(moved) == (None, note)
 
 
 def _exif(kind: int, entry: bytes, tail: bytes = b"") -> bytes:
@@ -252,6 +252,6 @@ BROKEN_EXIF = {
 
 @pytest.mark.parametrize("name", BROKEN_EXIF)
 def test_exif_that_points_nowhere_says_what_can_be_read_of_it(name: str) -> None:
-    block, told = BROKEN_EXIF[name]
+    block, note = BROKEN_EXIF[name]
     data = colour_chart.encoded(colour_chart.chart(), "JPEG", exif=b"Exif\0\0" + block)
-    assert decoded(data) == (None, told)
+    assert decoded(data) == (None, note)

@@ -95,7 +95,7 @@ def test_an_update_moves_what_people_set_up_and_loses_nothing(
     planned = waiting(client, edit.id, Scheduled(scheduled_time=LATER), dry_run=True)
     old = [run for run in client.read_flow_runs() if run.deployment_id == restyle.id]
 
-    told = deploy(server)
+    output = deploy(server)
 
     found = client.read_deployment(edit.id)
     assert found.parameters == PLACES | {
@@ -136,16 +136,16 @@ def test_an_update_moves_what_people_set_up_and_loses_nothing(
     assert client.read_flow_run(planned.id).parameters["run"] == {"max_failed": 3, "dry_run": True}
     assert client.read_flow_run(planned.id).name == planned.name
     assert "edit-catalog/edit-catalog: kept 'colour', which edit-catalog does not take" in (
-        told.stderr
+        output.stderr
     )
-    assert "a schedule of edit-catalog/edit-catalog: kept 'typo'" in told.stderr
+    assert "a schedule of edit-catalog/edit-catalog: kept 'typo'" in output.stderr
 
     # Once more there is nothing to move; what is unknown is named again.
     before = client.read_deployment(edit.id).parameters
-    told = deploy(server)
+    output = deploy(server)
     assert client.read_deployment(edit.id).parameters == before
-    assert "groups now" not in told.stdout
-    assert "kept 'colour'" in told.stderr
+    assert "groups now" not in output.stdout
+    assert "kept 'colour'" in output.stderr
 
 
 def test_a_schedule_keeps_the_other_members_of_a_group_that_it_changes() -> None:

@@ -331,8 +331,8 @@ def test_one_shoulder_one_hip_and_one_knee_are_enough(figure: Person) -> None:
     assert "right knee" in hints["cut_off_person"]
     assert garment._hints(figure, "dress") == {}
     turned = {landmark: (y // 2, 300 - x) for landmark, (x, y) in FIGURE.items()}
-    told = garment._hints(_with(figure, turned, ()), "dress")
-    assert told == {"turned_person": "the person does not stand upright: is the picture turned?"}
+    found = garment._hints(_with(figure, turned, ()), "dress")
+    assert found == {"turned_person": "the person does not stand upright: is the picture turned?"}
 
 
 # ---------------------------------------------------------------- in a run

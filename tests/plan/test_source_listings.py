@@ -162,7 +162,7 @@ def test_a_store_that_names_no_checksums_is_asked_about_every_source(
 def test_a_listing_that_names_too_little_is_not_believed(
     store: Store, prefix: str, object_store: ObjectStore, naming: NamingStore, plan: Plan
 ) -> None:
-    """As of a store that names only what was written since it names checksums at all."""
+    """A store may name checksums only of objects that it got since it can."""
     uris = fill(prefix)
     for uri in uris[1:30:2]:
         store.put(uri, uri.encode(), "image/png")
@@ -194,7 +194,7 @@ def test_a_small_share_of_a_bucket_is_not_listed_to_its_end(
 def test_folders_with_few_sources_each_are_listed_together(
     prefix: str, object_store: ObjectStore, naming: NamingStore, plan: Plan
 ) -> None:
-    """As in shops that keep a folder for each product."""
+    """Some shops keep a folder for each product."""
     uris = [join_uri(prefix, f"in/{n:03}/{m}.png") for n in range(20) for m in (1, 2)]
     for uri in uris:
         put_without_checksum(uri, uri.encode())

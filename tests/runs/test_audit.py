@@ -463,15 +463,15 @@ def test_what_a_run_s_own_tables_or_another_run_s_plan_contradict_is_told(
 
     state, _ = audit(prefix, summary)
     found = state.result(raise_on_failure=False)["findings"]
-    told = {(each["problem"], each["row_id"], each["detail"]) for each in found}
+    findings = {(each["problem"], each["row_id"], each["detail"]) for each in found}
     not_planned = "run.run_id: '{}', which did not plan it; this run made it"
-    assert told >= {
+    assert findings >= {
         ("record_edited", "row-0", not_planned.format("../elsewhere")),
         ("record_edited", "row-1", not_planned.format("spoilt")),
         ("record_edited", "row-2", "output: its picture is not the one in the results"),
         ("not_accounted", "invented", "line 99 was not planned"),
     }
-    assert {row_id for _, row_id, _ in told} == {"row-0", "row-1", "row-2", "invented"}
+    assert {row_id for _, row_id, _ in findings} == {"row-0", "row-1", "row-2", "invented"}
 
 
 @pytest.mark.usefixtures("replicas_here")

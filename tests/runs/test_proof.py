@@ -353,8 +353,8 @@ def test_a_hostile_record_is_an_answer_not_a_crash(make: Callable[..., Made], bo
         [*proof.by_itself(Record.model_validate_json(text), json.loads(text))]
 
 
-def told(made: Made, **forge: Callable[[Content], Any]) -> dict[str, list[str]]:
-    """What an audit says of each of these forgeries, whose hashes are made anew."""
+def contradictions(made: Made, **forge: Callable[[Content], Any]) -> dict[str, list[str]]:
+    """Return what an audit finds in each of these forgeries, whose hashes are made anew."""
     found = {}
     for name, change in forge.items():
         forged = copy.deepcopy(made.content)
@@ -366,7 +366,7 @@ def told(made: Made, **forge: Callable[[Content], Any]) -> dict[str, list[str]]:
 def test_a_forged_field_is_told_by_what_it_should_be(make: Callable[..., Made]) -> None:
     """Whoever reads an audit has these words, and nothing else, to find out what was touched."""
     made = make(FILL)
-    assert told(
+    assert contradictions(
         made,
         review=lambda content: content.update(review={"reasons": ["blank"]}),
         no_source=lambda content: content["sources"].update(mask=None),
@@ -387,7 +387,7 @@ def test_a_forged_field_is_told_by_what_it_should_be(make: Callable[..., Made]) 
             "output.size_px: (64, 96), but it is (96, 64)",
         ],
     }
-    forged = told(made, no_model=lambda content: content.update(sampling=None))
+    forged = contradictions(made, no_model=lambda content: content.update(sampling=None))
     no_sampling = "sampling: none, but its mask selects something, so a model must have run"
     assert no_sampling in forged["no_model"]
 
@@ -395,7 +395,7 @@ def test_a_forged_field_is_told_by_what_it_should_be(make: Callable[..., Made]) 
 def test_a_choice_between_candidates_is_one_that_was_to_be_made(make: Callable[..., Made]) -> None:
     one = make(TRY_ON)
     two = make(TRY_ON | {"id": "two", "candidates": 2})
-    assert told(
+    assert contradictions(
         two,
         none=lambda content: content.update(candidates=None),
         another=lambda content: content["candidates"].update(chosen=2),
@@ -407,7 +407,7 @@ def test_a_choice_between_candidates_is_one_that_was_to_be_made(make: Callable[.
         ],
     }
     some = two.content["candidates"]
-    assert told(one, some=lambda content: content.update(candidates=some)) == {
+    assert contradictions(one, some=lambda content: content.update(candidates=some)) == {
         "some": ["candidates: 2, planned 1"]
     }
 
@@ -477,9 +477,9 @@ def test_a_turned_picture_that_was_kept_has_its_size_proved_upright(
     assert made.content["sampling"] is None
     assert made.content["output"]["size_px"] == [96, 64]
     assert [*made.contradictions(made.content)] == []
-    assert told(made, lying=lambda content: content["output"].update(size_px=[64, 96])) == {
-        "lying": ["output.size_px: (64, 96), but it is (96, 64)"]
-    }
+    assert contradictions(
+        made, lying=lambda content: content["output"].update(size_px=[64, 96])
+    ) == {"lying": ["output.size_px: (64, 96), but it is (96, 64)"]}
 
 
 def test_a_picture_without_marks_is_proved_by_a_record_that_says_so(
@@ -488,7 +488,7 @@ def test_a_picture_without_marks_is_proved_by_a_record_that_says_so(
     made = make(FILL, marks=MarkSettings(xmp=False))
     assert [*made.contradictions(made.content, by_signature=True)] == []
     marked = make(FILL | {"seed": 8})
-    assert told(marked, denied=lambda content: content["marks"].update(xmp=False)) == {
+    assert contradictions(marked, denied=lambda content: content["marks"].update(xmp=False)) == {
         "denied": [f"item {marked.content['item_id']}, recorded no XMP of ours"]
     }
 

@@ -330,11 +330,11 @@ def test_the_same_bytes_in_parts_are_forgotten_too(
     rejects = store.get(f"{prefix}/out/runs/{summary.run_id}/rejects.jsonl").decode()
     assert rejects.count("was forgotten, so it is not made again") == 2
     look = ("plan", f"{prefix}/c.jsonl", "--variant", "toy", "--output", f"{prefix}/out", "--look")
-    shown, told = ace_here(*look), ace_here(*look, "--json")
-    assert (shown.returncode, told.returncode) == (0, 0)
+    shown, printed = ace_here(*look), ace_here(*look, "--json")
+    assert (shown.returncode, printed.returncode) == (0, 0)
     assert "was forgotten, so it is not made again" not in shown.stdout
-    rows_told = [json.loads(line) for line in told.stdout.splitlines()]
-    assert rows_told == [{"line": 1, "forgotten": True}, {"line": 2, "forgotten": True}]
+    listed = [json.loads(line) for line in printed.stdout.splitlines()]
+    assert listed == [{"line": 1, "forgotten": True}, {"line": 2, "forgotten": True}]
     assert not list(store.list(f"{prefix}/out/failures/"))
 
 

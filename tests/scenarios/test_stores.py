@@ -155,9 +155,9 @@ def test_a_run_stops_at_once_with_the_sentence_of_the_page(
     assert outcome == "stops"
     with pytest.raises(NoConditionalWrites) as caught:
         check_output(Store(StoreSettings()), prefix)
-    told = str(caught.value)
-    assert sentence.strip("`") in told
-    assert "allow unguarded writes" in told
+    message = str(caught.value)
+    assert sentence.strip("`") in message
+    assert "allow unguarded writes" in message
     assert len(proxy.requests) < 60
     assert [*store.list(prefix), *store._versions(prefix)] == []
 

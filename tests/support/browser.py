@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "out" / "screenshots"
+OpenPage = Callable[..., "Page"]
+"""A function from a file's name or a URL, and options of a context, to a page that has loaded."""
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 

@@ -52,8 +52,8 @@ class OddStore(FaultyStore):
 
     def is_there(self, request: Request) -> bool:
         """Return whether the key of a conditional PUT exists just now."""
-        told = {_CONDITION, "content-type", "x-amz-checksum-sha256", "x-amz-content-sha256"}
-        return self.resend(request, "HEAD", told).status == 200
+        left_out = {_CONDITION, "content-type", "x-amz-checksum-sha256", "x-amz-content-sha256"}
+        return self.resend(request, "HEAD", left_out).status == 200
 
     def respond(self, request: Request) -> Reply:
         if request.method == "PUT" and _CONDITION in request.headers:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ace_tasks.masks import masks
 from ace_tasks.model.variants import find_variant
@@ -26,6 +28,9 @@ from ace_tasks.runs.results import Result
 from ace_tasks.settings import ImageLimits
 from ace_tasks.specs import DEFAULT_PIXELS, PixelSettings, Source, Sources, parse_spec, work_item
 from ace_tasks.store import Store
+from infra.services import ROOT
+
+PHOTOS = sorted((ROOT / "infra" / "sample" / "photos").glob("*.jpg"))
 
 
 def entry(
@@ -168,3 +173,14 @@ def links(sheet: Sheet, signature: str = "X-Amz-Signature=s") -> list[PageLink]:
 def pages(sheet: Sheet) -> list[str]:
     """The HTML of every page."""
     return [page.decode() for page in sheet.build(links(sheet))]
+
+
+def pictures(folder: Path, number: int) -> tuple[str, str]:
+    """Return the paths of a small photograph and its negative, wide or high, made only once."""
+    before, after = folder / f"{number}-in.png", folder / f"{number}-out.png"
+    if not before.exists():
+        with Image.open(PHOTOS[number % len(PHOTOS)]) as image:
+            photo = image.convert("RGB").resize([(96, 64), (64, 96)][number % 2])
+        photo.save(before)
+        Image.eval(photo, lambda level: 255 - level).save(after)
+    return str(before), str(after)

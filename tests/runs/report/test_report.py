@@ -472,11 +472,11 @@ def test_a_review_asks_for_each_picture_and_another_sheet_for_none(store: Store)
 
 
 def test_what_a_review_is_told_is_text(store: Store) -> None:
-    told = dict.fromkeys(
+    texts = dict.fromkeys(
         ("run_id", "output_uri", "file", "command", "afterwards"), HOSTILE["an attribute"]
     )
     (html,) = sheets.pages(
-        sheets.sheet([], store, store, panel=sheets.panel(HOSTILE["a script"], **told))
+        sheets.sheet([], store, store, panel=sheets.panel(HOSTILE["a script"], **texts))
     )
     page = _Page(html)
     assert len(page.all("script")) == 1

@@ -4,43 +4,31 @@ or by keyboard, on a phone or in the dark; or a catalog reaches out from the pag
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ace_tasks.provenance.keys import report_key
 from ace_tasks.runs.report.cards import Entry
 from ace_tasks.runs.report.pages import PAGE_ITEMS, PageLink
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
-from infra.services import ROOT
 from tests.runs.report.test_report import HOSTILE
 from tests.support import sheets
-from tests.support.browser import Watched, chromium, new_page, screenshot, violations
+from tests.support.browser import OpenPage, Watched, chromium, screenshot, violations
 from tests.support.sheets import entry, record
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.thorough
 
 HOSTILE_TEXTS = list(HOSTILE.values())
-PHOTOS = sorted((ROOT / "infra" / "sample" / "photos").glob("*.jpg"))
 SHOWN = PAGE_ITEMS + 7
 LONG = "a" * 128
-
-Open = Callable[..., "Page"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -67,19 +55,14 @@ def rows(folder: Path) -> list[Entry]:
     mask[16:48, 24:72] = 255
     entries = []
     for number in range(SHOWN):
-        with Image.open(PHOTOS[number % len(PHOTOS)]) as image:
-            photo = image.convert("RGB").resize([(96, 64), (64, 96)][number % 2])
-        before, after = folder / f"{number % 16}-in.png", folder / f"{number % 16}-out.png"
-        if number < 16:
-            photo.save(before)
-            Image.eval(photo, lambda level: 255 - level).save(after)
+        before, after = sheets.pictures(folder, number % 16)
         row: dict[str, Any] = {
             "id": f"Mug-{number}",
             "task": "edit",
-            "image": str(before),
+            "image": before,
             "prompt": HOSTILE_TEXTS[number % len(HOSTILE_TEXTS)] * 3,
         }
-        result: dict[str, Any] = {"output_uri": str(after)}
+        result: dict[str, Any] = {"output_uri": after}
         if number < 3:
             message = f"s3://b/{LONG}: <img src=x onerror=alert(2)>"
             result = {"status": "failed", "error_code": "source_missing", "error": message}
@@ -89,7 +72,7 @@ def rows(folder: Path) -> list[Entry]:
             row |= {
                 "task": "try_on",
                 "mask": {"box": [0.2, 0.2, 0.8, 0.8]},
-                "reference": [str(before)],
+                "reference": [before],
             }
         elif number == 5:
             row["id"] = LONG
@@ -99,31 +82,14 @@ def rows(folder: Path) -> list[Entry]:
     return entries
 
 
-@pytest.fixture
-def open_sheet(browser: Browser, folder: Path) -> Iterator[Open]:
-    """Give open_sheet(url, **context) → a page that has loaded, watched."""
-    contexts = []
-
-    def open_sheet(url: str = "report.html", **options: Any) -> Page:
-        page = new_page(browser, **options)
-        contexts.append(page.context)
-        page.watched = Watched(page)  # type: ignore[attr-defined]
-        page.goto(url if "://" in url else f"{folder.as_uri()}/{url}")
-        return page
-
-    yield open_sheet
-    for context in contexts:
-        context.close()
-
-
 def split(page: Page, row_id: str) -> str:
     """Return where the picture after begins, as it is drawn."""
     figure = page.get_by_role("article", name=row_id, exact=True).locator(".compare figure").nth(1)
     return str(figure.evaluate("each => getComputedStyle(each).clipPath"))
 
 
-def test_before_and_after_are_compared_by_keyboard_and_by_mouse(open_sheet: Open) -> None:
-    page = open_sheet()
+def test_before_and_after_are_compared_by_keyboard_and_by_mouse(open_page: OpenPage) -> None:
+    page = open_page("report.html")
     slider = page.get_by_role("slider", name="Before and after of Mug-4", exact=True)
     assert split(page, "Mug-4") == "inset(0px 0px 0px 50%)"
     slider.focus()
@@ -147,10 +113,12 @@ def test_before_and_after_are_compared_by_keyboard_and_by_mouse(open_sheet: Open
     assert abs(picture["width"] - box["width"]) <= 1
 
 
-def test_rows_are_found_by_status_task_and_id_on_this_page_and_the_next(open_sheet: Open) -> None:
+def test_rows_are_found_by_status_task_and_id_on_this_page_and_the_next(
+    open_page: OpenPage,
+) -> None:
     from playwright.sync_api import expect  # waits: a page answers in its own time
 
-    page = open_sheet()
+    page = open_page("report.html")
     shown = page.get_by_role("article")
     status = page.get_by_role("status")
     headings = shown.get_by_role("heading", level=2)
@@ -183,8 +151,8 @@ def test_rows_are_found_by_status_task_and_id_on_this_page_and_the_next(open_she
     assert page.watched.complaints == []  # type: ignore[attr-defined]
 
 
-def test_a_catalog_can_make_the_page_neither_run_nor_load_anything(open_sheet: Open) -> None:
-    page = open_sheet()
+def test_a_catalog_can_make_the_page_neither_run_nor_load_anything(open_page: OpenPage) -> None:
+    page = open_page("report.html")
     watched: Watched = page.watched  # type: ignore[attr-defined]
     for summary in page.locator("article:nth-child(-n+9) summary").all():
         summary.click()
@@ -208,7 +176,7 @@ def test_a_catalog_can_make_the_page_neither_run_nor_load_anything(open_sheet: O
 
 
 def test_pages_opened_by_a_signed_link_lead_to_each_other(
-    open_sheet: Open, store: Store, prefix: str, folder: Path
+    open_page: OpenPage, store: Store, prefix: str, folder: Path
 ) -> None:
     """On S3 nobody may read the neighbour by its bare name."""
     from playwright.sync_api import expect
@@ -218,7 +186,7 @@ def test_pages_opened_by_a_signed_link_lead_to_each_other(
     signed = [PageLink(uri.rpartition("/")[2], store.presign(uri)) for uri in uris]
     for uri, html in zip(uris, sheet.build(signed), strict=True):
         store.put(uri, html, "text/html; charset=utf-8")
-    page = open_sheet(signed[0].signed)
+    page = open_page(signed[0].signed)
     for name, count in (("next page", SHOWN - PAGE_ITEMS), ("previous page", PAGE_ITEMS)):
         page.get_by_label("Task").select_option("edit")
         page.get_by_role("link", name=name).click()
@@ -228,8 +196,8 @@ def test_pages_opened_by_a_signed_link_lead_to_each_other(
 
 
 @pytest.mark.parametrize("url", ["report.html", "report-2.html"])
-def test_a_phone_shows_it_without_scrolling_sideways(open_sheet: Open, url: str) -> None:
-    page = open_sheet(url, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+def test_a_phone_shows_it_without_scrolling_sideways(open_page: OpenPage, url: str) -> None:
+    page = open_page(url, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     screenshot(page, f"sheet-phone-{url.partition('.')[0]}")
     page.get_by_role("button", name="Masks and references").tap()
     for summary in page.locator("article:nth-child(-n+7) .facts summary").all():
@@ -258,15 +226,15 @@ OVERLAPPING = """() => {
 
 
 @pytest.mark.parametrize("width", [360, 600, 800, 1000, 1280, 1900])
-def test_its_controls_stand_apart_at_any_width(open_sheet: Open, width: int) -> None:
-    page = open_sheet("report-2.html", viewport={"width": width, "height": 900})
+def test_its_controls_stand_apart_at_any_width(open_page: OpenPage, width: int) -> None:
+    page = open_page("report-2.html", viewport={"width": width, "height": 900})
     assert page.evaluate(OVERLAPPING) == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_by_day_and_by_night(open_sheet: Open, scheme: str) -> None:
-    page = open_sheet("report-2.html", color_scheme=scheme, viewport={"width": 1280, "height": 900})
+def test_it_can_be_read_by_day_and_by_night(open_page: OpenPage, scheme: str) -> None:
+    page = open_page("report-2.html", color_scheme=scheme, viewport={"width": 1280, "height": 900})
     screenshot(page, f"sheet-{scheme}")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground))) > 3 * 128) == (scheme == "light")
@@ -275,8 +243,8 @@ def test_it_can_be_read_by_day_and_by_night(open_sheet: Open, scheme: str) -> No
     assert violations(page) == []
 
 
-def test_a_screen_reader_is_given_all_that_is_seen(open_sheet: Open) -> None:
-    page = open_sheet()
+def test_a_screen_reader_is_given_all_that_is_seen(open_page: OpenPage) -> None:
+    page = open_page("report.html")
     for landmark in ("banner", "main", "contentinfo", "search"):
         assert page.get_by_role(landmark).count() == 1, landmark  # type: ignore[arg-type]
     names = [each.get_attribute("aria-label") for each in page.get_by_role("navigation").all()]
@@ -294,8 +262,10 @@ def test_a_screen_reader_is_given_all_that_is_seen(open_sheet: Open) -> None:
         assert part in card, card
 
 
-def test_a_keyboard_reaches_the_rows_first_and_then_all_that_can_be_done(open_sheet: Open) -> None:
-    page = open_sheet("report-2.html")
+def test_a_keyboard_reaches_the_rows_first_and_then_all_that_can_be_done(
+    open_page: OpenPage,
+) -> None:
+    page = open_page("report-2.html")
     page.keyboard.press("Tab")
     assert page.locator(":focus").inner_text() == "Skip to the rows"
     assert page.locator(":focus").is_visible()
@@ -313,9 +283,9 @@ def test_a_keyboard_reaches_the_rows_first_and_then_all_that_can_be_done(open_sh
     assert page.locator("details[open]").count() == 1
 
 
-def test_without_script_before_and_after_stand_side_by_side(open_sheet: Open) -> None:
+def test_without_script_before_and_after_stand_side_by_side(open_page: OpenPage) -> None:
     """As a mail program shows it, or a store's preview."""
-    page = open_sheet(java_script_enabled=False)
+    page = open_page(java_script_enabled=False)
     before, after = (
         page.get_by_alt_text(f"{which} of Mug-4", exact=True).bounding_box()
         for which in ("before", "after")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,35 +12,24 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ace_tasks.provenance.record import ReviewRecord
 from ace_tasks.runs.decisions import DecisionsFile
 from ace_tasks.runs.report.cards import Entry
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
-from infra.services import ROOT
 from tests.support import sheets
-from tests.support.browser import Watched, chromium, new_page, screenshot, violations
+from tests.support.browser import OpenPage, screenshot, violations
 from tests.support.sheets import entry, record
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.thorough
 
-PHOTOS = sorted((ROOT / "infra" / "sample" / "photos").glob("*.jpg"))
 # Ids that a script could take for something of its own.
 IDS = ["all", "__proto__", "constructor", *(f"Mug-{n}" for n in range(37))]
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-
-Open = Callable[..., "Page"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +62,7 @@ def write(path: Path, entries: list[Entry], **more: Any) -> None:
 def waiting(folder: Path, ids: list[str]) -> list[Entry]:
     made = []
     for number, row_id in enumerate(ids):
-        before, after = pictures(folder, number % 8)
+        before, after = sheets.pictures(folder, number % 8)
         row = {"id": row_id, "task": "edit", "image": before, "prompt": f"mug {number} " * 40}
         held = {"status": "failed", "error_code": "needs_review", "error": "blank"}
         each = entry(row, line=number, output_uri=after, **held)
@@ -85,7 +73,7 @@ def waiting(folder: Path, ids: list[str]) -> list[Entry]:
 
 def finished(folder: Path) -> list[Entry]:
     """A failure, a hint, and a row with a mask and a reference."""
-    before, after = pictures(folder, 0)
+    before, after = sheets.pictures(folder, 0)
     row = {"task": "edit", "image": before, "prompt": "x"}
     failed = entry(row | {"id": "f"}, line=1, status="failed", error_code="timeout", error="900 s")
     masked = row | {"id": "m", "task": "try_on", "mask": {"box": [0, 0, 0.5, 0.5]}}
@@ -95,34 +83,6 @@ def finished(folder: Path) -> list[Entry]:
     mask = np.zeros((64, 96), np.uint8)
     mask[:32] = 255
     return [failed, replace(worn, record=record(worn, mask))]
-
-
-def pictures(folder: Path, number: int) -> tuple[str, str]:
-    before, after = folder / f"{number}-in.png", folder / f"{number}-out.png"
-    if not before.exists():
-        with Image.open(PHOTOS[number % len(PHOTOS)]) as image:
-            photo = image.convert("RGB").resize([(96, 64), (64, 96)][number % 2])
-        photo.save(before)
-        Image.eval(photo, lambda level: 255 - level).save(after)
-    return str(before), str(after)
-
-
-@pytest.fixture
-def open_page(browser: Browser, folder: Path) -> Iterator[Open]:
-    """Give open_page(name, **context) → a page that has loaded, watched; one context for all."""
-    contexts: dict[str, Any] = {}
-
-    def open_page(name: str = "review.html", **options: Any) -> Page:
-        key = json.dumps(options, sort_keys=True)
-        page = contexts[key].new_page() if key in contexts else new_page(browser, **options)
-        contexts.setdefault(key, page.context)
-        page.watched = Watched(page)  # type: ignore[attr-defined]
-        page.goto(f"{folder.as_uri()}/{name}")
-        return page
-
-    yield open_page
-    for context in contexts.values():
-        context.close()
 
 
 def counts(page: Page) -> Any:
@@ -147,11 +107,11 @@ CLASSIC, V2 = "the form of review-run, filled in", "in Prefect's new UI, filled 
 
 
 def test_forty_pictures_are_decided_by_keyboard_and_by_mouse_with_a_reload_half_way(
-    open_page: Open,
+    open_page: OpenPage,
 ) -> None:
     from playwright.sync_api import expect
 
-    page = open_page()
+    page = open_page("review.html")
     expect(counts(page)).to_have_text("0 kept, 0 rejected, 40 undecided")
     page.get_by_role("button", name="Next undecided").click()
     for number in range(20):
@@ -188,10 +148,10 @@ def test_forty_pictures_are_decided_by_keyboard_and_by_mouse_with_a_reload_half_
     assert [each for each in loaded if not each.startswith("blob:")] == []  # it sends nothing
 
 
-def test_letters_decide_only_where_a_picture_has_the_focus(open_page: Open) -> None:
+def test_letters_decide_only_where_a_picture_has_the_focus(open_page: OpenPage) -> None:
     from playwright.sync_api import expect
 
-    page = open_page()
+    page = open_page("review.html")
     for key in ("k", "r"):
         page.keyboard.press(key)
     page.get_by_label("Row id").fill("mug-1")
@@ -211,7 +171,7 @@ def test_letters_decide_only_where_a_picture_has_the_focus(open_page: Open) -> N
     expect(counts(page)).to_have_text("0 kept, 0 rejected, 40 undecided")
 
 
-def test_pages_and_tabs_of_a_review_keep_one_set_of_decisions(open_page: Open) -> None:
+def test_pages_and_tabs_of_a_review_keep_one_set_of_decisions(open_page: OpenPage) -> None:
     from playwright.sync_api import expect
 
     first, second = open_page("page.html"), open_page("report-2.html")
@@ -223,7 +183,7 @@ def test_pages_and_tabs_of_a_review_keep_one_set_of_decisions(open_page: Open) -
     assert saved(first).model_dump() == saved(second).model_dump() == {"run": "run-1"} | decided
 
 
-def test_decisions_that_are_too_many_for_a_link_are_copied(open_page: Open) -> None:
+def test_decisions_that_are_too_many_for_a_link_are_copied(open_page: OpenPage) -> None:
     from playwright.sync_api import expect
 
     page = open_page("many.html")
@@ -242,7 +202,7 @@ def test_decisions_that_are_too_many_for_a_link_are_copied(open_page: Open) -> N
 
 
 def test_a_browser_that_stores_nothing_says_so_and_still_saves(
-    open_page: Open, folder: Path
+    open_page: OpenPage, folder: Path
 ) -> None:
     from playwright.sync_api import expect
 
@@ -255,10 +215,10 @@ def test_a_browser_that_stores_nothing_says_so_and_still_saves(
     assert saved(page).promote == ["all"]
 
 
-def test_what_somebody_else_stored_decides_nothing_it_should_not(open_page: Open) -> None:
+def test_what_somebody_else_stored_decides_nothing_it_should_not(open_page: OpenPage) -> None:
     from playwright.sync_api import expect
 
-    page = open_page()
+    page = open_page("review.html")
     for stored in ("no JSON", "7", "null", '{"Mug-1": "<img>", "Mug-2": {"a": 1}}'):
         page.evaluate("text => localStorage.setItem('ace-catalog decisions run-1', text)", stored)
         page.reload()
@@ -269,7 +229,7 @@ def test_what_somebody_else_stored_decides_nothing_it_should_not(open_page: Open
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["empty.html", "growing.html", "canary.html", "page.html"])
 def test_everybody_can_read_and_reach_it_on_a_phone(
-    open_page: Open, name: str, scheme: str
+    open_page: OpenPage, name: str, scheme: str
 ) -> None:
     page = open_page(name, color_scheme=scheme, **PHONE)
     for summary in page.locator("summary").all():
