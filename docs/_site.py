@@ -32,7 +32,7 @@ def mark_code(
 def keep_flags_whole(app: Sphinx, tree: nodes.document, docname: str) -> None:
     """Give each short flag in the text a class, by which the style keeps it on one line."""
     for code in tree.findall(nodes.literal):
-        if re.fullmatch(r"--\S{1,28}", code.astext()):
+        if re.fullmatch(r"--\S.{0,27}", code.astext()):
             code["classes"].append("ace-flag")
 
 

@@ -170,12 +170,12 @@ def test_the_run_waits_until_it_is_approved(
         # As a retry, or an automation that changes a state, starts it: it asks again.
         client.set_flow_run_state(run, AwaitingRetry(), force=True)
     runs.wait(run, "Running", "Pending", "AwaitingRetry")
-    assert "not followed" not in runs.asked(run)
+    assert "not accepted" not in runs.asked(run)
     assert not runs.names(output, "images")
 
     runs.answer(run, decision="approve", prompt="another")
     runs.wait(run, "Running", "Pending")
-    assert "The last answer was not followed: approval: accepted" in runs.asked(run)
+    assert "The last answer was not accepted: approval: accepted" in runs.asked(run)
     assert not runs.names(output, "images")
     assert runs.names(output, "review") == shown
 

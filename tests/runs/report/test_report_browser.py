@@ -285,7 +285,7 @@ def test_a_keyboard_reaches_the_rows_first_and_then_all_that_can_be_done(
 
 def test_without_script_before_and_after_stand_side_by_side(open_page: OpenPage) -> None:
     """As a mail program shows it, or a store's preview."""
-    page = open_page(java_script_enabled=False)
+    page = open_page("report.html", java_script_enabled=False)
     before, after = (
         page.get_by_alt_text(f"{which} of Mug-4", exact=True).bounding_box()
         for which in ("before", "after")
