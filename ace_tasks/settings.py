@@ -148,7 +148,7 @@ class ReplicaSettings(_Model):
     speed: Literal["exact", "compiled", "fast"] = Field(
         "exact",
         description="exact: the same item gives the same bits. compiled: the transformer's blocks "
-        "are compiled when the replica starts; the same picture but for rounding. fast: prepared "
+        "are compiled when the replica starts; the same picture except for rounding. fast: prepared "
         "for items with shortcuts.",
     )
     made_twice: frozenset[str] = Field(

@@ -43,7 +43,7 @@ _SLACK = 0.02  # share of a side; a landmark this far outside still counts as in
 _PERSON = 0.4  # threshold of the person mask; low, so that no rim of the old garment stays
 _LOOSE = 1.6  # scale at which a garment is searched around a shape of the body
 # Odds of a colour being hair's, or a hand's, rather than another thing's. Hair is found by its
-# colour alone. From a hand only what surely is none is left out.
+# colour alone. Only what is surely no hand is taken out of a hand's shape.
 _HAIR, _HAND = 2.0, 0.1
 _SURE = 0.85  # a pose's score; less gives a hint; 40 people alone in their picture had 0.9 to 1
 _SHORT = 0.55  # share of the torso's length; shoulders seen from the side count as no narrower

@@ -1,6 +1,6 @@
 """LoRA adapters of one transformer: all held at once, one in use.
 
-Both modes make the same picture but for rounding:
+Both modes make the same picture except for rounding:
 
 - `resident`: PEFT computes the adapter beside each linear. A switch costs nothing. A step costs
   about 1.2 times as much (some 990 small products). A compiled transformer has one adapter, as wide as

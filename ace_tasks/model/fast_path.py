@@ -73,7 +73,7 @@ class FastPath:
 
     @contextmanager
     def taken(self, shortcuts: Shortcuts | None, steps: int) -> Iterator[None]:
-        """Take these shortcuts, or none, in a pass of so many steps.
+        """Take these shortcuts, or none, in a pass of `steps` steps.
 
         Once prepared, a pass without any is exact: each operation by itself, weights as loaded.
         """

@@ -31,8 +31,8 @@ STREAMED: tuple[MemoryMode, ...] = ("blocks", "offload")
 Memory = Literal["auto", "resident", "text_offload", "blocks", "offload"]
 
 _GB = 1e9
-# Counted in the eager classes: at once, a block holds at most so many numbers for each token and
-# feature, and the VAE's last blocks so many for each pixel and feature.
+# Counted in the eager classes: the most numbers that a block holds at once for each token and
+# feature, and that the VAE's last blocks hold for each pixel and feature.
 _STEP_NUMBERS, _VAE_NUMBERS = 24, 6
 _RESERVE_BYTES = 2**30  # workspaces of CUDA's libraries, and gaps between tensors
 

@@ -98,7 +98,7 @@ class Residence:
         }
 
     def _stream_blocks(self, room_bytes: int | None) -> None:
-        """Have blocks come and go, so many that the others fit; all the rest stays.
+        """Have as many blocks come and go as needed for the others to fit. All the rest stays.
 
         diffusers takes all blocks of the lists that it finds, and moves whatever is beside them at
         every step. So it is shown the blocks that go, and nothing else with weights.
@@ -134,7 +134,7 @@ def _which_go(
     if room_bytes is None or not sizes:
         yield from blocks
         return
-    # Those that go need room as well, but for no more than are there at once.
+    # Blocks that come and go need room as well, but only for those that are there at once.
     stay_bytes = room_bytes - rest_bytes
     if sum(sizes) <= stay_bytes:
         return

@@ -93,7 +93,7 @@ class Ration:
 
     @contextmanager
     def take(self, px: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and hold them. Requests above the limit run alone."""
+        """Wait until `px` pixels are free, and hold them. Requests above the limit run alone."""
         px = min(px, self._limit_px)
         with self._changed:
             self._changed.wait_for(lambda: px <= self._free_px)

@@ -133,7 +133,7 @@ class Shortcuts(Frozen):
     )
 
     def computed(self, steps: int) -> int:
-        """Return how many of so many steps are computed."""
+        """Return how many of `steps` steps are computed."""
         return sum(self._is_computed(number, steps) for number in range(steps))
 
     def _is_computed(self, number: int, steps: int) -> bool:
