@@ -57,7 +57,7 @@ _NOTICE = (
 
 
 def zombie(silence: timedelta = SILENCE) -> AutomationCore:
-    """Return the automation that crashes silent runs, whose process or machine is gone."""
+    """Return the automation that marks silent runs as crashed: their process or machine is gone."""
     expected = {f"prefect.flow-run.{state}" for state in (*_OVER, *_WAITING)}
     return AutomationCore(
         name=ZOMBIE,
@@ -81,7 +81,7 @@ def zombie(silence: timedelta = SILENCE) -> AutomationCore:
 
 
 def stranded(patience: timedelta = PENDING) -> AutomationCore:
-    """Return the automation that crashes runs whose worker died before it started them.
+    """Return the automation that marks runs as crashed whose worker died before it started them.
 
     Such a run has sent no heartbeat. It would keep its place in the queue, and that of its
     deployment, for ever.
