@@ -197,4 +197,4 @@ def test_attention_that_only_works_eagerly_is_passed_over(
     with caplog.at_level(logging.INFO):
         speed.use_first_attention(transformer, ("sage", "native"))
     assert speed.attention_of(transformer) == "native"
-    assert "attention sage: not here: " in caplog.text
+    assert "attention backend sage does not work here: " in caplog.text
