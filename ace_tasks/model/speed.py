@@ -2,8 +2,8 @@
 
 `exact` runs each operation by itself: on one machine the same item gives the same bits, whatever
 came before. `compiled` has each kind of block compiled once, for canvases of any size, and takes
-the best attention that the machine has. It makes the same picture except for rounding. `fast` leaves
-out work (`fast_path`): on a GPU it is compiled as well.
+the best attention that the machine has. It makes the same picture except for rounding. `fast`
+leaves out work (`fast_path`): on a GPU it is compiled as well.
 """
 
 from __future__ import annotations
