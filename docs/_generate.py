@@ -258,7 +258,7 @@ _KEYS = {
     "candidate_key": "A candidate that was not chosen, with `keep_candidates`.",
     "review_picture_key": "A picture that waits for a person.",
     "review_record_key": "The record that this picture would have.",
-    "catalog_key": "The rows that a restyle or a try-on batch generated.",
+    "catalog_key": "The rows that a restyle, a try-on batch or a comparison generated.",
     "feed_key": "Which table or feed a restyle read, its SHA-256, and how it was read.",
     "plan_key": "The items of the run, in the order of work.",
     "rejects_key": "Rows that are not a valid request: line, column, reason, and the first 10,000 "
@@ -266,11 +266,12 @@ _KEYS = {
     "results_key": "One line for every row of the catalog, with its picture. Also as `.csv`.",
     "failures_key": "The failed rows, as a catalog that can be run again.",
     "canary_key": "Which pictures were made first, and what a person answered.",
-    "ending_key": "How a run ended if it edited nothing: a dry run, a rejected canary, a refusal.",
+    "ending_key": "How a run ended if it edited nothing itself: a dry run, a rejected canary, a refusal, "
+    "a comparison, with the run of each alternative.",
     "summary_key": "The totals of the run. It is written last.",
     "audit_key": "What the last audit of the run found.",
     "report_key": "The contact sheet, failures first, 200 rows a page; then `report-2.html` … "
-    "While the run works: its newest 100 pictures.",
+    "While the run works: its newest 100 pictures. Of a comparison: its alternatives side by side.",
     "review_report_key": "The pictures that wait, with their reasons, to decide about; then "
     "`review-2.html` …",
     "tombstone_key": "A tombstone: a hash of a source or item that no later run makes again.",

@@ -2,6 +2,7 @@
 
 One file is one flow, and one deployment of `prefect.yaml`:
 
+compare          edit a few pictures in several ways, side by side
 edit_catalog     edit the rows of a catalog
 restyle_catalog  edit every picture of a folder, table or feed
 try_on_batch     put garments on people

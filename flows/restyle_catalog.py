@@ -10,11 +10,8 @@ from typing import Any
 from prefect.client.schemas.objects import State
 
 from ace_tasks.catalog.files import Reject, open_catalog
-from ace_tasks.catalog.restyle import Instruction, restyle_rows
-from ace_tasks.catalog.sources.mask_files import open_masks
-from ace_tasks.catalog.sources.pictures import pictures
-from ace_tasks.catalog.sources.prefixes import buckets_of, check_apart, is_file, uris_of
-from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped, SourcePicture
+from ace_tasks.catalog.sources.prefixes import is_file
+from ace_tasks.catalog.sources.source_picture import GeneratedRow, Skipped
 from ace_tasks.runs.feed_note import FeedNote, sha256_of, write_note
 from flows.options.feed import RestyleFeed
 from flows.options.masking import RowMasks
@@ -24,7 +21,8 @@ from flows.options.review import ReviewOptions
 from flows.options.run import RunOptions
 from flows.steps.edit import MAX_SHARD_THREADS
 from flows.steps.execute import execute_run
-from flows.steps.open_run import Run, RunRequest, open_run, write_catalog
+from flows.steps.open_run import Run, open_run, write_catalog
+from flows.steps.whole_run import RestyleRun
 from flows.ui.forms import form_flow
 from flows.ui.names import run_name
 
@@ -49,35 +47,27 @@ def restyle_catalog(
     A picture is known by its content. New and changed pictures are edited; a renamed one gets its
     result without an edit. Another instruction edits all of them again.
     """
-    check_apart(source=source, output=output, mask=mask)
-    masking.check("mask", mask)
-    feed.links()
-    references = uris_of("reference", pixels.reference)
-    instruction = Instruction(prompt, pixels.task, references, pixels.row_defaults(masking))
-    instruction.check(mask)
-    request = RunRequest(
-        source,
-        output,
-        variant,
-        pixels.settings(masking),
-        review.settings(),
-        run,
-        buckets_of(source, mask, feed.links_to, *references),
+    whole = RestyleRun(
+        source=source,
+        output=output,
+        variant=variant,
+        prompt=prompt,
+        mask=mask,
+        feed=feed,
+        pixels=pixels,
+        masking=masking,
+        review=review,
+        run=run,
     )
-    with open_run(request) as opened:
-        rows = _rows(opened, feed, instruction, mask)
+    with open_run(whole.request()) as opened:
+        rows = _rows(opened, whole)
         return execute_run(opened, review, write_catalog(opened, rows))
 
 
-def _rows(
-    run: Run, feed: RestyleFeed, instruction: Instruction, mask: str
-) -> Iterator[GeneratedRow | Skipped | Reject]:
-    place = run.place("source", run.catalog, feed, main_only=feed.main_only, once=True)
+def _rows(run: Run, whole: RestyleRun) -> Iterator[GeneratedRow | Skipped | Reject]:
     if is_file(run.catalog):
-        _note_feed(run, feed)
-    masked = (each for each in pictures(place, run.sources) if isinstance(each, SourcePicture))
-    with open_masks("mask", mask, run.sources, run.scratch, optional=True, masked=masked) as rule:
-        yield from restyle_rows(pictures(place, run.sources), instruction, rule, feed.limit)
+        _note_feed(run, whole.feed)
+    yield from whole.rows(run)
 
 
 def _note_feed(run: Run, feed: RestyleFeed) -> None:

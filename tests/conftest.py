@@ -87,6 +87,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 _FLOW_TESTS = {
     "flows of catalogs": (
         "tests/flows/test_cli.py",
+        "tests/flows/test_compare.py",
         "tests/flows/test_contact_sheet.py",
         "tests/flows/test_edit_catalog.py",
         "tests/flows/test_forms.py",

@@ -30,7 +30,7 @@ MODELS = ("torch", "diffusers", "transformers")
         ),
         pytest.param(("ace_tasks.engine.dispatcher",), (*MODELS, "prefect"), id="engine"),
         pytest.param(
-            ("flows.edit_catalog", "flows.restyle_catalog", "flows.try_on_batch"),
+            ("flows.compare", "flows.edit_catalog", "flows.restyle_catalog", "flows.try_on_batch"),
             MODELS,
             id="flows",
         ),

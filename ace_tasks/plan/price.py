@@ -97,6 +97,35 @@ class Estimate:
         looked_at = len(sample) + len(problems)
         return cls(items, looked_at, tuple(problems), tokens, hours, cost, tuple(hints))
 
+    @classmethod
+    def total(cls, parts: Sequence[Estimate]) -> Estimate:
+        """Return the estimate of several runs together. What one of them does not know is None."""
+
+        def summed(name: str) -> float | None:
+            values = [getattr(each, name) for each in parts]
+            return None if None in values else math.fsum(values)
+
+        return cls(
+            items=sum(each.items for each in parts),
+            sampled=sum(each.sampled for each in parts),
+            problems=tuple(problem for each in parts for problem in each.problems),
+            tokens=None,
+            replica_hours=summed("replica_hours"),
+            cost=summed("cost"),
+            hints=tuple(hint for each in parts for hint in each.hints),
+        )
+
+    @classmethod
+    def measured(
+        cls, items: int, seconds: Sequence[float], price_per_hour: float | None
+    ) -> Estimate:
+        """Estimate from the replica-seconds of pictures of the same kind that were made."""
+        if not seconds:
+            return cls.of(items, [], [], None, price_per_hour)
+        hours = math.fsum(seconds) / len(seconds) * items / 3600
+        cost = None if price_per_hour is None else hours * price_per_hour
+        return cls(items, len(seconds), (), None, hours, cost)
+
     @property
     def summary(self) -> str:
         """The time and cost in words."""
@@ -113,6 +142,7 @@ class Budget:
     max_replica_hours: float = 0
     max_cost: float = 0
     price_per_hour: float | None = None  # of a replica
+    before_s: float = 0  # what earlier parts of the same run have taken
 
     def __post_init__(self) -> None:
         if self.max_cost and self.price_per_hour is None:
@@ -150,6 +180,7 @@ class Budget:
 
     def check_spent(self, replica_s: float) -> None:
         """Check a limit while the run works. Raises OverBudget."""
+        replica_s += self.before_s
         if replica_s > self.hours * 3600:
             raise OverBudget(
                 f"the run has taken {self._format_hours(replica_s / 3600)}, and may take no more "

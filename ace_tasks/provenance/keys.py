@@ -20,8 +20,17 @@ Layout under an output URI (one function a key, below):
 from __future__ import annotations
 
 from typing import Literal
+from uuid import NAMESPACE_URL, uuid5
 
 from ace_tasks.provenance.record import Record
+
+PARTS = ("first", "second", "third", "fourth", "fifth", "sixth")
+"""The names of a comparison's alternatives. Each is a run of its own."""
+
+
+def part_run_id(run_id: str, part: str) -> str:
+    """Return the id of the run of one alternative, the same whenever its comparison goes on."""
+    return str(uuid5(NAMESPACE_URL, f"{run_id}/{part}"))
 
 
 def image_key(row_id: str, item_id: str, sha256: str, extension: str) -> str:

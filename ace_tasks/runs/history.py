@@ -23,24 +23,29 @@ NEWEST = "newest"  # stands for the id of the newest run
 
 _READ_AT_ONCE = 16
 _RETRY = "retry-failed"  # the flow's name
+_COMPARISON = "compare-"  # the beginning of the flow's name in its parts
 
 
 class Ending(BaseModel):
-    """The end of a run that edited nothing or only its first pictures, kept as `ending.json`.
+    """The end of a run that edited nothing itself or only its first pictures: `ending.json`.
 
     It holds counts and codes, and no text of a catalog.
     """
 
     run_id: str
     flow: str
-    state: Literal["DryRun", "Rejected", "Refused"] = Field(
+    state: Literal["DryRun", "Rejected", "Refused", "Compared"] = Field(
         description="DryRun: it was asked to edit nothing. Rejected: a person rejected its first "
-        "pictures. Refused: an error stopped it before it edited anything."
+        "pictures. Refused: an error stopped it before it edited anything. Compared: it was a "
+        "comparison, and its alternatives are runs of their own."
     )
     ended_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     items: int | None = Field(None, description="Items that a dry run found to do.")
-    pictures: int | None = Field(None, description="How many pictures were rejected.")
+    pictures: int | None = Field(None, description="How many pictures were rejected, or compared.")
     error: str | None = Field(None, description="The class of the error that refused it.")
+    alternatives: dict[str, str] | None = Field(
+        None, description="The run of each alternative of a comparison, by its name."
+    )
 
     @property
     def line(self) -> str:
@@ -49,6 +54,9 @@ class Ending(BaseModel):
             return f"dry run: {counted(self.items or 0, 'item')} to do; nothing was edited"
         if self.state == "Rejected":
             return f"rejected after a look at {counted(self.pictures or 0, 'picture')}; nothing else was made"
+        if self.state == "Compared":
+            names = ", ".join(self.alternatives or ())
+            return f"compared on {counted(self.pictures or 0, 'picture')}: {names}"
         return f"refused before anything was edited ({self.error})"
 
 
@@ -102,11 +110,13 @@ def _past_run(store: Store, output_uri: str, run_id: str, files: dict[str, Objec
 def newest_run(store: Store, output_uri: str) -> str:
     """Return the id of the run over a catalog that ended last.
 
-    Retries are skipped, because they hold only the failed rows. Raises SettingsError if no run has
-    ended.
+    Retries and comparisons are skipped, because they hold only some of the rows. Raises
+    SettingsError if no run has ended.
     """
     ended = [each.summary for each in past_runs(store, output_uri) if each.summary]
-    whole = [each for each in ended if each.flow != _RETRY]
+    whole = [
+        each for each in ended if each.flow != _RETRY and not each.flow.startswith(_COMPARISON)
+    ]
     if not whole:
         raise SettingsError(
             f"run: accepted: a run that has ended; no run over a catalog has ended under {output_uri}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 from ace_tasks.errors import NotFound, SettingsError
 from ace_tasks.plan import plan_file
-from ace_tasks.provenance.keys import plan_key
+from ace_tasks.provenance.keys import PARTS, part_run_id, plan_key
 from ace_tasks.provenance.orphans import WrittenBy, delete_orphan, orphans
 from ace_tasks.specs import quote
 from ace_tasks.store import Store, join_uri
@@ -29,9 +31,9 @@ def sweep(
 ) -> Iterator[Swept]:
     """Yield every picture of ours that no record names, and delete each if `delete` is set.
 
-    With `run_id`, only pictures that this run can have written count. Raises OutputRefused if no
-    run has ever written to the output, SettingsError for a run without a plan, and
-    StoreUnavailable.
+    With `run_id`, only pictures that this run can have written count, or the parts of this run.
+    Raises OutputRefused if no run has ever written to the output, SettingsError for a run without a
+    plan, and StoreUnavailable.
     """
     run = _written_by(store, output_uri, run_id) if run_id else None
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)
@@ -41,16 +43,22 @@ def sweep(
 
 
 def _written_by(store: Store, output_uri: str, run_id: str) -> WrittenBy:
-    uri = join_uri(output_uri, plan_key(run_id))
+    """Return what a run can have written, and the alternatives if it was a comparison."""
+    try:
+        planned_at = store.head(join_uri(output_uri, plan_key(run_id))).modified
+    except NotFound:
+        raise SettingsError(
+            f"run: accepted: the id of a run with a plan under {output_uri}; given {quote(run_id)}"
+        ) from None
+    assert planned_at is not None
+    runs = (run_id, *(part_run_id(run_id, each) for each in PARTS))
     with tempfile.TemporaryDirectory(prefix="ace-sweep-") as scratch:
         path = Path(scratch) / "plan.parquet"
-        try:
-            planned_at = store.head(uri).modified
-            store.download(uri, path)
-        except NotFound:
-            raise SettingsError(
-                f"run: accepted: the id of a run with a plan under {output_uri}; "
-                f"given {quote(run_id)}"
-            ) from None
-        assert planned_at is not None
-        return WrittenBy.of(plan_file.read_ids(path), planned_at)
+        item_ids = (_planned_ids(store, output_uri, each, path) for each in runs)
+        return WrittenBy.of(chain.from_iterable(item_ids), planned_at)
+
+
+def _planned_ids(store: Store, output_uri: str, run_id: str, path: Path) -> Iterator[str]:
+    with suppress(NotFound):
+        store.download(join_uri(output_uri, plan_key(run_id)), path)
+        yield from plan_file.read_ids(path)

@@ -8,7 +8,7 @@ mistakes    the explanation of a mistyped command
 terminal    what is printed, and flows under a progress bar
 catalog     plan, schema
 look        the look of `plan` at pictures and masks
-editing     edit, restyle, try-on, retry, review
+editing     compare, edit, restyle, try-on, retry, review
 outputs     status, pictures, feed, sweep
 stores      check-store
 provenance  audit, reproduce, forget
@@ -23,7 +23,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from ace_tasks.errors import AceError
 from flows.cli.catalog import plan, schema
-from flows.cli.editing import edit, restyle, retry, review, try_on
+from flows.cli.editing import compare, edit, restyle, retry, review, try_on
 from flows.cli.mistakes import explain
 from flows.cli.outputs import feed, pictures, status, sweep
 from flows.cli.provenance import audit, forget, reproduce
@@ -39,6 +39,7 @@ app = App(
     default_parameter=Parameter(negative_iterable=()),
 )
 for command in (
+    compare,
     edit,
     restyle,
     try_on,

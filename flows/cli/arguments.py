@@ -13,6 +13,7 @@ def _flat(title: str) -> Parameter:
     return Parameter(name="*", group=Group(title))
 
 
+ALTERNATIVES = _flat("Alternatives")
 FEED = _flat("Feed")
 PIXELS = _flat("Pixels")
 MASKING = _flat("Masks")

@@ -1,4 +1,4 @@
-"""The commands `edit`, `restyle`, `try-on`, `retry` and `review`: make pictures and decide on them.
+"""The commands `compare`, `edit`, `restyle`, `try-on`, `retry` and `review`: make pictures, decide.
 
 The arguments of a command are the parameters of its flow, with the same names and defaults.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from flows.cli.arguments import ANY_TEXT, FEED, MASKING, PIXELS, REVIEW, RUN, Json
+from flows.cli.arguments import ALTERNATIVES, ANY_TEXT, FEED, MASKING, PIXELS, REVIEW, RUN, Json
 from flows.cli.terminal import run_flow
+from flows.options.comparison import ComparisonOptions, WholeRunName
 from flows.options.feed import RestyleFeed, TryOnFeed
 from flows.options.groups import described
 from flows.options.masking import MaskOptions, RowMasks, TryOnMasks
@@ -69,6 +70,27 @@ def restyle(
 ) -> None:
     """Edit every picture of a prefix, table or product feed by one instruction."""
     run_flow("restyle_catalog", "restyling", **locals())
+
+
+@described
+def compare(
+    source: Source,
+    output: Output,
+    /,
+    *,
+    variant: Variant,
+    prompt: Annotated[Prompt, ANY_TEXT] = "",
+    mask: Mask = "none",
+    whole_run: WholeRunName = "restyle",
+    alternatives: Annotated[ComparisonOptions, ALTERNATIVES] = ComparisonOptions(),
+    feed: Annotated[RestyleFeed, FEED] = RestyleFeed(),
+    pixels: Annotated[RestylePixels, PIXELS] = RestylePixels(),
+    masking: Annotated[RowMasks, MASKING] = RowMasks(),
+    run: Annotated[RunOptions, RUN] = RunOptions(),
+    as_json: Json = False,
+) -> None:
+    """Edit a few pictures in two to six ways, and show them side by side."""
+    run_flow("compare", "comparing", **locals())
 
 
 @described

@@ -33,7 +33,17 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would cover o
 
 EXIT_FAILURES, EXIT_FATAL, EXIT_CANCELLED = 1, 2, 130
 _REJECTS_SHOWN = 20
-_PLACES = ("results", "failures", "rejects", "variant", "evaluation", "samples", "report", "audit")
+_PLACES = (
+    "results",
+    "failures",
+    "rejects",
+    "variant",
+    "evaluation",
+    "samples",
+    "report",
+    "audit",
+    "open",
+)
 _FEED_PLACES = ("feed", "ai_pictures", "kept_links")
 
 T = TypeVar("T")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from array import array
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -22,12 +21,13 @@ from ace_tasks.errors import SettingsError
 from ace_tasks.plan.planned import Planned, Standing
 from ace_tasks.runs.decisions import ReviewDecision
 from ace_tasks.runs.review import Review
-from ace_tasks.specs import MAX_SEED, WorkItem
+from ace_tasks.specs import MAX_SEED
 from ace_tasks.wording import counted
 from flows.options.review import ReviewOptions
 from flows.steps.open_run import Run, end_without_summary
 from flows.steps.pool import open_pool
 from flows.steps.review import RunHeld, decide, show
+from flows.steps.stratified import stratified
 from flows.steps.trial import Decision, Trial
 from flows.ui.forms import step
 
@@ -103,8 +103,9 @@ def ask(run: Run, planned: Planned, review: ReviewOptions) -> State[Any] | Overr
     place = (run.outputs, run.output, run.run_id)
     trial = Trial.read(*place)
     if trial is None:
-        chosen = stratified(planned, review.canary)
-        trial = Trial(items={item.row_id: item.item_id for item in chosen})
+        chosen = stratified(planned.outline, planned.positions_to_do(), review.canary)
+        items = planned.items_at(chosen)
+        trial = Trial(items={item.row_id: item.item_id for item in items})
         trial.write(*place)
     if not trial.items and trial.decision is None:
         return None
@@ -171,23 +172,6 @@ def _answer_to(key: str) -> Approval | None:
     """Return the answer that was given under this key, if any. Raises ValidationError."""
     given: Any = read_flow_run_input(keyset_from_paused_state(Suspended(pause_key=key))["response"])
     return Approval(**given) if given else None
-
-
-def stratified(planned: Planned, count: int) -> list[WorkItem]:
-    """Return `count` items to do, shared as evenly among the tasks as their numbers allow.
-
-    Those of a task are spread over the plan, which is sorted by adapter and shape.
-    """
-    places: dict[str, array[int]] = {}
-    for position in planned.positions_to_do().tolist():
-        places.setdefault(planned.outline.task_of(position), array("q")).append(position)
-    chosen: set[int] = set()
-    left = count
-    for number, of_task in enumerate(sorted(places.values(), key=len)):  # the smallest first
-        share = min(len(of_task), -(-left // (len(places) - number)))
-        chosen.update(of_task[n * len(of_task) // share] for n in range(share))
-        left -= share
-    return planned.items_at(chosen)
 
 
 @step("canary")

@@ -160,7 +160,7 @@ def _empty_sheet(run: Run, item_of: Callable[[Result], WorkItem]) -> Sheet:
         title=flow_run.name or f"Edits of {run.catalog}",
         facts={},
         results=[],
-        entry_of=lambda result: _with_record(run, outputs, Entry(item_of(result), result)),
+        entry_of=lambda result: with_record(run, outputs, Entry(item_of(result), result)),
         total=0,
         output_uri=run.output,
         sources=sources,
@@ -169,7 +169,7 @@ def _empty_sheet(run: Run, item_of: Callable[[Result], WorkItem]) -> Sheet:
     )
 
 
-def _with_record(run: Run, outputs: Store, entry: Entry) -> Entry:
+def with_record(run: Run, outputs: Store, entry: Entry) -> Entry:
     """Return the entry with the record that made its picture or holds it back, and its place."""
     held_back = entry.result.error_code == NeedsReview.code
     if not held_back and entry.result.status not in {"done", "done_before"}:

@@ -48,6 +48,7 @@ from ace_tasks.plan.resume import find_finished
 from ace_tasks.provenance.keys import (
     catalog_key,
     feed_key,
+    part_run_id,
     plan_key,
     rejects_key,
     report_key,
@@ -152,7 +153,8 @@ class Run:
 
     @property
     def events(self) -> EventEmitter:
-        return EventEmitter(self.run_id, self.flow_name, self.output)
+        # Of the flow run, which automations know, also where this run is a part of it.
+        return EventEmitter(str(flow_run.id), self.flow_name, self.output)
 
     def place(
         self,
@@ -180,11 +182,7 @@ def open_run(request: RunRequest) -> Iterator[Run]:
     to_run_log()
     budget = request.options.budget(environment.price_per_hour)
     sources, outputs = open_stores(environment.source_store, environment.output_store)
-    weights = environment.weights(accept_license=request.options.accept_license)
-    found = open_variant(request.variant, weights)
-    check_license(found, weights)
-    weights = for_replicas(found, weights)
-    vision = open_vision(environment, weights)
+    made_by = _made_by(request, environment)
     check_output(outputs, request.output, unguarded=request.options.allow_unguarded_writes)
     with tempfile.TemporaryDirectory(prefix="ace-run-") as scratch:
         yield Run(
@@ -192,21 +190,48 @@ def open_run(request: RunRequest) -> Iterator[Run]:
             flow_name=flow_run.flow_name or "run",
             catalog=request.catalog,
             output=request.output,
-            variant_name=found.home or found.name,
-            variant=found,
-            model=identify(found, weights),
-            pixels=with_vision(request.options.settle(request.pixels), vision),
-            vision=vision,
-            review=request.review,
-            weights=weights,
             environment=environment,
             sources=sources,
             outputs=outputs,
             scratch=Path(scratch),
-            options=request.options,
             budget=budget,
             buckets=request.buckets,
+            **made_by,
         )
+
+
+def _made_by(request: RunRequest, environment: Environment) -> dict[str, Any]:
+    """Return the fields of a run that say what makes its pictures, and how."""
+    weights = environment.weights(accept_license=request.options.accept_license)
+    found = open_variant(request.variant, weights)
+    check_license(found, weights)
+    weights = for_replicas(found, weights)
+    vision = open_vision(environment, weights)
+    return {
+        "variant_name": found.home or found.name,
+        "variant": found,
+        "model": identify(found, weights),
+        "pixels": with_vision(request.options.settle(request.pixels), vision),
+        "vision": vision,
+        "review": request.review,
+        "weights": weights,
+        "options": request.options,
+    }
+
+
+def part_of(run: Run, part: str, request: RunRequest) -> Run:
+    """Return a run that is a part of another one, in its stores, with an id and folder of its own.
+
+    The same part of the same run always has the same id. Raises FatalError.
+    """
+    scratch = run.scratch / part
+    scratch.mkdir()
+    made_by = _made_by(request, run.environment)
+    parted: dict[str, Any] = {
+        "run_id": part_run_id(run.run_id, part),
+        "flow_name": f"{run.flow_name}-{part}",
+    }
+    return replace(run, **parted, **made_by, scratch=scratch, skipped=None)
 
 
 def write_catalog(run: Run, rows: Iterable[GeneratedRow | Skipped | Reject]) -> Path:
@@ -331,7 +356,7 @@ def refusals_noted(run: Run) -> Iterator[None]:
 
 
 def end_without_summary(
-    run: Run, state: Literal["DryRun", "Rejected", "Refused"], **more: Any
+    run: Run, state: Literal["DryRun", "Rejected", "Refused", "Compared"], **more: Any
 ) -> None:
     """Store how a run without a summary ended."""
     ending = Ending(run_id=run.run_id, flow=run.flow_name, state=state, **more)

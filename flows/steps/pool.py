@@ -26,6 +26,13 @@ _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @contextmanager
+def one_session(run: Run) -> Iterator[None]:
+    """Keep Ray for all pools of the body, so that only the first of them waits for its start."""
+    with ray_session(run.environment.ray_address):
+        yield
+
+
+@contextmanager
 def open_pool(run: Run, made_twice: frozenset[str] = frozenset()) -> Iterator[Dispatcher]:
     """Start Ray, and the dispatcher on it. For `made_twice` see `ReplicaSettings`.
 

@@ -26,6 +26,7 @@ from ace_tasks.settings import ImageLimits, read_environment
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri, open_stores
 from ace_tasks.wording import counted
+from flows.steps.signing import without_user
 from flows.steps.trial import Trial
 from flows.ui.run_form import find_form
 from flows.ui.sheet import PublishedSheet
@@ -154,7 +155,8 @@ def ending(
     message += f"; decided otherwise before: {', '.join(late[:_ROWS_NAMED])}" if late else ""
     get_run_logger().info("%s; %s", message, report)
     table = [_table_row(row_id, held[item_id]) for row_id, item_id in run_held.rows.items()]
-    return Completed(message=message, data={"report": report, "counts": counts, "table": table})
+    data = {"report": report, "open": without_user(flow_run.ui_url), "counts": counts}
+    return Completed(message=message, data=data | {"table": table})
 
 
 def _table_row(row_id: str, held: HeldItem) -> dict[str, str]:

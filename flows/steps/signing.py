@@ -46,8 +46,11 @@ def load_signer(block: str, timestamp_url: str | None) -> Signer:
 
 
 def without_user(url: str | None) -> str | None:
-    """Return an address without its user, password and query."""
-    if not url:
+    """Return a web address without its user, password and query; None if it is none.
+
+    Without a UI, Prefect says that a run is at `None/flow-runs/…`.
+    """
+    parts = urlsplit(url or "")
+    if parts.scheme not in {"http", "https"}:
         return None
-    parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from prefect.client.orchestration import get_client
@@ -15,6 +16,7 @@ from prefect.settings import PREFECT_UI_URL
 log = logging.getLogger(__name__)
 
 _V2 = "/v2"
+_LONGEST = 8000  # characters of a link
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,22 @@ class RunForm:
     classic: str
     v2: str
 
-    def filled(self, parameters: Mapping[str, str]) -> str:
+    def filled(self, parameters: Mapping[str, Any]) -> str:
         """Return the address of the classic form, filled in."""
         return self.classic + quote(quote(json.dumps(parameters), safe=""), safe="")
+
+    def both_filled(self, parameters: Mapping[str, Any]) -> dict[str, str]:
+        """Return the addresses of both forms, filled in, each with a text for its link.
+
+        Return none if they are longer than servers and proxies take.
+        """
+        name = "Open the form of the whole run"
+        forms = {
+            f"{name}, filled in": self.filled(parameters),
+            f"{name} in Prefect's new UI, filled in": self.v2
+            + quote(json.dumps(parameters), safe=""),
+        }
+        return {} if max(map(len, forms.values())) > _LONGEST else forms
 
 
 def find_form(deployment: str) -> RunForm | None:

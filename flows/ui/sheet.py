@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ace_tasks.runs.public_links import public_link
+from ace_tasks.runs.report.comparison import ComparisonPage
 from ace_tasks.runs.report.pages import PageLink, Sheet
 from ace_tasks.store import Store
 from flows.ui.artifacts import RunArtifact
@@ -15,13 +16,14 @@ from flows.ui.artifacts import RunArtifact
 class PublishedSheet:
     """The place of one contact sheet, which may be written again, and its one artifact.
 
-    `uri_of` returns a page's URI by its number, from 1.
+    `uri_of` returns a page's URI by its number, from 1. `name` is the text of the link.
     """
 
     flow_name: str
     uri_of: Callable[[int], str]
     outputs: Store
     public_base_url: str | None = None
+    name: str = "contact sheet"
 
     def __post_init__(self) -> None:
         self._artifact = RunArtifact("markdown", f"{self.flow_name}-report")
@@ -31,7 +33,7 @@ class PublishedSheet:
         """A link to the first page, as `link_to` makes it."""
         return link_to(self.uri_of(1), self.outputs, self.public_base_url)
 
-    def publish(self, sheet: Sheet) -> str:
+    def publish(self, sheet: Sheet | ComparisonPage) -> str:
         """Write and link the sheet, and return the URI of its first page.
 
         Raises StoreUnavailable; pages written before that stay, and nothing links to them.
@@ -46,7 +48,7 @@ class PublishedSheet:
             else "The link works for 7 days, or until its credentials expire, if that is sooner; "
             f"the file stays at {uris[0]}"
         )
-        self._artifact.show(f"[contact sheet]({self.link})", f"Before and after. {lasts}")
+        self._artifact.show(f"[{self.name}]({self.link})", f"Before and after. {lasts}")
         return uris[0]
 
 

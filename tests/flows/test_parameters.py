@@ -86,6 +86,7 @@ def test_limits_are_in_the_form() -> None:
 @pytest.mark.parametrize(
     ("command", "entrypoint"),
     [
+        (editing.compare, "flows/compare.py:compare"),
         (editing.edit, "flows/edit_catalog.py:edit_catalog"),
         (editing.restyle, "flows/restyle_catalog.py:restyle_catalog"),
         (editing.try_on, "flows/try_on_batch.py:try_on_batch"),
@@ -94,7 +95,7 @@ def test_limits_are_in_the_form() -> None:
         (training.train, "flows/train_ace.py:train_ace"),
         (training.evaluate, "flows/evaluate.py:evaluate"),
     ],
-    ids=["edit", "restyle", "try-on", "retry", "review", "train", "evaluate"],
+    ids=["compare", "edit", "restyle", "try-on", "retry", "review", "train", "evaluate"],
 )
 def test_a_command_takes_what_its_flow_takes(command: Any, entrypoint: str) -> None:
     function = flow_of(entrypoint).fn

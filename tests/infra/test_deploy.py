@@ -128,7 +128,7 @@ def test_a_second_time_changes_only_what_is_asked_for(server: PrefectServer, dep
     on_gpus = {name for name, its_queue in first["deployments"].items() if its_queue == "gpu"}
     assert on_gpus == names - {"review-run", "write-feed", "sweep-output", "audit-run", "forget"}
     guarded = {name for name, limit in first["limits"].items() if limit == 1}
-    assert guarded == {"edit-catalog", "restyle-catalog", "try-on-batch"}
+    assert guarded == {"compare", "edit-catalog", "restyle-catalog", "try-on-batch"}
     assert "secret-path" not in json.dumps(ask(server, "automations/filter"))  # by reference
 
     deploy(server, "--notify", "webhook/ops", "--gpu-runs", "3")

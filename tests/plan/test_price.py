@@ -65,6 +65,24 @@ def test_less_than_the_limit_is_not(budget: Budget) -> None:
     budget.check_spent(0.4 * 3600)
 
 
+def test_runs_that_are_one_to_the_person_who_pays_are_summed_up() -> None:
+    total = Estimate.total([estimate(price=2.5), estimate(items=500, price=2.5)])
+    assert (total.items, total.replica_hours, total.cost) == (
+        1500, pytest.approx(0.6), pytest.approx(1.5)
+    )  # fmt: skip
+    assert Estimate.total([estimate(), estimate(rate=None)]).replica_hours is None
+    Budget(max_replica_hours=1, before_s=1800).check_spent(1799)
+    with pytest.raises(OverBudget, match=r"has taken 1\.00 replica-hours"):
+        Budget(max_replica_hours=1, before_s=1800).check_spent(1801)
+
+
+def test_pictures_that_were_made_say_what_the_others_take() -> None:
+    found = Estimate.measured(1000, [1.0, 2.6], 2.5)
+    assert (found.items, found.sampled) == (1000, 2)
+    assert (found.replica_hours, found.cost) == (pytest.approx(0.5), pytest.approx(1.25))
+    assert Estimate.measured(1000, [], 2.5).summary == "duration not known yet"
+
+
 def test_a_limit_that_cannot_be_checked_stops_the_run() -> None:
     Budget().check(estimate(rate=None))
     Budget(1).check(estimate(items=0, rate=None))

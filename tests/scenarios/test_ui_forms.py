@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -14,6 +16,7 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 
 from ace_tasks.store import Store, join_uri
+from flows.compare import compare
 from flows.options.feed import RestyleFeed
 from flows.options.masking import RowMasks
 from flows.options.pixels import RestylePixels
@@ -22,6 +25,7 @@ from flows.options.run import RunOptions
 from infra.prefect_server import PrefectServer
 from infra.services import ROOT
 from tests.support.browser import Watched, screenshot
+from tests.support.grouped import grouped
 from tests.support.patience import limit_s, wait_until
 from tests.support.prefect_ui import (
     CONTROL,
@@ -216,3 +220,62 @@ def look_at_sheet(page: Page, link: Locator, prompt: str) -> None:
     screenshot(sheet, "run-6-sheet")
     assert watched.complaints == []
     sheet.close()
+
+
+def test_a_comparison_is_chosen_by_its_link_and_its_pictures_count_as_done(
+    page: Page,
+    prefect_server: PrefectServer,
+    store: Store,
+    prefix: str,
+    picture: Callable[..., bytes],
+    replicas_here: None,
+) -> None:
+    """The comparison is edited in this process, the whole run by the worker, on Ray."""
+    for number in range(4):
+        store.put(f"{prefix}/in/{number}.png", picture(seed=number), "image/png")
+    ways = {"first": "marble: on marble", "second": "oak: on oak", "third": "pine: on pine"}
+    given = grouped(compare, variant="toy", steps=1, rows=2, **ways)
+    given |= {"source": f"{prefix}/in", "output": f"{prefix}/out"}
+
+    def compared() -> dict[str, Any]:
+        state = compare(**given, return_state=True)
+        assert state.name == "Completed", state.message
+        return dict(state.result())
+
+    # In a thread of its own: this one has the browser's event loop.
+    with ThreadPoolExecutor(1) as thread:
+        data = thread.submit(copy_context().run, compared).result()
+
+    page.set_viewport_size({"width": 1280, "height": 1100})
+    page.goto(data["open"])
+    page.get_by_role("tablist").get_by_text("Artifacts", exact=True).click()
+    page.get_by_role("link", name="compare-report").click()
+    link = page.get_by_role("link", name="comparison", exact=True)
+    link.wait_for()
+    sheet = page.context.new_page()
+    watched = Watched(sheet)
+    sheet.goto(str(link.get_attribute("href")))
+    assert sheet.get_by_role("row").count() == 1 + 2 + 1
+    assert sheet.get_by_role("columnheader").count() == 4
+    assert sheet.get_by_alt_text("oak of ").count() == 2
+    screenshot(sheet, "compare-1-page")
+    sheet.get_by_role("link", name="Choose oak").click()
+    choice = sheet.get_by_role("region", name="Choose oak")
+    assert "--prompt 'on oak'" in choice.inner_text()
+    assert watched.complaints == []
+    for ui, name in (("v2", "in Prefect's new UI, filled in"), ("classic", "run, filled in")):
+        form = choice.get_by_role("link", name=name).get_attribute("href")
+        page.goto(str(form))
+        expected = {"source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "on oak"}
+        for each, value in (expected | {"variant": "toy", "steps": "1"}).items():
+            filled = field(page, each, UIS[ui]).locator("input, textarea")
+            filled.wait_for()
+            assert filled.input_value() == value, (ui, each)
+    sheet.close()
+    screenshot(page, "compare-2-form")
+    submit(page, prefect_server)
+    wait_for_state(page, "Completed")
+    page.get_by_role("tablist").get_by_text("Artifacts", exact=True).click()
+    page.get_by_role("link", name="restyle-catalog-results").click()
+    page.get_by_text("2 done, 2 done before, of 4 rows").first.wait_for()
+    assert len(list(store.list(f"{prefix}/out/images/"))) == 3 * 2 + 2

@@ -59,7 +59,7 @@ def make_card(entry: Entry, album: Thumbnails, output_uri: str) -> dict[str, Any
         "error_code": result.error_code,
         "error": result.error,
         "hints": _hints(result, record),
-        "scores": _scores(record.scores) if record and record.scores else None,
+        "scores": score_line(record.scores) if record and record.scores else None,
         "compared": isinstance(before, Thumbnail)
         and isinstance(after, Thumbnail)
         and before.is_shaped_like(after),
@@ -116,7 +116,8 @@ def _kept_candidates(record: Record | None, album: Thumbnails) -> Iterator[Figur
             yield f"candidate {number}, {each.scores.total:.2f}", album.output(each.uri)
 
 
-def _scores(scores: Scores) -> str:
+def score_line(scores: Scores) -> str:
+    """Return scores as a sheet shows them."""
     single = scores.model_dump(exclude={"total"}, exclude_none=True)
     parts = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in single.items())
     return f"score {scores.total:.2f}" + (f" · {parts}" if parts else "")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import jinja2
-
+from ace_tasks.runs.report.assets import style_and_script, template
 from ace_tasks.runs.report.cards import Entry, make_card, status_of
 from ace_tasks.runs.report.thumbnails import Thumbnails
 from ace_tasks.runs.results import Result
@@ -98,9 +93,9 @@ class Sheet:
         for number, part in enumerate(parts, 1):
             cards = self._cards(part)
             yield (
-                _template()
+                template("page.html.j2")
                 .render(
-                    **_style_and_script(decides=self.panel is not None),
+                    **style_and_script("page.js", *(["decide.js"] if self.panel else [])),
                     panel=self.panel,
                     note=self.note,
                     title=self.title,
@@ -140,40 +135,3 @@ def _summary(results: Sequence[Result]) -> str:
     counts = Counter(map(status_of, results))
     counted = ", ".join(f"{count} {status}" for status, count in counts.items())
     return f"{counted}; rows {results[0].row_id} to {results[-1].row_id}"
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2")
-
-
-@cache
-def _style_and_script(*, decides: bool) -> dict[str, str]:
-    """Return our style and script, and a policy that lets nothing else run or load."""
-    style, script = _asset("page.css"), _asset("page.js")
-    script += _asset("decide.js") if decides else ""
-    allowed = {"style-src": _hash(style), "script-src": _hash(script), "img-src": "data:"}
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            *(f"{k} {v}" for k, v in allowed.items()),
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    return {"style": style, "script": script, "policy": policy}
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _asset(name: str) -> str:
-    return files("ace_tasks.runs.report").joinpath(name).read_text(encoding="utf-8")

@@ -38,6 +38,8 @@ class Blank(StrEnum):
 
     UNREADABLE = "cannot be read"
     REPLACED = "was replaced since"
+    NONE = "no picture"
+    NOT_YET = "not made yet"
 
 
 @dataclass(frozen=True, slots=True)

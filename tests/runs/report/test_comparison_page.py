@@ -1,0 +1,123 @@
+"""The page of a comparison. If these break, a person chooses by the wrong picture, or cannot read,
+reach or carry out a choice on a phone, in the dark, or from a file on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ace_tasks.provenance.record import Scores
+from ace_tasks.runs.report.cards import Entry
+from ace_tasks.runs.report.comparison import Choice, Column, ComparisonPage, mean_scores
+from ace_tasks.settings import StoreSettings
+from ace_tasks.store import Store
+from tests.runs.report.test_report import HOSTILE
+from tests.runs.report.test_review_page import PHONE, pictures
+from tests.support.browser import Watched, chromium, new_page, screenshot, violations
+from tests.support.sheets import entry, record
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+ROWS = 6
+PROMPT = " ".join(HOSTILE.values())
+
+
+def column(folder: Path, name: str, made: int, **more: Any) -> Column:
+    """An alternative: its first row failed, and others are made up to a number."""
+    entries: dict[str, Entry] = {}
+    for number in range(made):
+        before, after = pictures(folder, number % 4)
+        row = {"id": f"mug-{number}", "task": "edit", "image": before, "prompt": PROMPT}
+        failed = {"status": "failed", "error_code": "timeout", "error": f"<b>{'x' * 90}</b>"}
+        each = entry(row, line=number + 1, **({"output_uri": after} if number else failed))
+        if number:
+            each = replace(each, record=record(each))
+        entries[each.item.row_id] = each
+    choice = Choice(
+        command=f"ace-catalog restyle s3://shop/in s3://shop/out --prompt '{PROMPT}' --steps 8",
+        deployment="restyle-catalog",
+        parameters='{\n "source": "s3://shop/in"\n}',
+        forms={"Open the form of the whole run, filled in": "https://ui.example/form?a=1"},
+    )
+    return Column(name, f"prompt={PROMPT}", "run-1", choice, entries=entries, **more)
+
+
+def page(folder: Path) -> str:
+    whole = "120 more pictures: about 3 min of a replica, cost 0.10"
+    columns = [
+        column(folder, "marble", ROWS, whole=whole),
+        column(folder, "oak", ROWS - 1, rejects={f"mug-{ROWS - 1}": "prompt: too long"}),
+        *(column(folder, name, 0) for name in ("slow", "quick", "sharp", "dark")),
+    ]
+    items = [each.item for each in columns[0].entries.values()]
+    store = Store(StoreSettings())
+    facts = {"rows": ROWS, "run": "r" * 36}
+    made = ComparisonPage("Compare", facts, items, columns, "s3://b/out", store, store)
+    (html,) = made.build([])
+    return html.decode()
+
+
+def test_a_row_is_a_row_and_an_alternative_a_column(tmp_path: Path) -> None:
+    html = page(tmp_path)
+    assert html.count('<th scope="row">') == ROWS
+    assert html.count('<th scope="col">') == 7
+    assert html.count("<td>") == 6 * (ROWS + 1) + 1
+    assert 'alt="oak of mug-2"' in html
+    assert html.count("not made yet") == 2 * 4 * ROWS
+    assert "1 row without a picture" in html
+    assert "1.50 s a picture" in html
+    assert "prompt: too long" in html
+    assert "120 more pictures: about 3 min of a replica, cost 0.10" in html
+    for text in HOSTILE.values():
+        assert text not in html or not set(text) & set("<>&'\"")
+    assert "script-src &#39;none&#39;" in html
+
+
+def test_means_are_of_the_pictures_that_have_a_score() -> None:
+    scores = [Scores(total=0.5, seam=2.0), Scores(total=1.0), Scores(total=0.9, seam=4.0)]
+    assert mean_scores(iter(scores)) == Scores(total=0.8, seam=3.0)
+    assert mean_scores(iter([])) is None
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_read_and_reach_it_on_a_phone_and_on_a_desk(
+    browser: Browser, tmp_path: Path, scheme: str
+) -> None:
+    (tmp_path / "report.html").write_text(page(tmp_path))
+    for name, options in {"phone": PHONE, "desk": {}}.items():
+        shown = new_page(browser, color_scheme=scheme, **options)
+        watched = Watched(shown)
+        shown.goto((tmp_path / "report.html").as_uri())
+        table = shown.get_by_role("region", name="Pictures, row by row")
+        table.focus()  # the keyboard scrolls it sideways
+        screenshot(shown, f"comparison-{name}-{scheme}")
+        assert violations(shown) == []
+        width = shown.evaluate("document.documentElement.scrollWidth")
+        assert width == shown.evaluate("innerWidth")
+        if name == "phone":
+            assert width == 360
+            assert table.evaluate("each => each.scrollWidth") > 360
+            small = shown.get_by_role("link").evaluate_all(
+                "all => all.map(each => each.getBoundingClientRect()).filter(box => box.height < 16)"
+            )
+            assert small == []
+        shown.get_by_role("link", name="Choose oak").click()
+        assert shown.url.endswith("#choose-2")
+        command = shown.get_by_role("region", name="Choose oak").get_by_text("ace-catalog restyle")
+        assert "<img" in command.inner_text()
+        assert watched.complaints == []
+        loaded = [each for each in watched.requests if not each.startswith(("data:", "file:"))]
+        assert loaded == []
+        shown.context.close()
