@@ -5,20 +5,24 @@ make demo
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+from PIL import Image
+
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store, join_uri
 from ace_tasks.wording import counted
 from infra.local_stack import LocalStack
-from infra.sample.make import BUCKET, PREFIX
+from infra.sample.make import BUCKET, PREFIX, draw_shop
 from infra.services import ROOT, script
 
 OUTPUT = f"s3://{BUCKET}/edited"
 MIRROR = ROOT / "out" / "demo"
+SHOP_LINKS = "https://cdn.shop.example/"  # the beginning of links in the sample feed
 _MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
@@ -47,6 +51,22 @@ def upload_people(store: Store) -> None:
         for number, path in enumerate(files, start=1):
             name = f"{'garment' if part == 'reference' else 'person'}-{number}.png"
             store.put(join_uri(PREFIX, f"{folder}/{name}"), path.read_bytes(), "image/png")
+
+
+def upload_shop(store: Store) -> None:
+    """Put a small shop into the store: a feed, its pictures, and a mask of each background."""
+    store.create_bucket(BUCKET)
+    place = join_uri(PREFIX, "shop")
+    lines = ["Handle,Title,Image Src,Image Position"]
+    for number, example in enumerate(draw_shop(), start=1):
+        name = f"mug-{number}"
+        for kind, pixels in (("pictures", example.image), ("masks", example.mask)):
+            assert pixels is not None
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            store.put(f"{place}/{kind}/{name}.png", file.getvalue(), "image/png")
+        lines.append(f"{name},Mug {number},{SHOP_LINKS}pictures/{name}.png,1")
+    store.put(f"{place}/feed.csv", "\r\n".join([*lines, ""]).encode(), "text/csv")
 
 
 def mirror(store: Store, prefix: str, folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ import threading
 
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
-from infra.demo import OUTPUT, upload_people, upload_sample
+from infra.demo import OUTPUT, upload_people, upload_sample, upload_shop
 from infra.local_stack import LocalStack
 from infra.sample.make import BUCKET, PREFIX
 from infra.services import ROOT
@@ -27,6 +27,7 @@ def main() -> int:
         store = Store(StoreSettings())
         upload_sample(store)
         upload_people(store)
+        upload_shop(store)
         worker = stack.serve_deployments()
         print(
             f"\nPrefect UI     {stack.ui_url}/deployments\n"
@@ -36,6 +37,7 @@ def main() -> int:
             f"               try-on-batch: people {PREFIX}/people, garments {PREFIX}/garments,\n"
             f"               masks {PREFIX}/people-masks, output s3://{BUCKET}/looks, variant mini,\n"
             "               prompt dress the person in the garment (which mini has learnt)\n"
+            f"a small shop   {PREFIX}/shop/feed.csv (docs/tutorial/from-feed-to-shop.md)\n"
             "in a shell     source .local/env    then ace-catalog uses this stack\n"
             "Ctrl-C stops everything. The data stays in .local/; delete it to start afresh.",
             flush=True,

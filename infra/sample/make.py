@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ WORLD = [
     ("try-on-dots", "try_on", 4),
 ]
 WORLD_SEED, WORLD_SIDE_PX = 2026, 64
+SHOP_PRODUCTS = 8
 # Ellipses drawn by hand over a photograph: left, top, right, bottom, in fractions of it.
 MASKS: dict[str, tuple[str, tuple[float, float, float, float]]] = {
     "espresso": ("coffee", (0.335, 0.22, 0.645, 0.49)),
@@ -130,6 +133,15 @@ def draw_world(folder: Path) -> None:
             if pixels is not None:
                 path = folder / f"{row_id}-{column}.png"
                 Image.fromarray(pixels).save(path, optimize=True)
+
+
+def draw_shop() -> Iterator[Example]:
+    """Draw the products of a small shop: held-back mugs, each with a mask of its background."""
+    examples = (
+        draw_example(WORLD_SEED, number, WORLD_SIDE_PX, split="test", tasks=["background"])
+        for number in count()
+    )
+    return islice((each for each in examples if "mug" in each.prompt), SHOP_PRODUCTS)
 
 
 def draw_masks(folder: Path) -> None:
