@@ -12,6 +12,7 @@ from pathlib import Path
 from infra.object_store import ObjectStore, local_credentials
 from infra.prefect_server import PrefectServer, serve_deployments
 from infra.services import Service, ServiceFailed, preferred_port
+from infra.worker import GRACE_S
 
 
 class LocalStack:
@@ -105,5 +106,5 @@ class LocalStack:
     def serve_deployments(self) -> Service:
         """Deploy and start a worker, as the function of this name does. It stops with the stack."""
         worker = serve_deployments(self.env, self.data_dir / "worker.log")
-        self._stop.callback(worker.stop, timeout_s=30)
+        self._stop.callback(worker.stop, timeout_s=GRACE_S + 15)  # it ends its runs first
         return worker

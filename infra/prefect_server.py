@@ -91,5 +91,10 @@ class PrefectServer:
 def serve_deployments(env: Mapping[str, str], log: Path) -> Service:
     """Set up the server by `infra.deploy`, and start a worker on the pool."""
     run_command([sys.executable, "-m", "infra.deploy"], env)
-    command = [script("prefect"), "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    return start_worker(env, log)
+
+
+def start_worker(env: Mapping[str, str], log: Path) -> Service:
+    """Start a worker on the pool. If it is stopped, it hands its runs on (`infra.worker`)."""
+    command = [sys.executable, "-m", "infra.worker", "--pool", WORK_POOL]
     return Service.start("Prefect worker", command, os.environ | env, log)

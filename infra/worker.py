@@ -20,10 +20,10 @@ import psutil
 
 from infra.services import die_with_parent, script
 
-_GRACE_S = 45  # for runs to end their step and their pool; compose and Kubernetes give 60 and more
+GRACE_S = 45  # for runs to end their step and their pool; compose and Kubernetes give 60 and more
 
 
-def hand_over(worker: psutil.Process, grace_s: float = _GRACE_S) -> None:
+def hand_over(worker: psutil.Process, grace_s: float = GRACE_S) -> None:
     """Have the runs of a worker end, and then the worker.
 
     Meanwhile the worker is suspended, or it would take up at once what its runs hand on.

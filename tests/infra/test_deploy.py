@@ -36,7 +36,7 @@ from flows.steps.open_run import RunRequest, open_run
 from flows.sweep_output import sweep_output
 from flows.ui.events import FailureAlarm
 from infra import automations, pools
-from infra.prefect_server import PrefectServer
+from infra.prefect_server import PrefectServer, start_worker
 from infra.services import HOST, ROOT, Service
 from tests.runs.test_sweeping import leave
 from tests.support.patience import limit_s, wait_until
@@ -345,19 +345,15 @@ def test_a_run_whose_worker_is_stopped_is_taken_up_by_the_next(
         server, f"deployments/{found['id']}/create_flow_run", parameters={"folder": str(tmp_path)}
     )
 
-    def worker(name: str) -> Service:
-        command = [sys.executable, "-m", "infra.worker", "--pool", "local"]
-        env = os.environ | server.env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
-        return Service.start(name, command, env, tmp_path / f"{name}.log")
-
-    first = worker("first")
+    env = server.env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    first = start_worker(env, tmp_path / "first.log")
     wait_until(started.exists, "the run's start", output=first.log_tail)
     first.process.terminate()
     first.process.wait(limit_s())
     handed = state_of(server, run["id"])
     assert (handed["type"], handed["name"]) == ("SCHEDULED", "AwaitingRetry")
     (tmp_path / "go").touch()
-    second = worker("second")
+    second = start_worker(env, tmp_path / "second.log")
     try:
         wait_until(
             lambda: state_of(server, run["id"])["type"] == "COMPLETED",
