@@ -80,7 +80,8 @@ def test_a_head_that_is_lost_comes_back_and_the_run_goes_on() -> None:
         pytest.skip("needs redis-server (make redis)")
     report = report_of("tests.support.lost_head")
     assert report["done"] == report["outcomes"] == report["given"]
-    assert (report["deaths"], report["replicas"]) == (0, 2), "the same replicas go on"
+    assert (report["deaths"], report["replicas"]) == (0, [2, 2, 2]), "the same replicas go on"
+    assert report["left"] == 0, "and end with their run"
 
 
 # ---------------------------------------------------------------- the shape of the manifests

@@ -40,6 +40,7 @@ from tests.benchmarks.dispatch import REPLICA
 from tests.support.patience import wait_until
 from tests.support.replicas import SleepingReplica, item
 
+_CPUS = 2  # of the node: one for each replica
 _IN_FLIGHT = 6  # in two replicas
 _AWAY_S = 5  # the run looks at the cluster every two seconds: it meets the loss
 _ALONE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -90,12 +91,25 @@ class Place:
             script("ray"),
             "start",
             f"--address={self.address}",
-            "--num-cpus=2",
+            f"--num-cpus={_CPUS}",
             f"--temp-dir={self.node_folder}",
             f"--dashboard-agent-listen-port={self._agents[1]}",
             *_COMMON,
         ]
-        return Service.start("Ray node", command, os.environ, self.folder / "node.log")
+        self.node = Service.start("Ray node", command, os.environ, self.folder / "node.log")
+        return self.node
+
+    def replicas(self) -> list[int]:
+        """Return the pids of the node's processes that are a replica, by the title Ray gives."""
+        found = []
+        for each in psutil.Process(self.node.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it is gone
+                if " ".join(each.cmdline()).startswith("ray::ReplicaActor"):
+                    found.append(each.pid)
+        return found
+
+    def join(self) -> None:
+        ray.init(address=self.address, _temp_dir=self.node_folder, log_to_driver=False)
 
     @property
     def node_folder(self) -> str:
@@ -117,10 +131,13 @@ def end(service: Service) -> None:
 
 
 def lose_the_head(place: Place) -> dict[str, object]:
-    """Run items, lose the head, start it again; return what was seen."""
+    """Run items, lose the head, start it again; return what was seen.
+
+    One replica more is asked for than there is room for. It waits for its place meanwhile.
+    """
     outcomes: list[Outcome] = []
     with Dispatcher(
-        REPLICA, PoolSettings(max_replicas=2), "run", lambda *_: None, SleepingReplica
+        REPLICA, PoolSettings(max_replicas=_CPUS + 1), "run", lambda *_: None, SleepingReplica
     ) as dispatcher:
         go = place.folder / "go"
         orders = ["sleep 0"] * 20 + [f"wait {go}"] * _IN_FLIGHT + ["sleep 0.25"] * 54
@@ -129,21 +146,41 @@ def lose_the_head(place: Place) -> dict[str, object]:
         run.start()
         status = dispatcher.status
         wait_until(
-            lambda: status.done == 20 and status.replicas_ready == 2, "two replicas and 20 items"
+            lambda: status.done == 20 and status.replicas_ready == _CPUS,
+            "two replicas and 20 items",
         )
+        before = place.replicas()
         end(place.head)
         go.touch()
         time.sleep(_AWAY_S)
         place.start_head()
         wait_until(lambda: not run.is_alive(), "the end of the run", output=place.head.log_tail)
-        done = {each.item_id for each in outcomes if isinstance(each, Done)}
-        return {
-            "given": len(items),
-            "done": len(done),
-            "outcomes": len(outcomes),
-            "deaths": status.deaths,
-            "replicas": status.replicas_most,
-        }
+        after = place.replicas()
+    done = {each.item_id for each in outcomes if isinstance(each, Done)}
+    return {
+        "given": len(items),
+        "done": len(done),
+        "outcomes": len(outcomes),
+        "deaths": status.deaths,
+        "replicas": [len(before), len(after), len({*before, *after})],
+    }
+
+
+def end_the_run(place: Place) -> dict[str, object]:
+    """Leave the cluster, as a run's process does; return what is left of the run there then.
+
+    The node gives a CPU that the lost head had asked for, for the replica that waited, to nobody.
+    """
+    wait_until(lambda: not place.replicas(), "the end of all replicas")
+    held = _cpus_in_use()
+    ray.shutdown()
+    place.join()
+    wait_until(lambda: not _cpus_in_use(), "all CPUs to be free", output=place.node.log_tail)
+    return {"held_until_then": held, "left": len(place.replicas())}
+
+
+def _cpus_in_use() -> float:
+    return float(_CPUS - ray.available_resources().get("CPU", 0))
 
 
 def main() -> None:
@@ -155,8 +192,8 @@ def main() -> None:
         stop.callback(lambda: end(place.head))
         stop.callback(end, place.start_node())
         wait_until(Path(place.node_folder).is_dir, "the node's folder")
-        ray.init(address=place.address, _temp_dir=place.node_folder, log_to_driver=False)
-        print(json.dumps(lose_the_head(place)), flush=True)
+        place.join()
+        print(json.dumps(lose_the_head(place) | end_the_run(place)), flush=True)
     os._exit(0)  # there is no cluster left to say goodbye to
 
 
