@@ -29,6 +29,7 @@ from flows.retry_failed import retry_failed
 from flows.review_run import review_run
 from flows.sweep_output import sweep_output
 from flows.try_on_batch import try_on_batch
+from flows.write_feed import write_feed
 from infra.object_store import ObjectStore
 from infra.services import script
 from tests.support import iam, pool_here
@@ -253,6 +254,46 @@ def test_a_right_that_is_missing_is_named_before_anything_is_forgotten(
         assert "nothing was deleted" in state.message
         after = {each.uri: each.etag for each in shop.list(output)}
         assert {uri: etag for uri, etag in after.items() if "/.probe-" not in uri} == before
+
+
+@pytest.mark.thorough
+def test_a_feed_needs_to_read_the_shop_and_to_write_what_is_new(
+    shop: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It deletes nothing and needs no older version. Beside the output it is refused, until the
+    policy names that place."""
+    pool_here.use(monkeypatch)
+    link = "https://shop.test/in/0.png"
+    shop.put("s3://shop/feed.csv", f"id,image_link\nmug,{link}\n".encode(), "text/csv")
+    output = f"{OUTPUT}/of-a-feed"
+
+    def write(to: str, held: dict[str, Policy]) -> Any:
+        with iam.holding(held):
+            return write_feed(output, to, public_base_url="https://cdn.test", return_state=True)
+
+    with iam.holding(policies()):
+        restyle_catalog(
+            source="s3://shop/feed.csv",
+            output=output,
+            prompt="q",
+            variant="toy",
+            feed={"links_from": "https://shop.test/", "links_to": "s3://shop/"},
+            pixels={"steps": 1},
+        )
+    held = policies()
+    assert write(f"{OUTPUT}/feeds", held).is_completed()
+    assert shop.get(f"{OUTPUT}/feeds/feed.csv").count(b"https://cdn.test/edited/of-a-feed/") == 1
+    assert held["sources"].used == {"s3:GetObject"}
+    assert held["outputs"].used == {"s3:GetObject", "s3:ListBucket", "s3:PutObject"}
+    assert not any(each.refused for each in held.values())
+
+    state = write("s3://edited/feeds", policies())
+    assert state.is_failed()
+    assert "s3://edited/feeds/feed.csv: access denied (HTTP 403)" in state.message
+    assert list(shop.list("s3://edited/feeds/")) == []
+    held = policies()
+    held["outputs"].statements[0]["Resource"].append("arn:aws:s3:::edited/feeds/*")
+    assert write("s3://edited/feeds", held).is_completed()
 
 
 @pytest.mark.thorough
