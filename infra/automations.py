@@ -46,6 +46,9 @@ _OVER = (
     "Cancelled",
     "FinishedWithFailures",
     "Rejected",
+    "AuditFailed",
+    "LinksKept",
+    "NotDoneYet",
     "TimedOut",
     "RolledBack",
 )
