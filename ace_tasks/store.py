@@ -373,13 +373,13 @@ class Store:
             request["VersionIdMarker"] = page["NextVersionIdMarker"]
 
     def create_bucket(self, bucket: str) -> None:
-        """Create a bucket. It is no error if it exists."""
+        """Create a bucket. It is no error if it exists and is ours.
+
+        Raises Forbidden if it is somebody else's: what is written there would be theirs.
+        """
 
         def create() -> None:
-            with contextlib.suppress(
-                self._client.exceptions.BucketAlreadyOwnedByYou,
-                self._client.exceptions.BucketAlreadyExists,
-            ):
+            with contextlib.suppress(self._client.exceptions.BucketAlreadyOwnedByYou):
                 self._client.create_bucket(Bucket=bucket)
 
         self._call(f"s3://{bucket}", create)

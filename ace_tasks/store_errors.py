@@ -56,6 +56,8 @@ def translate(error: Exception, uri: str) -> AceError:
         return CredentialsError(f"{uri}: the store refuses our credentials ({code})")
     if code == "NoSuchBucket":
         return BucketMissing(uri, f"bucket {uri.split('/')[2]!r} does not exist")
+    if code == "BucketAlreadyExists":
+        return Forbidden(uri, "the bucket is somebody else's")
     if code in {"NoSuchKey", "404", "NotFound"} or status == 404:
         return NotFound(uri, "no such object")
     if status == 412:

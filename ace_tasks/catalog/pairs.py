@@ -68,7 +68,7 @@ def count_pairs(people: Album, garments: Album, pairing: Pairing, table: PairsFi
                 "pairing: column needs a column garment in the people's table; its columns are "
                 f"{', '.join(people.columns(12)) or 'none: it is a prefix'}"
             )
-        return sum(max(1, len(_wanted(person))) for person in people)
+        return sum(max(1, len(_wanted(person, garments))) for person in people)
     assert table is not None
     return sum(1 for _ in table.read())
 
@@ -106,7 +106,7 @@ def _by_order(people: Album, garments: Album) -> Iterator[Pair | Reject]:
 
 
 def _by_column(person: SourcePicture, garments: Album) -> Iterator[Pair | Reject]:
-    wanted = _wanted(person)
+    wanted = _wanted(person, garments)
     cells = {"id": person.row_id, "image": person.uri}
     where = f"{person.where}: " if person.where else ""
     if not wanted:
@@ -118,10 +118,15 @@ def _by_column(person: SourcePicture, garments: Album) -> Iterator[Pair | Reject
             yield Reject(0, error.field, f"{where}{error}", cells | {"garment": name})
 
 
-def _wanted(person: SourcePicture) -> list[str]:
-    """Return the garments that a cell names: one, several separated by commas, or a list."""
+def _wanted(person: SourcePicture, garments: Album) -> list[str]:
+    """Return the garments that a cell names: one, several separated by commas, or a list.
+
+    A comma separates nothing if the whole cell is the name of a garment.
+    """
     cell = person.columns.get("garment")
-    names = cell if isinstance(cell, list) else str(cell if cell is not None else "").split(",")
+    text = "" if cell is None else str(cell).strip()
+    is_one = "," in text and garments.called(text)
+    names = cell if isinstance(cell, list) else [text] if is_one else text.split(",")
     return [name for name in (str(each).strip() for each in names) if name]
 
 

@@ -148,7 +148,7 @@ class HubFiles:
     def fetch(self, path: str, to: Path) -> None:
         file = next((each for each in self.files if each.path == path), None)
         if file is None:
-            raise WeightsError(f"{path}: not a file of this variant")
+            raise WeightsError(f"accepted: {', '.join(e.path for e in self.files)}; given {path}")
         _download(file, to)
 
     def _stated(self, repo: str, revision: str) -> dict[str, str]:

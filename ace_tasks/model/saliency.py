@@ -187,7 +187,10 @@ def _input_size(graph: Graph, config: dict[str, Any], path: Path) -> tuple[int, 
     if not (isinstance(height, int) and isinstance(width, int)):
         raise WeightsError(f"{accepted}, and {_CONFIG} says no size (height, width)")
     if min(width, height) < 16 or width * height > _MOST_PX:
-        raise WeightsError(f"{path}: input: accepted: 16 to 4096 px a side; given {width}×{height}")
+        raise WeightsError(
+            f"{path}: input: accepted: 16 px a side or more, and {_MOST_PX:,} pixels or fewer; "
+            f"given {width}×{height}"
+        )
     return width, height
 
 

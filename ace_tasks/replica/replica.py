@@ -65,6 +65,7 @@ class Replica:
         self.run_id = run_id
         self.name = name
         self._cancelled = threading.Event()
+        self._gpu: Batcher | None = None
         self._in_flight: dict[str, Progress] = {}
 
     def start(self) -> None:
@@ -87,6 +88,8 @@ class Replica:
             settings.batch_size,
             model.memory,
         )
+        if self._cancelled.is_set():
+            self._gpu.close()
         vision = Vision(settings.vision, settings.weights, settings.device)
         self._painter = Painter(self.variant.route, self._gpu, vision)
         self._files = FileMaker(
@@ -147,9 +150,13 @@ class Replica:
             del self._in_flight[item.item_id]
 
     def cancel(self) -> None:
-        """Stop every item, for good, between two denoise steps or before its next phase."""
+        """Stop every item, for good, between two denoise steps or before its next phase.
+
+        It may come before or during `start`. Then no item is begun.
+        """
         self._cancelled.set()
-        self._gpu.close()
+        if self._gpu:
+            self._gpu.close()
 
     def store_trouble(self) -> Counter[tuple[str, bool]]:
         """Count the errors of its stores so far, by (kind of error, tried again)."""

@@ -8,6 +8,7 @@ that are there already are left alone, so an interrupted copy can be continued.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
 from collections import Counter
@@ -201,10 +202,20 @@ class FolderTarget:
 
     def write(self, name: str, data: bytes) -> bool:
         """Write the file in one step. Return False if another one is there now."""
-        with _writing(self._path / name):
-            part = Path(self._parts.name) / name
+        path, part = self._path / name, Path(self._parts.name) / name
+        with _writing(path):
             part.write_bytes(data)
-            part.replace(self._path / name)
+            if self.overwrite:
+                part.replace(path)
+                return True
+            try:
+                os.link(part, path)  # unlike a rename, it replaces nothing
+            except FileExistsError:
+                return self.sha256_of(name) == hashlib.sha256(data).hexdigest()
+            except OSError:  # a disk without hard links, such as exFAT
+                part.replace(path)
+            else:
+                part.unlink()
         return True
 
 

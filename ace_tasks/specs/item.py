@@ -43,7 +43,9 @@ class Source(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """Return what distinguishes these bytes: the checksum if known, else ETag and size."""
-        if self.problem:  # once the object exists, the item is another one
+        if self.problem:
+            # Once the object exists, the item is another one. The text is part of the id, so another
+            # wording would make the failed items of every old output new ones.
             return {"uri": self.uri, "problem": self.problem}
         if self.sha256:
             return {"sha256": self.sha256}

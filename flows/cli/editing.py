@@ -139,4 +139,4 @@ def review(
     decisions: Decisions = "",
 ) -> None:
     """Show the pictures that a run held back, and publish or discard them."""
-    run_flow("review_run", "reviewing", **locals())
+    run_flow("review_run", "reviewing", plans=False, **locals())

@@ -118,7 +118,7 @@ def feed(
     as_json: Json = False,
 ) -> None:
     """Write a product feed with the links of edited pictures. Exit code 1: some rows have none."""
-    run_flow("write_feed", "writing", **locals())
+    run_flow("write_feed", "writing", plans=False, **locals())
 
 
 @described

@@ -79,18 +79,20 @@ def print_json(value: Any) -> None:
     print(harmless_json(json.dumps(value, ensure_ascii=False, default=str)))
 
 
-def run_flow(name: str, doing: str, *, as_json: bool = False, **parameters: Any) -> None:
+def run_flow(
+    name: str, doing: str, *, plans: bool = True, as_json: bool = False, **parameters: Any
+) -> None:
     """Run a flow under a progress bar, print how it ended, and exit with its code.
 
     `name` is both the flow's file and its function. It is imported only now, because Prefect, and
-    for most flows Ray, take seconds. With `as_json`, only the summary goes to standard output, as
-    one JSON object.
+    for most flows Ray, take seconds. A flow that `plans` reports what it does of how much. With
+    `as_json`, only the summary goes to standard output, as one JSON object.
     """
     flow = getattr(import_module(f"flows.{name}"), name)
     from prefect import tags
 
     try:
-        with _progress_bar(doing, quiet=as_json), tags("ace-catalog"):
+        with _progress_bar(doing, plans=plans, quiet=as_json), tags("ace-catalog"):
             state = flow(**parameters, return_state=True)
     except KeyboardInterrupt:
         err.print("cancelled; run the same command again to continue")
@@ -99,11 +101,11 @@ def run_flow(name: str, doing: str, *, as_json: bool = False, **parameters: Any)
 
 
 @contextmanager
-def _progress_bar(doing: str, *, quiet: bool) -> Iterator[None]:
+def _progress_bar(doing: str, *, plans: bool, quiet: bool) -> Iterator[None]:
     from flows.ui.tables import Moment, listening
 
     with _bar(progress.TextColumn("{task.fields[detail]}")) as bar:
-        task = bar.add_task("planning", total=None, detail="")
+        task = bar.add_task("planning" if plans else doing, total=None, detail="")
         printed: set[str] = set()
 
         def show(moment: Moment) -> None:
@@ -130,8 +132,15 @@ def counting(doing: str, each: Iterable[T], total: int) -> Iterator[T]:
         yield from bar.track(each, total, description=doing)
 
 
+class _CountColumn(progress.MofNCompleteColumn):
+    """The count of what is done, of how much. It is empty while nobody knows how much there is."""
+
+    def render(self, task: progress.Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
 def _bar(*more: progress.ProgressColumn) -> progress.Progress:
-    count = progress.MofNCompleteColumn(), progress.TimeElapsedColumn()
+    count = _CountColumn(), progress.TimeElapsedColumn()
     description = progress.TextColumn("{task.description}")
     return progress.Progress(description, progress.BarColumn(), *count, *more, console=err)
 

@@ -139,6 +139,18 @@ def test_the_column_names_the_garments(rows: Rows, people: str, garments: str) -
     ]
 
 
+def test_a_name_that_holds_a_comma_is_one_garment(
+    rows: Rows, people: str, table: Callable[..., str]
+) -> None:
+    garments = [
+        {"id": "dress, 9.png", "image": "s3://b/g/9.png"},
+        {"id": "dress", "image": "s3://b/g/8.png"},
+    ]
+    made = rows(people, table("garments", garments), pairing="column", max_pairs=3)
+    assert worn(made) == [("2", "9")]
+    assert len(rejects(made)) == 2  # the other two
+
+
 def test_a_table_names_the_pairs(
     rows: Rows, people: str, garments: str, table: Callable[..., str]
 ) -> None:

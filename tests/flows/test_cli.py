@@ -259,6 +259,8 @@ def test_status_knows_what_edited_nothing(catalog: str, prefix: str, replicas_he
     audit = ace_here("audit", output, runs[0]["run_id"])
     assert audit.returncode == 2
     assert "dry run: 1 item to do" in audit.stderr
+    assert audit.stderr.startswith("auditing ")
+    assert "?" not in audit.stderr
 
 
 def test_a_try_on_says_how_many_pairs_it_would_be_and_stops(

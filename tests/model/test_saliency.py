@@ -96,7 +96,10 @@ def test_where_nothing_stands_out_noise_is_not_stretched(tmp_path: Path) -> None
         pytest.param((1, 1, 32, 48), {}, "1×3×h×w; given 1×1×32×48", id="grey"),
         pytest.param((8, 3, 32, 48), {}, "given 8×3×32×48", id="a batch"),
         pytest.param((1, 3, None, 48), {}, "says no size", id="any height"),
-        pytest.param((1, 3, 8, 48), {}, "16 to 4096 px a side", id="tiny"),
+        pytest.param((1, 3, 8, 48), {}, "accepted: 16 px a side or more.*; given 48×8", id="tiny"),
+        pytest.param(
+            (1, 3, 4096, 4097), {}, "16,777,216 pixels or fewer; given 4097×4096", id="too large"
+        ),
         pytest.param((3, 32, 48), {}, "given 3×32×48", id="no batch"),
     ],
 )

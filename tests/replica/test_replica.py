@@ -54,15 +54,21 @@ Make = Callable[..., bytes]
 
 
 def new_replica(weights_dir: Path, output_uri: str, variant: str = "toy", **more: Any) -> Replica:
+    replica = unstarted_replica(weights_dir, output_uri, variant, **more)
+    replica.start()
+    return replica
+
+
+def unstarted_replica(
+    weights_dir: Path, output_uri: str, variant: str = "toy", **more: Any
+) -> Replica:
     settings = ReplicaSettings(
         variant=variant,
         weights=WeightsSettings(folder=weights_dir),
         output_uri=output_uri,
         **more,
     )
-    replica = Replica(settings, "run-1", "replica-0")
-    replica.start()
-    return replica
+    return Replica(settings, "run-1", "replica-0")
 
 
 def record_of(store: Store, prefix: str, item: WorkItem) -> Record:
@@ -532,6 +538,17 @@ def test_cancel_stops_between_steps_and_publishes_nothing(
     assert len(steps) == 4
     assert not list(store.list(join_uri(prefix, "images/")))
     assert replica.busy_s() == {}
+
+
+def test_a_cancel_before_the_start_begins_no_item(
+    planned: Callable[..., WorkItem], weights_dir: Path, prefix: str
+) -> None:
+    """A run may be cancelled while its replicas load their model."""
+    replica = unstarted_replica(weights_dir, prefix)
+    replica.cancel()
+    replica.start()
+    with pytest.raises(Cancelled):
+        replica.run(planned(**FILL), 0)
 
 
 def test_an_output_bucket_that_vanished_stops_the_run(

@@ -24,6 +24,7 @@ from ace_tasks.replica.publisher import Publisher
 from ace_tasks.runs import take_out
 from ace_tasks.runs.results import Result, ResultsWriter, Summary
 from ace_tasks.runs.take_out import Account, TakeOut
+from ace_tasks.settings import StoreSettings
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri
 from tests.runs.test_review import would_be
@@ -164,6 +165,27 @@ def test_a_copy_that_was_cut_goes_on_and_overwrites_nothing_unasked(
     assert read(store, to, "b.png") == b"my own"
     assert take(store, output, to, overwrite=True).by_how == {"written": 1, "there_before": 3}
     assert read(store, to, "b.png") == content(1)
+
+
+@pytest.mark.parametrize("where", ["a folder", "S3"])
+def test_a_file_that_comes_while_its_picture_is_read_is_kept(
+    where: str, store: Store, output: str, run: list[Record], tmp_path: Path
+) -> None:
+    to = places(tmp_path, output)[where]
+
+    class Meanwhile(Store):
+        def get(self, uri: str, *more: Any, **options: Any) -> bytes:
+            data = super().get(uri, *more, **options)
+            if data == content(0):
+                put(store, to, "a.png", b"my own")
+            if data == content(2):  # as by another copy of the same run
+                put(store, to, "d.png.png", data)
+            return data
+
+    account = take(Meanwhile(StoreSettings()), output, to)
+    assert account.by_how == {"written": 3, "none": 1}
+    assert account.without == {"name_taken": 1}
+    assert read(store, to, "a.png") == b"my own"
 
 
 def test_what_is_there_is_not_read_again(

@@ -43,6 +43,7 @@ RIGHTS = {
     "sources": ["Read:shop", "List:shop"],
     "outputs": ["Read:edited", "Write:edited", "List:edited"],
     "owner": ["Admin"],
+    "stranger": ["Admin"],
 }
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
@@ -118,6 +119,7 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
         "s3://shop/in/0.png", b"spoilt", "image/png"
     ),
     "the writer deletes a source": lambda: as_("outputs").delete("s3://shop/in/0.png"),
+    "a stranger makes the shop's bucket": lambda: as_("stranger").create_bucket("shop"),
     "the writer makes a bucket": lambda: as_("outputs").create_bucket("mine"),
 }
 
@@ -338,6 +340,6 @@ def test_no_error_holds_a_key(shop: Store) -> None:
         messages.append(f"{error.value!r} {error.value}")
     profiles = Path(os.environ["AWS_SHARED_CREDENTIALS_FILE"]).read_text()
     keys = [line.partition(" = ")[2] for line in profiles.splitlines() if " = " in line]
-    assert len(keys) == 6
+    assert len(keys) == 8
     assert not [key for key in keys if key in "\n".join(messages)]
     assert read_environment().source_store != read_environment().output_store
