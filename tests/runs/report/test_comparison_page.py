@@ -3,10 +3,9 @@ reach or carry out a choice on a phone, in the dark, or from a file on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,12 +15,9 @@ from ace_tasks.runs.report.comparison import Choice, Column, ComparisonPage, mea
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store import Store
 from tests.runs.report.test_report import HOSTILE
-from tests.runs.report.test_review_page import PHONE, pictures
-from tests.support.browser import Watched, chromium, new_page, screenshot, violations
-from tests.support.sheets import entry, record
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+from tests.runs.report.test_review_page import PHONE
+from tests.support.browser import OpenPage, Watched, screenshot, violations
+from tests.support.sheets import entry, pictures, record
 
 ROWS = 6
 PROMPT = " ".join(HOSTILE.values())
@@ -85,39 +81,37 @@ def test_means_are_of_the_pictures_that_have_a_score() -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the page to a folder, as one has it on disk."""
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "report.html").write_text(page(folder))
+    return folder
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_read_and_reach_it_on_a_phone_and_on_a_desk(
-    browser: Browser, tmp_path: Path, scheme: str
+@pytest.mark.parametrize("device", [PHONE, {}], ids=["phone", "desk"])
+def test_everybody_can_read_and_reach_it(
+    open_page: OpenPage, device: dict[str, Any], scheme: str
 ) -> None:
-    (tmp_path / "report.html").write_text(page(tmp_path))
-    for name, options in {"phone": PHONE, "desk": {}}.items():
-        shown = new_page(browser, color_scheme=scheme, **options)
-        watched = Watched(shown)
-        shown.goto((tmp_path / "report.html").as_uri())
-        table = shown.get_by_role("region", name="Pictures, row by row")
-        table.focus()  # the keyboard scrolls it sideways
-        screenshot(shown, f"comparison-{name}-{scheme}")
-        assert violations(shown) == []
-        width = shown.evaluate("document.documentElement.scrollWidth")
-        assert width == shown.evaluate("innerWidth")
-        if name == "phone":
-            assert width == 360
-            assert table.evaluate("each => each.scrollWidth") > 360
-            small = shown.get_by_role("link").evaluate_all(
-                "all => all.map(each => each.getBoundingClientRect()).filter(box => box.height < 16)"
-            )
-            assert small == []
-        shown.get_by_role("link", name="Choose oak").click()
-        assert shown.url.endswith("#choose-2")
-        command = shown.get_by_role("region", name="Choose oak").get_by_text("ace-catalog restyle")
-        assert "<img" in command.inner_text()
-        assert watched.complaints == []
-        loaded = [each for each in watched.requests if not each.startswith(("data:", "file:"))]
-        assert loaded == []
-        shown.context.close()
+    shown = open_page("report.html", color_scheme=scheme, **device)
+    table = shown.get_by_role("region", name="Pictures, row by row")
+    table.focus()  # the keyboard scrolls it sideways
+    screenshot(shown, f"comparison-{'phone' if device else 'desk'}-{scheme}")
+    assert violations(shown) == []
+    width = shown.evaluate("document.documentElement.scrollWidth")
+    assert width == shown.evaluate("innerWidth")
+    if device:
+        assert width == 360
+        assert table.evaluate("each => each.scrollWidth") > 360
+        small = shown.get_by_role("link").evaluate_all(
+            "all => all.map(each => each.getBoundingClientRect()).filter(box => box.height < 16)"
+        )
+        assert small == []
+    shown.get_by_role("link", name="Choose oak").click()
+    assert shown.url.endswith("#choose-2")
+    command = shown.get_by_role("region", name="Choose oak").get_by_text("ace-catalog restyle")
+    assert "<img" in command.inner_text()
+    watched: Watched = shown.watched  # type: ignore[attr-defined]
+    assert watched.complaints == []
+    assert [each for each in watched.requests if not each.startswith(("data:", "file:"))] == []
