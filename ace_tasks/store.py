@@ -31,7 +31,7 @@ from ace_tasks.errors import AceError, NotFound, PreconditionFailed, SettingsErr
 from ace_tasks.local_files import check_size, measure_file, read_file
 from ace_tasks.settings import StoreSettings
 from ace_tasks.store_answers import ObjectInfo as ObjectInfo
-from ace_tasks.store_answers import open_session
+from ace_tasks.store_answers import open_session, read_listings_quickly
 from ace_tasks.store_checksums import ChecksumHeaders, sha256_header
 from ace_tasks.store_errors import status_of, translate
 
@@ -94,6 +94,7 @@ class Store:
         except ValueError as error:  # an endpoint that is no URL
             raise SettingsError(f"object store: {error}") from None
         self._checksums = ChecksumHeaders(self._client)
+        read_listings_quickly(self._client)
 
     def _call(self, uri: str, operation: Callable[[], T], patience_s: float | None = None) -> T:
         """Run an S3 operation, and retry it with jittered backoff while the store is unavailable.

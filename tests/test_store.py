@@ -30,6 +30,7 @@ from ace_tasks.store_errors import translate
 from infra.object_store import ObjectStore
 from infra.store_keys import ensure_keys
 from tests.support.faults import FaultyStore
+from tests.support.naming_store import OF_PARTS, NamingStore
 from tests.support.raw_s3 import store_with_short_pages
 
 
@@ -103,6 +104,41 @@ def test_a_listing_goes_on_after_a_key_and_tells_times_as_heads_do(
     for each in listed:
         assert each.modified
         assert each.modified.replace(microsecond=0) == store.head(each.uri).modified
+
+
+def test_a_listing_reads_as_boto3_reads_it(
+    store: Store, prefix: str, object_store: ObjectStore
+) -> None:
+    """Of objects with odd names, and with what a store of another kind adds to each."""
+    names = [
+        "a b",
+        "a+b%20c",
+        "amp&<quote>'\"",
+        "Zo\u0308e",
+        "\u96ea/\U0001f600",
+        "~!@$^*()_=:;,?#[]{}|",
+    ]
+    for name in names:
+        store.put(join_uri(prefix, name), name.encode(), "text/plain")
+    naming = NamingStore(object_store.endpoint_url, split_uri(prefix)[0])
+    naming.named[split_uri(join_uri(prefix, "a b"))[1]] = OF_PARTS
+    try:
+        through = Store(StoreSettings(endpoint_url=naming.endpoint_url))
+        found = [*through.list(join_uri(prefix, ""))]
+        bucket, key = split_uri(join_uri(prefix, ""))
+        client = boto3.client("s3", endpoint_url=naming.endpoint_url)
+        page = client.list_objects_v2(Bucket=bucket, Prefix=key)["Contents"]
+    finally:
+        naming.stop()
+    assert [each.uri for each in found] == [f"s3://{bucket}/{each['Key']}" for each in page]
+    assert len(found) == len(names)
+    for each, expected in zip(found, page, strict=True):
+        assert each.etag == expected["ETag"].strip('"')
+        assert each.size_bytes == expected["Size"]
+        assert each.modified == expected["LastModified"]
+        assert list(each.checksums) == expected["ChecksumAlgorithm"]
+        assert each.composite is (expected["ChecksumType"] == "COMPOSITE")
+    assert [each.composite for each in found].count(True) == 1
 
 
 def test_a_listing_of_many_pages_is_whole(store: Store, prefix: str) -> None:

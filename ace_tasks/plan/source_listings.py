@@ -37,6 +37,7 @@ _AGREED = 100
 _NOTHING_NAMED = 2000  # keys without a named checksum, after which a listing is given up
 _PAGES_AT_ONCE = 20
 _PAGE_KEYS = 1000
+_FOUND_AT_ONCE = 500  # SQLite's own limit was 999 until 2020
 _FOLDERS = 100_000  # folders that are counted at once
 
 
@@ -142,10 +143,12 @@ class SourceListings:
                 self._give_up(listing, "it names no checksum of any object")
 
     def _identified(self, uris: list[str]) -> Iterator[Source]:
-        for uri in uris:
-            found = self._find(uri)
-            if found and not found[2]:
-                yield Source(uri=uri, etag=found[0], size_bytes=found[1])
+        for start in range(0, len(uris), _FOUND_AT_ONCE):
+            part = uris[start : start + _FOUND_AT_ONCE]
+            names = ",".join("?" * len(part))
+            query = f"SELECT uri, etag, size FROM objects WHERE uri IN ({names}) AND NOT sha256"
+            for uri, etag, size_bytes in self._objects.execute(query, part):
+                yield Source(uri=uri, etag=etag, size_bytes=size_bytes)
 
     def _find(self, uri: str) -> tuple[str, int, bool] | None:
         query = "SELECT etag, size, sha256 FROM objects WHERE uri = ?"
