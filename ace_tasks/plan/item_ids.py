@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 
 _DIGEST = np.dtype("S32")
+_HEX_CHARS = 2 * _DIGEST.itemsize
 _AT_ONCE = 65_536
 
 
@@ -40,10 +41,6 @@ class ItemIds(Set[str]):
             end += len(found)
         return cls._of(_unique(digests[:end]))
 
-    def holds(self, others: ItemIds) -> np.ndarray:
-        """Return booleans: whether each id of another set, in its order, is in this one."""
-        return self._find(others._sorted)[1]
-
     def marked(self, item_ids: Iterable[str]) -> np.ndarray:
         """Return booleans: whether each id of this set occurs in `item_ids`, among any others."""
         found = np.zeros(len(self), bool)
@@ -53,15 +50,8 @@ class ItemIds(Set[str]):
         return found
 
     def where(self, marks: np.ndarray) -> ItemIds:
-        """Return the ids that are marked."""
+        """Return the ids that are marked, as a copy."""
         return self if marks.all() else self._of(self._sorted[marks])
-
-    def among(self, item_ids: Iterable[str]) -> ItemIds:
-        """Return the ids of this set that occur in `item_ids`, among any number of others."""
-        return self.where(self.marked(item_ids))
-
-    def without(self, others: ItemIds) -> ItemIds:
-        return self.where(~others.holds(self))
 
     def positions(self, item_ids: list[str]) -> np.ndarray:
         """Return the position of each of these ids in sorted order; -1 if it is not in the set."""
@@ -84,17 +74,18 @@ class ItemIds(Set[str]):
 
     def _find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the position of each digest, or where it would go, and whether it is there."""
-        at, there = np.empty(len(digests), np.int64), np.zeros(len(digests), bool)
-        for start in range(0, len(digests), _AT_ONCE):
-            part = digests[start : start + _AT_ONCE]
-            places = at[start : start + _AT_ONCE] = np.searchsorted(self._sorted, part)
-            inside = places < len(self)
-            inside[inside] = self._sorted[places[inside]] == part[inside]
-            there[start : start + _AT_ONCE] = inside
+        at = np.searchsorted(self._sorted, digests)
+        there = at < len(self)
+        there[there] = self._sorted[at[there]] == digests[there]
         return at, there
 
+    def find(self, item_id: str) -> int:
+        """Return the position of an id in sorted order; -1 if it is not in the set."""
+        at, there = self._find(_digests([item_id]))
+        return int(at[0]) if there.any() else -1
+
     def __contains__(self, item_id: object) -> bool:
-        return bool(self._find(_digests([str(item_id)]))[1].any())
+        return self.find(str(item_id)) >= 0
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), _AT_ONCE):
@@ -105,6 +96,39 @@ class ItemIds(Set[str]):
         return len(self._sorted)
 
 
+class MarkedIds(Set[str]):
+    """The ids of a set that are marked, at a byte for each id of that set.
+
+    A copy of them would take 32 bytes each.
+    """
+
+    def __init__(self, every: ItemIds, marks: np.ndarray):
+        self.every, self.marks = every, marks  # booleans, in the order of `every`
+
+    def positions(self, item_ids: list[str]) -> np.ndarray:
+        """Return the position in `every` of each of these ids; -1 if it is not marked."""
+        return self._if_marked(self.every.positions(item_ids))
+
+    def positions_of_starts(self, starts: list[str]) -> np.ndarray:
+        """Return the same for ids of which the first 16 characters are known."""
+        return self._if_marked(self.every.positions_of_starts(starts))
+
+    def _if_marked(self, at: np.ndarray) -> np.ndarray:
+        return np.where((at >= 0) & self.marks[at], at, -1) if len(self.marks) else at
+
+    def __contains__(self, item_id: object) -> bool:
+        at = self.every.find(str(item_id))
+        return at >= 0 and bool(self.marks[at])
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self.marks), _AT_ONCE):
+            here = np.flatnonzero(self.marks[start : start + _AT_ONCE])
+            yield from self.every.at(start + here)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.marks))
+
+
 def digests_of(item_ids: list[str]) -> np.ndarray:
     """Return item ids as 32 bytes each. Raises ValueError if a text is not an item id."""
     if len(digests := _digests(item_ids)) != len(item_ids):
@@ -113,13 +137,16 @@ def digests_of(item_ids: list[str]) -> np.ndarray:
 
 
 def _unique(digests: np.ndarray) -> np.ndarray:
-    """Return the digests in order, each once. This sorts them in place."""
+    """Return the digests in order, each once. This sorts and moves them in place."""
     digests.sort()
-    first = np.ones(len(digests), bool)
-    for start in range(1, len(digests), _AT_ONCE):  # comparing all at once would copy them
+    end = min(1, len(digests))
+    for start in range(1, len(digests), _AT_ONCE):  # doing it at once would copy them
         part = digests[start - 1 : start + _AT_ONCE]
-        first[start : start + len(part) - 1] = part[1:] != part[:-1]
-    return digests if first.all() else digests[first]
+        new = part[1:][part[1:] != part[:-1]]
+        # Earlier parts were moved to the front at most, so the one before this part still stands.
+        digests[end : end + len(new)] = new
+        end += len(new)
+    return digests[:end]
 
 
 def _batches(item_ids: Iterable[str]) -> Iterator[list[str]]:
@@ -130,12 +157,21 @@ def _batches(item_ids: Iterable[str]) -> Iterator[list[str]]:
 
 def _digests(item_ids: list[str]) -> np.ndarray:
     """Return the digests of the texts that are item ids: anything may lie under `records/`."""
-    return np.frombuffer(b"".join(filter(None, map(_digest, item_ids))), _DIGEST)
+    # Most often all of them are, and the whole text is parsed at once.
+    packed = _packed("".join(item_ids)) if set(map(len, item_ids)) == {_HEX_CHARS} else None
+    if packed is None:
+        packed = b"".join(filter(None, map(_digest, item_ids)))
+    return np.frombuffer(packed, _DIGEST)
 
 
 def _digest(item_id: str) -> bytes | None:
+    return _packed(item_id) if len(item_id) == _HEX_CHARS else None
+
+
+def _packed(text: str) -> bytes | None:
+    """Return the bytes of hex in lower case. None: it is something else."""
     try:
-        digest = bytes.fromhex(item_id)
+        packed = bytes.fromhex(text)
     except ValueError:
         return None
-    return digest if len(digest) == _DIGEST.itemsize and digest.hex() == item_id else None
+    return packed if packed.hex() == text else None

@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
@@ -194,14 +195,16 @@ def read_ids(path: Path) -> Iterator[str]:
             yield from batch.column("item_id").to_pylist()
 
 
-def read_earlier_ids(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield (item id, its ids under earlier versions of the code) of every row, in order."""
+def read_earlier_ids(path: Path, rows: np.ndarray) -> Iterator[list[str]]:
+    """Yield the ids under earlier versions of the code of some rows (booleans), by batches."""
     with pyarrow.parquet.ParquetFile(path) as parquet:
         if "earlier_ids" not in parquet.schema_arrow.names:
             return
-        for batch in parquet.iter_batches(columns=["item_id", "earlier_ids"]):
-            for item_id, earlier in zip(*(each.to_pylist() for each in batch.columns), strict=True):
-                yield item_id, tuple(earlier.split(",")) if earlier else ()
+        first = 0
+        for batch in parquet.iter_batches(columns=["earlier_ids"]):
+            wanted = pyarrow.array(rows[first : (first := first + batch.num_rows)])
+            found = batch.column("earlier_ids").filter(wanted).drop_null().to_pylist()
+            yield list(chain.from_iterable(each.split(",") for each in found))
 
 
 def rename_items(path: Path, renamed: Callable[[list[str], list[list[str]]], list[str]]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from ace_tasks.plan.outline import Outline, PlanCounts
 from ace_tasks.plan.plan_file import PlanFiles, PlannedRow
 from ace_tasks.plan.resume import FinishedItems
 from ace_tasks.specs import WorkItem
+
+_AT_ONCE = 10_000
 
 
 class Standing(IntEnum):
@@ -69,14 +72,17 @@ class Planned:
     def read(self) -> Iterator[tuple[PlannedRow, Standing]]:
         """Yield every row with its standing, in the plan's order."""
         rows = plan_file.read_plan(self.files.plan)
-        yield from zip(rows, map(Standing, self.standings.tolist()), strict=True)
+        # As one list they would take eight bytes each.
+        starts = range(0, len(self.standings), _AT_ONCE)
+        parts = (self.standings[start : start + _AT_ONCE].tolist() for start in starts)
+        yield from zip(rows, map(Standing, chain.from_iterable(parts)), strict=True)
 
 
 def _standings(before: FinishedItems) -> np.ndarray:
     outline = before.outline
     of_items = np.full(len(outline.item_ids), Standing.TO_DO, np.uint8)
     of_items[outline.item_ids.marked(before.failures)] = Standing.FAILED_BEFORE
-    of_items[before.records.holds(outline.item_ids)] = Standing.DONE
+    of_items[before.records.marks] = Standing.DONE
     standings: np.ndarray = of_items[outline.items]
     standings[outline.shares] = Standing.SHARED
     return standings

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
 from ace_tasks.errors import A_PERSON_DECIDES, NotFound
-from ace_tasks.plan.item_ids import ItemIds
+from ace_tasks.plan.item_ids import ItemIds, MarkedIds
 from ace_tasks.plan.outline import Outline
 from ace_tasks.plan.plan_file import read_earlier_ids, rename_items
 from ace_tasks.provenance.keys import failure_key, record_key
@@ -26,7 +26,6 @@ _HEADS_IN_FLIGHT = 32
 # Up to this many planned items are looked up one by one. A listing returns 1000 keys a request, but
 # must pass over everything that was ever written there.
 _HEADS_AT_MOST = 2000
-_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ ONCE = RetryRules()
 class FinishedItems:
     """The items of a plan that are done, and those that would only fail again."""
 
-    records: ItemIds
+    records: MarkedIds  # of the outline's item ids
     failures: dict[str, Failure]  # only those that this run does not try again
     reopened: tuple[Failure, ...]  # decided by a person, retried because this run names them
     outline: Outline  # of the plan as it is now
@@ -73,19 +72,17 @@ def find_finished(
     is to be redone. What a person decides about under such a version stays theirs. The plan is then
     rewritten with the id that the picture has.
     """
-    outline = Outline.read(plan_path)
-    records = recorded(store, output_uri, outline.item_ids)
-    done = records.holds(outline.item_ids)
-    failures = _failed(store, output_uri, outline.item_ids, done)
-    earlier = _earlier(store, output_uri, plan_path, outline, done, rules)
-    renamed = bool(earlier) and rename_items(plan_path, earlier.name_of(records, failures))
-    if renamed:
-        del outline  # two of them are too much memory for ten million rows
-        outline = Outline.read(plan_path)
-        done = outline.item_ids.marked(chain(records, earlier.records))
-        records = outline.item_ids.where(done)
-        failures = outline.item_ids.among(chain(failures, earlier.failures)).without(records)
+    # The outline is read again below: for ten million rows, it and the ids under earlier versions
+    # would be too much memory together.
+    done_rows, failures = _find_own(store, output_uri, plan_path)
+    earlier = _find_earlier(store, output_uri, plan_path, done_rows, rules)
+    renamed = bool(earlier) and rename_items(plan_path, earlier.renaming(done_rows, failures))
+    failed = ItemIds(chain(failures, earlier.failures))
     del earlier
+    outline = Outline.read(plan_path)
+    done = np.zeros(len(outline.item_ids), bool)
+    done[outline.items[done_rows]] = True
+    failures = outline.item_ids.where(outline.item_ids.marked(failed) & ~done)
     kept: dict[str, Failure] = {}
     reopened: list[Failure] = []
     for each in _read_failures(store, output_uri, failures):
@@ -93,79 +90,76 @@ def find_finished(
             kept[each.item_id] = each
         elif each.code in A_PERSON_DECIDES:
             reopened.append(each)
+    records = MarkedIds(outline.item_ids, done)
     return FinishedItems(records, kept, tuple(reopened), outline, renamed)
+
+
+def _find_own(store: Store, output_uri: str, plan_path: Path) -> tuple[np.ndarray, ItemIds]:
+    """Return which rows have a record under their own ids (booleans), and the failures."""
+    outline = Outline.read(plan_path)
+    done = recorded(store, output_uri, outline.item_ids).marks
+    return done[outline.items], _failed(store, output_uri, outline.item_ids, done)
 
 
 @dataclass(frozen=True, eq=False)
 class _Earlier:
     """Records and failures under earlier versions of the code, by the ids of those versions."""
 
-    records: ItemIds
+    records: MarkedIds
     failures: ItemIds  # only those that a person decides about
 
     def __bool__(self) -> bool:
         return bool(self.records or self.failures)
 
-    def name_of(
-        self, records: ItemIds, failures: ItemIds
+    def renaming(
+        self, done_rows: np.ndarray, failures: ItemIds
     ) -> Callable[[list[str], list[list[str]]], list[str]]:
         """Return the function that `plan_file.rename_items` takes.
 
-        `records` and `failures` hold the items' own ids.
+        It marks in `done_rows` the rows that get the id of a record. `failures` hold the items' own
+        ids.
         """
+        end = 0
 
-        def names(item_ids: list[str], earlier_ids: list[list[str]]) -> list[str]:
-            earlier = list(chain.from_iterable(earlier_ids))
-            done, decided = _those_in(self.records, earlier), _those_in(self.failures, earlier)
-            own_done, own_failed = _those_in(records, item_ids), _those_in(failures, item_ids)
+        def rename(item_ids: list[str], earlier_ids: list[list[str]]) -> list[str]:
+            nonlocal end
+            rows = done_rows[end : end + len(item_ids)]  # a view
+            end += len(item_ids)
+            every = list(chain.from_iterable(earlier_ids))
+            done, decided = _those_in(self.records, every), _those_in(self.failures, every)
+            failed = _those_in(failures, item_ids)
+            named = item_ids.copy()
+            for at in np.flatnonzero(~rows).tolist():
+                counts = done if item_ids[at] in failed else done | decided
+                named[at] = next((each for each in earlier_ids[at] if each in counts), item_ids[at])
+                rows[at] = named[at] in done
+            return named
 
-            def name(item_id: str, earlier: list[str]) -> str:
-                if item_id in own_done:
-                    return item_id
-                counts = done if item_id in own_failed else done | decided
-                return next((each for each in earlier if each in counts), item_id)
-
-            return list(map(name, item_ids, earlier_ids))
-
-        return names
+        return rename
 
 
-def _those_in(known: ItemIds, item_ids: list[str]) -> set[str]:
+def _those_in(known: ItemIds | MarkedIds, item_ids: list[str]) -> set[str]:
     at = known.positions(item_ids) if known else ()
     return {item_id for item_id, place in zip(item_ids, at, strict=False) if place >= 0}
 
 
-def _earlier(
-    store: Store,
-    output_uri: str,
-    plan_path: Path,
-    outline: Outline,
-    done: np.ndarray,
-    rules: RetryRules,
+def _find_earlier(
+    store: Store, output_uri: str, plan_path: Path, done_rows: np.ndarray, rules: RetryRules
 ) -> _Earlier:
-    """Find what items that are not `done` under their own id have under earlier ids."""
-    open_rows = ~done[outline.items]
-    count = int(open_rows.sum())
-    if not count:
-        return _Earlier(ItemIds(), ItemIds())
-    earlier = ItemIds.of_batches(_open_earlier_ids(plan_path, open_rows), count)
-    records = ItemIds() if rules.redo_older else recorded(store, output_uri, earlier)
-    failures = ItemIds(
+    """Find what items that are not done under their own id have under earlier ids."""
+    count = len(done_rows) - int(np.count_nonzero(done_rows))
+    ids = ItemIds.of_batches(read_earlier_ids(plan_path, ~done_rows), count) if count else ItemIds()
+    if rules.redo_older:
+        records = MarkedIds(ids, np.zeros(len(ids), bool))
+    else:
+        records = recorded(store, output_uri, ids)
+    failures = _read_failures(store, output_uri, _failed(store, output_uri, ids, records.marks))
+    decided = (
         each.item_id
-        for each in _read_failures(
-            store, output_uri, _failed(store, output_uri, earlier, records.holds(earlier))
-        )
+        for each in failures
         if each.code in A_PERSON_DECIDES and each.code not in rules.named
     )
-    return _Earlier(records, failures)
-
-
-def _open_earlier_ids(plan_path: Path, is_open: np.ndarray) -> Iterator[list[str]]:
-    """Yield the earlier ids of the rows that are open, by batches."""
-    rows = zip(read_earlier_ids(plan_path), is_open.tolist(), strict=False)
-    found = chain.from_iterable(earlier_ids for (_, earlier_ids), is_open in rows if is_open)
-    while batch := list(islice(found, _AT_ONCE)):
-        yield batch
+    return _Earlier(records, ItemIds(decided))
 
 
 def _failed(store: Store, output_uri: str, item_ids: ItemIds, done: np.ndarray) -> ItemIds:
@@ -174,24 +168,27 @@ def _failed(store: Store, output_uri: str, item_ids: ItemIds, done: np.ndarray) 
     They are looked up as records are.
     """
     if len(done) - np.count_nonzero(done) <= _HEADS_AT_MOST:
-        return _existing(store, output_uri, failure_key, item_ids.where(~done))
+        not_done = item_ids.where(~done)
+        return not_done.where(_exist(store, output_uri, failure_key, not_done))
     failed = item_ids.marked(listed_item_ids(store, output_uri, "failures"))
     return item_ids.where(failed & ~done)
 
 
-def recorded(store: Store, output_uri: str, item_ids: ItemIds) -> ItemIds:
+def recorded(store: Store, output_uri: str, item_ids: ItemIds) -> MarkedIds:
     """Return those of the items that have a record.
 
     This takes a HEAD per item if there are few, else one listing.
     """
     if len(item_ids) <= _HEADS_AT_MOST:
-        return _existing(store, output_uri, record_key, item_ids)
-    return item_ids.among(listed_item_ids(store, output_uri, "records"))
+        return MarkedIds(item_ids, _exist(store, output_uri, record_key, item_ids))
+    return MarkedIds(item_ids, item_ids.marked(listed_item_ids(store, output_uri, "records")))
 
 
-def _existing(
+def _exist(
     store: Store, output_uri: str, key: Callable[[str], str], item_ids: ItemIds
-) -> ItemIds:
+) -> np.ndarray:
+    """Return booleans: whether the object of each item is there. This takes a HEAD for each."""
+
     def exists(item_id: str) -> bool:
         try:
             store.head(join_uri(output_uri, key(item_id)))
@@ -200,8 +197,7 @@ def _existing(
         return True
 
     with store.in_parallel(_HEADS_IN_FLIGHT) as pool:
-        found = zip(item_ids, pool.map(exists, item_ids), strict=True)
-        return ItemIds(item_id for item_id, there in found if there)
+        return np.fromiter(pool.map(exists, item_ids), bool, len(item_ids))
 
 
 def _read_failures(store: Store, output_uri: str, item_ids: ItemIds) -> Iterator[Failure]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ace_tasks.errors import BadRecord, NotFound
-from ace_tasks.plan.item_ids import ItemIds
+from ace_tasks.plan.item_ids import MarkedIds
 from ace_tasks.provenance.keys import record_key
 from ace_tasks.provenance.listing import listed_pictures
 from ace_tasks.provenance.ownership import PictureKey
@@ -47,7 +47,7 @@ class FinishedPicture:
 
 @contextmanager
 def finished_pictures(
-    store: Store, output_uri: str, item_ids: ItemIds, scratch: Path
+    store: Store, output_uri: str, item_ids: MarkedIds, scratch: Path
 ) -> Iterator[FinishedPictures]:
     """Find the pictures of items that have a record. Raises StoreUnavailable.
 
@@ -62,16 +62,16 @@ def finished_pictures(
 
 
 class FinishedPictures:
-    """The pictures of items, by the item's position in `item_ids`.
+    """The pictures of marked items, by the item's position among all of them.
 
     The picture of an item is known once its record was read, or once exactly one picture of it was
     listed and the hash in that picture's key is the beginning of the SHA-256 in earlier results.
     """
 
-    def __init__(self, store: Store, output_uri: str, item_ids: ItemIds, scratch: Path):
+    def __init__(self, store: Store, output_uri: str, item_ids: MarkedIds, scratch: Path):
         self._store, self._output_uri = store, output_uri
         self._item_ids, self._scratch = item_ids, scratch
-        count = len(item_ids)
+        count = len(item_ids.marks)
         hashes = np.memmap(scratch / "hashes", np.uint8, "w+", shape=(count + 1, 32))
         self._sha256_N32 = hashes.view(np.ndarray)  # indexing the memmap itself is slow
         self._has_sha256_N = np.zeros(count, bool)
@@ -108,7 +108,7 @@ class FinishedPictures:
         """
         path, bytes_read = self._scratch / "earlier.parquet", 0
         for each in self._earlier_results():
-            unknown = len(self._has_sha256_N) - np.count_nonzero(self._has_sha256_N)
+            unknown = np.count_nonzero(self._item_ids.marks & ~self._has_sha256_N)
             bytes_read += each.size_bytes
             if unknown <= _READ_AT_MOST or bytes_read > unknown * _RECORD_BYTES:
                 return
@@ -162,7 +162,8 @@ class FinishedPictures:
 
     def read_records(self) -> None:
         """Read the record of every item whose picture is still unknown."""
-        unknown = np.flatnonzero(~(self._has_sha256_N & (self._listed_N == 1)))
+        is_known = self._has_sha256_N & (self._listed_N == 1)
+        unknown = np.flatnonzero(self._item_ids.marks & ~is_known)
         if len(unknown) > _READ_AT_MOST:
             log.info(
                 "reading %s to find pictures of finished rows", counted(len(unknown), "record")
@@ -170,7 +171,7 @@ class FinishedPictures:
         with self._store.in_parallel(_READS_IN_FLIGHT) as pool:
             for start in range(0, len(unknown), _AT_ONCE):
                 batch = unknown[start : start + _AT_ONCE]
-                found = pool.map(self._recorded, self._item_ids.at(batch))
+                found = pool.map(self._recorded, self._item_ids.every.at(batch))
                 for at, picture in zip(batch, found, strict=True):
                     self._place_N[at] = self._keep(picture[0]) if picture else 0
                     if picture:

@@ -7,10 +7,12 @@ import hashlib
 import tracemalloc
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ace_tasks.plan.item_ids import ItemIds
+from ace_tasks.plan import item_ids
+from ace_tasks.plan.item_ids import ItemIds, MarkedIds
 
 
 def ids(*numbers: int) -> list[str]:
@@ -27,14 +29,35 @@ def test_it_is_a_set_of_strings(some_numbers: list[int], other_numbers: list[int
     assert packed == set(some)
     assert (list(packed), len(packed)) == (sorted(set(some)), len(set(some)))
     assert [each in packed for each in others] == [each in some for each in others]
-    assert packed.among(iter(others)) == set(some) & set(others)
-    assert packed.without(ItemIds(others)) == set(some) - set(others)
     is_other = [each in others for each in packed]
     assert packed.marked(iter(others)).tolist() == is_other
-    assert ItemIds(others).holds(packed).tolist() == is_other
     assert packed.where(packed.marked(others)) == set(some) & set(others)
     for expected in (0, 1, len(some)):
         assert ItemIds.of_batches(iter([some[:5], [], some[5:]]), expected) == packed
+
+
+@given(numbers, numbers)
+def test_those_that_are_marked_are_a_set_of_strings(
+    some_numbers: list[int], other_numbers: list[int]
+) -> None:
+    some, others = ids(*some_numbers), ids(*other_numbers)
+    every = ItemIds(some)
+    marked = MarkedIds(every, every.marked(others))
+    expected = sorted(set(some) & set(others))
+    assert (list(marked), len(marked), bool(marked)) == (expected, len(expected), bool(expected))
+    assert marked == set(expected)
+    assert [each in marked for each in others] == [each in some for each in others]
+    ordered = sorted(set(some))
+    positions = [ordered.index(each) if each in expected else -1 for each in some]
+    assert marked.positions(some).tolist() == positions
+    assert marked.positions_of_starts([each[:16] for each in some]).tolist() == positions
+
+
+def test_ids_that_come_again_and_again_are_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are moved together in place, part by part."""
+    monkeypatch.setattr(item_ids, "_AT_ONCE", 3)
+    some = ids(*(n // 4 for n in range(40)), *range(7, 30), 5, 5)
+    assert list(ItemIds(some)) == sorted(set(some))
 
 
 @given(numbers, numbers)
@@ -78,8 +101,8 @@ def test_what_is_no_item_id_is_in_none() -> None:
     packed = ItemIds([known])
     assert not any(each in packed for each in names)
     assert ItemIds([*names, known]) == {known}
-    assert packed.among([*names, known]) == {known}
-    assert packed.among(names) == set()
+    assert packed.marked([*names, known]).tolist() == [True]
+    assert packed.marked(names).tolist() == [False]
 
 
 def test_an_item_takes_little_memory() -> None:
@@ -88,10 +111,10 @@ def test_an_item_takes_little_memory() -> None:
     tracemalloc.start()
     try:
         packed = ItemIds(f"{n:064x}" for n in range(count))
-        done = packed.among(f"{n:064x}" for n in range(0, count, 2))
+        done = MarkedIds(packed, packed.marked(f"{n:064x}" for n in range(0, count, 2)))
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert (len(packed), len(done)) == (count, count / 2)
-    assert held < 60 * count
-    assert peak < 60 * count + 150 * 65_536 * 2  # and one batch of strings
+    assert held < 34 * count
+    assert peak < 70 * count + 150 * 65_536 * 2  # and one batch of strings

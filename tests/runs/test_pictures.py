@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from ace_tasks.plan.item_ids import ItemIds
+from ace_tasks.plan.item_ids import ItemIds, MarkedIds
 from ace_tasks.provenance.keys import record_key, results_key
 from ace_tasks.provenance.record import Record
 from ace_tasks.replica.picture_file import File
@@ -66,9 +66,16 @@ def right(made: list[Record]) -> dict[str, FinishedPicture]:
     return {each.item_id: FinishedPicture(each.output.uri, each.output.sha256) for each in made}
 
 
+def every(ids: list[str]) -> MarkedIds:
+    """Return the ids, all marked, among others that are not."""
+    others = [digest(n) for n in range(-3, 0)]
+    known = ItemIds([*ids, *others])
+    return MarkedIds(known, known.marked(ids))
+
+
 def found(store: Store, output: str, made: list[Record], folder: Path) -> dict[str, Any]:
     ids = [each.item_id for each in made]
-    with finished_pictures(store, output, ItemIds(ids), folder) as finished:
+    with finished_pictures(store, output, every(ids), folder) as finished:
         return {item_id: finished.find(item_id) for item_id in ids}
 
 
