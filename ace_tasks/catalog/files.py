@@ -8,9 +8,8 @@ Only a file that cannot be read at all raises CatalogError.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -22,7 +21,7 @@ from ace_tasks.catalog.readers.packed import is_packed, open_file, readable
 from ace_tasks.catalog.readers.parquet import read_parquet
 from ace_tasks.catalog.readers.row import Reject, Row
 from ace_tasks.errors import BadRow, CatalogError, NotFound, StoreError
-from ace_tasks.specs import MAX_URI_CHARS, Sources, Spec, check_uri, parse_spec, quote
+from ace_tasks.specs import MAX_URI_CHARS, Spec, check_uri, parse_spec, quote
 from ace_tasks.store import Store, is_s3, split_uri
 
 _ACCEPTED = "accepted: .jsonl, .ndjson, .csv or .parquet, each also with .gz"
@@ -93,54 +92,24 @@ def _open(path: Path, table: Table) -> IO[bytes]:
     return file if codec == "utf-8" else as_utf8(file, codec, strict=False)
 
 
-@dataclass(frozen=True)
-class RowRules:
-    """The rules by which a catalog's rows are checked, and their URIs made absolute.
+def to_specs(
+    rows: Iterable[Row | Reject], catalog_uri: str, allowed_buckets: tuple[str, ...] | None
+) -> Iterator[Checked | Reject]:
+    """Yield (line, spec with absolute URIs, the row's cells), or a Reject for a wrong row.
 
     An S3 catalog may name only `s3://` sources in `allowed_buckets`. If `allowed_buckets` is None,
     they must be in the catalog's own bucket. A local catalog may also name local paths, relative to
     itself.
     """
-
-    catalog_uri: str
-    allowed_buckets: tuple[str, ...] | None
-
-    def check(self, row: Row | Reject) -> Checked | Reject:
-        """Return (line, spec with absolute URIs, the row's cells), or a Reject for a wrong row."""
+    for row in rows:
         if isinstance(row, Reject):
-            return row
+            yield row
+            continue
         try:
-            spec = parse_spec(row.cells)
-            spec = _with_absolute_uris(spec, self.catalog_uri, self.allowed_buckets)
-            return row.line, spec, row.cells
+            spec = _with_absolute_uris(parse_spec(row.cells), catalog_uri, allowed_buckets)
+            yield row.line, spec, row.cells
         except BadRow as error:
-            return Reject(row.line, error.field, str(error), row.cells)
-
-
-@dataclass(frozen=True)
-class Specs:
-    """The rows of a catalog, which are read and checked as they are asked for.
-
-    `guard` gets the line and the URIs of each valid row, and may raise an error.
-    """
-
-    rows: Iterable[Row | Reject]
-    rules: RowRules
-    guard: Callable[[int, list[str]], None] | None = None
-
-    def __iter__(self) -> Iterator[Checked | Reject]:
-        for row in self.rows:
-            each = self.rules.check(row)
-            if self.guard and not isinstance(each, Reject):
-                self.guard(each[0], Sources.uris(each[1]))
-            yield each
-
-
-def to_specs(
-    rows: Iterable[Row | Reject], catalog_uri: str, allowed_buckets: tuple[str, ...] | None
-) -> Specs:
-    """Return the rows as specs with absolute URIs. For the rules see `RowRules`."""
-    return Specs(rows, RowRules(catalog_uri, allowed_buckets))
+            yield Reject(row.line, error.field, str(error), row.cells)
 
 
 def to_examples(
@@ -200,7 +169,7 @@ def _with_absolute_uris(
 def absolute_uri(
     column: str, uri: str, catalog_uri: str, allowed_buckets: tuple[str, ...] | None
 ) -> str:
-    """Return the absolute URI of a source as a row names it, by `RowRules`.
+    """Return the absolute URI of a source as a row names it, by the rules of `to_specs`.
 
     Raises BadRow.
     """

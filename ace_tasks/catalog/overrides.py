@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from ace_tasks.catalog.files import Checked, Reject
@@ -29,22 +31,25 @@ class Overrides(BaseModel):
                 f"prompt: accepted: no braces but {_OLD}; given {self.prompt[:200]!r}"
             )
 
-    def apply(self, each: Checked | Reject) -> Checked | Reject:
-        """Return a row with its new prompt and seed, or a Reject if that makes it invalid."""
-        if isinstance(each, Reject) or not self:
-            return each
-        line, spec, cells = each
-        if isinstance(spec, OnBackground):  # such a row has neither prompt nor seed
-            return each
-        row = spec.model_dump(exclude_none=True)
-        if self.prompt:
-            row["prompt"] = self.prompt.replace(_OLD, spec.prompt)
-        if self.seed is not None:
-            row["seed"] = self.seed
-        try:
-            return line, parse_spec(row), cells
-        except BadRow as error:
-            return Reject(line, error.field, str(error), cells)
+    def applied(self, specs: Iterable[Checked | Reject]) -> Iterator[Checked | Reject]:
+        """Yield each row with its new prompt and seed, or a Reject if that makes it invalid."""
+        for each in specs:
+            if isinstance(each, Reject) or not self:
+                yield each
+                continue
+            line, spec, cells = each
+            if isinstance(spec, OnBackground):  # such a row has neither prompt nor seed
+                yield each
+                continue
+            row = spec.model_dump(exclude_none=True)
+            if self.prompt:
+                row["prompt"] = self.prompt.replace(_OLD, spec.prompt)
+            if self.seed is not None:
+                row["seed"] = self.seed
+            try:
+                yield line, parse_spec(row), cells
+            except BadRow as error:
+                yield Reject(line, error.field, str(error), cells)
 
 
 NO_OVERRIDES = Overrides()

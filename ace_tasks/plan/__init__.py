@@ -2,8 +2,6 @@
 
 identify         asks the store for the identity of each source
 source_listings  identities from listings, where a listing says enough
-row_work         what is done with each row, in this process or in others
-helpers          processes that help to plan a long catalog
 spool            rows on disk until their order and their doubles are known
 plan_file        the plan on disk: writes, reads and changes it, cuts it into shards
 outline          a plan's rows without their items, in little memory

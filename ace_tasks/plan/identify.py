@@ -6,44 +6,38 @@ import unicodedata
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager
-from dataclasses import replace
-from functools import partial
+from contextlib import closing
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any
 
-from ace_tasks.catalog.files import Checked, Reject, Spec, Specs
-from ace_tasks.errors import (
-    AceError,
-    BadRow,
-    CatalogError,
-    OutputRefused,
-    StoreError,
-    StoreUnavailable,
-)
+from ace_tasks.catalog.files import Checked, Reject, Spec
+from ace_tasks.errors import BadRow, CatalogError, OutputRefused, StoreError, StoreUnavailable
 from ace_tasks.plan.source_listings import SourceListings
 from ace_tasks.provenance.ownership import is_named
 from ace_tasks.specs import (
     Identified,
     ItemMaker,
+    ModelIdentity,
+    PixelSettings,
     Source,
     Sources,
     quote,
 )
 from ace_tasks.store import Store, join_uri
 
-T = TypeVar("T")
-
 _IN_FLIGHT = 32
-WINDOW = 1024  # rows whose sources are looked up together, while earlier rows are processed
+_WINDOW = 1024  # rows whose sources are looked up together, while earlier rows are processed
 _KNOWN = 100_000  # sources to remember, because references repeat across a catalog
 _PICTURES = ("images/", "candidates/", "review/")  # where a run writes its own pictures
 
 
 def refuse_unproved(
-    specs: Specs, store: Store, output_uri: str, where: Callable[[int], str] | None = None
-) -> Specs:
-    """Return the rows unchanged. One whose source lies among the output's own pictures ends them.
+    specs: Iterable[Checked | Reject],
+    store: Store,
+    output_uri: str,
+    where: Callable[[int], str] | None = None,
+) -> Iterator[Checked | Reject]:
+    """Yield the rows unchanged, up to one whose source lies among the output's own pictures.
 
     A picture that a record of this output names may be edited again. Any other picture there is
     the user's own, or is held for a person. Raises OutputRefused, which names the line, the source
@@ -51,115 +45,76 @@ def refuse_unproved(
     """
     places = tuple(join_uri(output_uri, kind) for kind in _PICTURES)
     proved: set[str] = set()
-
-    def guard(line: int, uris: list[str]) -> None:
-        among = {uri for uri in uris if uri.startswith(places)} - proved
-        for uri in sorted(among):
-            if not is_named(store, output_uri, uri):
-                place = where(line) if where else f"line {line}"
-                raise OutputRefused(
-                    f"output: accepted: a place with no sources under {', '.join(_PICTURES)} "
-                    f"except pictures that its records name; {place or 'a row'} names "
-                    f"{quote(uri)} and the output is {quote(output_uri)}"
-                )
-        proved.update(among)
-
-    return replace(specs, guard=guard)
+    for each in specs:
+        if not isinstance(each, Reject):
+            line, spec, _ = each
+            among = {uri for uri in Sources.uris(spec) if uri.startswith(places)} - proved
+            for uri in sorted(among):
+                if not is_named(store, output_uri, uri):
+                    place = where(line) if where else f"line {line}"
+                    raise OutputRefused(
+                        f"output: accepted: a place with no sources under {', '.join(_PICTURES)} "
+                        f"except pictures that its records name; {place or 'a row'} names "
+                        f"{quote(uri)} and the output is {quote(output_uri)}"
+                    )
+            proved |= among
+        yield each
 
 
 def identified(
-    specs: Iterable[Checked | Reject], maker: ItemMaker, identities: Identities
+    specs: Iterable[Checked | Reject], model: ModelIdentity, store: Store, pixels: PixelSettings
 ) -> Iterator[tuple[Identified, dict[str, Any]] | Reject]:
-    """Yield (identified row, its cells) or a reject, in catalog order."""
-    iterator = iter(specs)
-    windows = iter(lambda: list(islice(iterator, WINDOW)), [])
-    # While one window is processed, the sources of the next one are looked up.
-    for window in ahead((identities.ask_for(each) for each in windows), 1):
-        for each in window:
-            if isinstance(each, Reject):
-                yield each
-                continue
-            line, spec, cells = each
-            try:
-                yield maker.identify(line, spec, identities.sources(spec)), cells
-            except BadRow as error:
-                yield Reject(line, error.field, str(error), cells)
+    """Yield (identified row, its cells) or a reject, in catalog order.
 
-
-def ahead(begun: Iterable[Callable[[], T]], count: int) -> Iterator[T]:
-    """Yield the results of functions in order. Each is called once `count` more have begun.
-
-    If there is an error where one begins, those before it are finished first.
+    Raises CatalogError if the store is unavailable.
     """
-    iterator, waiting = iter(begun), deque[Callable[[], T]]()
-    failed: AceError | None = None
-    while True:
-        try:
-            waiting.append(next(iterator))
-        except StopIteration:
-            break
-        except AceError as error:
-            failed = error
-            break
-        if len(waiting) > count:
-            yield waiting.popleft()()
-    while waiting:
-        yield waiting.popleft()()
-    if failed:
-        raise failed
-
-
-@contextmanager
-def open_identities(store: Store) -> Iterator[Identities]:
-    """Yield the identities of a store's sources, looked up by many threads and by listings.
-
-    Raises CatalogError in place of StoreUnavailable.
-    """
+    maker = ItemMaker(model, pixels)
     try:
         with (
             store.in_parallel(_IN_FLIGHT) as pool,
             closing(SourceListings(store, pool)) as listings,
         ):
-            yield Identities(store, listings, pool)
+            identities = Identities(store, listings)
+            for window in _asked_ahead(specs, identities, pool):
+                for each in window:
+                    if isinstance(each, Reject):
+                        yield each
+                        continue
+                    line, spec, cells = each
+                    try:
+                        yield maker.identify(line, spec, identities.sources(spec)), cells
+                    except BadRow as error:
+                        yield Reject(line, error.field, str(error), cells)
     except StoreUnavailable as error:
         raise CatalogError(f"sources cannot be identified: {error}") from None
+
+
+def _asked_ahead(
+    specs: Iterable[Checked | Reject], identities: Identities, pool: Executor
+) -> Iterator[list[Checked | Reject]]:
+    """Yield the rows in windows. While one is processed, the next one's sources are looked up."""
+    iterator = iter(specs)
+    asked: deque[tuple[list[Checked | Reject], Iterator[list[Source]]]] = deque()
+    while window := list(islice(iterator, _WINDOW)):
+        asked.append((window, identities.ask(window, pool)))
+        if len(asked) > 1:
+            yield identities.answered(*asked.popleft())
+    while asked:
+        yield identities.answered(*asked.popleft())
 
 
 class Identities:
     """A cache of sources as the store knows them."""
 
-    def __init__(
-        self,
-        store: Store,
-        listings: SourceListings | None = None,
-        pool: Executor | None = None,
-    ):
-        self._store, self._listings, self._pool = store, listings, pool
+    def __init__(self, store: Store, listings: SourceListings | None = None):
+        self._store, self._listings = store, listings
         self._known: OrderedDict[str, Source] = OrderedDict()
         self._asked: set[str] = set()
 
-    def ask_for(self, rows: list[Checked | Reject]) -> Callable[[], list[Checked | Reject]]:
-        """Start looking up the sources of some rows.
-
-        Return a function that waits for the answers and returns the rows. It raises
-        StoreUnavailable.
-        """
-        answers = self.ask(
-            uri for row in rows if not isinstance(row, Reject) for uri in Sources.uris(row[1])
-        )
-
-        def finish() -> list[Checked | Reject]:
-            answers()
-            return rows
-
-        return finish
-
-    def ask(self, uris: Iterable[str]) -> Callable[[], None]:
-        """Start looking up those of some sources that are unknown.
-
-        Return a function that waits for the answers. It raises StoreUnavailable.
-        """
-        new = [uri for uri in set(uris) if uri not in self._known and uri not in self._asked]
+    def ask(self, rows: Iterable[Checked | Reject], pool: Executor) -> Iterator[list[Source]]:
+        """Start looking up the unknown sources of some rows. Return an iterator of the answers."""
+        uris = {uri for row in rows if not isinstance(row, Reject) for uri in Sources.uris(row[1])}
+        new = [uri for uri in uris if uri not in self._known and uri not in self._asked]
         if self._listings:
             for listed in self._listings.find(new):
                 self._keep(listed)
@@ -167,16 +122,19 @@ class Identities:
         self._asked.update(new)
         # One share per thread: a future per source would cost as much as the row itself.
         shares = [new[start::_IN_FLIGHT] for start in range(min(_IN_FLIGHT, len(new)))]
-        answers = (self._pool.map if self._pool else map)(self._ask_all, shares)
-        return partial(self._answered, answers)
+        return pool.map(self._ask_all, shares)
 
-    def _answered(self, answers: Iterator[list[Source]]) -> None:
+    def answered(
+        self, rows: list[Checked | Reject], answers: Iterator[list[Source]]
+    ) -> list[Checked | Reject]:
+        """Wait for the answers and return the rows. Raises StoreUnavailable."""
         sources = list(chain.from_iterable(answers))
         for source in sources:
             self._asked.discard(source.uri)
             self._keep(source)
         if self._listings:
             self._listings.compare(sources)
+        return rows
 
     def sources(self, spec: Spec) -> Sources:
         return Sources.of(spec, self.source)

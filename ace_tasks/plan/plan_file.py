@@ -19,12 +19,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from ace_tasks.catalog.files import Specs
+from ace_tasks.catalog.files import Checked, Reject
 from ace_tasks.catalog.overrides import NO_OVERRIDES, Overrides
 from ace_tasks.errors import CatalogError
-from ace_tasks.plan.helpers import add_rows
-from ace_tasks.plan.identify import open_identities
-from ace_tasks.plan.row_work import RowWork
+from ace_tasks.plan.identify import identified
 from ace_tasks.plan.spool import Spool
 from ace_tasks.provenance.tombstones import NOTHING_FORGOTTEN, Tombstones
 from ace_tasks.specs import (
@@ -38,6 +36,7 @@ from ace_tasks.specs import (
 from ace_tasks.store import Store
 
 _BATCH_ROWS = 1000
+_FORGOTTEN = "its source or its picture was forgotten, so it is not made again"
 
 _MADE_FOR = b"ace_catalog.made_for"
 SCHEMA = pyarrow.schema(
@@ -104,7 +103,7 @@ class PlanFiles:
 
 
 def build_plan(
-    specs: Specs,
+    specs: Iterable[Checked | Reject],
     basis: Basis,
     store: Store,
     files: PlanFiles,
@@ -122,14 +121,20 @@ def build_plan(
     Raises CatalogError if there are no rows, or if sources cannot be identified because the store
     is unavailable.
     """
-    work = RowWork(specs.rules, basis.model, basis.pixels, basis.overrides, forgotten)
     with (
         tempfile.TemporaryDirectory(prefix="ace-plan-") as scratch,
         closing(Spool(Path(scratch))) as spool,
         _old_objects_kept(),
     ):
-        with open_identities(store) as identities:
-            add_rows(spool, specs, work, identities)
+        for each in identified(basis.overrides.applied(specs), basis.model, store, basis.pixels):
+            if isinstance(each, Reject):
+                spool.add_reject(each)
+                continue
+            row, cells = each
+            if forgotten.covers(row):
+                spool.add_reject(Reject(row.line, None, _FORGOTTEN, {}, forgotten=True))
+            else:
+                spool.add(row, cells)
         if not spool.end():
             raise CatalogError("the catalog has no rows")
         with files.rejects.open("w", encoding="utf-8") as out:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 from rich.table import Table
 
-from ace_tasks.catalog.files import Specs, open_catalog, read_rows, to_specs
+from ace_tasks.catalog.files import Checked, Reject, open_catalog, read_rows, to_specs
 from ace_tasks.errors import SuspectMask
 from ace_tasks.model.sources import check_license, identify, open_variant, open_vision, with_vision
 from ace_tasks.plan import plan_file as planning
@@ -99,7 +100,7 @@ def _basis(
 
 def _build(
     files: PlanFiles,
-    specs: Specs,
+    specs: Iterable[Checked | Reject],
     basis: Basis,
     sources: Store,
     outputs: Store,

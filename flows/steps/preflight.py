@@ -8,12 +8,12 @@ from prefect import get_run_logger
 
 from ace_tasks.catalog.files import Reject, Row, to_specs
 from ace_tasks.errors import SuspectMask
-from ace_tasks.plan.identify import identified, open_identities
+from ace_tasks.plan.identify import identified
 from ace_tasks.plan.planned import Planned
 from ace_tasks.plan.price import Estimate, Rate, Rates
 from ace_tasks.replica import inspect as looking
 from ace_tasks.settings import ImageLimits
-from ace_tasks.specs import ItemMaker, WorkItem
+from ace_tasks.specs import WorkItem
 from flows.steps.open_run import Run
 from flows.ui.forms import step
 from flows.ui.tables import publish_preflight
@@ -45,9 +45,7 @@ def price_of(run: Run, count: int, sample: list[dict[str, Any]]) -> str:
     """Return for a person what `count` rows would take, from a few that are not planned yet."""
     rows = [Row(line, cells) for line, cells in enumerate(sample, start=1)]
     specs = to_specs(rows, run.catalog, run.allowed_buckets)
-    maker = ItemMaker(run.model, run.pixels)
-    with open_identities(run.sources) as identities:
-        known = [*identified(specs, maker, identities)]
+    known = identified(specs, run.model, run.sources, run.pixels)
     items = [each[0].item for each in known if not isinstance(each, Reject)]
     return _estimate(run, items, count, known_rate(run)).summary
 

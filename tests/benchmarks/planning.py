@@ -4,12 +4,11 @@
     .venv/bin/python -m tests.benchmarks.planning --rows 1000000 --before ../an-earlier-commit
 
 Each size runs in a process of its own, so that the peak memory is its own. Seconds are of the CPU,
-of all threads and of the processes that help: machines are shared. With a store that knows all at
-once, no request is sent. "Identified" is the time in which rows become items with an id; the second
-ratio leaves it out. "Listed" is a whole plan whose sources a store on paper tells by listings, as
-AWS does, through boto3 and HTTP; the store's own work is not in it. Its wall time is that to the
-first picture. `--before` runs the same of another tree in turn, which must be able to run with this
-environment. Under `taskset -c 0` a plan has no helpers.
+of all threads: machines are shared. With a store that knows all at once, no request is sent.
+"Identified" is the time in which rows become items with an id; the second ratio leaves it out.
+"Listed" is a whole plan whose sources a store on paper tells by listings, as AWS does, through
+boto3 and HTTP; the store's own work is not in it. `--before` runs the same of another tree in turn,
+which must be able to run with this environment.
 """
 
 from __future__ import annotations
@@ -26,14 +25,15 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from ace_tasks.catalog.files import Specs, read_rows, to_specs
+from ace_tasks.catalog.files import read_rows, to_specs
 from ace_tasks.errors import Forbidden
 from ace_tasks.model.variants import find_variant
 from ace_tasks.plan import plan_file
-from ace_tasks.plan.identify import identified, open_identities
+from ace_tasks.plan.identify import identified
 from ace_tasks.settings import StoreSettings
-from ace_tasks.specs import ItemMaker, parse_spec
+from ace_tasks.specs import DEFAULT_PIXELS, parse_spec
 from ace_tasks.store import ObjectInfo, Store
 from tests.benchmarks.paper_store import key, paper_store
 
@@ -67,12 +67,12 @@ def measure(rows: int) -> dict[str, float]:
     file, and peak memory.
     """
     model, store = find_variant("toy").identity(), KnowsAll(StoreSettings())
-    clock = _cpu_s
+    clock = time.process_time
     with tempfile.TemporaryDirectory() as folder:
         catalog, path = Path(folder) / "catalog.jsonl", Path(folder) / "plan.parquet"
         write_catalog(catalog, rows)
 
-        def specs() -> Specs:
+        def specs() -> Iterator[Any]:
             return to_specs(read_rows(catalog), "s3://shop/catalog.jsonl", None)
 
         times = [clock()]
@@ -82,8 +82,7 @@ def measure(rows: int) -> dict[str, float]:
         times.append(clock())
         deque(specs(), maxlen=0)
         times.append(clock())
-        with open_identities(store) as identities:
-            deque(identified(specs(), ItemMaker(model), identities), maxlen=0)
+        deque(identified(specs(), model, store, DEFAULT_PIXELS), maxlen=0)
         times.append(clock())
         _plan(specs(), store, Path(folder))
         times.append(clock())
@@ -104,34 +103,22 @@ def measure_listed(rows: int) -> dict[str, float]:
         catalog = Path(folder) / "catalog.jsonl"
         write_catalog(catalog, rows)
         store = Store(StoreSettings(endpoint_url=endpoint_url))
-        started, cpu = time.monotonic(), _cpu_s()
+        started, cpu = time.monotonic(), time.process_time()
         _plan(to_specs(read_rows(catalog), "s3://shop/c.jsonl", None), store, Path(folder))
         return {
-            "listed_s": _cpu_s() - cpu,
+            "listed_s": time.process_time() - cpu,
             "listed_wall_s": time.monotonic() - started,
             "listed_peak_mb": _peak_mb(),
-            "helper_s": _helpers_s(),
-            "helper_peak_mb": _peak_mb(resource.RUSAGE_CHILDREN),
         }
 
 
-def _plan(specs: Specs, store: Store, folder: Path) -> None:
+def _plan(specs: Iterator[Any], store: Store, folder: Path) -> None:
     basis = plan_file.Basis(find_variant("toy").identity())
     plan_file.build_plan(specs, basis, store, plan_file.PlanFiles.within(folder))
 
 
-def _peak_mb(who: int = resource.RUSAGE_SELF) -> float:
-    """Return the peak memory of this process, or of the largest of its children that ended."""
-    return resource.getrusage(who).ru_maxrss / 1024
-
-
-def _cpu_s() -> float:
-    return time.process_time() + _helpers_s()
-
-
-def _helpers_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _run(option: str, rows: int, tree: Path) -> dict[str, float]:
@@ -147,7 +134,6 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     arguments.add_argument("--before", type=Path, help="another tree to run in turn")
-    arguments.add_argument("--listed", action="store_true", help="only plans with listed sources")
     arguments.add_argument("--pairs", type=int, default=1, help="how often each is run")
     arguments.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments.add_argument("--one-listed", type=int, help=argparse.SUPPRESS)
@@ -157,35 +143,28 @@ def main() -> None:
         print(json.dumps(found))
         return
     here = Path(__file__).parents[2]
-    names = _LISTED if given.listed else _NAMES + _LISTED
-    print("| tree | rows | " + " | ".join(names) + " |")
-    print("|---" * (2 + len(names)) + "|")
+    print(
+        "| tree | rows | validated | planned | of it identified | ratio | without | peak MB "
+        "| plan MB | listed | peak MB |"
+    )
+    print("|---" * 11 + "|")
     for rows in given.rows:
         for tree in [each for each in (given.before, here) if each] * given.pairs:
-            found = {} if given.listed else _run("--one", rows, tree)
-            found |= _run("--one-listed", rows, tree)
+            found = _run("--one", rows, tree)
+            if tree == here:
+                found |= _run("--one-listed", rows, tree)
             _print("now" if tree == here else "before", rows, found)
 
 
-_NAMES = ("validated", "planned", "of it identified", "ratio", "without", "peak MB", "plan MB")
-_LISTED = ("listed", "of it helpers", "wall", "peak MB", "a helper's")
-
-
 def _print(tree: str, rows: int, found: dict[str, float]) -> None:
-    def us(name: str) -> str:
-        return f"{found.get(name, 0) / rows * 1e6:.0f} µs"
-
-    cells = [tree, f"{rows:,}"]
-    if "plan_s" in found:
-        validate, identify, planned = (found[f"{n}_s"] for n in ("validate", "identify", "plan"))
-        cells += [us("validate_s"), us("plan_s"), us("identify_s")]
-        cells += [f"{planned / validate:.1f}", f"{(planned - identify) / validate:.1f}"]
-        cells += [f"{found['peak_mb']:.0f}", f"{found['plan_mb']:.0f}"]
-    cells += [us("listed_s"), us("helper_s"), f"{found['listed_wall_s']:.1f} s"]
-    cells += [
-        f"{found[name]:.0f}" for name in ("listed_peak_mb", "helper_peak_mb") if name in found
-    ]
-    print("| " + " | ".join(cells) + " |", flush=True)
+    validate, identify, planned = (found[f"{n}_s"] for n in ("validate", "identify", "plan"))
+    each_us = " | ".join(f"{s / rows * 1e6:.0f} µs" for s in (validate, planned, identify))
+    ratios = f"{planned / validate:.1f} | {(planned - identify) / validate:.1f}"
+    memory = f"{found['peak_mb']:.0f} | {found['plan_mb']:.0f}"
+    listed = "| "
+    if "listed_s" in found:
+        listed = f"{found['listed_s'] / rows * 1e6:.0f} µs | {found['listed_peak_mb']:.0f}"
+    print(f"| {tree} | {rows:,} | {each_us} | {ratios} | {memory} | {listed} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -40,20 +40,20 @@ def specs(*prompts: str) -> Iterator[Any]:
 
 def test_a_changed_prompt_may_hold_the_old_one() -> None:
     changes = Overrides(prompt="{prompt}, at dawn", seed=7)
-    changed = [spec for _, spec, _ in map(changes.apply, specs("a mug", "a {bag}"))]  # type: ignore[misc]
+    changed = [spec for _, spec, _ in changes.applied(specs("a mug", "a {bag}"))]  # type: ignore[misc]
     assert [each.prompt for each in changed] == ["a mug, at dawn", "a {bag}, at dawn"]
     assert {each.seed for each in changed} == {7}
-    assert [spec.prompt for _, spec, _ in map(Overrides().apply, specs("a mug"))] == ["a mug"]  # type: ignore[misc]
+    assert [spec.prompt for _, spec, _ in Overrides().applied(specs("a mug"))] == ["a mug"]  # type: ignore[misc]
 
 
 def test_a_row_without_a_prompt_stays_as_it_is() -> None:
     row = Row(1, {"id": "r", "task": "background", "image": "s3://tests/a.png"})
     (before,) = to_specs([row], "s3://tests/catalog.jsonl", None)
-    assert [*map(Overrides(prompt="at dawn", seed=7).apply, [before])] == [before]
+    assert [*Overrides(prompt="at dawn", seed=7).applied([before])] == [before]
 
 
 def test_a_row_that_is_too_long_then_is_a_reject() -> None:
-    (reject,) = map(Overrides(prompt="{prompt}" * 2).apply, specs("x" * 3000))
+    (reject,) = Overrides(prompt="{prompt}" * 2).applied(specs("x" * 3000))
     assert isinstance(reject, Reject)
     assert reject.field == "prompt"
 

@@ -47,7 +47,7 @@ Plan = Callable[..., dict[str, PlannedRow]]
 @pytest.fixture(autouse=True)
 def _few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make what pays for a thousand sources pay for a few."""
-    monkeypatch.setattr(identify, "WINDOW", 8)
+    monkeypatch.setattr(identify, "_WINDOW", 8)
     monkeypatch.setattr(source_listings, "_LISTED_FROM", 8)
     monkeypatch.setattr(source_listings, "_AGREED", 4)
     monkeypatch.setattr(source_listings, "_PAGE_KEYS", 10)
