@@ -56,9 +56,9 @@ RATES = {
     "list_page_ms": Rate(87, "ms", "measured", "for a page of 1000 keys, many listings at once"),
     "list_wait_ms": Rate(100, "ms", "assumed", "until a page comes, one at a time"),
     "plan_us": Rate(88, "µs", "measured", "of CPU to check, identify and sort a row"),
-    "list_us": Rate(77, "µs", "measured", "of CPU more for each source that is listed"),
-    "resume_bytes": Rate(134, "B", "measured", "of memory for a planned item, while resuming"),
-    "process_mb": Rate(316, "MB", "measured", "of memory for a process that resumes nothing"),
+    "list_us": Rate(30, "µs", "measured", "of CPU more for each source that is listed"),
+    "resume_bytes": Rate(82, "B", "measured", "of memory for a planned item, while resuming"),
+    "process_mb": Rate(263, "MB", "measured", "of memory for a process that resumes nothing"),
     "task_runs_s": Rate(
         34, "/s", "measured", "task runs that a Prefect server kept up with; its limit is higher"
     ),
