@@ -162,6 +162,10 @@ NO_OBJECTS = {  # name: (line, what the reason must say)
     "null": (b"null", "given NoneType"),
     "deep lists": (b"[" * 100_000, "unreadable JSON: nested too deeply"),
     "deep objects": (b'{"mask": ' + b'{"a":' * 100_000, "unreadable JSON: nested too deeply"),
+    "lists that Python can read": (
+        b'{"id": "a", "mask": ' + b"[" * 700 + b"]" * 700 + b"}",
+        "unreadable JSON: nested too deeply",
+    ),
     "object left open": (b'{"id": "a"', "unreadable JSON"),
     "two objects": (b'{"id": "a"} {"id": "b"}', "unreadable JSON: Extra data"),
     "number of 5000 digits": (b'{"seed": ' + b"9" * 5000 + b"}", "unreadable JSON"),
@@ -170,6 +174,13 @@ NO_OBJECTS = {  # name: (line, what the reason must say)
     "CSV": (b"id,task,image", "unreadable JSON"),
     "zero bytes": (b"\0\0\0", "unreadable JSON"),
 }
+
+
+def test_many_points_are_not_many_levels(read: Read) -> None:
+    polygon = [[n / 200, 0.5] for n in range(100)]
+    row = json.loads(OBJECT) | {"task": "fill", "mask": {"polygon": polygon}}
+    good, rejects = read("catalog.jsonl", json.dumps(row).encode())
+    assert (len(good), rejects) == (1, [])
 
 
 @pytest.mark.parametrize(("line", "reason"), NO_OBJECTS.values(), ids=NO_OBJECTS)

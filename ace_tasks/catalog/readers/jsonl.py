@@ -13,6 +13,10 @@ from ace_tasks.errors import CatalogError
 from ace_tasks.specs import unique_keys
 from ace_tasks.wording import counted
 
+# A column has three levels at most. Some hundreds are read, but no caller could write them again,
+# in a list of rejects, without going deeper than Python does.
+_MOST_LEVELS = 64
+
 
 def read_jsonl(name: str, file: IO[bytes], table: Table) -> Iterator[Row | Reject]:
     """Yield a row or a reject for each line that is not blank.
@@ -47,6 +51,8 @@ def _row(line: TextLine, table: Table) -> Row | Reject | None:
         return not_text(line.number, line.data.decode(errors="replace").strip(), table)
     try:
         cells = _DECODER.decode(text)
+        if text.count("[") + text.count("{") > _MOST_LEVELS and _levels(cells) > _MOST_LEVELS:
+            raise RecursionError
         if "\\u" in text:  # half of a surrogate pair is valid JSON but cannot be encoded
             json.dumps(cells, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -57,6 +63,15 @@ def _row(line: TextLine, table: Table) -> Row | Reject | None:
         reason = f"accepted: one JSON object a line; given {type(cells).__name__}"
         return Reject(line.number, None, reason, text.strip())
     return Row(line.number, cells)
+
+
+def _levels(value: Any) -> int:
+    """Return how deep lists and objects are nested."""
+    count, level = 0, [value]
+    while level := [each for each in level if isinstance(each, list | dict)]:
+        count += 1
+        level = [v for each in level for v in (each.values() if isinstance(each, dict) else each)]
+    return count
 
 
 def not_text(number: int, row: dict[str, Any] | str, table: Table, lines: int = 1) -> Reject:
