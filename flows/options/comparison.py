@@ -22,7 +22,7 @@ WholeRunName = Annotated[
 ]
 
 _AT_LEAST = 2
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,39}")
+_NAME = re.compile(r"[^\W_][\w .-]{0,39}")
 _SETTING = re.compile(r"\s*([A-Za-z_]+)\s*=\s*")
 # A semicolon ends a value only if another setting follows, so a prompt may hold one.
 _NEXT = re.compile(r"\s*;(?=\s*[A-Za-z_]+\s*=)")
@@ -46,21 +46,7 @@ class Alternative(Options):
 
         Without a key, the first value is the prompt. Raises SettingsError, which names `place`.
         """
-        name, _, rest = text.partition(":")
-        if not _NAME.fullmatch(name := name.strip()):
-            raise SettingsError(
-                f"{place}: accepted: {_FORM}, with a name of at most 40 letters, digits and "
-                f"spaces; given {quote(text)}"
-            )
-        settings: dict[str, str] = {}
-        for part in filter(None, (each.strip() for each in _NEXT.split(rest))):
-            found = _SETTING.match(part)
-            key, value = (found[1], part[found.end() :]) if found else ("prompt", part)
-            if key in settings or key not in KEYS or not value:
-                known = "a value once for each of" if key in KEYS else "the keys"
-                accepted = f"{known} {', '.join(KEYS)}"
-                raise SettingsError(f"{place}: accepted: {accepted}; given {quote(part)}")
-            settings[key] = value
+        name, settings = _read_name(place, text), _read_settings(place, text)
         try:
             return cls.model_validate({"name": name, **settings})
         except ValidationError as error:
@@ -77,6 +63,45 @@ class Alternative(Options):
 
 
 KEYS = tuple(each for each in Alternative.model_fields if each != "name")
+
+
+def _read_name(place: str, text: str) -> str:
+    """Return the name before the colon. Without a colon, a single word is a name."""
+    name, colon, _ = text.partition(":")
+    name = name.strip()
+    if not colon and (len(name.split()) > 1 or not _NAME.fullmatch(name)):
+        # A prompt without a name would be taken for a name, and the wrong prompt paid for.
+        raise SettingsError(
+            f"{place}: accepted: {_FORM}, or one word as a NAME; given {quote(text)}, without a "
+            f"colon; write {quote(f'name: {text.strip()}')}"
+        )
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{place}: accepted: {_FORM}, with a NAME of 1 to 40 letters, digits, spaces and _ . "
+            f"-, which begins with a letter or digit; given {quote(text)}"
+        )
+    return name
+
+
+def _read_settings(place: str, text: str) -> dict[str, str]:
+    """Return what follows the colon, by key."""
+    settings: dict[str, str] = {}
+    for part in filter(None, (each.strip() for each in _NEXT.split(text.partition(":")[2]))):
+        found = _SETTING.match(part)
+        key, value = (found[1], part[found.end() :]) if found else ("prompt", part)
+        if key not in KEYS:
+            way_out = (
+                "in a prompt, use a comma in place of the semicolon before it"
+                if settings
+                else f"if it is a prompt, write {quote(f'prompt={part}')}"
+            )
+            accepted = f"the keys {', '.join(KEYS)}"
+            raise SettingsError(f"{place}: accepted: {accepted}; given {quote(part)}; {way_out}")
+        if key in settings or not value:
+            accepted = f"a value once for each of {', '.join(KEYS)}"
+            raise SettingsError(f"{place}: accepted: {accepted}; given {quote(part)}")
+        settings[key] = value
+    return settings
 
 
 def _field(number: str, example: str = "") -> str:

@@ -34,7 +34,7 @@ texts = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=
 prompts = texts.map(str.strip).filter(lambda text: text and "=" not in text)
 alternatives = st.builds(
     Alternative,
-    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True),
+    name=st.text("aZ7öß漢_.-", max_size=20).map(lambda more: f"é{more}"),
     prompt=st.none() | prompts,
     variant=st.none() | st.sampled_from(["mini", "toy", "s3://b/v"]),
     steps=st.none() | st.integers(1, 200),
@@ -56,6 +56,8 @@ def test_the_first_value_without_a_key_is_the_prompt() -> None:
     assert alternative(" oak : on oak; with a plant, at dawn: soft ; steps = 8") == expected
     assert alternative("oak") == Alternative(name="oak")
     assert alternative("oak:").text == "as given"
+    assert alternative("größer: on oak") == Alternative(name="größer", prompt="on oak")
+    assert alternative("tea: prompt=E=mc2 on a cup").prompt == "E=mc2 on a cup"
 
 
 @given(alternatives)
@@ -67,8 +69,12 @@ def test_an_alternative_is_read_as_it_is_written(each: Alternative) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (": on oak", "a name of at most 40 letters"),
-        ("a" * 41, "a name of at most 40 letters"),
+        (": on oak", "a NAME of 1 to 40 letters"),
+        (f"{'a' * 41}: x", "a NAME of 1 to 40 letters"),
+        ("on oak", "or one word as a NAME; given 'on oak', without a colon; write 'name: on oak'"),
+        ("steps=8", "without a colon; write 'name: steps=8'"),
+        ("tea: E=mc2 on a cup", "if it is a prompt, write 'prompt=E=mc2 on a cup'"),
+        ("tea: on oak; iso=100", "use a comma in place of the semicolon"),
         ("oak: stepz=8", "accepted: the keys prompt, variant, steps, speed, auto_mask, seed"),
         ("oak: name=x", "accepted: the keys prompt"),
         ("oak: on oak; prompt=on pine", "a value once for each of"),
@@ -80,7 +86,7 @@ def test_an_alternative_is_read_as_it_is_written(each: Alternative) -> None:
         ("oak: auto_mask=magic", "'u2net'"),
     ],
     ids=[
-        "no-name", "long-name", "key", "name-as-key", "twice", "empty", "word", "many", "negative",
+        "no-name", "long-name", "no-colon", "no-name-but-key", "equation", "later-key", "key", "name-as-key", "twice", "empty", "word", "many", "negative",
         "speed", "mask",
     ],
 )  # fmt: skip
