@@ -24,10 +24,10 @@ from ace_tasks.catalog.files import open_catalog
 from ace_tasks.catalog.readers.packed import is_packed
 from ace_tasks.catalog.sources.feed_links import FeedLinks, FeedPicture, check_feed
 from ace_tasks.catalog.sources.prefixes import FEEDS, suffix_of
-from ace_tasks.errors import A_PERSON_DECIDES, CatalogError, NotFound, SettingsError
-from ace_tasks.provenance.keys import catalog_key, failure_key, record_key
+from ace_tasks.errors import CatalogError, NotFound, SettingsError
+from ace_tasks.provenance.keys import catalog_key, record_key
 from ace_tasks.provenance.ownership import PictureKey
-from ace_tasks.provenance.record import Failure, Record
+from ace_tasks.provenance.record import Record
 from ace_tasks.provenance.xmp.source_type import after_edit, by_a_model
 from ace_tasks.runs.feed_note import FeedNote, read_note, sha256_of
 from ace_tasks.runs.feed_rows import NOT_IN_RUN, FeedRows, FoundRow, MissingRow
@@ -35,7 +35,7 @@ from ace_tasks.runs.history import NEWEST, newest_run
 from ace_tasks.runs.new_files import NewFiles, check_outside
 from ace_tasks.runs.public_links import PublicLinks
 from ace_tasks.runs.results import no_formula
-from ace_tasks.runs.row_pictures import download_results, row_pictures
+from ace_tasks.runs.row_pictures import decided_since, download_results, row_pictures
 from ace_tasks.specs import quote
 from ace_tasks.store import Store, is_s3, join_uri
 
@@ -286,13 +286,8 @@ class FeedOut:
 
     def _reason(self, row: MissingRow) -> str:
         """Return the reason as a code. A person may have decided about a picture since the run."""
-        if row.item_id is None or row.reason not in A_PERSON_DECIDES:
-            return row.reason
-        try:
-            uri = join_uri(self._output, failure_key(row.item_id))
-            return Failure.model_validate_json(self._outputs.get(uri)).code
-        except (NotFound, ValidationError):
-            return row.reason
+        since = decided_since(self._outputs, self._output, row.item_id, row.reason)
+        return since.code if since else row.reason
 
 
 def _cell(text: str) -> str:

@@ -45,7 +45,8 @@ class NewFiles:
             )
         if not self.overwrite and self._exists(uri):
             raise SettingsError(
-                f"to: accepted: a place without {quote(name)}, or overwrite; {quote(uri)} exists"
+                f"to: accepted: a place without {quote(name)}, or overwrite (--overwrite); "
+                f"{quote(uri)} exists"
             )
 
     def _exists(self, uri: str) -> bool:

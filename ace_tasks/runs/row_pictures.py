@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ace_tasks.errors import NotFound, SettingsError
+from pydantic import ValidationError
+
+from ace_tasks.errors import A_PERSON_DECIDES, NotFound, SettingsError
 from ace_tasks.plan.item_ids import ItemIds
 from ace_tasks.plan.resume import recorded
-from ace_tasks.provenance.keys import results_key
+from ace_tasks.provenance.keys import failure_key, results_key
+from ace_tasks.provenance.record import Failure
 from ace_tasks.runs.published import FinishedPicture, FinishedPictures, finished_pictures
 from ace_tasks.runs.results import Result, read_results
 from ace_tasks.specs import quote
@@ -52,6 +55,21 @@ def row_pictures(
     since = recorded(store, output_uri, ItemIds(each for each in none if each))
     with finished_pictures(store, output_uri, since, scratch) as pictures:
         yield (_look_up(each, pictures) for each in read_results(results))
+
+
+def decided_since(
+    store: Store, output_uri: str, item_id: str | None, reason: str
+) -> Failure | None:
+    """Return an item's failure as it is now, if it is of a kind that a person decides about.
+
+    `reason` is its code in the run's results, which may be older than the decision.
+    """
+    if item_id is None or reason not in A_PERSON_DECIDES:
+        return None
+    try:
+        return Failure.model_validate_json(store.get(join_uri(output_uri, failure_key(item_id))))
+    except (NotFound, ValidationError):
+        return None
 
 
 def _look_up(result: Result, since: FinishedPictures) -> RowPicture:

@@ -25,13 +25,19 @@ from ace_tasks.runs.history import NEWEST, newest_run
 from ace_tasks.runs.new_files import check_outside
 from ace_tasks.runs.published import FinishedPicture
 from ace_tasks.runs.results import count_results
-from ace_tasks.runs.row_pictures import RowPicture, download_results, row_pictures
+from ace_tasks.runs.row_pictures import (
+    RowPicture,
+    decided_since,
+    download_results,
+    row_pictures,
+)
 from ace_tasks.specs import quote
 from ace_tasks.store import Store, is_s3, join_uri
 from ace_tasks.wording import counted
 
 _THREADS = 16
 _AT_ONCE = 256  # rows handed to the threads together
+_EXISTS = "exists with another content; --overwrite replaces it"
 _ROW_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 How = Literal["written", "there_before", "none"]
@@ -131,11 +137,14 @@ class TakeOut:
             while batch := list(islice(named, _AT_ONCE)):
                 yield from pool.map(self._take, batch)
 
-    def _name(self, row: RowPicture) -> tuple[str, FinishedPicture] | Taken:
-        """Return the file name and the picture of a row, or the reason why it has none."""
+    def _name(self, row: RowPicture) -> tuple[str, FinishedPicture] | RowPicture | Taken:
+        """Return the file name and the picture of a row, or why it has none.
+
+        That is a result, or a row without a picture.
+        """
         row_id, picture = row.row_id, row.picture
         if picture is None:
-            return Taken(row_id, "none", row.reason, row.detail)
+            return row
         key = PictureKey.at(picture.uri)
         if key is None or not is_s3(picture.uri) or not _ROW_ID.fullmatch(row_id or ""):
             detail = f"accepted: a picture of ours and a row's id; given {quote(picture.uri)}"
@@ -146,12 +155,14 @@ class TakeOut:
             return Taken(row_id, "none", "name_taken", detail)
         return name, picture
 
-    def _take(self, each: tuple[str, FinishedPicture] | Taken) -> Taken:
+    def _take(self, each: tuple[str, FinishedPicture] | RowPicture | Taken) -> Taken:
         if isinstance(each, Taken):
             return each
+        if isinstance(each, RowPicture):
+            return self._without(each)
         name, picture = each
         row_id = name.rpartition(".")[0]
-        taken = Taken(row_id, "none", "name_taken", f"{name} exists with another content")
+        taken = Taken(row_id, "none", "name_taken", f"{name} {_EXISTS}")
         there = self._target.sha256_of(name)
         if there == picture.sha256:
             return Taken(row_id, "there_before")
@@ -165,6 +176,11 @@ class TakeOut:
             detail = f"{picture.uri}: accepted: SHA-256 {picture.sha256}; given {sha256}"
             return Taken(row_id, "none", "picture_changed", detail)
         return Taken(row_id, "written") if self._target.write(name, data) else taken
+
+    def _without(self, row: RowPicture) -> Taken:
+        since = decided_since(self._store, self._output_uri, row.item_id, row.reason)
+        reason, detail = (since.code, since.message) if since else (row.reason, row.detail)
+        return Taken(row.row_id, "none", reason, detail)
 
 
 class FolderTarget:

@@ -42,6 +42,7 @@ _PLACES = (
     "samples",
     "report",
     "audit",
+    "page",
     "open",
 )
 _FEED_PLACES = ("feed", "ai_pictures", "kept_links")
@@ -158,7 +159,7 @@ def _report(state: Any, *, as_json: bool) -> None:
         print_table(summary.get("table", []))
         for name in _PLACES + _FEED_PLACES:
             if summary.get(name):
-                out.print(f"  {name:11}{line(summary[name])}")
+                out.print(f"  {name:12}{line(summary[name])}")
         raise SystemExit(code)
     prefix = "Flow run encountered an exception: "
     err.print(f"[red]stopped[/red]: {line(message.removeprefix(prefix))}")

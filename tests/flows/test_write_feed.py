@@ -69,7 +69,7 @@ def rows_of(text: bytes) -> list[dict[str, str]]:
 
 
 def test_a_feed_comes_out_with_the_pictures_that_a_person_wants(
-    store: Store, prefix: str, feed: str
+    store: Store, prefix: str, feed: str, tmp_path: Path
 ) -> None:
     """All are held back: one is promoted, one is discarded, and about one nobody has decided."""
     summary = restyle(feed, prefix, review_below=1.0)
@@ -77,6 +77,12 @@ def test_a_feed_comes_out_with_the_pictures_that_a_person_wants(
     ids = [each["id"] for each in map(json.loads, _lines(store, prefix, summary))]
     review_run(f"{prefix}/out", summary.run_id, promote=ids[0], discard=ids[1])
 
+    copied = ace_here("pictures", f"{prefix}/out", str(tmp_path), "--json")
+    assert json.loads(copied.stdout)["without"] == {
+        "discarded": 1,
+        "source_missing": 1,
+        "needs_review": 1,
+    }
     state = write(prefix, f"{prefix}/new")
     assert state.name == "LinksKept", state.message
     data = state.result()
@@ -137,6 +143,7 @@ def test_a_changed_feed_is_refused_and_a_newer_one_gets_the_pictures_that_it_sti
     ended = feed_command("--source", feed)
     assert ended.returncode == 0, ended.stderr
     assert "pictures with a new link: 3, by a model: 3; with their old link: 0" in ended.stdout
+    assert f"ai_pictures {tmp_path / 'ai-pictures.csv'}" in ended.stdout
     written = gzip.decompress((tmp_path / "shop.csv.gz").read_bytes()).decode()
     expected = newer.replace(f"{CDN}/in/3.png", f"{CDN}/by-row/hat.png")
     expected = expected.replace(f"{CDN}/in/1.png?v=1", f"{CDN}/by-row/mug.png")
@@ -146,7 +153,7 @@ def test_a_changed_feed_is_refused_and_a_newer_one_gets_the_pictures_that_it_sti
 
     ended = feed_command("--source", feed)
     assert ended.returncode == 2
-    assert "accepted: a place without 'shop.csv.gz', or overwrite" in ended.stderr
+    assert "accepted: a place without 'shop.csv.gz', or overwrite (--overwrite)" in ended.stderr
     assert feed_command("--source", feed, "--overwrite").returncode == 0
     store.delete(f"{prefix}/out/{feed_key(run.run_id)}")
     assert "has no note of its feed" in feed_command("--overwrite").stderr

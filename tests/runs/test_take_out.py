@@ -162,6 +162,7 @@ def test_a_copy_that_was_cut_goes_on_and_overwrites_nothing_unasked(
     account = take(store, output, to)
     assert account.by_how == {"written": 2, "there_before": 1, "none": 1}
     assert account.without == {"name_taken": 1}
+    assert "--overwrite replaces it" in "\n".join(account.lines())
     assert read(store, to, "b.png") == b"my own"
     assert take(store, output, to, overwrite=True).by_how == {"written": 1, "there_before": 3}
     assert read(store, to, "b.png") == content(1)
