@@ -39,14 +39,16 @@ class Planned:
     before: FinishedItems
     standings: np.ndarray  # bytes: the `Standing` of each row, in the plan's order
     rows_to_do: int  # includes those that share a picture
+    rows_failed_before: int  # likewise
 
     @classmethod
     def of(cls, files: PlanFiles, counts: PlanCounts, before: FinishedItems) -> Planned:
         standings, outline = _standings(before), before.outline
-        is_open = np.zeros(len(outline.item_ids), bool)
-        is_open[outline.items[standings == Standing.TO_DO]] = True
-        rows_to_do = int(is_open[outline.items].sum())
-        return cls(files, counts, before, standings, rows_to_do)
+        rows_to_do, rows_failed_before = (
+            _rows_of(outline, standings == each)
+            for each in (Standing.TO_DO, Standing.FAILED_BEFORE)
+        )
+        return cls(files, counts, before, standings, rows_to_do, rows_failed_before)
 
     @property
     def rows(self) -> int:
@@ -76,6 +78,13 @@ class Planned:
         starts = range(0, len(self.standings), _AT_ONCE)
         parts = (self.standings[start : start + _AT_ONCE].tolist() for start in starts)
         yield from zip(rows, map(Standing, chain.from_iterable(parts)), strict=True)
+
+
+def _rows_of(outline: Outline, chosen: np.ndarray) -> int:
+    """Return how many rows have an item of a chosen row, which several may share."""
+    is_chosen = np.zeros(len(outline.item_ids), bool)
+    is_chosen[outline.items[chosen]] = True
+    return int(is_chosen[outline.items].sum())
 
 
 def _standings(before: FinishedItems) -> np.ndarray:

@@ -70,9 +70,11 @@ def edit_items(run: Run, planned: Planned) -> RunResults:
 
 
 def _headline(planned: Planned) -> str:
-    counts, to_do = planned.counts, planned.rows_to_do
+    counts, to_do, failed = planned.counts, planned.rows_to_do, planned.rows_failed_before
+    done = counts.planned - to_do - failed
     return (
-        f"{counted(planned.rows, 'row')}: {counts.planned - to_do:,} done before, {to_do:,} to do"
+        f"{counted(planned.rows, 'row')}: {done:,} done before, {to_do:,} to do"
+        + (f", {failed:,} failed before" if failed else "")
         + (f", {counts.rejected:,} rejected" if counts.rejected else "")
         + (f", {counts.forgotten:,} forgotten" if counts.forgotten else "")
     )

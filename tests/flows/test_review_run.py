@@ -19,6 +19,7 @@ from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
 from flows.review_run import review_run
+from flows.ui.tables import listening
 from tests.support.grouped import grouped
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
@@ -94,7 +95,10 @@ def test_what_a_run_held_back_is_shown_promoted_and_discarded(
     assert listed(store, prefix, "images") == [record.output.uri]
     assert record.review is not None
     assert record.review.promoted_by
-    _, after = edit(catalog, prefix, candidates=2)
+    headlines: list[str] = []
+    with listening(lambda moment: headlines.append(moment.headline)):
+        _, after = edit(catalog, prefix, candidates=2)
+    assert "3 rows: 2 done before, 0 to do, 1 failed before" in headlines
     assert (after.done_before, after.failed_before) == (2, 1)
     assert after.by_error == {"discarded": 1}
 
