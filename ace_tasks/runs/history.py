@@ -81,7 +81,7 @@ def past_run(store: Store, output_uri: str, run_id: str) -> PastRun:
     for each in _runs(store, output_uri, join_uri(output_uri, f"runs/{run_id}/")):
         if each.run_id == run_id:
             return each
-    raise _no_summary(output_uri, run_id)
+    raise no_summary(output_uri, run_id)
 
 
 def _runs(store: Store, output_uri: str, prefix_uri: str) -> Iterator[PastRun]:
@@ -103,7 +103,7 @@ def _past_run(store: Store, output_uri: str, run_id: str, files: dict[str, Objec
     # A run that was refused and then retried has written a new plan, so its ending is outdated.
     planned_at = written.get("plan.parquet", began_at)
     if "ending.json" in files and written["ending.json"] >= planned_at:
-        return PastRun(run_id, began_at, ending=_find_ending(store, output_uri, run_id))
+        return PastRun(run_id, began_at, ending=find_ending(store, output_uri, run_id))
     return PastRun(run_id, began_at)
 
 
@@ -128,7 +128,7 @@ def read_summary(store: Store, output_uri: str, run_id: str) -> Summary:
     """Return the summary of a run. Raises SettingsError if it has none that can be read."""
     summary = find_summary(store, output_uri, run_id)
     if summary is None:
-        raise _no_summary(output_uri, run_id, _find_ending(store, output_uri, run_id))
+        raise no_summary(output_uri, run_id, find_ending(store, output_uri, run_id))
     return summary
 
 
@@ -141,7 +141,8 @@ def find_summary(store: Store, output_uri: str, run_id: str) -> Summary | None:
         return None
 
 
-def _find_ending(store: Store, output_uri: str, run_id: str) -> Ending | None:
+def find_ending(store: Store, output_uri: str, run_id: str) -> Ending | None:
+    """Return how a run without a summary ended, or None if that is not known."""
     try:
         body = store.get(join_uri(output_uri, ending_key(run_id)))
         return Ending.model_validate_json(body)
@@ -155,7 +156,13 @@ def write_ending(store: Store, output_uri: str, ending: Ending) -> None:
     store.put(join_uri(output_uri, ending_key(ending.run_id)), body, "application/json")
 
 
-def _no_summary(output_uri: str, run_id: str, ending: Ending | None = None) -> SettingsError:
+def no_summary(output_uri: str, run_id: str, ending: Ending | None = None) -> SettingsError:
+    """Return the error for a run that has edited nothing itself, or has not ended."""
+    if ending is not None and ending.state == "Compared":
+        return SettingsError(
+            f"run: accepted: a run that edited its rows; given {run_id} under {output_uri}, a "
+            f"comparison, whose alternatives are runs of their own; {ending.line}"
+        )
     if ending is not None:
         return SettingsError(
             f"run: accepted: a run that edited its rows; given {run_id} under {output_uri}, "

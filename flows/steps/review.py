@@ -18,6 +18,7 @@ from ace_tasks.plan import plan_file
 from ace_tasks.provenance.keys import plan_key, results_key, review_report_key
 from ace_tasks.runs import decisions
 from ace_tasks.runs.decisions import ReviewDecision
+from ace_tasks.runs.history import find_ending, no_summary
 from ace_tasks.runs.report.cards import Entry
 from ace_tasks.runs.report.pages import PAGE_ITEMS, DecisionPanel, Sheet
 from ace_tasks.runs.results import Result, items_to_review
@@ -66,6 +67,8 @@ def _held_rows(outputs: Store, output: str, run_id: str) -> dict[str, str]:
         results = outputs.get(join_uri(output, results_key(run_id, "parquet")))
     except NotFound:
         trial = Trial.read(outputs, output, run_id)
+        if trial is None and (ending := find_ending(outputs, output, run_id)):
+            raise no_summary(output, run_id, ending) from None
         if trial is None:
             raise SettingsError(
                 f"run: {run_id} has no results under {output}: there is no such run, or it was cut "
