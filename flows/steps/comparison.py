@@ -83,7 +83,7 @@ class ComparedRun:
             command=self.whole.command_line(),
             deployment=self.whole.deployment.partition("/")[0],
             parameters=json.dumps(parameters, indent=1, ensure_ascii=False),
-            forms=form.both_filled(parameters) if form else {},
+            forms=form.both_filled(parameters, self.name) if form else {},
         )
 
     def take(self, edited: RunResults, summary: Summary) -> None:
@@ -247,11 +247,15 @@ def _column(comparison: Comparison, each: ComparedRun) -> Column:
 
 
 def _price(comparison: Comparison, column: Column) -> str:
-    """Return for a person what the rest of the catalog would take."""
+    """Return for a person what the rest of the catalog would take, at most.
+
+    How many of the others an earlier run has made is not counted, because that takes a plan of the
+    whole catalog for each alternative.
+    """
     seconds = [seconds_of(each) for each in column.records]
     price = comparison.run.environment.price_per_hour
     found = Estimate.measured(comparison.left, seconds, price)
-    more = counted(comparison.left, "more picture")
+    more = f"at most {counted(comparison.left, 'more picture')}"
     if found.replica_hours is None:
         return f"{more}: {found.summary}"
     cost = "" if found.cost is None else f", cost {found.cost:.2f}"
@@ -278,6 +282,7 @@ def _finish(comparison: Comparison) -> State[Any]:
     get_run_logger().info("%s; %s", line, report)
     data = {
         "report": report,
+        "page": comparison.sheet.link,
         "open": without_user(flow_run.ui_url),
         "table": table,
         "alternatives": list(_data(comparison)),

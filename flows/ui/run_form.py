@@ -34,12 +34,13 @@ class RunForm:
         """Return the address of the classic form, filled in."""
         return self.classic + quote(quote(json.dumps(parameters), safe=""), safe="")
 
-    def both_filled(self, parameters: Mapping[str, Any]) -> dict[str, str]:
+    def both_filled(self, parameters: Mapping[str, Any], wanted: str) -> dict[str, str]:
         """Return the addresses of both forms, filled in, each with a text for its link.
 
-        Return none if they are longer than servers and proxies take.
+        `wanted` names what they start. Return none if they are longer than servers and proxies
+        take.
         """
-        name = "Open the form of the whole run"
+        name = f"Open the form for {wanted}"
         forms = {
             f"{name}, filled in": self.filled(parameters),
             f"{name} in Prefect's new UI, filled in": self.v2

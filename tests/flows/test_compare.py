@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -23,6 +24,7 @@ from flows.audit_run import audit_run
 from flows.compare import compare
 from flows.edit_catalog import edit_catalog
 from flows.restyle_catalog import restyle_catalog
+from flows.review_run import review_run
 from tests.support.grouped import grouped
 
 pytestmark = pytest.mark.usefixtures("replicas_here")
@@ -57,6 +59,11 @@ def test_the_whole_run_finds_the_pictures_of_the_chosen_alternative_done(
     data = state.result()
     assert len(records(store, prefix)) == 2
     before = {each.uri for each in store.list(f"{prefix}/out/images/")}
+
+    assert "Choose slow" in httpx.get(data["page"]).text
+    (comparison,) = (each.run_id for each in past_runs(store, f"{prefix}/out") if each.ending)
+    asked = review_run(f"{prefix}/out", comparison, return_state=True)
+    assert "a comparison, whose alternatives are runs of their own" in asked.message
 
     chosen = data["alternatives"][1]
     assert chosen["name"] == "slow"
@@ -95,8 +102,8 @@ def test_what_was_compared_is_known_afterwards(store: Store, prefix: str, source
 
     page = store.get(f"{prefix}/out/{report_key(whole.run_id)}").decode()
     assert page.count('alt="oak of ') == page.count('alt="source of ') == 2
-    assert "ace-catalog restyle" in page
-    assert re.search(r"2 more pictures: about \d+ s of a replica", page)
+    assert "<span>restyle</span>" in page
+    assert re.search(r"at most 2 more pictures: about \d+ s of a replica", page)
 
     lost = next(each for each in records(store, prefix) if each.spec["prompt"] == "on oak")
     store.delete(f"{prefix}/out/{record_key(lost.item_id)}")

@@ -255,7 +255,7 @@ def test_a_comparison_is_chosen_by_its_link_and_its_pictures_count_as_done(
     sheet = page.context.new_page()
     watched = Watched(sheet)
     sheet.goto(str(link.get_attribute("href")))
-    assert sheet.get_by_role("row").count() == 1 + 2 + 1
+    assert sheet.get_by_role("row").count() == 1 + 1 + 2 + 1
     assert sheet.get_by_role("columnheader").count() == 4
     assert sheet.get_by_alt_text("oak of ").count() == 2
     screenshot(sheet, "compare-1-page")
@@ -263,7 +263,7 @@ def test_a_comparison_is_chosen_by_its_link_and_its_pictures_count_as_done(
     choice = sheet.get_by_role("region", name="Choose oak")
     assert "--prompt 'on oak'" in choice.inner_text()
     assert watched.complaints == []
-    for ui, name in (("v2", "in Prefect's new UI, filled in"), ("classic", "run, filled in")):
+    for ui, name in (("v2", "in Prefect's new UI, filled in"), ("classic", "oak, filled in")):
         form = choice.get_by_role("link", name=name).get_attribute("href")
         page.goto(str(form))
         expected = {"source": f"{prefix}/in", "output": f"{prefix}/out", "prompt": "on oak"}

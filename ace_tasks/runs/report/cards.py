@@ -118,9 +118,14 @@ def _kept_candidates(record: Record | None, album: Thumbnails) -> Iterator[Figur
 
 def score_line(scores: Scores) -> str:
     """Return scores as a sheet shows them."""
-    single = scores.model_dump(exclude={"total"}, exclude_none=True)
-    parts = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in single.items())
+    parts = single_scores(scores)
     return f"score {scores.total:.2f}" + (f" · {parts}" if parts else "")
+
+
+def single_scores(scores: Scores) -> str:
+    """Return the scores that make up the total, on one line."""
+    single = scores.model_dump(exclude={"total"}, exclude_none=True)
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in single.items())
 
 
 def _explained(scores: Scores) -> Facts:

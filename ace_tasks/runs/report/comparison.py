@@ -10,7 +10,7 @@ from typing import Any
 
 from ace_tasks.provenance.record import Record, Scores
 from ace_tasks.runs.report.assets import style_and_script, template
-from ace_tasks.runs.report.cards import Entry, make_card, score_line
+from ace_tasks.runs.report.cards import Entry, make_card, single_scores
 from ace_tasks.runs.report.pages import PageLink
 from ace_tasks.runs.report.thumbnails import Blank, Thumbnails
 from ace_tasks.settings import ImageLimits
@@ -73,11 +73,16 @@ class Column:
         return {
             "name": self.name,
             "settings": self.settings,
-            "scores": score_line(self.scores) if self.scores else "no score",
+            "scores": _scores(self.scores),
             "seconds": f"{self.seconds:.2f} s a picture" if self.seconds else "no picture yet",
             "failed": f"{counted(failed, 'row')} without a picture" if failed else "",
             "whole": self.whole,
         }
+
+
+def _scores(scores: Scores | None) -> dict[str, Any] | None:
+    """Return scores as the template shows them, single ones folded."""
+    return {"total": scores.total, "single": single_scores(scores)} if scores else None
 
 
 def mean_scores(scores: Iterator[Scores]) -> Scores | None:
@@ -121,7 +126,7 @@ class ComparisonPage:
         yield (
             template("comparison.html.j2")
             .render(
-                **style_and_script(),
+                **style_and_script("comparison.js"),
                 title=self.title,
                 facts=self.facts,
                 heads=[each.head() for each in self.columns],
@@ -141,11 +146,17 @@ class ComparisonPage:
         if entry is None:
             why = column.rejects.get(row_id)
             picture = Blank.NONE if why else Blank.NOT_YET
-            return {"picture": picture, "status": "rejected" if why else "", "notes": [why or ""]}
+            return {
+                "picture": picture,
+                "status": "rejected" if why else "",
+                "notes": [why or ""],
+                "scores": None,
+            }
         card = make_card(entry, album, self.output_uri)
         pictures = dict(card["pictures"])
         return {
             "picture": pictures.get("after", Blank.NONE),
             "status": "" if entry.result.status in {"done", "done_before"} else card["status"],
-            "notes": [card["error"] or "", card["hints"] or "", card["scores"] or ""],
+            "notes": [card["error"] or "", card["hints"] or ""],
+            "scores": _scores(entry.record.scores) if entry.record else None,
         }

@@ -3,6 +3,7 @@ reach or carry out a choice on a phone, in the dark, or from a file on disk."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def column(folder: Path, name: str, made: int, **more: Any) -> Column:
         command=f"ace-catalog restyle s3://shop/in s3://shop/out --prompt '{PROMPT}' --steps 8",
         deployment="restyle-catalog",
         parameters='{\n "source": "s3://shop/in"\n}',
-        forms={"Open the form of the whole run, filled in": "https://ui.example/form?a=1"},
+        forms={f"Open the form for {name}, filled in": "https://ui.example/form?a=1"},
     )
     return Column(name, f"prompt={PROMPT}", "run-1", choice, entries=entries, **more)
 
@@ -60,18 +61,21 @@ def page(folder: Path) -> str:
 
 def test_a_row_is_a_row_and_an_alternative_a_column(tmp_path: Path) -> None:
     html = page(tmp_path)
-    assert html.count('<th scope="row">') == ROWS
+    assert html.count('<th scope="row">') == ROWS + 2
     assert html.count('<th scope="col">') == 7
-    assert html.count("<td>") == 6 * (ROWS + 1) + 1
+    assert html.count("<td>") == 6 * (ROWS + 2)
     assert 'alt="oak of mug-2"' in html
     assert html.count("not made yet") == 2 * 4 * ROWS
     assert "1 row without a picture" in html
     assert "1.50 s a picture" in html
     assert "prompt: too long" in html
+    assert html.count("<details><summary>scores</summary>") == 2 * ROWS - 3 + 2
+    assert html.count("<span>no score</span>") == 4
     assert "120 more pictures: about 3 min of a replica, cost 0.10" in html
     for text in HOSTILE.values():
         assert text not in html or not set(text) & set("<>&'\"")
-    assert "script-src &#39;none&#39;" in html
+    assert "script-src &#39;sha256-" in html
+    assert html.count("Open the form for oak, filled in") == 1
 
 
 def test_means_are_of_the_pictures_that_have_a_score() -> None:
@@ -95,6 +99,8 @@ def test_everybody_can_read_and_reach_it(
     open_page: OpenPage, device: dict[str, Any], scheme: str
 ) -> None:
     shown = open_page("report.html", color_scheme=scheme, **device)
+    from playwright.sync_api import expect
+
     table = shown.get_by_role("region", name="Pictures, row by row")
     table.focus()  # the keyboard scrolls it sideways
     screenshot(shown, f"comparison-{'phone' if device else 'desk'}-{scheme}")
@@ -108,10 +114,36 @@ def test_everybody_can_read_and_reach_it(
             "all => all.map(each => each.getBoundingClientRect()).filter(box => box.height < 16)"
         )
         assert small == []
+    table.evaluate("each => each.scrollTo(90, 0)")
+    shown.get_by_role("rowheader", name="mug-3").scroll_into_view_if_needed()
+    frame, head, source = (
+        each.bounding_box()
+        for each in (
+            table,
+            shown.get_by_role("columnheader", name="marble"),
+            shown.get_by_role("rowheader", name="mug-3"),
+        )
+    )
+    assert frame
+    assert head
+    assert source
+    assert abs(head["y"] - frame["y"]) <= 2
+    assert abs(source["x"] - frame["x"]) <= 2
+    middle = [source["x"] + 0.9 * source["width"], source["y"] + 20]
+    on_top = "([x, y]) => document.elementFromPoint(x, y).closest('th')?.textContent ?? ''"
+    assert "mug-3" in shown.evaluate(on_top, middle)  # no picture covers it
     shown.get_by_role("link", name="Choose oak").click()
     assert shown.url.endswith("#choose-2")
-    command = shown.get_by_role("region", name="Choose oak").get_by_text("ace-catalog restyle")
+    section = shown.get_by_role("region", name="Choose oak")
+    command = section.get_by_text("ace-catalog restyle")
     assert "<img" in command.inner_text()
+    rows = [each for each in command.locator("span").all() if each.inner_text() == "--steps"]
+    assert [len(each.evaluate("each => [...each.getClientRects()]")) for each in rows] == [1]
+    section.get_by_role("button", name="Copy the command").press("Enter")
+    copied = re.compile(r"^(Copied\.|The command is selected: copy it\.)$")
+    expect(section.get_by_role("status")).to_have_text(copied)
+    section.get_by_role("link", name="Back to the pictures").click()
+    assert shown.url.endswith("#rows")
     watched: Watched = shown.watched  # type: ignore[attr-defined]
     assert watched.complaints == []
     assert [each for each in watched.requests if not each.startswith(("data:", "file:"))] == []
