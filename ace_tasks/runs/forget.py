@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.plan import plan_file
-from ace_tasks.provenance.keys import failure_key, record_key
+from ace_tasks.provenance.keys import PARTS, failure_key, part_run_id, record_key
 from ace_tasks.provenance.ownership import PictureKey, check_is_output
 from ace_tasks.provenance.tombstones import write_tombstones
 from ace_tasks.runs.closure import Closure, find_closure
@@ -186,10 +186,12 @@ class Forget:
         """Return whether a page that stays may have shown a forgotten item before.
 
         While a run works its contact sheet is written over again and again, with the newest rows.
+        The page of a comparison shows the rows of its parts.
         """
         run_id, name = self._run_and_name(uri)
+        shown = {run_id, *(part_run_id(run_id, each) for each in PARTS)}
         is_sheet = name.endswith(".html") and _PAGE.fullmatch(name)
-        return bool(is_sheet) and run_id in deletion.runs and uri not in deletion.pages
+        return bool(is_sheet) and not shown.isdisjoint(deletion.runs) and uri not in deletion.pages
 
     def _run_and_name(self, uri: str) -> tuple[str, str]:
         """Return the run of a file and its name there, or two empty texts if it has no run."""

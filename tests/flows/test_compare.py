@@ -23,6 +23,7 @@ from ace_tasks.store import Store
 from flows.audit_run import audit_run
 from flows.compare import compare
 from flows.edit_catalog import edit_catalog
+from flows.forget import forget
 from flows.restyle_catalog import restyle_catalog
 from flows.review_run import review_run
 from tests.support.grouped import grouped
@@ -144,6 +145,24 @@ def test_two_that_make_the_same_pictures_are_refused_before_anything_is_paid(
     assert records(store, prefix) == []
     endings = [each.ending.state for each in past_runs(store, f"{prefix}/out") if each.ending]
     assert endings == ["Refused"] * 3
+
+
+@pytest.mark.parametrize("what", [pytest.param("source", marks=pytest.mark.thorough), "run"])
+def test_the_page_goes_with_a_picture_that_it_shows(
+    store: Store, prefix: str, source: str, what: str
+) -> None:
+    state = compared(source, prefix, rows=1, limit=2, first=THREE["first"], second=THREE["second"])
+    data = state.result()
+    shown = next(each for each in records(store, prefix) if each.spec["prompt"] == "on oak")
+    assert shown.sources.image
+    wanted = {"source": shown.sources.image.uri, "run": data["alternatives"][1]["run_id"]}
+    page = store.get(data["report"]).decode()
+    assert f"image {shown.sources.image.uri}, " in page
+    assert f"output {shown.output.uri}; " in page
+
+    gone = forget(f"{prefix}/out", delete=True, return_state=True, **{what: wanted[what]})
+    assert gone.name == "Completed", gone.message
+    assert list(store.list(data["report"])) == []
 
 
 def test_rows_of_a_catalog_are_compared_by_mask_and_a_failure_is_a_cell(

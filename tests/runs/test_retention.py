@@ -8,6 +8,7 @@ import csv
 import hashlib
 import html
 import io
+import itertools
 import json
 import re
 import uuid
@@ -20,6 +21,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from ace_tasks.errors import NotFound
+from ace_tasks.provenance.keys import part_run_id
 from ace_tasks.runs.forget import Forget
 from ace_tasks.runs.results import Summary
 from ace_tasks.store import Store, split_uri
@@ -206,6 +208,27 @@ def test_a_page_that_was_written_over_keeps_no_version_that_tells(
     forgotten(prefix, source=f"{prefix}/in/0.png")
     assert (store.get(page), count_versions(page)) == (newest, 1)
     assert count_versions(kept) == versions > 1  # a run that knows nothing of it
+
+
+def test_a_page_of_a_comparison_keeps_no_version_if_a_part_tells(
+    store: Store, prefix: str, picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison that starts again first shows its rows without the pictures of its parts."""
+    keep_versions(split_uri(prefix)[0])
+    comparison = str(uuid.uuid4())
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", part_run_id(comparison, "second"))
+    store.put(f"{prefix}/in/0.png", picture(seed=7050), "image/png")
+    part = edit(prefix, [{"id": "r0", "task": "edit", "image": f"{prefix}/in/0.png"}], store)
+    assert part.run_id == part_run_id(comparison, "second")
+    page, neighbour = (
+        f"{prefix}/out/runs/{each}/report.html" for each in (comparison, uuid.uuid4())
+    )
+    for uri, body in itertools.product((page, neighbour), (b"pictures", b"none yet")):
+        store.put(uri, body, "text/html")
+
+    forgotten(prefix, source=f"{prefix}/in/0.png")
+    assert (store.get(page), count_versions(page)) == (b"none yet", 1)
+    assert count_versions(neighbour) == 2
 
 
 def test_older_versions_go_too(store: Store, object_store: Any) -> None:

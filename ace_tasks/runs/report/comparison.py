@@ -10,11 +10,11 @@ from typing import Any
 
 from ace_tasks.provenance.record import Record, Scores
 from ace_tasks.runs.report.assets import style_and_script, template
-from ace_tasks.runs.report.cards import Entry, make_card, single_scores
+from ace_tasks.runs.report.cards import Entry, Facts, make_card, single_scores
 from ace_tasks.runs.report.pages import PageLink
 from ace_tasks.runs.report.thumbnails import Blank, Thumbnails
 from ace_tasks.settings import ImageLimits
-from ace_tasks.specs import WorkItem
+from ace_tasks.specs import Source, WorkItem
 from ace_tasks.store import Store
 from ace_tasks.wording import counted
 
@@ -139,7 +139,9 @@ class ComparisonPage:
     def _row(self, album: Thumbnails, item: WorkItem) -> dict[str, Any]:
         source = album.source(item.sources.image) if item.sources.image else Blank.NONE
         cells = [self._cell(album, column, item.row_id) for column in self.columns]
-        return {"row_id": item.row_id, "source": source, "cells": cells}
+        planned = {f"source {n}": _planned(each) for n, each in enumerate(item.sources.each(), 1)}
+        where = _line({"item": item.item_id, **planned})
+        return {"row_id": item.row_id, "source": source, "cells": cells, "where": where}
 
     def _cell(self, album: Thumbnails, column: Column, row_id: str) -> dict[str, Any]:
         entry = column.entries.get(row_id)
@@ -151,6 +153,7 @@ class ComparisonPage:
                 "status": "rejected" if why else "",
                 "notes": [why or ""],
                 "scores": None,
+                "where": "",
             }
         card = make_card(entry, album, self.output_uri)
         pictures = dict(card["pictures"])
@@ -159,4 +162,14 @@ class ComparisonPage:
             "status": "" if entry.result.status in {"done", "done_before"} else card["status"],
             "notes": [card["error"] or "", card["hints"] or ""],
             "scores": _scores(entry.record.scores) if entry.record else None,
+            "where": _line(card["facts"]["where"]),
         }
+
+
+def _planned(source: Source) -> str:
+    return f"{source.uri}, sha256 {source.sha256}" if source.sha256 else source.uri
+
+
+def _line(facts: Facts) -> str:
+    """Return facts as one text. A page that names an item or object is found when it is forgotten."""
+    return "; ".join(f"{name} {value}" for name, value in facts.items() if value is not None)

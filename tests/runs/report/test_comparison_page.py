@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ace_tasks.provenance.record import Scores
+from ace_tasks.runs.mentions import Mentions
 from ace_tasks.runs.report.cards import Entry
 from ace_tasks.runs.report.comparison import Choice, Column, ComparisonPage, mean_scores
 from ace_tasks.settings import StoreSettings
@@ -63,7 +64,7 @@ def test_a_row_is_a_row_and_an_alternative_a_column(tmp_path: Path) -> None:
     html = page(tmp_path)
     assert html.count('<th scope="row">') == ROWS + 2
     assert html.count('<th scope="col">') == 7
-    assert html.count("<td>") == 6 * (ROWS + 2)
+    assert html.count("<td") == 6 * (ROWS + 2)
     assert 'alt="oak of mug-2"' in html
     assert html.count("not made yet") == 2 * 4 * ROWS
     assert "1 row without a picture" in html
@@ -76,6 +77,21 @@ def test_a_row_is_a_row_and_an_alternative_a_column(tmp_path: Path) -> None:
         assert text not in html or not set(text) & set("<>&'\"")
     assert "script-src &#39;sha256-" in html
     assert html.count("Open the form for oak, filled in") == 1
+
+
+def test_it_names_whatever_it_shows_so_that_it_goes_when_that_is_forgotten(tmp_path: Path) -> None:
+    html = page(tmp_path)
+    entries = column(tmp_path, "marble", ROWS).entries.values()
+    items = [each.item for each in entries]
+    shown = {source.uri for item in items for source in item.sources.each()}
+    shown |= {item.item_id for item in items}
+    for each in (each.record for each in entries if each.record):
+        assert each.sources.image
+        shown |= {each.output.uri, each.output.sha256, each.sources.image.sha256}
+    assert len(shown) > ROWS
+    for name in shown:
+        assert Mentions(frozenset({name})).in_html(html)
+    assert not Mentions(frozenset({"s3://b/other.png"})).in_html(html)
 
 
 def test_means_are_of_the_pictures_that_have_a_score() -> None:
