@@ -100,11 +100,18 @@ def _past_run(store: Store, output_uri: str, run_id: str, files: dict[str, Objec
     began_at = min(written.values())
     if "summary.json" in files:
         return PastRun(run_id, began_at, summary=find_summary(store, output_uri, run_id))
-    # A run that was refused and then retried has written a new plan, so its ending is outdated.
-    planned_at = written.get("plan.parquet", began_at)
-    if "ending.json" in files and written["ending.json"] >= planned_at:
+    if is_ended(written.get("plan.parquet", began_at), written.get("ending.json")):
         return PastRun(run_id, began_at, ending=find_ending(store, output_uri, run_id))
     return PastRun(run_id, began_at)
+
+
+def is_ended(planned_at: datetime, ended_at: datetime | None) -> bool:
+    """Return whether a run without a summary ended with the plan that it has now.
+
+    The times are those of `plan.parquet` and `ending.json`. A run that ended and is retried writes
+    a new plan, so its ending is outdated.
+    """
+    return ended_at is not None and ended_at >= planned_at
 
 
 def newest_run(store: Store, output_uri: str) -> str:

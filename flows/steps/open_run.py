@@ -47,6 +47,7 @@ from ace_tasks.plan.price import NO_LIMIT, Budget
 from ace_tasks.plan.resume import find_finished
 from ace_tasks.provenance.keys import (
     catalog_key,
+    ending_key,
     feed_key,
     part_run_id,
     plan_key,
@@ -55,7 +56,7 @@ from ace_tasks.provenance.keys import (
     summary_key,
 )
 from ace_tasks.provenance.tombstones import Tombstones
-from ace_tasks.runs.history import Ending, write_ending
+from ace_tasks.runs.history import Ending, is_ended, write_ending
 from ace_tasks.settings import (
     Environment,
     ReviewSettings,
@@ -297,19 +298,26 @@ def plan_catalog(
 
 
 def goes_on(run: Run) -> bool:
-    """Return whether this flow run has a plan and no summary: it was cut short or suspended.
+    """Return whether this flow run has a plan with which it has not ended: it was cut short.
 
     A run that ended and is retried is planned again, since its catalog or sources may be corrected.
     """
-    return _is_there(run, plan_key(run.run_id)) and not _is_there(run, summary_key(run.run_id))
+    planned_at = _written_at(run, plan_key(run.run_id))
+    if planned_at is None or _is_there(run, summary_key(run.run_id)):
+        return False
+    return not is_ended(planned_at, _written_at(run, ending_key(run.run_id)))
 
 
 def _is_there(run: Run, key: str) -> bool:
+    return _written_at(run, key) is not None
+
+
+def _written_at(run: Run, key: str) -> datetime | None:
+    """Return when an object of the run was written, or None if there is none."""
     try:
-        run.outputs.head(run.uri(key))
+        return run.outputs.head(run.uri(key)).modified or datetime.now(UTC)
     except NotFound:
-        return False
-    return True
+        return None
 
 
 def _reload_plan(run: Run, files: PlanFiles, basis: Basis) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -163,6 +164,33 @@ def test_the_page_goes_with_a_picture_that_it_shows(
     gone = forget(f"{prefix}/out", delete=True, return_state=True, **{what: wanted[what]})
     assert gone.name == "Completed", gone.message
     assert list(store.list(data["report"])) == []
+
+
+@pytest.mark.thorough
+def test_a_comparison_that_ended_is_planned_anew_and_a_cut_one_goes_on(
+    store: Store, prefix: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(uuid.uuid4()))
+
+    def again(prompt: str, **parameters: Any) -> Any:
+        row = {"id": "r", "task": "edit", "image": f"{source}/0.png", "prompt": prompt, "steps": 1}
+        store.put(f"{prefix}/rows.jsonl", json.dumps(row).encode(), "text/plain")
+        ways = {"first": "plain", "second": "fast: speed=fast"}
+        given = grouped(compare, variant="toy", whole_run="edit", rows=1, **ways, **parameters)
+        return compare(f"{prefix}/rows.jsonl", f"{prefix}/out", return_state=True, **given)
+
+    def prompts() -> list[str]:
+        return sorted(each.spec["prompt"] for each in records(store, prefix))
+
+    assert again("tried", dry_run=True).name == "Completed"
+    # Less than a picture takes, though the estimate does not know it.
+    monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "1e-9")
+    assert "the run has taken" in again("old", max_replica_hours=1e-7).message
+    assert prompts() == ["old"]
+    assert again("new").name == "Completed"
+    assert prompts() == ["old", "old"]
+    assert again("new").name == "Completed"
+    assert prompts() == ["new", "new", "old", "old"]
 
 
 def test_rows_of_a_catalog_are_compared_by_mask_and_a_failure_is_a_cell(
