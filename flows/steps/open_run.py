@@ -351,16 +351,22 @@ def refusals_noted(run: Run) -> Iterator[None]:
     """Delete the plan of a run that the body refuses for its catalog, settings or price.
 
     So a Retry plans again once they are corrected. The list of rejects stays and says what to correct.
+    A run that has ended before keeps all, since its plan belongs to its results.
     """
     try:
         yield
     except (CatalogError, OutputRefused, OverBudget, SettingsError) as error:
         with suppress(AceError):  # the first error is the one to report
-            for key in (plan_key, catalog_key, feed_key):
-                run.outputs.delete(run.uri(key(run.run_id)))
-            if not isinstance(error, OutputRefused):  # write nothing to a place that is refused
-                end_without_summary(run, "Refused", error=type(error).__name__)
+            if not _is_there(run, summary_key(run.run_id)):
+                _note_refusal(run, error)
         raise
+
+
+def _note_refusal(run: Run, error: AceError) -> None:
+    for key in (plan_key, catalog_key, feed_key):
+        run.outputs.delete(run.uri(key(run.run_id)))
+    if not isinstance(error, OutputRefused):  # write nothing to a place that is refused
+        end_without_summary(run, "Refused", error=type(error).__name__)
 
 
 def end_without_summary(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ace_tasks.errors import SettingsError
-from ace_tasks.provenance.keys import record_key, report_key
+from ace_tasks.provenance.keys import ending_key, plan_key, record_key, report_key
 from ace_tasks.provenance.record import Record
 from ace_tasks.runs.history import newest_run, past_runs
 from ace_tasks.runs.results import Summary
@@ -191,6 +191,26 @@ def test_a_comparison_that_ended_is_planned_anew_and_a_cut_one_goes_on(
     assert prompts() == ["old", "old"]
     assert again("new").name == "Completed"
     assert prompts() == ["new", "new", "old", "old"]
+
+
+def test_a_refused_retry_takes_nothing_from_alternatives_that_ended(
+    store: Store, prefix: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(uuid.uuid4()))
+    first = compared(source, prefix, rows=1, limit=1, first="a: on oak", second="b: on pine")
+    parts = [each["run_id"] for each in first.result()["alternatives"]]
+    for made in records(store, prefix):
+        store.delete(f"{prefix}/out/{record_key(made.item_id)}")
+    monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "3600")
+    refused = compared(
+        source, prefix, rows=1, limit=1, max_replica_hours=1e-7, first="a: on oak", second="b: on pine"
+    )
+    assert "would take about" in refused.message
+    for run_id in parts:
+        assert list(store.list(f"{prefix}/out/{plan_key(run_id)}"))
+        assert not list(store.list(f"{prefix}/out/{ending_key(run_id)}"))
+    states = [each.ending.state for each in past_runs(store, f"{prefix}/out") if each.ending]
+    assert states == ["Refused"]  # the comparison itself
 
 
 def test_rows_of_a_catalog_are_compared_by_mask_and_a_failure_is_a_cell(
