@@ -31,7 +31,8 @@ def sweep(
 ) -> Iterator[Swept]:
     """Yield every picture of ours that no record names, and delete each if `delete` is set.
 
-    With `run_id`, only pictures that this run can have written count, or the parts of this run.
+    With `run_id`, only pictures that this run can have written count. For a comparison they are
+    those that its parts can have written.
     Raises OutputRefused if no run has ever written to the output, SettingsError for a run without a
     plan, and StoreUnavailable.
     """
@@ -43,7 +44,10 @@ def sweep(
 
 
 def _written_by(store: Store, output_uri: str, run_id: str) -> WrittenBy:
-    """Return what a run can have written, and the alternatives if it was a comparison."""
+    """Return what a run can have written, or its parts if it is a comparison.
+
+    The plan of a comparison itself holds its whole catalog, of which it edits nothing.
+    """
     try:
         planned_at = store.head(join_uri(output_uri, plan_key(run_id))).modified
     except NotFound:
@@ -51,11 +55,14 @@ def _written_by(store: Store, output_uri: str, run_id: str) -> WrittenBy:
             f"run: accepted: the id of a run with a plan under {output_uri}; given {quote(run_id)}"
         ) from None
     assert planned_at is not None
-    runs = (run_id, *(part_run_id(run_id, each) for each in PARTS))
+    parts = (part_run_id(run_id, each) for each in PARTS)
     with tempfile.TemporaryDirectory(prefix="ace-sweep-") as scratch:
         path = Path(scratch) / "plan.parquet"
-        item_ids = (_planned_ids(store, output_uri, each, path) for each in runs)
-        return WrittenBy.of(chain.from_iterable(item_ids), planned_at)
+        item_ids = (_planned_ids(store, output_uri, each, path) for each in parts)
+        of_parts = WrittenBy.of(chain.from_iterable(item_ids), planned_at)
+        if of_parts.starts:
+            return of_parts
+        return WrittenBy.of(_planned_ids(store, output_uri, run_id, path), planned_at)
 
 
 def _planned_ids(store: Store, output_uri: str, run_id: str, path: Path) -> Iterator[str]:

@@ -56,7 +56,7 @@ def records(store: Store, prefix: str) -> list[Record]:
 def test_the_whole_run_finds_the_pictures_of_the_chosen_alternative_done(
     store: Store, prefix: str, source: str
 ) -> None:
-    state = compared(source, prefix, rows=1, limit=2, first=THREE["first"], third=THREE["third"])
+    state = compared(source, prefix, rows=1, limit=2, first=THREE["third"], third=THREE["first"])
     assert state.name == "Completed", state.message
     data = state.result()
     assert len(records(store, prefix)) == 2
@@ -67,7 +67,7 @@ def test_the_whole_run_finds_the_pictures_of_the_chosen_alternative_done(
     asked = review_run(f"{prefix}/out", comparison, return_state=True)
     assert "a comparison, whose alternatives are runs of their own" in asked.message
 
-    chosen = data["alternatives"][1]
+    chosen = data["alternatives"][0]
     assert chosen["name"] == "slow"
     whole = restyle_catalog(**chosen["parameters"], return_state=True)
     summary = Summary.model_validate(whole.result())
@@ -80,6 +80,13 @@ def test_the_whole_run_finds_the_pictures_of_the_chosen_alternative_done(
     assert len(after) == 2 + 1  # none was made twice
     assert list(sweep(store, f"{prefix}/out", 0, delete=True)) == []
     assert {each.uri for each in store.list(f"{prefix}/out/images/")} == after
+
+    # The comparison planned this picture, but only the whole run made it.
+    lost = next(each for each in records(store, prefix) if each.run.run_id == summary.run_id)
+    store.delete(f"{prefix}/out/{record_key(lost.item_id)}")
+    assert list(sweep(store, f"{prefix}/out", 0, comparison, delete=True)) == []
+    swept = list(sweep(store, f"{prefix}/out", 0, summary.run_id, delete=False))
+    assert [each.uri for each in swept] == [lost.output.uri]
 
 
 @pytest.mark.thorough
