@@ -23,6 +23,8 @@ WholeRunName = Annotated[
 
 _AT_LEAST = 2
 _NAME = re.compile(r"[^\W_][\w .-]{0,39}")
+# A prompt may have several lines.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SETTING = re.compile(r"\s*([A-Za-z_]+)\s*=\s*")
 # A semicolon ends a value only if another setting follows, so a prompt may hold one.
 _NEXT = re.compile(r"\s*;(?=\s*[A-Za-z_]+\s*=)")
@@ -46,6 +48,10 @@ class Alternative(Options):
 
         Without a key, the first value is the prompt. Raises SettingsError, which names `place`.
         """
+        if _CONTROL.search(text):
+            raise SettingsError(
+                f"{place}: accepted: a text without control characters; given {quote(text)}"
+            )
         name, settings = _read_name(place, text), _read_settings(place, text)
         try:
             return cls.model_validate({"name": name, **settings})

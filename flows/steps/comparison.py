@@ -25,7 +25,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from ace_tasks.engine.session import check_device
-from ace_tasks.errors import CatalogError, SettingsError
+from ace_tasks.errors import SettingsError
 from ace_tasks.plan import plan_file
 from ace_tasks.plan.planned import Planned
 from ace_tasks.plan.price import Estimate
@@ -138,8 +138,8 @@ def compare_runs(
 ) -> State[Any]:
     """Choose rows, plan and price all alternatives, edit one after the other, and show them.
 
-    Raises FatalError before any GPU work for alternatives that make the same pictures, and for a
-    price above the limit. A comparison that was cut short starts again from the top, and finds the
+    Raises FatalError before any GPU work for alternatives that make no picture or the same ones,
+    and for a price above the limit. A comparison that was cut short starts again from the top, and finds the
     pictures that it made.
     """
     if not run.options.dry_run:
@@ -148,12 +148,15 @@ def compare_runs(
         noted.enter_context(refusals_noted(run))
         # First, because a variant that is not there is known at once, and a plan takes its time.
         parts = {place: part_of(run, place, whole.request()) for place, whole in wholes.items()}
-        items, left = _choose(run, next(iter(wholes.values())), rows)
+        place, whole = next(iter(wholes.items()))
+        items, left = _choose(run, alternatives[place], whole, rows)
         compared = []
         for place, part in parts.items():
             noted.enter_context(refusals_noted(part))
             planned = plan_catalog(part, file=_write_rows(part, wholes[place], items))
             compared.append(ComparedRun(alternatives[place], wholes[place], part, planned))
+        for each in compared:
+            _check_valid(each.alternative, each.planned)
         _check_different(compared)
         estimate = Estimate.total([preflight(each.run, each.planned) for each in compared])
         run.budget.check(estimate)
@@ -164,16 +167,17 @@ def compare_runs(
     return _finish(comparison)
 
 
-def _choose(run: Run, whole: WholeRun, rows: int) -> tuple[list[WorkItem], int]:
+def _choose(
+    run: Run, alternative: Alternative, whole: WholeRun, rows: int
+) -> tuple[list[WorkItem], int]:
     """Return a few items of the catalog as a run would plan it, and how many others it has.
 
     They are chosen among all, done or not, so that a later comparison has the same rows.
     """
     file = write_catalog(run, whole.rows(run)) if isinstance(whole, RestyleRun) else None
     planned = plan_catalog(run, file=file)
+    _check_valid(alternative, planned)
     positions = np.flatnonzero(~planned.outline.shares)
-    if not len(positions):
-        raise CatalogError(f"{run.catalog}: it has no valid row to compare; see its rejects")
     items = planned.items_at(stratified(planned.outline, positions, rows))
     get_run_logger().info("comparing on %s", counted(len(items), "row"))
     return items, len(positions) - len(items)
@@ -185,6 +189,19 @@ def _write_rows(part: Run, whole: WholeRun, items: Sequence[WorkItem]) -> Path:
     lines = (json.dumps(whole.row(each), ensure_ascii=False) for each in items)
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
+
+
+def _check_valid(alternative: Alternative, planned: Planned) -> None:
+    """Raise SettingsError if an alternative can make no picture at all."""
+    if planned.counts.planned:
+        return
+    with planned.rejects_path.open(encoding="utf-8") as rejects:
+        first = json.loads(next(rejects))
+    column = f"column {first['field']}: " if first["field"] else ""
+    raise SettingsError(
+        f"alternatives: accepted: those with a valid row; given {quote(alternative.name)}, which "
+        f"has none: {column}{first['reason']}"
+    )
 
 
 def _check_different(compared: Sequence[ComparedRun]) -> None:

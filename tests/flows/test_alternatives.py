@@ -55,6 +55,7 @@ def test_the_first_value_without_a_key_is_the_prompt() -> None:
     expected = Alternative(name="oak", prompt="on oak; with a plant, at dawn: soft", steps=8)
     assert alternative(" oak : on oak; with a plant, at dawn: soft ; steps = 8") == expected
     assert alternative("oak") == Alternative(name="oak")
+    assert alternative("oak: on oak,\n\tat dawn").prompt == "on oak,\n\tat dawn"
     assert alternative("oak:").text == "as given"
     assert alternative("größer: on oak") == Alternative(name="größer", prompt="on oak")
     assert alternative("tea: prompt=E=mc2 on a cup").prompt == "E=mc2 on a cup"
@@ -84,10 +85,13 @@ def test_an_alternative_is_read_as_it_is_written(each: Alternative) -> None:
         ("oak: seed=-1", "greater than or equal to 0"),
         ("oak: speed=slow", "'auto', 'exact', 'compiled' or 'fast'"),
         ("oak: auto_mask=magic", "'u2net'"),
+        ("oak: on\0 oak", "without control characters; given 'oak: on.*x00 oak'"),
+        ("oak: on \x1b[2J oak", "without control characters"),
+        ("oak: on \x9b2J oak", "without control characters"),
     ],
     ids=[
         "no-name", "long-name", "no-colon", "no-name-but-key", "equation", "later-key", "key", "name-as-key", "twice", "empty", "word", "many", "negative",
-        "speed", "mask",
+        "speed", "mask", "nul", "escape", "c1",
     ],
 )  # fmt: skip
 def test_a_mistake_is_refused_with_what_is_accepted(text: str, problem: str) -> None:

@@ -210,7 +210,13 @@ def test_a_refused_retry_takes_nothing_from_alternatives_that_ended(
         store.delete(f"{prefix}/out/{record_key(made.item_id)}")
     monkeypatch.setenv("ACE_SECONDS_PER_MILLION_TOKEN_STEPS", "3600")
     refused = compared(
-        source, prefix, rows=1, limit=1, max_replica_hours=1e-7, first="a: on oak", second="b: on pine"
+        source,
+        prefix,
+        rows=1,
+        limit=1,
+        max_replica_hours=1e-7,
+        first="a: on oak",
+        second="b: on pine",
     )
     assert "would take about" in refused.message
     for run_id in parts:
@@ -218,6 +224,17 @@ def test_a_refused_retry_takes_nothing_from_alternatives_that_ended(
         assert not list(store.list(f"{prefix}/out/{ending_key(run_id)}"))
     states = [each.ending.state for each in past_runs(store, f"{prefix}/out") if each.ending]
     assert states == ["Refused"]  # the comparison itself
+
+
+@pytest.mark.parametrize("place", [pytest.param("first", marks=pytest.mark.thorough), "second"])
+def test_an_alternative_without_a_valid_row_is_refused_before_anything_is_paid(
+    store: Store, prefix: str, source: str, place: str
+) -> None:
+    ways = {"first": "a: on oak", "second": "b: on pine"} | {place: f"long: {'x' * 5000}"}
+    state = compared(source, prefix, rows=1, limit=2, **ways)
+    assert "given 'long', which has none: " in state.message
+    assert "column prompt: String should have at most" in state.message
+    assert records(store, prefix) == []
 
 
 def test_rows_of_a_catalog_are_compared_by_mask_and_a_failure_is_a_cell(
