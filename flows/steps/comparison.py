@@ -50,11 +50,10 @@ from flows.steps.open_run import (
 from flows.steps.pool import one_session
 from flows.steps.preflight import preflight
 from flows.steps.run_results import RunResults
-from flows.steps.signing import without_user
 from flows.steps.stratified import stratified
 from flows.steps.whole_run import RestyleRun, WholeRun
 from flows.ui.live import format_duration
-from flows.ui.run_form import find_form
+from flows.ui.run_form import find_form, without_user
 from flows.ui.sheet import PublishedSheet
 
 

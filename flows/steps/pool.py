@@ -16,7 +16,8 @@ from ace_tasks.replica.host_memory import limit_bytes
 from ace_tasks.settings import Origin, PoolSettings, ReplicaSettings, cpu_count
 from ace_tasks.specs import WorkItem
 from flows.steps.open_run import Run
-from flows.steps.signing import make_signing_replica, without_user
+from flows.steps.signing import make_signing_replica
+from flows.ui.run_form import without_user
 
 # Two hide fetch and upload behind the GPU if each takes less than one denoise.
 _ITEMS_AROUND = 2

@@ -27,9 +27,8 @@ from ace_tasks.settings import ImageLimits, read_environment
 from ace_tasks.specs import WorkItem
 from ace_tasks.store import Store, join_uri, open_stores
 from ace_tasks.wording import counted
-from flows.steps.signing import without_user
 from flows.steps.trial import Trial
-from flows.ui.run_form import find_form
+from flows.ui.run_form import find_form, without_user
 from flows.ui.sheet import PublishedSheet
 from flows.ui.tables import publish_review
 

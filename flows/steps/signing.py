@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from ace_tasks.errors import SettingsError
 from ace_tasks.settings import ReplicaSettings
@@ -43,14 +42,3 @@ def load_signer(block: str, timestamp_url: str | None) -> Signer:
             f'"certificates"; given {block!r}, which cannot be read ({type(error).__name__})'
         ) from None
     return Signer.of(key, certificates, timestamp_url)
-
-
-def without_user(url: str | None) -> str | None:
-    """Return a web address without its user, password and query; None if it is none.
-
-    Without a UI, Prefect says that a run is at `None/flow-runs/…`.
-    """
-    parts = urlsplit(url or "")
-    if parts.scheme not in {"http", "https"}:
-        return None
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

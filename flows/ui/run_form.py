@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
@@ -55,9 +55,11 @@ def find_form(deployment: str) -> RunForm | None:
     Return None if there is no such deployment, if the UI's address is not known, or if the API is
     away.
     """
-    ui_url = (PREFECT_UI_URL.value() or "").rstrip("/").removesuffix(_V2)
-    if not ui_url.startswith(("https://", "http://")):
+    # The form is linked from pages in the bucket, which hold no password.
+    address = without_user(PREFECT_UI_URL.value())
+    if address is None:
         return None
+    ui_url = address.rstrip("/").removesuffix(_V2)
     try:
         with get_client(sync_client=True) as client:
             found = client.read_deployment_by_name(deployment)
@@ -68,3 +70,17 @@ def find_form(deployment: str) -> RunForm | None:
         return None
     path = f"/deployments/deployment/{found.id}/run?parameters="
     return RunForm(f"{ui_url}{path}", f"{ui_url}{_V2}{path}")
+
+
+def without_user(url: str | None) -> str | None:
+    """Return a web address without its user, password and query; None if it is none.
+
+    Without a UI, Prefect says that a run is at `None/flow-runs/…`.
+    """
+    try:
+        parts = urlsplit(url or "")
+    except ValueError:
+        return None
+    if parts.scheme not in {"http", "https"}:
+        return None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -114,6 +114,6 @@ def test_a_model_that_did_not_fit_its_device_is_told() -> None:
 def test_a_form_is_linked_only_where_the_ui_and_its_api_are_known() -> None:
     (port,) = free_ports(1)  # nobody answers there
     away = {PREFECT_API_URL: f"http://{HOST}:{port}/api"}
-    for ui_url in ("none", "javascript:alert(1)", "http://ui.example"):
+    for ui_url in ("none", "javascript:alert(1)", "http://[ui.example", "http://ui.example"):
         with temporary_settings(away | {PREFECT_UI_URL: ui_url}):
             assert find_form("review-run/review-run") is None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.settings import PREFECT_UI_URL, temporary_settings
 
 from ace_tasks.provenance.keys import report_key, summary_key
 from ace_tasks.provenance.record import Record
@@ -19,6 +20,7 @@ from ace_tasks.store import Store, join_uri
 from flows.edit_catalog import edit_catalog
 from flows.retry_failed import retry_failed
 from flows.review_run import review_run
+from flows.ui.run_form import find_form
 from flows.ui.tables import listening
 from tests.support.grouped import grouped
 
@@ -144,6 +146,21 @@ async def _artifacts(state: Any) -> set[str | None]:
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
     async with get_client() as client:
         return {each.key for each in await client.read_artifacts(artifact_filter=of_run)}
+
+
+def test_a_form_is_linked_without_the_user_of_the_ui() -> None:
+    """The pages of a review and of a comparison hold this link, and are sent to others."""
+    with get_client(sync_client=True) as client:
+        made = client.create_deployment(client.create_flow(review_run), "linked")
+        try:
+            with temporary_settings({PREFECT_UI_URL: "https://me:secret@ui.example:4200/v2/"}):
+                form = find_form("review-run/linked")
+        finally:
+            client.delete_deployment(made)
+    assert form is not None
+    path = f"/deployments/deployment/{made}/run?parameters="
+    assert form.filled({}) == f"https://ui.example:4200{path}%257B%257D"
+    assert form.v2 == f"https://ui.example:4200/v2{path}"
 
 
 def test_a_decision_that_cannot_be_meant_is_refused_before_anything_is_done(
