@@ -115,10 +115,15 @@ def test_a_parameter_that_is_no_plain_one_would_be_seen(
     def wrong(settings: dict[str, Any]) -> None: ...
 
     with httpx.Client(base_url=f"{prefect_server.ui_url}/api", timeout=limit_s()) as api:
-        flow_id = api.post("/flows/", json={"name": "wrong"}).json()["id"]
+
+        def made(path: str, **body: Any) -> str:
+            """Ask until there is one: the server answers 503 while SQLite is busy."""
+            return str(wait_until(lambda: api.post(path, json=body).json().get("id"), path))
+
+        flow_id = made("/flows/", name="wrong")
         schema = parameter_schema(wrong).model_dump()
-        body = {"name": "wrong", "flow_id": flow_id, "parameter_openapi_schema": schema}
-        deployment_id = api.post("/deployments/", json=body).json()["id"]
+        form = {"parameter_openapi_schema": schema}
+        deployment_id = made("/deployments/", name="wrong", flow_id=flow_id, **form)
         open_form(page, prefect_server, deployment_id, UIS[ui])
         page.locator(UIS[ui].json_editor).first.wait_for()
         api.delete(f"/deployments/{deployment_id}")
