@@ -109,7 +109,7 @@ def test_a_listing_goes_on_after_a_key_and_tells_times_as_heads_do(
 def test_a_listing_reads_as_boto3_reads_it(
     store: Store, prefix: str, object_store: ObjectStore
 ) -> None:
-    """Of objects with odd names, and with what a store of another kind adds to each."""
+    """The objects have odd names, and each has what another kind of store adds to it."""
     names = [
         "a b",
         "a+b%20c",

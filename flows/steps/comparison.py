@@ -138,8 +138,8 @@ def compare_runs(
     """Choose rows, plan and price all alternatives, edit one after the other, and show them.
 
     Raises FatalError before any GPU work for alternatives that make no picture or the same ones,
-    and for a price above the limit. A comparison that was cut short starts again from the top, and finds the
-    pictures that it made.
+    and for a price above the limit. A comparison that was cut short starts again from the top, and
+    finds the pictures that it made.
     """
     if not run.options.dry_run:
         check_device(run.environment.device, run.environment.ray_address)
